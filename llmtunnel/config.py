@@ -1,0 +1,129 @@
+"""Every setting and its default, once: frozen values, no I/O.
+
+The command line (``cli/options.py``) and the environment fill these in; `from_env` is the only reader of ``os.environ``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from .errors import SettingError
+
+DEFAULT_SIGNAL: Final = "wss://signal-server.fly.dev"
+"""The original's public signal server. It keeps two members to a room."""
+
+DEFAULT_STUN: Final = "stun:stun.l.google.com:19302"
+DEFAULT_LISTEN: Final = "127.0.0.1:8000"
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Every wait that has a limit, in seconds."""
+
+    handshake: float = 20.0
+    """HELLO and AGREE, once the channel is open. The original allows 300; a human is waiting here."""
+    connect: float = 30.0
+    """Offer to open channel."""
+    answer: float = 10.0
+    """Offer sent to answer received."""
+    ping_busy: float = 1.0
+    """Silence from the peer after which it is pinged while streams are open."""
+    dead_busy: float = 4.0
+    """Silence from the peer after which it is dead while streams are open."""
+    ping_idle: float = 5.0
+    """The same two while nothing is in flight; frequent enough to hold a NAT's mapping open."""
+    dead_idle: float = 15.0
+    dead_suspect: float = 1.0
+    """The signal server said that the peer left: a ping must be answered within this, or it is dead."""
+    upstream_connect: float = 10.0
+    """TCP and TLS to the upstream. There is no limit on its answer: a model may think for minutes."""
+    wait_for_peer: float = 5.0
+    """How long a request at the proxy waits for a peer before it gets 503."""
+    idle_client: float = 75.0
+    """A client's keep-alive connection with no request on it."""
+    client_head: float = 30.0
+    """A client that has begun a request's head must finish it within this."""
+    idle_upstream: float = 4.0
+    """An idle upstream connection is kept this long; servers close theirs after 5 s and more (uvicorn: 5 s)."""
+    close: float = 2.0
+    """An orderly close, all steps together."""
+    retry_first: float = 0.25
+    """First wait before trying again; doubles up to ``retry_max``."""
+    retry_max: float = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Everything that a peer or a client can fill, with its bound."""
+
+    window: int = 512 * KIB
+    """Credit per stream and direction, bytes: at 50 ms round trip 10 MB/s, what aiortc carries at its best."""
+    streams: int = 512
+    """Streams open at once that serve accepts from one peer."""
+    v1_backlog: int = 8 * MIB
+    """Unread bytes of one v1 stream (which has no credit) before it ends with an error."""
+    head: int = 32 * KIB
+    """A request's or response's head on the HTTP side, bytes (nginx: 32 KiB, Node: 16 KiB)."""
+    fields: int = 200
+    """Header fields in one head (nginx has no limit, Apache 100, Go about 1 MB)."""
+    outbox: int = 1 * MIB
+    """Bytes of frames a session may hold that wait for the channel, all streams together."""
+    control: int = 4096
+    """Control frames (credit, reset, pong) that may wait for the channel before the peer is cut off."""
+    pipeline: int = 16
+    """Requests of one client connection read ahead of the one being answered."""
+    signal_message: int = 64 * KIB
+    """A signalling message, bytes. An SDP with many candidates has 5 KiB."""
+    peers: int = 16
+    """Proxies that serve talks to at once."""
+    candidates: int = 64
+    """Remote ICE candidates taken from one peer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IceServers:
+    """STUN and TURN servers, as URLs of RFC 7064 and RFC 7065."""
+
+    stun: tuple[str, ...] = (DEFAULT_STUN,)
+    turn: str | None = None
+    turn_user: str | None = None
+    turn_pass: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What serve and proxy have in common."""
+
+    room: str
+    signal: str = DEFAULT_SIGNAL
+    ice: IceServers = IceServers()
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if not self.room or len(self.room.encode()) > 256:
+            raise SettingError("A room's name has 1 to 256 bytes.", hint="Give one with --room.")
+        if not self.signal.startswith(("ws://", "wss://")):
+            raise SettingError(
+                f"{self.signal!r} is not a signal server's address.", hint="It begins with ws:// or wss://."
+            )
+
+
+def from_env(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The settings that the environment gives, by flag name: ``TUNNEL_TURN_USER`` as ``turn_user``.
+
+    Empty variables count as not set.
+    """
+    environ = os.environ if environ is None else environ
+    prefix = "TUNNEL_"
+    return {
+        name.removeprefix(prefix).lower(): value
+        for name, value in environ.items()
+        if name.startswith(prefix) and value
+    }

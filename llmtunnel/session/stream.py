@@ -1,0 +1,1 @@
+"""One HTTP exchange on a session: see ARCHITECTURE.md, "The seams" (being written)."""

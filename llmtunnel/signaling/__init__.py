@@ -1,0 +1,1 @@
+"""How two peers find each other: messages (pure), negotiation (pure), and the WebSocket client."""

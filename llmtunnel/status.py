@@ -1,0 +1,204 @@
+"""What every view renders: frozen values, with no secret in them.
+
+`Status` is the present; `Notice` is what just happened, one a line for ``--json``; `RequestRecord` is one finished exchange.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Role(StrEnum):
+    """Which side of the tunnel a peer is."""
+
+    SERVE = "serve"
+    PROXY = "proxy"
+
+    @property
+    def other(self) -> Role:
+        """The role it talks to."""
+        return Role.PROXY if self is Role.SERVE else Role.SERVE
+
+
+class Phase(StrEnum):
+    """How far a tunnel is."""
+
+    STARTING = "starting"
+    SIGNALING = "signaling"
+    """Reaching the signal server."""
+    WAITING = "waiting"
+    """In the room, with nobody to talk to."""
+    CONNECTING = "connecting"
+    READY = "ready"
+    """At least one peer is reached."""
+    RECONNECTING = "reconnecting"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Path(StrEnum):
+    """How a channel's packets travel."""
+
+    DIRECT = "direct"
+    TURN = "turn"
+    RELAY = "relay"
+    TCP = "tcp"
+    MEMORY = "memory"
+    """Inside one process: tests."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStatus:
+    """One peer that is reached."""
+
+    peer: str
+    """A short name, stable while the connection lasts."""
+    path: Path
+    rtt: float | None = None
+    """Round-trip time of the last ping, seconds."""
+    since: float
+    """Unix time."""
+    version: str = "v1"
+    """``v1`` for an original peer, ``v2`` where features beyond it were agreed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """One exchange that ended, well or not."""
+
+    method: str
+    path: str
+    """Without the query, which may hold a key."""
+    status: int | None
+    """None where no response head was seen."""
+    bytes_up: int
+    """Body bytes from client to upstream."""
+    bytes_down: int
+    first_byte_ms: float | None
+    """From the request's head to the response's."""
+    duration_ms: float
+    error: str = ""
+    """Why it did not end whole; empty where it did."""
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A tunnel at one moment."""
+
+    role: Role
+    phase: Phase = Phase.STARTING
+    room: str = ""
+    url: str = ""
+    """Proxy: where it listens. Serve: the upstream's address."""
+    detail: str = ""
+    """One line on what is going on, or what is wrong."""
+    peers: tuple[PeerStatus, ...] = ()
+    requests: int = 0
+    """Exchanges that ended."""
+    active: int = 0
+    """Exchanges under way."""
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that happened; a subclass each, `event` is its name in ``--json``."""
+
+    event: ClassVar[str] = ""
+    time: float = field(default_factory=time.time)
+    """Unix time, seconds."""
+
+    def as_dict(self) -> dict[str, object]:
+        """The JSON object of ``--json``: time, event, then the notice's own fields."""
+        fields = asdict(self)
+        return {"time": round(fields.pop("time"), 6), "event": self.event, **fields}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalConnected(Notice):
+    """The signal server took us into the room."""
+
+    event: ClassVar[str] = "signal-connected"
+    signal: str
+    room: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening(Notice):
+    """The proxy accepts connections."""
+
+    event: ClassVar[str] = "listening"
+    url: str
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConnected(Notice):
+    """A peer is reached."""
+
+    event: ClassVar[str] = "peer-connected"
+    peer: str
+    path: Path
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready(Notice):
+    """The tunnel works: the first peer is reached, or one is again."""
+
+    event: ClassVar[str] = "ready"
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFinished(Notice):
+    """An exchange ended."""
+
+    event: ClassVar[str] = "request"
+    record: RequestRecord
+
+    def as_dict(self) -> dict[str, object]:
+        """The record's fields, flat."""
+        return {"time": round(self.time, 6), "event": self.event, **asdict(self.record)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLostNotice(Notice):
+    """A peer that was reached is gone."""
+
+    event: ClassVar[str] = "peer-lost"
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconnecting(Notice):
+    """Something is tried again: what, why and in how many seconds."""
+
+    event: ClassVar[str] = "reconnecting"
+    what: str
+    reason: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorNotice(Notice):
+    """Something went wrong that the user should know of; the tunnel goes on where it can."""
+
+    event: ClassVar[str] = "error"
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped(Notice):
+    """The tunnel is closed."""
+
+    event: ClassVar[str] = "stopped"
+    reason: str = ""

@@ -1,0 +1,54 @@
+"""What a channel is: a reliable, ordered pipe of binary messages between two peers, over whatever carries it.
+
+A channel calls its receiver, as an asyncio transport calls its protocol; it is used from one event loop only. It never
+queues more than it says: `has_room` tells whether `send` may be called, and ``room_available`` when it may again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+from ..status import Path
+
+MAX_MESSAGE = 65_536
+"""Bytes in one message, at most: the ``max-message-size`` that aiortc and the original announce."""
+
+
+class Receiver(Protocol):
+    """What a channel calls. None of these may raise or block."""
+
+    def message_received(self, message: bytes) -> None:
+        """A whole message came."""
+
+    def room_available(self) -> None:
+        """`Channel.has_room` is true again after it was false."""
+
+    def channel_closed(self, reason: str) -> None:
+        """The channel is gone, once, as the last call; ``reason`` is for people."""
+
+
+class Channel(ABC):
+    """One open channel. Messages that came before `attach` are kept for the receiver."""
+
+    @abstractmethod
+    def attach(self, receiver: Receiver) -> None:
+        """Deliver to ``receiver`` from now on, beginning with what has already come; called once."""
+
+    @property
+    @abstractmethod
+    def has_room(self) -> bool:
+        """Whether `send` may be called: the queue below is short, and the channel open."""
+
+    @abstractmethod
+    def send(self, message: bytes) -> None:
+        """Queue one message of at most `MAX_MESSAGE` bytes. Raises `ChannelClosed` where the channel is gone."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Send what is queued if that is quickly done, then close; idempotent. The receiver hears of it."""
+
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """How packets travel now."""
