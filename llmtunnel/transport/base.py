@@ -1,7 +1,7 @@
 """What a channel is: a reliable, ordered pipe of binary messages between two peers, over whatever carries it.
 
-A channel calls its receiver, as an asyncio transport calls its protocol; it is used from one event loop only. It never
-queues more than it says: `has_room` tells whether `send` may be called, and ``room_available`` when it may again.
+A channel calls its receiver, as an asyncio transport calls its protocol; it is used from one event loop only.
+It never queues more than it says: `has_room` tells whether `send` may be called, `room_available` when again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Channel(ABC):
 
     @abstractmethod
     def send(self, message: bytes) -> None:
-        """Queue one message of at most `MAX_MESSAGE` bytes. Raises `ChannelClosed` where the channel is gone."""
+        """Queue one message of 1 to `MAX_MESSAGE` bytes. Raises `ChannelClosed` where the channel is gone."""
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -1,0 +1,125 @@
+"""A pair of channels inside one event loop: a network as slow, full, silent or dead as a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from ..config import KIB
+from ..errors import ChannelClosed
+from ..status import Path
+from .base import MAX_MESSAGE, Channel, Receiver
+
+
+def linked_pair(*, room: int = 256 * KIB, delay: float = 0.0) -> tuple[MemoryChannel, MemoryChannel]:
+    """Two open channels, each the other's far end; needs a running loop.
+
+    ``room``: bytes that may be on the way in each direction before `Channel.has_room` turns false.
+    ``delay``: seconds that each message travels.
+    """
+    left, right = MemoryChannel(room, delay), MemoryChannel(room, delay)
+    left._far, right._far = right, left
+    return left, right
+
+
+class MemoryChannel(Channel):
+    """One end of a pair made by `linked_pair`. The loop calls its receiver, never `send` does."""
+
+    _far: MemoryChannel
+
+    def __init__(self, room: int, delay: float) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        self._room: Final = room
+        self._delay: Final = delay
+        self._receiver: Receiver | None = None
+        self._queued = 0
+        """Bytes sent that the far receiver has not taken."""
+        self._travelling: deque[bytes | None] = deque()
+        """Sent and not yet there, in order, which timers of one moment do not keep; None is a close."""
+        self._arrived: deque[bytes] = deque()
+        self._silent = False
+        self._closed: str | None = None
+
+    def attach(self, receiver: Receiver) -> None:
+        """As `Channel.attach`; what has already come follows in the loop's next round."""
+        self._receiver = receiver
+        self._loop.call_soon(self._deliver)
+
+    @property
+    def has_room(self) -> bool:
+        """As `Channel.has_room`."""
+        return self._closed is None and self._queued < self._room
+
+    def send(self, message: bytes) -> None:
+        """As `Channel.send`."""
+        if self._closed is not None:
+            raise ChannelClosed(self._closed)
+        assert 0 < len(message) <= MAX_MESSAGE
+        self._queued += len(message)
+        self._post(message)
+
+    async def aclose(self) -> None:
+        """As `Channel.aclose`: the far end hears of it after all that was sent."""
+        if self._closed is None:
+            self._close("closed by us")
+            self._post(None)
+        await asyncio.sleep(0)  # behind the receiver's call
+
+    @property
+    def path(self) -> Path:
+        """`Path.MEMORY`."""
+        return Path.MEMORY
+
+    def cut(self) -> None:
+        """Silent death of the whole link: nothing arrives any more, either way, and nobody is told."""
+        self._silent = self._far._silent = True
+
+    def kill(self, reason: str = "killed") -> None:
+        """Loud death of the whole link: what travels is lost, and both receivers are told at once."""
+        for end in (self, self._far):
+            end._travelling.clear()
+            end._close(reason)
+
+    def _post(self, item: bytes | None) -> None:
+        self._travelling.append(item)
+        if self._delay:
+            self._loop.call_later(self._delay, self._land)
+        else:
+            self._loop.call_soon(self._land)
+
+    def _land(self) -> None:
+        if self._silent or not self._travelling:
+            return
+        item = self._travelling.popleft()
+        if item is None:
+            self._far._close("closed by the peer")
+        elif self._far._closed is None:
+            self._far._arrived.append(item)
+            self._far._deliver()
+
+    def _deliver(self) -> None:
+        if self._receiver is None:
+            return
+        while self._arrived:
+            message = self._arrived.popleft()
+            self._far._taken(len(message))
+            self._receiver.message_received(message)
+        if self._closed is not None:
+            receiver, self._receiver = self._receiver, None
+            receiver.channel_closed(self._closed)
+
+    def _taken(self, size: int) -> None:
+        had_room = self.has_room
+        self._queued -= size
+        if self.has_room and not had_room:
+            self._loop.call_soon(self._tell_room)
+
+    def _tell_room(self) -> None:
+        if self._receiver is not None and self.has_room:
+            self._receiver.room_available()
+
+    def _close(self, reason: str) -> None:
+        if self._closed is None:
+            self._closed = reason
+            self._loop.call_soon(self._deliver)
