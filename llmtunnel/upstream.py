@@ -1,0 +1,210 @@
+"""The HTTP service behind serve: where it is, what each request gets, how a request target is put on it. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from .errors import ProtocolError, SettingError
+
+NAMED: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "ollama": 11434,
+        "vllm": 8000,
+        "llamacpp": 8080,
+        "lmstudio": 1234,
+        "sglang": 30000,
+        # Its launcher listens on 3000, but its own instructions run the container with `-p 8080:80`.
+        "tgi": 8080,
+    }
+)
+"""Model servers by name, at the port where each usually listens."""
+
+LOCALHOST: Final = "localhost"
+"""Where a bare port or a name is: a host name, so that a server on ::1 alone is reached as well as 127.0.0.1."""
+
+_DEFAULT_PORT: Final = {"http": 80, "https": 443}
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f]")
+_PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_TARGET: Final = re.compile(rb"/[^\x00-\x20\x7f]*|\*")
+_OURS: Final = frozenset(
+    ("host", "content-length", "transfer-encoding", "expect", "connection", "upgrade")
+    + ("keep-alive", "proxy-connection", "te", "trailer")
+)
+"""Fields that belong to the connection or to a body's framing: nobody else may set them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """One HTTP origin. Every request goes to it, whatever the request says."""
+
+    scheme: str
+    """``http`` or ``https``."""
+    host: str
+    """A name or an address, an IPv6 one without its brackets."""
+    port: int
+    base_path: bytes = b""
+    """Put in front of every path: empty, or begins with ``/`` and does not end with one."""
+    ca_file: str | None = None
+    """https: a PEM file with the authorities to trust in place of the system's."""
+    insecure: bool = False
+    """https: take any certificate."""
+    fields: tuple[tuple[bytes, bytes], ...] = ()
+    """Header fields that each request gets, in place of its own of the same name."""
+
+    def __post_init__(self) -> None:
+        _check_scheme(self.scheme)
+        if not 0 < self.port < 65536:
+            raise SettingError(f"{self.port} is not a port.", hint="A port is 1 to 65535.")
+        self._check_tls()
+
+    def _check_tls(self) -> None:
+        if self.ca_file and self.insecure:
+            raise SettingError(
+                "--upstream-ca and --upstream-insecure contradict each other.", hint="Leave one of them out."
+            )
+        if self.scheme == "http" and (self.ca_file or self.insecure):
+            raise SettingError(
+                "--upstream-ca and --upstream-insecure are for an https upstream.",
+                hint=f"Write https://{self._netloc}, or leave them out.",
+            )
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{name.decode('ascii')}: ***" for name, _ in self.fields)
+        return f"<Upstream {self}{' ' if names else ''}{names}>"
+
+    def __str__(self) -> str:
+        return self.origin + self.base_path.decode("ascii")
+
+    @classmethod
+    def parse(
+        cls, text: str, *, ca_file: str | None = None, insecure: bool = False, headers: Iterable[str] = ()
+    ) -> Upstream:
+        """Read what a person writes: a URL, host:port, a port, or a name of `NAMED`. Raises `SettingError`.
+
+        ``headers`` are lines as `parse_header` reads them.
+        """
+        scheme, host, port, base_path = _parse_address(text.strip())
+        return cls(
+            scheme=scheme,
+            host=host,
+            port=port,
+            base_path=base_path,
+            ca_file=ca_file,
+            insecure=insecure,
+            fields=tuple(parse_header(line) for line in headers),
+        )
+
+    @property
+    def authority(self) -> bytes:
+        """The Host field's value, without a port that is the scheme's own (RFC 9110 section 7.2)."""
+        return self._netloc.encode("ascii")
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, for people."""
+        return f"{self.scheme}://{self._netloc}"
+
+    @property
+    def _netloc(self) -> str:
+        # A zone names one of this machine's interfaces, which the other side does not know (RFC 6874).
+        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORT[self.scheme] else f"{host}:{self.port}"
+
+    def request_target(self, target: bytes) -> bytes:
+        """The target as this upstream gets it: the base path and ``target``, byte for byte, never resolved.
+
+        Raises `ProtocolError` where it neither is ``*`` nor begins with ``/``: no target names another origin.
+        """
+        if not _TARGET.fullmatch(target):
+            raise ProtocolError(f"The request target {target[:80]!r} is not a path.")
+        return target if target == b"*" else self.base_path + target
+
+
+def parse_header(line: str) -> tuple[bytes, bytes]:
+    """Read ``Name: value``. Raises `SettingError`, which never shows the value."""
+    name, colon, value = line.partition(":")
+    value = value.strip(" \t")
+    if not colon or not _TOKEN.fullmatch(name):
+        raise SettingError(
+            "A header field for the upstream has no name that HTTP allows.",
+            hint="Write it as 'Authorization: Bearer …'.",
+        )
+    if name.lower() in _OURS:
+        raise SettingError(f"The field {name!r} is set by the tunnel itself.", hint="Leave it out.")
+    if re.search(r"[\r\n\0]", value):
+        raise SettingError(
+            f"The value of the field {name!r} has a line break or a NUL in it.", hint="Take it out."
+        )
+    return name.encode("ascii"), value.encode("utf-8", "surrogateescape")
+
+
+def _parse_address(text: str) -> tuple[str, str, int, bytes]:
+    """Scheme, host, port and base path of what a person wrote."""
+    if text.lower() in NAMED:
+        return "http", LOCALHOST, NAMED[text.lower()], b""
+    if text.isascii() and text.isdigit():
+        return "http", LOCALHOST, int(text[:6]), b""
+    if "://" not in text and ":" not in text:
+        raise SettingError(
+            f"{text!r} is not an upstream's address.",
+            hint=f"Write http://127.0.0.1:11434, a port, or one of {', '.join(NAMED)}.",
+        )
+    return _parse_url(text if "://" in text else f"http://{text}")
+
+
+def _parse_url(url: str) -> tuple[str, str, int, bytes]:
+    if _UNPRINTABLE.search(url):
+        raise SettingError(
+            "The upstream's address has a space or a control character in it.", hint="Take it out."
+        )
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        host = _checked_host(parts.hostname or "")
+    except ValueError as exc:
+        raise SettingError(
+            "The upstream's address is not a URL.", hint="Write it as http://127.0.0.1:11434."
+        ) from exc
+    _check_scheme(parts.scheme)
+    _refuse_extras(url, bare=f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+    base_path = quote(parts.path.rstrip("/"), safe=_PRINTABLE).encode("ascii")
+    return parts.scheme, host, _DEFAULT_PORT[parts.scheme] if port is None else port, base_path
+
+
+def _check_scheme(scheme: str) -> None:
+    if scheme not in _DEFAULT_PORT:
+        raise SettingError(
+            f"An upstream is reached by http or https, not by {scheme!r}.",
+            hint="Write it as http://127.0.0.1:11434.",
+        )
+
+
+def _checked_host(host: str) -> str:
+    """The host in ASCII; raises `ValueError` where it is neither a name nor an address."""
+    if ":" in host:
+        return str(ipaddress.IPv6Address(host))
+    name = host if host.isascii() else host.encode("idna").decode("ascii")
+    if not _HOST_NAME.fullmatch(name):
+        raise ValueError(host)
+    return name
+
+
+def _refuse_extras(url: str, *, bare: str) -> None:
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise SettingError(
+            "The upstream's address has a user or a password in it, which programs and logs would show.",
+            hint=f"Write {bare}, and --upstream-header 'Authorization: Basic …'.",
+        )
+    if "?" in url or "#" in url:
+        raise SettingError(
+            "The upstream's address has a query or a fragment, which cannot be put in front of a path.",
+            hint=f"Write {bare}, with a base path if there is one.",
+        )
