@@ -1,0 +1,1 @@
+"""Everything that is tested, a file per module."""

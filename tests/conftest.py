@@ -1,0 +1,37 @@
+"""What every test may use: `run`, for a test that needs a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T], *, timeout: float = 60.0) -> T:
+    """Run ``main`` on a fresh loop; fails where it leaves a task or a thread behind, or needs over ``timeout`` s."""
+    threads = set(threading.enumerate())
+    result = asyncio.run(_alone(main, timeout))
+    left = [thread.name for thread in threading.enumerate() if thread not in threads]
+    assert not left, f"threads left behind: {left}"
+    return result
+
+
+async def _alone(main: Coroutine[Any, Any, T], timeout: float) -> T:
+    async with asyncio.timeout(timeout):
+        result = await main
+    for _ in range(3):  # a task that was just cancelled, or a transport just closed, ends in the next rounds
+        await asyncio.sleep(0)
+    left = [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert not left, f"tasks left behind: {left}"
+    return result
+
+
+@pytest.fixture(name="run")
+def run_fixture() -> Callable[..., Any]:
+    """`run`, for tests that rather take it as an argument."""
+    return run
