@@ -1,4 +1,4 @@
-"""The HTTP service behind serve: where it is, what each request gets, how a request target is put on it. Pure."""
+"""The HTTP service behind serve: where it is, which fields it adds, how a request target is put on it. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMED: Final[Mapping[str, int]] = MappingProxyType(
 """Model servers by name, at the port where each usually listens."""
 
 LOCALHOST: Final = "localhost"
-"""Where a bare port or a name is: a host name, so that a server on ::1 alone is reached as well as 127.0.0.1."""
+"""Where a bare port or a name is: a host name, so that a server on ::1 alone is reached too."""
 
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
@@ -35,8 +35,18 @@ _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _TARGET: Final = re.compile(rb"/[^\x00-\x20\x7f]*|\*")
 _OURS: Final = frozenset(
-    ("host", "content-length", "transfer-encoding", "expect", "connection", "upgrade")
-    + ("keep-alive", "proxy-connection", "te", "trailer")
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
 """Fields that belong to the connection or to a body's framing: nobody else may set them."""
 
@@ -121,7 +131,7 @@ class Upstream:
     def request_target(self, target: bytes) -> bytes:
         """The target as this upstream gets it: the base path and ``target``, byte for byte, never resolved.
 
-        Raises `ProtocolError` where it neither is ``*`` nor begins with ``/``: no target names another origin.
+        Raises `ProtocolError` where it neither is ``*`` nor begins with ``/``: none names another origin.
         """
         if not _TARGET.fullmatch(target):
             raise ProtocolError(f"The request target {target[:80]!r} is not a path.")
