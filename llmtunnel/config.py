@@ -6,17 +6,23 @@ The command line (``cli/options.py``) and the environment fill these in; `from_e
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from .errors import SettingError
+from .upstream import Upstream
 
 DEFAULT_SIGNAL: Final = "wss://signal-server.fly.dev"
 """The original's public signal server. It keeps two members to a room."""
 
 DEFAULT_STUN: Final = "stun:stun.l.google.com:19302"
 DEFAULT_LISTEN: Final = "127.0.0.1:8000"
+
+# What aiortc takes of RFC 7064 and RFC 7065: no IPv6 literals.
+_STUN_URL: Final = re.compile(r"stun:[^?:/@\s]+(:\d{1,5})?")
+_TURN_URL: Final = re.compile(r"turns?:[^?:/@\s]+(:\d{1,5})?(\?transport=(udp|tcp))?")
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -95,6 +101,13 @@ class IceServers:
     turn_user: str | None = None
     turn_pass: str | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        for url in self.stun:
+            if not _STUN_URL.fullmatch(url):
+                raise SettingError(f"{url!r} is not a STUN server's address.", hint="Write stun:host:port.")
+        if self.turn is not None and not _TURN_URL.fullmatch(self.turn):
+            raise SettingError(f"{self.turn!r} is not a TURN server's address.", hint="Write turn:host:port.")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -115,15 +128,35 @@ class Settings:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings(Settings):
+    """What serve needs."""
+
+    upstream: Upstream
+    advertise: str = "/"
+    """The path prefix that clients use and the upstream does not know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxySettings(Settings):
+    """What proxy needs."""
+
+    listen: str = DEFAULT_LISTEN
+    """``host:port``, a bare port or a bare host; port 0 takes a free one."""
+
+
 def from_env(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """The settings that the environment gives, by flag name: ``TUNNEL_TURN_USER`` as ``turn_user``.
 
-    Empty variables count as not set.
+    Empty variables count as not set. ``LLMTUNNEL_LOG``, the one of another name, is ``log_level``.
     """
     environ = os.environ if environ is None else environ
     prefix = "TUNNEL_"
-    return {
+    found = {
         name.removeprefix(prefix).lower(): value
         for name, value in environ.items()
         if name.startswith(prefix) and value
     }
+    if environ.get("LLMTUNNEL_LOG"):
+        found["log_level"] = environ["LLMTUNNEL_LOG"]
+    return found
