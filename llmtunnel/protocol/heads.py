@@ -44,12 +44,7 @@ def get_all(fields: Fields, name: bytes) -> list[bytes]:
 
 def tokens(fields: Fields, name: bytes) -> list[bytes]:
     """The comma-separated members of a list field, in lower case (RFC 9110 section 5.6.1)."""
-    return [
-        member.strip().lower()
-        for value in get_all(fields, name)
-        for member in value.split(b",")
-        if member.strip()
-    ]
+    return [member.strip().lower() for value in get_all(fields, name) for member in value.split(b",") if member.strip()]
 
 
 def is_upgrade(fields: Fields) -> bool:

@@ -1,1 +1,143 @@
-"""One HTTP exchange on a session: see ARCHITECTURE.md, "The seams" (being written)."""
+"""One HTTP exchange on a session, as the endpoints see it: the same class at both ends.
+
+Whatever waits here raises `StreamReset` where the stream ends before it is whole, and `PeerLost` where the session goes. What
+came before the end is delivered first. One task may read and one may write at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ..errors import ErrorCode, StreamReset, TunnelError
+from ..protocol.heads import RequestHead, ResponseHead
+from ..protocol.hello import Features
+
+if TYPE_CHECKING:
+    from .mux import Session
+
+
+class Stream:
+    """An open stream of a `Session`, made by `Session.open` or handed to serve's handler."""
+
+    def __init__(self, session: Session, id: int, request: RequestHead) -> None:
+        self.id = id
+        self.request = request
+        """The head as received, or as sent."""
+        self._session = session
+        self._heads: deque[ResponseHead] = deque()
+        self._chunks: deque[bytes] = deque()
+        self._ended = False
+        self._error: TunnelError | None = None
+        self._readable: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+
+    @property
+    def peer(self) -> str:
+        """The other side's short name."""
+        return self._session.peer
+
+    @property
+    def features(self) -> Features:
+        """What the session agreed on."""
+        return self._session.features
+
+    async def send_response(self, head: ResponseHead) -> None:
+        """Serve: send the response's head; interim ones may come first.
+
+        Raises `ProtocolError` of code TOO_LARGE where it does not fit a frame: then nothing was sent.
+        """
+        self._check()
+        self._session.send_response(self.id, head)
+
+    async def response(self) -> ResponseHead:
+        """Proxy: the response's head; call again after an interim one."""
+        while not self._heads:
+            self._check()
+            await self._wait_readable()
+        return self._heads.popleft()
+
+    async def send(self, data: bytes) -> None:
+        """Send body bytes of any length; returns when credit and outbox have taken them all."""
+        view = memoryview(data)
+        while view:
+            self._check()
+            view = view[self._session.send_data(self.id, view) :]
+            if view:
+                await self._wait_writable()
+
+    async def send_end(self) -> None:
+        """Our half is whole: nothing more will be sent."""
+        self._check()
+        self._session.send_end(self.id)
+
+    async def receive(self) -> bytes:
+        """The body bytes that have come, at least one, or ``b""`` at a whole end. The peer may send as many again."""
+        while not self._chunks:
+            if self._ended:
+                return b""
+            self._check()
+            await self._wait_readable()
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._session.consumed(self.id, len(data))
+        return data
+
+    def reset(self, code: ErrorCode, message: str) -> None:
+        """Give the stream up; idempotent, and nothing where it has finished."""
+        self._session.reset(self.id, code, message)
+        self.rx_ended(StreamReset(code, message, remote=False))
+
+    # -- called by the session
+
+    def rx_head(self, head: ResponseHead) -> None:
+        """A response's head came."""
+        self._heads.append(head)
+        self._wake_reader()
+
+    def rx_data(self, data: bytes) -> None:
+        """Body bytes came."""
+        self._chunks.append(data)
+        self._wake_reader()
+
+    def rx_end(self) -> None:
+        """The peer's half ended, whole."""
+        self._ended = True
+        self._wake_reader()
+
+    def rx_ended(self, error: TunnelError) -> None:
+        """The stream is gone; a response that has come whole stays readable."""
+        if self._error is None:
+            self._error = error
+        self._wake_reader()
+        self.wake_writer()
+
+    def wake_writer(self) -> None:
+        """There is credit, and room, or an error to raise."""
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    # -- waiting
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _wake_reader(self) -> None:
+        if self._readable is not None and not self._readable.done():
+            self._readable.set_result(None)
+
+    async def _wait_readable(self) -> None:
+        self._readable = asyncio.get_running_loop().create_future()
+        try:
+            await self._readable
+        finally:
+            self._readable = None
+
+    async def _wait_writable(self) -> None:
+        self._writable = asyncio.get_running_loop().create_future()
+        try:
+            await self._writable
+        finally:
+            self._writable = None

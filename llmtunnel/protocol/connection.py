@@ -1,0 +1,457 @@
+"""One session's protocol, pure: messages and ``now`` in, events and messages out.
+
+    1. channel opens
+    2. proxy -> serve   HELLO   version range, features, window
+    3. serve -> proxy   AGREE   version, common features, window, streams      -> Established on both sides
+    4. proxy -> serve   REQ_HEADERS n, REQ_BODY n …, REQ_END n
+       serve -> proxy   RES_HEADERS n, RES_BODY n …, RES_END n                 the two halves run side by side
+       either           RESET n (or ERROR n), CREDIT n, PING, PONG
+    5. either           RESET 0 (or ERROR 0), and the channel closes           -> ConnectionEnded
+
+What a peer does wrong is never an exception to the caller: it ends the stream, or the connection, with the error
+that README.md names, and an event. What the caller does wrong is an assertion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ..config import Limits, Timeouts
+from ..errors import ErrorCode, ProtocolError, TooManyStreams
+from ..status import Role
+from . import fields, frames
+from .events import (
+    ConnectionEnded,
+    DataReceived,
+    EndReceived,
+    Established,
+    Event,
+    RequestReceived,
+    ResponseReceived,
+    RestUnwanted,
+    StreamEnded,
+)
+from .frames import MAX_STREAM, Frame, FrameType
+from .heads import RequestHead, ResponseHead
+from .hello import ALL_FEATURES, UNLIMITED, Agree, Feature, Features, Hello, check_version
+from .liveness import Liveness, Verdict
+from .outbox import Outbox
+from .stream import State, Step, StreamState
+from .window import Backlog, ReceiveWindow, SendWindow
+
+_BODY: Final = {Role.PROXY: FrameType.REQ_BODY, Role.SERVE: FrameType.RES_BODY}
+_END: Final = {Role.PROXY: FrameType.REQ_END, Role.SERVE: FrameType.RES_END}
+
+
+class Connection:
+    """The protocol of one peer on one channel."""
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        now: float,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+        features: Features = ALL_FEATURES,
+        agent: str = "",
+    ) -> None:
+        self.role = role
+        self.features: Features = frozenset()
+        """What both sides agreed on; empty until then."""
+        self.established = False
+        self.ended: ConnectionEnded | None = None
+        self._limits = limits or Limits()
+        self._timeouts = timeouts or Timeouts()
+        self._offered = features
+        self._agent = agent
+        self._opened_at = now
+        self._liveness = Liveness(self._timeouts, now)
+        self._outbox = Outbox()
+        self._events: list[Event] = []
+        self._credited: set[int] = set()
+        self._streams: dict[int, StreamState] = {}
+        self._last_stream = 0
+        self._peer_window = UNLIMITED
+        self._peer_streams = UNLIMITED
+        self._handlers = self._make_handlers()
+        if role is Role.PROXY:
+            hello = Hello(features=features, window=self._limits.window, agent=agent)
+            self._control(FrameType.HELLO, 0, hello.encode())
+
+    # -- what came
+
+    def receive_message(self, message: bytes, now: float) -> list[Event]:
+        """Take one message of the channel; what it means, in order."""
+        if self.ended is None:
+            self._liveness.heard(now)
+            try:
+                self._rx_message(message, now)
+                self._check_control()
+            except ProtocolError as exc:
+                self._fail(exc)
+        return self._take_events()
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` wants to be called; it may move with each message."""
+        if self.ended is not None:
+            return None
+        if not self.established:
+            return self._opened_at + self._timeouts.handshake
+        return self._liveness.deadline(busy=bool(self._streams))
+
+    def handle_timer(self, now: float) -> list[Event]:
+        """The time of `next_timer` has come, or nearly."""
+        timer = self.next_timer()
+        if timer is None or now < timer:
+            return []
+        if not self.established:
+            self._fail(ProtocolError("The peer did not say hello in time."))
+            return self._take_events()
+        verdict = self._liveness.check(now, busy=bool(self._streams))
+        if verdict is Verdict.PING:
+            self._control(FrameType.PING, 0)
+        elif verdict is Verdict.DEAD:
+            self._end(ErrorCode.INTERNAL, "The peer is silent.", remote=True)
+        return self._take_events()
+
+    def suspect(self) -> None:
+        """The signal server says that the peer left: find out soon (`next_timer` moves)."""
+        self._liveness.suspect()
+
+    @property
+    def rtt(self) -> float | None:
+        """The last ping's round trip, seconds."""
+        return self._liveness.rtt
+
+    # -- what to send
+
+    def message_to_send(self) -> bytes | None:
+        """The next message for the channel, cut now; None where nothing waits."""
+        return self._outbox.next_message()
+
+    def take_writable(self) -> list[int]:
+        """Streams whose `send_data` took less than it was given, and that take more now."""
+        candidates, self._credited = self._credited | self._outbox.take_cut(), set()
+        return [stream for stream in candidates if self._unblock(stream)]
+
+    def is_open(self, stream: int) -> bool:
+        """Whether a stream has not finished on both sides, nor been reset."""
+        return stream in self._streams
+
+    def open_stream(self, head: RequestHead, *, ended: bool = False) -> int:
+        """Proxy: begin an exchange; ``ended`` where the request has no body.
+
+        Raises `TooManyStreams`, or `ProtocolError` of code TOO_LARGE where the head does not fit a frame.
+        """
+        assert self.role is Role.PROXY and self.established and self.ended is None
+        if len(self._streams) >= self._peer_streams or self._last_stream >= MAX_STREAM:
+            raise TooManyStreams("The other side takes no more requests at once.")
+        stream = self._last_stream + 1
+        payload = fields.encode_request(stream, head, self.features)
+        self._last_stream = stream
+        state = self._add_stream(stream, head)
+        state.tx.step(Step.HEAD)
+        self._outbox.add_frame(stream, frames.encode(FrameType.REQ_HEADERS, stream, payload))
+        if ended:
+            self.send_end(stream)
+        return stream
+
+    def send_response(self, stream: int, head: ResponseHead) -> None:
+        """Serve: send a response's head. Raises `ProtocolError` of code TOO_LARGE; then nothing was sent."""
+        state = self._streams.get(stream)
+        if state is None:
+            return
+        payload = fields.encode_response(stream, head, self.features)
+        state.tx.step(Step.INTERIM if head.interim else Step.HEAD)
+        self._outbox.add_frame(stream, frames.encode(FrameType.RES_HEADERS, stream, payload))
+
+    def send_data(self, stream: int, data: memoryview) -> int:
+        """Send body bytes; how many were taken, by credit and by room in the outbox.
+
+        Where that is less than all, the stream is in `take_writable` once it takes more.
+        """
+        state = self._streams.get(stream)
+        if state is None:
+            return len(data)
+        size = min(len(data), state.tx_window.available, self._outbox.room(stream))
+        if size > 0:
+            state.tx.step(Step.BODY, size)
+            state.tx_window.spend(size)
+            self._outbox.add_body(stream, _BODY[self.role], data[:size])
+        state.blocked = size < len(data)
+        return size
+
+    def send_end(self, stream: int) -> None:
+        """Our half is whole."""
+        state = self._streams.get(stream)
+        if state is None:
+            return
+        state.tx.step(Step.END)
+        length = frames.encode_length(state.tx.length) if Feature.LENGTH in self.features else b""
+        self._outbox.add_frame(stream, frames.encode(_END[self.role], stream, length))
+        self._retire(stream, state)
+
+    def reset(self, stream: int, code: ErrorCode, message: str) -> None:
+        """Give a stream up, or (serve, NO_ERROR, after the response's end) the rest of its request."""
+        state = self._streams.pop(stream, None)
+        if state is None:
+            return
+        if state.tx.state is not State.ENDED:
+            self._outbox.drop(stream)
+        self._tx_reset(stream, state, code, message)
+
+    def consumed(self, stream: int, size: int) -> None:
+        """The application has taken body bytes of a `DataReceived`."""
+        state = self._streams.get(stream)
+        if state is None:
+            return
+        grant = state.rx_window.consume(size)
+        if grant and state.rx.state is State.OPEN:
+            self._control(FrameType.CREDIT, stream, frames.encode_credit(grant))
+
+    def close(self, code: ErrorCode, message: str) -> None:
+        """End the session in order; one last message is to be sent."""
+        if self.ended is None:
+            self._tx_session_error(code, message)
+            self._end(code, message, remote=False)
+            self._events.clear()
+
+    # -- receiving
+
+    def _make_handlers(self) -> dict[int, Callable[[Frame], None]]:
+        """What each type of frame that may come to this role does, once established."""
+        common: dict[int, Callable[[Frame], None]] = {
+            FrameType.RESET: self._rx_reset,
+            FrameType.ERROR: self._rx_error,
+            FrameType.CREDIT: self._rx_credit,
+        }
+        if self.role is Role.PROXY:
+            return common | {
+                FrameType.RES_HEADERS: self._rx_response,
+                FrameType.RES_BODY: self._rx_body,
+                FrameType.RES_END: self._rx_end,
+            }
+        return common | {
+            FrameType.REQ_HEADERS: self._rx_request,
+            FrameType.REQ_BODY: self._rx_body,
+            FrameType.REQ_END: self._rx_end,
+        }
+
+    def _rx_message(self, message: bytes, now: float) -> None:
+        frame = frames.decode(message)
+        if frame is None:
+            return
+        if frame.type == FrameType.BUNDLE:
+            for inner in frames.unbundle(frame.payload):
+                if self.ended is None:
+                    self._rx_frame(inner, now)
+        else:
+            self._rx_frame(frame, now)
+
+    def _rx_frame(self, frame: Frame, now: float) -> None:
+        if frame.type == FrameType.PING:
+            self._control(FrameType.PONG, 0)
+        elif frame.type == FrameType.PONG:
+            self._liveness.pong(now)
+        elif not self.established:
+            self._rx_hello(frame)
+        elif handler := self._handlers.get(frame.type):
+            self._rx_stream_frame(frame, handler)
+        elif frame.type in _KNOWN:
+            raise ProtocolError(f"A frame of type {frame.type} came from the wrong side, or late.")
+
+    def _rx_stream_frame(self, frame: Frame, handler: Callable[[Frame], None]) -> None:
+        if frame.stream == 0:
+            self._rx_session_error(frame)
+            return
+        try:
+            handler(frame)
+        except ProtocolError as exc:
+            self._fail_stream(frame.stream, exc)
+
+    def _rx_hello(self, frame: Frame) -> None:
+        if frame.type in (FrameType.ERROR, FrameType.RESET):
+            self._rx_session_error(frame)
+        elif self.role is Role.SERVE and frame.type == FrameType.HELLO:
+            self._rx_serve_hello(Hello.decode(frame.payload))
+        elif self.role is Role.PROXY and frame.type == FrameType.AGREE:
+            self._rx_agree(Agree.decode(frame.payload))
+        elif frame.type in _KNOWN:
+            raise ProtocolError(f"A frame of type {frame.type} came before the hello.")
+
+    def _rx_serve_hello(self, hello: Hello) -> None:
+        check_version(hello)
+        common = hello.features & self._offered
+        agree = Agree(features=common, window=self._limits.window, streams=self._limits.streams, agent=self._agent)
+        self._control(FrameType.AGREE, 0, agree.encode())
+        self._establish(common, hello.window, hello.agent)
+
+    def _rx_agree(self, agree: Agree) -> None:
+        if agree.version != 1:
+            raise ProtocolError(
+                f"version: The serve chose version {agree.version}, this proxy speaks 1.",
+                code=ErrorCode.VERSION,
+            )
+        self._peer_streams = agree.streams
+        self._establish(agree.features & self._offered, agree.window, agree.agent)
+
+    def _establish(self, features: Features, window: int, agent: str) -> None:
+        self.established, self.features, self._peer_window = True, features, window
+        self._outbox.bundles = Feature.BUNDLE in features
+        self._events.append(Established(features, agent))
+
+    def _rx_request(self, frame: Frame) -> None:
+        stream = frame.stream
+        if stream in self._streams:
+            raise ProtocolError("A second head came on a stream.")
+        if stream <= self._last_stream:
+            return
+        if stream > MAX_STREAM:
+            raise ProtocolError("A stream's number is too high.")
+        self._last_stream = stream
+        if len(self._streams) >= self._limits.streams:
+            raise ProtocolError("Too many requests at once.", code=ErrorCode.REFUSED)
+        head = fields.decode_request(frame.payload, self.features)
+        self._add_stream(stream, head).rx.step(Step.HEAD)
+        self._events.append(RequestReceived(stream, head))
+
+    def _rx_response(self, frame: Frame) -> None:
+        state = self._find(frame.stream)
+        if state is None:
+            return
+        head = fields.decode_response(frame.payload, self.features)
+        state.rx.step(Step.INTERIM if head.interim else Step.HEAD)
+        self._events.append(ResponseReceived(frame.stream, head))
+
+    def _rx_body(self, frame: Frame) -> None:
+        state = self._find(frame.stream)
+        if state is None or not frame.payload:
+            return
+        size = len(frame.payload)
+        state.rx.step(Step.BODY, size)
+        state.rx_window.receive(size)
+        self._events.append(DataReceived(frame.stream, frame.payload))
+
+    def _rx_end(self, frame: Frame) -> None:
+        state = self._find(frame.stream)
+        if state is None:
+            return
+        state.rx.step(Step.END)
+        if Feature.LENGTH in self.features:
+            state.rx.check_length(frames.decode_length(frame.payload))
+        self._events.append(EndReceived(frame.stream))
+        self._retire(frame.stream, state)
+
+    def _rx_reset(self, frame: Frame) -> None:
+        self._rx_stream_ended(frame.stream, *frames.decode_reset(frame.payload))
+
+    def _rx_error(self, frame: Frame) -> None:
+        self._rx_stream_ended(frame.stream, ErrorCode.INTERNAL, frames.decode_text(frame.payload))
+
+    def _rx_stream_ended(self, stream: int, code: ErrorCode, message: str) -> None:
+        state = self._streams.pop(stream, None)
+        if state is None:
+            return
+        self._outbox.drop(stream)
+        if code is ErrorCode.NO_ERROR and state.rx.state is State.ENDED:
+            self._events.append(RestUnwanted(stream))
+        else:
+            self._events.append(StreamEnded(stream, code, message, remote=True))
+
+    def _rx_credit(self, frame: Frame) -> None:
+        state = self._find(frame.stream)
+        if state is None:
+            return
+        state.tx_window.add(frames.decode_credit(frame.payload))
+        self._credited.add(frame.stream)
+
+    def _rx_session_error(self, frame: Frame) -> None:
+        if frame.type == FrameType.RESET:
+            code, message = frames.decode_reset(frame.payload)
+        elif frame.type == FrameType.ERROR:
+            message = frames.decode_text(frame.payload)
+            code = ErrorCode.VERSION if message.startswith("version:") else ErrorCode.INTERNAL
+        else:
+            raise ProtocolError(f"A frame of type {frame.type} came without a stream.")
+        self._end(code, message, remote=True)
+
+    # -- streams
+
+    def _find(self, stream: int) -> StreamState | None:
+        """The stream's state, None where it is gone. Raises `ProtocolError` where it never was."""
+        state = self._streams.get(stream)
+        if state is None and stream > self._last_stream:
+            raise ProtocolError("A frame came for a stream that nobody opened.")
+        return state
+
+    def _add_stream(self, stream: int, head: RequestHead) -> StreamState:
+        credit = Feature.CREDIT in self.features
+        rx_window = ReceiveWindow(self._limits.window) if credit else Backlog(self._limits.v1_backlog)
+        tx_window = SendWindow(self._peer_window if credit else UNLIMITED)
+        state = StreamState(rx_window=rx_window, tx_window=tx_window, request=head)
+        self._streams[stream] = state
+        return state
+
+    def _retire(self, stream: int, state: StreamState) -> None:
+        if state.finished:
+            self._streams.pop(stream, None)
+
+    def _unblock(self, stream: int) -> bool:
+        state = self._streams.get(stream)
+        if state is None or not state.blocked:
+            return False
+        state.blocked = not (state.tx_window.available and self._outbox.room(stream))
+        return not state.blocked
+
+    def _fail_stream(self, stream: int, exc: ProtocolError) -> None:
+        """A peer's mistake on one stream: reset it, tell the application, go on."""
+        state = self._streams.pop(stream, None)
+        self._outbox.drop(stream)
+        self._tx_reset(stream, state, exc.code, exc.message)
+        if state is not None:
+            self._events.append(StreamEnded(stream, exc.code, exc.message, remote=False))
+
+    def _tx_reset(self, stream: int, state: StreamState | None, code: ErrorCode, message: str) -> None:
+        if Feature.RESET in self.features:
+            payload = frames.encode_reset(code, message)
+            self._outbox.add_frame(stream, frames.encode(FrameType.RESET, stream, payload))
+        elif code is not ErrorCode.NO_ERROR:
+            self._outbox.add_frame(stream, frames.encode(FrameType.ERROR, stream, frames.encode_error(message)))
+            if self.role is Role.SERVE and state is not None and state.tx.state is State.OPEN:
+                # What the original serve sends after an error in the middle of a body.
+                self._outbox.add_frame(stream, frames.encode(FrameType.RES_END, stream))
+
+    # -- the session
+
+    def _control(self, type: FrameType, stream: int, payload: bytes = b"") -> None:
+        self._outbox.add_control(frames.encode(type, stream, payload))
+
+    def _check_control(self) -> None:
+        if self._outbox.waiting > self._limits.control:
+            raise ProtocolError("The peer asks for more answers than it takes.")
+
+    def _fail(self, exc: ProtocolError) -> None:
+        """A peer's mistake that no stream can bear."""
+        self._tx_session_error(exc.code, exc.message)
+        self._end(exc.code, exc.message, remote=False)
+
+    def _tx_session_error(self, code: ErrorCode, message: str) -> None:
+        self._outbox.drop_streams()
+        if Feature.RESET in self.features:
+            self._control(FrameType.RESET, 0, frames.encode_reset(code, message))
+        else:
+            self._control(FrameType.ERROR, 0, frames.encode_error(message))
+
+    def _end(self, code: ErrorCode, message: str, *, remote: bool) -> None:
+        self.ended = ConnectionEnded(code, message, remote)
+        self._streams.clear()
+        self._events.append(self.ended)
+
+    def _take_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+
+_KNOWN: Final = frozenset(FrameType)

@@ -1,0 +1,86 @@
+"""What a connection tells of what came: the language between the wire and the session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ErrorCode
+from .heads import RequestHead, ResponseHead
+from .hello import Features
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """HELLO and AGREE are done: streams may be opened."""
+
+    features: Features
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived:
+    """Serve: a stream was opened."""
+
+    stream: int
+    head: RequestHead
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseReceived:
+    """Proxy: a response's head came, an interim one perhaps."""
+
+    stream: int
+    head: ResponseHead
+
+
+@dataclass(frozen=True, slots=True)
+class DataReceived:
+    """Body bytes came; `Connection.consumed` is owed for them."""
+
+    stream: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndReceived:
+    """The peer's half ended, whole."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The stream was reset: by the peer, or (not ``remote``) by us because the peer broke the protocol."""
+
+    stream: int
+    code: ErrorCode
+    message: str
+    remote: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RestUnwanted:
+    """Proxy: serve has answered in full and will not read the rest of the request; the response stands."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionEnded:
+    """The session is over: nothing more will come or be sent, but for a last message."""
+
+    code: ErrorCode
+    message: str
+    remote: bool
+
+
+Event = (
+    Established
+    | RequestReceived
+    | ResponseReceived
+    | DataReceived
+    | EndReceived
+    | StreamEnded
+    | RestUnwanted
+    | ConnectionEnded
+)

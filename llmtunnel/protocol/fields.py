@@ -1,0 +1,156 @@
+"""Heads and their JSON payloads, checked on the way in (README.md section 4)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..errors import ErrorCode, ProtocolError
+from .frames import MAX_PAYLOAD
+from .heads import Fields, RequestHead, ResponseHead, get_all
+from .hello import Feature, Features
+
+# RFC 9110 section 5.6.2, and what may stand in a request line and a field line without ending it.
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET: Final = re.compile(rb"/[\x21-\x7e\x80-\xff]*|\*")
+_UNSAFE: Final = re.compile(rb"[\r\n\0]")
+
+
+def encode_request(stream: int, head: RequestHead, features: Features) -> bytes:
+    """The payload of REQ_HEADERS. Raises `ProtocolError` of code TOO_LARGE."""
+    text = _reader(features)
+    values = {"stream_id": stream, "method": text(head.method), "path": text(head.target)}
+    return _dump(values | _fields_out(head.fields, features))
+
+
+def encode_response(stream: int, head: ResponseHead, features: Features) -> bytes:
+    """The payload of RES_HEADERS. Raises `ProtocolError` of code TOO_LARGE."""
+    values: dict[str, object] = {"stream_id": stream, "status": head.status}
+    if Feature.FIELDS in features:
+        values["reason"] = head.reason.decode("latin-1")
+    return _dump(values | _fields_out(head.fields, features))
+
+
+def decode_request(payload: bytes, features: Features) -> RequestHead:
+    """Raises `ProtocolError`."""
+    values, raw = _load(payload), _writer(features)
+    head = RequestHead(
+        method=raw(values.get("method")),
+        target=raw(values.get("path")),
+        fields=_fields_in(values, features),
+    )
+    if not _TOKEN.fullmatch(head.method):
+        raise ProtocolError("A method is not a token.")
+    if not _TARGET.fullmatch(head.target):
+        raise ProtocolError("A request target is neither a path nor *.")
+    return head
+
+
+def decode_response(payload: bytes, features: Features) -> ResponseHead:
+    """Raises `ProtocolError`."""
+    values = _load(payload)
+    status = values.get("status")
+    if type(status) is not int or not 100 <= status <= 999:
+        raise ProtocolError("A status is not a number from 100 to 999.")
+    reason = _writer(features)(values.get("reason", ""))
+    if _UNSAFE.search(reason):
+        raise ProtocolError("A reason phrase holds a line break.")
+    return ResponseHead(status=status, reason=reason, fields=_fields_in(values, features))
+
+
+def check(fields: Fields) -> None:
+    """Refuse fields that would mean something else on an HTTP connection. Raises `ProtocolError`."""
+    for name, value in fields:
+        if not _TOKEN.fullmatch(name):
+            raise ProtocolError("A field name is not a token.")
+        if _UNSAFE.search(value):
+            raise ProtocolError("A field value holds CR, LF or NUL.")
+    lengths = {value.strip() for value in get_all(fields, b"content-length")}
+    if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
+        raise ProtocolError("Content-Length is not one number.")
+    if lengths and get_all(fields, b"transfer-encoding"):
+        raise ProtocolError("A head has both Content-Length and Transfer-Encoding.")
+
+
+def _fields_out(fields: Fields, features: Features) -> dict[str, object]:
+    if Feature.FIELDS in features:
+        return {"fields": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in fields]}
+    return {"headers": _as_map(fields)}
+
+
+def _as_map(fields: Fields) -> dict[str, str]:
+    """The fields as v1 holds them, one value a name: lists joined (RFC 9110 section 5.3), the last Set-Cookie."""
+    joined: dict[bytes, tuple[str, str]] = {}
+    for name, value in fields:
+        key, label, text = name.lower(), name.decode("latin-1"), _guess(value)
+        if key in joined:
+            label, before = joined[key]
+            text = text if key == b"set-cookie" else f"{before}{'; ' if key == b'cookie' else ', '}{text}"
+        joined[key] = (label, text)
+    return dict(joined.values())
+
+
+def _fields_in(values: dict[str, Any], features: Features) -> Fields:
+    pairs = values.get("fields") if Feature.FIELDS in features else _pairs(values.get("headers"))
+    if not isinstance(pairs, list):
+        raise ProtocolError("A head has no fields.")
+    raw = _writer(features)
+    try:
+        fields = tuple((raw(name), raw(value)) for name, value in pairs)
+    except (TypeError, ValueError) as exc:
+        raise ProtocolError("A field is not a pair of texts.") from exc
+    check(fields)
+    return fields
+
+
+def _pairs(headers: object) -> object:
+    return list(headers.items()) if isinstance(headers, dict) else headers
+
+
+def _dump(values: dict[str, object]) -> bytes:
+    payload = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(payload) > MAX_PAYLOAD:
+        raise ProtocolError("A head is too large for the tunnel.", code=ErrorCode.TOO_LARGE)
+    return payload
+
+
+def _load(payload: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(payload)
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolError("A head is not JSON.") from exc
+    if not isinstance(values, dict):
+        raise ProtocolError("A head is not a JSON object.")
+    return values
+
+
+def _reader(features: Features) -> Callable[[bytes], str]:
+    return _latin if Feature.FIELDS in features else _guess
+
+
+def _writer(features: Features) -> Callable[[object], bytes]:
+    """Text of the wire to bytes, by the agreed reading."""
+    encoding = "latin-1" if Feature.FIELDS in features else "utf-8"
+
+    def raw(text: object) -> bytes:
+        if not isinstance(text, str):
+            raise ProtocolError("A head lacks a text.")
+        try:
+            return text.encode(encoding)
+        except UnicodeEncodeError as exc:
+            raise ProtocolError("A head's text is not bytes.") from exc
+
+    return raw
+
+
+def _latin(data: bytes) -> str:
+    return data.decode("latin-1")
+
+
+def _guess(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

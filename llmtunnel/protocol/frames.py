@@ -1,0 +1,162 @@
+"""Frames and messages: bytes on the channel, and back (README.md section 2)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from ..errors import ErrorCode, ProtocolError
+
+MAX_MESSAGE: Final = 65_536
+"""Bytes in one channel message, at most."""
+HEADER: Final = struct.Struct(">BI")
+MAX_PAYLOAD: Final = MAX_MESSAGE - HEADER.size
+MAX_BODY: Final = 65_408
+"""Bytes in one REQ_BODY or RES_BODY, at most, as in v1."""
+MAX_STREAM: Final = 2**31 - 1
+
+_LENGTH: Final = struct.Struct(">H")
+MAX_BUNDLED_FRAME: Final = 65_535 - HEADER.size - _LENGTH.size
+"""Bytes of a frame that still fits a bundle: its own header counts, and lengths have 16 bits."""
+
+
+class FrameType(IntEnum):
+    """The first byte of a frame."""
+
+    HELLO = 1
+    AGREE = 2
+    PING = 3
+    PONG = 4
+    BUNDLE = 5
+    REQ_HEADERS = 10
+    REQ_BODY = 11
+    REQ_END = 12
+    RES_HEADERS = 20
+    RES_BODY = 21
+    RES_END = 22
+    RESET = 30
+    CREDIT = 31
+    ERROR = 99
+
+
+class Frame(NamedTuple):
+    """One frame. ``type`` is a plain number, since a peer may send one that we do not know."""
+
+    type: int
+    stream: int
+    payload: bytes
+
+
+def encode(type: FrameType, stream: int, payload: bytes | memoryview = b"") -> bytes:
+    """The bytes of one frame."""
+    return b"".join((HEADER.pack(type, stream), payload))
+
+
+def bundle(frames: list[bytes]) -> bytes:
+    """One message of several encoded frames, of at most 65,535 bytes each; a single one stays as it is."""
+    if len(frames) == 1:
+        return frames[0]
+    parts = [HEADER.pack(FrameType.BUNDLE, 0)]
+    for frame in frames:
+        parts.append(_LENGTH.pack(len(frame)))
+        parts.append(frame)
+    return b"".join(parts)
+
+
+def bundled_size(frame: bytes) -> int:
+    """What a frame adds to a bundle."""
+    return _LENGTH.size + len(frame)
+
+
+def decode(message: bytes) -> Frame | None:
+    """The frame that a message is, a bundle unopened; None where it is too short to be one."""
+    if len(message) < HEADER.size:
+        return None
+    type_, stream = HEADER.unpack_from(message)
+    return Frame(type_, stream, message[HEADER.size :])
+
+
+def unbundle(payload: bytes) -> Iterator[Frame]:
+    """The frames in a bundle. Raises `ProtocolError` where its lengths do not add up, or a bundle is inside."""
+    position = 0
+    while position < len(payload):
+        start = position + _LENGTH.size
+        if start > len(payload):
+            raise ProtocolError("A bundle ends within a length.")
+        position = start + _LENGTH.unpack_from(payload, start - _LENGTH.size)[0]
+        if position > len(payload):
+            raise ProtocolError("A bundle ends within a frame.")
+        frame = decode(payload[start:position])
+        if frame is None:
+            continue
+        if frame.type == FrameType.BUNDLE:
+            raise ProtocolError("A bundle is inside a bundle.")
+        yield frame
+
+
+_U16: Final = struct.Struct(">H")
+_U32: Final = struct.Struct(">I")
+_U64: Final = struct.Struct(">Q")
+
+
+def encode_reset(code: ErrorCode, message: str) -> bytes:
+    """The payload of RESET."""
+    return _U16.pack(code) + _text(message)
+
+
+def decode_reset(payload: bytes) -> tuple[ErrorCode, str]:
+    """The code and text of RESET; an unknown code reads as INTERNAL."""
+    if len(payload) < _U16.size:
+        raise ProtocolError("A RESET is too short.")
+    number = _U16.unpack_from(payload)[0]
+    code = ErrorCode(number) if number in ErrorCode._value2member_map_ else ErrorCode.INTERNAL
+    return code, decode_text(payload[_U16.size :])
+
+
+def encode_error(message: str) -> bytes:
+    """The payload of ERROR."""
+    return _text(message)
+
+
+def decode_text(payload: bytes) -> str:
+    """A peer's text for people: bounded, and without control characters that could play with a terminal."""
+    text = payload[:TEXT_LIMIT].decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else "�" for char in text)
+
+
+def encode_credit(amount: int) -> bytes:
+    """The payload of CREDIT."""
+    return _U32.pack(amount)
+
+
+def decode_credit(payload: bytes) -> int:
+    """The bytes that a CREDIT grants, more than 0."""
+    if len(payload) != _U32.size:
+        raise ProtocolError("A CREDIT has not 4 bytes.")
+    amount: int = _U32.unpack(payload)[0]
+    if amount == 0:
+        raise ProtocolError("A CREDIT grants nothing.")
+    return amount
+
+
+def encode_length(length: int) -> bytes:
+    """The payload of REQ_END and RES_END where ``length`` is agreed."""
+    return _U64.pack(length)
+
+
+def decode_length(payload: bytes) -> int:
+    """The number of body bytes that an END tells."""
+    if len(payload) != _U64.size:
+        raise ProtocolError("An END has not 8 bytes of length.")
+    length: int = _U64.unpack(payload)[0]
+    return length
+
+
+TEXT_LIMIT: Final = 500
+"""Bytes of a text for people, sent or shown: an error message, not a document."""
+
+
+def _text(message: str) -> bytes:
+    return message.encode("utf-8", "replace")[:TEXT_LIMIT]

@@ -1,0 +1,138 @@
+"""What waits for the channel: control frames first, then the streams in turn, a piece of each.
+
+A stream's own frames keep their order. The channel pulls: a frame is cut when there is room for it, so that what is
+queued behind a slow channel can still be dropped (a reset) or overtaken (another stream).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from .frames import HEADER, MAX_BUNDLED_FRAME, MAX_MESSAGE, FrameType, bundle, bundled_size, encode
+
+QUANTUM: Final = 16_384
+"""Body bytes a stream sends in its turn: at 10 MB/s 1.6 ms, which is what each bulk stream adds to another's wait."""
+
+STREAM_ROOM: Final = 65_536
+"""Body bytes a stream may have waiting here. More would only lie idle: the channel has a queue of its own."""
+
+
+class _Queue:
+    """One stream's frames: encoded ones, and bodies still to be cut."""
+
+    __slots__ = ("items", "size")
+
+    def __init__(self) -> None:
+        self.items: deque[bytes | tuple[FrameType, memoryview]] = deque()
+        self.size = 0
+
+    def next_frame(self, stream: int) -> bytes:
+        item = self.items.popleft()
+        if isinstance(item, bytes):
+            return item
+        type_, data = item
+        if len(data) > QUANTUM:
+            self.items.appendleft((type_, data[QUANTUM:]))
+            data = data[:QUANTUM]
+        self.size -= len(data)
+        return encode(type_, stream, data)
+
+
+class Outbox:
+    """Frames of all streams, to be taken a message at a time."""
+
+    def __init__(self) -> None:
+        self.bundles = False
+        """Whether several frames may share a message."""
+        self._control: deque[bytes] = deque()
+        self._queues: dict[int, _Queue] = {}
+        self._turns: deque[int] = deque()
+        """Streams that have something queued, in the order of their turns."""
+        self._next: bytes | None = None
+        """A stream's frame that did not fit the last bundle."""
+        self._cut: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._control or self._turns or self._next)
+
+    @property
+    def waiting(self) -> int:
+        """How many control frames, and streams with something queued, wait."""
+        return len(self._control) + len(self._turns)
+
+    def take_cut(self) -> set[int]:
+        """Streams of which body bytes have left since the last call: there is room again."""
+        cut, self._cut = self._cut, set()
+        return cut
+
+    def room(self, stream: int) -> int:
+        """How many body bytes of a stream may be queued now."""
+        queue = self._queues.get(stream)
+        return STREAM_ROOM - queue.size if queue else STREAM_ROOM
+
+    def add_control(self, frame: bytes) -> None:
+        """Queue a frame ahead of all streams."""
+        self._control.append(frame)
+
+    def add_frame(self, stream: int, frame: bytes) -> None:
+        """Queue a head or an end behind what the stream has queued."""
+        self._queue(stream).items.append(frame)
+
+    def add_body(self, stream: int, type: FrameType, data: memoryview) -> None:
+        """Queue body bytes, no more than `room`."""
+        queue = self._queue(stream)
+        queue.items.append((type, data))
+        queue.size += len(data)
+
+    def drop(self, stream: int) -> None:
+        """Forget what a stream has queued."""
+        if self._queues.pop(stream, None):
+            self._turns.remove(stream)
+
+    def drop_streams(self) -> None:
+        """Forget what all streams have queued."""
+        self._queues.clear()
+        self._turns.clear()
+        self._next = None
+
+    def next_message(self) -> bytes | None:
+        """One message: a frame, or as many as fit where bundles are agreed."""
+        first = self._take()
+        if first is None or not self.bundles or len(first) > MAX_BUNDLED_FRAME:
+            return first
+        frames, size = [first], HEADER.size + bundled_size(first)
+        while (frame := self._take()) is not None:
+            size += bundled_size(frame)
+            if size > MAX_MESSAGE:
+                self._next = frame
+                break
+            frames.append(frame)
+        return bundle(frames)
+
+    def _queue(self, stream: int) -> _Queue:
+        queue = self._queues.get(stream)
+        if queue is None:
+            queue = self._queues[stream] = _Queue()
+            self._turns.append(stream)
+        return queue
+
+    def _take(self) -> bytes | None:
+        if self._next is not None:
+            frame, self._next = self._next, None
+            return frame
+        if self._control:
+            return self._control.popleft()
+        if not self._turns:
+            return None
+        stream = self._turns.popleft()
+        queue = self._queues[stream]
+        size = queue.size
+        frame = queue.next_frame(stream)
+        if queue.size < size:
+            self._cut.add(stream)
+        if queue.items:
+            self._turns.append(stream)
+        else:
+            del self._queues[stream]
+        return frame

@@ -1,0 +1,80 @@
+"""The states of a stream: one table for both halves, both roles (README.md section 5).
+
+Everything that decides whether a frame is legal on a stream is here; this file does not know which role we play.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from ..errors import ErrorCode, ProtocolError
+from .heads import RequestHead
+from .window import ReceiveWindow, SendWindow
+
+
+class State(Enum):
+    """How far one half (the request, or the response) is."""
+
+    WAITING = "waiting"
+    OPEN = "open"
+    ENDED = "ended"
+
+
+class Step(Enum):
+    """What may happen to a half."""
+
+    INTERIM = "interim head"
+    HEAD = "head"
+    BODY = "body"
+    END = "end"
+
+
+TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
+    (State.WAITING, Step.INTERIM): State.WAITING,
+    (State.WAITING, Step.HEAD): State.OPEN,
+    (State.OPEN, Step.BODY): State.OPEN,
+    (State.OPEN, Step.END): State.ENDED,
+}
+"""Whatever is not listed is an error."""
+
+
+class Half:
+    """One direction: its state and how many body bytes it has carried."""
+
+    __slots__ = ("length", "state")
+
+    def __init__(self) -> None:
+        self.state = State.WAITING
+        self.length = 0
+
+    def step(self, step: Step, size: int = 0) -> None:
+        """Raises `ProtocolError` where the table has no such transition."""
+        state = TRANSITIONS.get((self.state, step))
+        if state is None:
+            raise ProtocolError(f"A {step.value} came while the half was {self.state.value}.")
+        self.state = state
+        self.length += size
+
+    def check_length(self, told: int) -> None:
+        """Raises `ProtocolError` of code TRUNCATED where the end tells another length than was carried."""
+        if told != self.length:
+            raise ProtocolError(f"A body of {told} bytes ended after {self.length}.", code=ErrorCode.TRUNCATED)
+
+
+class StreamState:
+    """What the connection keeps of one stream."""
+
+    __slots__ = ("blocked", "request", "rx", "rx_window", "tx", "tx_window")
+
+    def __init__(self, *, rx_window: ReceiveWindow, tx_window: SendWindow, request: RequestHead) -> None:
+        self.rx, self.tx = Half(), Half()
+        self.rx_window, self.tx_window = rx_window, tx_window
+        self.request = request
+        self.blocked = False
+        """The application has more to send than was taken, and waits to hear that it can."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether both halves ended."""
+        return self.rx.state is State.ENDED and self.tx.state is State.ENDED
