@@ -1,7 +1,8 @@
 """Whether the peer is alive: when to ping, and when silence means death (README.md section 8).
 
-Any message proves life. A ping goes out after a silence, and only a ping that stays unanswered condemns the peer. A timer that
-fires long after its time means that *this* process slept (a suspended laptop, SIGSTOP): then the peer gets its chance anew.
+Any message proves life. A ping goes out after a silence, and only a ping that stays unanswered condemns the peer. A
+timer that fires long after its time means that *this* process slept (a suspended laptop, SIGSTOP): then the peer gets
+its chance anew.
 """
 
 from __future__ import annotations

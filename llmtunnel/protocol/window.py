@@ -58,7 +58,7 @@ class ReceiveWindow:
 
 
 class Backlog(ReceiveWindow):
-    """The bound for a v1 stream, which has no credit: unread bytes, freed as the application consumes, granted to nobody."""
+    """The bound for a v1 stream, which has no credit: unread bytes, freed as the application consumes."""
 
     __slots__ = ()
 

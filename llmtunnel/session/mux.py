@@ -1,6 +1,7 @@
 """A session: many streams over one channel. Drives `protocol.connection` and owns nothing of its rules.
 
-Messages go down when the channel has room, and once per turn of the loop, so that what is written in one turn shares a message.
+Messages go down when the channel has room, and once per turn of the loop, so that what is written in one turn shares a
+message.
 """
 
 from __future__ import annotations
@@ -232,7 +233,7 @@ class Session:
         except Exception:
             logger.exception("a defect while answering stream %d of %s", stream.id, self.peer)
         finally:
-            stream.reset(ErrorCode.INTERNAL, "The request was not answered in full.")
+            stream.finish()
 
     def _stream_ended(self, id: int, error: StreamReset) -> None:
         stream = self._streams.pop(id, None)

@@ -1,7 +1,7 @@
 """One HTTP exchange on a session, as the endpoints see it: the same class at both ends.
 
-Whatever waits here raises `StreamReset` where the stream ends before it is whole, and `PeerLost` where the session goes. What
-came before the end is delivered first. One task may read and one may write at a time.
+Whatever waits here raises `StreamReset` where the stream ends before it is whole, and `PeerLost` where the session goes.
+What came before the end is delivered first. One task may read and one may write at a time.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Stream:
         self._heads: deque[ResponseHead] = deque()
         self._chunks: deque[bytes] = deque()
         self._ended = False
+        self._sent_end = False
         self._error: TunnelError | None = None
         self._readable: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -70,6 +71,7 @@ class Stream:
     async def send_end(self) -> None:
         """Our half is whole: nothing more will be sent."""
         self._check()
+        self._sent_end = True
         self._session.send_end(self.id)
 
     async def receive(self) -> bytes:
@@ -88,6 +90,13 @@ class Stream:
         """Give the stream up; idempotent, and nothing where it has finished."""
         self._session.reset(self.id, code, message)
         self.rx_ended(StreamReset(code, message, remote=False))
+
+    def finish(self) -> None:
+        """Serve, at the handler's end: what is still open will not be answered, or not be read."""
+        if self._sent_end:
+            self.reset(ErrorCode.NO_ERROR, "The request's rest is not needed.")
+        else:
+            self.reset(ErrorCode.INTERNAL, "The request was not answered in full.")
 
     # -- called by the session
 
