@@ -1,0 +1,56 @@
+# The commands of a developer; `make` lists them. They work in the active virtual environment, or else in .venv, which
+# the first of them makes.
+
+PYTHON ?= python3
+BIN := $(or $(VIRTUAL_ENV),.venv)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help build test test-local test-unit serve proxy signal demo check format bench fuzz
+
+help:  ## List the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+
+build: $(BIN)/llmtunnel  ## Install the tunnel and all that development needs
+
+$(BIN)/llmtunnel: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+test: build  ## Run all tests
+	$(BIN)/python -m pytest
+
+test-local: build  ## Run the end-to-end tests: real processes over a signal server of their own
+	$(BIN)/python -m pytest tests/e2e
+
+test-unit: build  ## Run all tests but the end-to-end ones
+	$(BIN)/python -m pytest --ignore tests/e2e
+
+serve: build  ## make serve room=myroom upstream=http://localhost:11434 [signal=ws://…]
+	$(BIN)/llmtunnel serve $(call flags,room upstream signal)
+
+proxy: build  ## make proxy room=myroom [listen=127.0.0.1:9000] [signal=ws://…]
+	$(BIN)/llmtunnel proxy $(call flags,room listen signal)
+
+signal: build  ## make signal [listen=127.0.0.1:8787]
+	$(BIN)/llmtunnel signal --listen $(or $(listen),127.0.0.1:8787)
+
+demo: build  ## Both sides, a signal server and a toy model, on this machine
+	$(BIN)/llmtunnel demo
+
+check: build  ## Lint, formatting, types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: build  ## Put the code in its format
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: build  ## make bench [figures="get bulk"]
+	$(BIN)/python -m tests.benchmarks $(figures)
+
+fuzz: build  ## make fuzz [seconds=20]
+	$(BIN)/python -m tests.fuzz --seconds $(or $(seconds),20)
+
+flags = $(foreach name,$(1),$(if $($(name)),--$(name) '$($(name))'))

@@ -1,0 +1,47 @@
+"""``python -m tests.benchmarks [--quick] [figure…]``: measure, and print the table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+from . import latency, memory, startup, throughput
+from .loop import run
+from .report import Row, table
+
+FIGURES: dict[str, Callable[[bool], Awaitable[list[Row]]]] = {
+    "get": latency.get,
+    "sse": latency.sse,
+    "streams": latency.streams,
+    "requests": throughput.requests,
+    "bulk": throughput.bulk,
+    "start": startup.start,
+    "recovery": startup.recovery,
+    "memory": memory.memory,
+    "stall": memory.stall,
+}
+
+
+async def measure(names: Sequence[str], *, quick: bool) -> list[Row]:
+    """The rows of the figures, one figure after another."""
+    rows: list[Row] = []
+    for name in names:
+        print(f"measuring {name} …", file=sys.stderr, flush=True)
+        rows += await FIGURES[name](quick)
+    return rows
+
+
+def main() -> None:
+    """Read the arguments, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure the tunnel on loopback.")
+    parser.add_argument("figures", nargs="*", metavar="figure", help=f"of {', '.join(FIGURES)}; none: all")
+    parser.add_argument("--quick", action="store_true", help="a fraction of the time, for figures that say little")
+    given = parser.parse_args()
+    if unknown := set(given.figures) - set(FIGURES):
+        parser.error(f"no such figure: {', '.join(sorted(unknown))}")
+    print(table(run(measure(given.figures or list(FIGURES), quick=given.quick))))
+
+
+if __name__ == "__main__":
+    main()

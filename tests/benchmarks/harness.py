@@ -1,0 +1,155 @@
+"""The processes of a measurement, started as a user starts them, and ended whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from .client import Address, Failed, connect
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PATIENCE: Final = 30.0
+"""Seconds that anything expected may take."""
+LOOK: Final = 0.01
+"""Seconds between two looks at a process's output."""
+
+
+class Process:
+    """One running command. Its output goes to a file: a reader would take its share of the processor."""
+
+    def __init__(self, *arguments: str, name: str, folder: Path) -> None:
+        self.name = name
+        self._output = folder / f"{name}-{secrets.token_hex(4)}.txt"
+        foreign = ("TUNNEL_", "LLMTUNNEL_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+        environ = {key: value for key, value in os.environ.items() if not key.upper().startswith(foreign)}
+        with self._output.open("wb") as output:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=ROOT,
+                env=environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    async def line(self, pattern: str) -> re.Match[str]:
+        """The first line with ``pattern``. Raises `Failed` where it does not come."""
+        for _ in range(int(PATIENCE / LOOK)):
+            ended = self._popen.poll() is not None
+            if match := re.search(pattern, self.output()):
+                return match
+            if ended:
+                break
+            await asyncio.sleep(LOOK)
+        raise Failed(f"{self.name} did not say {pattern!r}:\n{self.output()[-2000:]}")
+
+    def output(self) -> str:
+        """What it said until now."""
+        return self._output.read_text("utf-8", "replace")
+
+    def memory(self) -> float | None:
+        """Resident memory in MB; None where the system does not tell in ``/proc``."""
+        try:
+            status = Path(f"/proc/{self._popen.pid}/status").read_text("ascii")
+        except OSError:
+            return None
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        return int(found[1]) * 1024 / 1e6 if found else None
+
+    def kill(self) -> None:
+        """End it, with no chance to say good-bye."""
+        self._popen.kill()
+        self._popen.wait()
+
+
+@dataclass(slots=True, kw_only=True)
+class Rig:
+    """A signal server, an upstream, and the serves and proxies that a figure starts."""
+
+    folder: Path
+    room: str = field(default_factory=lambda: f"benchmark-{secrets.token_hex(8)}")
+    processes: list[Process] = field(default_factory=list)
+    signal_url: str = ""
+    upstream: Address = ("", 0)
+    address: Address = ("", 0)
+    """Where the proxy listens."""
+
+    def start(self, *arguments: str, name: str) -> Process:
+        """Run ``python -m`` with these arguments."""
+        process = Process(*arguments, name=name, folder=self.folder)
+        self.processes.append(process)
+        return process
+
+    async def ground(self) -> None:
+        """Start what the tunnel stands on."""
+        upstream = self.start("tests.benchmarks.upstream", name="upstream")
+        signal = self.start("llmtunnel", "signal", "--listen", "127.0.0.1:0", name="signal")
+        self.upstream = ("127.0.0.1", int((await upstream.line(r"upstream on port (\d+)"))[1]))
+        self.signal_url = (await signal.line(r"listening on (ws://\S+)"))[1]
+
+    def serve(self) -> Process:
+        """A serve, not waited for."""
+        return self._member("serve", "--upstream", str(self.upstream[1]))
+
+    async def proxy(self) -> Process:
+        """A proxy that listens."""
+        proxy = self._member("proxy", "--listen", "127.0.0.1:0")
+        self.address = ("127.0.0.1", int((await proxy.line(r"proxy listening on http://127\.0\.0\.1:(\d+)"))[1]))
+        return proxy
+
+    def _member(self, role: str, *flags: str) -> Process:
+        common = ("--room", self.room, "--signal", self.signal_url, "--stun", "none")
+        return self.start("llmtunnel", role, *common, *flags, name=role)
+
+    async def answered(self) -> None:
+        """Ask until an answer comes through the tunnel."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                with suppress(OSError, Failed):
+                    async with connect(self.address) as client:
+                        if (await client.exchange("/small")).status == 200:
+                            return
+                await asyncio.sleep(LOOK)
+
+    def memory(self) -> dict[str, float]:
+        """Each tunnel process's memory in MB, by name."""
+        ours = (process for process in self.processes if process.name in ("signal", "serve", "proxy"))
+        return {process.name: size for process in ours if (size := process.memory()) is not None}
+
+
+@asynccontextmanager
+async def ground() -> AsyncIterator[Rig]:
+    """A signal server and an upstream."""
+    with tempfile.TemporaryDirectory(prefix="llmtunnel-benchmark-") as folder:
+        rig = Rig(folder=Path(folder))
+        try:
+            await rig.ground()
+            yield rig
+        finally:
+            end(rig.processes)
+
+
+@asynccontextmanager
+async def tunnel() -> AsyncIterator[Rig]:
+    """A tunnel that has answered once."""
+    async with ground() as rig:
+        rig.serve()
+        await rig.proxy()
+        await rig.answered()
+        yield rig
+
+
+def end(processes: Iterable[Process]) -> None:
+    """Kill them all, the newest first."""
+    for process in reversed(list(processes)):
+        process.kill()
