@@ -1,0 +1,195 @@
+"""How packets find the peer: aioice's connection, with nothing to wait for and nothing that a peer can fill.
+
+aioice asks its STUN and TURN servers before it says anything, and an unreachable one costs 5 s. Here:
+
+1. `gather_candidates` binds the host's own addresses: at once, and enough to make the offer or answer
+2. `gather_rest` asks every server from those sockets while the connection is already being tried, and hands out
+   each candidate as it comes, to be trickled to the peer
+
+The peer's end of candidates is not passed on to aioice: it would stop looking before our own relay is there.
+Its checks go on until something answers or our caller's time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import aioice
+from aioice import ice
+from aiortc.rtcicetransport import parse_stun_turn_uri
+
+from ..config import IceServers
+from ..status import Path
+
+_log = logging.getLogger(__name__)
+
+Found = Callable[[aioice.Candidate], None]
+
+_COMPONENT: Final = 1
+_LOOPBACK: Final = "127.0.0.1"
+_ASK: Final = 5.0
+"""Seconds that a STUN or TURN server has to answer."""
+_RELEASE: Final = 0.5
+"""Seconds that a TURN server has to free its allocation when we close."""
+_WAITING: Final = 4096
+"""Datagrams, of about 1,200 bytes, that may wait for DTLS; a socket's own buffer holds some 200."""
+
+
+class Connection(aioice.Connection):
+    """One ICE agent with one component. ``loopback`` offers 127.0.0.1 too, as a machine with no other address does."""
+
+    def __init__(self, *, servers: IceServers, candidates: int, loopback: bool) -> None:
+        super().__init__(ice_controlling=False)
+        self._servers = servers
+        self._loopback = loopback
+        self._room = candidates
+        self._handed_out: set[tuple[str, int]] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether `gather_rest` has nothing to do."""
+        return not self._servers.stun and self._servers.turn is None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether datagrams wait to be received."""
+        return not self._queue.empty()
+
+    @property
+    def path(self) -> Path:
+        """How packets travel, as far as is known."""
+        pair = self._nominated.get(_COMPONENT)
+        if pair is None:
+            return Path.UNKNOWN
+        relayed = "relay" in (pair.local_candidate.type, pair.remote_candidate.type)
+        return Path.TURN if relayed else Path.DIRECT
+
+    async def gather_candidates(self) -> None:
+        """Bind the host's own addresses, and the loopback's where asked or where there is no other."""
+        await super().gather_candidates()
+        if self._loopback or not self._local_candidates:
+            self._local_candidates += await self.get_component_candidates(_COMPONENT, [_LOOPBACK])
+        self._handed_out |= {(each.host, each.port) for each in self._local_candidates}
+
+    async def gather_rest(self, found: Found) -> None:
+        """Ask the servers, all at once; ``found`` is called with each new candidate. Never raises."""
+        tasks = [self._reflect(url, found) for url in self._servers.stun]
+        if self._servers.turn is not None:
+            tasks.append(self._relay(self._servers.turn, found))
+        await asyncio.gather(*tasks)
+
+    def take(self, texts: Iterable[str]) -> list[aioice.Candidate]:
+        """The usable ones of a peer's candidates, as far as there is room: `add_remote_candidate` takes each."""
+        usable = [candidate for text in texts if (candidate := parse_candidate(text)) is not None]
+        taken, left = usable[: self._room], usable[self._room :]
+        self._room -= len(taken)
+        if left:
+            _log.info("The peer sends more candidates than are taken; %d left out.", len(left))
+        return taken
+
+    def data_received(self, data: bytes, component: int) -> None:
+        """A datagram for DTLS, from anybody: an empty one would end aiortc's reader, a flood would fill memory."""
+        if data and self._queue.qsize() < _WAITING:
+            super().data_received(data, component)
+
+    async def close(self) -> None:
+        """Close every socket; a TURN server that does not answer any more costs `_RELEASE` s, not a minute."""
+        relays = [each for each in self._protocols if each.local_candidate.type == "relay"]
+        give_up = asyncio.get_running_loop().call_later(_RELEASE, _abandon, relays)
+        try:
+            await super().close()
+        finally:
+            give_up.cancel()
+
+    async def _reflect(self, url: str, found: Found) -> None:
+        try:
+            address = await _resolve(url)
+        except Exception as exc:  # no such name, no resolver
+            _log.info("%s: %r", url, exc)
+            return
+        hosts = [each for each in self._protocols if _is_v4_host(each.local_candidate)]
+        await asyncio.gather(*(self._reflect_one(host, address, found) for host in hosts))
+
+    async def _reflect_one(self, host: ice.StunProtocol, address: tuple[str, int], found: Found) -> None:
+        try:
+            async with asyncio.timeout(_ASK):
+                candidate, _ = await ice.server_reflexive_candidate(host, address)
+        except Exception as exc:  # no answer, or whatever a broken one makes aioice say
+            _log.info("STUN server %s:%d, asked from %s: %r", *address, host.local_candidate.host, exc)
+            return
+        self._hand_out(candidate, found)
+
+    async def _relay(self, url: str, found: Found) -> None:
+        server = parse_stun_turn_uri(url)
+        try:
+            async with asyncio.timeout(_ASK):
+                candidate, protocol = await ice.relayed_candidate(
+                    component=_COMPONENT,
+                    hide_related_address=False,
+                    protocol_factory=lambda: ice.StunProtocol(self),
+                    turn_server=(server["host"], server["port"]),
+                    turn_username=self._servers.turn_user,
+                    turn_password=self._servers.turn_pass,
+                    turn_ssl=server["scheme"] == "turns",
+                    turn_transport=server["transport"],
+                )
+        except Exception as exc:  # refused, no answer, or whatever a broken one makes aioice say
+            _log.warning("%s cannot be used: %s", url, str(exc) or "no answer")
+            return
+        self._protocols.append(protocol)
+        self._local_candidates.append(candidate)
+        for remote in self.remote_candidates:
+            self._pair_remote_candidate(remote)
+        self.sort_check_list()
+        self._hand_out(candidate, found)
+
+    def _hand_out(self, candidate: aioice.Candidate, found: Found) -> None:
+        """Where there is no NAT the reflexive address is the host's, and two servers see the same one."""
+        address = (candidate.host, candidate.port)
+        if address not in self._handed_out:
+            self._handed_out.add(address)
+            found(candidate)
+
+
+def parse_candidate(text: str) -> aioice.Candidate | None:
+    """A peer's candidate, with or without ``candidate:`` before it; None where nothing could be sent to it."""
+    try:
+        candidate = aioice.Candidate.from_sdp(text.removeprefix("candidate:"))
+        usable = candidate.component == _COMPONENT and 0 < candidate.port < 65_536 and _is_host(candidate.host)
+    except ValueError:
+        usable = False
+    if not usable:
+        _log.info("Candidate left out: %.100r", text)
+        return None
+    return candidate
+
+
+def _is_host(host: str) -> bool:
+    if host.endswith(".local"):  # a browser's way to hide an address: aioice asks for it by mDNS
+        return len(host) <= 64
+    address = ipaddress.ip_address(host)
+    return "%" not in host and not (address.is_multicast or address.is_unspecified)
+
+
+def _is_v4_host(candidate: aioice.Candidate) -> bool:
+    return candidate.type == "host" and ipaddress.ip_address(candidate.host).version == 4
+
+
+async def _resolve(url: str) -> tuple[str, int]:
+    server = parse_stun_turn_uri(url)
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(server["host"], server["port"], family=socket.AF_INET, type=socket.SOCK_DGRAM)
+    return str(found[0][4][0]), server["port"]
+
+
+def _abandon(relays: list[ice.StunProtocol]) -> None:
+    """Cancel the wait for TURN servers to free what we held: aioice then closes the socket."""
+    for relay in relays:
+        closing = getattr(relay.transport, "_TurnTransport__close_task", None)
+        if closing is not None:
+            closing.cancel()

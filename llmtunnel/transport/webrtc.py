@@ -1,0 +1,347 @@
+"""A peer over WebRTC: ICE, DTLS, SCTP and one data channel labelled ``tunnel``. The only module that knows aiortc.
+
+    offerer                                     answerer
+    offer()   ── SDP, host candidates ────────→ answer(sdp)
+    accept()  ←─ SDP, host candidates ─────────
+              ←─ further candidates, both ways, at any time, before the SDP too ─→
+              ←─ ICE checks, DTLS, SCTP ─→
+              ── DATA_CHANNEL_OPEN ───────────→
+    channel()                                   channel()
+
+It is built from aiortc's transports rather than from its RTCPeerConnection, which waits for STUN servers, makes a
+certificate for each connection, and connects in tasks that nobody owns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Final
+
+import aioice
+from aiortc import (
+    RTCCertificate,
+    RTCDataChannel,
+    RTCDataChannelParameters,
+    RTCDtlsFingerprint,
+    RTCDtlsParameters,
+    RTCDtlsTransport,
+    RTCIceGatherer,
+    RTCIceParameters,
+    RTCIceTransport,
+    RTCSctpCapabilities,
+)
+
+from ..config import KIB, MIB, IceServers, Limits, Timeouts
+from ..errors import ChannelClosed, ConnectFailed
+from ..signaling.messages import IceCandidate
+from ..status import Path
+from .base import MAX_MESSAGE, Channel, Receiver
+from .ice import Connection
+from .sctp import Sctp
+from .sdp import Description, Fingerprint, Setup, parse
+
+_log = logging.getLogger(__name__)
+
+LABEL: Final = "tunnel"
+
+_QUEUE: Final = 64 * KIB
+"""Bytes that wait for SCTP before a channel has no more room. One message more may be in SCTP's own queue, so a small
+message never waits behind more than 192 KiB; less than this and the pipe runs dry."""
+_QUEUE_LOW: Final = 32 * KIB
+_EARLY: Final = 1 * MIB
+"""Bytes kept for a receiver that is not attached yet."""
+_DRAIN: Final = 1.0
+"""Seconds that an orderly close waits for what is queued and for the peer's word."""
+
+
+class WebRtcPeer:
+    """One connection to one peer: `offer` and `accept`, or `answer`, then `channel`, then `aclose`.
+
+    ``on_candidate`` is called with each candidate that is found after the SDP was made, and at the end with an empty
+    one; ``loopback`` offers 127.0.0.1 beside the machine's other addresses.
+    """
+
+    def __init__(
+        self,
+        *,
+        ice: IceServers,
+        timeouts: Timeouts,
+        limits: Limits,
+        on_candidate: Callable[[IceCandidate], None],
+        loopback: bool = False,
+    ) -> None:
+        self._timeouts = timeouts
+        self._on_candidate = on_candidate
+        self._connection = Connection(servers=ice, candidates=limits.candidates, loopback=loopback)
+        gatherer = RTCIceGatherer(iceServers=[])
+        gatherer._connection = self._connection
+        self._ice = RTCIceTransport(gatherer)
+        self._dtls = RTCDtlsTransport(self._ice, [_certificate()])
+        self._sctp = Sctp(self._dtls, more_waits=lambda: self._connection.waiting, broken=self._lose)
+        self._mid = "0"
+        self._offering = False
+        self._channel: WebRtcChannel | None = None
+        self._opened: asyncio.Future[WebRtcChannel] = asyncio.get_running_loop().create_future()
+        self._opened.add_done_callback(lambda opened: opened.cancelled() or opened.exception())
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._trickling: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._dtls.on("statechange", self._dtls_changed)
+        self._sctp.on("datachannel", self._adopt)
+
+    async def offer(self) -> str:
+        """The SDP to send to a peer; candidates begin to come when it is returned."""
+        self._offering = self._connection.ice_controlling = True
+        return await self._describe("actpass")
+
+    async def answer(self, sdp: str) -> str:
+        """The SDP that answers a peer's offer. Raises `ConnectFailed` where the offer is unusable."""
+        remote = parse(sdp)
+        self._mid = remote.mid
+        setup: Setup = "passive" if remote.setup == "active" else "active"
+        described = await self._describe(setup)
+        self._start(remote, server=setup == "passive")
+        return described
+
+    async def accept(self, sdp: str) -> None:
+        """Take the answer to our offer. Raises `ConnectFailed` where it is unusable."""
+        remote = parse(sdp)
+        if remote.setup == "actpass" or not self._offering:
+            raise ConnectFailed("The peer's answer is no answer to an offer of ours.")
+        self._start(remote, server=remote.setup == "active")
+
+    def add_candidate(self, candidate: IceCandidate) -> None:
+        """Take a candidate of the peer's, at any time; what is unusable is left out."""
+        if self._closing is None and candidate.candidate:
+            self._add_remote((candidate.candidate,))
+
+    async def channel(self) -> Channel:
+        """The open data channel. Raises `ConnectFailed` where none comes up in `Timeouts.connect`."""
+        try:
+            async with asyncio.timeout(self._timeouts.connect):
+                return await asyncio.shield(self._opened)
+        except TimeoutError as exc:
+            raise ConnectFailed(
+                f"No network path to the peer came up in {self._timeouts.connect:g} s.",
+                hint="Where UDP cannot pass between two networks, a TURN server helps: --turn.",
+            ) from exc
+
+    async def aclose(self) -> None:
+        """Close at once, within `Timeouts.close`; idempotent. `Channel.aclose` sends first what is queued."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="webrtc-close")
+        await asyncio.shield(self._closing)
+
+    async def _describe(self, setup: Setup) -> str:
+        await self._ice.iceGatherer.gather()
+        local = Description(
+            ufrag=self._connection.local_username,
+            password=self._connection.local_password,
+            fingerprints=tuple(
+                Fingerprint(algorithm=each.algorithm, value=each.value)
+                for each in self._dtls.getLocalParameters().fingerprints
+            ),
+            setup=setup,
+            mid=self._mid,
+            candidates=tuple(each.to_sdp() for each in self._connection.local_candidates),
+            complete=self._connection.complete,
+        )
+        if not self._connection.complete:
+            self._trickling = self._spawn(self._trickle(), "webrtc-trickle")
+        return str(local)
+
+    async def _trickle(self) -> None:
+        await self._connection.gather_rest(lambda found: self._tell(f"candidate:{found.to_sdp()}"))
+        self._tell("")
+
+    def _tell(self, candidate: str) -> None:
+        self._on_candidate(
+            IceCandidate(
+                candidate=candidate,
+                sdp_mid=self._mid,
+                sdp_m_line_index=0,
+                username_fragment=self._connection.local_username,
+            )
+        )
+
+    def _add_remote(self, candidates: tuple[str, ...]) -> None:
+        for candidate in self._connection.take(candidates):
+            self._spawn(self._add_one(candidate), "webrtc-candidate")
+
+    async def _add_one(self, candidate: aioice.Candidate) -> None:
+        try:
+            await self._connection.add_remote_candidate(candidate)
+        except OSError as exc:  # a browser's .local name, on a machine without multicast
+            _log.info("Candidate left out: %r", exc)
+
+    def _start(self, remote: Description, *, server: bool) -> None:
+        self._dtls._set_role("server" if server else "client")
+        self._add_remote(remote.candidates)
+        self._spawn(self._connect(remote), "webrtc-connect")
+
+    async def _connect(self, remote: Description) -> None:
+        """ICE, DTLS and SCTP, each on the one before; `channel` has the time limit."""
+        fingerprints = [RTCDtlsFingerprint(algorithm=each.algorithm, value=each.value) for each in remote.fingerprints]
+        try:
+            await self._ice.start(RTCIceParameters(usernameFragment=remote.ufrag, password=remote.password))
+            await self._dtls.start(RTCDtlsParameters(fingerprints=fingerprints))
+            if self._dtls.state != "connected":
+                return  # `_dtls_changed` has told it
+            await self._sctp.start(RTCSctpCapabilities(maxMessageSize=remote.max_message), remote.sctp_port)
+        except Exception as exc:
+            self._lose(f"connecting failed ({exc!r})")
+            return
+        if self._offering:
+            self._adopt(RTCDataChannel(self._sctp, RTCDataChannelParameters(label=LABEL)))
+
+    def _adopt(self, channel: RTCDataChannel) -> None:
+        reliable = channel.ordered and channel.maxRetransmits is None and channel.maxPacketLifeTime is None
+        if self._channel is not None or channel.label != LABEL or not reliable:
+            _log.info("The peer opened a data channel that is not the tunnel's.")
+            channel.close()
+            return
+        self._channel = WebRtcChannel(self, channel)
+        if channel.readyState == "open":
+            self._open()
+        else:
+            channel.on("open", self._open)
+
+    def _open(self) -> None:
+        assert self._channel is not None
+        if self._trickling is not None:
+            self._trickling.cancel()
+        if not self._opened.done():
+            self._opened.set_result(self._channel)
+
+    def _dtls_changed(self) -> None:
+        if self._dtls.state in ("closed", "failed"):
+            self._lose("the connection to the peer is gone")
+
+    def _lose(self, reason: str) -> None:
+        if self._channel is not None:
+            self._channel.lose(reason)
+        if not self._opened.done():
+            self._opened.set_exception(ConnectFailed(f"The peer is not reached: {reason}."))
+
+    def _spawn(self, main: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(main, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _close(self) -> None:
+        self._lose("closed by us")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(self._timeouts.close):
+                await self._stop()
+        except Exception as exc:
+            _log.info("The connection did not close in order: %r", exc)
+
+    async def _stop(self) -> None:
+        await self._sctp.stop()
+        pump = self._dtls._task
+        await self._dtls.stop()
+        if pump is not None:
+            await asyncio.gather(pump, return_exceptions=True)
+        await self._ice.stop()
+
+
+class WebRtcChannel(Channel):
+    """The data channel of a `WebRtcPeer`, which is closed with it."""
+
+    def __init__(self, peer: WebRtcPeer, channel: RTCDataChannel) -> None:
+        self._peer = peer
+        self._channel = channel
+        self._receiver: Receiver | None = None
+        self._early: list[bytes] = []
+        self._early_size = 0
+        self._reason: str | None = None
+        self._gone = asyncio.Event()
+        channel.bufferedAmountLowThreshold = _QUEUE_LOW
+        channel.on("message", self._message)
+        channel.on("bufferedamountlow", self._low)
+        channel.on("close", lambda: self.lose("closed by the peer"))
+
+    def attach(self, receiver: Receiver) -> None:
+        """As `Channel.attach`; what has already come follows in the loop's next round."""
+        asyncio.get_running_loop().call_soon(self._begin, receiver)
+
+    @property
+    def has_room(self) -> bool:
+        """As `Channel.has_room`."""
+        return self._is_open and self._channel.bufferedAmount < _QUEUE
+
+    def send(self, message: bytes) -> None:
+        """As `Channel.send`."""
+        if not self._is_open:
+            raise ChannelClosed(self._reason or "closed by us")
+        assert 0 < len(message) <= MAX_MESSAGE
+        self._channel.send(message)
+
+    async def aclose(self) -> None:
+        """As `Channel.aclose`; closes the peer too."""
+        if self._is_open:
+            self._channel.close()
+            try:
+                async with asyncio.timeout(_DRAIN):
+                    await self._gone.wait()
+            except TimeoutError:
+                _log.info("The peer did not close its side of the channel.")
+        await self._peer.aclose()
+
+    @property
+    def path(self) -> Path:
+        """As `Channel.path`."""
+        return self._peer._connection.path
+
+    def lose(self, reason: str) -> None:
+        """The channel is gone; the first reason is told."""
+        if self._reason is None:
+            self._reason = reason
+            self._gone.set()
+            asyncio.get_running_loop().call_soon(self._tell_closed)
+
+    @property
+    def _is_open(self) -> bool:
+        return self._reason is None and self._channel.readyState == "open"
+
+    def _begin(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        early, self._early = self._early, []
+        for message in early:
+            receiver.message_received(message)
+        self._tell_closed()
+
+    def _tell_closed(self) -> None:
+        if self._receiver is not None and self._reason is not None:
+            receiver, self._receiver = self._receiver, None
+            receiver.channel_closed(self._reason)
+
+    def _message(self, message: bytes | str) -> None:
+        data = message.encode() if isinstance(message, str) else message
+        if self._reason is not None:
+            return
+        if self._receiver is not None and len(data) <= MAX_MESSAGE:
+            self._receiver.message_received(data)
+            return
+        self._early_size += len(data)
+        if len(data) > MAX_MESSAGE or self._early_size > _EARLY:
+            self.lose("the peer sends more than was agreed")
+        else:
+            self._early.append(data)
+
+    def _low(self) -> None:
+        if self._receiver is not None and self.has_room:
+            self._receiver.room_available()
+
+
+@functools.cache
+def _certificate() -> RTCCertificate:
+    """One for the process: peers know it by the fingerprint in the SDP, and it says nothing else."""
+    return RTCCertificate.generateCertificate()
