@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T], *, timeout: float = 60.0) -> T:
-    """Run ``main`` on a fresh loop; fails where it leaves a task or a thread behind, or needs over ``timeout`` s."""
+    """Run ``main`` on a fresh loop; fails where it leaves a task or thread behind, or needs over ``timeout`` s."""
     threads = set(threading.enumerate())
     result = asyncio.run(_alone(main, timeout))
     left = [thread.name for thread in threading.enumerate() if thread not in threads]
