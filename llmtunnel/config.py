@@ -32,12 +32,16 @@ MIB: Final = 1024 * KIB
 class Timeouts:
     """Every wait that has a limit, in seconds."""
 
+    signal: float = 10.0
+    """The signal server's answers: to the WebSocket, and to our join."""
     handshake: float = 20.0
     """HELLO and AGREE, once the channel is open. The original allows 300; a human is waiting here."""
     connect: float = 30.0
     """Offer to open channel."""
     answer: float = 10.0
     """Offer sent to answer received."""
+    offer: float = 12.0
+    """Somebody is in the room to an offer of theirs. The original gathers candidates for 5 s before it offers."""
     ping_busy: float = 1.0
     """Silence from the peer after which it is pinged while streams are open."""
     dead_busy: float = 4.0
@@ -86,6 +90,8 @@ class Limits:
     """Requests of one client connection read ahead of the one being answered."""
     signal_message: int = 64 * KIB
     """A signalling message, bytes. An SDP with many candidates has 5 KiB."""
+    idle_upstream: int = 32
+    """Upstream connections kept for the next request: more than a browser and an agent have in flight together."""
     peers: int = 16
     """Proxies that serve talks to at once."""
     candidates: int = 64
@@ -116,6 +122,8 @@ class Settings:
     room: str
     signal: str = DEFAULT_SIGNAL
     ice: IceServers = IceServers()
+    loopback: bool = False
+    """Offer 127.0.0.1 as an address too, as the demo does; done anyway where there is no other."""
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
 

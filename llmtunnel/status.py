@@ -130,6 +130,14 @@ class SignalConnected(Notice):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting(Notice):
+    """Nobody to talk to is in the room."""
+
+    event: ClassVar[str] = "waiting"
+    room: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listening(Notice):
     """The proxy accepts connections."""
 

@@ -99,6 +99,11 @@ class Session:
         return self._connection.rtt
 
     @property
+    def active(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    @property
     def error(self) -> TunnelError | None:
         """Why the session is over; None while it is not."""
         return self._ended.result() if self._ended.done() else None

@@ -1,7 +1,7 @@
 """One HTTP exchange on a session, as the endpoints see it: the same class at both ends.
 
-Whatever waits here raises `StreamReset` where the stream ends before it is whole, and `PeerLost` where the session goes.
-What came before the end is delivered first. One task may read and one may write at a time.
+Whatever waits here raises `StreamReset` where the stream ends before it is whole, and `PeerLost` where the session is
+lost. What came before the end is delivered first. One task may read and one may write at a time.
 """
 
 from __future__ import annotations

@@ -1,0 +1,435 @@
+"""A tunnel's two sides on the loop that the caller is in: `serve` and `proxy`, and the handles that they give.
+
+    async with aio.serve("http://127.0.0.1:11434", room="r") as server: ...      # registered with the signal server
+    async with aio.proxy(room="r") as proxy: ...                                 # serve is reached; proxy.url answers
+
+``llmtunnel.serve`` and ``llmtunnel.proxy`` are the same, blocking. `Server` and `Proxy` made from settings do not wait:
+`Tunnel.start` returns at once and the tunnel goes on trying until `Tunnel.aclose`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+
+from .config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, IceServers, ProxySettings, ServeSettings, Settings
+from .errors import TunnelError, WaitTimeout
+from .status import (
+    ErrorNotice,
+    Listening,
+    Notice,
+    PeerConnected,
+    PeerStatus,
+    Phase,
+    Ready,
+    Reconnecting,
+    RequestFinished,
+    RequestRecord,
+    Role,
+    SignalConnected,
+    Status,
+    Stopped,
+)
+from .upstream import Upstream
+
+if TYPE_CHECKING:
+    from .session.mux import Handler
+
+logger = logging.getLogger(__name__)
+
+WAIT: Final = 60.0
+"""Seconds that `serve` and `proxy` wait for the other side, unless told."""
+RECORDS: Final = 100
+"""Finished requests that a handle remembers."""
+_PROGRESS: Final = (Phase.STARTING, Phase.SIGNALING, Phase.WAITING, Phase.CONNECTING, Phase.READY)
+_ENDED: Final = (Phase.STOPPED, Phase.FAILED)
+
+Unsubscribe = Callable[[], None]
+
+
+class Tunnel(ABC):
+    """One side of a tunnel: a handle on what runs on this loop."""
+
+    def __init__(self, settings: Settings, role: Role) -> None:
+        self._settings = settings
+        self._role = role
+        self._subscribers: list[Callable[[Notice], None]] = []
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._records: deque[RequestRecord] = deque(maxlen=RECORDS)
+        self._totals = [0, 0, 0]
+        """Requests, bytes up, bytes down."""
+        self._since: dict[str, float] = {}
+        self._detail = ""
+        self._registered = self._was_ready = False
+        self._error: TunnelError | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Proxy: where it listens. Serve: the upstream."""
+
+    @property
+    def status(self) -> Status:
+        """The present."""
+        requests, up, down = self._totals
+        sessions = self._room.sessions
+        return Status(
+            role=self._role,
+            phase=self._phase(),
+            room=self._settings.room,
+            url=self.url,
+            detail=self._detail,
+            peers=tuple(
+                PeerStatus(
+                    peer=each.peer,
+                    path=each.path,
+                    rtt=each.rtt,
+                    since=self._since.get(each.peer, 0.0),
+                    version=each.version,
+                )
+                for each in sessions
+            ),
+            requests=requests,
+            active=sum(each.active for each in sessions),
+            bytes_up=up,
+            bytes_down=down,
+        )
+
+    def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
+        """The last finished requests, oldest first."""
+        return tuple(self._records)[-limit:]
+
+    def subscribe(self, callback: Callable[[Notice], None]) -> Unsubscribe:
+        """Have every notice from now on, on this loop; the callback must not block. Returns what ends that."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback) if callback in self._subscribers else None
+
+    async def start(self) -> None:
+        """Open what this side has locally, then go on in the background. Raises `SettingError`."""
+        await self._open()
+        self._task = asyncio.create_task(self._run(), name=f"llmtunnel {self._role}")
+
+    async def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = WAIT) -> None:
+        """Return when the tunnel is in this phase or further.
+
+        Raises `WaitTimeout` after ``timeout`` seconds (None: never), or what the tunnel failed with.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._reached(phase):
+                    await self._change()
+        except TimeoutError as exc:
+            raise WaitTimeout(f"The tunnel is not {phase} after {timeout:g} s. {self._detail}".strip()) from exc
+
+    async def wait_stopped(self) -> None:
+        """Return when the tunnel is closed. Raises what it failed with."""
+        while self._phase() not in _ENDED:
+            await self._change()
+        if self._error is not None:
+            raise self._error
+
+    async def aclose(self) -> None:
+        """End in order: requests under way end with an error, the peers are told, the room is left; idempotent."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._end(), name=f"closing llmtunnel {self._role}")
+        await asyncio.shield(self._closing)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<llmtunnel {self._role}: {self._phase()}, {self.url}>"
+
+    # -- what a side adds
+
+    @abstractmethod
+    async def _open(self) -> None:
+        """Open local things. Raises `SettingError`."""
+
+    @abstractmethod
+    async def _close_local(self) -> None:
+        """Close them."""
+
+    def _make_room(self, handler: Handler | None = None) -> None:
+        from .session.room import Room
+
+        self._room = Room(self._settings, self._role, handler=handler, notify=self._notify)
+
+    # -- running
+
+    async def _run(self) -> None:
+        try:
+            await self._room.run()
+        except TunnelError as exc:
+            self._error = exc
+            self._notify(ErrorNotice(message=exc.message, hint=exc.hint))
+        except Exception as exc:
+            logger.exception("a defect ended the tunnel")
+            self._error = TunnelError(f"A defect ended the tunnel: {exc!r}", hint="Please report it.")
+
+    async def _end(self) -> None:
+        try:
+            await self._close_local()
+            if self._task is not None:
+                self._task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await self._task
+        finally:
+            self._closed = True
+            self._notify(Stopped(reason=str(self._error or "")))
+
+    # -- what happens
+
+    def _notify(self, notice: Notice) -> None:
+        match notice:
+            case SignalConnected():
+                self._registered = True
+                self._detail = ""
+            case PeerConnected(peer=peer, time=time):
+                self._since[peer] = time
+                self._detail = ""
+            case Reconnecting(what=what, reason=reason):
+                self._registered = self._registered and what != "signal server"
+                self._detail = reason
+            case ErrorNotice(message=message):
+                self._detail = message
+            case RequestFinished(record=record):
+                self._count(record)
+        self._publish(notice)
+        if isinstance(notice, PeerConnected) and len(self._room.sessions) == 1:
+            self._was_ready = True
+            self._publish(Ready(url=self.url))
+
+    def _publish(self, notice: Notice) -> None:
+        for callback in tuple(self._subscribers):
+            try:
+                callback(notice)
+            except Exception:
+                logger.exception("a subscriber failed")
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _record(self, record: RequestRecord) -> None:
+        self._notify(RequestFinished(record=record))
+
+    def _count(self, record: RequestRecord) -> None:
+        self._records.append(record)
+        for index, amount in enumerate((1, record.bytes_up, record.bytes_down)):
+            self._totals[index] += amount
+
+    # -- phases
+
+    def _phase(self) -> Phase:
+        """Derived, not kept: what is true of the room now."""
+        if self._error is not None:
+            return Phase.FAILED
+        if self._closed:
+            return Phase.STOPPED
+        if self._task is None:
+            return Phase.STARTING
+        if self._room.sessions:
+            return Phase.READY
+        if self._was_ready:
+            return Phase.RECONNECTING
+        if not self._registered:
+            return Phase.SIGNALING
+        return Phase.CONNECTING if self._room.connecting else Phase.WAITING
+
+    def _reached(self, phase: Phase) -> bool:
+        now = self._phase()
+        if now is phase:
+            return True
+        if now in _ENDED:
+            raise self._error or TunnelError(f"The tunnel was stopped before it was {phase}.")
+        return now in _PROGRESS and phase in _PROGRESS and _PROGRESS.index(now) >= _PROGRESS.index(phase)
+
+    async def _change(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            done: set[Awaitable[None]] = {waiter} if self._task is None else {waiter, self._task}
+            await asyncio.wait(done, return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
+        finally:
+            self._waiters.discard(waiter)
+
+
+class Server(Tunnel):
+    """The side with the upstream."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        super().__init__(settings, Role.SERVE)
+        from .endpoints.origin import Origin
+
+        self._upstream = settings.upstream
+        self._origin = Origin(
+            settings.upstream,
+            advertise=settings.advertise,
+            timeouts=settings.timeouts,
+            limits=settings.limits,
+            on_record=self._record,
+        )
+        self._make_room(self._origin.handle)
+
+    @property
+    def url(self) -> str:
+        """The upstream's address."""
+        return str(self._upstream)
+
+    async def _open(self) -> None:
+        await self._origin.start()
+
+    async def _close_local(self) -> None:
+        await self._origin.aclose()
+
+
+class Proxy(Tunnel):
+    """The side with the local listener."""
+
+    def __init__(self, settings: ProxySettings) -> None:
+        super().__init__(settings, Role.PROXY)
+        from .endpoints.gateway import Gateway
+
+        self._make_room()
+        self._gateway = Gateway(
+            self._room,
+            listen=settings.listen,
+            timeouts=settings.timeouts,
+            limits=settings.limits,
+            on_record=self._record,
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it listens, ``http://127.0.0.1:8000``; empty before `start`."""
+        return self._gateway.url
+
+    @property
+    def openai_base_url(self) -> str:
+        """What an OpenAI client takes as its ``base_url``."""
+        return f"{self.url}/v1"
+
+    async def _open(self) -> None:
+        await self._gateway.start()
+        self._notify(Listening(url=self.url, addresses=self._gateway.addresses))
+
+    async def _close_local(self) -> None:
+        await self._gateway.aclose()
+
+
+T = TypeVar("T", bound=Tunnel)
+
+
+class Opening(Generic[T]):
+    """What `serve` and `proxy` return: ``await`` it for the handle, or ``async with`` it to have it closed too."""
+
+    def __init__(self, make: Callable[[], Awaitable[T]], phase: Phase, timeout: float | None) -> None:
+        self._make, self._phase, self._timeout = make, phase, timeout
+        self._tunnel: T | None = None
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._opened().__await__()
+
+    async def __aenter__(self) -> T:
+        self._tunnel = await self._opened()
+        return self._tunnel
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._tunnel is not None:
+            await self._tunnel.aclose()
+
+    async def _opened(self) -> T:
+        tunnel = await self._make()
+        try:
+            await tunnel.start()
+            await tunnel.wait(self._phase, timeout=self._timeout)
+        except BaseException:
+            await tunnel.aclose()
+            raise
+        return tunnel
+
+
+def serve(
+    upstream: str | Upstream | None = None,
+    *,
+    room: str,
+    signal: str = DEFAULT_SIGNAL,
+    advertise: str = "/",
+    stun: tuple[str, ...] = (DEFAULT_STUN,),
+    turn: str | None = None,
+    turn_user: str | None = None,
+    turn_pass: str | None = None,
+    timeout: float | None = WAIT,
+) -> Opening[Server]:
+    """Expose an HTTP service; opened when the signal server has taken us into the room.
+
+    ``upstream``: as ``--upstream``; None looks for a model server on this machine. Raises `SettingError`,
+    `UpstreamNotFound`, or `WaitTimeout` after ``timeout`` seconds (None: never).
+    """
+
+    async def make() -> Server:
+        return Server(
+            ServeSettings(
+                room=room,
+                signal=signal,
+                upstream=await _upstream(upstream),
+                advertise=advertise,
+                ice=IceServers(stun=stun, turn=turn, turn_user=turn_user, turn_pass=turn_pass),
+            )
+        )
+
+    return Opening(make, Phase.WAITING, timeout)
+
+
+def proxy(
+    *,
+    room: str,
+    signal: str = DEFAULT_SIGNAL,
+    listen: str = DEFAULT_LISTEN,
+    stun: tuple[str, ...] = (DEFAULT_STUN,),
+    turn: str | None = None,
+    turn_user: str | None = None,
+    turn_pass: str | None = None,
+    timeout: float | None = WAIT,
+) -> Opening[Proxy]:
+    """Bring the other side's HTTP service here; opened when serve is reached.
+
+    ``listen``: ``host:port``; port 0 takes a free one. Raises `AddressInUse`, `VersionMismatch`, or `WaitTimeout`
+    after ``timeout`` seconds (None: never).
+    """
+
+    async def make() -> Proxy:
+        return Proxy(
+            ProxySettings(
+                room=room,
+                signal=signal,
+                listen=listen,
+                ice=IceServers(stun=stun, turn=turn, turn_user=turn_user, turn_pass=turn_pass),
+            )
+        )
+
+    return Opening(make, Phase.READY, timeout)
+
+
+async def _upstream(upstream: str | Upstream | None) -> Upstream:
+    if upstream is None:
+        from .endpoints.discovery import find_upstream
+
+        return await find_upstream()
+    return upstream if isinstance(upstream, Upstream) else Upstream.parse(upstream)

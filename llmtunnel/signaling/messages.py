@@ -1,0 +1,196 @@
+"""The signalling messages, typed, to and from JSON (protocol/README.md section 10). Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ProtocolError
+from ..status import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Somebody else in the room."""
+
+    peer_id: str
+    role: Role | None = None
+    """None: an original member, or a server that does not tell."""
+    instance: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IceCandidate:
+    """A candidate as WebRTC's RTCIceCandidateInit has it; an empty ``candidate`` is the end of candidates."""
+
+    candidate: str
+    sdp_mid: str | None = None
+    sdp_m_line_index: int | None = None
+    username_fragment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """We are in the room."""
+
+    peer_id: str
+    peers: tuple[Member, ...] = ()
+    role: Role | None = None
+    """Ours, echoed by a server that knows roles: there, messages are addressed."""
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerJoined:
+    """Somebody came."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLeft:
+    """Somebody went, or lost the signal server."""
+
+    peer_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A member's offer."""
+
+    peer_id: str
+    sdp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A member's answer."""
+
+    peer_id: str
+    sdp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A member's ICE candidate."""
+
+    peer_id: str
+    candidate: IceCandidate
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    """The signal server objects."""
+
+    message: str
+    code: str | None = None
+
+
+Message = Joined | PeerJoined | PeerLeft | Offer | Answer | Candidate | ServerError
+
+
+def parse(text: str) -> Message | None:
+    """What the server said; None for a type that we do not know. Raises `ProtocolError`."""
+    values = _object(text)
+    match values.get("type"):
+        case "joined":
+            return Joined(_text(values, "peerId"), _members(values), _role(values), _optional(values, "token"))
+        case "peer-joined":
+            return PeerJoined(_member(values))
+        case "peer-left":
+            return PeerLeft(_text(values, "peerId"))
+        case "offer":
+            return Offer(_text(values, "peerId"), _text(values, "sdp"))
+        case "answer":
+            return Answer(_text(values, "peerId"), _text(values, "sdp"))
+        case "candidate":
+            return Candidate(_text(values, "peerId"), _candidate(_text(values, "candidate")))
+        case "error":
+            return ServerError(_text(values, "message"), _optional(values, "code"))
+    return None
+
+
+def join(room: str, *, role: Role, instance: str, token: str | None = None) -> str:
+    """Enter a room; ``token`` proves that we are a member that was there before."""
+    return _dump(type="join", room=room, role=role.value, instance=instance, token=token)
+
+
+def offer(sdp: str, *, to: str | None) -> str:
+    """Offer a connection; ``to`` is None where the server knows no roles, here and below."""
+    return _dump(type="offer", sdp=sdp, to=to)
+
+
+def answer(sdp: str, *, to: str | None) -> str:
+    """Answer an offer."""
+    return _dump(type="answer", sdp=sdp, to=to)
+
+
+def candidate(found: IceCandidate, *, to: str | None) -> str:
+    """Trickle a candidate: a JSON text within the JSON message, as the original has it."""
+    inner = json.dumps(
+        {
+            "candidate": found.candidate,
+            "sdpMid": found.sdp_mid,
+            "sdpMLineIndex": found.sdp_m_line_index,
+            "usernameFragment": found.username_fragment,
+        }
+    )
+    return _dump(type="candidate", candidate=inner, to=to)
+
+
+def _dump(**values: object) -> str:
+    return json.dumps({name: value for name, value in values.items() if value is not None})
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolError("A signalling message is not JSON.") from exc
+    if not isinstance(values, dict):
+        raise ProtocolError("A signalling message is not a JSON object.")
+    return values
+
+
+def _text(values: dict[str, Any], name: str) -> str:
+    value = values.get(name)
+    if not isinstance(value, str):
+        raise ProtocolError(f"A signalling message has no {name}.")
+    return value
+
+
+def _optional(values: dict[str, Any], name: str) -> str | None:
+    value = values.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _role(values: dict[str, Any]) -> Role | None:
+    value = values.get("role")
+    return Role(value) if value in ("serve", "proxy") else None
+
+
+def _member(values: dict[str, Any]) -> Member:
+    return Member(_text(values, "peerId"), _role(values), _optional(values, "instance"))
+
+
+def _members(values: dict[str, Any]) -> tuple[Member, ...]:
+    """``members`` where the server knows roles, else the bare ids of ``peers``."""
+    members = values.get("members")
+    if isinstance(members, list) and all(isinstance(each, dict) for each in members):
+        return tuple(_member(each) for each in members)
+    peers = values.get("peers")
+    if not isinstance(peers, list) or not all(isinstance(each, str) for each in peers):
+        raise ProtocolError("A joined message has no peers.")
+    return tuple(Member(each) for each in peers)
+
+
+def _candidate(text: str) -> IceCandidate:
+    values = _object(text)
+    index = values.get("sdpMLineIndex")
+    return IceCandidate(
+        candidate=_text(values, "candidate"),
+        sdp_mid=_optional(values, "sdpMid"),
+        sdp_m_line_index=index if type(index) is int else None,
+        username_fragment=_optional(values, "usernameFragment"),
+    )

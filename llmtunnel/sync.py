@@ -1,0 +1,168 @@
+"""The blocking twins of `llmtunnel.aio`: the tunnel runs on the loop thread of `runtime`, the caller waits.
+
+No logic of its own. A cell that sleeps or computes stalls nothing, and a blocking client in the same notebook can use the proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from . import aio, runtime
+from .config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN
+from .errors import TunnelError
+from .status import Notice, Phase, RequestRecord, Status
+from .upstream import Upstream
+
+T = TypeVar("T", bound=aio.Tunnel)
+
+
+class Handle(Generic[T]):
+    """A tunnel that runs on the loop thread; what it tells is safe to read from any thread."""
+
+    def __init__(self, tunnel: T) -> None:
+        self._tunnel = tunnel
+        self._open = True
+
+    @property
+    def status(self) -> Status:
+        """See `aio.Tunnel.status`."""
+        return self._tunnel.status
+
+    @property
+    def url(self) -> str:
+        """See `aio.Tunnel.url`."""
+        return self._tunnel.url
+
+    def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
+        """See `aio.Tunnel.requests`."""
+        return self._tunnel.requests(limit)
+
+    def subscribe(self, callback: Callable[[Notice], None]) -> aio.Unsubscribe:
+        """See `aio.Tunnel.subscribe`; the callback is called on the loop thread."""
+        return self._tunnel.subscribe(callback)
+
+    def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = aio.WAIT) -> None:
+        """See `aio.Tunnel.wait`."""
+        self._check()
+        runtime.shared.call(self._tunnel.wait(phase, timeout=timeout))
+
+    def close(self) -> None:
+        """See `aio.Tunnel.aclose`."""
+        if self._open:
+            self._check()
+            self._open = False
+            try:
+                runtime.shared.call(self._tunnel.aclose())
+            finally:
+                runtime.shared.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._tunnel)
+
+    def _check(self) -> None:
+        if not self._open:
+            raise TunnelError("This tunnel is closed.", hint="Make another one.")
+        _refuse_loop_thread("wait", "close")
+
+
+class Server(Handle[aio.Server]):
+    """The side with the upstream."""
+
+
+class Proxy(Handle[aio.Proxy]):
+    """The side with the local listener."""
+
+    @property
+    def openai_base_url(self) -> str:
+        """See `aio.Proxy.openai_base_url`."""
+        return self._tunnel.openai_base_url
+
+
+def serve(
+    upstream: str | Upstream | None = None,
+    *,
+    room: str,
+    signal: str = DEFAULT_SIGNAL,
+    advertise: str = "/",
+    stun: tuple[str, ...] = (DEFAULT_STUN,),
+    turn: str | None = None,
+    turn_user: str | None = None,
+    turn_pass: str | None = None,
+    timeout: float | None = aio.WAIT,
+) -> Server:
+    """See `aio.serve`; returns when the signal server has taken us into the room."""
+    return Server(
+        _opened(
+            lambda: aio.serve(
+                upstream,
+                room=room,
+                signal=signal,
+                advertise=advertise,
+                stun=stun,
+                turn=turn,
+                turn_user=turn_user,
+                turn_pass=turn_pass,
+                timeout=timeout,
+            )
+        )
+    )
+
+
+def proxy(
+    *,
+    room: str,
+    signal: str = DEFAULT_SIGNAL,
+    listen: str = DEFAULT_LISTEN,
+    stun: tuple[str, ...] = (DEFAULT_STUN,),
+    turn: str | None = None,
+    turn_user: str | None = None,
+    turn_pass: str | None = None,
+    timeout: float | None = aio.WAIT,
+) -> Proxy:
+    """See `aio.proxy`; returns when serve is reached."""
+    return Proxy(
+        _opened(
+            lambda: aio.proxy(
+                room=room,
+                signal=signal,
+                listen=listen,
+                stun=stun,
+                turn=turn,
+                turn_user=turn_user,
+                turn_pass=turn_pass,
+                timeout=timeout,
+            )
+        )
+    )
+
+
+def _opened(make: Callable[[], Awaitable[T]]) -> T:
+    _refuse_loop_thread("serve", "proxy")
+    runtime.shared.acquire()
+    try:
+        return runtime.shared.call(_await(make))
+    except BaseException:
+        runtime.shared.release()
+        raise
+
+
+async def _await(make: Callable[[], Awaitable[T]]) -> T:
+    return await make()
+
+
+def _refuse_loop_thread(*names: str) -> None:
+    if runtime.shared.current:
+        calls = " and ".join(f"`{name}`" for name in names)
+        raise TunnelError(
+            f"{calls} would block the loop that the tunnel runs on.", hint="Use their twins in llmtunnel.aio there."
+        )
