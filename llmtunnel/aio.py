@@ -183,11 +183,11 @@ class Tunnel(ABC):
 
     async def _end(self) -> None:
         try:
-            await self._close_local()
             if self._task is not None:
                 self._task.cancel()
                 with suppress(asyncio.CancelledError):
                     await self._task
+            await self._close_local()
         finally:
             self._closed = True
             self._notify(Stopped(reason=str(self._error or "")))

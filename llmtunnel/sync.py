@@ -1,6 +1,7 @@
 """The blocking twins of `llmtunnel.aio`: the tunnel runs on the loop thread of `runtime`, the caller waits.
 
-No logic of its own. A cell that sleeps or computes stalls nothing, and a blocking client in the same notebook can use the proxy.
+No logic of its own. A cell that sleeps or computes stalls nothing, and a blocking client in the same notebook can use
+the proxy.
 """
 
 from __future__ import annotations

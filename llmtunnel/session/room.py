@@ -76,6 +76,7 @@ class Room:
         self._retry_signal = Backoff(settings.timeouts)
         self._retry_link = Backoff(settings.timeouts)
         self._failure: TunnelError | None = None
+        self._stopping = False
 
     @property
     def sessions(self) -> list[Session]:
@@ -230,6 +231,8 @@ class Room:
         if self._links.get(link.member.peer_id) is link:
             del self._links[link.member.peer_id]
             self._negotiation.unlinked(link.member.peer_id)
+        if self._stopping:
+            return
         if link.session is not None:
             self._notify(PeerLostNotice(peer=link.name, reason=str(reason)))
         else:
@@ -253,6 +256,7 @@ class Room:
         task.add_done_callback(self._closing.discard)
 
     async def _close_links(self) -> None:
+        self._stopping = True
         for link in list(self._links.values()):
             self._dismiss(link)
         if self._closing:
