@@ -1,4 +1,4 @@
-"""The HTTP service behind serve: where it is, which fields it adds, how a request target is put on it. Pure."""
+"""The HTTP service behind serve: where it is, which fields it adds, how a target is put on it. Pure."""
 
 from __future__ import annotations
 

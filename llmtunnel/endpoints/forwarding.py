@@ -1,0 +1,166 @@
+"""What changes in a head on its way to the upstream and back, and how a request's body is framed there. Pure.
+
+A request gets what its client sent and nothing else: no field is added but Host and those of the upstream's settings.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ..errors import ErrorCode, ProtocolError, SettingError
+from ..protocol.heads import Fields, RequestHead, ResponseHead, get_all, is_upgrade, tokens
+from ..protocol.hello import Feature, Features
+from ..upstream import Upstream
+from .encoding import LAST_CHUNK, encode_chunk, encode_request
+from .http1 import BadMessage, content_length, end_to_end
+
+_CHUNKED: Final[Fields] = ((b"Transfer-Encoding", b"chunked"),)
+_URL: Final = re.compile(rb"(?:([A-Za-z]+):)?//([^/?#]*)(.*)", re.DOTALL)
+_IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
+"""Methods that may be sent twice (RFC 9110 section 9.2.2); not PUT and DELETE, whose second answer may differ."""
+
+
+class RequestBody:
+    """Frames body bytes for the upstream, and holds the peer to the length that it told.
+
+    More bytes than told would be read as the next request on that connection.
+    """
+
+    def __init__(self, length: int | None) -> None:
+        self._left = length
+        """None: of unknown length, so it goes in chunks."""
+        self.whole = length == 0
+        """All of it has been framed."""
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the head must say so."""
+        return self._left is None
+
+    def encode(self, data: bytes) -> bytes:
+        """The bytes to send for ``data``, which is not empty. Raises `ProtocolError` past the length."""
+        if self._left is None:
+            return encode_chunk(data)
+        self._left -= len(data)
+        if self._left < 0:
+            raise ProtocolError("The request's body is longer than its Content-Length.")
+        self.whole = self._left == 0
+        return data
+
+    def end(self) -> bytes:
+        """The bytes to send at the body's end. Raises `ProtocolError` short of the length."""
+        if self._left:
+            raise ProtocolError("The request's body is shorter than its Content-Length.", code=ErrorCode.TRUNCATED)
+        self.whole = True
+        return LAST_CHUNK if self._left is None else b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forwarding:
+    """How requests are put to one upstream."""
+
+    upstream: Upstream
+    advertise: bytes = b""
+    """A prefix that is taken off paths: empty, or begins with ``/`` and does not end with one."""
+
+    def request(self, head: RequestHead, features: Features, *, chunked: bool, upgrade: bool) -> bytes:
+        """The request's head as the upstream gets it. Raises `ProtocolError` where it must not go there."""
+        if head.method == b"CONNECT":
+            raise ProtocolError("CONNECT is not carried.")
+        target = self.upstream.request_target(_without_prefix(head.target, self.advertise))
+        fields = ((b"Host", self.upstream.authority), *self._request_fields(head.fields, features, upgrade))
+        return encode_request(replace(head, target=target, fields=fields + (_CHUNKED if chunked else ())))
+
+    def _request_fields(self, fields: Fields, features: Features, upgrade: bool) -> Fields:
+        dropped = {b"host", *(name.lower() for name, _ in self.upstream.fields)}
+        if Feature.INTERIM not in features:  # the client would never hear of the 100 that it waits for
+            dropped.add(b"expect")
+        kept = end_to_end(fields, upgrade=upgrade)
+        return tuple(field for field in kept if field[0].lower() not in dropped) + self.upstream.fields
+
+    def response(self, head: ResponseHead, request: RequestHead) -> ResponseHead:
+        """The response's head as the client gets it: end-to-end fields, and a Location that it can follow."""
+        fields = end_to_end(head.fields, upgrade=head.status == 101)
+        return replace(
+            head,
+            fields=tuple(
+                (name, self._location(value, request) if name.lower() == b"location" else value)
+                for name, value in fields
+            ),
+        )
+
+    def _location(self, value: bytes, request: RequestHead) -> bytes:
+        """A redirect within the upstream's own space, as one within the client's; any other as it is."""
+        url = _URL.match(value)
+        path = url[3] if url else value
+        if url and not self._is_upstream(url[1], url[2]):
+            return value
+        inside = _below(path, self.upstream.base_path)
+        if inside is None or not (url or value.startswith(b"/")):
+            return value
+        client = get_all(request.fields, b"x-forwarded-host")
+        if url and client:
+            return b"http://" + client[0] + inside
+        # `//x` alone would name the host x.
+        return b"/." + inside if inside.startswith(b"//") else inside
+
+    def _is_upstream(self, scheme: bytes | None, authority: bytes) -> bool:
+        ours = self.upstream.scheme.encode()
+        if scheme is not None and scheme.lower() != ours:
+            return False
+        default = b":443" if ours == b"https" else b":80"
+        return authority.lower().removesuffix(default) == self.upstream.authority.lower()
+
+
+def advertised(text: str) -> bytes:
+    """The prefix that ``--advertise`` names: empty for ``/``. Raises `SettingError`."""
+    prefix = text.rstrip("/")
+    if prefix and not re.fullmatch(r"/[!-~]*", prefix):
+        raise SettingError(f"{text!r} is not a path prefix.", hint="Write it as --advertise /v1.")
+    return prefix.encode("ascii")
+
+
+def request_body(head: RequestHead, features: Features) -> RequestBody | None:
+    """The body that the head tells of; None where only its first frame will tell: v1 drops Transfer-Encoding.
+
+    Raises `ProtocolError` where its framing is not HTTP's.
+    """
+    try:
+        length = content_length(head.fields)
+    except BadMessage as exc:
+        raise ProtocolError(f"{exc}.") from exc
+    codings = tokens(head.fields, b"transfer-encoding")
+    if codings not in ([], [b"chunked"]) or (codings and length is not None):
+        raise ProtocolError("The request's body is framed in a way that we do not pass on.")
+    if codings:
+        return RequestBody(None)
+    if length is None and Feature.FIELDS not in features:
+        return None
+    return RequestBody(length or 0)
+
+
+def wants_upgrade(head: RequestHead, features: Features) -> bool:
+    """Whether the exchange may become an opaque pipe."""
+    return Feature.UPGRADE in features and is_upgrade(head.fields)
+
+
+def repeatable(head: RequestHead, body: RequestBody) -> bool:
+    """Whether the request may be sent again when a kept connection turns out to have died."""
+    return head.method in _IDEMPOTENT and body.whole
+
+
+def _without_prefix(target: bytes, prefix: bytes) -> bytes:
+    inside = _below(target, prefix) if prefix else None
+    return target if inside is None else inside
+
+
+def _below(target: bytes, prefix: bytes) -> bytes | None:
+    """What stands behind ``prefix``, as a path again; None where it is not in front, up to a segment's end."""
+    if not target.startswith(prefix):
+        return None
+    rest = target[len(prefix) :]
+    if rest.startswith(b"/"):
+        return rest
+    return b"/" + rest if rest[:1] in (b"", b"?", b"#") else None

@@ -1,0 +1,296 @@
+"""The origin: puts each stream's request to the upstream, and the upstream's response on the stream, as both come.
+
+    stream                     exchange                      upstream
+    request's head        ->   Host, fields, framing    ->   a connection of the pool
+    body, as it comes     ->   one task                 ->   written with back-pressure
+    heads, body, end      <-   another                  <-   read with back-pressure
+
+The two directions do not wait for each other. Cancelling `Origin.handle` closes the upstream's connection at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from ..config import Limits, Timeouts
+from ..errors import ErrorCode, ProtocolError, TunnelError, UpstreamBroken, UpstreamError, UpstreamUnreachable
+from ..protocol.heads import ResponseHead
+from ..protocol.hello import Feature
+from ..session.stream import Stream
+from ..status import RequestRecord
+from ..upstream import Upstream
+from .forwarding import Forwarding, RequestBody, advertised, repeatable, request_body, wants_upgrade
+from .http1 import END, BadMessage, ResponseEvent, ResponseReader
+from .pool import UpstreamConnection, UpstreamPool
+
+logger = logging.getLogger(__name__)
+
+GIVEN_UP: Final = "The other side gave the exchange up."
+
+
+class Origin:
+    """Serve's HTTP client: `handle` is a session's handler."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        advertise: str = "/",
+        timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
+        on_record: Callable[[RequestRecord], None] = lambda record: None,
+    ) -> None:
+        """``advertise``: a prefix taken off paths that begin with it. Raises `SettingError`."""
+        self._forwarding = Forwarding(upstream=upstream, advertise=advertised(advertise))
+        self._limits = limits or Limits()
+        self._pool = UpstreamPool(upstream, timeouts=timeouts or Timeouts(), limits=self._limits)
+        self._on_record = on_record
+
+    async def handle(self, stream: Stream) -> None:
+        """Answer one stream. Raises `StreamReset` or `PeerLost` where it ends early; all else is told to the client."""
+        exchange = _Exchange(stream, self._pool, self._forwarding, self._limits)
+        try:
+            await exchange.run()
+        except asyncio.CancelledError:
+            exchange.error = GIVEN_UP
+            raise
+        except Exception as exc:
+            exchange.error = str(exc)
+            raise
+        finally:
+            record = exchange.record()
+            _log(record)
+            self._on_record(record)
+
+    async def aclose(self) -> None:
+        """Close every connection to the upstream."""
+        await self._pool.aclose()
+
+
+class _StaleConnection(Exception):
+    """A kept connection had died; the request can be put on another."""
+
+
+class _Exchange:
+    """One request and its response."""
+
+    def __init__(self, stream: Stream, pool: UpstreamPool, forwarding: Forwarding, limits: Limits) -> None:
+        self._stream = stream
+        self._pool = pool
+        self._forwarding = forwarding
+        self._limits = limits
+        self._started = time.perf_counter()
+        self._first_byte: float | None = None
+        self._status: int | None = None
+        self._bytes_up = 0
+        self._bytes_down = 0
+        self.error = ""
+
+    async def run(self) -> None:
+        """The whole exchange, whose failures the client hears of."""
+        try:
+            await self._forward()
+        except UpstreamError as exc:
+            await self._fail(exc)
+        except ProtocolError as exc:
+            self.error = exc.message
+            self._stream.reset(exc.code, exc.message)
+
+    def record(self) -> RequestRecord:
+        """What is known of the exchange so far."""
+        return RequestRecord(
+            method=self._stream.request.method.decode("ascii", "backslashreplace"),
+            path=self._stream.request.path,
+            status=self._status,
+            bytes_up=self._bytes_up,
+            bytes_down=self._bytes_down,
+            first_byte_ms=self._first_byte,
+            duration_ms=self._elapsed(),
+            error=self.error,
+            peer=self._stream.peer,
+        )
+
+    def _elapsed(self) -> float:
+        return round((time.perf_counter() - self._started) * 1000, 3)
+
+    # -- the request
+
+    async def _forward(self) -> None:
+        request, features = self._stream.request, self._stream.features
+        body, first = await self._body()
+        upgrade = wants_upgrade(request, features) and body.whole
+        head = self._forwarding.request(request, features, chunked=body.chunked, upgrade=upgrade)
+        again = repeatable(request, body)
+        try:
+            await self._exchange(head, body, first, upgrade=upgrade, fresh=False, repeatable=again)
+        except _StaleConnection:
+            await self._exchange(head, body, first, upgrade=upgrade, fresh=True, repeatable=False)
+
+    async def _body(self) -> tuple[RequestBody, bytes]:
+        """The request's body, and what had to be read of it to know that there is one."""
+        body = request_body(self._stream.request, self._stream.features)
+        if body is not None:
+            return body, b""
+        first = await self._stream.receive()
+        return RequestBody(None if first else 0), first
+
+    async def _exchange(
+        self, head: bytes, body: RequestBody, first: bytes, *, upgrade: bool, fresh: bool, repeatable: bool
+    ) -> None:
+        connection = await self._pool.acquire(fresh=fresh)
+        try:
+            connection.write_now(head)
+            reader = ResponseReader(self._stream.request.method, upgrade=upgrade, limits=self._limits)
+            if body.whole:
+                await self._answer(connection, reader, repeatable=repeatable)
+            else:
+                async with _beside(self._send_body(connection, body, first), f"body of {self._stream.id}"):
+                    await self._answer(connection, reader, repeatable=False)
+            if self._status == 101:
+                await self._pipe(connection, reader.rest)
+        except BaseException:
+            connection.abort()
+            raise
+        if reader.keep_alive and body.whole:
+            self._pool.release(connection)
+        else:
+            connection.abort()
+
+    async def _send_body(self, connection: UpstreamConnection, body: RequestBody, data: bytes) -> None:
+        """Pass the request's body on. What goes wrong here is told by the task that reads from the connection."""
+        try:
+            while data := data or await self._stream.receive():
+                self._bytes_up += len(data)
+                await connection.write(body.encode(data))
+                data = b""
+            await connection.write(body.end())
+        except UpstreamError:
+            pass  # it may have answered before it broke off
+        except TunnelError as exc:
+            connection.abort(exc)
+
+    # -- the response
+
+    async def _answer(self, connection: UpstreamConnection, reader: ResponseReader, *, repeatable: bool) -> None:
+        """Pass on all heads, the body and its end; for a 101 the head alone."""
+        data = await self._first(connection, repeatable=repeatable)
+        while True:
+            for event in _events(reader, data):
+                await self._pass_on(event)
+                if event is END or self._status == 101:
+                    return
+            data = await connection.read()
+
+    async def _first(self, connection: UpstreamConnection, *, repeatable: bool) -> bytes:
+        """The first bytes that the upstream says. Raises `_StaleConnection` where a kept one says none."""
+        stale = connection.reused and repeatable
+        try:
+            data = await connection.read()
+        except UpstreamBroken as exc:
+            if stale:
+                raise _StaleConnection from exc
+            raise
+        if stale and not data:
+            raise _StaleConnection
+        return data
+
+    async def _pass_on(self, event: ResponseEvent) -> None:
+        if isinstance(event, bytes):
+            self._bytes_down += len(event)
+            await self._stream.send(event)
+        elif isinstance(event, ResponseHead):
+            await self._send_head(event)
+        else:
+            await self._stream.send_end()
+
+    async def _send_head(self, head: ResponseHead) -> None:
+        if head.interim and Feature.INTERIM not in self._stream.features:
+            return
+        if self._first_byte is None:
+            self._first_byte = self._elapsed()
+        try:
+            await self._stream.send_response(self._forwarding.response(head, self._stream.request))
+        except ProtocolError as exc:
+            raise UpstreamBroken("The head of the upstream's response is too large for the tunnel.") from exc
+        if not head.interim:
+            self._status = head.status
+
+    async def _pipe(self, connection: UpstreamConnection, data: bytes) -> None:
+        """After a 101: bytes both ways, each direction until its own end."""
+        async with _beside(self._pipe_up(connection), f"pipe of {self._stream.id}") as up:
+            while data := data or await connection.read():
+                await self._pass_on(data)
+                data = b""
+            await self._stream.send_end()
+            await up
+
+    async def _pipe_up(self, connection: UpstreamConnection) -> None:
+        try:
+            while data := await self._stream.receive():
+                self._bytes_up += len(data)
+                await connection.write(data)
+            connection.end()
+        except TunnelError as exc:
+            connection.abort(exc)
+            raise
+
+    # -- failures
+
+    async def _fail(self, exc: UpstreamError) -> None:
+        """Tell the client: with a response where there is none yet, by breaking it off where there is."""
+        self.error = exc.message
+        if self._status is not None:
+            self._stream.reset(ErrorCode.UPSTREAM, exc.message)
+            return
+        head, body = _bad_gateway(exc)
+        await self._send_head(head)
+        if self._stream.request.method != b"HEAD":
+            await self._pass_on(body)
+        await self._stream.send_end()
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[Awaitable[None]]:
+    """Run ``work`` as a task while the block runs; its end is awaited, and cut short where the block ends first."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _events(reader: ResponseReader, data: bytes) -> list[ResponseEvent]:
+    try:
+        return reader.feed(data) if data else reader.eof()
+    except BadMessage as exc:
+        raise UpstreamBroken(f"The upstream's response cannot be used: {exc}.") from exc
+
+
+def _bad_gateway(exc: UpstreamError) -> tuple[ResponseHead, bytes]:
+    """A response in the form that OpenAI's clients show."""
+    code = "upstream_unreachable" if isinstance(exc, UpstreamUnreachable) else "upstream_broken"
+    message = f"{exc.message} {exc.hint}".rstrip()
+    error = {"message": message, "type": "tunnel_error", "code": code}
+    body = json.dumps({"error": error}, ensure_ascii=False).encode() + b"\n"
+    fields = ((b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body)))
+    return ResponseHead(status=502, reason=b"Bad Gateway", fields=fields), body
+
+
+def _log(record: RequestRecord) -> None:
+    logger.info(
+        "%s %s %s, %d bytes up, %d down, %.0f ms%s",
+        record.method,
+        record.path,
+        record.status or "-",
+        record.bytes_up,
+        record.bytes_down,
+        record.duration_ms,
+        f": {record.error}" if record.error else "",
+    )
