@@ -1,0 +1,95 @@
+"""Two WebRTC peers in one process, and a signal server between them that is a few function calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from llmtunnel.config import IceServers, Limits, Timeouts
+from llmtunnel.signaling.messages import IceCandidate
+from llmtunnel.transport.base import Channel
+from llmtunnel.transport.webrtc import WebRtcPeer
+
+NO_SERVERS = IceServers(stun=())
+
+
+class End:
+    """One peer, what it told, and what its channel said."""
+
+    def __init__(
+        self, *, ice: IceServers = NO_SERVERS, timeouts: Timeouts | None = None, loopback: bool = False
+    ) -> None:
+        self.candidates: list[IceCandidate] = []
+        self.tell: Callable[[IceCandidate], None] = self.candidates.append
+        self.peer = WebRtcPeer(
+            ice=ice,
+            timeouts=timeouts or Timeouts(connect=20.0),
+            limits=Limits(),
+            on_candidate=lambda candidate: self.tell(candidate),
+            loopback=loopback,
+        )
+        self.messages: list[bytes] = []
+        self.closed: list[str] = []
+        self.room = asyncio.Event()
+        self.news = asyncio.Event()
+        self.channel: Channel
+
+    async def open(self, *, attach: bool = True) -> Channel:
+        self.channel = await self.peer.channel()
+        if attach:
+            self.channel.attach(self)
+        return self.channel
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not done():
+                self.news.clear()
+                await self.news.wait()
+
+    async def send(self, message: bytes) -> None:
+        async with asyncio.timeout(20):
+            while not self.channel.has_room:
+                self.room.clear()
+                await self.room.wait()
+        self.channel.send(message)
+
+    def message_received(self, message: bytes) -> None:
+        assert not self.closed
+        self.messages.append(message)
+        self.news.set()
+
+    def room_available(self) -> None:
+        self.room.set()
+
+    def channel_closed(self, reason: str) -> None:
+        self.closed.append(reason)
+        self.news.set()
+
+
+async def introduce(offerer: End, answerer: End) -> None:
+    """Exchange the SDPs, and candidates as they come."""
+    offerer.tell, answerer.tell = answerer.peer.add_candidate, offerer.peer.add_candidate
+    await offerer.peer.accept(await answerer.peer.answer(await offerer.peer.offer()))
+
+
+async def connected() -> tuple[End, End]:
+    """Two ends with open, attached channels: the offerer's and the answerer's."""
+    left, right = End(), End()
+    await introduce(left, right)
+    await left.open()
+    await right.open()
+    return left, right
+
+
+def without_candidates(sdp: str) -> str:
+    return "".join(
+        line for line in sdp.splitlines(keepends=True) if not line.startswith(("a=candidate:", "a=end-of-candidates"))
+    )
+
+
+def candidates_of(sdp: str) -> list[IceCandidate]:
+    return [
+        IceCandidate(candidate=line.removeprefix("a="), sdp_mid="0", sdp_m_line_index=0)
+        for line in sdp.splitlines()
+        if line.startswith("a=candidate:")
+    ]
