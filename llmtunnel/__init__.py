@@ -1,0 +1,100 @@
+"""An HTTP service on one machine, answering on another through a peer-to-peer WebRTC data channel.
+
+Public names only. Each is loaded when it is first used, so that ``import llmtunnel`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from . import aio
+    from .config import IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
+    from .errors import (
+        AddressInUse,
+        ConnectFailed,
+        PeerError,
+        PeerLost,
+        PeerNotFound,
+        RoomFull,
+        SettingError,
+        SignalError,
+        SignalRejected,
+        SignalUnreachable,
+        StreamError,
+        TunnelError,
+        UpstreamError,
+        UpstreamNotFound,
+        UpstreamUnreachable,
+        VersionMismatch,
+        WaitTimeout,
+    )
+    from .status import Notice, Path, PeerStatus, Phase, RequestRecord, Role, Status
+    from .sync import proxy, serve
+    from .upstream import Upstream
+
+__all__ = [
+    "AddressInUse",
+    "ConnectFailed",
+    "IceServers",
+    "Limits",
+    "Notice",
+    "Path",
+    "PeerError",
+    "PeerLost",
+    "PeerNotFound",
+    "PeerStatus",
+    "Phase",
+    "ProxySettings",
+    "RequestRecord",
+    "Role",
+    "RoomFull",
+    "ServeSettings",
+    "SettingError",
+    "Settings",
+    "SignalError",
+    "SignalRejected",
+    "SignalUnreachable",
+    "Status",
+    "StreamError",
+    "Timeouts",
+    "TunnelError",
+    "Upstream",
+    "UpstreamError",
+    "UpstreamNotFound",
+    "UpstreamUnreachable",
+    "VersionMismatch",
+    "WaitTimeout",
+    "__version__",
+    "aio",
+    "proxy",
+    "serve",
+]
+
+_MODULES = {
+    "config": ("IceServers", "Limits", "ProxySettings", "ServeSettings", "Settings", "Timeouts"),
+    "status": ("Notice", "Path", "PeerStatus", "Phase", "RequestRecord", "Role", "Status"),
+    "sync": ("proxy", "serve"),
+    "upstream": ("Upstream",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "aio":
+        return import_module(".aio", __name__)
+    value: object = getattr(import_module("." + _HOMES.get(name, "errors"), __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

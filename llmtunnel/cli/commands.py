@@ -1,0 +1,118 @@
+"""What each command does, from its arguments to its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import TunnelError
+from ..status import ErrorNotice
+from . import logs
+from .console import Console
+from .options import DemoCommand, ProxyCommand, ServeCommand, SignalCommand
+from .parsers import PROG
+from .signals import READER_GONE, Stop, on_signals
+
+if TYPE_CHECKING:
+    from ..aio import Tunnel
+    from ..upstream import Upstream
+
+PROBE: Final = 2.0
+"""Seconds in which an upstream that runs takes a connection."""
+
+Work = Coroutine[Any, Any, int]
+Command = ServeCommand | ProxyCommand | DemoCommand | SignalCommand
+
+
+def execute(command: Command) -> int:
+    """Run a command, and return the exit status."""
+    if isinstance(command, SignalCommand):
+        from signal_server.cli import main
+
+        return main(command.arguments, prog=f"{PROG} signal")
+    return _run(command)
+
+
+def _run(command: ServeCommand | ProxyCommand | DemoCommand) -> int:
+    from .. import runtime
+
+    logs.configure(command.view.log_level)
+    console = Console(json=command.view.json)
+    try:
+        return runtime.run(_until_stopped(_work(command, console), console))
+    except TunnelError as exc:
+        return console.fail(exc)
+    finally:
+        console.output.close()
+
+
+def _work(command: ServeCommand | ProxyCommand | DemoCommand, console: Console) -> Work:
+    match command:
+        case ServeCommand():
+            return _serve(command, console)
+        case ProxyCommand():
+            return _proxy(command, console)
+        case DemoCommand():
+            from .demo import demo
+
+            return demo(console, stay=command.stay)
+
+
+async def _until_stopped(work: Work, console: Console) -> int:
+    stop = Stop()
+    console.output.on_gone = lambda: stop.request(READER_GONE)
+    with on_signals(stop):
+        return await stop.run(work)
+
+
+async def _serve(command: ServeCommand, console: Console) -> int:
+    from .. import aio
+
+    upstream = command.upstream or replace(await _discover(), fields=command.fields)
+    probe = asyncio.create_task(_probe(upstream, console), name="upstream probe")
+    try:
+        return await keep(aio.Server(command.settings(upstream)), console)
+    finally:
+        probe.cancel()
+        await asyncio.wait((probe,))
+
+
+async def _proxy(command: ProxyCommand, console: Console) -> int:
+    from .. import aio
+
+    return await keep(aio.Proxy(command.settings), console)
+
+
+async def keep(tunnel: Tunnel, console: Console) -> int:
+    """Run a tunnel until it ends or the task is cancelled, then close it; tells what happens meanwhile."""
+    unsubscribe = tunnel.subscribe(console.tell)
+    try:
+        await tunnel.start()
+        await tunnel.wait_stopped()
+        return 0
+    finally:
+        await tunnel.aclose()
+        unsubscribe()
+
+
+async def _discover() -> Upstream:
+    from ..endpoints.discovery import find_upstream
+
+    return await find_upstream()
+
+
+async def _probe(upstream: Upstream, console: Console) -> None:
+    """Say where the upstream is down: it may still come, but a person who mistyped it wants to know."""
+    try:
+        async with asyncio.timeout(PROBE):
+            _, writer = await asyncio.open_connection(upstream.host, upstream.port)
+    except OSError:
+        hint = "Start it, or check --upstream; until it answers, requests get 502."
+        console.tell(ErrorNotice(message=f"Nothing answers at the upstream {upstream}.", hint=hint))
+    else:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()

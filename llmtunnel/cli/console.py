@@ -1,0 +1,144 @@
+"""Standard output for a program that must not wait for whoever reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import select
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
+
+from ..errors import TunnelError
+from ..status import ErrorNotice, Notice, Role
+from .lines import HumanLines, complaint, json_line
+
+BACKLOG = 2000
+"""Writes kept for a reader that does not read; beyond them the oldest are dropped."""
+RETRY = 0.1
+"""Seconds until a full pipe is tried again."""
+FAREWELL = 0.5
+"""Seconds that a reader has to take what is left when the program ends."""
+
+
+class Console:
+    """Says what happens: sentences for people, or JSON objects (``json``) and nothing else."""
+
+    def __init__(self, *, json: bool = False, stream: TextIO | None = None) -> None:
+        self.output = Output(sys.stdout if stream is None else stream)
+        self._json = json
+        self._human = HumanLines()
+        self._last_error = ""
+
+    def tell(self, notice: Notice) -> None:
+        """One line for a notice, or none where it was just said."""
+        if isinstance(notice, ErrorNotice):
+            self._last_error = notice.message
+        line = json_line(notice) if self._json else self._human.line(notice)
+        if line is not None:
+            self.output.write(line + "\n")
+
+    def say(self, text: str) -> None:
+        """Text for people only, written as it is."""
+        if not self._json:
+            self.output.write(text)
+
+    def record(self, notice: Notice, *, role: Role | None = None) -> None:
+        """A notice for programs only; ``role`` tells whose it is where one process has both."""
+        if self._json:
+            self.output.write(json_line(notice, role) + "\n")
+
+    def fail(self, error: TunnelError) -> int:
+        """Say why the command ends, to programs where a notice has not; returns its exit status."""
+        if not self._json:
+            sys.stderr.write(complaint(error))
+        elif error.message != self._last_error:
+            self.tell(ErrorNotice(message=error.message, hint=error.hint))
+        return error.exit_code
+
+
+class Output:
+    """A stream that is written to at once where its reader keeps up, and never waited for.
+
+    ``on_gone`` is called once, when the reader is found to be gone; what is written after that is dropped.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.on_gone: Callable[[], None] = lambda: None
+        self._stream = stream
+        self._descriptor = _descriptor(stream)
+        self._waiting: deque[bytes] = deque(maxlen=BACKLOG)
+        self._retry: asyncio.TimerHandle | None = None
+        self._gone = False
+
+    def write(self, text: str) -> None:
+        """Write text, now or as soon as the reader has taken what came before it."""
+        if not self._gone:
+            self._waiting.append(text.encode(self._stream.encoding or "utf-8", "replace"))
+            if self._retry is None:
+                self._drain()
+
+    def close(self) -> None:
+        """Give the reader a moment for what is left."""
+        self._stop_retrying()
+        with suppress(OSError):
+            self._write_waiting(patience=FAREWELL)
+
+    def _drain(self) -> None:
+        self._retry = None
+        try:
+            done = self._write_waiting()
+        except BrokenPipeError:
+            self._abandon()
+        except OSError:
+            self._waiting.clear()  # a full disk, a terminal that hung up: no reason to end a tunnel
+        else:
+            if not done:
+                self._retry_later()
+
+    def _write_waiting(self, *, patience: float = 0.0) -> bool:
+        """Write what the reader takes; whether that was all."""
+        while self._waiting:
+            data = self._waiting.popleft()
+            rest = self._write_some(data, patience)
+            if rest:
+                self._waiting.appendleft(rest)
+                return False
+        return True
+
+    def _write_some(self, data: bytes, patience: float) -> bytes:
+        """Write one piece; what is left of it."""
+        if self._descriptor is None:
+            self._stream.write(data.decode(self._stream.encoding or "utf-8"))
+            self._stream.flush()
+            return b""
+        while data and select.select([], [self._descriptor], [], patience)[1]:
+            data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
+        return data
+
+    def _retry_later(self) -> None:
+        with suppress(RuntimeError):  # no loop runs: `close` will try again
+            self._retry = asyncio.get_running_loop().call_later(RETRY, self._drain)
+
+    def _stop_retrying(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    def _abandon(self) -> None:
+        self._gone = True
+        self._waiting.clear()
+        self.on_gone()
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """What `select` can ask whether a write would wait; None where it cannot: Windows, or no real file."""
+    if os.name != "posix":
+        return None
+    try:
+        return stream.fileno()
+    except (io.UnsupportedOperation, AttributeError):
+        return None

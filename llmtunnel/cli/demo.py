@@ -1,0 +1,144 @@
+"""``llmtunnel demo``: both sides, a signal server and a toy model on this machine, and one answer through them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from signal_server.server import SignalServer
+
+from .. import aio
+from ..config import IceServers, ProxySettings, ServeSettings
+from ..errors import StreamError
+from ..status import ErrorNotice, Notice, Path, Phase, RequestFinished, Role
+from ..upstream import Upstream
+from .console import Console
+from .lines import duration, sentence, size
+from .toy import MODEL, Toy, ask, text_of
+
+HOST = "127.0.0.1"
+PROMPT = "What are you?"
+CONNECT = 30.0
+"""Seconds for two peers on one machine to meet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token(Notice):
+    """The toy said something, and it came through the tunnel."""
+
+    event: ClassVar[str] = "token"
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoFinished(Notice):
+    """How it went; times in milliseconds."""
+
+    event: ClassVar[str] = "demo"
+    identical: bool
+    """The answer through the tunnel is the direct one, byte for byte."""
+    size: int
+    path: Path
+    first_token_ms: float
+    first_token_direct_ms: float
+    url: str
+    curl: str
+
+
+async def demo(console: Console, *, stay: bool) -> int:
+    """Run the demo; 0 where the answer through the tunnel is the direct one. ``stay``: go on until cancelled."""
+    async with Toy() as toy, SignalServer(HOST, 0) as signal:
+        console.say(f"toy model server   {toy.url}  (a toy: it has no model)\nsignal server      {signal.url}\n")
+        async with _tunnel(toy.url, signal.url, console) as proxy:
+            finished = await _compare(toy.url, proxy, console)
+            console.record(finished)
+            console.say(_summary(finished, stay=stay))
+            if finished.identical and stay:
+                await proxy.wait_stopped()
+    return 0 if finished.identical else 1
+
+
+@asynccontextmanager
+async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator[aio.Proxy]:
+    """A serve and a proxy that have met through the signal server, over WebRTC."""
+    room, ice = f"demo-{secrets.token_hex(8)}", IceServers(stun=())
+    serve = aio.Server(
+        ServeSettings(room=room, signal=signal, ice=ice, loopback=True, upstream=Upstream.parse(upstream))
+    )
+    proxy = aio.Proxy(ProxySettings(room=room, signal=signal, ice=ice, loopback=True, listen=f"{HOST}:0"))
+    begun = time.perf_counter()
+    async with AsyncExitStack() as stack:
+        for role, tunnel in ((Role.SERVE, serve), (Role.PROXY, proxy)):
+            stack.push_async_callback(tunnel.aclose)
+            stack.callback(tunnel.subscribe(partial(_relay, console, role)))
+            await tunnel.start()
+        await proxy.wait(Phase.READY, timeout=CONNECT)
+        took = duration((time.perf_counter() - begun) * 1000)
+        console.say(f"serve and proxy    met in {took}; the proxy listens on {proxy.url}\n")
+        yield proxy
+
+
+def _relay(console: Console, role: Role, notice: Notice) -> None:
+    """All for programs; for people, what goes wrong and which requests came."""
+    console.record(notice, role=role)
+    if role is Role.PROXY and isinstance(notice, ErrorNotice | RequestFinished):
+        console.say(f"{sentence(notice)}\n")
+
+
+async def _compare(direct_url: str, proxy: aio.Proxy, console: Console) -> DemoFinished:
+    """One answer through the tunnel, told as it comes, and the same one direct."""
+    console.say(f"\n> {PROMPT}\n")
+    through, first_token_ms = await _listen(proxy.url, console)
+    console.say("\n\n")
+    direct, first_token_direct_ms = await _listen(direct_url, None)
+    return DemoFinished(
+        identical=through == direct,
+        size=len(through),
+        path=next((peer.path for peer in proxy.status.peers), Path.UNKNOWN),
+        first_token_ms=first_token_ms,
+        first_token_direct_ms=first_token_direct_ms,
+        url=proxy.url,
+        curl=_curl(proxy.url),
+    )
+
+
+async def _listen(url: str, console: Console | None) -> tuple[bytes, float]:
+    """The answer's bytes, and the milliseconds to its first word. Says each word when it comes."""
+    body, told, first = b"", 0, None
+    begun = time.perf_counter()
+    async for data in ask(url, PROMPT):
+        body += data
+        end = body.rfind(b"\n") + 1
+        text = "".join(map(text_of, body[told:end].split(b"\n")))
+        told = max(told, end)
+        if text and first is None:
+            first = (time.perf_counter() - begun) * 1000
+        if text and console is not None:
+            console.say(text)
+            console.record(Token(text=text))
+    if first is None:
+        raise StreamError("The toy's answer has no words in it.")
+    return body, round(first, 1)
+
+
+def _summary(finished: DemoFinished, *, stay: bool) -> str:
+    same = "the same as the direct one" if finished.identical else "NOT the same as the direct one"
+    times = f"{duration(finished.first_token_ms)} (direct: {duration(finished.first_token_direct_ms)})"
+    by_hand = "It stays up until Ctrl-C. By hand:" if stay else "By hand, while `llmtunnel demo --stay` runs:"
+    return (
+        f"path               {finished.path}\n"
+        f"first token after  {times}\n"
+        f"answer             {size(finished.size)}, {same}\n\n"
+        f"{by_hand}\n  {finished.curl}\n"
+    )
+
+
+def _curl(url: str) -> str:
+    body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": PROMPT}]}
+    return f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(body)}'"

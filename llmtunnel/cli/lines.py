@@ -1,0 +1,142 @@
+"""Notices as lines of text: pure. JSON for programs, short sentences for people."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+
+from ..errors import TunnelError
+from ..status import (
+    ErrorNotice,
+    Listening,
+    Notice,
+    PeerConnected,
+    PeerLostNotice,
+    Ready,
+    Reconnecting,
+    RequestFinished,
+    RequestRecord,
+    Role,
+    SignalConnected,
+    Stopped,
+    Waiting,
+)
+
+LONGEST = 400
+"""Characters in a line for people: a request's path may have thousands."""
+REMEMBERED = 32
+"""Lines kept of a topic, so as not to say them again."""
+
+
+def json_line(notice: Notice, role: Role | None = None) -> str:
+    """A notice as a JSON object on one line of ASCII: time, event, ``role`` where given, the notice's own fields."""
+    fields = notice.as_dict()
+    return json.dumps(fields if role is None else {**fields, "role": role})
+
+
+class HumanLines:
+    """Sentences. Bad news of the signal server or of peers is said once, until there is good news, and the reverse."""
+
+    def __init__(self) -> None:
+        self._topics = {"signal": _Topic(), "peer": _Topic()}
+
+    def line(self, notice: Notice) -> str | None:
+        """The sentence for a notice, or None where it was said before."""
+        text = printable(sentence(notice))
+        match notice:
+            case SignalConnected() | Reconnecting(what="signal server"):
+                topic, good = "signal", isinstance(notice, SignalConnected)
+            case PeerConnected() | Ready():
+                topic, good = "peer", True
+            case Waiting() | PeerLostNotice() | Reconnecting() | ErrorNotice():
+                topic, good = "peer", False
+            case _:
+                return text
+        return text if self._topics[topic].is_news(text, good) else None
+
+
+class _Topic:
+    """What was said of one thing since it last turned good or bad."""
+
+    def __init__(self) -> None:
+        self._good: bool | None = None
+        self._said: deque[str] = deque(maxlen=REMEMBERED)
+
+    def is_news(self, text: str, good: bool) -> bool:
+        if good is not self._good:
+            self._good = good
+            self._said.clear()
+        if text in self._said:
+            return False
+        self._said.append(text)
+        return True
+
+
+def sentence(notice: Notice) -> str:
+    """What a notice says to people. The first words of two of them are what scripts for the original wait for."""
+    match notice:
+        case Listening():
+            return f"proxy listening on {notice.url}"
+        case Ready():
+            return f"tunnel ready: {notice.url}"
+        case SignalConnected():
+            return f"in the room at {notice.signal}"
+        case Waiting():
+            return "nobody else is in the room yet: waiting"
+        case PeerConnected():
+            return f"peer {notice.peer} connected, path {notice.path}, {notice.version}"
+        case PeerLostNotice():
+            return f"peer {notice.peer} lost: {notice.reason}"
+        case Reconnecting():
+            return f"{_ended(notice.reason or f'{notice.what} lost')} Trying again."
+        case ErrorNotice():
+            return f"error: {_with_hint(notice.message, notice.hint)}"
+        case RequestFinished():
+            return _exchange(notice.record)
+        case Stopped():
+            return f"stopped: {notice.reason}" if notice.reason else "stopped"
+        case _:
+            return notice.event
+
+
+def complaint(error: TunnelError) -> str:
+    """Why a command ends, and what to do next: lines for standard error."""
+    return f"error: {error.message}\n{error.hint.strip()}".rstrip() + "\n"
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what a terminal would obey: parts of it come from peers and clients."""
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+
+
+def size(count: int) -> str:
+    """A number of bytes for people: ``999 B``, ``1.0 kB``, ``12.3 MB``."""
+    value, unit = float(count), "B"
+    for bigger in ("kB", "MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, bigger
+    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def duration(milliseconds: float) -> str:
+    """A time for people: ``3 ms``, ``2.5 s``."""
+    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
+
+
+def _exchange(record: RequestRecord) -> str:
+    text = f"{record.status or '---'} {record.method} {record.path}"
+    text += f"  up {size(record.bytes_up)}, down {size(record.bytes_down)}"
+    if record.first_byte_ms is not None:
+        text += f", first byte {duration(record.first_byte_ms)}"
+    text += f", {duration(record.duration_ms)}"
+    return f"{text}  ({record.error})" if record.error else text
+
+
+def _with_hint(message: str, hint: str) -> str:
+    return f"{_ended(message)} {_ended(hint)}" if hint else message
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else text + "."

@@ -1,0 +1,242 @@
+"""Arguments and environment to settings: pure, and without an exit, so that notebook magics parse with the same words.
+
+A flag wins over the environment, which wins over the default. What cannot be used raises `SettingError`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ..config import (
+    DEFAULT_LISTEN,
+    DEFAULT_SIGNAL,
+    DEFAULT_STUN,
+    IceServers,
+    ProxySettings,
+    ServeSettings,
+    Settings,
+    Timeouts,
+    from_env,
+)
+from ..errors import SettingError
+from ..upstream import Upstream, parse_header
+from ..version import __version__
+from .parsers import DEFAULT_LEVEL, LEVELS, OVERVIEW, PROG, demo_parser, did_you_mean, proxy_parser, serve_parser
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """How a command tells what happens."""
+
+    json: bool = False
+    log_level: str = DEFAULT_LEVEL
+    """One of `LEVELS`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShowText:
+    """Print a text and be done: help, or the version."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeCommand:
+    """``llmtunnel serve``: all but the upstream, which may have to be looked for."""
+
+    view: View
+    upstream: Upstream | None
+    """None: take what discovery finds, with `fields`."""
+    fields: tuple[tuple[bytes, bytes], ...] = field(repr=False)
+    common: Settings
+    advertise: str
+
+    def settings(self, upstream: Upstream) -> ServeSettings:
+        """What the tunnel needs."""
+        common = self.common
+        return ServeSettings(
+            room=common.room,
+            signal=common.signal,
+            ice=common.ice,
+            upstream=upstream,
+            advertise=self.advertise,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyCommand:
+    """``llmtunnel proxy``."""
+
+    view: View
+    settings: ProxySettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalCommand:
+    """``llmtunnel signal``: the signal server, which stands alone, reads its own arguments."""
+
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoCommand:
+    """``llmtunnel demo``."""
+
+    view: View
+    stay: bool = False
+
+
+Parsed = ShowText | ServeCommand | ProxyCommand | SignalCommand | DemoCommand
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Parsed:
+    """The command that the arguments ask for. Raises `SettingError`."""
+    if not argv:
+        raise SettingError("No command was given.", hint=f"\n{OVERVIEW}")
+    name, rest = argv[0], argv[1:]
+    if name in ("-h", "--help", "help"):
+        return ShowText(text=OVERVIEW)
+    if name in ("-V", "--version"):
+        return ShowText(text=f"{PROG} {__version__}\n")
+    if name not in _COMMANDS:
+        raise SettingError(
+            f"There is no command {name!r}.",
+            hint=f"{did_you_mean(name, _COMMANDS)}\nusage: {PROG} {{{','.join(_COMMANDS)}}} [options]",
+        )
+    return _COMMANDS[name](rest, environ)
+
+
+def _serve(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
+    parser = serve_parser()
+    given = parser.read(argv)
+    if given.help:
+        return ShowText(text=parser.format_help())
+    values = _Values(given, environ)
+    headers = _header_lines(values)
+    return ServeCommand(
+        view=_view(values),
+        common=Settings(
+            room=_room(values, f"--room llm-{secrets.token_hex(8)}: a name that nobody guesses, the same for proxy"),
+            signal=values.text("signal") or DEFAULT_SIGNAL,
+            ice=_ice(values),
+        ),
+        advertise=given.advertise,
+        fields=tuple(map(parse_header, headers)),
+        upstream=_upstream(values, headers),
+    )
+
+
+def _proxy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
+    parser = proxy_parser()
+    given = parser.read(argv)
+    if given.help:
+        return ShowText(text=parser.format_help())
+    values = _Values(given, environ)
+    return ProxyCommand(
+        view=_view(values),
+        settings=ProxySettings(
+            room=_room(values, "--room and the name that serve was given"),
+            signal=values.text("signal") or DEFAULT_SIGNAL,
+            ice=_ice(values),
+            timeouts=Timeouts(wait_for_peer=given.wait_for_peer),
+            listen=values.text("listen") or DEFAULT_LISTEN,
+        ),
+    )
+
+
+def _demo(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
+    parser = demo_parser()
+    given = parser.read(argv)
+    if given.help:
+        return ShowText(text=parser.format_help())
+    return DemoCommand(view=_view(_Values(given, environ)), stay=given.stay)
+
+
+def _signal(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
+    return SignalCommand(arguments=tuple(argv))
+
+
+_COMMANDS: Final[Mapping[str, Callable[[Sequence[str], Mapping[str, str] | None], Parsed]]] = {
+    "serve": _serve,
+    "proxy": _proxy,
+    "signal": _signal,
+    "demo": _demo,
+}
+
+
+class _Values:
+    """What was given, as a flag or else by the environment."""
+
+    def __init__(self, given: argparse.Namespace, environ: Mapping[str, str] | None) -> None:
+        self.given = given
+        self._environ = from_env(environ)
+
+    def text(self, name: str) -> str | None:
+        """One value; None where neither gives it."""
+        flag: str | None = getattr(self.given, name)
+        return self._environ.get(name) if flag is None else flag
+
+
+def _room(values: _Values, add: str) -> str:
+    room = values.text("room")
+    if not room:
+        raise SettingError("No room was given.", hint=f"Add {add}. (Or set TUNNEL_ROOM.)")
+    return room
+
+
+def _ice(values: _Values) -> IceServers:
+    stun: list[str] = values.given.stun or [DEFAULT_STUN]
+    if "none" in stun:
+        if len(stun) > 1:
+            raise SettingError("--stun none and another --stun contradict each other.", hint="Leave one out.")
+        stun = []
+    return IceServers(
+        stun=tuple(stun),
+        turn=values.text("turn"),
+        turn_user=values.text("turn_user"),
+        turn_pass=values.text("turn_pass"),
+    )
+
+
+def _upstream(values: _Values, headers: list[str]) -> Upstream | None:
+    address, given = values.text("upstream"), values.given
+    if not address:
+        return None
+    return Upstream.parse(address, ca_file=given.upstream_ca, insecure=given.upstream_insecure, headers=headers)
+
+
+def _header_lines(values: _Values) -> list[str]:
+    given: list[str] | None = values.given.upstream_header
+    if given is None:
+        given = (values.text("upstream_header") or "").splitlines()
+    return [line for entry in given for line in _expand(entry)]
+
+
+def _expand(entry: str) -> list[str]:
+    """A header line, or what stands in the file that ``@FILE`` names."""
+    if not entry.startswith("@"):
+        return [entry]
+    try:
+        lines = Path(entry[1:]).read_text("utf-8").splitlines()
+    except (OSError, ValueError) as exc:
+        raise SettingError(
+            f"The header file {entry[1:]!r} cannot be read: {exc}.", hint="Check --upstream-header."
+        ) from exc
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _view(values: _Values) -> View:
+    verbose: int = values.given.verbose
+    if values.given.log_level is None and verbose:
+        level = LEVELS[min(LEVELS.index(DEFAULT_LEVEL) + verbose, len(LEVELS) - 1)]
+    else:
+        level = (values.text("log_level") or DEFAULT_LEVEL).lower()
+    level = "warning" if level == "warn" else level
+    if level not in LEVELS:
+        raise SettingError(f"{level!r} is not a log level.", hint=f"It is one of {', '.join(LEVELS)}.")
+    return View(json=values.given.json, log_level=level)

@@ -1,0 +1,180 @@
+"""The command line's words: which flags each command has, and what its help says."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Final, NoReturn
+
+from ..config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, Timeouts
+from ..errors import SettingError
+from ..upstream import NAMED
+
+PROG: Final = "llmtunnel"
+LEVELS: Final = ("error", "warning", "info", "debug", "trace")
+"""How much is logged; ``trace`` is everything that aiortc and aioice say too."""
+DEFAULT_LEVEL: Final = "warning"
+
+SECURITY: Final = """\
+security:
+  The room's name is the only key. Whoever knows it, and the signal server does,
+  can use the upstream: take a long random one. What passes is encrypted from one
+  machine to the other."""
+OVERVIEW: Final = f"""\
+usage: {PROG} COMMAND [options]
+
+An HTTP service on one machine, answering on another through a peer-to-peer WebRTC channel.
+
+commands:
+  serve     put a local HTTP service, such as a model server, into a room
+  proxy     answer on this machine with what is served in a room
+  signal    run a signal server, where the two find each other
+  demo      try it all on this machine: both sides, a signal server, a toy model
+
+  {PROG} COMMAND --help     the options of a command
+  {PROG} --version
+
+example:
+  {PROG} serve --room llm-a8f2b9c1d4e5 --upstream ollama      where the model is
+  {PROG} proxy --room llm-a8f2b9c1d4e5                        where you are
+  curl http://{DEFAULT_LISTEN}/api/tags
+
+{SECURITY}
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises `SettingError` where it would exit, and knows what was nearly meant."""
+
+    def __init__(self, command: str, *, about: str, examples: Iterable[str]) -> None:
+        lines = "".join(f"  {PROG} {example}\n" for example in examples)
+        super().__init__(
+            prog=f"{PROG} {command}",
+            description=about,
+            epilog=f"example:\n{lines}\n{SECURITY}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        self.add_argument("-h", "--help", action="store_true", help="show this and exit")
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse."""
+        raise SettingError(f"{message[:1].upper()}{message[1:]}.", hint=f"\n{self.format_usage()}")
+
+    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The arguments, or `SettingError` for one that is not known."""
+        found, unknown = self.parse_known_args(argv)
+        if unknown and not found.help:
+            meant = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            raise SettingError(f"{self.prog} does not know {unknown[0]!r}.", hint=f"{meant}\n{self.format_usage()}")
+        return found
+
+
+def serve_parser() -> Parser:
+    """``llmtunnel serve``."""
+    parser = Parser(
+        "serve",
+        about="Put a local HTTP service into a room, for every proxy in it.",
+        examples=["serve --room llm-a8f2b9c1d4e5 --upstream ollama", "serve --room llm-a8f2b9c1d4e5 --upstream 8080"],
+    )
+    add = parser.add_argument
+    _add_room(parser)
+    add(
+        "--upstream",
+        metavar="URL",
+        help=f"the service: a URL, host:port, a port, or {', '.join(NAMED)}; left out, what answers on this"
+        " machine as a model server does (TUNNEL_UPSTREAM)",
+    )
+    add("--advertise", metavar="PATH", default="/", help="path prefix to take off requests (default: /)")
+    add("--upstream-ca", metavar="FILE", help="authorities to trust for an https upstream, PEM")
+    add("--upstream-insecure", action="store_true", help="take any certificate from an https upstream")
+    add(
+        "--upstream-header",
+        metavar="'NAME: VALUE'",
+        action="append",
+        help="a field that each request gets, repeatable; @FILE: the lines of a file (TUNNEL_UPSTREAM_HEADER)",
+    )
+    _add_network(parser)
+    _add_view(parser)
+    return parser
+
+
+def proxy_parser() -> Parser:
+    """``llmtunnel proxy``."""
+    parser = Parser(
+        "proxy",
+        about="Answer on this machine with what is served in a room.",
+        examples=["proxy --room llm-a8f2b9c1d4e5", "proxy --room llm-a8f2b9c1d4e5 --listen 127.0.0.1:0"],
+    )
+    add = parser.add_argument
+    _add_room(parser)
+    add(
+        "--listen",
+        metavar="ADDRESS",
+        help=f"where to answer, port 0 for a free one (TUNNEL_LISTEN; default: {DEFAULT_LISTEN})",
+    )
+    add(
+        "--wait-for-peer",
+        metavar="SECONDS",
+        type=_seconds,
+        default=Timeouts().wait_for_peer,
+        help="how long a request waits for serve before it gets 503 (default: %(default)g)",
+    )
+    _add_network(parser)
+    _add_view(parser)
+    return parser
+
+
+def demo_parser() -> Parser:
+    """``llmtunnel demo``."""
+    parser = Parser(
+        "demo",
+        about="Start a signal server, a toy model server, serve and proxy here, and ask through the tunnel.",
+        examples=["demo", "demo --stay"],
+    )
+    parser.add_argument("--stay", action="store_true", help="keep all of it up until Ctrl-C")
+    _add_view(parser)
+    return parser
+
+
+def _add_room(parser: Parser) -> None:
+    parser.add_argument("--room", metavar="NAME", help="where the two meet; a long random name (TUNNEL_ROOM)")
+
+
+def _add_network(parser: Parser) -> None:
+    add = parser.add_argument_group("network").add_argument
+    add("--signal", metavar="URL", help=f"signal server (TUNNEL_SIGNAL; default: {DEFAULT_SIGNAL})")
+    add(
+        "--stun",
+        metavar="URL",
+        action="append",
+        help=f"STUN server, repeatable; none for no STUN (default: {DEFAULT_STUN})",
+    )
+    add("--turn", metavar="URL", help="TURN server (TUNNEL_TURN)")
+    add("--turn-user", metavar="NAME", help="its user (TUNNEL_TURN_USER)")
+    add("--turn-pass", metavar="TEXT", help="its password (TUNNEL_TURN_PASS)")
+
+
+def _add_view(parser: Parser) -> None:
+    add = parser.add_argument_group("output").add_argument
+    add("--json", action="store_true", help="one JSON object a line on standard output")
+    add("-v", "--verbose", action="count", default=0, help="log more, to standard error; up to -vvv")
+    add("--log-level", metavar="LEVEL", help=f"{', '.join(LEVELS)} (LLMTUNNEL_LOG; default: {DEFAULT_LEVEL})")
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        value = float(text)
+        if 0 <= value < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question for the known word that is close, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean {close[0]}?" if close else ""

@@ -1,0 +1,72 @@
+"""An orderly end: SIGINT and SIGTERM cancel the work, which closes what it has open."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+BY_SIGNAL = 128
+"""A process that a signal ended has this and the signal's number as its exit status."""
+READER_GONE = BY_SIGNAL + 13
+"""The exit status where standard output's reader is gone: SIGPIPE's, which Windows lacks."""
+
+_NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+
+
+class Stop:
+    """A wish to stop, with the exit status that it leads to; the first one counts."""
+
+    def __init__(self) -> None:
+        self._status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def request(self, status: int) -> None:
+        """Stop, and exit with ``status``."""
+        if not self._status.done():
+            self._status.set_result(status)
+
+    async def run(self, work: Coroutine[Any, Any, int]) -> int:
+        """Run ``work`` to its end, or cancel it when a stop is requested; returns the exit status."""
+        task = asyncio.create_task(work, name="command")
+        try:
+            await asyncio.wait((task, self._status), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+        return self._status.result() if self._status.done() else task.result()
+
+
+@contextmanager
+def on_signals(stop: Stop) -> Iterator[None]:
+    """Inside, the first signal requests a stop, and another one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in _NUMBERS}
+
+    def stop_once(number: int) -> None:
+        for each in _NUMBERS:
+            _forget(loop, each)
+            signal.signal(each, signal.SIG_DFL)
+        stop.request(BY_SIGNAL + number)
+
+    for number in _NUMBERS:
+        _watch(loop, number, stop_once)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            _forget(loop, number)
+            signal.signal(number, handler)
+
+
+def _watch(loop: asyncio.AbstractEventLoop, number: int, callback: Callable[[int], None]) -> None:
+    try:
+        loop.add_signal_handler(number, callback, number)
+    except NotImplementedError:  # Windows
+        signal.signal(number, lambda number, _frame: loop.call_soon_threadsafe(callback, number))
+
+
+def _forget(loop: asyncio.AbstractEventLoop, number: int) -> None:
+    with suppress(NotImplementedError):
+        loop.remove_signal_handler(number)

@@ -1,0 +1,196 @@
+"""A toy model server: the OpenAI interface, and a word of Ollama's, with no model behind it.
+
+What it answers depends on the prompt alone, so that an answer through the tunnel can be compared with a direct one
+byte for byte. It is for the demo and for tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, web
+
+from ..errors import StreamError
+
+MODEL = "toy"
+TOKEN_DELAY = 0.025
+"""Seconds between two tokens: about the speed of a small model on a laptop."""
+MAX_BODY = 16 * 1024 * 1024
+CREATED = 1_767_225_600
+"""When every answer was made, as Unix time: constant, for the sake of comparison."""
+
+ANSWER = (
+    "I am a toy: there is no model behind me, only a few lines of Python that say this to everybody. "
+    "But each of these words was an event of its own, and came to you as soon as I said it – «naïve», 你好, 🙂. "
+    "You asked: "
+)
+
+Json = dict[str, Any]
+
+
+class ToyError(Exception):
+    """A request that the toy refuses, with the HTTP status and the code that OpenAI clients show."""
+
+    def __init__(self, message: str, *, status: int = 400, code: str = "invalid_request") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Toy:
+    """The toy model server on one address; ``async with`` starts and stops it.
+
+    ``delay`` is the time between two tokens, in seconds; port 0 takes a free one, and `url` tells which.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, delay: float = TOKEN_DELAY) -> None:
+        self.url = ""
+        self._host, self._port, self._delay = host, port, delay
+        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._host, self._port).start()
+        self.url = f"http://{self._host}:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._runner.cleanup()
+
+    def _application(self) -> web.Application:
+        application = web.Application(client_max_size=MAX_BODY, middlewares=[_errors_as_openai])
+        application.router.add_get("/health", _health)
+        application.router.add_get("/v1/models", _models)
+        application.router.add_get("/api/tags", _tags)
+        application.router.add_post("/v1/chat/completions", self._chat)
+        return application
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        chat = _Chat(_parse(await request.read()))
+        if not chat.streams:
+            await asyncio.sleep(self._delay)
+            return web.json_response(chat.whole())
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        await response.prepare(request)
+        for chunk in chat.chunks():
+            await response.write(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode("utf-8", "replace"))
+            await asyncio.sleep(self._delay)
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+class _Chat:
+    """One chat completion: a function of the request."""
+
+    def __init__(self, body: Json) -> None:
+        self.streams = bool(body.get("stream"))
+        options = body.get("stream_options")
+        self._with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+        self._model = str(body.get("model") or MODEL)
+        prompt = _prompt(body)
+        self._prompt_tokens = len(prompt.split())
+        self._tokens = [word + " " for word in (ANSWER + prompt).split()]
+        self._id = "chatcmpl-toy-" + hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()[:16]
+
+    def whole(self) -> Json:
+        message = {"role": "assistant", "content": "".join(self._tokens)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
+
+    def chunks(self) -> list[Json]:
+        deltas: list[Json] = [{"role": "assistant", "content": ""}]
+        deltas += [{"content": token} for token in self._tokens]
+        chunks = [self._chunk(delta, None) for delta in deltas] + [self._chunk({}, "stop")]
+        if self._with_usage:
+            chunks.append({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage()})
+        return chunks
+
+    def _chunk(self, delta: Json, finish_reason: str | None) -> Json:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+
+    def _head(self, kind: str) -> Json:
+        return {"id": self._id, "object": kind, "created": CREATED, "model": self._model}
+
+    def _usage(self) -> Json:
+        told, said = self._prompt_tokens, len(self._tokens)
+        return {"prompt_tokens": told, "completion_tokens": said, "total_tokens": told + said}
+
+
+async def ask(url: str, prompt: str) -> AsyncIterator[bytes]:
+    """Ask the model server at ``url`` for a streamed completion; yields the body's bytes as they come.
+
+    Raises `StreamError` where the answer is not 200, or not whole.
+    """
+    body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": prompt}]}
+    try:
+        async with ClientSession(timeout=ClientTimeout(total=None, sock_read=30)) as client:
+            async with client.post(f"{url}/v1/chat/completions", json=body, raise_for_status=True) as response:
+                async for data in response.content.iter_any():
+                    yield data
+    except (ClientError, TimeoutError) as exc:
+        raise StreamError(f"The answer from {url} did not come whole: {exc}.") from exc
+
+
+def text_of(line: bytes) -> str:
+    """The text in one line of an event stream: empty where it carries none."""
+    if not line.startswith(b"data: {"):
+        return ""
+    choices = json.loads(line.removeprefix(b"data: "))["choices"]
+    return str(choices[0]["delta"].get("content", "")) if choices else ""
+
+
+@web.middleware
+async def _errors_as_openai(request: web.Request, handler: Any) -> web.StreamResponse:
+    try:
+        response: web.StreamResponse = await handler(request)
+    except ToyError as exc:
+        return _error(str(exc), exc.status, exc.code)
+    except web.HTTPException as exc:
+        return _error(f"{request.method} {request.path}: {exc.reason}", exc.status, "not_available")
+    return response
+
+
+def _error(message: str, status: int, code: str) -> web.Response:
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return web.json_response({"error": error}, status=status)
+
+
+def _parse(data: bytes) -> Json:
+    try:
+        body = json.loads(data)
+    except ValueError as exc:
+        raise ToyError(f"The body is not JSON: {exc}.", code="invalid_json") from exc
+    if not isinstance(body, dict):
+        raise ToyError("The body is not a JSON object.")
+    return body
+
+
+def _prompt(body: Json) -> str:
+    """What the last message says. Raises `ToyError` where there is none."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+        raise ToyError("'messages' must be a list of messages.")
+    content = messages[-1].get("content")
+    if isinstance(content, list):
+        content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return str(content or "")
+
+
+async def _health(_request: web.Request) -> web.Response:
+    return web.json_response({"status": "ok", "server": "llmtunnel toy"})
+
+
+async def _models(_request: web.Request) -> web.Response:
+    model = {"id": MODEL, "object": "model", "created": CREATED, "owned_by": "llmtunnel demo (a toy)"}
+    return web.json_response({"object": "list", "data": [model]})
+
+
+async def _tags(_request: web.Request) -> web.Response:
+    details = {"format": "toy", "family": "toy", "parameter_size": "0", "quantization_level": "none"}
+    model = {"name": f"{MODEL}:latest", "model": f"{MODEL}:latest", "size": 0, "details": details}
+    return web.json_response({"models": [model]})

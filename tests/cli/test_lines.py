@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmtunnel.cli.lines import HumanLines, complaint, duration, json_line, printable, size
+from llmtunnel.errors import SettingError
+from llmtunnel.status import (
+    ErrorNotice,
+    Listening,
+    Notice,
+    Path,
+    PeerConnected,
+    PeerLostNotice,
+    Ready,
+    Reconnecting,
+    RequestFinished,
+    RequestRecord,
+    Role,
+    SignalConnected,
+    Stopped,
+    Waiting,
+)
+
+RECORD = RequestRecord(
+    method="POST",
+    path="/v1/chat/completions",
+    status=200,
+    bytes_up=999,
+    bytes_down=12_345,
+    first_byte_ms=41.6,
+    duration_ms=2345.6,
+    peer="a1",
+)
+FAILED = RequestRecord(
+    method="GET",
+    path="/x",
+    status=None,
+    bytes_up=0,
+    bytes_down=0,
+    first_byte_ms=None,
+    duration_ms=3,
+    error="the client went away",
+)
+
+NOTICES: list[tuple[Notice, dict[str, object], str]] = [
+    (
+        SignalConnected(time=1.5, signal="ws://s", room="r"),
+        {"event": "signal-connected", "signal": "ws://s", "room": "r"},
+        "in the room at ws://s",
+    ),
+    (
+        Listening(time=1.5, url="http://127.0.0.1:8000", addresses=("127.0.0.1:8000", "[::1]:8000")),
+        {"event": "listening", "url": "http://127.0.0.1:8000", "addresses": ["127.0.0.1:8000", "[::1]:8000"]},
+        "proxy listening on http://127.0.0.1:8000",
+    ),
+    (
+        PeerConnected(time=1.5, peer="a1", path=Path.DIRECT, version="v2"),
+        {"event": "peer-connected", "peer": "a1", "path": "direct", "version": "v2"},
+        "peer a1 connected, path direct, v2",
+    ),
+    (
+        Ready(time=1.5, url="http://localhost:11434"),
+        {"event": "ready", "url": "http://localhost:11434"},
+        "tunnel ready: http://localhost:11434",
+    ),
+    (
+        RequestFinished(time=1.5, record=RECORD),
+        {
+            "event": "request",
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "status": 200,
+            "bytes_up": 999,
+            "bytes_down": 12_345,
+            "first_byte_ms": 41.6,
+            "duration_ms": 2345.6,
+            "error": "",
+            "peer": "a1",
+        },
+        "200 POST /v1/chat/completions  up 999 B, down 12.3 kB, first byte 42 ms, 2.3 s",
+    ),
+    (
+        PeerLostNotice(time=1.5, peer="a1", reason="it stopped"),
+        {"event": "peer-lost", "peer": "a1", "reason": "it stopped"},
+        "peer a1 lost: it stopped",
+    ),
+    (
+        Reconnecting(time=1.5, what="signal server", reason="refused", delay=0.5),
+        {"event": "reconnecting", "what": "signal server", "reason": "refused", "delay": 0.5},
+        "refused. Trying again.",
+    ),
+    (
+        Waiting(time=1.5, room="r"),
+        {"event": "waiting", "room": "r"},
+        "nobody else is in the room yet: waiting",
+    ),
+    (
+        ErrorNotice(time=1.5, message="The room is full.", hint="Wait"),
+        {"event": "error", "message": "The room is full.", "hint": "Wait"},
+        "error: The room is full. Wait.",
+    ),
+    (Stopped(time=1.5), {"event": "stopped", "reason": ""}, "stopped"),
+]
+
+
+@pytest.mark.parametrize(("notice", "fields", "sentence"), NOTICES, ids=lambda value: getattr(value, "event", ""))
+def test_each_notice_has_its_json_object_and_its_sentence(
+    notice: Notice, fields: dict[str, object], sentence: str
+) -> None:
+    line = json_line(notice)
+    assert "\n" not in line and line.isascii()
+    assert json.loads(line) == {"time": 1.5, **fields}
+    assert list(json.loads(line))[:2] == ["time", "event"]
+    assert HumanLines().line(notice) == sentence
+
+
+def test_every_kind_of_notice_is_in_the_table() -> None:
+    ours = {kind.event for kind in Notice.__subclasses__() if kind.__module__ == "llmtunnel.status"}
+    assert ours == {notice.event for notice, _, _ in NOTICES}
+
+
+def test_a_role_tells_whose_notice_it_is() -> None:
+    assert json.loads(json_line(Stopped(), Role.SERVE))["role"] == "serve"
+
+
+def test_an_exchange_that_failed_says_why() -> None:
+    line = HumanLines().line(RequestFinished(record=FAILED))
+    assert line == "--- GET /x  up 0 B, down 0 B, 3 ms  (the client went away)"
+
+
+def test_what_goes_wrong_again_and_again_is_said_once_until_it_goes_well() -> None:
+    human = HumanLines()
+    refused = [Reconnecting(what="signal server", reason="refused", delay=delay) for delay in (0.25, 0.5)]
+    joined = SignalConnected(signal="ws://s", room="r")
+    failed, waiting = ErrorNotice(message="no path"), Waiting(room="r")
+    connected = [PeerConnected(peer=name, path=Path.DIRECT, version="v2") for name in "ab"]
+    request = RequestFinished(record=RECORD)
+
+    def heard(*notices: Notice) -> list[bool]:
+        return [human.line(notice) is not None for notice in notices]
+
+    assert heard(refused[0], refused[1], joined, joined) == [True, False, True, False]
+    assert heard(waiting, failed, waiting, joined, failed) == [True, True, False, False, False]
+    assert heard(refused[0], joined, waiting) == [True, True, False]
+    assert heard(connected[0], connected[1], failed, failed) == [True, True, True, False]
+    assert heard(request, request) == [True, True]
+
+
+def test_what_peers_and_clients_send_cannot_steer_a_terminal() -> None:
+    line = HumanLines().line(PeerLostNotice(peer="p", reason="\x1b[2Jgone\nerror: fake"))
+    assert line is not None
+    assert line.isprintable()
+    assert len(printable("x" * 10_000)) == 400
+    assert "\\u001b" in json_line(PeerLostNotice(peer="p", reason="\x1b"))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (5 * 10**9, "5.0 GB"), (10**16, "10000.0 TB")],
+)
+def test_sizes_are_short(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(("milliseconds", "text"), [(0.4, "0 ms"), (999.4, "999 ms"), (1500, "1.5 s")])
+def test_durations_are_short(milliseconds: float, text: str) -> None:
+    assert duration(milliseconds) == text
+
+
+def test_a_complaint_has_the_hint_on_its_own_line() -> None:
+    assert complaint(SettingError("No.", hint="\nDo this.\n")) == "error: No.\nDo this.\n"
+    assert complaint(SettingError("No.")) == "error: No.\n"

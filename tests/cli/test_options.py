@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmtunnel.cli.options import (
+    DemoCommand,
+    ProxyCommand,
+    ServeCommand,
+    ShowText,
+    SignalCommand,
+    View,
+    parse,
+)
+from llmtunnel.config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, IceServers
+from llmtunnel.errors import SettingError
+from llmtunnel.upstream import Upstream
+
+
+def serve(line: str, **environ: str) -> ServeCommand:
+    command = parse(["serve", *line.split()], environ)
+    assert isinstance(command, ServeCommand)
+    return command
+
+
+def proxy(line: str, **environ: str) -> ProxyCommand:
+    command = parse(["proxy", *line.split()], environ)
+    assert isinstance(command, ProxyCommand)
+    return command
+
+
+def test_what_is_left_out_has_the_defaults_of_the_manual() -> None:
+    command = proxy("--room r")
+    assert command.settings.room == "r"
+    assert command.settings.signal == DEFAULT_SIGNAL == "wss://signal-server.fly.dev"
+    assert command.settings.listen == DEFAULT_LISTEN == "127.0.0.1:8000"
+    assert command.settings.ice == IceServers(stun=(DEFAULT_STUN,))
+    assert command.view == View(json=False, log_level="warning")
+    assert serve("--room r").advertise == "/"
+
+
+FLAGS_AND_VARIABLES = {
+    "room": ("--room", "TUNNEL_ROOM", "a", "b"),
+    "signal": ("--signal", "TUNNEL_SIGNAL", "ws://a", "ws://b"),
+    "listen": ("--listen", "TUNNEL_LISTEN", "127.0.0.1:1", "127.0.0.1:2"),
+    "turn": ("--turn", "TUNNEL_TURN", "turn:a", "turn:b"),
+    "turn_user": ("--turn-user", "TUNNEL_TURN_USER", "a", "b"),
+    "turn_pass": ("--turn-pass", "TUNNEL_TURN_PASS", "a", "b"),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS_AND_VARIABLES)
+def test_a_flag_wins_over_the_environment_and_that_over_the_default(name: str) -> None:
+    flag, variable, in_environment, in_flag = FLAGS_AND_VARIABLES[name]
+    environ = {"TUNNEL_ROOM": "other", variable: in_environment}
+
+    def found(argv: list[str], environ: dict[str, str]) -> object:
+        command = parse(["proxy", *argv], environ)
+        assert isinstance(command, ProxyCommand)
+        settings = command.settings
+        return getattr(settings.ice if name.startswith("turn") else settings, name)
+
+    assert found([], environ) == in_environment
+    assert found([flag, in_flag], environ) == in_flag
+    assert found(["--room", "r"], {variable: "", "TUNNEL_ROOM": "r"}) == found(["--room", "r"], {})
+
+
+def test_the_upstream_comes_from_flag_or_environment_and_is_read_with_its_own_options() -> None:
+    assert serve("--room r --upstream 11434").upstream == Upstream.parse("http://localhost:11434")
+    assert serve("--room r", TUNNEL_UPSTREAM="ollama").upstream == Upstream.parse("ollama")
+    assert serve("--room r --upstream vllm", TUNNEL_UPSTREAM="ollama").upstream == Upstream.parse("vllm")
+    secure = serve("--room r --upstream https://gpu.example/base --upstream-insecure").upstream
+    assert secure is not None and secure.insecure
+    trusted = serve("--room r --upstream https://gpu.example --upstream-ca ca.pem").upstream
+    assert trusted is not None and trusted.ca_file == "ca.pem"
+
+
+def test_an_upstream_left_out_is_to_be_looked_for_and_gets_the_header_fields_all_the_same() -> None:
+    command = parse(["serve", "--room", "r", "--upstream-header", "X-Key: k"], {})
+    assert isinstance(command, ServeCommand)
+    assert command.upstream is None
+    assert command.fields == ((b"X-Key", b"k"),)
+
+
+def test_header_fields_come_from_flags_a_file_or_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "headers"
+    file.write_text("# for the model server\nAuthorization: Bearer x\n\nX-Team: a\n")
+
+    def fields(*argv: str, **environ: str) -> tuple[tuple[bytes, bytes], ...]:
+        command = parse(["serve", "--room", "r", "--upstream", "1", *argv], environ)
+        assert isinstance(command, ServeCommand) and command.upstream is not None
+        return command.upstream.fields
+
+    from_file = ((b"Authorization", b"Bearer x"), (b"X-Team", b"a"))
+    assert fields("--upstream-header", "X-A: 1", "--upstream-header", "X-B: 2") == (
+        (b"X-A", b"1"),
+        (b"X-B", b"2"),
+    )
+    assert fields("--upstream-header", f"@{file}") == from_file
+    assert fields(TUNNEL_UPSTREAM_HEADER=f"@{file}") == from_file
+    assert fields(TUNNEL_UPSTREAM_HEADER="X-A: 1\nX-B: 2") == ((b"X-A", b"1"), (b"X-B", b"2"))
+    assert fields("--upstream-header", "X-C: 3", TUNNEL_UPSTREAM_HEADER="X-A: 1") == ((b"X-C", b"3"),)
+
+
+def test_stun_servers_add_up_and_none_means_none() -> None:
+    both = proxy("--room r --stun stun:a:1 --stun stun:b").settings.ice.stun
+    assert both == ("stun:a:1", "stun:b")
+    assert proxy("--room r --stun none").settings.ice.stun == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "variable", "level"),
+    [
+        ("", "", "warning"),
+        ("-v", "", "info"),
+        ("-vv", "", "debug"),
+        ("-v --verbose", "", "debug"),
+        ("-vvv", "", "trace"),
+        ("-vvvvv", "", "trace"),
+        ("--log-level error", "", "error"),
+        ("--log-level WARN", "", "warning"),
+        ("-v --log-level error", "", "error"),
+        ("", "debug", "debug"),
+        ("-v", "debug", "info"),
+        ("--log-level info", "trace", "info"),
+    ],
+)
+def test_how_much_is_logged(line: str, variable: str, level: str) -> None:
+    assert proxy(f"--room r {line}", LLMTUNNEL_LOG=variable).view.log_level == level
+
+
+def test_the_other_commands_have_their_flags() -> None:
+    assert parse(["demo"], {}) == DemoCommand(view=View(), stay=False)
+    assert parse(["demo", "--stay", "--json"], {}) == DemoCommand(view=View(json=True), stay=True)
+    assert parse(["signal", "--port", "8787"], {}) == SignalCommand(arguments=("--port", "8787"))
+    assert proxy("--room r --wait-for-peer 0.5 --json").settings.timeouts.wait_for_peer == 0.5
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["serve", "--help"], ["proxy", "-h"], ["demo", "--help"]])
+def test_help_is_a_text_and_shows_an_example_and_what_a_room_name_is_worth(argv: list[str]) -> None:
+    command = parse(argv, {})
+    assert isinstance(command, ShowText)
+    assert "example:" in command.text
+    assert "security:" in command.text
+    assert max(map(len, command.text.splitlines())) <= 100
+
+
+def test_help_names_each_flag_and_variable_of_the_manual() -> None:
+    command = parse(["serve", "--help"], {})
+    assert isinstance(command, ShowText)
+    words = (
+        "--room --upstream --signal --advertise --stun --turn --turn-user --turn-pass --upstream-ca --json"
+        " --upstream-insecure --upstream-header --verbose --log-level TUNNEL_ROOM TUNNEL_UPSTREAM TUNNEL_SIGNAL"
+        " TUNNEL_TURN TUNNEL_TURN_USER TUNNEL_TURN_PASS TUNNEL_UPSTREAM_HEADER LLMTUNNEL_LOG"
+    )
+    for word in words.split():
+        assert word in command.text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "hint"),
+    [
+        ([], "No command", "usage:"),
+        (["prxy"], "no command 'prxy'", "mean proxy?"),
+        (["proxy"], "No room", "--room"),
+        (["serve"], "No room", "--room llm-"),
+        (["serve", "--room", "r", "--upstraem", "1"], "know '--upstraem'", "mean --upstream?"),
+        (["serve", "--room", "r", "--upstraem=1"], "know '--upstraem=1'", "mean --upstream?"),
+        (["serve", "--room", "r", "--up", "1"], "know '--up'", "usage: llmtunnel serve"),
+        (["proxy", "--room", "r", "8000"], "know '8000'", "usage: llmtunnel proxy"),
+        (["proxy", "--room"], "--room: expected one argument", "usage: llmtunnel proxy"),
+        (["proxy", "--room", ""], "No room", "--room"),
+        (["proxy", "--room", "r" * 300], "256", "--room"),
+        (["serve", "--room", "r" * 300], "256", "--room"),
+        (["proxy", "--room", "r", "--signal", "http://x"], "signal server", "ws://"),
+        (["proxy", "--room", "r", "--stun", "x"], "STUN", "stun:"),
+        (["proxy", "--room", "r", "--stun", "none", "--stun", "stun:x"], "contradict", ""),
+        (["proxy", "--room", "r", "--turn", "stun:x"], "TURN", "turn:"),
+        (["proxy", "--room", "r", "--log-level", "loud"], "'loud'", "info"),
+        (["proxy", "--room", "r", "--wait-for-peer", "soon"], "'soon' is not a number of seconds", "usage:"),
+        (["proxy", "--room", "r", "--wait-for-peer", "-1"], "", "usage:"),
+        (["proxy", "--room", "r", "--wait-for-peer", "inf"], "seconds", "usage:"),
+        (["proxy", "--room", "r", "--wait-for-peer", "nan"], "seconds", "usage:"),
+        (["serve", "--room", "r", "--upstream", "ftp://x"], "http", ""),
+        (["serve", "--room", "r", "--upstream-header", "@/nonexistent"], "cannot be read", "--upstream-header"),
+        (["serve", "--room", "r", "--upstream-header", "no colon"], "header field", ""),
+    ],
+)
+def test_what_cannot_be_used_is_an_error_that_says_what_to_type(argv: list[str], message: str, hint: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse(argv, {})
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_no_secret_shows_in_a_repr() -> None:
+    command = parse(
+        ["serve", "--room", "r", "--upstream", "1", "--upstream-header", "Authorization: s3cret", "--turn-pass=hush"],
+        {},
+    )
+    assert isinstance(command, ServeCommand)
+    assert "hush" not in repr(command)
+    assert "s3cret" not in repr(command)
