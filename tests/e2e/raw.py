@@ -124,12 +124,19 @@ class Client:
             yield piece
 
     def _chunks(self) -> Iterator[bytes]:
-        while size := int(self._until(b"\r\n").partition(b";")[0], 16):
+        while size := self._chunk_size():
             yield from self._sized(size)
             if self.exactly(2) != b"\r\n":
                 raise Broken("a chunk without its end")
         while self._until(b"\r\n"):
             pass
+
+    def _chunk_size(self) -> int:
+        line = self._until(b"\r\n")
+        try:
+            return int(line.partition(b";")[0], 16)
+        except ValueError:
+            raise Broken(f"no chunk size: {line[:80]!r}") from None
 
     def _rest(self) -> Iterator[bytes]:
         if self._buffer:

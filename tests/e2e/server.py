@@ -59,6 +59,17 @@ class Request:
         return [value for key, value in self.fields if key.lower() == name]
 
     @property
+    def chunked(self) -> bool:
+        """Whether its body has no length of its own."""
+        return b"chunked" in b",".join(self.values(b"transfer-encoding")).lower()
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the client expects the connection to go on (RFC 9112 section 9.3)."""
+        closes = b"close" in b",".join(self.values(b"connection")).lower()
+        return self.version == b"HTTP/1.1" and not closes
+
+    @property
     def query(self) -> dict[str, str]:
         """The target's query, the last of each name."""
         parsed = parse_qs(self.target.partition(b"?")[2].decode("latin-1"))
@@ -88,13 +99,16 @@ class Connection:
     async def _exchange(self) -> bool:
         request = await self._head()
         self.site.requests.append(request)
+        return await self._answer(request) and request.persistent
+
+    async def _answer(self, request: Request) -> bool:
         page = self.site.pages.get(request.target.partition(b"?")[0])
         answer = self.site.answers.get(request.target)
         try:
             if answer is None and page is not None:
                 return await page(self, request)
             return await self._follow(request, answer or reply(OK))
-        except ConnectionError:
+        except (ConnectionError, asyncio.IncompleteReadError):
             request.left = request.left or time.monotonic()
             raise
 
@@ -138,7 +152,7 @@ class Connection:
 
     async def body_of(self, request: Request) -> AsyncIterator[bytes]:
         """The request's body as it comes."""
-        if b"chunked" in b",".join(request.values(b"transfer-encoding")).lower():
+        if request.chunked:
             while size := int((await self.reader.readuntil(b"\r\n")).partition(b";")[0], 16):
                 async for piece in self._sized(size):
                     yield piece
