@@ -4,72 +4,84 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from ..config import Limits, Timeouts
 from ..errors import ProtocolError, RoomFull, SignalRejected, SignalUnreachable
 from ..status import Role
-from .messages import Joined, Message, ServerError, join, parse
+from . import messages
+from .messages import Joined, Message, ServerError
 
 if TYPE_CHECKING:
     import aiohttp
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT: Final = 15.0
-"""Seconds between pings to the server; silence of half of that more, and it is lost."""
+HEARTBEAT: Final = 12.0
+"""Seconds between pings to the server; half of that without an answer, and it is lost: after 18 s at most."""
 RUBBISH: Final = 100
 """Messages that make no sense after which the server is given up."""
+
+RUN_YOUR_OWN: Final = "Is it running, and is --signal right? `llmtunnel signal` runs one of your own."
 
 
 class SignalClient:
     """A connection to a signal server: `connect`, `join`, then `send` and `receive` until it breaks."""
 
     def __init__(
-        self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse, url: str, wait: float
+        self,
+        http: aiohttp.ClientSession,
+        socket: aiohttp.ClientWebSocketResponse,
+        *,
+        url: str,
+        timeouts: Timeouts,
     ) -> None:
         self._http = http
         self._socket = socket
         self._url = url
-        self._wait = wait
+        self._timeouts = timeouts
         self._rubbish = 0
 
     @classmethod
     async def connect(cls, url: str, *, timeouts: Timeouts, limits: Limits) -> SignalClient:
         """Open the WebSocket. Raises `SignalUnreachable` with what to do.
 
-        An HTTP proxy that the environment names is used, and the system's certificates for ``wss``.
+        The proxy that the environment names is used, and the system's certificates for ``wss``.
         """
         import aiohttp
 
-        http = aiohttp.ClientSession(trust_env=True)
-        try:
-            async with asyncio.timeout(timeouts.signal):
-                socket = await http.ws_connect(url, heartbeat=HEARTBEAT, max_msg_size=limits.signal_message)
-        except BaseException as exc:
-            await http.close()
-            if isinstance(exc, aiohttp.ClientError | OSError | TimeoutError | ValueError):
+        async with AsyncExitStack() as stack:
+            http = await stack.enter_async_context(aiohttp.ClientSession(trust_env=True))
+            try:
+                async with asyncio.timeout(timeouts.signal):
+                    socket = await http.ws_connect(
+                        _for_proxies(url), heartbeat=HEARTBEAT, max_msg_size=limits.signal_message
+                    )
+            except (aiohttp.ClientError, OSError, ValueError) as exc:
                 raise _unreachable(url, exc) from exc
-            raise
-        return cls(http, socket, url, timeouts.signal)
+            stack.pop_all()
+        return cls(http, socket, url=url, timeouts=timeouts)
 
     async def join(self, room: str, *, role: Role, instance: str, token: str | None = None) -> Joined:
         """Enter a room. Raises `RoomFull`, `SignalRejected` or `SignalUnreachable`."""
-        await self.send(join(room, role=role, instance=instance, token=token))
         try:
-            async with asyncio.timeout(self._wait):
+            async with asyncio.timeout(self._timeouts.signal):
+                await self.send(messages.join(room, role=role, instance=instance, token=token))
                 while True:
-                    message = await self.receive()
-                    if isinstance(message, Joined):
-                        return message
-                    if isinstance(message, ServerError):
-                        raise _refusal(message)
+                    match await self.receive():
+                        case Joined() as joined:
+                            return joined
+                        case ServerError() as error:
+                            raise _refusal(error)
         except TimeoutError as exc:
-            raise SignalUnreachable(f"The signal server {self._url} does not answer our join.") from exc
+            raise SignalUnreachable(
+                f"The signal server {self._url} does not answer our join.", hint="Is it a signal server?"
+            ) from exc
 
     async def send(self, message: str) -> None:
-        """Send one message. Raises `SignalUnreachable`."""
+        """Send one message; waits while the server does not read. Raises `SignalUnreachable`."""
         try:
             await self._socket.send_str(message)
         except (OSError, RuntimeError) as exc:  # aiohttp: ConnectionResetError, or RuntimeError on a closed socket
@@ -86,15 +98,21 @@ class SignalClient:
                 if message is not None:
                     return message
             elif raw.type is aiohttp.WSMsgType.BINARY:
-                self._rubbish += 1
+                self._reject("binary data")
             else:
                 raise self._lost()
         raise SignalUnreachable(f"{self._url} sends messages that make no sense.", hint="Is it a signal server?")
 
+    async def bye(self) -> None:
+        """Leave the room; the connection stays. Raises `SignalUnreachable`."""
+        await self.send(messages.bye())
+
     async def aclose(self) -> None:
         """Leave, by closing the connection; idempotent."""
         try:
-            await self._socket.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timeouts.close):
+                    await self._socket.close()
         finally:
             await self._http.close()
 
@@ -108,39 +126,67 @@ class SignalClient:
 
     def _parse(self, text: str) -> Message | None:
         try:
-            return parse(text)
+            return messages.parse(text)
         except ProtocolError as exc:
-            self._rubbish += 1
-            logger.warning("the signal server sent a message that makes no sense: %s", exc)
+            self._reject(exc.message)
             return None
 
+    def _reject(self, why: str) -> None:
+        self._rubbish += 1
+        logger.warning("a message from the signal server is left out: %s", why)
+
     def _lost(self) -> SignalUnreachable:
-        return SignalUnreachable(f"The connection to the signal server {self._url} is lost.")
+        return SignalUnreachable(f"The connection to the signal server {self._url} is lost.", hint=RUN_YOUR_OWN)
+
+
+def _for_proxies(url: str) -> str:
+    """The address as aiohttp gets it: of ``wss`` it would not know that the environment's https proxy is for it."""
+    return "https" + url.removeprefix("wss") if url.startswith("wss://") else url
 
 
 def _refusal(error: ServerError) -> RoomFull | SignalRejected:
-    if error.code == "room-full" or "is full" in error.message:
+    if error.code == "room-full":
+        return RoomFull(f"The signal server says: {error.message}.", hint="A peer that crashed may still sit in it.")
+    if error.code is None and "is full" in error.message:
         return RoomFull(
-            "The room is full.",
-            hint="Another serve or proxy is in it, perhaps one that crashed and that the server has not noticed yet.",
+            f"The signal server says: {error.message}.",
+            hint="A peer that crashed may still sit in it. `llmtunnel signal` runs a server that takes more.",
         )
-    return SignalRejected(f"The signal server refuses us: {error.message}")
+    return SignalRejected(f"The signal server refuses us: {error.message}.")
 
 
-def _unreachable(url: str, exc: BaseException) -> SignalUnreachable:
+def _unreachable(url: str, exc: Exception) -> SignalUnreachable:
+    message, hint = _diagnosis(url, exc)
+    return SignalUnreachable(message, hint=hint)
+
+
+def _diagnosis(url: str, exc: Exception) -> tuple[str, str]:
+    """What went wrong, and what to do about it."""
     import aiohttp
 
-    hint = "Is it running, and is --signal right? Run one of your own with `llmtunnel signal`."
     match exc:
-        case aiohttp.WSServerHandshakeError():
-            return SignalUnreachable(f"{url} answers, but is no signal server (HTTP {exc.status}).", hint=hint)
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            return SignalUnreachable(
-                f"The signal server {url} has no certificate that this machine trusts.",
-                hint="Check the address, or use ws:// for a server of your own on this machine.",
-            )
-        case aiohttp.ClientConnectorDNSError():
-            return SignalUnreachable(f"The signal server's name in {url} is unknown.", hint="Check --signal.")
         case TimeoutError():
-            return SignalUnreachable(f"The signal server {url} does not answer in time.", hint=hint)
-    return SignalUnreachable(f"The signal server {url} cannot be reached: {exc}.", hint=hint)
+            return f"The signal server {url} does not answer in time.", RUN_YOUR_OWN
+        case aiohttp.WSServerHandshakeError():
+            return f"{url} answers, but is no signal server (HTTP status {exc.status}).", "Check --signal."
+        case aiohttp.ClientConnectorCertificateError():
+            return (
+                f"The signal server {url} has no certificate that this machine trusts: {exc.certificate_error}.",
+                "Check the address; on networks that inspect TLS, SSL_CERT_FILE names the certificate to trust.",
+            )
+        case aiohttp.ClientConnectorSSLError():
+            return f"The signal server {url} does not speak TLS.", "Is it a ws:// one?"
+        case aiohttp.ClientConnectorDNSError():
+            return f"The name in {url} is not known.", "Check --signal, and that this machine is online."
+        case aiohttp.InvalidURL():
+            return f"{url!r} is not a signal server's address.", "It is like ws://host:port or wss://host."
+        case aiohttp.ClientConnectorError():
+            return f"The signal server {url} cannot be reached: {_reason(exc.os_error)}.", RUN_YOUR_OWN
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+            return f"The signal server {url} hung up.", "Does it want wss:// in place of ws://?"
+    return f"{url} answers, but is no signal server: {exc}.", "Check --signal."
+
+
+def _reason(exc: OSError) -> str:
+    """Why, without asyncio's list of addresses for the commonest."""
+    return "nothing listens there" if isinstance(exc, ConnectionRefusedError) else exc.strerror or str(exc)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from ..errors import ProtocolError
 from ..status import Role
+
+MAX_ID: Final = 128
+"""Characters of a peer's id, an instance or a token: they are kept and shown. UUIDs have 36."""
+MAX_TEXT: Final = 300
+"""Characters of an error's text that are kept, to be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +100,19 @@ def parse(text: str) -> Message | None:
     values = _object(text)
     match values.get("type"):
         case "joined":
-            return Joined(_text(values, "peerId"), _members(values), _role(values), _optional(values, "token"))
+            return Joined(_id(values), _members(values), _role(values), _optional(values, "token"))
         case "peer-joined":
             return PeerJoined(_member(values))
         case "peer-left":
-            return PeerLeft(_text(values, "peerId"))
+            return PeerLeft(_id(values))
         case "offer":
-            return Offer(_text(values, "peerId"), _text(values, "sdp"))
+            return Offer(_id(values), _text(values, "sdp"))
         case "answer":
-            return Answer(_text(values, "peerId"), _text(values, "sdp"))
+            return Answer(_id(values), _text(values, "sdp"))
         case "candidate":
-            return Candidate(_text(values, "peerId"), _candidate(_text(values, "candidate")))
+            return Candidate(_id(values), _candidate(_text(values, "candidate")))
         case "error":
-            return ServerError(_text(values, "message"), _optional(values, "code"))
+            return ServerError(_shown(_text(values, "message")), _optional(values, "code"))
     return None
 
 
@@ -139,6 +144,11 @@ def candidate(found: IceCandidate, *, to: str | None) -> str:
     return _dump(type="candidate", candidate=inner, to=to)
 
 
+def bye() -> str:
+    """Leave the room; the connection stays."""
+    return _dump(type="bye")
+
+
 def _dump(**values: object) -> str:
     return json.dumps({name: value for name, value in values.items() if value is not None})
 
@@ -155,14 +165,31 @@ def _object(text: str) -> dict[str, Any]:
 
 def _text(values: dict[str, Any], name: str) -> str:
     value = values.get(name)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _is_unicode(value):
         raise ProtocolError(f"A signalling message has no {name}.")
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be encoded: JSON may escape half a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= each <= "\udfff" for each in text)
+
+
+def _id(values: dict[str, Any]) -> str:
+    value = _text(values, "peerId")
+    if not 0 < len(value) <= MAX_ID:
+        raise ProtocolError("A signalling message has an impossible peerId.")
     return value
 
 
 def _optional(values: dict[str, Any], name: str) -> str | None:
     value = values.get(name)
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and len(value) <= MAX_ID and _is_unicode(value) else None
+
+
+def _shown(text: str) -> str:
+    """Text of somebody else's for a terminal: short, on one line, with no control characters."""
+    return "".join(each if each.isprintable() else " " for each in text[:MAX_TEXT])
 
 
 def _role(values: dict[str, Any]) -> Role | None:
@@ -171,7 +198,7 @@ def _role(values: dict[str, Any]) -> Role | None:
 
 
 def _member(values: dict[str, Any]) -> Member:
-    return Member(_text(values, "peerId"), _role(values), _optional(values, "instance"))
+    return Member(_id(values), _role(values), _optional(values, "instance"))
 
 
 def _members(values: dict[str, Any]) -> tuple[Member, ...]:
@@ -182,7 +209,7 @@ def _members(values: dict[str, Any]) -> tuple[Member, ...]:
     peers = values.get("peers")
     if not isinstance(peers, list) or not all(isinstance(each, str) for each in peers):
         raise ProtocolError("A joined message has no peers.")
-    return tuple(Member(each) for each in peers)
+    return tuple(_member({"peerId": each}) for each in peers)
 
 
 def _candidate(text: str) -> IceCandidate:

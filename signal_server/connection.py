@@ -1,0 +1,168 @@
+"""One client's WebSocket: what it says goes to the hub, what the hub has for it waits here, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final
+
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+
+from .hub import Hub
+from .limits import MESSAGE, TOKEN_BYTES, Bucket, Limits
+from .messages import Code, Message, Refused, encode, too_large
+
+logger = logging.getLogger(__name__)
+
+LINGER: Final = 0.5
+"""Seconds that a client which sends too large a message has to read why: what it still sends is thrown away."""
+
+
+class Socket(web.WebSocketResponse):
+    """aiohttp's, but it says why it closes on a message that is too large."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(
+            heartbeat=limits.heartbeat,
+            timeout=limits.close,
+            max_msg_size=MESSAGE,
+            compress=False,  # 5 KiB a minute are not worth a window of 32 KiB for each
+            autoping=False,  # pings count as messages
+        )
+        self._told = False
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        """As aiohttp's, which calls it itself for a frame that it does not take."""
+        if code == WSCloseCode.MESSAGE_TOO_BIG and not self._told:
+            self._told = True
+            try:
+                await self.send_str(encode(too_large().message))
+                await asyncio.sleep(LINGER)
+            except ConnectionError:
+                pass  # it did not wait for the answer
+        return await super().close(code=code, message=message, drain=drain)
+
+
+class Outgoing:
+    """Texts that wait for a socket, at most so many bytes of them."""
+
+    def __init__(self, bound: int) -> None:
+        self._texts: deque[bytes] = deque()
+        self._room = bound
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def put(self, text: str) -> bool:
+        """Add one; False where there is no room for it."""
+        data = text.encode()
+        if len(data) > self._room:
+            return False
+        self._room -= len(data)
+        self._texts.append(data)
+        self._changed.set()
+        return True
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._closed = True
+        self._changed.set()
+
+    async def get(self) -> bytes | None:
+        """The next one; None at the end."""
+        while not self._texts:
+            if self._closed:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        data = self._texts.popleft()
+        self._room += len(data)
+        return data
+
+
+class Connection:
+    """A client, from the opened WebSocket to its end: `run` it. It is the hub's outlet."""
+
+    def __init__(self, socket: Socket, transport: asyncio.Transport, hub: Hub, limits: Limits) -> None:
+        self._socket = socket
+        self._transport = transport
+        self._hub = hub
+        self._limits = limits
+        self._outgoing = Outgoing(limits.outgoing)
+        now = asyncio.get_running_loop().time()
+        self._bucket = Bucket(rate=limits.rate, burst=limits.burst, now=now)
+
+    async def run(self) -> None:
+        """Serve the client until it goes, or is cut off."""
+        loop = asyncio.get_running_loop()
+        writer = asyncio.create_task(self._write(), name="signal writer")
+        patience = loop.call_later(self._limits.join, self._drop_idle)
+        try:
+            await self._read()
+        finally:
+            patience.cancel()
+            self._hub.leave(self)
+            await self._finish(writer)
+
+    def send(self, message: Message) -> None:
+        """Queue a message; a client that does not read is cut off, and holds nobody else up."""
+        if not self._transport.is_closing() and not self._outgoing.put(encode(message)):
+            logger.warning("a client that does not read is dropped")
+            self.drop()
+
+    def drop(self) -> None:
+        """Cut the client off, at once; what waits for it is lost."""
+        self._transport.abort()
+
+    async def aclose(self) -> None:
+        """Close in order, as the server stops."""
+        try:
+            async with asyncio.timeout(self._limits.close):
+                await self._socket.close(code=WSCloseCode.GOING_AWAY)
+        except TimeoutError:
+            self.drop()
+
+    def _drop_idle(self) -> None:
+        if not self._hub.joined(self):
+            self.drop()
+
+    async def _read(self) -> None:
+        while True:
+            raw = await self._socket.receive()
+            if raw.type not in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG):
+                return
+            try:
+                await self._take(raw)
+            except Refused as refusal:
+                self.send(refusal.message)
+                if refusal.fatal:
+                    return
+
+    async def _take(self, raw: WSMessage) -> None:
+        self._pay(len(raw.data))
+        match raw.type:
+            case WSMsgType.TEXT:
+                self._hub.receive(self, raw.data)
+            case WSMsgType.BINARY:
+                raise Refused(Code.INVALID_JSON, "invalid JSON: binary")
+            case WSMsgType.PING:
+                await self._socket.pong(raw.data)
+
+    def _pay(self, size: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if not self._bucket.take(1 + size // TOKEN_BYTES, now=now):
+            raise Refused(Code.TOO_FAST, "too many messages")
+
+    async def _write(self) -> None:
+        while (data := await self._outgoing.get()) is not None:
+            await self._socket.send_frame(data, WSMsgType.TEXT)
+
+    async def _finish(self, writer: asyncio.Task[None]) -> None:
+        """Send what still waits, then close; a client that does not take it in time is cut off."""
+        self._outgoing.close()
+        try:
+            async with asyncio.timeout(self._limits.close):
+                await writer
+                await self._socket.close(code=WSCloseCode.POLICY_VIOLATION)
+        except (TimeoutError, ConnectionError):
+            self.drop()

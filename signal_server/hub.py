@@ -1,0 +1,91 @@
+"""Between sockets and rooms: which outlet is which member. Pure but for its log lines.
+
+A room's name is all that its users need to meet, so it is a secret: what is logged is a hash of it, keyed anew by each
+process. Neither SDPs nor candidates are ever logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Iterable
+from typing import Protocol
+
+from .limits import Limits
+from .messages import Bye, Code, Join, Message, Refused, Relay, parse
+from .rooms import Delivery, Member, Rooms
+
+logger = logging.getLogger(__name__)
+
+
+class Outlet(Protocol):
+    """A client's socket, as seen from here. Neither may raise or block."""
+
+    def send(self, message: Message) -> None:
+        """Tell the client, soon; one that cannot be told is dropped."""
+
+    def drop(self) -> None:
+        """Cut it off."""
+
+
+class Hub:
+    """Acts on what outlets receive."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._rooms = Rooms(limits)
+        self._members: dict[Outlet, Member] = {}
+        self._outlets: dict[Member, Outlet] = {}
+        self._key = secrets.token_bytes(16)
+
+    def joined(self, outlet: Outlet) -> bool:
+        """Whether it is in a room."""
+        return outlet in self._members
+
+    def receive(self, outlet: Outlet, text: str) -> None:
+        """Act on a message. Raises `Refused`."""
+        match parse(text):
+            case Join() as request:
+                self._join(outlet, request)
+            case Relay() as request:
+                self._relay(outlet, request)
+            case Bye():
+                self.leave(outlet)
+
+    def leave(self, outlet: Outlet) -> None:
+        """It is gone, or says bye; nothing happens where it is in no room."""
+        member = self._members.pop(outlet, None)
+        if member is None:
+            return
+        del self._outlets[member]
+        deliveries = self._rooms.leave(member)
+        self._log(member, "left")
+        self._deliver(deliveries)
+
+    def _join(self, outlet: Outlet, request: Join) -> None:
+        if outlet in self._members:
+            raise Refused(Code.ALREADY_JOINED, "already in a room")
+        admission = self._rooms.join(request)
+        if admission.ghost:
+            ghost = self._outlets.pop(admission.ghost)
+            del self._members[ghost]
+            ghost.drop()
+        self._members[outlet] = admission.member
+        self._outlets[admission.member] = outlet
+        self._log(admission.member, "took its ghost's place" if admission.ghost else "joined")
+        self._deliver(admission.deliveries)
+
+    def _relay(self, outlet: Outlet, request: Relay) -> None:
+        member = self._members.get(outlet)
+        if member is None:
+            raise Refused(Code.NOT_JOINED, "must join a room first")
+        self._deliver(self._rooms.relay(member, request))
+
+    def _deliver(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            self._outlets[delivery.to].send(delivery.message)
+
+    def _log(self, member: Member, what: str) -> None:
+        room = hashlib.blake2b(member.room.encode(), key=self._key, digest_size=4).hexdigest()
+        size = len(self._rooms.members(member.room))
+        logger.info("room %s: %s %s, %d inside", room, member.role or "original peer", what, size)

@@ -1,0 +1,157 @@
+"""What clients say, checked, and what they are told. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from .limits import ENVELOPE, IDENTITY, MESSAGE, ROOM_NAME
+
+Message = dict[str, object]
+"""What a client is told, before it becomes JSON."""
+
+_PAYLOAD: Final = {"offer": "sdp", "answer": "sdp", "candidate": "candidate"}
+"""What is relayed, and the one member of it that is."""
+
+
+class Role(StrEnum):
+    """Which side of a tunnel a member is; an original member does not say."""
+
+    SERVE = "serve"
+    PROXY = "proxy"
+
+
+class Code(StrEnum):
+    """Why a message was refused, as ``error`` carries it."""
+
+    INVALID_JSON = "invalid-json"
+    UNKNOWN_TYPE = "unknown-type"
+    ROOM_REQUIRED = "room-required"
+    NOT_JOINED = "not-joined"
+    ALREADY_JOINED = "already-joined"
+    ROOM_FULL = "room-full"
+    NO_SUCH_PEER = "no-such-peer"
+    TOO_LARGE = "too-large"
+    TOO_FAST = "too-fast"
+    SERVER_FULL = "server-full"
+
+
+class Refused(Exception):
+    """A message that is not acted on; the client is told so."""
+
+    def __init__(self, code: Code, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+    @property
+    def fatal(self) -> bool:
+        """Whether its sender is cut off."""
+        return self.code in (Code.TOO_LARGE, Code.TOO_FAST)
+
+    @property
+    def message(self) -> Message:
+        """The ``error`` message."""
+        return {"type": "error", "message": str(self), "code": self.code.value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """Enter a room."""
+
+    room: str = field(repr=False)
+    role: Role | None = None
+    instance: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """Pass an offer, an answer or a candidate on."""
+
+    type: str
+    text: str = field(repr=False)
+    to: str | None = None
+    """The peer's id; None where the message is not addressed."""
+
+    def message(self, sender: str) -> Message:
+        """It, as the other member gets it."""
+        return {"type": self.type, "peerId": sender, _PAYLOAD[self.type]: self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """Leave the room."""
+
+
+def too_large() -> Refused:
+    """The refusal of a message that is over the bound."""
+    return Refused(Code.TOO_LARGE, f"message too large (max {MESSAGE} bytes)")
+
+
+def parse(text: str) -> Join | Relay | Bye:
+    """Read what a client sent. Raises `Refused`."""
+    values = _object(text)
+    kind = values.get("type")
+    if kind == "join":
+        return _join(values)
+    if kind == "bye":
+        return Bye()
+    if not isinstance(kind, str) or kind not in _PAYLOAD:
+        raise Refused(Code.UNKNOWN_TYPE, "unknown message type")
+    if len(text.encode()) > MESSAGE - ENVELOPE:
+        raise too_large()
+    return _relay(kind, values)
+
+
+def encode(message: Message) -> str:
+    """The JSON text. What is relayed is never longer than it came, but for the envelope."""
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):  # an integer of thousands of digits is a ValueError too
+        raise Refused(Code.INVALID_JSON, "invalid JSON") from None
+    if not isinstance(values, dict):
+        raise Refused(Code.INVALID_JSON, "invalid JSON: not an object")
+    return values
+
+
+def _join(values: dict[str, Any]) -> Join:
+    room = _text(values, "room", most=ROOM_NAME)
+    if not room:
+        raise Refused(Code.ROOM_REQUIRED, "room name required" + _too_long(values.get("room")))
+    role = values.get("role")
+    return Join(
+        room=room,
+        role=Role(role) if role in ("serve", "proxy") else None,
+        instance=_text(values, "instance", most=IDENTITY),
+        token=_text(values, "token", most=IDENTITY),
+    )
+
+
+def _too_long(room: object) -> str:
+    return f" (max {ROOM_NAME} bytes)" if room and isinstance(room, str) else ""
+
+
+def _relay(kind: str, values: dict[str, Any]) -> Relay:
+    text = _text(values, _PAYLOAD[kind], most=MESSAGE)
+    if text is None:
+        raise Refused(Code.INVALID_JSON, f"invalid JSON: {kind} without {_PAYLOAD[kind]}")
+    addressed = values.get("to") is not None
+    # An address that is no text is nobody's, rather than no address.
+    return Relay(type=kind, text=text, to=(_text(values, "to", most=IDENTITY) or "") if addressed else None)
+
+
+def _text(values: dict[str, Any], name: str, *, most: int) -> str | None:
+    """A text of at most so many bytes; None where there is none, or it is no Unicode (half a surrogate pair)."""
+    value = values.get(name)
+    if not isinstance(value, str):
+        return None
+    try:
+        return value if len(value.encode()) <= most else None
+    except UnicodeEncodeError:
+        return None

@@ -1,0 +1,65 @@
+"""A signal server as a process: its one line of output, its logs, the signals that end it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from .cli import USAGE
+from .limits import Limits
+from .server import SignalServer
+
+BY_SIGNAL: Final = 128
+"""A process that a signal ended has this and the signal's number as its exit status."""
+
+# SIGBREAK is Ctrl-Break, and what Windows sends to a console that closes.
+_SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+
+
+def run(host: str, port: int, *, limits: Limits, log_level: str) -> int:
+    """Serve until a signal comes; returns the exit status."""
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("signal_server").setLevel(log_level.upper())
+    try:
+        return BY_SIGNAL + asyncio.run(_serve(host, port, limits))
+    except OSError as exc:
+        print(f"Cannot listen on {_shown(host, port)}: {_reason(exc)}.", file=sys.stderr)  # noqa: T201
+        return USAGE
+
+
+async def _serve(host: str, port: int, limits: Limits) -> int:
+    """The number of the signal that ended it."""
+    stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    _on_signals(lambda number: None if stopped.done() else stopped.set_result(number))
+    async with SignalServer(host, port, limits=limits) as server:
+        print(f"signal server listening on {server.url}", flush=True)  # noqa: T201
+        return await stopped
+
+
+def _on_signals(stop: Callable[[int], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        try:
+            loop.add_signal_handler(number, stop, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda number, _frame: loop.call_soon_threadsafe(stop, number))
+
+
+def _reason(exc: OSError) -> str:
+    match exc.errno:
+        case errno.EADDRINUSE:
+            return "it is in use by another program; choose another with --listen"
+        case errno.EADDRNOTAVAIL:
+            return "this machine has no such address"
+        case errno.EACCES:
+            return "not permitted; choose a port above 1023"
+    return exc.strerror or str(exc)
+
+
+def _shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

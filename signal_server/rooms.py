@@ -1,0 +1,154 @@
+"""Who is in which room, who sees whom, and who is told what. Pure: nothing here knows of sockets.
+
+`Rooms` is the interface behind which the rooms of several servers can stand.
+
+    join  ->  who was there is told peer-joined, the newcomer joined
+    leave ->  who is there is told peer-left
+    relay ->  the one other member gets it, or the one that it is addressed to
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from .limits import Limits
+from .messages import Code, Join, Message, Refused, Relay, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Member:
+    """Somebody in a room, from one join to its leaving."""
+
+    peer_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    room: str = field(repr=False)
+    role: Role | None = None
+    """None: an original member."""
+    instance: str | None = None
+    token: str | None = field(default=None, repr=False)
+    """Who knows it may take this member's place; an original member has none."""
+
+    def sees(self, other: Member) -> bool:
+        """Whether they are there for each other: proxies are not."""
+        return self is not other and (self.role is None or self.role is not other.role)
+
+    def description(self) -> Message:
+        """What others are told of it."""
+        if self.role is None:
+            return {"peerId": self.peer_id}
+        return {"peerId": self.peer_id, "role": self.role.value, "instance": self.instance}
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message for a member."""
+
+    to: Member
+    message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """A join that succeeded."""
+
+    member: Member
+    ghost: Member | None
+    """Whose place it took: no member any more."""
+    deliveries: list[Delivery]
+
+
+class Rooms:
+    """All rooms of a server."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._rooms: dict[str, dict[str, Member]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def members(self, room: str) -> tuple[Member, ...]:
+        """Who is in that room, in the order in which they came."""
+        return tuple(self._rooms.get(room, {}).values())
+
+    def join(self, request: Join) -> Admission:
+        """Let somebody in. Raises `Refused`; nothing has changed then."""
+        ghost = self._ghost(request)
+        self._admit(request, [member for member in self.members(request.room) if member is not ghost])
+        deliveries = self.leave(ghost) if ghost else []
+        member = _member(request, ghost)
+        others = [other for other in self.members(request.room) if other.sees(member)]
+        self._rooms.setdefault(request.room, {})[member.peer_id] = member
+        self._count += 1
+        arrival: Message = {"type": "peer-joined", **member.description()}
+        deliveries += [Delivery(other, arrival) for other in others]
+        deliveries.append(Delivery(member, _joined(member, others)))
+        return Admission(member=member, ghost=ghost, deliveries=deliveries)
+
+    def leave(self, member: Member) -> list[Delivery]:
+        """Let a member go."""
+        room = self._rooms[member.room]
+        del room[member.peer_id]
+        self._count -= 1
+        if not room:
+            del self._rooms[member.room]
+        departure: Message = {"type": "peer-left", "peerId": member.peer_id}
+        return [Delivery(other, departure) for other in room.values() if other.sees(member)]
+
+    def relay(self, sender: Member, request: Relay) -> list[Delivery]:
+        """Pass a message on. Raises `Refused`."""
+        message = request.message(sender.peer_id)
+        return [Delivery(target, message) for target in self._targets(sender, request.to)]
+
+    def _targets(self, sender: Member, to: str | None) -> Iterator[Member]:
+        room = self._rooms[sender.room]
+        if to is None and len(room) <= 2:
+            # A candidate may cross with its receiver's leaving: an original member would take an error amiss.
+            yield from (other for other in room.values() if other.sees(sender))
+        elif (target := room.get(to or "")) and target.sees(sender):
+            yield target
+        else:
+            raise Refused(Code.NO_SUCH_PEER, "no such peer" if to else "say to which peer")
+
+    def _ghost(self, request: Join) -> Member | None:
+        """The member whose token this is."""
+        token = (request.token or "").encode()
+        for member in self.members(request.room):
+            if member.token and secrets.compare_digest(member.token.encode(), token):
+                return member
+        return None
+
+    def _admit(self, request: Join, present: list[Member]) -> None:
+        """Raise `Refused` where there is no place beside those who are present."""
+        roles = [member.role for member in present]
+        most = ""
+        if (request.role is None or None in roles) and len(roles) >= 2:
+            most = "2"
+        elif request.role is Role.SERVE and Role.SERVE in roles:
+            most = "1 serve"
+        elif request.role is Role.PROXY and roles.count(Role.PROXY) >= self._limits.proxies:
+            most = f"{self._limits.proxies} proxies"
+        if most:
+            raise Refused(Code.ROOM_FULL, f"room '{request.room}' is full (max {most})")
+        new_room = request.room not in self._rooms
+        if self._count >= self._limits.members or (new_room and len(self._rooms) >= self._limits.rooms):
+            raise Refused(Code.SERVER_FULL, "server is full")
+
+
+def _member(request: Join, ghost: Member | None) -> Member:
+    token = None
+    if request.role is not None:
+        # The ghost's token goes on: the client may never have got the answer to this join.
+        token = (ghost and ghost.token) or secrets.token_urlsafe()
+    return Member(room=request.room, role=request.role, instance=request.instance, token=token)
+
+
+def _joined(member: Member, others: Iterable[Member]) -> Message:
+    message: Message = {"type": "joined", "peerId": member.peer_id, "peers": [other.peer_id for other in others]}
+    if member.role is not None:
+        members = [other.description() for other in others]
+        message |= {"role": member.role.value, "token": member.token, "members": members}
+    return message
