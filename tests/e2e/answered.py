@@ -70,10 +70,6 @@ RESPONSES = (
         response(b"307 Temporary Redirect", b"Location: http://example.com/a%2F", b"Content-Length: 0"),
     ),
     answers(
-        "a redirect to what only begins as itself",
-        response(b"303 See Other", b"Location: " + OWN_ORIGIN + b"0.example.com/", b"Content-Length: 0"),
-    ),
-    answers(
         "cookies",
         response(
             b"200 OK", b"Set-Cookie: a=1; Path=/", b"X: y", b"set-cookie: b=2", b"Set-Cookie: a=3", b"Content-Length: 0"

@@ -107,7 +107,7 @@ class Connection:
         try:
             if answer is None and page is not None:
                 return await page(self, request)
-            return await self._follow(request, answer or reply(OK))
+            return await self._follow(request, answer or reply(OK if request.method != b"HEAD" else OK[:-2]))
         except (ConnectionError, asyncio.IncompleteReadError):
             request.left = request.left or time.monotonic()
             raise
@@ -133,7 +133,7 @@ class Connection:
 
     async def _head(self) -> Request:
         head = await self.reader.readuntil(b"\r\n\r\n")
-        first, *lines = head[:-4].split(b"\r\n")
+        first, *lines = head[:-4].lstrip(b"\r\n").split(b"\r\n")
         method, target, version = first.split(b" ")
         parts = [line.partition(b":") for line in lines]
         fields = tuple((name, value.strip(b" \t")) for name, _, value in parts)

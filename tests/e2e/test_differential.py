@@ -28,6 +28,7 @@ from .exchanges import (
     TARGETS,
     Exchange,
     request,
+    response,
 )
 from .processes import Address, Tunnel
 from .raw import Broken, Client, Fields, Response, fetch
@@ -88,16 +89,22 @@ def converse_waiting(client: Client, whole: bytes) -> list[Response]:
 
 def check_connection_afterwards(client: Client, exchange: Exchange, last: Response) -> None:
     """The connection either answers another request or says that it will not, and then ends."""
-    asked = exchange.requests[-1].lower()
-    closes = b"connection: close" in asked or b" http/1.0\r\n" in asked
-    framed = last.values(b"content-length") or last.values(b"transfer-encoding") or last.status in (204, 304)
-    if closes or b"close" in b",".join(last.values(b"connection")).lower() or not framed:
+    if exchange.unread:
+        return  # the rest of the body stands between: the client's next request may never be read
+    if not goes_on(exchange.requests[-1], last):
         assert client.ended(), "the connection goes on after it was to end"
         return
-    if exchange.waits and last.status != 200:
-        return  # whether the body still comes is for the client to say, by closing
     client.send(request(b"GET", b"/afterwards"))
     assert client.responses(b"GET")[-1].body == b"ok"
+
+
+def goes_on(asked: bytes, last: Response) -> bool:
+    """Whether the connection is to be used again (RFC 9112 section 9.3)."""
+    if b"connection: close" in asked.lower() or b" HTTP/1.0\r\n" in asked or last.version == b"HTTP/1.0":
+        return False
+    bodiless = asked.startswith(b"HEAD") or last.status in (204, 304)
+    framed = bodiless or last.values(b"content-length") or last.values(b"transfer-encoding")
+    return bool(framed) and b"close" not in b",".join(last.values(b"connection")).lower()
 
 
 def comparable(responses: list[Response], requests: list[Request], exchange: Exchange) -> Seen:
@@ -174,6 +181,14 @@ def test_an_upstream_that_does_not_answer_in_http_is_a_502_with_a_reason(
     assert error["message"]
     assert error["type"]
     assert "code" in error
+
+
+def test_a_redirect_to_a_host_that_only_begins_as_the_upstreams_is_left_alone(
+    tunnel: Tunnel, upstream: Upstream
+) -> None:
+    elsewhere = upstream.url.encode() + b"0.example.com/"
+    upstream.answers[b"/"] = (response(b"302 Found", b"Location: " + elsewhere, b"Content-Length: 0"),)
+    assert fetch(tunnel.address, request(b"GET", b"/")).values(b"location") == [elsewhere]
 
 
 def test_the_upstream_is_called_by_its_own_name_and_told_the_clients(tunnel: Tunnel, upstream: Upstream) -> None:
