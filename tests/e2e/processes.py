@@ -208,6 +208,19 @@ class Processes:
         proxy.process.wait_event("ready")
         return Tunnel(serve, proxy.process, proxy.url)
 
+    def original_serve(self, room: str, upstream: str, signal: str) -> Process:
+        """The original's serve, not waited for."""
+        return self._original("serve", room, signal, "--upstream", upstream)
+
+    def original_proxy(self, room: str, signal: str) -> Proxy:
+        """The original's proxy, listening."""
+        process = self._original("proxy", room, signal)
+        return Proxy(process, process.wait_event("listening")["url"])
+
+    def _original(self, role: str, room: str, signal: str, *flags: str) -> Process:
+        common = ("--room", room, "--signal", signal)
+        return self.start("-m", "tests.reference.original", role, *common, *flags, name=f"original-{role}")
+
     def close(self) -> None:
         """End them all, the newest first; fails where one of them has shown a defect."""
         for process in reversed(self.started):
