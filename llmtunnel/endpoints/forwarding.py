@@ -13,7 +13,7 @@ from ..errors import ErrorCode, ProtocolError, SettingError
 from ..protocol.heads import Fields, RequestHead, ResponseHead, get_all, is_upgrade, tokens
 from ..protocol.hello import Feature, Features
 from ..upstream import Upstream
-from .encoding import LAST_CHUNK, encode_chunk, encode_request
+from .encoding import LAST_CHUNK, encode_chunk
 from .http1 import BadMessage, content_length, end_to_end
 
 _CHUNKED: Final[Fields] = ((b"Transfer-Encoding", b"chunked"),)
@@ -71,7 +71,8 @@ class Forwarding:
             raise ProtocolError("CONNECT is not carried.")
         target = self.upstream.request_target(_without_prefix(head.target, self.advertise))
         fields = ((b"Host", self.upstream.authority), *self._request_fields(head.fields, features, upgrade))
-        return encode_request(replace(head, target=target, fields=fields + (_CHUNKED if chunked else ())))
+        lines = [b"%b: %b\r\n" % field for field in fields + (_CHUNKED if chunked else ())]
+        return b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, target, b"".join(lines))
 
     def _request_fields(self, fields: Fields, features: Features, upgrade: bool) -> Fields:
         dropped = {b"host", *(name.lower() for name, _ in self.upstream.fields)}

@@ -11,7 +11,6 @@ The two directions do not wait for each other. Cancelling `Origin.handle` closes
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -28,6 +27,7 @@ from ..upstream import Upstream
 from .forwarding import Forwarding, RequestBody, advertised, repeatable, request_body, wants_upgrade
 from .http1 import END, BadMessage, ResponseEvent, ResponseReader
 from .pool import UpstreamConnection, UpstreamPool
+from .responses import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -274,13 +274,8 @@ def _events(reader: ResponseReader, data: bytes) -> list[ResponseEvent]:
 
 
 def _bad_gateway(exc: UpstreamError) -> tuple[ResponseHead, bytes]:
-    """A response in the form that OpenAI's clients show."""
     code = "upstream_unreachable" if isinstance(exc, UpstreamUnreachable) else "upstream_broken"
-    message = f"{exc.message} {exc.hint}".rstrip()
-    error = {"message": message, "type": "tunnel_error", "code": code}
-    body = json.dumps({"error": error}, ensure_ascii=False).encode() + b"\n"
-    fields = ((b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body)))
-    return ResponseHead(status=502, reason=b"Bad Gateway", fields=fields), body
+    return Failure(status=502, code=code, message=f"{exc.message} {exc.hint}".rstrip()).response()
 
 
 def _log(record: RequestRecord) -> None:
