@@ -14,7 +14,7 @@ ROOM_NAME: Final = 256
 IDENTITY: Final = 128
 """A member's id, instance or token, bytes: ours have 16 to 43."""
 MAX_PROXIES: Final = 128
-"""The most that `Limits.proxies` may be: their list must fit a ``joined`` of 64 KiB, at up to 350 bytes each."""
+"""The most that `Limits.proxies` may be: their list must fit a ``joined`` of 64 KiB, at up to 450 bytes each."""
 
 TOKEN_BYTES: Final = 1024
 """Each begun KiB of a message counts as one message: a flood of long ones is one sooner."""

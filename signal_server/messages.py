@@ -125,10 +125,12 @@ def _join(values: dict[str, Any]) -> Join:
     if not room:
         raise Refused(Code.ROOM_REQUIRED, "room name required" + _too_long(values.get("room")))
     role = values.get("role")
+    instance = _text(values, "instance", most=IDENTITY)
     return Join(
         room=room,
         role=Role(role) if role in ("serve", "proxy") else None,
-        instance=_text(values, "instance", most=IDENTITY),
+        # Control characters would take six times their bytes in the list that a newcomer gets.
+        instance=instance if instance and instance.isprintable() else None,
         token=_text(values, "token", most=IDENTITY),
     )
 

@@ -77,7 +77,9 @@ class Rooms:
     def join(self, request: Join) -> Admission:
         """Let somebody in. Raises `Refused`; nothing has changed then."""
         ghost = self._ghost(request)
-        self._admit(request, [member for member in self.members(request.room) if member is not ghost])
+        if ghost is None:
+            self._check_server(request)
+        self._check_room(request, [member for member in self.members(request.room) if member is not ghost])
         deliveries = self.leave(ghost) if ghost else []
         member = _member(request, ghost)
         others = [other for other in self.members(request.room) if other.sees(member)]
@@ -121,7 +123,13 @@ class Rooms:
                 return member
         return None
 
-    def _admit(self, request: Join, present: list[Member]) -> None:
+    def _check_server(self, request: Join) -> None:
+        """Raise `Refused` where the server takes no more."""
+        new_room = request.room not in self._rooms
+        if self._count >= self._limits.members or (new_room and len(self._rooms) >= self._limits.rooms):
+            raise Refused(Code.SERVER_FULL, "server is full")
+
+    def _check_room(self, request: Join, present: list[Member]) -> None:
         """Raise `Refused` where there is no place beside those who are present."""
         roles = [member.role for member in present]
         most = ""
@@ -133,9 +141,6 @@ class Rooms:
             most = f"{self._limits.proxies} proxies"
         if most:
             raise Refused(Code.ROOM_FULL, f"room '{request.room}' is full (max {most})")
-        new_room = request.room not in self._rooms
-        if self._count >= self._limits.members or (new_room and len(self._rooms) >= self._limits.rooms):
-            raise Refused(Code.SERVER_FULL, "server is full")
 
 
 def _member(request: Join, ghost: Member | None) -> Member:

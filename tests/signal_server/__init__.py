@@ -1,0 +1,1 @@
+"""The signal server, by itself."""
