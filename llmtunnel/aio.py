@@ -156,7 +156,6 @@ class Tunnel(ABC):
 
     # -- what a side adds
 
-    @abstractmethod
     async def _open(self) -> None:
         """Open local things. Raises `SettingError`."""
 
@@ -289,9 +288,6 @@ class Server(Tunnel):
     def url(self) -> str:
         """The upstream's address."""
         return str(self._upstream)
-
-    async def _open(self) -> None:
-        await self._origin.start()
 
     async def _close_local(self) -> None:
         await self._origin.aclose()
@@ -429,7 +425,7 @@ def proxy(
 
 async def _upstream(upstream: str | Upstream | None) -> Upstream:
     if upstream is None:
-        from .endpoints.discovery import find_upstream
+        from .endpoints.discovery import choose, discover
 
-        return await find_upstream()
+        return choose(await discover())
     return upstream if isinstance(upstream, Upstream) else Upstream.parse(upstream)
