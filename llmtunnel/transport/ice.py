@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import aioice
-from aioice import ice
+from aioice import ice, stun
 from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from ..config import IceServers
@@ -36,6 +36,8 @@ _ASK: Final = 5.0
 """Seconds that a STUN or TURN server has to answer."""
 _RELEASE: Final = 0.5
 """Seconds that a TURN server has to free its allocation when we close."""
+_PAIRS: Final = 1024
+"""Paths under trial; 64 candidates of the peer's and ten addresses of ours make 640."""
 _WAITING: Final = 4096
 """Datagrams, of about 1,200 bytes, that may wait for DTLS; a socket's own buffer holds some 200."""
 
@@ -96,6 +98,11 @@ class Connection(aioice.Connection):
         """A datagram for DTLS, from anybody: an empty one would end aiortc's reader, a flood would fill memory."""
         if data and self._queue.qsize() < _WAITING:
             super().data_received(data, component)
+
+    def check_incoming(self, message: stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
+        """The peer checks a path: each port that it checks from would be one more candidate, without end."""
+        if len(self._check_list) < _PAIRS:
+            super().check_incoming(message, addr, protocol)
 
     async def close(self) -> None:
         """Close every socket; a TURN server that does not answer any more costs `_RELEASE` s, not a minute."""
@@ -164,7 +171,7 @@ def parse_candidate(text: str) -> aioice.Candidate | None:
     except ValueError:
         usable = False
     if not usable:
-        _log.info("Candidate left out: %.100r", text)
+        _log.debug("Candidate left out: %.100r", text)
         return None
     return candidate
 

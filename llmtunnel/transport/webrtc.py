@@ -1,4 +1,4 @@
-"""A peer over WebRTC: ICE, DTLS, SCTP and one data channel labelled ``tunnel``. The only module that knows aiortc.
+"""A peer over WebRTC: one data channel labelled ``tunnel``. With `ice` and `sctp` beside it, all that knows aiortc.
 
     offerer                                     answerer
     offer()   ── SDP, host candidates ────────→ answer(sdp)
@@ -8,14 +8,13 @@
               ── DATA_CHANNEL_OPEN ───────────→
     channel()                                   channel()
 
-It is built from aiortc's transports rather than from its RTCPeerConnection, which waits for STUN servers, makes a
-certificate for each connection, and connects in tasks that nobody owns.
+It is built from aiortc's transports rather than from its RTCPeerConnection, which asks its servers before it says
+anything, and connects in tasks that nobody owns.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Final
@@ -79,7 +78,7 @@ class WebRtcPeer:
         gatherer = RTCIceGatherer(iceServers=[])
         gatherer._connection = self._connection
         self._ice = RTCIceTransport(gatherer)
-        self._dtls = RTCDtlsTransport(self._ice, [_certificate()])
+        self._dtls = RTCDtlsTransport(self._ice, [RTCCertificate.generateCertificate()])
         self._sctp = Sctp(self._dtls, more_waits=lambda: self._connection.waiting, broken=self._lose)
         self._mid = "0"
         self._offering = False
@@ -339,9 +338,3 @@ class WebRtcChannel(Channel):
     def _low(self) -> None:
         if self._receiver is not None and self.has_room:
             self._receiver.room_available()
-
-
-@functools.cache
-def _certificate() -> RTCCertificate:
-    """One for the process: peers know it by the fingerprint in the SDP, and it says nothing else."""
-    return RTCCertificate.generateCertificate()

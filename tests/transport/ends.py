@@ -20,12 +20,12 @@ class End:
         self, *, ice: IceServers = NO_SERVERS, timeouts: Timeouts | None = None, loopback: bool = False
     ) -> None:
         self.candidates: list[IceCandidate] = []
-        self.tell: Callable[[IceCandidate], None] = self.candidates.append
+        self.tell: Callable[[IceCandidate], None] = lambda candidate: None
         self.peer = WebRtcPeer(
             ice=ice,
             timeouts=timeouts or Timeouts(connect=20.0),
             limits=Limits(),
-            on_candidate=lambda candidate: self.tell(candidate),
+            on_candidate=self.candidate_found,
             loopback=loopback,
         )
         self.messages: list[bytes] = []
@@ -33,6 +33,11 @@ class End:
         self.room = asyncio.Event()
         self.news = asyncio.Event()
         self.channel: Channel
+
+    def candidate_found(self, candidate: IceCandidate) -> None:
+        self.candidates.append(candidate)
+        self.news.set()
+        self.tell(candidate)
 
     async def open(self, *, attach: bool = True) -> Channel:
         self.channel = await self.peer.channel()

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+from typing import Any
+
+import pytest
+from aioice import stun
+
+from llmtunnel.config import IceServers, Timeouts
+from llmtunnel.errors import ConnectFailed
+from llmtunnel.status import Path
+from llmtunnel.transport import ice
+from llmtunnel.transport.ice import Connection, parse_candidate
+
+from .ends import NO_SERVERS, End, connected, introduce
+
+Run = Callable[..., Any]
+
+
+class StunServer(asyncio.DatagramProtocol):
+    """Answers as a server beyond a NAT would, or never; counts what it was asked."""
+
+    def __init__(self, *, silent: bool = False) -> None:
+        self.silent = silent
+        self.asked = 0
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.asked += 1
+        if not self.silent:
+            request = stun.parse_message(data)
+            answer = stun.Message(stun.Method.BINDING, stun.Class.RESPONSE, request.transaction_id)
+            answer.attributes["XOR-MAPPED-ADDRESS"] = ("203.0.113.9", addr[1])
+            self.transport.sendto(bytes(answer), addr)
+
+
+@asynccontextmanager
+async def serving(*, silent: bool = False) -> AsyncIterator[tuple[StunServer, str]]:
+    loop = asyncio.get_running_loop()
+    transport, server = await loop.create_datagram_endpoint(
+        lambda: StunServer(silent=silent), local_addr=("127.0.0.1", 0)
+    )
+    try:
+        yield server, f"stun:127.0.0.1:{transport.get_extra_info('sockname')[1]}"
+    finally:
+        transport.close()
+        await asyncio.sleep(0)
+
+
+def test_a_stun_server_gives_a_candidate_that_is_trickled_and_then_the_end(run: Run) -> None:
+    async def main() -> None:
+        async with serving() as (server, url):
+            end = End(ice=IceServers(stun=(url, url)), loopback=True)
+            offer = await end.peer.offer()
+            assert "203.0.113.9" not in offer
+            assert "end-of-candidates" not in offer
+            await end.until(lambda: end.candidates[-1:] != [] and not end.candidates[-1].candidate)
+            found = [each.candidate for each in end.candidates]
+            assert len(found) > 1
+            assert len(set(found)) == len(found)
+            assert all(" 203.0.113.9 " in text and " typ srflx raddr " in text for text in found[:-1])
+            assert end.candidates[0].sdp_mid == "0"
+            assert f"a=ice-ufrag:{end.candidates[0].username_fragment}" in offer
+            assert server.asked
+            await end.peer.aclose()
+
+    run(main())
+
+
+def test_a_stun_server_that_never_answers_holds_nothing_up(run: Run) -> None:
+    async def main() -> None:
+        async with serving(silent=True) as (server, url):
+            left, right = (End(ice=IceServers(stun=(url,)), loopback=True) for _ in range(2))
+            await introduce(left, right)
+            await left.open()
+            await right.open()
+            assert server.asked
+            assert left.candidates == right.candidates == []  # not even the end
+            await left.peer.aclose()
+            await right.peer.aclose()
+
+    run(main())
+
+
+def test_servers_that_cannot_be_asked_are_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(ice, "_ASK", 0.1)
+        closed = free_port()
+        servers = IceServers(
+            stun=(f"stun:127.0.0.1:{closed}", "stun:no-such-host.invalid", "stun:127.0.0.1:99999"),
+            turn=f"turn:127.0.0.1:{closed}?transport=tcp",
+        )
+        end = End(ice=servers)
+        await end.peer.offer()
+        await end.until(lambda: bool(end.candidates))
+        assert [each.candidate for each in end.candidates] == [""]
+        await end.peer.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "candidate:",
+        "1 1 udp x 192.0.2.1 5000 typ host",
+        "1 2 udp 1 192.0.2.1 5000 typ host",
+        "1 1 udp 1 192.0.2.1 0 typ host",
+        "1 1 udp 1 192.0.2.1 65536 typ host",
+        "1 1 udp 1 192.0.2.1 -1 typ host",
+        "1 1 udp 1 example.org 5000 typ host",
+        "1 1 udp 1 0.0.0.0 5000 typ host",
+        "1 1 udp 1 224.0.0.1 5000 typ host",
+        "1 1 udp 1 fe80::1%eth0 5000 typ host",
+        "1 1 udp 1 " + "a" * 100 + ".local 5000 typ host",
+        "1 1 udp " + "9" * 5000 + " 192.0.2.1 5000 typ host",
+    ],
+)
+def test_a_candidate_that_nothing_could_be_sent_to_is_left_out(text: str) -> None:
+    assert parse_candidate(text) is None
+
+
+def test_only_so_many_candidates_are_taken_from_a_peer(run: Run) -> None:
+    async def main() -> None:
+        connection = Connection(servers=NO_SERVERS, candidates=3, loopback=False)
+        texts = [f"candidate:1 1 udp 1 192.0.2.1 {port} typ host" for port in range(1, 3)]
+        assert len(connection.take([*texts, "rubbish"])) == 2
+        assert [each.port for each in connection.take(texts)] == [1]
+        assert connection.take(texts) == []
+
+    run(main())
+
+
+def test_datagrams_of_strangers_do_no_harm(run: Run) -> None:
+    async def main() -> None:
+        left, right = await connected()
+        host = left.peer._connection.local_candidates[0]
+        family = socket.AF_INET6 if ":" in host.host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as stranger:
+            for data in (b"", b"\0", b"\x16\xfe\xfd", b"\x17" * 1400, b"\xff" * 20, b"\x80" * 100):
+                stranger.sendto(data, (host.host, host.port))
+        await asyncio.sleep(0.1)
+        await right.send(b"still here")
+        await left.until(lambda: left.messages == [b"still here"])
+        await left.peer.aclose()
+        await right.peer.aclose()
+
+    run(main())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Coturn:
+    process: subprocess.Popen[bytes]
+    servers: IceServers
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(name="coturn")
+def start_coturn(tmp_path: FilePath) -> Iterator[Coturn]:
+    """Debian's coturn, on the loopback alone."""
+    if shutil.which("turnserver") is None:
+        pytest.skip("coturn is not installed")
+    port = free_port()
+    arguments = f"""-n --listening-ip=127.0.0.1 --relay-ip=127.0.0.1 --listening-port={port} --no-tls --no-dtls
+        --allow-loopback-peers --lt-cred-mech --user=me:secret --realm=test --no-cli --log-file=stdout
+        --pidfile={tmp_path}/pid --userdb={tmp_path}/db"""
+    with subprocess.Popen(["turnserver", *arguments.split()], stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 20
+        while not listens(port) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield Coturn(process, IceServers(stun=(), turn=f"turn:127.0.0.1:{port}", turn_user="me", turn_pass="secret"))
+        process.kill()
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_where_hosts_do_not_reach_each_other_a_turn_server_relays(
+    run: Run, monkeypatch: pytest.MonkeyPatch, coturn: Coturn, transport: str
+) -> None:
+    async def no_hosts(self: Connection) -> None:
+        self._local_candidates_start = self._local_candidates_end = True
+
+    async def main() -> None:
+        monkeypatch.setattr(Connection, "gather_candidates", no_hosts)
+        servers = replace(coturn.servers, turn=f"{coturn.servers.turn}?transport={transport}")
+        left, right = End(ice=servers), End(ice=servers)
+        await introduce(left, right)
+        await left.open()
+        await right.open()
+        assert left.channel.path is right.channel.path is Path.TURN
+        for number in range(50):
+            await left.send(b"%d" % number * 5000)
+        await right.until(lambda: len(right.messages) == 50)
+        await left.channel.aclose()
+        await right.channel.aclose()
+
+    run(main())
+
+
+def test_wrong_credentials_are_told_in_one_line(run: Run, coturn: Coturn, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        end = End(ice=replace(coturn.servers, turn_pass="wrong"))
+        await end.peer.offer()
+        await end.until(lambda: bool(end.candidates))
+        assert [each.candidate for each in end.candidates] == [""]
+        assert [record.levelname for record in caplog.records if "cannot be used" in record.message] == ["WARNING"]
+        await end.peer.aclose()
+
+    run(main())
+
+
+def test_a_turn_server_that_dies_does_not_hold_a_close_up(run: Run, coturn: Coturn) -> None:
+    async def main() -> None:
+        end = End(ice=coturn.servers, timeouts=Timeouts(close=5.0))
+        await end.peer.offer()
+        await end.until(lambda: bool(end.candidates))
+        assert " typ relay " in end.candidates[0].candidate
+        coturn.process.kill()
+        async with asyncio.timeout(4):
+            await end.peer.aclose()
+        with pytest.raises(ConnectFailed):
+            await end.peer.channel()
+
+    run(main())
