@@ -71,7 +71,7 @@ async def _until_stopped(work: Work, console: Console) -> int:
 async def _serve(command: ServeCommand, console: Console) -> int:
     from .. import aio
 
-    upstream = command.upstream or replace(await _discover(), fields=command.fields)
+    upstream = command.upstream or replace(await _discover(console), fields=command.fields)
     probe = asyncio.create_task(_probe(upstream, console), name="upstream probe")
     try:
         return await keep(aio.Server(command.settings(upstream)), console)
@@ -98,10 +98,13 @@ async def keep(tunnel: Tunnel, console: Console) -> int:
         unsubscribe()
 
 
-async def _discover() -> Upstream:
-    from ..endpoints.discovery import find_upstream
+async def _discover(console: Console) -> Upstream:
+    from ..endpoints.discovery import choose, discover
 
-    return await find_upstream()
+    found = await discover()
+    upstream = choose(found)
+    console.say(f"upstream: {found[0]}\n")
+    return upstream
 
 
 async def _probe(upstream: Upstream, console: Console) -> None:

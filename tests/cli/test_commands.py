@@ -1,0 +1,161 @@
+"""The commands as processes: what they say, and with which status they end."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from llmtunnel.upstream import NAMED
+
+from ..e2e.processes import Process, Processes, processes
+
+ROOM = ("--room", "r", "--stun", "none")
+
+
+@pytest.fixture
+def started() -> Iterator[Processes]:
+    with processes() as all_of_them:
+        yield all_of_them
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def refused_signal() -> tuple[str, str]:
+    """Where no signal server is."""
+    return "--signal", f"ws://127.0.0.1:{free_port()}"
+
+
+def launch(started: Processes, *arguments: str, **environ: str) -> Process:
+    return started.start("-m", "llmtunnel", *arguments, name="llmtunnel", environ=environ)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--version"], 0, r"^llmtunnel \d+\.\d+\.\d+"),
+        (["--help"], 0, "usage: llmtunnel"),
+        (["signal", "--help"], 0, "usage: llmtunnel signal"),
+        ([], 2, "No command"),
+        (["prxy"], 2, "Did you mean proxy"),
+        (["serve", "--room", "r", "--bogus"], 2, "usage: llmtunnel serve"),
+        (["proxy"], 2, "Add --room"),
+        (["proxy", "--room", "r", "--listen", "nowhere:x"], 2, "error: "),
+    ],
+)
+def test_a_command_that_runs_nothing_says_so_and_ends(
+    started: Processes, arguments: list[str], status: int, said: str
+) -> None:
+    process = launch(started, *arguments)
+    process.wait_line(said)
+    assert process.wait_exit() == status
+
+
+def test_the_installed_names_are_this_command_line() -> None:
+    from importlib.metadata import entry_points
+
+    ours = {point.name for point in entry_points(group="console_scripts") if point.value == "llmtunnel.cli:main"}
+    if ours:  # installed, and not just on the path
+        assert ours == {"llmtunnel", "tunnel"}
+
+
+def test_a_port_in_use_is_an_error_that_names_a_free_one(started: Processes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        arguments = ("proxy", *ROOM, *refused_signal(), "--listen", f"127.0.0.1:{port}")
+        for_people, for_programs = launch(started, *arguments), launch(started, *arguments, "--json")
+        assert (for_people.wait_exit(), for_programs.wait_exit()) == (2, 2)
+        assert str(port) in for_people.wait_line("in use").string
+        free = int(for_people.wait_line(r"Port (\d+) is free")[1])
+        assert free != port
+        assert "in use" in for_programs.wait_event("error")["message"]
+        assert len(for_programs.lines) == len(for_programs.events)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no signals are sent from outside elsewhere")
+@pytest.mark.parametrize("role", ["serve", "proxy"])
+@pytest.mark.parametrize("how", ["interrupt", "terminate"])
+def test_an_orderly_end_has_the_status_of_its_signal(started: Processes, role: str, how: str) -> None:
+    where = ("--listen", "127.0.0.1:0") if role == "proxy" else ("--upstream", str(free_port()))
+    process = launch(started, role, *ROOM, *where, *refused_signal(), "--json")
+    process.wait_event("reconnecting")
+    if how == "interrupt":
+        process.interrupt()
+        assert process.wait_exit() == 130
+    else:
+        assert process.stop() == 143
+    assert process.events[-1]["event"] == "stopped"
+    assert process.count("stopped") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no signals are sent from outside elsewhere")
+def test_an_interrupt_closes_in_order_where_loops_take_no_signal_handlers_and_uvloop_is_absent(
+    started: Processes,
+) -> None:
+    elsewhere = (
+        "import asyncio, sys; sys.modules['uvloop'] = None;"
+        "base = asyncio.AbstractEventLoop; loop = asyncio.SelectorEventLoop;"
+        "loop.add_signal_handler = base.add_signal_handler;"
+        "loop.remove_signal_handler = base.remove_signal_handler;"
+        "from llmtunnel.cli import main; sys.exit(main())"
+    )
+    flags = ("proxy", *ROOM, *refused_signal(), "--listen", "127.0.0.1:0", "--json")
+    process = started.start("-c", elsewhere, *flags, name="proxy")
+    process.wait_event("reconnecting")
+    process.interrupt()
+    assert process.wait_exit() == 130
+    assert process.events[-1]["event"] == "stopped"
+
+
+def test_what_is_down_is_said_in_a_line_each_and_not_again(started: Processes) -> None:
+    process = launch(started, "serve", *ROOM, "--upstream", str(free_port()), *refused_signal())
+    process.wait_line("^error: Nothing answers at the upstream http://localhost:")
+    process.wait_line(r"Trying again\.$")
+    with pytest.raises(AssertionError):
+        process.wait_line("nothing says this", timeout=1.5)
+    assert len(process.lines) == 2
+    assert process.errors == []
+
+
+def test_standard_output_of_a_program_has_objects_alone_also_where_much_is_logged(started: Processes) -> None:
+    process = launch(started, "proxy", *ROOM, "--listen", "127.0.0.1:0", *refused_signal(), "--json", "-vv")
+    process.wait_event("listening")
+    process.wait_event("reconnecting")
+    assert len(process.events) == len(process.lines)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pipe that breaks")
+def test_a_reader_that_goes_away_ends_the_command_without_a_traceback() -> None:
+    command = [sys.executable, "-m", "llmtunnel"]
+    for arguments, status in ((["--help"], 0), (["proxy", *ROOM, *refused_signal(), "--listen", "127.0.0.1:0"], 141)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        result = subprocess.run([*command, *arguments], stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False)
+        os.close(writer)
+        assert (result.returncode, result.stderr) == (status, b"")
+
+
+def test_serve_without_an_upstream_takes_the_model_server_that_answers_or_says_what_it_tried(
+    started: Processes,
+) -> None:
+    process = launch(started, "serve", *ROOM, *refused_signal())
+    match = process.wait_line(r"^(upstream: |error: (No|Several) model server)")
+    if match[1].startswith("error"):  # as anywhere but on a developer's own machine
+        assert process.wait_exit() == 2
+        assert all(str(port) in match.string for port in NAMED.values()) or "Several" in match.string
+        process.wait_line("--upstream")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no signals are sent from outside elsewhere")
+def test_the_signal_server_is_a_command_too(started: Processes) -> None:
+    signal = started.signal()
+    assert re.fullmatch(r"ws://127\.0\.0\.1:\d+", signal.url)
+    assert signal.process.stop() == 143
