@@ -194,15 +194,12 @@ async def closing(meeting: Meeting) -> AsyncIterator[Meeting]:
         await meeting.close()
 
 
-async def main(arguments: argparse.Namespace) -> None:
+async def keep_meeting(side: Side, room: str, signal: str) -> None:
     """Meet for ever, with pauses of 2, 4, 8 … 60 s after a failure."""
-    side: Side = Serve(arguments.upstream) if arguments.role == "serve" else Proxy()
-    if isinstance(side, Proxy):
-        tell("listening", url=await side.listen(arguments.listen))
     pause = RETRY_FIRST
     while True:
         try:
-            await meet(side, arguments.room, arguments.signal)
+            await meet(side, room, signal)
             pause = RETRY_FIRST
         except* (SignalLost, InvalidStateError, aiohttp.ClientError, ConnectionError, TimeoutError) as group:
             tell("failed", reason=str(group.exceptions[0]))
@@ -212,7 +209,15 @@ async def main(arguments: argparse.Namespace) -> None:
         pause = min(pause * 2, RETRY_MOST)
 
 
-def _loopback_too() -> None:
+async def main(arguments: argparse.Namespace) -> None:
+    """Be a serve or a proxy until killed."""
+    side: Side = Serve(arguments.upstream) if arguments.role == "serve" else Proxy()
+    if isinstance(side, Proxy):
+        tell("listening", url=await side.listen(arguments.listen))
+    await keep_meeting(side, arguments.room, arguments.signal)
+
+
+def meet_on_loopback_too() -> None:
     """Let machines that have no other interface meet themselves: aioice leaves loopback out."""
     found = aioice.ice.get_host_addresses
 
@@ -229,5 +234,5 @@ if __name__ == "__main__":
     parser.add_argument("--signal", required=True)
     parser.add_argument("--upstream", default="")
     parser.add_argument("--listen", type=int, default=0)
-    _loopback_too()
+    meet_on_loopback_too()
     asyncio.run(main(parser.parse_args()))
