@@ -59,6 +59,11 @@ class Timeouts:
     """A client's keep-alive connection with no request on it."""
     client_head: float = 30.0
     """A client that has begun a request's head must finish it within this."""
+    half_closed: float = 0.5
+    """A client that has ended its half is taken for gone after this, unless it has taken bytes since. A client that
+    has left and one that still waits for its answer look the same until something is sent to them."""
+    linger: float = 5.0
+    """A client that is told no while it still sends is read from for as long, so that it can read the answer."""
     idle_upstream: float = 4.0
     """An idle upstream connection is kept this long; servers close theirs after 5 s and more (uvicorn: 5 s)."""
     close: float = 2.0
@@ -86,8 +91,10 @@ class Limits:
     """Bytes of frames a session may hold that wait for the channel, all streams together."""
     control: int = 4096
     """Control frames (credit, reset, pong) that may wait for the channel before the peer is cut off."""
-    pipeline: int = 16
-    """Requests of one client connection read ahead of the one being answered."""
+    read_ahead: int = 64 * KIB
+    """Bytes read from a client before the tunnel has taken them; asyncio reads 256 KiB at once on top of that."""
+    clients: int = 1024
+    """Client connections of the proxy at once: the descriptors that a process has by default on Linux."""
     signal_message: int = 64 * KIB
     """A signalling message, bytes. An SDP with many candidates has 5 KiB."""
     idle_upstream: int = 32

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..protocol.heads import Fields, RequestHead, ResponseHead
+from ..errors import ErrorCode, ProtocolError
+from ..protocol.heads import Fields, ResponseHead
 from .http1 import BadMessage, RequestReceived, content_length, end_to_end
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -15,11 +16,6 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CHUNKED: Final[Fields] = ((b"Transfer-Encoding", b"chunked"),)
 _CLOSE: Final[Fields] = ((b"Connection", b"close"),)
 _KEEP_ALIVE: Final[Fields] = ((b"Connection", b"keep-alive"),)
-
-
-def encode_request(head: RequestHead) -> bytes:
-    """The head as it goes to an upstream."""
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, head.target, _lines(head.fields))
 
 
 def encode_response(head: ResponseHead) -> bytes:
@@ -37,7 +33,7 @@ def _lines(fields: Fields) -> bytes:
 
 
 class ResponseEncoder:
-    """Frames the response to one request: as it was sized, else chunked, else (HTTP/1.0) until the connection closes."""
+    """Frames one response: sized as it was, else chunked, else (HTTP/1.0) until the connection closes."""
 
     def __init__(self, request: RequestReceived) -> None:
         self._method = request.head.method
@@ -50,8 +46,11 @@ class ResponseEncoder:
         self._remaining: int | None = None
 
     def head(self, head: ResponseHead) -> bytes:
-        """The final head. Raises `BadMessage` where it contradicts itself."""
-        length = content_length(head.fields)
+        """The final head. Raises `ProtocolError` where it contradicts itself."""
+        try:
+            length = content_length(head.fields)
+        except BadMessage as exc:
+            raise ProtocolError(f"The response cannot be used: {exc}.") from exc
         if self._method == b"HEAD" or head.status in (204, 304):
             self._remaining = 0
         elif length is not None:
@@ -64,17 +63,17 @@ class ResponseEncoder:
         return encode_response(ResponseHead(status=head.status, reason=head.reason, fields=fields))
 
     def data(self, data: bytes) -> bytes:
-        """Some of the body. Raises `BadMessage` where it is more than the head told."""
+        """Some of the body. Raises `ProtocolError` where it is more than the head told."""
         if self._remaining is not None:
             self._remaining -= len(data)
             if self._remaining < 0:
-                raise BadMessage(502, "the response has more bytes than its head told")
+                raise ProtocolError("The response has more bytes than its head told.")
         return encode_chunk(data) if self._chunked else data
 
     def end(self) -> bytes:
-        """The body is whole. Raises `BadMessage` where it is less than the head told."""
+        """The body is whole. Raises `ProtocolError` where it is less than the head told."""
         if self._remaining:
-            raise BadMessage(502, f"the response ended {self._remaining} bytes early")
+            raise ProtocolError(f"The response ended {self._remaining} bytes early.", code=ErrorCode.TRUNCATED)
         return LAST_CHUNK if self._chunked else b""
 
     def _connection(self) -> Fields:

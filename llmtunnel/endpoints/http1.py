@@ -95,11 +95,6 @@ class RequestReader:
         self._ended = False
 
     @property
-    def begun(self) -> bool:
-        """Whether anything of a request has come."""
-        return bool(self._head)
-
-    @property
     def rest(self) -> bytes:
         """What was fed beyond the end of the request."""
         return self._http.trailing_data[0] if self._http else self._head

@@ -1,0 +1,180 @@
+"""One client's TCP connection: bytes in and out with back-pressure, and finding out that the client has left. No HTTP.
+
+Writes of one turn of the loop go out together, as one packet where they fit; nothing waits longer than that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final, cast
+
+from ..config import KIB, Limits, Timeouts
+
+_FLUSH: Final = 64 * KIB
+"""Bytes written in one turn of the loop that go out at once."""
+
+_RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+"""SO_LINGER: on, for no time at all."""
+
+Serve = Callable[["ClientConnection"], Coroutine[Any, Any, None]]
+
+
+class ClientConnection(asyncio.Protocol):
+    """Runs ``serve`` as a task, which is cancelled when the client has left. One task reads at a time."""
+
+    def __init__(self, serve: Serve, clients: set[ClientConnection], *, limits: Limits, timeouts: Timeouts) -> None:
+        """It is in ``clients`` while it is open."""
+        self.lost = asyncio.Event()
+        """The socket is gone."""
+        self.opaque = False
+        """It speaks another protocol than HTTP, in which an end of the client's half is no more than that."""
+        self.task: asyncio.Task[None]
+        self._serve = serve
+        self._clients = clients
+        self._read_ahead = limits.read_ahead
+        self._half_closed = timeouts.half_closed
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._unread = b""
+        self._ended = False
+        self._readable = asyncio.Event()
+        self._unsent: list[bytes] = []
+        self._unsent_size = 0
+        self._sent_since_end = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._leaving: asyncio.TimerHandle | None = None
+
+    # -- what the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of `asyncio.Protocol`."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._clients.add(self)
+        self.task = self._loop.create_task(self._serve(self), name="a client of the gateway")
+
+    def data_received(self, data: bytes) -> None:
+        """Part of `asyncio.Protocol`."""
+        self._unread += data
+        self._readable.set()
+        if len(self._unread) >= self._read_ahead:
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """Part of `asyncio.Protocol`."""
+        self._ended = True
+        self._readable.set()
+        self._leaving = self._loop.call_later(self._half_closed, self._find_out)
+        return True  # the client may still wait for its answer
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of `asyncio.Protocol`."""
+        self._ended = True
+        self._readable.set()
+        self._writable.set()
+        if self._leaving:
+            self._leaving.cancel()
+        self.lost.set()
+        self.task.cancel()
+        self._clients.discard(self)
+
+    def pause_writing(self) -> None:
+        """Part of `asyncio.Protocol`."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Part of `asyncio.Protocol`."""
+        self._writable.set()
+
+    def _find_out(self) -> None:
+        """Some time after the client's end: has it left, or does it wait for its answer?"""
+        if self._transport.get_write_buffer_size():  # it reads slowly; a failing write would tell
+            self._leaving = self._loop.call_later(self._half_closed, self._find_out)
+        elif not self.opaque and (not self._sent_since_end or self._refused()):
+            self.abort()
+
+    def _refused(self) -> bool:
+        """Whether the client's machine has answered that nobody reads what we sent."""
+        with suppress(OSError):
+            return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        return True
+
+    @property
+    def _socket(self) -> socket.socket:
+        return cast(socket.socket, self._transport.get_extra_info("socket"))
+
+    # -- reading
+
+    async def read(self) -> bytes:
+        """All bytes that have come and are not yet read, at least one; ``b""`` where the client has ended."""
+        if not (self._unread or self._ended):
+            self._readable.clear()
+            await self._readable.wait()
+        data, self._unread = self._unread, b""
+        if len(data) >= self._read_ahead and not self._transport.is_closing():
+            self._transport.resume_reading()
+        return data
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back, to be read first."""
+        self._unread = data + self._unread
+
+    # -- writing
+
+    def write(self, data: bytes) -> None:
+        """Send, together with what else is written in this turn. What cannot be sent any more is dropped."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(data)
+        self._unsent_size += len(data)
+        if self._unsent_size >= _FLUSH:
+            self._flush()
+
+    async def drain(self) -> None:
+        """Return when little of what was written waits in this process."""
+        await self._writable.wait()
+
+    def write_eof(self) -> None:
+        """Nothing more will be written."""
+        self._flush()
+        if not self._transport.is_closing():
+            with suppress(OSError):  # it has just left: connection_lost follows
+                self._transport.write_eof()
+
+    def _flush(self) -> None:
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        self._unsent_size = 0
+        if data and not self._transport.is_closing():
+            self._sent_since_end = self._ended
+            self._transport.write(data)
+
+    # -- ending
+
+    def close(self) -> None:
+        """Close when all that was written is sent; idempotent."""
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, by a reset: the client must not take what it has for whole. Idempotent."""
+        self._unsent.clear()
+        self._unsent_size = 0
+        if not self._transport.is_closing():
+            with suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._transport.abort()
+
+    async def linger(self, seconds: float) -> None:
+        """Close, reading on for a while: closing with unread bytes would reset what the client has yet to read."""
+        self.write_eof()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while await self.read():
+                    pass
+        self.close()

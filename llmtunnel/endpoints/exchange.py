@@ -1,0 +1,259 @@
+"""One request of a client, carried to the peer on a stream of its own, and answered.
+
+    client                         exchange                           stream
+    request's head            ->   Host moves, fields, upgrade   ->   session.open()
+    body, as it comes         ->   one task                      ->   send(), send_end()
+    heads, body, end          <-   another, with framing         <-   response(), receive()
+
+The two directions do not wait for each other. Whatever happens, the stream is given up where it has not ended, and a
+client that has seen a part of a response is never made to believe that it was all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from ..config import Timeouts
+from ..errors import ErrorCode, PeerError, ProtocolError, StreamError, TunnelError
+from ..protocol.heads import RequestHead, ResponseHead
+from ..protocol.hello import Feature, Features
+from ..session.mux import Session
+from ..session.stream import Stream
+from ..status import RequestRecord
+from .client_connection import ClientConnection
+from .encoding import CONTINUE, ResponseEncoder, encode_response
+from .http1 import BadMessage, End, RequestEvent, RequestReader, RequestReceived, end_to_end
+from .responses import DEFECT, STOPPING, Failure, failure, standard_reason
+
+CLIENT_LEFT: Final = "The client went away."
+
+
+class SessionSource(Protocol):
+    """Where exchanges find a session: a `Room`."""
+
+    async def session(self, wait: float) -> Session:
+        """A session that works, waited for at most ``wait`` seconds. Raises `PeerNotFound`."""
+
+
+class RequestBody:
+    """The body of the request that a client is sending."""
+
+    def __init__(self, client: ClientConnection, reader: RequestReader, events: Iterable[RequestEvent]) -> None:
+        """``events``: what came together with the head."""
+        self._client = client
+        self._reader = reader
+        self._data = b""
+        self.whole = False
+        """All of it has been read."""
+        self._take(events)
+
+    @property
+    def begun(self) -> bool:
+        """Whether some of it waits to be read."""
+        return bool(self._data)
+
+    async def read(self) -> bytes:
+        """The bytes that have come, at least one, or ``b""`` at the end. Raises `BadMessage`."""
+        while not (self._data or self.whole):
+            data = await self._client.read()
+            if not data:
+                raise BadMessage(400, "its body broke off")
+            self._take(self._reader.feed(data))
+        taken, self._data = self._data, b""
+        return taken
+
+    def _take(self, events: Iterable[RequestEvent]) -> None:
+        for event in events:
+            if isinstance(event, bytes):
+                self._data += event
+            elif isinstance(event, End):
+                self.whole = True
+                self._client.unread(self._reader.rest)
+
+
+class Exchange:
+    """Use `run`, once; then `record` tells what happened."""
+
+    def __init__(self, client: ClientConnection, request: RequestReceived, body: RequestBody) -> None:
+        self._client = client
+        self._request = request
+        self._body = body
+        self._encoder = ResponseEncoder(request)
+        self._refused_body: BadMessage | None = None
+        self._stream: Stream | None = None
+        self._features: Features = frozenset()
+        self._started = time.perf_counter()
+        self._first_byte: float | None = None
+        self._status: int | None = None
+        """Of the final head; None until the client is told one."""
+        self._bytes_up = self._bytes_down = 0
+        self._error = ""
+
+    async def run(self, sessions: SessionSource, timeouts: Timeouts) -> bool:
+        """The whole exchange, whose failures the client hears of; whether its connection can go on."""
+        try:
+            await self._carry(await sessions.session(timeouts.wait_for_peer))
+        except TunnelError as exc:
+            self._fail(failure(self._refused_body or exc))
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
+        except Exception:
+            self._fail(DEFECT)
+            raise
+        finally:
+            if self._stream:
+                self._stream.reset(ErrorCode.CANCELLED, self._error or "The response is whole.")
+        return self._encoder.keep_alive and self._body.whole and not self._client.opaque
+
+    def record(self) -> RequestRecord:
+        """What is known of the exchange so far."""
+        return RequestRecord(
+            method=self._request.head.method.decode("ascii"),
+            path=self._request.head.path,
+            status=self._status,
+            bytes_up=self._bytes_up,
+            bytes_down=self._bytes_down,
+            first_byte_ms=self._first_byte,
+            duration_ms=self._elapsed(),
+            error=self._error,
+            peer=self._stream.peer if self._stream else "",
+        )
+
+    def _elapsed(self) -> float:
+        return round((time.perf_counter() - self._started) * 1000, 3)
+
+    # -- the request
+
+    async def _carry(self, session: Session) -> None:
+        self._features = session.features
+        upgrade = self._request.upgrade and Feature.UPGRADE in self._features
+        stream = await session.open(self._forwarded(upgrade), ended=self._request.length == 0 and not upgrade)
+        self._stream = stream
+        if upgrade:
+            await self._carry_upgrade(stream)
+        elif self._request.length == 0:
+            await self._respond(await self._final_head(stream), stream)
+        else:
+            async with _beside(self._send_body(stream), "a request's body"):
+                await self._respond(await self._final_head(stream), stream)
+
+    def _forwarded(self, upgrade: bool) -> RequestHead:
+        """The head as it goes to the peer: the Host is the upstream's there, so the client's is told beside it."""
+        request = self._request
+        dropped = {b"host"}
+        if Feature.INTERIM not in self._features or request.version == b"1.0":
+            dropped.add(b"expect")
+        fields = [
+            field for field in end_to_end(request.head.fields, upgrade=upgrade) if field[0].lower() not in dropped
+        ]
+        if request.host:
+            fields.append((b"X-Forwarded-Host", request.host))  # behind one of an outer proxy, as is usual
+        if request.length is None:
+            fields.append((b"Transfer-Encoding", b"chunked"))  # says that there is a body: README.md section 4
+        return replace(request.head, fields=tuple(fields))
+
+    async def _send_body(self, stream: Stream) -> None:
+        if self._request.expects_continue and Feature.INTERIM not in self._features and not self._body.begun:
+            self._client.write(CONTINUE)
+        try:
+            await self._send_all(self._body.read, stream)
+        except BadMessage as exc:
+            self._refused_body = exc
+            stream.reset(ErrorCode.CANCELLED, f"The request cannot be used: {exc}.")
+
+    async def _send_all(self, read: Callable[[], Awaitable[bytes]], stream: Stream) -> None:
+        try:
+            while data := await read():
+                await stream.send(data)
+                self._bytes_up += len(data)
+            await stream.send_end()
+        except (StreamError, PeerError):
+            pass  # whoever reads the response hears of it, or the rest is not wanted
+
+    # -- the response
+
+    async def _final_head(self, stream: Stream) -> ResponseHead:
+        """Pass interim heads on until the final one."""
+        while (head := await stream.response()).interim:
+            if self._request.version == b"1.1":
+                self._client.write(encode_response(replace(head, fields=end_to_end(head.fields))))
+        self._first_byte = self._elapsed()
+        if not head.reason and Feature.FIELDS not in self._features:  # v1 carries no reason
+            head = replace(head, reason=standard_reason(head.status))
+        return head
+
+    async def _respond(self, head: ResponseHead, stream: Stream) -> None:
+        if head.status == 101:
+            raise ProtocolError("The peer changed a protocol that nobody asked to change.")
+        self._client.write(self._encoder.head(head))
+        self._status = head.status
+        while data := await stream.receive():
+            self._bytes_down += len(data)
+            self._client.write(self._encoder.data(data))
+            await self._client.drain()
+        self._client.write(self._encoder.end())
+
+    async def _carry_upgrade(self, stream: Stream) -> None:
+        head = await self._final_head(stream)
+        if head.status == 101:
+            await self._switch(head, stream)
+        else:
+            await stream.send_end()
+            await self._respond(head, stream)
+
+    async def _switch(self, head: ResponseHead, stream: Stream) -> None:
+        """After a 101: bytes both ways, each direction until its own end."""
+        self._client.opaque = True
+        self._client.write(encode_response(replace(head, fields=end_to_end(head.fields, upgrade=True))))
+        self._status = head.status
+        async with _beside(self._send_all(self._client.read, stream), "an upgraded connection's way up") as up:
+            while data := await stream.receive():
+                self._bytes_down += len(data)
+                self._client.write(data)
+                await self._client.drain()
+            self._client.write_eof()
+            await up
+
+    # -- failures
+
+    def _fail(self, told: Failure) -> None:
+        """Tell the client: with a response where it has seen none, by breaking its connection where it has."""
+        self._error = told.message
+        if self._status is None:
+            head, body = told.response()
+            self._status = head.status
+            encoder = self._encoder = ResponseEncoder(self._request)
+            encoder.keep_alive = False
+            self._client.write(encoder.head(head))
+            if self._request.head.method != b"HEAD":
+                self._client.write(encoder.data(body))
+            return
+        self._encoder.keep_alive = False
+        if self._encoder.until_close or self._client.opaque:
+            self._client.abort()
+        else:
+            self._client.close()  # what has come is delivered; its framing tells that more was to come
+
+    def _cancelled(self) -> None:
+        """The client has left, or the proxy stops."""
+        if self._client.lost.is_set():
+            self._error = CLIENT_LEFT
+        else:
+            self._fail(STOPPING)
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[Awaitable[None]]:
+    """Run ``work`` as a task while the block runs; its end is awaited, and cut short where the block ends first."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

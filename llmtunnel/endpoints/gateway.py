@@ -1,0 +1,161 @@
+"""The gateway: the proxy's HTTP listener. Each client's requests are answered in order, one `Exchange` each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..config import Limits, Timeouts
+from ..status import RequestRecord
+from .client_connection import ClientConnection
+from .exchange import Exchange, RequestBody, SessionSource
+from .http1 import BadMessage, RequestEvent, RequestReader, RequestReceived
+from .listen import Listen, open_servers, parse_listen, port_of, reachable, shown
+from .responses import BUSY, Failure, failure
+
+logger = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Use `start`, then `aclose`. Makes no session of its own: requests wait for one of ``sessions``."""
+
+    def __init__(
+        self,
+        sessions: SessionSource,
+        *,
+        listen: Listen | str,
+        timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
+        on_record: Callable[[RequestRecord], None] = lambda record: None,
+    ) -> None:
+        """``on_record`` is called at the end of each exchange. Raises `SettingError` for the address."""
+        self._sessions = sessions
+        self._listen = parse_listen(listen) if isinstance(listen, str) else listen
+        self._timeouts = timeouts or Timeouts()
+        self._limits = limits or Limits()
+        self._on_record = on_record
+        self._servers: list[asyncio.Server] = []
+        self.url = ""
+        """``http://127.0.0.1:8000``; empty before `start`."""
+        self.addresses: tuple[str, ...] = ()
+        """Every address that is listened on: ``127.0.0.1:8000``, ``[::1]:8000``."""
+        self._clients: set[ClientConnection] = set()
+        self._active = 0
+        self._stopping = False
+
+    @property
+    def active(self) -> int:
+        """Exchanges under way."""
+        return self._active
+
+    async def start(self) -> None:
+        """Listen. Raises `AddressInUse`, or `SettingError` where the address cannot be used."""
+        self._servers = await open_servers(self._listen, self._accept)
+        self.addresses = tuple(shown(*each.getsockname()[:2]) for server in self._servers for each in server.sockets)
+        self.url = f"http://{reachable(self._listen.host, port_of(self._servers[0]))}"
+
+    async def aclose(self) -> None:
+        """Stop listening and break off what is under way, so that clients see an error; idempotent."""
+        self._stopping = True
+        for server in self._servers:
+            server.close()
+        clients = list(self._clients)
+        for client in clients:
+            client.task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeouts.close):
+                await _gone(clients)
+        for client in clients:
+            client.abort()
+        await _gone(clients)
+        for server in self._servers:
+            await server.wait_closed()
+
+    def _accept(self) -> ClientConnection:
+        return ClientConnection(self._serve, self._clients, limits=self._limits, timeouts=self._timeouts)
+
+    # -- one client
+
+    async def _serve(self, client: ClientConnection) -> None:
+        """Answer requests until the connection ends."""
+        try:
+            if len(self._clients) > self._limits.clients:
+                self._refuse(client, BUSY)
+                return
+            while not self._stopping and await self._serve_one(client):
+                pass
+        except BadMessage as exc:
+            self._refuse(client, failure(exc))
+            await client.linger(self._timeouts.linger)
+        except Exception:
+            logger.exception("a defect while answering a client")
+        finally:
+            client.close()
+
+    async def _serve_one(self, client: ClientConnection) -> bool:
+        """Answer one request; whether there may be another. Raises `BadMessage`."""
+        reader = RequestReader(self._limits)
+        events = await self._read_head(client, reader)
+        if not events:
+            return False
+        request = events[0]
+        assert isinstance(request, RequestReceived)
+        body = RequestBody(client, reader, events[1:])
+        goes_on = await self._answer(Exchange(client, request, body))
+        if not body.whole:
+            await client.linger(self._timeouts.linger)
+        return goes_on
+
+    async def _read_head(self, client: ClientConnection, reader: RequestReader) -> list[RequestEvent]:
+        """What begins with a head; nothing where the client asks nothing more. Raises `BadMessage`."""
+        try:
+            async with asyncio.timeout(self._timeouts.idle_client):
+                data = await client.read()
+        except TimeoutError:
+            return []
+        return reader.feed(data) or await self._read_rest_of_head(client, reader)
+
+    async def _read_rest_of_head(self, client: ClientConnection, reader: RequestReader) -> list[RequestEvent]:
+        try:
+            async with asyncio.timeout(self._timeouts.client_head):
+                while data := await client.read():
+                    if events := reader.feed(data):
+                        return events
+        except TimeoutError as exc:
+            raise BadMessage(408, "its head did not come in time") from exc
+        return []
+
+    async def _answer(self, exchange: Exchange) -> bool:
+        self._active += 1
+        try:
+            return await exchange.run(self._sessions, self._timeouts)
+        finally:
+            self._active -= 1
+            record = exchange.record()
+            _log(record)
+            self._on_record(record)
+
+    def _refuse(self, client: ClientConnection, told: Failure) -> None:
+        logger.info("a client was answered %d %s", told.status, told.code)
+        client.write(told.encode())
+
+
+async def _gone(clients: list[ClientConnection]) -> None:
+    await asyncio.gather(*(client.task for client in clients), return_exceptions=True)
+    for client in clients:
+        await client.lost.wait()
+
+
+def _log(record: RequestRecord) -> None:
+    logger.info(
+        "%s %s %s, %d bytes up, %d down, %.0f ms%s",
+        record.method,
+        record.path,
+        record.status or "-",
+        record.bytes_up,
+        record.bytes_down,
+        record.duration_ms,
+        f": {record.error}" if record.error else "",
+    )

@@ -1,0 +1,91 @@
+"""The gateway's own answers: JSON in the form that OpenAI's clients show, saying what to do next. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Final
+
+from ..errors import ErrorCode, PeerLost, PeerNotFound, ProtocolError, StreamReset, TunnelError
+from ..protocol.heads import Fields, ResponseHead
+from .encoding import encode_response
+from .http1 import BadMessage
+
+RETRY_AFTER: Final = 2
+"""Seconds after which a client may ask again: a serve that was restarted is back by then, or soon after."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a request gets no answer from the upstream, as its client is told."""
+
+    status: int
+    code: str
+    """For programs: ``no_peer``, ``peer_lost``, ``bad_request`` …"""
+    message: str
+    """For people: what happened, and what to do."""
+
+    def response(self) -> tuple[ResponseHead, bytes]:
+        """Head and body."""
+        error = {"message": self.message, "type": "tunnel_error", "code": self.code}
+        body = json.dumps({"error": error}, ensure_ascii=False).encode() + b"\n"
+        fields: Fields = ((b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body)))
+        if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            fields += ((b"Retry-After", b"%d" % RETRY_AFTER),)
+        return ResponseHead(status=self.status, reason=standard_reason(self.status), fields=fields), body
+
+    def encode(self) -> bytes:
+        """The response to bytes that were no request, or came where none is taken: the connection closes."""
+        head, body = self.response()
+        return encode_response(replace(head, fields=(*head.fields, (b"Connection", b"close")))) + body
+
+
+STOPPING: Final = Failure(status=502, code="stopping", message="The proxy is stopping. Start it again and retry.")
+BUSY: Final = Failure(
+    status=503, code="too_many_connections", message="The proxy has too many client connections. Close some and retry."
+)
+DEFECT: Final = Failure(
+    status=502, code="internal", message="A defect in the proxy ended the request. Its log says more: please report it."
+)
+
+_RESETS: Final = {
+    ErrorCode.REFUSED: (503, "refused", "Try again in a moment."),
+    ErrorCode.UPSTREAM: (502, "upstream_broken", "Look at the model server's log on the serve side."),
+    ErrorCode.TRUNCATED: (502, "truncated", "Send the request again."),
+    ErrorCode.FLOW_CONTROL: (502, "flow_control", "Read the response faster, or update the other side."),
+    ErrorCode.TOO_LARGE: (502, "too_large", "The response's header fields are too large for the tunnel."),
+}
+
+
+def failure(error: TunnelError | BadMessage) -> Failure:
+    """What to tell a client that still waits for its response's head."""
+    if isinstance(error, BadMessage):
+        code = "bad_request" if error.status < 500 else "not_supported"
+        return Failure(status=error.status, code=code, message=f"The proxy cannot take this request: {error}.")
+    status, code, advice = _kind(error)
+    return Failure(status=status, code=code, message=f"{error.message} {error.hint or advice}".strip())
+
+
+def _kind(error: TunnelError) -> tuple[int, str, str]:
+    match error:
+        case PeerNotFound():
+            return 503, "no_peer", "Start llmtunnel serve with the same room, then retry."
+        case PeerLost():
+            return 502, "peer_lost", "The proxy is reconnecting by itself: send the request again."
+        case StreamReset(code=code) if code in _RESETS:
+            return _RESETS[code]
+        case ProtocolError(code=ErrorCode.TOO_LARGE):
+            return 431, "too_large", "Send fewer or shorter header fields."
+        case StreamReset() | ProtocolError():
+            return 502, error.code.name.lower(), "Send the request again; if that does not help, look at serve's log."
+        case _:
+            return 503, "no_tunnel", "Look at the proxy's log."
+
+
+def standard_reason(status: int) -> bytes:
+    """The reason phrase that goes with a status; empty for an unknown one."""
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""

@@ -1,0 +1,670 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+
+import pytest
+
+from llmtunnel.config import Limits, Timeouts
+from llmtunnel.endpoints.gateway import Gateway
+from llmtunnel.errors import ErrorCode, StreamReset
+from llmtunnel.protocol.heads import RequestHead
+from llmtunnel.protocol.hello import ALL_FEATURES, Feature
+from llmtunnel.session.stream import Stream
+
+from ..conftest import run
+from .tunnel import NoPeer, RawClient, answering, eventually, ok, tunnel
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+GET_CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+V1 = frozenset({Feature.SSE})
+
+
+def error_of(answer: bytes) -> dict[str, str]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"Content-Type: application/json" in head
+    error = json.loads(body)["error"]
+    assert error["type"] == "tunnel_error"
+    return error
+
+
+class Peer:
+    """A serve that keeps what it saw and answers nothing by itself."""
+
+    def __init__(self) -> None:
+        self.streams: asyncio.Queue[Stream] = asyncio.Queue()
+        self.cancelled = 0
+
+    async def __call__(self, stream: Stream) -> None:
+        self.streams.put_nowait(stream)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+async def echo(stream: Stream) -> None:
+    """Sends the request's body back as it comes."""
+    await stream.send_response(ok())
+    while data := await stream.receive():
+        await stream.send(data)
+    await stream.send_end()
+
+
+# -- heads
+
+
+def test_a_response_passes_byte_for_byte_with_nothing_added() -> None:
+    async def main() -> None:
+        fields = ((b"X-b", b"\xff"), (b"x-B", b""), (b"Set-Cookie", b"1"), (b"Set-Cookie", b"2"))
+        async with tunnel(answering(b"hi", *fields)) as rig, await rig.connect() as client:
+            client.write(GET)
+            assert await client.head() == (
+                b"HTTP/1.1 200 OK\r\nX-b: \xff\r\nx-B: \r\nSet-Cookie: 1\r\nSet-Cookie: 2\r\nContent-Length: 2\r\n\r\n"
+            )
+            assert await client.reader.readexactly(2) == b"hi"
+
+    run(main())
+
+
+def test_a_request_passes_byte_for_byte_but_for_host_and_hop_by_hop_fields() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig, await rig.connect() as client:
+            client.write(
+                b"PROPFIND //a/../%2F;+\xe9? HTTP/1.1\r\nX-A: 1\r\nHost: h:1\r\nx-a: \xff\r\nTE: trailers\r\n"
+                b"Connection: keep-alive, X-Mine\r\nX-Mine: 1\r\nX-Forwarded-Host: outer\r\n\r\n"
+            )
+            stream = await peer.streams.get()
+            assert stream.request == RequestHead(
+                method=b"PROPFIND",
+                target=b"//a/../%2F;+\xe9?",
+                fields=(
+                    (b"X-A", b"1"),
+                    (b"x-a", b"\xff"),
+                    (b"X-Forwarded-Host", b"outer"),
+                    (b"X-Forwarded-Host", b"h:1"),
+                ),
+            )
+            assert await stream.receive() == b""
+
+    run(main())
+
+
+def test_an_absolute_target_is_taken_apart() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig, await rig.connect() as client:
+            client.write(b"GET http://asked:1/a//b? HTTP/1.1\r\nHost: other\r\n\r\n")
+            request = (await peer.streams.get()).request
+            assert (request.target, request.fields) == (b"/a//b?", ((b"X-Forwarded-Host", b"asked:1"),))
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "request_bytes"),
+    [
+        (400, b"nonsense\r\n\r\n"),
+        (400, b"\x16\x03\x01\x00"),
+        (400, b"GET / HTTP/1.1\r\n\r\n"),
+        (400, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (431, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 40_000),
+        (501, b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n"),
+        (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    ],
+)
+def test_a_client_that_breaks_the_rules_is_told_and_let_go(status: int, request_bytes: bytes) -> None:
+    async def main() -> None:
+        async with tunnel(Peer()) as rig, await rig.connect() as client:
+            client.write(request_bytes)
+            client.writer.write_eof()
+            answer = await client.rest()
+            assert answer.startswith(b"HTTP/1.1 %d " % status)
+            assert b"Connection: close\r\n" in answer
+            assert error_of(answer)["message"]
+
+    run(main())
+
+
+def test_a_head_that_is_too_large_for_a_frame_is_refused() -> None:
+    async def main() -> None:
+        limits = Limits(head=200_000)
+        async with tunnel(Peer(), limits=limits) as rig:
+            answer = await rig.ask(b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000 + b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 431 ")
+            assert error_of(answer)["code"] == "too_large"
+
+    run(main())
+
+
+# -- framing
+
+
+def test_a_body_of_unknown_length_is_chunked_and_every_piece_comes_at_once() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig, await rig.connect() as client:
+            client.write(GET)
+            stream = await peer.streams.get()
+            await stream.send_response(ok())
+            assert await client.head() == b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            for piece in (b"one", b"two"):
+                await stream.send(piece)
+                assert await client.reader.readexactly(8) == b"3\r\n" + piece + b"\r\n"
+            await stream.send_end()
+            assert await client.reader.readexactly(5) == b"0\r\n\r\n"
+
+    run(main())
+
+
+def test_a_client_of_http_1_0_gets_the_body_until_the_close() -> None:
+    async def main() -> None:
+        async with tunnel(echo) as rig:
+            answer = await rig.ask(b"POST / HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi")
+            assert answer == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhi"
+
+    run(main())
+
+
+def test_a_client_of_http_1_0_keeps_its_connection_where_it_asks() -> None:
+    async def main() -> None:
+        async with tunnel(answering(b"hi")) as rig, await rig.connect() as client:
+            for _ in range(2):
+                client.write(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+                assert b"Connection: keep-alive\r\n" in await client.head()
+                assert await client.reader.readexactly(2) == b"hi"
+
+    run(main())
+
+
+@pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 304), (b"GET", 204)])
+def test_a_response_without_a_body_keeps_its_length_and_the_connection(method: bytes, status: int) -> None:
+    async def handle(stream: Stream) -> None:
+        await stream.send_response(ok((b"Content-Length", b"99"), status=status))
+        await stream.send_end()
+
+    async def main() -> None:
+        async with tunnel(handle) as rig, await rig.connect() as client:
+            for _ in range(2):
+                client.write(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert await client.head() == b"HTTP/1.1 %d OK\r\nContent-Length: 99\r\n\r\n" % status
+
+    run(main())
+
+
+@pytest.mark.parametrize("body", [b"ab", b"abcd"])
+def test_a_body_that_is_not_as_long_as_told_breaks_the_connection(body: bytes) -> None:
+    async def handle(stream: Stream) -> None:
+        await stream.send_response(ok((b"Content-Length", b"3")))
+        await stream.send(body)
+        await stream.send_end()
+
+    async def main() -> None:
+        async with tunnel(handle) as rig, await rig.connect() as client:
+            client.write(GET)
+            await client.head()
+            assert len(await client.rest()) < 3
+            await eventually(lambda: rig.records)
+            assert rig.records[0].error
+
+    run(main())
+
+
+def test_a_v1_response_gets_the_standard_reason() -> None:
+    async def handle(stream: Stream) -> None:
+        await stream.send_response(ok((b"Content-Length", b"0"), status=404, reason=b""))
+        await stream.send_end()
+
+    async def main() -> None:
+        async with tunnel(handle, features=V1) as rig:
+            assert (await rig.ask(GET_CLOSE)).startswith(b"HTTP/1.1 404 Not Found\r\n")
+
+    run(main())
+
+
+# -- request bodies
+
+
+def test_a_request_body_streams_while_the_response_comes() -> None:
+    async def main() -> None:
+        async with tunnel(echo) as rig, await rig.connect() as client:
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            await client.head()
+            for piece in (b"one", b"two"):
+                client.write(b"3\r\n" + piece + b"\r\n")
+                assert await client.reader.readexactly(8) == b"3\r\n" + piece + b"\r\n"
+            client.write(b"0\r\n\r\n")
+            assert await client.reader.readexactly(5) == b"0\r\n\r\n"
+            client.write(GET_CLOSE)
+            assert (await client.rest()).endswith(b"0\r\n\r\n")
+
+    run(main())
+
+
+def test_a_body_of_unknown_length_says_so_and_a_sized_one_keeps_its_length() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig, await rig.connect() as client, await rig.connect() as other:
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+            assert (await peer.streams.get()).request.fields[1:] == ((b"Transfer-Encoding", b"chunked"),)
+            other.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+            assert (await peer.streams.get()).request.fields[0] == (b"Content-Length", b"3")
+
+    run(main())
+
+
+@pytest.mark.parametrize("features", [ALL_FEATURES, V1])
+def test_bodies_of_many_windows_pass_whole_both_ways(features: frozenset[Feature]) -> None:
+    body = bytes(range(256)) * 16 * 1024
+
+    async def main() -> None:
+        async with tunnel(echo, features=features) as rig, await rig.connect() as client:
+            client.write(b"POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body))
+            client.write(body)
+            answer = await client.rest()
+            assert answer.partition(b"\r\n\r\n")[2] == body
+            await eventually(lambda: rig.records)
+            assert (rig.records[0].bytes_up, rig.records[0].bytes_down) == (len(body), len(body))
+
+    run(main())
+
+
+def test_an_upload_that_nobody_reads_stops_at_the_client() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig, await rig.connect() as client:
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
+            await peer.streams.get()
+            sent = 0
+            with pytest.raises(TimeoutError):
+                while sent < 50_000_000:
+                    client.write(bytes(100_000))
+                    sent += 100_000
+                    async with asyncio.timeout(0.3):
+                        await client.writer.drain()
+            assert sent < 50_000_000
+            client.writer.transport.abort()
+
+    run(main())
+
+
+def test_a_response_before_the_requests_end_is_read_in_peace_and_closes() -> None:
+    async def handle(stream: Stream) -> None:
+        await stream.send_response(ok((b"Content-Length", b"2"), status=413))
+        await stream.send(b"no")
+        await stream.send_end()
+
+    async def main() -> None:
+        async with tunnel(handle) as rig, await rig.connect() as client:
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n")
+            for _ in range(30):
+                client.write(bytes(100_000))
+                await client.writer.drain()
+            assert (await client.head()).startswith(b"HTTP/1.1 413 ")
+            assert await client.rest() == b"no"
+
+    run(main())
+
+
+def test_a_request_body_that_breaks_off_never_reaches_the_peer_as_whole() -> None:
+    outcome: asyncio.Queue[Exception | None]
+
+    async def handle(stream: Stream) -> None:
+        try:
+            while await stream.receive():
+                pass
+            outcome.put_nowait(None)
+        except (StreamReset, asyncio.CancelledError) as exc:
+            outcome.put_nowait(StreamReset(ErrorCode.CANCELLED, str(exc)))
+            raise
+
+    async def main() -> None:
+        nonlocal outcome
+        outcome = asyncio.Queue()
+        async with tunnel(handle) as rig, await rig.connect() as client:
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+            client.writer.write_eof()
+            assert isinstance(await outcome.get(), StreamReset)
+            assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+
+    run(main())
+
+
+def test_rubbish_in_a_chunked_body_is_answered_400() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig, await rig.connect() as client:
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+            await peer.streams.get()
+            client.write(b"rubbish\r\n")
+            assert (await client.head()).startswith(b"HTTP/1.1 400 ")
+            await eventually(lambda: peer.cancelled)
+
+    run(main())
+
+
+# -- expectations
+
+
+def test_an_expectation_is_the_upstreams_to_meet() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig, await rig.connect() as client:
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+            stream = await peer.streams.get()
+            assert (b"Expect", b"100-continue") in stream.request.fields
+            await stream.send_response(ok(status=103, reason=b"Early"))
+            assert await client.head() == b"HTTP/1.1 103 Early\r\n\r\n"
+            await stream.send_response(ok(status=100, reason=b"Continue"))
+            assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.write(b"hi")
+            assert await stream.receive() == b"hi"
+
+    run(main())
+
+
+def test_without_interim_heads_the_gateway_meets_the_expectation() -> None:
+    async def main() -> None:
+        async with tunnel(answering(b"ok"), features=V1) as rig, await rig.connect() as client:
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+            assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.write(b"hi")
+            assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+
+    run(main())
+
+
+# -- connections
+
+
+def test_pipelined_requests_are_answered_in_order_on_one_connection() -> None:
+    async def handle(stream: Stream) -> None:
+        body = stream.request.target + await stream.receive()
+        await stream.send_response(ok((b"Content-Length", b"%d" % len(body))))
+        await stream.send(body)
+        await stream.send_end()
+
+    async def main() -> None:
+        async with tunnel(handle) as rig, await rig.connect() as client:
+            for index in range(50):
+                client.write(b"POST /%02d HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n!" % index)
+            for index in range(50):
+                await client.head()
+                assert await client.reader.readexactly(4) == b"/%02d!" % index
+
+    run(main())
+
+
+def test_a_client_that_asks_for_the_close_gets_it() -> None:
+    async def main() -> None:
+        async with tunnel(answering(b"hi")) as rig:
+            assert (await rig.ask(GET_CLOSE + GET)).count(b"HTTP/1.1") == 1
+
+    run(main())
+
+
+def test_a_client_that_ends_its_half_still_gets_its_answer() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer, timeouts=Timeouts(half_closed=0.1)) as rig, await rig.connect() as client:
+            client.write(GET)
+            client.writer.write_eof()
+            stream = await peer.streams.get()
+            await stream.send_response(ok())
+            await stream.send(b"slow")
+            await asyncio.sleep(0.3)
+            await stream.send(b"ly")
+            await stream.send_end()
+            assert (await client.rest()).endswith(b"4\r\nslow\r\n2\r\nly\r\n0\r\n\r\n")
+
+    run(main())
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("abruptly", [False, True])
+def test_a_client_that_leaves_cancels_its_request(begun: bool, abruptly: bool) -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer, timeouts=Timeouts(half_closed=0.1)) as rig:
+            async with await rig.connect() as client:
+                client.write(GET)
+                stream = await peer.streams.get()
+                if begun:
+                    await stream.send_response(ok())
+                    await client.head()
+                if abruptly:
+                    reset(client)
+            await eventually(lambda: peer.cancelled)
+            await eventually(lambda: rig.records)
+            assert rig.records[0].error == "The client went away."
+
+    run(main())
+
+
+def reset(client: RawClient) -> None:
+    sock = client.writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.writer.transport.abort()
+
+
+def test_a_client_that_does_not_read_is_not_sent_more_and_stalls_nobody() -> None:
+    async def handle(stream: Stream) -> None:
+        nonlocal sent
+        await stream.send_response(ok())
+        if stream.request.target == b"/endless":
+            while True:
+                await stream.send(bytes(100_000))
+                sent += 100_000
+        await stream.send_end()
+
+    sent = 0
+
+    async def main() -> None:
+        async with tunnel(handle) as rig, await rig.connect() as client:
+            client.write(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+            before = -1
+            while before != sent:
+                before = sent
+                await asyncio.sleep(0.2)
+            assert b" 200 " in await rig.ask(GET_CLOSE)
+            assert sent < 50_000_000
+            client.writer.transport.abort()
+
+    run(main())
+
+
+def test_idle_and_slow_clients_are_let_go() -> None:
+    async def main() -> None:
+        timeouts = Timeouts(idle_client=0.1, client_head=0.1, linger=0.1)
+        async with tunnel(Peer(), timeouts=timeouts) as rig:
+            assert await rig.ask(b"") == b""
+            assert (await rig.ask(b"GET / HT")).startswith(b"HTTP/1.1 408 ")
+
+    run(main())
+
+
+def test_one_client_too_many_is_told_so() -> None:
+    async def main() -> None:
+        async with tunnel(Peer(), limits=Limits(clients=1)) as rig, await rig.connect() as first:
+            first.write(GET)
+            await eventually(lambda: rig.gateway.active)
+            answer = await rig.ask(b"")
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert error_of(answer)["code"] == "too_many_connections"
+
+    run(main())
+
+
+# -- failures
+
+
+def test_without_a_peer_a_request_is_answered_503_with_when_to_retry() -> None:
+    async def main() -> None:
+        gateway = Gateway(NoPeer(), listen="127.0.0.1:0", timeouts=Timeouts(wait_for_peer=0.05))
+        await gateway.start()
+        host, port = gateway.url.removeprefix("http://").split(":")
+        async with RawClient(*await asyncio.open_connection(host, int(port))) as client:
+            client.write(GET)
+            answer = await client.rest()
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"Retry-After: 2\r\n" in answer
+        assert error_of(answer)["code"] == "no_peer"
+        await gateway.aclose()
+
+    run(main())
+
+
+def test_an_error_for_head_has_no_body() -> None:
+    async def main() -> None:
+        gateway = Gateway(NoPeer(), listen="127.0.0.1:0", timeouts=Timeouts(wait_for_peer=0))
+        await gateway.start()
+        host, port = gateway.url.removeprefix("http://").split(":")
+        async with RawClient(*await asyncio.open_connection(host, int(port))) as client:
+            client.write(GET.replace(b"GET", b"HEAD"))
+            assert (await client.rest()).endswith(b"\r\n\r\n")
+        await gateway.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "name"),
+    [
+        (ErrorCode.UPSTREAM, 502, "upstream_broken"),
+        (ErrorCode.REFUSED, 503, "refused"),
+        (ErrorCode.TOO_LARGE, 502, "too_large"),
+        (ErrorCode.INTERNAL, 502, "internal"),
+    ],
+)
+def test_a_stream_reset_before_the_head_is_an_error_response(code: ErrorCode, status: int, name: str) -> None:
+    async def handle(stream: Stream) -> None:
+        stream.reset(code, "It went wrong.")
+
+    async def main() -> None:
+        async with tunnel(handle) as rig:
+            answer = await rig.ask(GET)
+            assert answer.startswith(b"HTTP/1.1 %d " % status)
+            error = error_of(answer)
+            assert error["code"] == name
+            assert error["message"].startswith("It went wrong.")
+
+    run(main())
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_stream_reset_in_the_body_breaks_the_connection(chunked: bool) -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig, await rig.connect() as client:
+            client.write(GET)
+            stream = await peer.streams.get()
+            await stream.send_response(ok(*([] if chunked else [(b"Content-Length", b"9")])))
+            await stream.send(b"abc")
+            await client.head()
+            stream.reset(ErrorCode.UPSTREAM, "It broke.")
+            assert await client.rest() == (b"3\r\nabc\r\n" if chunked else b"abc")
+
+    run(main())
+
+
+def test_a_body_without_framing_that_breaks_ends_in_a_reset() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig, await rig.connect() as client:
+            client.write(b"GET / HTTP/1.0\r\n\r\n")
+            stream = await peer.streams.get()
+            await stream.send_response(ok())
+            await stream.send(b"abc")
+            await client.head()
+            stream.reset(ErrorCode.UPSTREAM, "It broke.")
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+
+    run(main())
+
+
+def test_a_peer_that_is_lost_ends_its_requests_with_errors() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig, await rig.connect() as waiting, await rig.connect() as reading:
+            waiting.write(GET)
+            await peer.streams.get()
+            reading.write(GET)
+            stream = await peer.streams.get()
+            await stream.send_response(ok())
+            await reading.head()
+            await rig.serve.aclose()
+            answer = await waiting.rest()
+            assert answer.startswith(b"HTTP/1.1 502 ")
+            assert error_of(answer)["code"] == "peer_lost"
+            assert await reading.rest() == b""
+
+    run(main())
+
+
+def test_stopping_tells_those_who_wait_and_breaks_those_who_read() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with (
+            tunnel(peer) as rig,
+            await rig.connect() as waiting,
+            await rig.connect() as reading,
+            await rig.connect() as idle,
+        ):
+            waiting.write(GET)
+            await peer.streams.get()
+            reading.write(GET)
+            stream = await peer.streams.get()
+            await stream.send_response(ok())
+            await reading.head()
+            await rig.gateway.aclose()
+            answer = await waiting.rest()
+            assert answer.startswith(b"HTTP/1.1 502 ")
+            assert error_of(answer)["code"] == "stopping"
+            assert await reading.rest() == b""
+            assert await idle.rest() == b""
+            await eventually(lambda: peer.cancelled == 2)
+            with pytest.raises(OSError):
+                await rig.connect()
+
+    run(main())
+
+
+def test_stopping_does_not_wait_for_a_client_that_does_not_read() -> None:
+    async def handle(stream: Stream) -> None:
+        await stream.send_response(ok())
+        while True:
+            await stream.send(bytes(100_000))
+
+    async def main() -> None:
+        async with tunnel(handle, timeouts=Timeouts(close=0.1)) as rig, await rig.connect() as client:
+            client.write(GET)
+            await client.head()
+            await asyncio.sleep(0.2)
+            await rig.gateway.aclose()
+            client.writer.transport.abort()
+
+    run(main())
+
+
+# -- records
+
+
+def test_each_exchange_leaves_a_record_and_one_line_without_the_query(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with tunnel(answering(b"hello")) as rig:
+            await rig.ask(b"POST /a?key=secret HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")
+            [record] = rig.records
+            assert (record.method, record.path, record.status, record.peer) == ("POST", "/a", 200, "serve")
+            assert (record.bytes_up, record.bytes_down, record.error) == (2, 5, "")
+            assert record.first_byte_ms is not None
+            assert 0 < record.first_byte_ms <= record.duration_ms
+
+    with caplog.at_level(logging.INFO, logger="llmtunnel.endpoints.gateway"):
+        run(main())
+    [line] = [each.getMessage() for each in caplog.records if each.name == "llmtunnel.endpoints.gateway"]
+    assert line.startswith("POST /a 200, 2 bytes up, 5 down")

@@ -1,0 +1,129 @@
+"""A gateway before a scripted peer: a real session over a memory channel, and raw clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from llmtunnel.config import Limits, Timeouts
+from llmtunnel.endpoints.gateway import Gateway
+from llmtunnel.errors import PeerNotFound
+from llmtunnel.protocol.heads import ResponseHead
+from llmtunnel.protocol.hello import ALL_FEATURES, Features
+from llmtunnel.session.mux import Handler, Session
+from llmtunnel.session.stream import Stream
+from llmtunnel.status import RequestRecord, Role
+from llmtunnel.transport.memory import linked_pair
+
+
+class Rig:
+    """What a test holds: the gateway, its records, the streams that serve saw."""
+
+    def __init__(self, gateway: Gateway, serve: Session, proxy: Session) -> None:
+        self.gateway = gateway
+        self.serve = serve
+        self.proxy = proxy
+        self.records: list[RequestRecord] = []
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.gateway.addresses[0].rpartition(":")
+        return host, int(port)
+
+    async def connect(self) -> RawClient:
+        return RawClient(*await asyncio.open_connection(*self.address))
+
+    async def ask(self, request: bytes) -> bytes:
+        """All that one connection answers to these bytes, until it closes."""
+        async with await self.connect() as client:
+            client.write(request)
+            return await client.rest()
+
+
+class RawClient:
+    """Bytes to the gateway, bytes from it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.write = writer.write
+
+    async def head(self) -> bytes:
+        return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def rest(self) -> bytes:
+        return await self.reader.read()
+
+    async def __aenter__(self) -> RawClient:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.writer.close()
+        with suppress(OSError):
+            await self.writer.wait_closed()
+
+
+class NoPeer:
+    """A source that never has a session."""
+
+    async def session(self, wait: float) -> Session:
+        await asyncio.sleep(wait)
+        raise PeerNotFound("Nobody is in the room.")
+
+
+@asynccontextmanager
+async def tunnel(
+    handler: Handler,
+    *,
+    features: Features = ALL_FEATURES,
+    timeouts: Timeouts | None = None,
+    limits: Limits | None = None,
+) -> AsyncIterator[Rig]:
+    near, far = linked_pair()
+    serve = Session(far, Role.SERVE, peer="proxy", handler=handler, features=features)
+    proxy = Session(near, Role.PROXY, peer="serve", features=features)
+    await asyncio.gather(serve.start(), proxy.start())
+
+    class Source:
+        async def session(self, wait: float) -> Session:
+            return proxy
+
+    gateway = Gateway(
+        Source(),
+        listen="127.0.0.1:0",
+        timeouts=timeouts,
+        limits=limits,
+        on_record=lambda record: rig.records.append(record),
+    )
+    rig = Rig(gateway, serve, proxy)
+    await gateway.start()
+    try:
+        yield rig
+    finally:
+        await gateway.aclose()
+        await proxy.aclose()
+        await serve.aclose()
+
+
+def ok(*fields: tuple[bytes, bytes], status: int = 200, reason: bytes = b"OK") -> ResponseHead:
+    return ResponseHead(status=status, reason=reason, fields=fields)
+
+
+def answering(body: bytes, *fields: tuple[bytes, bytes]) -> Handler:
+    """A serve that reads the request and answers with this body, sized."""
+
+    async def handle(stream: Stream) -> None:
+        while await stream.receive():
+            pass
+        await stream.send_response(ok(*fields, (b"Content-Length", b"%d" % len(body))))
+        await stream.send(body)
+        await stream.send_end()
+
+    return handle
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait until ``condition()`` is true; the test's own time limit ends it."""
+    while not condition():  # noqa: ASYNC110 (what is waited for has no event)
+        await asyncio.sleep(0.005)
