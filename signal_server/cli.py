@@ -69,9 +69,9 @@ def parse_address(text: str) -> Address:
     if text.endswith("]") or not colon:
         host, port = text, str(DEFAULT_PORT)
     bracketed = host.startswith("[") and host.endswith("]")
-    if (":" in host) != bracketed:
+    if not host or (":" in host) != bracketed:
         raise argparse.ArgumentTypeError(f"{text!r} is no address: write host:port, or [::1]:port")
-    return host.strip("[]") or EVERYWHERE, _port(port)
+    return host.strip("[]"), _port(port)
 
 
 def _everywhere(text: str) -> Address:

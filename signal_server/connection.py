@@ -91,6 +91,7 @@ class Connection:
         self._outgoing = Outgoing(limits.outgoing)
         now = asyncio.get_running_loop().time()
         self._bucket = Bucket(rate=limits.rate, burst=limits.burst, now=now)
+        self._over = asyncio.Event()
 
     async def run(self) -> None:
         """Serve the client until it goes, or is cut off."""
@@ -115,12 +116,13 @@ class Connection:
         self._transport.abort()
 
     async def aclose(self) -> None:
-        """Close in order, as the server stops."""
+        """Close in order, as the server stops; returns when `run` has."""
         try:
             async with asyncio.timeout(self._limits.close):
                 await self._socket.close(code=WSCloseCode.GOING_AWAY)
         except TimeoutError:
             self.drop()
+        await self._over.wait()
 
     def _drop_idle(self) -> None:
         if not self._hub.joined(self):
@@ -166,3 +168,5 @@ class Connection:
                 await self._socket.close(code=WSCloseCode.POLICY_VIOLATION)
         except (TimeoutError, ConnectionError):
             self.drop()
+        finally:
+            self._over.set()

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from signal_server.cli import main, parse_address
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8787", ("127.0.0.1", 8787)),
+        ("0.0.0.0:0", ("0.0.0.0", 0)),
+        ("localhost:80", ("localhost", 80)),
+        ("[::1]:8787", ("::1", 8787)),
+        ("[::]:0", ("::", 0)),
+        ("[::1]", ("::1", 8787)),
+        ("9000", ("127.0.0.1", 9000)),
+        ("example.org", ("example.org", 8787)),
+    ],
+)
+def test_addresses_are_read_as_people_write_them(text: str, address: tuple[str, int]) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", ":9000", "::1:8787", "::1", "a:b", "a:65536", "a:-1", "[::1]:", "ws://a:1", "[::1", "٣"]
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--listen", "nonsense:port"],
+        ["--port", "70000"],
+        ["--port", "1", "--listen", "1"],
+        ["--max-proxies", "0"],
+        ["--max-proxies", "129"],
+        ["--max-proxies", "many"],
+        ["--log-level", "loud"],
+        ["unexpected"],
+    ],
+)
+def test_arguments_that_cannot_be_used_exit_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv, prog="llmtunnel signal")
+    assert caught.value.code == 2
+    assert "llmtunnel signal: error: " in capsys.readouterr().err
+
+
+def test_help_says_what_a_bare_port_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "every IPv4 interface" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_line_loads_nothing_heavy_and_nothing_of_llmtunnel() -> None:
+    code = (
+        "import sys, signal_server.cli; signal_server.cli._parser('x').format_help()\n"
+        "print([name for name in ('aiohttp', 'asyncio', 'llmtunnel') if name in sys.modules])\n"
+        "import signal_server.process\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'llmtunnel'])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout.split() == ["[]", "[]"]

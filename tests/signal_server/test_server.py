@@ -1,0 +1,524 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import aiohttp
+import pytest
+
+from signal_server.limits import ENVELOPE, MESSAGE, Limits
+from signal_server.server import SignalServer
+
+from ..conftest import run
+from .peers import PATIENCE, Meeting, Peer, meeting
+
+
+@pytest.fixture(autouse=True)
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """No client makes the server log an error, let alone a traceback."""
+    caplog.set_level(logging.INFO)
+    yield caplog
+    bad = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info]
+    assert not bad
+
+
+async def assert_serves(here: Meeting, room: str = "another room") -> None:
+    """Two honest peers can meet."""
+    first, second = await here.member(room=room), await here.member(room=room)
+    await first.hear("peer-joined")
+    await first.say("offer", sdp="honest")
+    assert (await second.hear("offer"))["sdp"] == "honest"
+    for peer in (first, second):
+        await peer.socket.close()
+
+
+def test_two_original_peers_meet_as_at_the_original_server() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            first, second = await here.peer(), await here.peer()
+            assert await first.join() == {"type": "joined", "peerId": first.id, "peers": []}
+            assert await second.join() == {"type": "joined", "peerId": second.id, "peers": [first.id]}
+            assert await first.hear() == {"type": "peer-joined", "peerId": second.id}
+            await first.say("offer", sdp="o")
+            assert await second.hear() == {"type": "offer", "peerId": first.id, "sdp": "o"}
+            await second.say("answer", sdp="a")
+            assert await first.hear() == {"type": "answer", "peerId": second.id, "sdp": "a"}
+            await second.say("candidate", candidate='{"candidate":""}')
+            assert await first.hear() == {
+                "type": "candidate",
+                "peerId": second.id,
+                "candidate": '{"candidate":""}',
+            }
+
+    run(main())
+
+
+def test_a_third_original_peer_is_told_that_the_room_is_full_and_may_try_again() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            first, second = await here.members(None, None)
+            third = await here.peer()
+            error = await third.refused("join", room="R")
+            assert error == {"type": "error", "message": "room 'R' is full (max 2)", "code": "room-full"}
+            await second.say("bye")
+            assert await first.hear() == {"type": "peer-left", "peerId": second.id}
+            await third.join()
+            assert (await first.hear("peer-joined"))["peerId"] == third.id
+
+    run(main())
+
+
+def test_who_says_bye_leaves_and_may_join_again_on_the_same_socket() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            first, second = await here.members(None, None)
+            await second.say("bye")
+            await second.say("bye")
+            assert (await second.refused("offer", sdp="s"))["message"] == "must join a room first"
+            await second.join()
+            assert [(await first.hear())["type"] for _ in range(2)] == ["peer-left", "peer-joined"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+def test_who_closes_or_loses_its_socket_has_left(orderly: bool) -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            first, second = await here.members(None, None)
+            if orderly:
+                await second.socket.close()
+            else:
+                connection = second.socket._response.connection
+                assert connection is not None and connection.transport is not None
+                connection.transport.abort()
+            assert await first.hear() == {"type": "peer-left", "peerId": second.id}
+
+    run(main())
+
+
+def test_a_serve_and_three_proxies_share_a_room_and_each_proxy_sees_the_serve_alone() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            serve, *proxies = await here.members("serve", "proxy", "proxy", "proxy")
+            for proxy in proxies:
+                await serve.say("offer", sdp=f"for {proxy.id}", to=proxy.id)
+            for proxy in proxies:
+                offer = {"type": "offer", "peerId": serve.id, "sdp": f"for {proxy.id}"}
+                assert await proxy.hear() == offer
+                await proxy.say("answer", sdp=f"of {proxy.id}", to=serve.id)
+                answer = {"type": "answer", "peerId": proxy.id, "sdp": f"of {proxy.id}"}
+                assert await serve.hear() == answer
+            assert (await proxies[0].refused("offer", sdp="s", to=proxies[1].id))["code"] == "no-such-peer"
+            await proxies[0].say("bye")
+            assert await serve.hear() == {"type": "peer-left", "peerId": proxies[0].id}
+            for proxy in proxies:
+                await proxy.hears_nothing()
+
+    run(main())
+
+
+def test_a_serve_that_comes_back_takes_over_and_its_ghosts_socket_is_closed() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            ghost, proxy = await here.members("serve", "proxy")
+            serve = await here.peer()
+            assert (await serve.refused("join", room="R", role="serve", token="guess"))["code"] == "room-full"
+            joined = await serve.join(role="serve", instance="i", token=ghost.token)
+            assert (joined["token"], joined["peers"]) == (ghost.token, [proxy.id])
+            assert await proxy.hear() == {"type": "peer-left", "peerId": ghost.id}
+            assert await proxy.hear() == {
+                "type": "peer-joined",
+                "peerId": serve.id,
+                "role": "serve",
+                "instance": "i",
+            }
+            await ghost.closed()
+            await proxy.hears_nothing()
+            await proxy.say("offer", sdp="s", to=serve.id)
+            await serve.hear("offer")
+
+    run(main())
+
+
+REFUSED = [
+    ("nonsense", "invalid-json", "invalid JSON"),
+    ("[1]", "invalid-json", "invalid JSON: not an object"),
+    ("[" * 60_000, "invalid-json", "invalid JSON"),
+    ('{"type":"offer"}', "invalid-json", "invalid JSON: offer without sdp"),
+    ('{"type":"answer","sdp":"\\ud800"}', "invalid-json", "invalid JSON: answer without sdp"),
+    ("{}", "unknown-type", "unknown message type"),
+    ('{"type":"join","room":7}', "room-required", "room name required"),
+    ('{"type":"join","room":"' + "x" * 257 + '"}', "room-required", "room name required (max 256 bytes)"),
+    ('{"type":"join","room":"\\udc00"}', "room-required", "room name required (max 256 bytes)"),
+    ('{"type":"offer","sdp":"s"}', "not-joined", "must join a room first"),
+]
+
+
+@pytest.mark.parametrize(("text", "code", "message"), REFUSED, ids=lambda value: value[:20])
+def test_what_makes_no_sense_is_refused_and_the_socket_stays(text: str, code: str, message: str) -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            peer = await here.peer()
+            await peer.socket.send_str(text)
+            assert await peer.hear() == {"type": "error", "message": message, "code": code}
+            await peer.join()
+
+    run(main())
+
+
+def test_binary_messages_are_refused_and_the_socket_stays() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            peer = await here.peer()
+            await peer.socket.send_bytes(b'{"type":"join","room":"R"}')
+            assert (await peer.hear("error"))["code"] == "invalid-json"
+            await peer.join()
+
+    run(main())
+
+
+def test_who_is_in_a_room_cannot_join_another() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            first, second = await here.members(None, None)
+            assert (await second.refused("join", room="S"))["code"] == "already-joined"
+            await first.say("offer", sdp="s")
+            await second.hear("offer")
+
+    run(main())
+
+
+def test_a_full_server_says_so_to_who_joins() -> None:
+    async def main() -> None:
+        async with meeting(Limits(members=1)) as here:
+            await here.member()
+            late = await here.peer()
+            error = await late.refused("join", room="R")
+            assert (error["code"], error["message"]) == ("server-full", "server is full")
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [MESSAGE + 1, 1024 * 1024, 8 * 1024 * 1024])
+def test_too_large_a_message_is_said_and_ends_its_sender_alone(size: int) -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            first, second = await here.members(None, None)
+            text = json.dumps({"type": "join", "room": ""})
+            await second.socket.send_str(text.replace('""', '"' + "x" * (size - len(text)) + '"'))
+            error = await second.hear("error")
+            assert (error["code"], error["message"]) == ("too-large", f"message too large (max {MESSAGE} bytes)")
+            assert await second.closed() == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
+            assert (await first.hear("peer-left"))["peerId"] == second.id
+            await assert_serves(here)
+
+    run(main())
+
+
+def test_the_largest_message_that_is_relayed_arrives() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            first, second = await here.members(None, None)
+            sdp = "x" * (MESSAGE - ENVELOPE - len('{"type": "offer", "sdp": ""}'))
+            await first.say("offer", sdp=sdp)
+            assert (await second.hear("offer"))["sdp"] == sdp
+            await first.say("offer", sdp=sdp + "x")
+            assert (await first.hear("error"))["code"] == "too-large"
+            await first.closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["text", "binary", "ping"])
+def test_a_flood_is_said_and_ends_its_sender_alone(kind: str) -> None:
+    limits = Limits(proxies=1, rate=1)
+
+    async def main() -> None:
+        async with meeting(limits) as here:
+            first, second = await here.members(None, None)
+            flood = asyncio.create_task(pour(second, kind, 3 * limits.burst))
+            while (error := await second.hear("error"))["code"] != "too-fast":
+                pass
+            assert error["message"] == "too many messages"
+            await second.closed()
+            await flood
+            assert (await first.hear("peer-left"))["peerId"] == second.id
+            await assert_serves(here)
+
+    run(main())
+
+
+async def pour(peer: Peer, kind: str, count: int) -> None:
+    with suppress(ConnectionError):
+        for _ in range(count):
+            match kind:
+                case "text":
+                    await peer.socket.send_str("{}")
+                case "binary":
+                    await peer.socket.send_bytes(b"")
+                case "ping":
+                    await peer.socket.ping()
+
+
+def test_long_messages_count_for_more() -> None:
+    limits = Limits(proxies=1, rate=1)
+
+    async def main() -> None:
+        async with meeting(limits) as here:
+            first, _second = await here.members(None, None)
+            for _ in range(limits.burst // 60 + 1):
+                await first.say("offer", sdp="x" * 60 * 1024)
+            assert (await first.hear("error"))["code"] == "too-fast"
+
+    run(main())
+
+
+def test_a_member_that_does_not_read_is_dropped_and_stalls_nobody() -> None:
+    limits = Limits(rate=1e9, outgoing=128 * 1024)
+
+    async def main() -> None:
+        async with meeting(limits) as here:
+            serve, slow, fast = await here.members("serve", "proxy", "proxy")
+            started = time.monotonic()
+            flood = asyncio.create_task(flood_until_left(serve, slow))
+            for _ in range(20):
+                await fast.say("candidate", candidate="c", to=serve.id)
+            await flood
+            assert time.monotonic() - started < PATIENCE
+            await fast.say("bye")
+            while (await serve.hear())["type"] != "peer-left":
+                pass
+
+    run(main())
+
+
+async def flood_until_left(serve: Peer, slow: Peer) -> None:
+    """Send to a peer that reads nothing until the server says that it left; 64 MB must be more than any buffers."""
+    sdp = "x" * 60 * 1024
+    for _ in range(1000):
+        await serve.say("offer", sdp=sdp, to=slow.id)
+        await serve.say("no such type")
+        while (message := await serve.hear("error", "candidate", "peer-left"))["type"] == "candidate":
+            pass
+        if message["type"] == "peer-left":
+            assert message["peerId"] == slow.id
+            return
+    raise AssertionError("still there")
+
+
+def test_a_member_that_answers_no_pings_is_dropped() -> None:
+    async def main() -> None:
+        async with meeting(Limits(heartbeat=0.2)) as here:
+            first, second = await here.members(None, None)  # aiohttp's client answers pings while it receives
+            assert await first.hear() == {"type": "peer-left", "peerId": second.id}
+
+    run(main())
+
+
+def test_a_socket_that_joins_no_room_is_dropped_and_one_that_did_is_not() -> None:
+    async def main() -> None:
+        async with meeting(Limits(join=0.3)) as here:
+            member, idler = await here.member(), await here.peer()
+            await idler.closed()
+            await member.say("bye")
+            await asyncio.sleep(0.4)
+            await member.join()
+
+    run(main())
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_connection_of_which_no_websocket_comes_is_dropped(said: bytes) -> None:
+    async def main() -> None:
+        async with meeting(Limits(join=0.3)) as here:
+            reader, writer = await asyncio.open_connection(*here.address)
+            writer.write(said)
+            async with asyncio.timeout(PATIENCE):
+                with suppress(ConnectionResetError):
+                    await reader.read()
+            writer.close()
+            await assert_serves(here)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\0" * 100_000,
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 100_000,
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ],
+    ids=lambda garbage: repr(garbage[:20]),
+)
+def test_garbage_in_place_of_http_is_nobody_elses_trouble(garbage: bytes) -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            reader, writer = await asyncio.open_connection(*here.address)
+            writer.write(garbage)
+            writer.write_eof()
+            async with asyncio.timeout(PATIENCE):
+                with suppress(ConnectionResetError):
+                    await reader.read()
+            writer.close()
+            await assert_serves(here)
+
+    run(main())
+
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x81\x82\0\0\0\0\xff\xff",  # a text that is not UTF-8
+        b"\x83\x80\0\0\0\0",  # an opcode that is not one
+        b"\xf1\x80\0\0\0\0",  # reserved bits
+        b"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0",  # 2^64-1 bytes
+        b"\x89\xfe\xff\xff\0\0\0\0",  # a ping of 64 KiB
+        b"\x81",
+        b"\x01\x80\0\0\0\0" * 2,  # a message within a message
+        b"\x88\x81\0\0\0\0\0",  # half a close code
+    ],
+    ids=lambda frame: frame[:6].hex(),
+)
+def test_broken_frames_are_nobody_elses_trouble(frame: bytes) -> None:
+    async def main() -> None:
+        async with meeting(Limits(close=0.3)) as here:
+            reader, writer = await asyncio.open_connection(*here.address)
+            writer.write(HANDSHAKE)
+            assert b" 101 " in await reader.readline()
+            writer.write(frame)
+            writer.write_eof()
+            async with asyncio.timeout(PATIENCE):
+                with suppress(ConnectionResetError):
+                    await reader.read()
+            writer.close()
+            await assert_serves(here)
+
+    run(main())
+
+
+def test_clients_that_go_at_any_moment_leave_nothing_behind() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            for cut in range(0, len(HANDSHAKE) + 1, 8):
+                with socket.create_connection(here.address) as client:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    client.send(HANDSHAKE[: cut or None])
+                await asyncio.sleep(0)
+            await assert_serves(here)
+
+    run(main())
+
+
+@pytest.mark.parametrize("path", ["/", "//", "/any/path?query", "/%2F..%0A"])
+def test_any_path_is_a_websocket_or_a_line_of_text(path: str) -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            await (await here.peer(path)).join()
+            async with here.http.get(here.server.url.replace("ws", "http", 1) + path) as response:
+                assert (response.status, await response.text()) == (200, "llmtunnel signal server\n")
+
+    run(main())
+
+
+def test_healthz_answers_ok() -> None:
+    async def main() -> None:
+        async with meeting() as here, here.http.get(here.server.url.replace("ws", "http", 1) + "/healthz") as response:
+            assert (response.status, await response.text()) == (200, "ok\n")
+
+    run(main())
+
+
+def test_sockets_beyond_the_limit_get_503_until_one_goes() -> None:
+    async def main() -> None:
+        async with meeting(Limits(sockets=1)) as here:
+            only = await here.member()
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await here.peer()
+            assert caught.value.status == 503
+            await only.socket.close()
+            await here.member()
+
+    run(main())
+
+
+def test_a_server_that_stops_says_so_to_its_clients() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            peers = [await here.member(), await here.peer()]
+            closing = asyncio.create_task(here.server.aclose())
+            assert [await peer.closed() for peer in peers] == [aiohttp.WSCloseCode.GOING_AWAY] * 2
+            await closing
+            await here.server.aclose()
+
+    run(main())
+
+
+def test_a_server_stops_in_time_whatever_its_clients_do() -> None:
+    async def main() -> None:
+        async with meeting(Limits(rate=1e9, close=0.3)) as here:
+            silent = [await here.member() for _ in range(2)]  # they read nothing, not even the close
+            for _ in range(100):
+                await silent[0].say("offer", sdp="x" * 60 * 1024)
+            _, stranger = await asyncio.open_connection(*here.address)
+            async with asyncio.timeout(5):
+                await here.server.aclose()
+            stranger.close()
+
+    run(main())
+
+
+def test_an_address_in_use_is_an_error_and_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            with pytest.raises(OSError, match="in use"):
+                await SignalServer(*here.address).start()
+            await assert_serves(here)
+
+    run(main())
+
+
+def test_an_ipv6_address_has_its_brackets() -> None:
+    async def main() -> None:
+        try:
+            server = SignalServer("::1", 0)
+            await server.start()
+        except OSError:
+            pytest.skip("no IPv6 here")
+        assert server.url.startswith("ws://[::1]:")
+        await server.aclose()
+
+    run(main())
+
+
+def test_logs_tell_who_comes_and_goes_and_no_secrets(log: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            first = await here.member("serve", room="room-secret")
+            second = await here.member("proxy", room="room-secret")
+            await first.say("offer", sdp="sdp-secret", to=second.id)
+            await second.hear("offer")
+            await second.refused("join", room="room-secret")
+
+    run(main())
+    said = [record.getMessage() for record in log.records if record.name.startswith("signal_server")]
+    assert [line.partition(": ")[2] for line in said[:2]] == ["serve joined, 1 inside", "proxy joined, 2 inside"]
+    assert [line.partition(": ")[2] for line in said[2:]][-1].endswith("left, 0 inside")
+    assert len({line.partition(":")[0] for line in said}) == 1
+    assert "secret" not in log.text
