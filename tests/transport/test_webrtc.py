@@ -23,6 +23,13 @@ from .ends import NO_SERVERS, End, candidates_of, connected, introduce, without_
 Run = Callable[..., Any]
 
 
+@pytest.fixture
+def an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain aiortc peer has none on a machine with nothing but the loopback."""
+    if not aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True):
+        monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
+
+
 async def greet(left: End, right: End) -> None:
     await left.send(b"from left")
     await right.send(b"from right")
@@ -114,6 +121,7 @@ def test_the_loopback_is_offered_where_asked(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.usefixtures("an_address")
 @pytest.mark.parametrize("offers", [True, False], ids=["it-answers", "it-offers"])
 def test_a_plain_aiortc_peer_is_met_in_both_roles(run: Run, offers: bool) -> None:
     """It says as an original peer does: everything in the SDP, then each candidate once more."""
@@ -148,6 +156,7 @@ def test_a_plain_aiortc_peer_is_met_in_both_roles(run: Run, offers: bool) -> Non
     run(main())
 
 
+@pytest.mark.usefixtures("an_address")
 def test_our_trickled_candidates_are_what_a_plain_aiortc_peer_takes(run: Run) -> None:
     async def main() -> None:
         end, other = End(), RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -324,6 +333,7 @@ def test_what_comes_before_a_receiver_is_kept_up_to_a_bound(run: Run) -> None:
     run(flood())
 
 
+@pytest.mark.usefixtures("an_address")
 def test_another_data_channel_is_closed_and_the_tunnels_is_taken(run: Run) -> None:
     async def main() -> None:
         end, other = End(), RTCPeerConnection(RTCConfiguration(iceServers=[]))
