@@ -1,0 +1,477 @@
+"""Both directions at once, back-pressure, cancellation, kept connections, and pipes after a 101."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from llmtunnel.config import KIB, MIB, Limits, Timeouts
+from llmtunnel.errors import ErrorCode, StreamReset
+from llmtunnel.protocol.hello import ALL_FEATURES, Feature
+from llmtunnel.session.stream import Stream
+from tests.conftest import run
+from tests.endpoints.scripted import OK, Peer, Rig, answer, rig
+
+CHUNKED = ((b"Transfer-Encoding", b"chunked"),)
+WEBSOCKET = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Sec-WebSocket-Key", b"x"))
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SMALL = Limits(window=64 * KIB)
+
+
+def test_both_bodies_are_on_their_way_at_once() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream = await tunnel.ask(b"POST", fields=CHUNKED, ended=False)
+            peer = await tunnel.upstream.peer()
+            assert (await peer.head()).endswith(b"Transfer-Encoding: chunked\r\n\r\n")
+            peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert (await stream.response()).status == 200
+            for n in range(5):
+                await stream.send(b"ask %d" % n)
+                assert await peer.exactly(10) == b"5\r\nask %d\r\n" % n
+                peer.say(b"5\r\nsay %d\r\n" % n)
+                assert await stream.receive() == b"say %d" % n
+            await stream.send_end()
+            assert await peer.exactly(5) == b"0\r\n\r\n"
+            peer.say(b"0\r\n\r\n")
+            assert await stream.receive() == b""
+
+    run(main())
+
+
+def test_every_piece_of_a_response_comes_when_it_is_said() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream = await tunnel.ask(fields=((b"Accept", b"application/json"),))
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            peer.say(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+            await stream.response()
+            for n in range(5):
+                peer.say(b"data: %d\n\n" % n)
+                assert await stream.receive() == b"data: %d\n\n" % n
+
+    run(main())
+
+
+def test_an_answer_before_the_body_has_come_ends_the_body_and_the_connection() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream = await tunnel.ask(b"POST", fields=CHUNKED, ended=False)
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            peer.say(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
+            head, body = await answer(stream)
+            assert (head.status, body) == (413, b"big")
+            with pytest.raises(StreamReset) as caught:
+                await send_for_ever(stream)
+            assert caught.value.code is ErrorCode.NO_ERROR
+            assert await peer.ended()
+            record = await tunnel.record()
+            assert (record.status, record.error) == (413, "")
+
+    run(main())
+
+
+def test_an_answer_followed_by_a_reset_in_the_middle_of_the_body_is_passed_on() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream = await tunnel.ask(b"POST", fields=((b"Content-Length", b"1000"),), ended=False)
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            peer.say(b"HTTP/1.1 401 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
+            head, body = await answer(stream)
+            peer.rst()
+            assert (head.status, body) == (401, b"no")
+
+    run(main())
+
+
+async def send_for_ever(stream: Stream) -> None:
+    while True:
+        await stream.send(b"x" * 10_000)
+
+
+# -- cancellation
+
+
+@pytest.mark.parametrize("when", ["before the head", "in the body", "in the request"])
+def test_a_client_that_goes_away_takes_the_upstream_connection_with_it(when: str) -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            asking = when == "in the request"
+            stream = await tunnel.ask(b"POST", fields=CHUNKED if asking else (), ended=not asking)
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            if when == "in the body":
+                peer.say(b"HTTP/1.1 200 OK\r\n\r\nabc")
+                await stream.response()
+            stream.reset(ErrorCode.CANCELLED, "the client went away")
+            assert await peer.ended()
+            assert (await tunnel.record()).error == "The other side gave the exchange up."
+
+    run(main())
+
+
+def test_a_session_that_ends_closes_every_upstream_connection() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            peers = []
+            for _ in range(3):
+                await tunnel.ask()
+                peers.append(await tunnel.upstream.peer())
+                await peers[-1].head()
+            await tunnel.proxy.aclose()
+            assert await asyncio.gather(*(peer.ended() for peer in peers)) == [True] * 3
+
+    run(main())
+
+
+def test_closing_the_origin_ends_what_is_under_way() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream = await tunnel.ask()
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            await tunnel.origin.aclose()
+            assert await peer.ended()
+            assert (await stream.response()).status == 502
+
+    run(main())
+
+
+# -- back-pressure
+
+
+async def pour(peer: Peer, piece: bytes, limit: int) -> int:
+    """Write until nothing is taken for a while; how many bytes were."""
+    written = 0
+    while written < limit:
+        peer.say(piece)
+        written += len(piece)
+        try:
+            async with asyncio.timeout(0.3):
+                await peer.writer.drain()
+        except TimeoutError:
+            break
+    return written
+
+
+def test_a_reader_that_stalls_stops_the_upstream_and_delays_no_other() -> None:
+    async def main() -> None:
+        async with rig(limits=SMALL) as tunnel:
+            stream = await tunnel.ask(target=b"/big")
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            size = 64 * MIB
+            peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+            await stream.response()
+            written = await pour(peer, b"x" * 65536, size)
+            assert written < 20 * MIB  # what two sockets, the connection and a window hold
+            other = await tunnel.ask(target=b"/small")
+            second = await tunnel.upstream.peer()
+            await second.head()
+            second.say(OK)
+            assert (await answer(other))[1] == b"ok"
+            rest = asyncio.create_task(pour(peer, b"x" * 65536, size - written))
+            received = 0
+            while data := await stream.receive():
+                received += len(data)
+            await rest
+            assert received == size
+
+    run(main())
+
+
+def test_an_upstream_that_does_not_read_stops_the_client() -> None:
+    async def main() -> None:
+        async with rig(limits=SMALL) as tunnel:
+            size = 64 * MIB
+            stream = await tunnel.ask(b"PUT", fields=((b"Content-Length", b"%d" % size),), ended=False)
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            sent = 0
+            try:
+                while sent < size:
+                    async with asyncio.timeout(0.3):
+                        await stream.send(b"x" * 65536)
+                    sent += 65536
+            except TimeoutError:
+                pass
+            assert sent < 20 * MIB
+
+    run(main())
+
+
+@pytest.mark.parametrize("fields", [CHUNKED, ((b"Content-Length", b"8388608"),)], ids=["chunked", "sized"])
+def test_large_bodies_go_both_ways_whole(fields: tuple[tuple[bytes, bytes], ...]) -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            body = bytes(range(256)) * 256 * 128
+            stream = await tunnel.ask(b"POST", fields=fields, ended=False)
+            answering = asyncio.create_task(echo(await tunnel.upstream.peer(), len(body)))
+            sending = asyncio.create_task(send_all(stream, body))
+            head, got = await answer(stream)
+            await asyncio.gather(answering, sending)
+            assert head.status == 200
+            assert got == body
+            record = await tunnel.record()
+            assert (record.bytes_up, record.bytes_down) == (len(body), len(body))
+
+    run(main())
+
+
+async def send_all(stream: Stream, body: bytes) -> None:
+    await stream.send(body)
+    await stream.send_end()
+
+
+async def echo(peer: Peer, size: int) -> None:
+    """Answer with the request's body, read to its end."""
+    head = await peer.head()
+    body = bytearray()
+    if b"chunked" in head:
+        while length := int(await peer.reader.readline(), 16):
+            body += (await peer.exactly(length + 2))[:-2]
+        await peer.exactly(2)
+    else:
+        body += await peer.exactly(size)
+    peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+    peer.say(bytes(body))
+    await peer.writer.drain()
+
+
+# -- kept connections
+
+
+async def exchange(tunnel: Rig, peer: Peer | None = None, response: bytes = OK) -> Peer:
+    """One GET, answered on ``peer`` or a new connection."""
+    stream = await tunnel.ask()
+    peer = peer or await tunnel.upstream.peer()
+    await peer.head()
+    peer.say(response)
+    await answer(stream)
+    await tunnel.record()
+    return peer
+
+
+def test_a_connection_is_used_again_also_after_a_request_with_a_body() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            peer = await exchange(tunnel)
+            stream = await tunnel.ask(b"POST", fields=CHUNKED, ended=False)
+            await stream.send(b"abc")
+            await stream.send_end()
+            await peer.head()
+            assert await peer.exactly(13) == b"3\r\nabc\r\n0\r\n\r\n"
+            peer.say(OK)
+            await answer(stream)
+            await tunnel.record()
+            await exchange(tunnel, peer)
+            assert tunnel.upstream.accepted == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        OK + b"HTTP/1.1 200 Smuggled\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["close", "1.0", "more than the response"],
+)
+def test_a_connection_that_cannot_be_used_again_is_closed(response: bytes) -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            assert await (await exchange(tunnel, response=response)).ended()
+            await exchange(tunnel)
+            assert tunnel.upstream.accepted == 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("violent", [True, False])
+def test_a_get_on_a_connection_that_had_died_is_put_on_a_fresh_one(violent: bool) -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            peer = await exchange(tunnel)
+            stream = await tunnel.ask()
+            await peer.head()
+            peer.rst() if violent else peer.close()
+            fresh = await tunnel.upstream.peer()
+            await fresh.head()
+            fresh.say(OK)
+            assert (await answer(stream))[1] == b"ok"
+
+    run(main())
+
+
+def test_a_post_on_a_connection_that_had_died_is_not_sent_twice() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            peer = await exchange(tunnel)
+            stream = await tunnel.ask(b"POST")
+            await peer.head()
+            peer.rst()
+            assert (await stream.response()).status == 502
+            assert tunnel.upstream.accepted == 1
+
+    run(main())
+
+
+def test_a_get_is_repeated_once_only_and_never_on_a_fresh_connection() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            peer = await exchange(tunnel)
+            stream = await tunnel.ask()
+            await peer.head()
+            peer.rst()
+            second = await tunnel.upstream.peer()
+            await second.head()
+            second.rst()
+            assert (await stream.response()).status == 502
+            assert tunnel.upstream.accepted == 2
+
+    run(main())
+
+
+def test_an_answer_that_had_begun_is_not_asked_for_again() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            peer = await exchange(tunnel)
+            stream = await tunnel.ask()
+            await peer.head()
+            peer.say(b"HTTP/1.1 2")
+            peer.close()
+            assert (await stream.response()).status == 502
+            assert tunnel.upstream.accepted == 1
+
+    run(main())
+
+
+def test_an_upstream_that_thinks_longer_than_any_limit_of_ours_is_waited_for() -> None:
+    async def main() -> None:
+        limits = Timeouts(upstream_connect=0.05, idle_upstream=0.05)
+        async with rig(timeouts=limits) as tunnel:
+            stream = await tunnel.ask()
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            await asyncio.sleep(0.3)
+            peer.say(OK)
+            assert (await answer(stream))[1] == b"ok"
+
+    run(main())
+
+
+# -- upgrades
+
+
+async def upgraded(tunnel: Rig, more: bytes = b"") -> tuple[Stream, Peer]:
+    stream = await tunnel.ask(target=b"/ws", fields=WEBSOCKET, ended=False)
+    peer = await tunnel.upstream.peer()
+    head = await peer.head()
+    assert b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n" in head
+    peer.say(SWITCH + more)
+    response = await stream.response()
+    assert response.status == 101
+    assert response.fields == ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+    return stream, peer
+
+
+def test_after_a_101_bytes_pass_both_ways_as_they_are() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream, peer = await upgraded(tunnel, b"\x00first")
+            assert await stream.receive() == b"\x00first"
+            await stream.send(b"\xff\r\n\r\n")
+            assert await peer.exactly(5) == b"\xff\r\n\r\n"
+            peer.say(b"HTTP/1.1 200 OK\r\n\r\n")
+            assert await stream.receive() == b"HTTP/1.1 200 OK\r\n\r\n"
+            peer.close()
+            assert await stream.receive() == b""
+            await stream.send_end()
+            record = await tunnel.record()
+            assert (record.status, record.bytes_up, record.bytes_down, record.error) == (101, 5, 25, "")
+
+    run(main())
+
+
+def test_each_direction_of_a_pipe_ends_by_itself() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream, peer = await upgraded(tunnel)
+            await stream.send(b"last")
+            await stream.send_end()
+            assert await peer.reader.read() == b"last"
+            peer.say(b"still here")
+            assert await stream.receive() == b"still here"
+            peer.writer.write_eof()
+            assert await stream.receive() == b""
+            assert await peer.ended()
+
+    run(main())
+
+
+def test_a_pipe_whose_upstream_breaks_is_broken_and_not_ended() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream, peer = await upgraded(tunnel)
+            peer.rst()
+            with pytest.raises(StreamReset) as caught:
+                await stream.receive()
+            assert caught.value.code is ErrorCode.UPSTREAM
+
+    run(main())
+
+
+def test_a_pipe_whose_client_breaks_is_broken_at_the_upstream() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream, peer = await upgraded(tunnel)
+            stream.reset(ErrorCode.CANCELLED, "gone")
+            assert await peer.ended()
+
+    run(main())
+
+
+def test_a_refused_upgrade_passes_with_its_body() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream = await tunnel.ask(fields=WEBSOCKET, ended=False)
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            peer.say(b"HTTP/1.1 403 No\r\nContent-Length: 4\r\n\r\nsoz.")
+            head, body = await answer(stream)
+            assert (head.status, body) == (403, b"soz.")
+            await tunnel.record()
+            await exchange(tunnel, peer)  # the connection goes on
+
+    run(main())
+
+
+def test_without_the_feature_an_upgrade_is_an_ordinary_request() -> None:
+    async def main() -> None:
+        async with rig(features=ALL_FEATURES - {Feature.UPGRADE}) as tunnel:
+            stream = await tunnel.ask(fields=WEBSOCKET)
+            peer = await tunnel.upstream.peer()
+            head = await peer.head()
+            assert b"pgrade" not in head
+            assert b"Sec-WebSocket-Key: x\r\n" in head
+            peer.say(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+            assert (await answer(stream))[0].status == 426
+
+    run(main())
+
+
+def test_a_pipe_holds_little_for_a_side_that_does_not_read() -> None:
+    async def main() -> None:
+        async with rig(limits=SMALL) as tunnel:
+            stream, peer = await upgraded(tunnel)
+            assert await pour(peer, b"x" * 65536, 64 * MIB) < 20 * MIB
+            stream.reset(ErrorCode.CANCELLED, "gone")
+
+    run(main())
