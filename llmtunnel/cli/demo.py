@@ -19,7 +19,7 @@ from ..errors import StreamError
 from ..status import ErrorNotice, Notice, Path, Phase, RequestFinished, Role
 from ..upstream import Upstream
 from .console import Console
-from .lines import duration, sentence, size
+from .lines import duration, printable, sentence, size
 from .toy import MODEL, Toy, ask, text_of
 
 HOST = "127.0.0.1"
@@ -60,6 +60,7 @@ async def demo(console: Console, *, stay: bool) -> int:
             console.record(finished)
             console.say(_summary(finished, stay=stay))
             if finished.identical and stay:
+                proxy.subscribe(partial(_say_request, console))
                 await proxy.wait_stopped()
     return 0 if finished.identical else 1
 
@@ -75,8 +76,8 @@ async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator
     begun = time.perf_counter()
     async with AsyncExitStack() as stack:
         for role, tunnel in ((Role.SERVE, serve), (Role.PROXY, proxy)):
-            stack.push_async_callback(tunnel.aclose)
             stack.callback(tunnel.subscribe(partial(_relay, console, role)))
+            stack.push_async_callback(tunnel.aclose)
             await tunnel.start()
         await proxy.wait(Phase.READY, timeout=CONNECT)
         took = duration((time.perf_counter() - begun) * 1000)
@@ -85,10 +86,15 @@ async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator
 
 
 def _relay(console: Console, role: Role, notice: Notice) -> None:
-    """All for programs; for people, what goes wrong and which requests came."""
+    """All for programs; for people, what goes wrong."""
     console.record(notice, role=role)
-    if role is Role.PROXY and isinstance(notice, ErrorNotice | RequestFinished):
-        console.say(f"{sentence(notice)}\n")
+    if isinstance(notice, ErrorNotice):
+        console.say(f"{printable(sentence(notice))}\n")
+
+
+def _say_request(console: Console, notice: Notice) -> None:
+    if isinstance(notice, RequestFinished):
+        console.say(f"{printable(sentence(notice))}\n")
 
 
 async def _compare(direct_url: str, proxy: aio.Proxy, console: Console) -> DemoFinished:

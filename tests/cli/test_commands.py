@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 
 import pytest
@@ -130,6 +131,29 @@ def test_standard_output_of_a_program_has_objects_alone_also_where_much_is_logge
     process.wait_event("listening")
     process.wait_event("reconnecting")
     assert len(process.events) == len(process.lines)
+
+
+def test_a_proxy_whose_serve_speaks_another_version_says_why_and_ends_with_status_4(started: Processes) -> None:
+    of_the_future = textwrap.dedent("""
+        import runpy
+        from tests.reference import roles, wire
+
+        async def shake_hands(self, send, frames):
+            await roles._first(frames, wire.HELLO)
+            self._send = send
+            self.send_json(wire.AGREE, 0, {"version": 9, "features": []})
+
+        roles.Serve.shake_hands = shake_hands
+        runpy.run_module("tests.reference.original", run_name="__main__")
+    """)
+    signal = started.signal()
+    room = ("--room", "r", "--signal", signal.url)
+    started.start("-c", of_the_future, "serve", *room, "--upstream", "http://127.0.0.1:1", name="serve")
+    flags = (*ROOM, *room, "--listen", "127.0.0.1:0")
+    proxy = launch(started, "proxy", *flags, "--json")
+    assert proxy.wait_exit() == 4
+    assert any("version" in event["message"] for event in proxy.events if event["event"] == "error")
+    assert proxy.events[-1]["event"] == "stopped"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pipe that breaks")
