@@ -11,6 +11,8 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
@@ -67,8 +69,9 @@ class End:
         self._received -= size
 
 
-async def measure(size: int) -> tuple[float | None, float | None]:
-    """MB/s down and up; None where the two processes find no path."""
+@asynccontextmanager
+async def bare_channel() -> AsyncIterator[End | None]:
+    """A channel to an answerer in a process of its own; None where the two find no path."""
     answerer = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.benchmarks.channel"),
         cwd=ROOT,
@@ -78,17 +81,14 @@ async def measure(size: int) -> tuple[float | None, float | None]:
     )
     peer = _peer()
     try:
-        end = await _offer(peer, answerer)
-        return await _down(end, size), await _up(end, size)
-    except TimeoutError:
-        return None, None
+        yield await _offer(peer, answerer)
     finally:
         await peer.close()
         answerer.kill()
         await answerer.wait()
 
 
-async def _offer(peer: RTCPeerConnection, answerer: asyncio.subprocess.Process) -> End:
+async def _offer(peer: RTCPeerConnection, answerer: asyncio.subprocess.Process) -> End | None:
     assert answerer.stdin is not None
     assert answerer.stdout is not None
     opened = asyncio.Event()
@@ -99,19 +99,24 @@ async def _offer(peer: RTCPeerConnection, answerer: asyncio.subprocess.Process) 
     async with asyncio.timeout(PATIENCE):
         answer = await answerer.stdout.readline()
     await peer.setRemoteDescription(RTCSessionDescription(**json.loads(answer)))
-    async with asyncio.timeout(CONNECT):
-        await opened.wait()
+    try:
+        async with asyncio.timeout(CONNECT):
+            await opened.wait()
+    except TimeoutError:
+        return None
     return End(channel)
 
 
-async def _down(end: End, size: int) -> float:
+async def down(end: End, size: int) -> float:
+    """MB/s from the answerer."""
     began = time.perf_counter()
     end.say(f"send {size}")
     await end.receive(size)
     return size / 1e6 / (time.perf_counter() - began)
 
 
-async def _up(end: End, size: int) -> float:
+async def up(end: End, size: int) -> float:
+    """MB/s to the answerer, until it has all."""
     began = time.perf_counter()
     end.say(f"count {size}")
     await end.send(size)

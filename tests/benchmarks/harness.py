@@ -112,14 +112,22 @@ class Rig:
         return self.start("llmtunnel", role, *common, *flags, name=role)
 
     async def answered(self) -> None:
-        """Ask until an answer comes through the tunnel."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                with suppress(OSError, Failed):
-                    async with connect(self.address) as client:
-                        if (await client.exchange("/small")).status == 200:
-                            return
-                await asyncio.sleep(LOOK)
+        """Ask until an answer comes through the tunnel. Raises `Failed` where none does."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    if await self._answers():
+                        return
+                    await asyncio.sleep(LOOK)
+        said = "\n".join(f"--- {process.name}\n{process.output()[-2000:]}" for process in self.processes)
+        raise Failed(f"no answer through the tunnel:\n{said}")
+
+    async def _answers(self) -> bool:
+        try:
+            async with connect(self.address) as client:
+                return (await client.exchange("/small")).status == 200
+        except (OSError, Failed):
+            return False
 
     def memory(self) -> dict[str, float]:
         """Each tunnel process's memory in MB, by name."""

@@ -65,9 +65,5 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 def ms(seconds: float) -> str:
     """Seconds as milliseconds."""
-    return f"{seconds * 1000:.1f} ms"
-
-
-def rate(value: float | None) -> str:
-    """Megabytes a second, where it could be measured."""
-    return NOTHING if value is None else f"{value:.1f}"
+    value = seconds * 1000
+    return f"{value:.1f} ms" if value >= 1 else f"{value:.2f} ms"
