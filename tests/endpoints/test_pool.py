@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from llmtunnel.config import MIB, Limits, Timeouts
+from llmtunnel.endpoints.pool import READ_AHEAD, UpstreamPool
+from llmtunnel.errors import SettingError, UpstreamBroken, UpstreamUnreachable
+from llmtunnel.upstream import Upstream
+from tests.conftest import run
+from tests.endpoints.scripted import Scripted
+
+
+@asynccontextmanager
+async def pool_of(
+    upstream: Upstream, *, timeouts: Timeouts | None = None, limits: Limits | None = None
+) -> AsyncIterator[UpstreamPool]:
+    pool = UpstreamPool(upstream, timeouts=timeouts or Timeouts(), limits=limits or Limits())
+    try:
+        yield pool
+    finally:
+        await pool.aclose()
+
+
+@asynccontextmanager
+async def plain(
+    *, timeouts: Timeouts | None = None, limits: Limits | None = None
+) -> AsyncIterator[tuple[Scripted, UpstreamPool]]:
+    scripted = Scripted()
+    async with scripted.listening():
+        upstream = Upstream.parse(f"127.0.0.1:{scripted.port}")
+        async with pool_of(upstream, timeouts=timeouts, limits=limits) as pool:
+            yield scripted, pool
+
+
+async def gone(pool: UpstreamPool) -> None:
+    """Wait until no connection is idle."""
+    async with asyncio.timeout(2):
+        while pool.idle:  # noqa: ASYNC110 - the pool has nobody to tell but its own next exchange
+            await asyncio.sleep(0.005)
+
+
+def test_a_connection_that_was_released_is_used_again_the_last_one_first() -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            one, two = await pool.acquire(), await pool.acquire()
+            assert not one.reused
+            pool.release(one)
+            pool.release(two)
+            assert await pool.acquire() is two
+            assert two.reused
+            assert await pool.acquire() is one
+            assert await pool.acquire(fresh=True) not in (one, two)
+            for _ in range(3):
+                await scripted.peer()
+            assert scripted.accepted == 3
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["end", "reset", "data"])
+def test_an_idle_connection_that_says_anything_is_thrown_away(how: str) -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            connection = await pool.acquire()
+            peer = await scripted.peer()
+            pool.release(connection)
+            if how == "data":
+                peer.say(b"HTTP/1.1 408 Slow\r\n\r\n")
+            else:
+                peer.rst() if how == "reset" else peer.close()
+            await gone(pool)
+            assert await pool.acquire() is not connection
+
+    run(main())
+
+
+def test_an_idle_connection_is_closed_after_its_time() -> None:
+    async def main() -> None:
+        async with plain(timeouts=Timeouts(idle_upstream=0.05)) as (scripted, pool):
+            pool.release(await pool.acquire())
+            assert await (await scripted.peer()).ended()
+            await gone(pool)
+
+    run(main())
+
+
+def test_no_more_than_so_many_connections_are_kept() -> None:
+    async def main() -> None:
+        async with plain(limits=Limits(idle_upstream=2)) as (scripted, pool):
+            connections = [await pool.acquire() for _ in range(4)]
+            peers = [await scripted.peer() for _ in connections]
+            for connection in connections:
+                pool.release(connection)
+            assert pool.idle == 2
+            assert [await peer.ended() for peer in peers[2:]] == [True, True]
+
+    run(main())
+
+
+def test_a_connection_with_something_unread_is_not_kept() -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            connection = await pool.acquire()
+            peer = await scripted.peer()
+            peer.say(b"left over")
+            await asyncio.sleep(0.05)
+            pool.release(connection)
+            assert pool.idle == 0
+            assert await peer.ended()
+
+    run(main())
+
+
+def test_closing_the_pool_closes_connections_in_use_and_idle() -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            used, idle = await pool.acquire(), await pool.acquire()
+            peers = [await scripted.peer(), await scripted.peer()]
+            pool.release(idle)
+            await pool.aclose()
+            assert await asyncio.gather(*(peer.ended() for peer in peers)) == [True, True]
+            with pytest.raises(UpstreamBroken):
+                await used.read()
+            await pool.aclose()
+
+    run(main())
+
+
+# -- a connection
+
+
+def test_what_came_before_an_end_is_read_first() -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            connection = await pool.acquire()
+            peer = await scripted.peer()
+            peer.say(b"abc")
+            peer.close()
+            await asyncio.sleep(0.05)
+            assert [await connection.read(), await connection.read(), await connection.read()] == [b"abc", b"", b""]
+
+    run(main())
+
+
+def test_a_reset_is_an_error_for_the_reader_and_the_writer() -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            connection = await pool.acquire()
+            (await scripted.peer()).rst()
+            with pytest.raises(UpstreamBroken):
+                await connection.read()
+            with pytest.raises(UpstreamBroken):
+                await connection.write(b"x")
+            connection.end()
+            connection.abort()
+
+    run(main())
+
+
+def test_an_abort_wakes_whoever_waits_with_its_reason() -> None:
+    async def main() -> None:
+        async with plain() as (_, pool):
+            connection = await pool.acquire()
+            waiting = asyncio.create_task(connection.read())
+            await asyncio.sleep(0)
+            connection.abort(UpstreamUnreachable("enough"))
+            with pytest.raises(UpstreamUnreachable, match="enough"):
+                await waiting
+
+    run(main())
+
+
+def test_a_writer_waits_while_the_upstream_does_not_read() -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            connection = await pool.acquire()
+            peer = await scripted.peer()
+            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            written = 0
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    while True:
+                        await connection.write(b"x" * 65536)
+                        written += 65536
+            assert written < 20 * MIB
+            peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            reading = asyncio.create_task(peer.exactly(written + 65536 + 1))  # the write that waited was queued
+            async with asyncio.timeout(5):
+                await connection.write(b"x")
+                await reading
+
+    run(main())
+
+
+def test_reading_goes_on_after_a_pause() -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            connection = await pool.acquire()
+            peer = await scripted.peer()
+            size = 16 * MIB
+            peer.say(b"x" * size)
+            await asyncio.sleep(0.1)
+            first = await connection.read()
+            assert READ_AHEAD <= len(first) < 2 * MIB
+            received = len(first)
+            while received < size:
+                received += len(await connection.read())
+            assert received == size
+
+    run(main())
+
+
+# -- reaching the upstream
+
+
+def test_a_host_name_is_reached_on_either_loopback_address() -> None:
+    async def main(host: str) -> None:
+        scripted = Scripted()
+        async with scripted.listening(host=host):
+            async with pool_of(Upstream.parse(str(scripted.port))) as pool:
+                await pool.acquire()
+                await scripted.peer()
+
+    run(main("127.0.0.1"))
+    if "::1" in {address[4][0] for address in socket.getaddrinfo("localhost", 80)}:
+        run(main("::1"))
+
+
+def unreachable(upstream: Upstream, timeouts: Timeouts | None = None) -> UpstreamUnreachable:
+    async def main() -> UpstreamUnreachable:
+        async with pool_of(upstream, timeouts=timeouts) as pool:
+            with pytest.raises(UpstreamUnreachable) as caught:
+                await pool.acquire()
+            return caught.value
+
+    error: UpstreamUnreachable = run(main())
+    return error
+
+
+def test_a_port_with_no_server_says_where_and_what_to_do() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        error = unreachable(Upstream.parse(f"127.0.0.1:{port}"))
+        assert f"http://127.0.0.1:{port}" in error.message
+        assert "--upstream" in error.hint
+
+
+def test_a_name_that_is_not_known_says_so() -> None:
+    error = unreachable(Upstream.parse("http://no-such-host.invalid:80"))
+    assert "no-such-host.invalid" in error.message
+    assert "--upstream" in error.hint
+
+
+def test_a_server_that_does_not_finish_tls_is_given_up_in_time() -> None:
+    async def main() -> None:
+        scripted = Scripted()
+        async with scripted.listening():
+            upstream = Upstream.parse(f"https://127.0.0.1:{scripted.port}")
+            async with pool_of(upstream, timeouts=Timeouts(upstream_connect=0.1)) as pool:
+                with pytest.raises(UpstreamUnreachable, match="does not answer"):
+                    await pool.acquire()
+
+    run(main())
+
+
+def test_a_plain_server_behind_https_is_a_hint_to_write_http() -> None:
+    async def main() -> None:
+        scripted = Scripted()
+        async with scripted.listening():
+            async with pool_of(Upstream.parse(f"https://127.0.0.1:{scripted.port}")) as pool:
+                connecting = asyncio.create_task(pool.acquire())
+                (await scripted.peer()).say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                with pytest.raises(UpstreamUnreachable) as caught:
+                    await connecting
+                assert f"http://127.0.0.1:{scripted.port}" in caught.value.hint
+
+    run(main())
+
+
+# -- TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for localhost and 127.0.0.1, with its key, in one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    signed = (
+        x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    path.write_bytes(
+        signed.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return path
+
+
+@asynccontextmanager
+async def secure(certificate: Path) -> AsyncIterator[Scripted]:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    scripted = Scripted()
+    async with scripted.listening(context):
+        yield scripted
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("insecure", [True, False])
+def test_an_https_upstream_is_reached_with_its_authority_or_without_asking(
+    certificate: Path, host: str, insecure: bool
+) -> None:
+    async def main() -> None:
+        async with secure(certificate) as scripted:
+            upstream = Upstream.parse(
+                f"https://{host}:{scripted.port}",
+                ca_file=None if insecure else str(certificate),
+                insecure=insecure,
+            )
+            async with pool_of(upstream) as pool:
+                connection = await pool.acquire()
+                peer = await scripted.peer()
+                tls: ssl.SSLObject = peer.writer.get_extra_info("ssl_object")
+                assert tls.selected_alpn_protocol() == "http/1.1"
+                await connection.write(b"x" * MIB)
+                assert await peer.exactly(MIB) == b"x" * MIB
+                peer.say(b"y" * MIB)
+                received = 0
+                while received < MIB:
+                    received += len(await connection.read())
+                pool.release(connection)
+                assert await pool.acquire() is connection
+                connection.end()
+                assert await peer.ended()
+                assert await connection.read() == b""
+
+    run(main())
+
+
+def test_a_certificate_that_is_not_trusted_is_a_hint_to_the_flags(certificate: Path) -> None:
+    async def main() -> None:
+        async with secure(certificate) as scripted:
+            async with pool_of(Upstream.parse(f"https://127.0.0.1:{scripted.port}")) as pool:
+                with pytest.raises(UpstreamUnreachable, match="not trusted") as caught:
+                    await pool.acquire()
+                assert "--upstream-ca" in caught.value.hint
+                assert "--upstream-insecure" in caught.value.hint
+
+    run(main())
+
+
+@pytest.mark.parametrize("content", [None, "", "not a certificate"])
+def test_a_ca_file_that_cannot_be_used_is_a_setting_error(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingError) as caught:
+        UpstreamPool(Upstream.parse("https://h", ca_file=str(path)), timeouts=Timeouts(), limits=Limits())
+    assert str(path) in caught.value.message
+    assert "--upstream-ca" in caught.value.hint
