@@ -38,7 +38,7 @@ from .hello import ALL_FEATURES, UNLIMITED, Agree, Feature, Features, Hello, che
 from .liveness import Liveness, Verdict
 from .outbox import Outbox
 from .stream import State, Step, StreamState
-from .window import Backlog, ReceiveWindow, SendWindow
+from .window import Backlog, ReceiveWindow, SendWindow, Unmetered
 
 _BODY: Final = {Role.PROXY: FrameType.REQ_BODY, Role.SERVE: FrameType.RES_BODY}
 _END: Final = {Role.PROXY: FrameType.REQ_END, Role.SERVE: FrameType.RES_END}
@@ -75,7 +75,8 @@ class Connection:
         self._last_stream = 0
         self._peer_window = UNLIMITED
         self._peer_streams = UNLIMITED
-        self._handlers = self._make_handlers()
+        self._handlers: dict[int, Callable[[Frame], None]] = {}
+        """What each type of frame that may come does; empty until established."""
         if role is Role.PROXY:
             hello = Hello(features=features, window=self._limits.window, agent=agent)
             self._control(FrameType.HELLO, 0, hello.encode())
@@ -129,7 +130,11 @@ class Connection:
 
     def message_to_send(self) -> bytes | None:
         """The next message for the channel, cut now; None where nothing waits."""
-        return self._outbox.next_message()
+        message = self._outbox.next_message()
+        if message is not None and message[0] == FrameType.AGREE:
+            # Only now: the proxy learns from AGREE that there may be bundles, and what went before needs none.
+            self._outbox.bundles = Feature.BUNDLE in self.features
+        return message
 
     def take_writable(self) -> list[int]:
         """Streams whose `send_data` took less than it was given, and that take more now."""
@@ -221,12 +226,11 @@ class Connection:
     # -- receiving
 
     def _make_handlers(self) -> dict[int, Callable[[Frame], None]]:
-        """What each type of frame that may come to this role does, once established."""
-        common: dict[int, Callable[[Frame], None]] = {
-            FrameType.RESET: self._rx_reset,
-            FrameType.ERROR: self._rx_error,
-            FrameType.CREDIT: self._rx_credit,
-        }
+        common: dict[int, Callable[[Frame], None]] = {FrameType.ERROR: self._rx_error}
+        if Feature.RESET in self.features:
+            common[FrameType.RESET] = self._rx_reset
+        if Feature.CREDIT in self.features:
+            common[FrameType.CREDIT] = self._rx_credit
         if self.role is Role.PROXY:
             return common | {
                 FrameType.RES_HEADERS: self._rx_response,
@@ -243,7 +247,7 @@ class Connection:
         frame = frames.decode(message)
         if frame is None:
             return
-        if frame.type == FrameType.BUNDLE:
+        if frame.type == FrameType.BUNDLE and Feature.BUNDLE in self.features:
             for inner in frames.unbundle(frame.payload):
                 if self.ended is None:
                     self._rx_frame(inner, now)
@@ -259,7 +263,7 @@ class Connection:
             self._rx_hello(frame)
         elif handler := self._handlers.get(frame.type):
             self._rx_stream_frame(frame, handler)
-        elif frame.type in _KNOWN:
+        elif frame.type in _V1:
             raise ProtocolError(f"A frame of type {frame.type} came from the wrong side, or late.")
 
     def _rx_stream_frame(self, frame: Frame, handler: Callable[[Frame], None]) -> None:
@@ -272,13 +276,13 @@ class Connection:
             self._fail_stream(frame.stream, exc)
 
     def _rx_hello(self, frame: Frame) -> None:
-        if frame.type in (FrameType.ERROR, FrameType.RESET):
+        if frame.type == FrameType.ERROR:
             self._rx_session_error(frame)
         elif self.role is Role.SERVE and frame.type == FrameType.HELLO:
             self._rx_serve_hello(Hello.decode(frame.payload))
         elif self.role is Role.PROXY and frame.type == FrameType.AGREE:
             self._rx_agree(Agree.decode(frame.payload))
-        elif frame.type in _KNOWN:
+        elif frame.type in _V1:
             raise ProtocolError(f"A frame of type {frame.type} came before the hello.")
 
     def _rx_serve_hello(self, hello: Hello) -> None:
@@ -296,10 +300,11 @@ class Connection:
             )
         self._peer_streams = agree.streams
         self._establish(agree.features & self._offered, agree.window, agree.agent)
+        self._outbox.bundles = Feature.BUNDLE in self.features
 
     def _establish(self, features: Features, window: int, agent: str) -> None:
         self.established, self.features, self._peer_window = True, features, window
-        self._outbox.bundles = Feature.BUNDLE in features
+        self._handlers = self._make_handlers()
         self._events.append(Established(features, agent))
 
     def _rx_request(self, frame: Frame) -> None:
@@ -322,6 +327,8 @@ class Connection:
         if state is None:
             return
         head = fields.decode_response(frame.payload, self.features)
+        if head.interim and Feature.INTERIM not in self.features:
+            raise ProtocolError("An interim response came, which was not agreed on.")
         state.rx.step(Step.INTERIM if head.interim else Step.HEAD)
         self._events.append(ResponseReceived(frame.stream, head))
 
@@ -330,6 +337,8 @@ class Connection:
         if state is None or not frame.payload:
             return
         size = len(frame.payload)
+        if size > frames.MAX_BODY:
+            raise ProtocolError("A body frame is too long.")
         state.rx.step(Step.BODY, size)
         state.rx_window.receive(size)
         self._events.append(DataReceived(frame.stream, frame.payload))
@@ -389,7 +398,7 @@ class Connection:
     def _add_stream(self, stream: int, head: RequestHead) -> StreamState:
         credit = Feature.CREDIT in self.features
         rx_window = ReceiveWindow(self._limits.window) if credit else Backlog(self._limits.v1_backlog)
-        tx_window = SendWindow(self._peer_window if credit else UNLIMITED)
+        tx_window = SendWindow(self._peer_window) if credit else Unmetered()
         state = StreamState(rx_window=rx_window, tx_window=tx_window, request=head)
         self._streams[stream] = state
         return state
@@ -438,7 +447,6 @@ class Connection:
         self._end(exc.code, exc.message, remote=False)
 
     def _tx_session_error(self, code: ErrorCode, message: str) -> None:
-        self._outbox.drop_streams()
         if Feature.RESET in self.features:
             self._control(FrameType.RESET, 0, frames.encode_reset(code, message))
         else:
@@ -447,6 +455,7 @@ class Connection:
     def _end(self, code: ErrorCode, message: str, *, remote: bool) -> None:
         self.ended = ConnectionEnded(code, message, remote)
         self._streams.clear()
+        self._outbox.drop_streams()
         self._events.append(self.ended)
 
     def _take_events(self) -> list[Event]:
@@ -454,4 +463,5 @@ class Connection:
         return events
 
 
-_KNOWN: Final = frozenset(FrameType)
+_V1: Final = frozenset(FrameType) - {FrameType.BUNDLE, FrameType.RESET, FrameType.CREDIT}
+"""Types that every peer knows; of the others, one that was not agreed on is an unknown one, and skipped."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from ..errors import ErrorCode, ProtocolError
@@ -93,20 +93,25 @@ def _as_map(fields: Fields) -> dict[str, str]:
 
 
 def _fields_in(values: dict[str, Any], features: Features) -> Fields:
-    pairs = values.get("fields") if Feature.FIELDS in features else _pairs(values.get("headers"))
-    if not isinstance(pairs, list):
-        raise ProtocolError("A head has no fields.")
+    pairs = _pairs(values.get("fields")) if Feature.FIELDS in features else _items(values.get("headers"))
     raw = _writer(features)
-    try:
-        fields = tuple((raw(name), raw(value)) for name, value in pairs)
-    except (TypeError, ValueError) as exc:
-        raise ProtocolError("A field is not a pair of texts.") from exc
+    fields = tuple((raw(name), raw(value)) for name, value in pairs)
     check(fields)
     return fields
 
 
-def _pairs(headers: object) -> object:
-    return list(headers.items()) if isinstance(headers, dict) else headers
+def _pairs(fields: object) -> Iterable[Any]:
+    if not isinstance(fields, list):
+        raise ProtocolError("A head has no fields.")
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in fields):
+        raise ProtocolError("A field is not a pair of texts.")
+    return fields
+
+
+def _items(headers: object) -> Iterable[Any]:
+    if not isinstance(headers, dict):
+        raise ProtocolError("A head has no headers.")
+    return headers.items()
 
 
 def _dump(values: dict[str, object]) -> bytes:

@@ -71,7 +71,12 @@ def bundled_size(frame: bytes) -> int:
 
 
 def decode(message: bytes) -> Frame | None:
-    """The frame that a message is, a bundle unopened; None where it is too short to be one."""
+    """The frame that a message is, a bundle unopened; None where it is too short to be one.
+
+    Raises `ProtocolError` where it is longer than a message may be.
+    """
+    if len(message) > MAX_MESSAGE:
+        raise ProtocolError("A message is too long.")
     if len(message) < HEADER.size:
         return None
     type_, stream = HEADER.unpack_from(message)

@@ -52,8 +52,8 @@ class Liveness:
 
     def suspect(self) -> None:
         """Somebody says that the peer is gone: ask it at once, and give it little time."""
-        self._suspected = True
-        self._pinged = None
+        if not self._suspected:  # hearing it again gives no new delay
+            self._suspected, self._pinged = True, None
 
     def deadline(self, *, busy: bool) -> float:
         """When `check` has something to say next."""

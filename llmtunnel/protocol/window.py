@@ -26,6 +26,18 @@ class SendWindow:
         self.available += amount
 
 
+class Unmetered(SendWindow):
+    """Towards a peer that gives no credit: any length may be sent, in portions."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(UNLIMITED)
+
+    def spend(self, size: int) -> None:
+        """Nothing is used up."""
+
+
 class ReceiveWindow:
     """What we let the peer send.
 

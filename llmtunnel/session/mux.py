@@ -66,9 +66,10 @@ class Session:
         """The other side's short name."""
         self._channel = channel
         self._handler = handler
+        self._limits = limits or Limits()
         self._loop = asyncio.get_running_loop()
         self._connection = Connection(
-            role, now=self._loop.time(), limits=limits, timeouts=timeouts, features=features, agent=AGENT
+            role, now=self._loop.time(), limits=self._limits, timeouts=timeouts, features=features, agent=AGENT
         )
         self._streams: dict[int, Stream] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -225,6 +226,10 @@ class Session:
 
     def _start_handler(self, id: int, request: RequestHead) -> None:
         assert self._handler is not None, "only serve receives requests"
+        if len(self._tasks) >= 2 * self._limits.streams:
+            # Handlers of streams that were reset are still cleaning up, and the peer resets faster than they can.
+            self.reset(id, ErrorCode.REFUSED, "Too many requests at once.")
+            return
         stream = self._streams[id] = Stream(self, id, request)
         task = self._loop.create_task(self._run_handler(self._handler, stream), name=f"{self.peer} stream {id}")
         self._tasks[id] = task

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..errors import ErrorCode, StreamReset, TunnelError
 from ..protocol.heads import RequestHead, ResponseHead
@@ -16,6 +16,13 @@ from ..protocol.hello import Features
 
 if TYPE_CHECKING:
     from .mux import Session
+
+
+MAX_HEADS: Final = 16
+"""Interim heads that may wait for the reader: they cost no credit."""
+
+SMALL: Final = 1024
+"""Unread chunks shorter than this are joined: of tiny ones, credit would allow many times its bytes in memory."""
 
 
 class Stream:
@@ -71,8 +78,8 @@ class Stream:
     async def send_end(self) -> None:
         """Our half is whole: nothing more will be sent."""
         self._check()
-        self._sent_end = True
         self._session.send_end(self.id)
+        self._sent_end = True
 
     async def receive(self) -> bytes:
         """The body bytes that have come, at least one, or ``b""`` at a whole end. The peer may send as many again."""
@@ -102,12 +109,18 @@ class Stream:
 
     def rx_head(self, head: ResponseHead) -> None:
         """A response's head came."""
+        if len(self._heads) == MAX_HEADS:
+            self.reset(ErrorCode.FLOW_CONTROL, "The peer sends interim responses faster than they are read.")
+            return
         self._heads.append(head)
         self._wake_reader()
 
     def rx_data(self, data: bytes) -> None:
         """Body bytes came."""
-        self._chunks.append(data)
+        if self._chunks and len(self._chunks[-1]) < SMALL:
+            self._chunks[-1] += data
+        else:
+            self._chunks.append(data)
         self._wake_reader()
 
     def rx_end(self) -> None:
