@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -67,6 +67,14 @@ class RequestBody:
         taken, self._data = self._data, b""
         return taken
 
+    async def discard(self, seconds: float) -> bool:
+        """Read what nobody wants any more; whether that was all, so that the connection can go on."""
+        with suppress(TimeoutError, BadMessage):
+            async with asyncio.timeout(seconds):
+                while await self.read():
+                    pass
+        return self.whole
+
     def _take(self, events: Iterable[RequestEvent]) -> None:
         for event in events:
             if isinstance(event, bytes):
@@ -95,7 +103,10 @@ class Exchange:
         self._error = ""
 
     async def run(self, sessions: SessionSource, timeouts: Timeouts) -> bool:
-        """The whole exchange, whose failures the client hears of; whether its connection can go on."""
+        """The whole exchange, whose failures the client hears of; whether its connection may go on.
+
+        The request's rest may still be to come: the response did not wait for it.
+        """
         try:
             await self._carry(await sessions.session(timeouts.wait_for_peer))
         except TunnelError as exc:
@@ -109,7 +120,7 @@ class Exchange:
         finally:
             if self._stream:
                 self._stream.reset(ErrorCode.CANCELLED, self._error or "The response is whole.")
-        return self._encoder.keep_alive and self._body.whole and not self._client.opaque
+        return self._encoder.keep_alive and not self._client.opaque
 
     def record(self) -> RequestRecord:
         """What is known of the exchange so far."""
@@ -191,6 +202,8 @@ class Exchange:
     async def _respond(self, head: ResponseHead, stream: Stream) -> None:
         if head.status == 101:
             raise ProtocolError("The peer changed a protocol that nobody asked to change.")
+        if self._request.expects_continue and not (self._body.begun or self._body.whole or self._bytes_up):
+            self._encoder.keep_alive = False  # whether the body will come is the client's choice (RFC 9110, 10.1.1)
         self._client.write(self._encoder.head(head))
         self._status = head.status
         while data := await stream.receive():

@@ -67,6 +67,7 @@ class Gateway:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeouts.close):
                 await _gone(clients)
+        clients = list(self._clients)
         for client in clients:
             client.abort()
         await _gone(clients)
@@ -104,9 +105,10 @@ class Gateway:
         assert isinstance(request, RequestReceived)
         body = RequestBody(client, reader, events[1:])
         goes_on = await self._answer(Exchange(client, request, body))
-        if not body.whole:
-            await client.linger(self._timeouts.linger)
-        return goes_on
+        if body.whole or (goes_on and await body.discard(self._timeouts.linger)):
+            return goes_on
+        await client.linger(self._timeouts.linger)
+        return False
 
     async def _read_head(self, client: ClientConnection, reader: RequestReader) -> list[RequestEvent]:
         """What begins with a head; nothing where the client asks nothing more. Raises `BadMessage`."""

@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 import socket
+import struct
+import sys
 
 import pytest
 
@@ -292,20 +294,41 @@ def test_an_upload_that_nobody_reads_stops_at_the_client() -> None:
     run(main())
 
 
-def test_a_response_before_the_requests_end_is_read_in_peace_and_closes() -> None:
-    async def handle(stream: Stream) -> None:
-        await stream.send_response(ok((b"Content-Length", b"2"), status=413))
-        await stream.send(b"no")
-        await stream.send_end()
+async def refuse(stream: Stream) -> None:
+    """Answers without reading."""
+    await stream.send_response(ok((b"Content-Length", b"2"), status=413))
+    await stream.send(b"no")
+    await stream.send_end()
 
+
+def test_a_response_before_the_requests_end_is_read_in_peace_and_the_connection_goes_on() -> None:
     async def main() -> None:
-        async with tunnel(handle) as rig, await rig.connect() as client:
-            client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n")
-            for _ in range(30):
-                client.write(bytes(100_000))
-                await client.writer.drain()
-            assert (await client.head()).startswith(b"HTTP/1.1 413 ")
-            assert await client.rest() == b"no"
+        async with tunnel(refuse) as rig, await rig.connect() as client:
+            for _ in range(2):
+                client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n")
+                for _ in range(30):
+                    client.write(bytes(100_000))
+                    await client.writer.drain()
+                assert (await client.head()).startswith(b"HTTP/1.1 413 ")
+                assert await client.reader.readexactly(2) == b"no"
+
+    run(main())
+
+
+def test_a_request_that_does_not_end_after_its_response_ends_the_connection() -> None:
+    async def main() -> None:
+        async with tunnel(refuse, timeouts=Timeouts(linger=0.1)) as rig:
+            answer = await rig.ask(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nsome")
+            assert answer.endswith(b"\r\n\r\nno")
+
+    run(main())
+
+
+def test_an_expectation_that_is_not_met_ends_the_connection() -> None:
+    async def main() -> None:
+        async with tunnel(refuse, timeouts=Timeouts(linger=0.1)) as rig:
+            ask = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+            assert b"\r\nConnection: close\r\n" in await rig.ask(ask)
 
     run(main())
 
@@ -447,7 +470,7 @@ def test_a_client_that_leaves_cancels_its_request(begun: bool, abruptly: bool) -
 
 def reset(client: RawClient) -> None:
     sock = client.writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0))
     client.writer.transport.abort()
 
 
