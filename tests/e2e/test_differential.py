@@ -265,7 +265,7 @@ BAD_BODIES = {
     "a chunk size that is no number": b"3\r\nabc\r\nxyz\r\nabc\r\n0\r\n\r\n",
     "a chunk longer than it says": b"3\r\nabcdef\r\n0\r\n\r\n",
     "an endless chunk size": b"3\r\nabc\r\n" + b"1" * 100_000,
-    "a chunk size beyond counting": b"3\r\nabc\r\nfffffffffffffffff\r\nabc\r\n",
+    "a chunk size beyond counting": b"3\r\nabc\r\n" + b"f" * 40 + b"\r\nabc\r\n",
     "a negative chunk size": b"3\r\nabc\r\n-1\r\nabc\r\n",
 }
 
@@ -279,7 +279,7 @@ def test_a_bad_body_never_reaches_the_upstream_as_whole(name: str, tunnel: Tunne
         except Broken:
             pass
         else:
-            assert response.status == 400
+            assert response.status in (400, 431), response
             assert client.ended()
     assert not any(one.whole for one in upstream.requests)
     assert fetch(tunnel.address, request(b"GET", b"/")).body == b"ok"

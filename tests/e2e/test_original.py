@@ -10,7 +10,7 @@ import pytest
 
 from .exchanges import request, response, sized, streamed
 from .processes import Address, Process, Processes, Proxy, Signal, processes
-from .raw import Client, fetch, get
+from .raw import Broken, Client, fetch, get
 from .server import Do, reply
 from .upstream import Upstream, pattern
 
@@ -134,6 +134,19 @@ def test_a_response_that_the_original_serve_breaks_off_does_not_look_whole(
     upstream.answers[b"/half"] = reply(half, 0.1, Do.RESET)
     got = fetch(original_serve_and_our_proxy, request(b"GET", b"/half"))
     assert (got.status, got.body, got.whole) == (200, b"half", False)
+
+
+def test_a_client_that_lags_far_behind_the_original_serve_loses_its_answer_alone(
+    original_serve_and_our_proxy: Address, upstream: Upstream
+) -> None:
+    """v1 has no credit: what the original sends must be taken, and is kept up to a cap."""
+    with Client(original_serve_and_our_proxy) as client:
+        client.send(request(b"GET", b"/big?size=30000000"))
+        head = client.head()
+        assert get(original_serve_and_our_proxy).body == b"ok"
+        with pytest.raises(Broken):
+            for _ in client.body(head, b"GET"):
+                pass
 
 
 def test_two_of_ours_speak_v2_through_the_originals_signal_server(

@@ -211,8 +211,7 @@ def test_the_clients_close_code_and_reason_reach_the_server(url: str, websockets
         await socket.close(4002, "enough")
 
     converse(url, talk)
-    wait_until(lambda: websockets.closed, "the server sees the close")
-    assert websockets.closed == [(4002, "enough")]
+    wait_until(lambda: (4002, "enough") in websockets.closed, "the server sees the close")
 
 
 def test_a_client_that_vanishes_ends_the_servers_socket(url: str, websockets: WebSocketUpstream) -> None:
@@ -222,8 +221,7 @@ def test_a_client_that_vanishes_ends_the_servers_socket(url: str, websockets: We
         socket.transport.abort()
 
     converse(url, talk)
-    wait_until(lambda: websockets.closed, "the server sees the end", timeout=5)
-    assert websockets.closed[0][0] == 1006
+    wait_until(lambda: 1006 in [code for code, _ in websockets.closed], "the server sees the end", timeout=5)
 
 
 def test_a_refused_handshake_passes_with_its_status_fields_and_body(url: str) -> None:

@@ -21,11 +21,11 @@ class Answers(Serve):
 
     def __init__(self, answer: bytes) -> None:
         super().__init__("")
-        self._answer = answer
+        self._frame = answer
 
     async def shake_hands(self, send: Send, frames: Frames) -> None:
         await frames.get()
-        send(self._answer)
+        send(self._frame)
 
 
 class Says(Proxy):
