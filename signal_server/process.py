@@ -12,7 +12,7 @@ from typing import Final
 
 from .cli import USAGE
 from .limits import Limits
-from .server import SignalServer
+from .server import SignalServer, netloc
 
 BY_SIGNAL: Final = 128
 """A process that a signal ended has this and the signal's number as its exit status."""
@@ -28,7 +28,7 @@ def run(host: str, port: int, *, limits: Limits, log_level: str) -> int:
     try:
         return BY_SIGNAL + asyncio.run(_serve(host, port, limits))
     except OSError as exc:
-        print(f"Cannot listen on {_shown(host, port)}: {_reason(exc)}.", file=sys.stderr)  # noqa: T201
+        print(f"Cannot listen on {netloc(host, port)}: {_reason(exc)}.", file=sys.stderr)  # noqa: T201
         return USAGE
 
 
@@ -59,7 +59,3 @@ def _reason(exc: OSError) -> str:
         case errno.EACCES:
             return "not permitted; choose a port above 1023"
     return exc.strerror or str(exc)
-
-
-def _shown(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -34,8 +34,7 @@ class SignalServer:
     def url(self) -> str:
         """Where it listens."""
         assert self._runner is not None, "started"
-        host, port = self._runner.addresses[0][:2]
-        return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+        return f"ws://{netloc(*self._runner.addresses[0][:2])}"
 
     async def start(self) -> None:
         """Listen."""
@@ -97,6 +96,11 @@ class SignalServer:
     def _drop_stranger(self, transport: asyncio.Transport) -> None:
         if transport not in self._connections:
             transport.abort()
+
+
+def netloc(host: str, port: int) -> str:
+    """Host and port as a URL has them: IPv6 addresses in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _Door(web.Server):

@@ -81,14 +81,13 @@ def test_a_port_in_use_is_one_clear_line_and_exit_2() -> None:
     assert errors == f"Cannot listen on {address}: {reason}.\n"
 
 
-@pytest.mark.parametrize("address", ["192.0.2.1:0", "no.such.name.invalid:0"])
-def test_an_address_that_is_not_this_machines_is_one_clear_line_and_exit_2(address: str) -> None:
+def test_an_address_that_is_not_this_machines_is_one_clear_line_and_exit_2() -> None:
+    address = "192.0.2.1:0"
     with server("--listen", address) as process:
         said, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert said == ""
-    assert errors.startswith(f"Cannot listen on {address}: ")
-    assert errors.count("\n") == 1
+    assert errors == f"Cannot listen on {address}: this machine has no such address.\n"
 
 
 def test_it_logs_who_comes_and_goes_to_standard_error_without_the_rooms_name() -> None:
