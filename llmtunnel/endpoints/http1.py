@@ -132,7 +132,10 @@ class RequestReader:
             http.receive_data(data)
         if self._ended:
             return []
-        body, self._ended = _body(_events(http))
+        body, ending = _body(_events(http))
+        if isinstance(ending, BadMessage):
+            raise ending
+        self._ended = ending is END
         return [*body, END] if self._ended else [*body]
 
 
@@ -159,45 +162,52 @@ class ResponseReader:
         """Once the response has ended: whether the connection can take another request."""
         return self._http.their_state is h11.DONE and not self.rest
 
-    def feed(self, data: bytes) -> list[ResponseEvent]:
-        """Take bytes as they came. Raises `BadMessage`, after which the reader is of no more use."""
+    def feed(self, data: bytes) -> Iterator[ResponseEvent]:
+        """Take bytes as they came; iterate over the events to their end before the next call.
+
+        Raises `BadMessage` behind the events that came before it; the reader is of no more use then.
+        """
         if data:
             self._http.receive_data(data)
-        return [] if self._done else self._read()
+        return self._read()
 
-    def eof(self) -> list[ResponseEvent]:
+    def eof(self) -> Iterator[ResponseEvent]:
         """The upstream closed: a body without a length ends here.
 
         Raises `BadMessage` where the response is not whole.
         """
-        if self._done:
-            return []
-        self._http.receive_data(b"")
+        if not self._done:
+            self._http.receive_data(b"")
         try:
-            return self._read()
+            yield from self._read()
         except BadMessage as exc:
             raise BadMessage(502, "the connection closed before the response was whole") from exc
 
-    def _read(self) -> list[ResponseEvent]:
+    def _read(self) -> Iterator[ResponseEvent]:
+        if self._done:
+            return
         events = _events(self._http)
-        heads = [] if self._in_body else self._heads(events)
         if not self._in_body:
-            return [*heads]
-        body, self._done = _body(events)
-        return [*heads, *body, END] if self._done else [*heads, *body]
+            yield from self._heads(events)
+        if self._in_body:
+            body, ending = _body(events)
+            yield from body
+            if isinstance(ending, BadMessage):
+                raise ending
+            if ending is END:
+                self._done = True
+                yield END
 
-    def _heads(self, events: Iterator[h11.Event]) -> list[ResponseHead]:
-        heads = []
+    def _heads(self, events: Iterator[h11.Event]) -> Iterator[ResponseHead]:
         for event in events:
             assert isinstance(event, h11.InformationalResponse | h11.Response)
             if len(event.headers) > self._limits.fields:
                 raise BadMessage(502, f"the response has more than {self._limits.fields} header fields")
-            heads.append(_response_head(event))
             self._done = event.status_code == 101
             self._in_body = isinstance(event, h11.Response)
+            yield _response_head(event)
             if self._in_body:
-                break
-        return heads
+                return
 
 
 def end_to_end(fields: Fields, *, upgrade: bool = False) -> Fields:
@@ -297,12 +307,16 @@ def _events(http: h11.Connection) -> Iterator[h11.Event]:
         raise BadMessage(exc.error_status_hint, str(exc).partition(": b")[0]) from exc
 
 
-def _body(events: Iterator[h11.Event]) -> tuple[list[bytes], bool]:
-    """The body bytes of these events in one piece, if there are any, and whether the message ended."""
+def _body(events: Iterator[h11.Event]) -> tuple[list[bytes], End | BadMessage | None]:
+    """The body bytes of these events in one piece, if there are any, and how the message ended, if it did."""
     parts: list[bytes] = []
-    ended = False
-    for event in events:
-        ended = isinstance(event, h11.EndOfMessage)
-        if isinstance(event, h11.Data):
-            parts.append(event.data)
-    return [b"".join(parts)] if parts else [], ended
+    ending: End | BadMessage | None = None
+    try:
+        for event in events:
+            if isinstance(event, h11.Data):
+                parts.append(event.data)
+            else:
+                ending = END
+    except BadMessage as exc:
+        ending = exc
+    return [b"".join(parts)] if parts else [], ending

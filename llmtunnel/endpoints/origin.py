@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -266,9 +266,9 @@ async def _beside(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[A
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _events(reader: ResponseReader, data: bytes) -> list[ResponseEvent]:
+def _events(reader: ResponseReader, data: bytes) -> Iterator[ResponseEvent]:
     try:
-        return reader.feed(data) if data else reader.eof()
+        yield from reader.feed(data) if data else reader.eof()
     except BadMessage as exc:
         raise UpstreamBroken(f"The upstream's response cannot be used: {exc}.") from exc
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import pytest
@@ -34,7 +34,7 @@ def refused(data: bytes, limits: Limits = LIMITS) -> int:
     return caught.value.status
 
 
-def outcome(feed: Callable[[bytes], list], pieces: list[bytes]) -> list[object]:
+def outcome(feed: Callable[[bytes], Iterable[object]], pieces: list[bytes]) -> list[object]:
     """The events of those pieces, body bytes joined; of what was refused the status alone."""
     events: list[object] = []
     body = b""
@@ -219,13 +219,13 @@ def test_a_response_that_is_cut_short_is_told_from_a_whole_one(data: bytes) -> N
     reader = ResponseReader(b"GET")
     assert END not in reader.feed(data)
     with pytest.raises(BadMessage, match="before the response was whole"):
-        reader.eof()
+        [*reader.eof()]
 
 
 def test_a_response_tells_whether_its_connection_can_be_used_again() -> None:
     def reusable(data: bytes) -> bool:
         reader = ResponseReader(b"GET")
-        assert reader.feed(data)[-1] is END
+        assert [*reader.feed(data)][-1] is END
         return reader.keep_alive
 
     assert reusable(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na")
@@ -234,18 +234,27 @@ def test_a_response_tells_whether_its_connection_can_be_used_again() -> None:
     assert not reusable(b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\na")
 
 
+def test_what_came_before_rubbish_in_a_body_is_told_first() -> None:
+    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\nzz\r\n"
+    events = ResponseReader(b"GET").feed(data)
+    assert isinstance(next(events), ResponseHead)
+    assert next(events) == b"ab"
+    with pytest.raises(BadMessage):
+        next(events)
+
+
 def test_after_a_101_the_bytes_belong_to_the_new_protocol() -> None:
     reader = ResponseReader(b"GET", upgrade=True)
     [head] = reader.feed(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: ws\r\n\r\n\x00HTTP/1.1")
     assert isinstance(head, ResponseHead)
     assert head.status == 101
     assert reader.rest == b"\x00HTTP/1.1"
-    assert reader.eof() == []
+    assert [*reader.eof()] == []
 
 
 def test_a_101_that_nobody_asked_for_is_refused() -> None:
     with pytest.raises(BadMessage):
-        ResponseReader(b"GET").feed(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: ws\r\n\r\n")
+        next(ResponseReader(b"GET").feed(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: ws\r\n\r\n"))
 
 
 def test_a_length_beside_chunks_goes_no_further() -> None:
