@@ -29,7 +29,7 @@ class Limits:
     rooms: int = 5_000
     """Rooms at once."""
     members: int = 10_000
-    """Members at once, of all rooms: some 50 KB each."""
+    """Members at once, of all rooms: some 20 KB each."""
     sockets: int = 12_000
     """WebSockets at once: members, and those who have not joined yet."""
     rate: float = 50.0
