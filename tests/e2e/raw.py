@@ -37,8 +37,11 @@ class Response:
 class Client:
     """One connection."""
 
-    def __init__(self, address: Address, *, timeout: float = PATIENCE) -> None:
+    def __init__(self, address: Address, *, timeout: float = PATIENCE, receive_buffer: int = 0) -> None:
+        """``receive_buffer``: bytes that the system holds for a client that does not read; 0: as many as it likes."""
         self.socket = socket.create_connection(address, timeout=timeout)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._buffer = bytearray()
 
     def __enter__(self) -> Client:

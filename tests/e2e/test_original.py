@@ -137,16 +137,20 @@ def test_a_response_that_the_original_serve_breaks_off_does_not_look_whole(
 
 
 def test_a_client_that_lags_far_behind_the_original_serve_loses_its_answer_alone(
-    original_serve_and_our_proxy: Address, upstream: Upstream
+    processes: Processes, original_signal: Signal, upstream: Upstream
 ) -> None:
     """v1 has no credit: what the original sends must be taken, and is kept up to a cap."""
-    with Client(original_serve_and_our_proxy) as client:
+    processes.original_serve("lagging", upstream.url, original_signal.url)
+    proxy = processes.proxy("lagging", original_signal.url)
+    with Client(proxy.address, receive_buffer=65_536) as client:
         client.send(request(b"GET", b"/big?size=30000000"))
         head = client.head()
-        assert get(original_serve_and_our_proxy).body == b"ok"
+        proxy.process.wait_line("lags too far behind")
+        assert get(proxy.address).body == b"ok"
         with pytest.raises(Broken):
             for _ in client.body(head, b"GET"):
                 pass
+    assert proxy.process.wait_event("request", path="/big")["error"]
 
 
 def test_two_of_ours_speak_v2_through_the_originals_signal_server(
