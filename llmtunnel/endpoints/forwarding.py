@@ -105,7 +105,7 @@ class Forwarding:
         if url and client:
             return b"http://" + client[0] + inside
         # `//x` alone would name the host x.
-        return b"/." + inside if inside.startswith(b"//") else inside
+        return b"/." + inside if inside.startswith(b"//") else _as_path(inside)
 
     def _is_upstream(self, scheme: bytes | None, authority: bytes) -> bool:
         ours = self.upstream.scheme.encode()
@@ -154,14 +154,16 @@ def repeatable(head: RequestHead, body: RequestBody) -> bool:
 
 def _without_prefix(target: bytes, prefix: bytes) -> bytes:
     inside = _below(target, prefix) if prefix else None
-    return target if inside is None else inside
+    return target if inside is None else _as_path(inside)
 
 
-def _below(target: bytes, prefix: bytes) -> bytes | None:
-    """What stands behind ``prefix``, as a path again; None where it is not in front, up to a segment's end."""
-    if not target.startswith(prefix):
+def _below(path: bytes, prefix: bytes) -> bytes | None:
+    """What stands behind ``prefix``; None where that is not in front, up to a segment's end."""
+    if not path.startswith(prefix):
         return None
-    rest = target[len(prefix) :]
-    if rest.startswith(b"/"):
-        return rest
-    return b"/" + rest if rest[:1] in (b"", b"?", b"#") else None
+    rest = path[len(prefix) :]
+    return rest if rest[:1] in (b"/", b"", b"?", b"#") else None
+
+
+def _as_path(rest: bytes) -> bytes:
+    return rest if rest.startswith(b"/") else b"/" + rest

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ class Peer:
     def rst(self) -> None:
         """Break the connection off, as a process that is killed with unread data does."""
         raw: socket.socket = self.writer.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raw.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+        )
         self.writer.transport.abort()
 
 

@@ -344,6 +344,22 @@ def test_a_body_that_breaks_off_is_never_ended(begun: bytes, violent: bool) -> N
     run(main())
 
 
+def test_rubbish_right_behind_good_bytes_breaks_the_body_and_not_the_head() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream = await tunnel.ask()
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n")
+            assert (await stream.response()).status == 200
+            assert await stream.receive() == b"abc"
+            with pytest.raises(StreamReset):
+                await stream.receive()
+            assert await peer.ended()
+
+    run(main())
+
+
 def test_a_close_delimited_body_that_is_reset_is_never_ended() -> None:
     async def main() -> None:
         async with rig() as tunnel:
