@@ -20,6 +20,8 @@ BACKLOG = 2000
 """Writes kept for a reader that does not read; beyond them the oldest are dropped."""
 RETRY = 0.1
 """Seconds until a full pipe is tried again."""
+PIECE: int = getattr(select, "PIPE_BUF", 512)
+"""Bytes that a pipe which is ready takes without a wait."""
 FAREWELL = 0.5
 """Seconds that a reader has to take what is left when the program ends."""
 
@@ -116,7 +118,7 @@ class Output:
             self._stream.flush()
             return b""
         while data and select.select([], [self._descriptor], [], patience)[1]:
-            data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
+            data = data[os.write(self._descriptor, data[:PIECE]) :]
         return data
 
     def _retry_later(self) -> None:
