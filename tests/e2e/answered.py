@@ -221,8 +221,9 @@ TRUNCATED = (
     answers(
         "a chunk of no size",
         response(b"200 OK", b"Transfer-Encoding: chunked"),
-        b"3e8\r\n" + PARTIAL + b"\r\nzz\r\n",
+        b"3e8\r\n" + PARTIAL + b"\r\n",
         0.1,
+        b"zz\r\n",
         Do.CLOSE,
     ),
     answers("an end after the head", response(b"200 OK", b"Content-Length: 5"), 0.1, Do.CLOSE),
