@@ -203,7 +203,8 @@ class Connection:
         state = self._streams.pop(stream, None)
         if state is None:
             return
-        if state.tx.state is not State.ENDED:
+        # What the upstream said before it broke off goes first, as it does without a tunnel.
+        if state.tx.state is not State.ENDED and code is not ErrorCode.UPSTREAM:
             self._outbox.drop(stream)
         self._tx_reset(stream, state, code, message)
 
