@@ -75,7 +75,8 @@ class Session:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._slot = asyncio.Event()
         self._flush_handle: asyncio.Handle | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # uvloop's handle of a time that has come does not tell it
         self._established: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[TunnelError] = self._loop.create_future()
 
@@ -309,9 +310,10 @@ class Session:
         if when is None or self._ended.done():
             return
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
+        self._timer_at = when
         self._timer = self._loop.call_at(when, self._on_timer)
 
     def _on_timer(self) -> None:
