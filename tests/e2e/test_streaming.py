@@ -166,7 +166,7 @@ def timed_get(tunnel: Tunnel) -> float:
     return time.monotonic() - begin
 
 
-def test_a_gigabyte_that_is_read_slowly_at_first_arrives_whole(tunnel: Tunnel, upstream: Upstream) -> None:
+def test_a_download_whose_reader_pauses_arrives_whole(tunnel: Tunnel, upstream: Upstream) -> None:
     size = 30_000_000
     with Client(tunnel.address) as client:
         client.send(request(b"GET", b"/big?size=%d" % size))
