@@ -6,7 +6,6 @@ What may differ, all of it, and why:
 - the HTTP version and a body's framing, chunked, sized or closed: they belong to each connection too (RFC 9112)
 - Host at the upstream, which is its own, and X-Forwarded-Host, the client's: model servers refuse a foreign Host
 - Location where it names the upstream's own origin: it names the one that the client knows
-- a 103 hint may be left out: RFC 9110 section 15.2 lets an intermediary drop interim responses it did not ask for
 - how much of a body arrived before the connection broke, and of a request body that the upstream did not read
 - no answer, or one that is not HTTP, is 502 from the tunnel
 """
@@ -109,9 +108,8 @@ def goes_on(asked: bytes, last: Response) -> bool:
 
 def comparable(responses: list[Response], requests: list[Request], exchange: Exchange) -> Seen:
     """Without what may differ."""
-    kept = [one for one in responses if one.status != 103]
     return Seen(
-        responses=tuple((one.status, one.reason, end_to_end(one.fields), one.body, one.whole) for one in kept),
+        responses=tuple((one.status, one.reason, end_to_end(one.fields), one.body, one.whole) for one in responses),
         requests=tuple(comparable_request(one, exchange) for one in requests),
     )
 
