@@ -8,6 +8,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A shared or slow machine must not fail a property that holds.
+settings.register_profile("llmtunnel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("llmtunnel")
 
 T = TypeVar("T")
 

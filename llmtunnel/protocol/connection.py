@@ -203,8 +203,7 @@ class Connection:
         state = self._streams.pop(stream, None)
         if state is None:
             return
-        # What the upstream said before it broke off goes first, as it does without a tunnel.
-        if state.tx.state is not State.ENDED and code is not ErrorCode.UPSTREAM:
+        if code not in _AFTER_THE_REST:
             self._outbox.drop(stream)
         self._tx_reset(stream, state, code, message)
 
@@ -463,6 +462,9 @@ class Connection:
         events, self._events = self._events, []
         return events
 
+
+_AFTER_THE_REST: Final = (ErrorCode.NO_ERROR, ErrorCode.UPSTREAM)
+"""A reset that overtakes nothing of its stream: the response is whole, or is to end where the upstream's did."""
 
 _V1: Final = frozenset(FrameType) - {FrameType.BUNDLE, FrameType.RESET, FrameType.CREDIT}
 """Types that every peer knows; of the others, one that was not agreed on is an unknown one, and skipped."""

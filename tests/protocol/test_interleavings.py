@@ -1,0 +1,161 @@
+"""Two cores that keep the rules, and messages that cross in every way: nobody is accused, and bodies stay whole."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from llmtunnel.config import Limits
+from llmtunnel.errors import ErrorCode
+from llmtunnel.protocol.events import (
+    ConnectionEnded,
+    DataReceived,
+    EndReceived,
+    Event,
+    RequestReceived,
+    RestUnwanted,
+    StreamEnded,
+)
+from llmtunnel.protocol.hello import Feature
+from llmtunnel.protocol.stream import State
+
+from .pair import OK, POST, ConnectionPair, End
+
+features = st.frozensets(st.sampled_from(Feature))
+sides = st.booleans()
+picks = st.integers(0, 10)
+
+
+class Interleavings(RuleBasedStateMachine):
+    """What each side's application and the network may do, in any order."""
+
+    @initialize(proxy=features, serve=features, window=st.integers(1024, 5000))
+    def connect(self, proxy: frozenset[Feature], serve: frozenset[Feature], window: int) -> None:
+        self.pair = ConnectionPair(proxy_features=proxy, serve_features=serve, limits=Limits(window=window, streams=8))
+        self.window = window
+        self.sent: dict[tuple[bool, int], bytearray] = {}
+        self.came: dict[tuple[bool, int], bytearray] = {}
+        self.unread: dict[tuple[bool, int], int] = {}
+        self.streams: list[int] = []
+        self.known: set[int] = set()
+        self.given_up: set[int] = set()
+
+    def end(self, proxy: bool) -> End:
+        return self.pair.proxy if proxy else self.pair.serve
+
+    def pick(self, pick: int) -> int:
+        return self.streams[pick % len(self.streams)]
+
+    def can_send(self, proxy: bool, stream: int) -> bool:
+        state = self.end(proxy).connection._streams.get(stream)
+        return state is not None and state.tx.state is State.OPEN
+
+    @rule()
+    def open(self) -> None:
+        connection = self.pair.proxy.connection
+        if len(self.streams) < 8:
+            self.streams.append(connection.open_stream(POST))
+
+    @precondition(lambda self: self.streams)
+    @rule(pick=picks)
+    def respond(self, pick: int) -> None:
+        state = self.pair.serve.connection._streams.get(self.pick(pick))
+        if state is not None and state.tx.state is State.WAITING:
+            self.pair.serve.connection.send_response(self.pick(pick), OK)
+
+    @precondition(lambda self: self.streams)
+    @rule(proxy=sides, pick=picks, size=st.integers(1, 6000), fill=st.binary(min_size=1, max_size=1))
+    def send(self, proxy: bool, pick: int, size: int, fill: bytes) -> None:
+        stream = self.pick(pick)
+        if self.can_send(proxy, stream):
+            taken = self.end(proxy).connection.send_data(stream, memoryview(fill * size))
+            self.sent.setdefault((proxy, stream), bytearray()).extend(fill * taken)
+
+    @precondition(lambda self: self.streams)
+    @rule(proxy=sides, pick=picks)
+    def send_end(self, proxy: bool, pick: int) -> None:
+        if self.can_send(proxy, self.pick(pick)):
+            self.end(proxy).connection.send_end(self.pick(pick))
+
+    @precondition(lambda self: self.streams)
+    @rule(proxy=sides, pick=picks, code=st.sampled_from([ErrorCode.CANCELLED, ErrorCode.UPSTREAM]))
+    def reset(self, proxy: bool, pick: int, code: ErrorCode) -> None:
+        self.given_up.add(self.pick(pick))
+        self.end(proxy).connection.reset(self.pick(pick), code, "enough")
+
+    @precondition(lambda self: self.streams)
+    @rule(proxy=sides, pick=picks)
+    def read(self, proxy: bool, pick: int) -> None:
+        size = self.unread.pop((proxy, self.pick(pick)), 0)
+        if size:
+            self.end(proxy).connection.consumed(self.pick(pick), size)
+
+    @rule(proxy=sides)
+    def flush(self, proxy: bool) -> None:
+        self.pair.flush(self.end(proxy))
+
+    @rule(proxy=sides)
+    def flush_one(self, proxy: bool) -> None:
+        message = self.end(proxy).connection.message_to_send()
+        if message is not None:
+            self.end(not proxy).inbox.append(message)
+
+    @rule(proxy=sides, count=st.integers(1, 3))
+    def deliver(self, proxy: bool, count: int) -> None:
+        for _ in range(count):
+            if self.end(proxy).inbox:
+                for event in self.pair.deliver(self.end(proxy)):
+                    self.see(proxy, event)
+
+    def see(self, proxy: bool, event: Event) -> None:
+        match event:
+            case RequestReceived(stream, head):
+                assert head == POST and stream not in self.known
+                self.known.add(stream)
+            case DataReceived(stream, data):
+                key = (proxy, stream)
+                self.came.setdefault(key, bytearray()).extend(data)
+                self.unread[key] = self.unread.get(key, 0) + len(data)
+            case EndReceived(stream):
+                assert self.came.get((proxy, stream), b"") == self.sent.get((not proxy, stream), b""), "an end is whole"
+            case StreamEnded(stream, _, _, remote):
+                assert remote, "nobody broke a rule"
+                assert stream in self.given_up
+            case RestUnwanted() | ConnectionEnded():
+                raise AssertionError(event)
+
+    @invariant()
+    def what_came_is_what_was_sent_so_far(self) -> None:
+        for (proxy, stream), data in getattr(self, "came", {}).items():
+            assert self.sent[not proxy, stream].startswith(data)
+
+    @invariant()
+    def nobody_holds_more_than_the_window(self) -> None:
+        if hasattr(self, "pair") and Feature.CREDIT in self.pair.proxy.connection.features:
+            assert all(size <= self.window for size in self.unread.values())
+
+    def teardown(self) -> None:
+        """Once everything is delivered and read, each open stream takes more: no credit was lost."""
+        if not hasattr(self, "pair"):
+            return
+        for _ in range(3):
+            while any(self.settle(proxy) for proxy in (True, False)):
+                pass
+            for proxy, stream in list(self.unread):
+                self.end(proxy).connection.consumed(stream, self.unread.pop((proxy, stream)))
+        for proxy in (True, False):
+            for stream in self.streams:
+                if self.can_send(proxy, stream) and self.end(not proxy).connection.is_open(stream):
+                    assert self.end(proxy).connection.send_data(stream, memoryview(b"more")) > 0
+
+    def settle(self, proxy: bool) -> bool:
+        self.pair.flush(self.end(not proxy))
+        moved = bool(self.end(proxy).inbox)
+        while self.end(proxy).inbox:
+            self.deliver(proxy, 1)
+        return moved
+
+
+TestInterleavings = Interleavings.TestCase
+TestInterleavings.settings = settings(max_examples=60, stateful_step_count=60)
