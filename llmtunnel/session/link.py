@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from ..config import Settings
-from ..errors import ConnectFailed, ErrorCode, PeerError, TunnelError
+from ..errors import ConnectFailed, ErrorCode, PeerError, PeerLost, TunnelError
 from ..signaling import messages
 from ..signaling.messages import IceCandidate, Member
 from ..status import Role
@@ -19,12 +20,14 @@ logger = logging.getLogger(__name__)
 
 Send = Callable[[str], None]
 """Queues a signalling message; one that cannot be sent any more is dropped: the peer will time out."""
+Connect = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Link:
     """Make with a member, start with `offer` or `answer`, feed what the member signals, end with `aclose`.
 
-    ``up`` is called when the session stands, ``down`` once when the link is over, with the reason.
+    ``up`` is called when the session stands, ``down`` once when the link is over, with the reason; it is to be closed
+    then too.
     """
 
     def __init__(
@@ -58,28 +61,27 @@ class Link:
             loopback=settings.loopback,
         )
         self._answered = asyncio.Event()
-        self._over = False
-        self._task: asyncio.Task[None] | None = None
+        self._reason: TunnelError = PeerError("The connection was given up.")
+        self._task: asyncio.Task[TunnelError] | None = None
 
     def offer(self) -> None:
         """Connect: we offer."""
-        self._start(self._make_offer())
+        self._start(self._make_offer)
 
     def answer(self, sdp: str) -> None:
         """Connect: the member offers."""
-        self._start(self._make_answer(sdp))
+        self._answered.set()
+        self._start(partial(self._make_answer, sdp))
 
     async def take_answer(self, sdp: str) -> None:
-        """The member's answer came."""
+        """The member's answer came; another one than the first counts for nothing."""
         if self._answered.is_set():
             return
+        self._answered.set()
         try:
             await self._peer.accept(sdp)
         except ConnectFailed as exc:
-            logger.warning("%s sent a useless answer: %s", self.name, exc)
-            self._cancel()
-            return
-        self._answered.set()
+            self._give_up(exc)
 
     def take_candidate(self, candidate: IceCandidate) -> None:
         """A candidate of the member's came."""
@@ -90,36 +92,42 @@ class Link:
         if self.session is not None:
             self.session.suspect()
         else:
-            self._cancel()
+            self._give_up(PeerLost(f"{self.name} left before it was reached."))
 
     async def aclose(self) -> None:
-        """End the session in order, and the connection; idempotent."""
+        """End the session in order, and the connection; to be called once, also of a link that is over."""
         if self.session is not None:
             await self.session.aclose()
-        else:
-            self._cancel()
         if self._task is not None:
+            self._task.cancel()
             await asyncio.wait((self._task,))
+        await self._peer.aclose()
 
-    def _start(self, connect: Coroutine[Any, Any, None]) -> None:
+    def _start(self, connect: Connect) -> None:
         self._task = asyncio.create_task(self._run(connect), name=f"link to {self.name}")
+        # Not from within the task: one that is cancelled before its first step never runs.
+        self._task.add_done_callback(self._is_over)
 
-    def _cancel(self) -> None:
-        if self._task is not None and not self._over:
+    def _give_up(self, reason: TunnelError) -> None:
+        self._reason = reason
+        if self._task is not None:
             self._task.cancel()
 
-    async def _run(self, connect: Coroutine[Any, Any, None]) -> None:
-        reason: TunnelError = PeerError("The connection was given up.")
+    async def _run(self, connect: Connect) -> TunnelError:
+        """Connect, then stay until the session ends; returns why it is over."""
         try:
-            await connect
-            session = await self._make_session()
-            self.session = session
+            await connect()
+            self.session = await self._make_session()
             self._up(self)
-            reason = await session.wait_ended()
+            return await self.session.wait_ended()
         except TunnelError as exc:
-            reason = exc
-        finally:
-            await self._close(reason)
+            return exc
+        except Exception as exc:
+            logger.exception("a defect ended the connection to %s", self.name)
+            return PeerError(f"A defect ended the connection to {self.name}: {exc!r}.", hint="Please report it.")
+
+    def _is_over(self, task: asyncio.Task[TunnelError]) -> None:
+        self._down(self, self._reason if task.cancelled() else task.result())
 
     async def _make_session(self) -> Session:
         channel = await self._peer.channel()
@@ -139,15 +147,6 @@ class Link:
             raise
         return session
 
-    async def _close(self, reason: TunnelError) -> None:
-        self._over = True
-        try:
-            if self.session is not None:
-                await self.session.aclose()
-            await self._peer.aclose()
-        finally:
-            self._down(self, reason)
-
     async def _make_offer(self) -> None:
         self._send(messages.offer(await self._peer.offer(), to=self._to))
         try:
@@ -157,7 +156,6 @@ class Link:
             raise ConnectFailed(f"{self.name} did not answer our offer.") from exc
 
     async def _make_answer(self, sdp: str) -> None:
-        self._answered.set()
         self._send(messages.answer(await self._peer.answer(sdp), to=self._to))
 
     def _tx_candidate(self, candidate: IceCandidate) -> None:

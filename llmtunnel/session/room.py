@@ -71,17 +71,19 @@ class Room:
         self._links: dict[str, Link] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._outgoing: asyncio.Queue[str] = asyncio.Queue(OUTGOING)
-        self._rejoin = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._rejoin_delay = 0.0
+        self._reached_at = 0.0
         self._up = asyncio.Event()
         self._retry_signal = Backoff(settings.timeouts)
         self._retry_link = Backoff(settings.timeouts)
         self._failure: TunnelError | None = None
-        self._stopping = False
 
     @property
     def sessions(self) -> list[Session]:
         """The sessions that stand."""
-        return [link.session for link in self._links.values() if link.session and link.session.error is None]
+        # A copy first: other threads ask too, and the loop goes on meanwhile.
+        return [link.session for link in tuple(self._links.values()) if link.session and link.session.error is None]
 
     @property
     def connecting(self) -> bool:
@@ -110,17 +112,25 @@ class Room:
                 try:
                     await self._visit()
                 except SignalError as exc:
-                    await self._pause("signal server", exc, self._retry_signal.next())
+                    await self._pause(exc)
             raise self._failure
         finally:
             await self._close_links()
 
     # -- the signal server
 
+    async def _pause(self, exc: SignalError) -> None:
+        """Wait before the signal server is tried again; a lost link ends that, as it may be the end of all."""
+        delay = self._retry_signal.next()
+        self._notify(Reconnecting(what="signal server", reason=str(exc), hint=exc.hint, delay=round(delay, 3)))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._lost.wait()
+
     async def _visit(self) -> None:
         """One connection to the signal server, until it is lost or another one is wanted."""
         settings = self._settings
-        self._rejoin.clear()
+        self._lost.clear()
         self._outgoing = asyncio.Queue(OUTGOING)
         if self._role is Role.PROXY and not self.sessions:
             self._instance = _new_instance()
@@ -155,16 +165,27 @@ class Room:
                 self._tell_if_alone()
 
     async def _until_rejoin(self) -> None:
-        """Until we want to come in anew: a lost link, or somebody is there who does not offer."""
-        if self._role is Role.PROXY and not self._negotiation.alone:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.timeouts.offer):
-                    await self._rejoin.wait()
+        """Until a proxy wants to come in anew: it has lost its link, or somebody is there who does not offer."""
+        expected = self._role is Role.PROXY and not self._negotiation.alone
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.timeouts.offer if expected else None):
+                await self._until_lost()
                 return
+        if self._links or self._negotiation.alone:
+            await self._until_lost()
+        else:
+            logger.info("nobody has offered a connection: joining again")
+
+    async def _until_lost(self) -> None:
+        """Until a link is lost, and none has come in its place when it is time to try again."""
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            if self._failure is not None:
+                return
+            await asyncio.sleep(self._rejoin_delay)
             if not self._links:
-                logger.info("nobody has offered a connection: joining again")
                 return
-        await self._rejoin.wait()
 
     def _tx(self, message: str) -> None:
         try:
@@ -193,15 +214,21 @@ class Room:
             case Suspect(peer_id):
                 self._links[peer_id].suspect()
             case Rename(old, new):
-                link = self._links[new] = self._links.pop(old)
-                link.member = replace(link.member, peer_id=new)
+                self._rename(old, new)
+
+    def _rename(self, old: str, new: str) -> None:
+        link = self._links.pop(old)
+        if stray := self._links.pop(new, None):
+            self._close(stray)
+        link.member = replace(link.member, peer_id=new)
+        self._links[new] = link
 
     def _new_link(self, member: Member) -> Link | None:
+        if old := self._links.get(member.peer_id):
+            self._part(old, "it connects anew")
         if len(self._links) >= self._settings.limits.peers:
             logger.warning("%s is left out: %d peers are connected", member.peer_id[:6], len(self._links))
             return None
-        if old := self._links.pop(member.peer_id, None):
-            self._dismiss(old)
         self._negotiation.linked(member)
         link = self._links[member.peer_id] = Link(
             member,
@@ -216,60 +243,79 @@ class Room:
         return link
 
     def _link_up(self, link: Link) -> None:
+        if not self._has(link):
+            return
         assert link.session is not None, "it stands"
         self._negotiation.established(link.member.peer_id)
-        self._retry_link.reset()
+        self._reached_at = asyncio.get_running_loop().time()
         if self._role is Role.PROXY:
-            # One serve at a time: this one came after whatever there was.
-            for other in list(self._links.values()):
+            for other in tuple(self._links.values()):
                 if other is not link:
-                    self._dismiss(other)
+                    self._part(other, "another serve took its place")
         self._notify(PeerConnected(peer=link.name, path=link.session.path, version=link.session.version))
         self._up.set()
 
     def _link_down(self, link: Link, reason: TunnelError) -> None:
-        if self._links.get(link.member.peer_id) is link:
-            del self._links[link.member.peer_id]
-            self._negotiation.unlinked(link.member.peer_id)
-        if self._stopping:
+        if not self._has(link):
             return
-        if link.session is not None:
-            self._notify(PeerLostNotice(peer=link.name, reason=str(reason)))
+        self._part(link, str(reason))
+        if self._role is Role.SERVE:
+            self._tell_failure(link, reason)
+            self._tell_if_alone()
+        elif isinstance(reason, VersionMismatch) and not self._links:
+            self._failure = reason
+            self._lost.set()
         else:
-            self._notify(ErrorNotice(message=str(reason), hint=reason.hint))
-        if self._role is Role.PROXY:
+            self._tell_failure(link, reason)
             self._come_again(link, reason)
 
-    def _come_again(self, link: Link, reason: TunnelError) -> None:
-        """A proxy without a link leaves and joins: at once after a session, later after a failure."""
-        if isinstance(reason, VersionMismatch):
-            self._failure = reason
-            self._rejoin.set()
-        elif not self._links:
-            delay = 0.0 if link.session is not None else self._retry_link.next()
-            self._notify(Reconnecting(what="peer", reason=str(reason), delay=round(delay, 3)))
-            asyncio.get_running_loop().call_later(delay, self._rejoin.set)
+    def _tell_failure(self, link: Link, reason: TunnelError) -> None:
+        if link.session is None:
+            self._notify(ErrorNotice(message=str(reason), hint=reason.hint))
 
-    def _dismiss(self, link: Link) -> None:
+    def _come_again(self, link: Link, reason: TunnelError) -> None:
+        """A proxy without a link leaves and joins: at once after a session that lasted, later after a failure."""
+        if self._links:
+            return
+        lasted = asyncio.get_running_loop().time() - self._reached_at
+        if link.session is not None and lasted > self._settings.timeouts.retry_max:
+            self._retry_link.reset()
+            self._rejoin_delay = 0.0
+        else:
+            self._rejoin_delay = self._retry_link.next()
+        self._notify(
+            Reconnecting(what="peer", reason=str(reason), hint=reason.hint, delay=round(self._rejoin_delay, 3))
+        )
+        self._lost.set()
+
+    # -- the end of a link: it leaves `_links` first, and is closed then, so that nothing waits for that
+
+    def _has(self, link: Link) -> bool:
+        """Whether we have not parted from it: until it is closed it may still call."""
+        return self._links.get(link.member.peer_id) is link
+
+    def _part(self, link: Link, reason: str) -> None:
+        del self._links[link.member.peer_id]
+        self._negotiation.unlinked(link.member.peer_id)
+        self._close(link)
+        if link.session is not None:
+            self._notify(PeerLostNotice(peer=link.name, reason=reason))
+
+    def _close(self, link: Link) -> None:
         task = asyncio.create_task(link.aclose(), name=f"closing {link.name}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     async def _close_links(self) -> None:
-        self._stopping = True
-        for link in list(self._links.values()):
-            self._dismiss(link)
+        while self._links:
+            self._close(self._links.popitem()[1])
         if self._closing:
             await asyncio.wait(self._closing)
-
-    async def _pause(self, what: str, exc: TunnelError, delay: float) -> None:
-        self._notify(Reconnecting(what=what, reason=str(exc), delay=round(delay, 3)))
-        await asyncio.sleep(delay)
 
 
 async def _first_of(*work: Coroutine[Any, Any, None]) -> None:
     """Run all until one returns or raises, which counts; the others are cancelled."""
-    tasks = [asyncio.create_task(each) for each in work]
+    tasks = [asyncio.create_task(each, name="in the room") for each in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
