@@ -1,6 +1,7 @@
 """What every view renders: frozen values, with no secret in them.
 
-`Status` is the present; `Notice` is what just happened, one a line for ``--json``; `RequestRecord` is one finished exchange.
+`Status` is the present; `Notice` is what just happened, one a line for ``--json``; `RequestRecord` is one finished
+exchange.
 """
 
 from __future__ import annotations
@@ -193,6 +194,8 @@ class Reconnecting(Notice):
     what: str
     reason: str
     delay: float
+    hint: str = ""
+    """What the user can do about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

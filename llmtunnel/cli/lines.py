@@ -88,7 +88,7 @@ def sentence(notice: Notice) -> str:
         case PeerLostNotice():
             return f"peer {notice.peer} lost: {notice.reason}"
         case Reconnecting():
-            return f"{_ended(notice.reason or f'{notice.what} lost')} Trying again."
+            return f"{_ended(_with_hint(notice.reason or f'{notice.what} lost', notice.hint))} Trying again."
         case ErrorNotice():
             return f"error: {_with_hint(notice.message, notice.hint)}"
         case RequestFinished():

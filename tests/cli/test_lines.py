@@ -87,9 +87,9 @@ NOTICES: list[tuple[Notice, dict[str, object], str]] = [
         "peer a1 lost: it stopped",
     ),
     (
-        Reconnecting(time=1.5, what="signal server", reason="refused", delay=0.5),
-        {"event": "reconnecting", "what": "signal server", "reason": "refused", "delay": 0.5},
-        "refused. Trying again.",
+        Reconnecting(time=1.5, what="signal server", reason="refused", delay=0.5, hint="Is it up?"),
+        {"event": "reconnecting", "what": "signal server", "reason": "refused", "delay": 0.5, "hint": "Is it up?"},
+        "refused. Is it up? Trying again.",
     ),
     (
         Waiting(time=1.5, room="r"),
