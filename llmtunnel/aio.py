@@ -14,7 +14,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
@@ -25,6 +24,7 @@ from .status import (
     Listening,
     Notice,
     PeerConnected,
+    PeerLostNotice,
     PeerStatus,
     Phase,
     Ready,
@@ -35,6 +35,7 @@ from .status import (
     SignalConnected,
     Status,
     Stopped,
+    Waiting,
 )
 from .upstream import Upstream
 
@@ -65,7 +66,7 @@ class Tunnel(ABC):
         self._totals = [0, 0, 0]
         """Requests, bytes up, bytes down."""
         self._since: dict[str, float] = {}
-        self._detail = ""
+        self._detail = self._hint = ""
         self._registered = self._was_ready = False
         self._error: TunnelError | None = None
         self._task: asyncio.Task[None] | None = None
@@ -105,8 +106,9 @@ class Tunnel(ABC):
         )
 
     def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
-        """The last finished requests, oldest first."""
-        return tuple(self._records)[-limit:]
+        """The last finished requests, oldest first, at most `RECORDS`."""
+        records = tuple(self._records)
+        return records[max(len(records) - limit, 0) :]
 
     def subscribe(self, callback: Callable[[Notice], None]) -> Unsubscribe:
         """Have every notice from now on, on this loop; the callback must not block. Returns what ends that."""
@@ -128,7 +130,8 @@ class Tunnel(ABC):
                 while not self._reached(phase):
                     await self._change()
         except TimeoutError as exc:
-            raise WaitTimeout(f"The tunnel is not {phase} after {timeout:g} s. {self._detail}".strip()) from exc
+            message = f"The tunnel is not {phase} after {timeout:g} s, but {self._phase()}. {self._detail}".strip()
+            raise WaitTimeout(message, hint=self._hint) from exc
 
     async def wait_stopped(self) -> None:
         """Return when the tunnel is closed. Raises what it failed with."""
@@ -157,7 +160,8 @@ class Tunnel(ABC):
     # -- what a side adds
 
     async def _open(self) -> None:
-        """Open local things. Raises `SettingError`."""
+        """Open local things; nothing where there are none. Raises `SettingError`."""
+        return
 
     @abstractmethod
     async def _close_local(self) -> None:
@@ -174,18 +178,20 @@ class Tunnel(ABC):
         try:
             await self._room.run()
         except TunnelError as exc:
-            self._error = exc
-            self._notify(ErrorNotice(message=exc.message, hint=exc.hint))
+            self._fail(exc)
         except Exception as exc:
             logger.exception("a defect ended the tunnel")
-            self._error = TunnelError(f"A defect ended the tunnel: {exc!r}", hint="Please report it.")
+            self._fail(TunnelError(f"A defect ended the tunnel: {exc!r}.", hint="Please report it."))
+
+    def _fail(self, error: TunnelError) -> None:
+        self._error = error
+        self._notify(ErrorNotice(message=error.message, hint=error.hint))
 
     async def _end(self) -> None:
         try:
             if self._task is not None:
                 self._task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await self._task
+                await asyncio.wait((self._task,))
             await self._close_local()
         finally:
             self._closed = True
@@ -197,15 +203,20 @@ class Tunnel(ABC):
         match notice:
             case SignalConnected():
                 self._registered = True
-                self._detail = ""
+                self._detail = self._hint = ""
+            case Waiting():
+                self._detail = "Nobody else is in the room."
+                self._hint = f"Is `llmtunnel {self._role.other}` running, with the same room and signal server?"
             case PeerConnected(peer=peer, time=time):
                 self._since[peer] = time
-                self._detail = ""
-            case Reconnecting(what=what, reason=reason):
+                self._detail = self._hint = ""
+            case PeerLostNotice(peer=peer):
+                self._since.pop(peer, None)
+            case Reconnecting(what=what, reason=reason, hint=hint):
                 self._registered = self._registered and what != "signal server"
-                self._detail = reason
-            case ErrorNotice(message=message):
-                self._detail = message
+                self._detail, self._hint = reason, hint
+            case ErrorNotice(message=message, hint=hint):
+                self._detail, self._hint = message, hint
             case RequestFinished(record=record):
                 self._count(record)
         self._publish(notice)
@@ -243,7 +254,7 @@ class Tunnel(ABC):
             return Phase.STARTING
         if self._room.sessions:
             return Phase.READY
-        if self._was_ready:
+        if self._was_ready and self._role is Role.PROXY:
             return Phase.RECONNECTING
         if not self._registered:
             return Phase.SIGNALING
@@ -261,8 +272,7 @@ class Tunnel(ABC):
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
-            done: set[Awaitable[None]] = {waiter} if self._task is None else {waiter, self._task}
-            await asyncio.wait(done, return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]
+            await waiter
         finally:
             self._waiters.discard(waiter)
 
@@ -320,7 +330,13 @@ class Proxy(Tunnel):
         return f"{self.url}/v1"
 
     async def _open(self) -> None:
-        await self._gateway.start()
+        # Shielded: asyncio loses a listening socket where it is cancelled while it makes it.
+        starting = asyncio.create_task(self._gateway.start(), name="llmtunnel listener")
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait((starting,))
+            raise
         self._notify(Listening(url=self.url, addresses=self._gateway.addresses))
 
     async def _close_local(self) -> None:
