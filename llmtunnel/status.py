@@ -86,6 +86,13 @@ class RequestRecord:
     """Why it did not end whole; empty where it did."""
     peer: str = ""
 
+    def __str__(self) -> str:
+        error = f": {self.error}" if self.error else ""
+        return (
+            f"{self.method} {self.path} {self.status or '-'}, {self.bytes_up} bytes up, {self.bytes_down} down,"
+            f" {self.duration_ms:.0f} ms{error}"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:

@@ -150,9 +150,7 @@ def parse_header(line: str) -> tuple[bytes, bytes]:
     if name.lower() in _OURS:
         raise SettingError(f"The field {name!r} is set by the tunnel itself.", hint="Leave it out.")
     if re.search(r"[\r\n\0]", value):
-        raise SettingError(
-            f"The value of the field {name!r} has a line break or a NUL in it.", hint="Take it out."
-        )
+        raise SettingError(f"The value of the field {name!r} has a line break or a NUL in it.", hint="Take it out.")
     return name.encode("ascii"), value.encode("utf-8", "surrogateescape")
 
 
@@ -172,17 +170,13 @@ def _parse_address(text: str) -> tuple[str, str, int, bytes]:
 
 def _parse_url(url: str) -> tuple[str, str, int, bytes]:
     if _UNPRINTABLE.search(url):
-        raise SettingError(
-            "The upstream's address has a space or a control character in it.", hint="Take it out."
-        )
+        raise SettingError("The upstream's address has a space or a control character in it.", hint="Take it out.")
     try:
         parts = urlsplit(url)
         port = parts.port
         host = _checked_host(parts.hostname or "")
     except ValueError as exc:
-        raise SettingError(
-            "The upstream's address is not a URL.", hint="Write it as http://127.0.0.1:11434."
-        ) from exc
+        raise SettingError("The upstream's address is not a URL.", hint="Write it as http://127.0.0.1:11434.") from exc
     _check_scheme(parts.scheme)
     _refuse_extras(url, bare=f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
     base_path = quote(parts.path.rstrip("/"), safe=_PRINTABLE).encode("ascii")

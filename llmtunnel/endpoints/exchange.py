@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from ..config import Timeouts
 from ..errors import ErrorCode, PeerError, ProtocolError, StreamError, TunnelError
@@ -26,6 +26,7 @@ from ..session.mux import Session
 from ..session.stream import Stream
 from ..status import RequestRecord
 from .client_connection import ClientConnection
+from .duplex import beside
 from .encoding import CONTINUE, ResponseEncoder, encode_response
 from .http1 import BadMessage, End, RequestEvent, RequestReader, RequestReceived, end_to_end
 from .responses import DEFECT, STOPPING, Failure, failure, standard_reason
@@ -151,7 +152,7 @@ class Exchange:
         elif self._request.length == 0:
             await self._respond(await self._final_head(stream), stream)
         else:
-            async with _beside(self._send_body(stream), "a request's body"):
+            async with beside(self._send_body(stream), "a request's body"):
                 await self._respond(await self._final_head(stream), stream)
 
     def _forwarded(self, upgrade: bool) -> RequestHead:
@@ -225,7 +226,7 @@ class Exchange:
         self._client.opaque = True
         self._client.write(encode_response(replace(head, fields=end_to_end(head.fields, upgrade=True))))
         self._status = head.status
-        async with _beside(self._send_all(self._client.read, stream), "an upgraded connection's way up") as up:
+        async with beside(self._send_all(self._client.read, stream), "an upgraded connection's way up") as up:
             while data := await stream.receive():
                 self._bytes_down += len(data)
                 self._client.write(data)
@@ -259,14 +260,3 @@ class Exchange:
             self._error = CLIENT_LEFT
         else:
             self._fail(STOPPING)
-
-
-@asynccontextmanager
-async def _beside(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[Awaitable[None]]:
-    """Run ``work`` as a task while the block runs; its end is awaited, and cut short where the block ends first."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

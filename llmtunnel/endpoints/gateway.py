@@ -8,12 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..config import Limits, Timeouts
+from ..protocol.heads import get_all
 from ..status import RequestRecord
 from .client_connection import ClientConnection
 from .exchange import Exchange, RequestBody, SessionSource
 from .http1 import BadMessage, RequestEvent, RequestReader, RequestReceived
 from .listen import Listen, open_servers, parse_listen, port_of, reachable, shown
-from .responses import BUSY, Failure, failure
+from .probe import PROBE_FIELD
+from .responses import BUSY, PROBED, Failure, failure
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +105,9 @@ class Gateway:
             return False
         request = events[0]
         assert isinstance(request, RequestReceived)
+        if get_all(request.head.fields, PROBE_FIELD.lower()):
+            self._refuse(client, PROBED)
+            return False
         body = RequestBody(client, reader, events[1:])
         goes_on = await self._answer(Exchange(client, request, body))
         if body.whole or (goes_on and await body.discard(self._timeouts.linger)):
@@ -136,7 +141,7 @@ class Gateway:
         finally:
             self._active -= 1
             record = exchange.record()
-            _log(record)
+            logger.info("%s", record)
             self._on_record(record)
 
     def _refuse(self, client: ClientConnection, told: Failure) -> None:
@@ -148,16 +153,3 @@ async def _gone(clients: list[ClientConnection]) -> None:
     await asyncio.gather(*(client.task for client in clients), return_exceptions=True)
     for client in clients:
         await client.lost.wait()
-
-
-def _log(record: RequestRecord) -> None:
-    logger.info(
-        "%s %s %s, %d bytes up, %d down, %.0f ms%s",
-        record.method,
-        record.path,
-        record.status or "-",
-        record.bytes_up,
-        record.bytes_down,
-        record.duration_ms,
-        f": {record.error}" if record.error else "",
-    )

@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from ..config import Limits, Timeouts
 from ..errors import ErrorCode, ProtocolError, TunnelError, UpstreamBroken, UpstreamError, UpstreamUnreachable
@@ -24,6 +23,7 @@ from ..protocol.hello import Feature
 from ..session.stream import Stream
 from ..status import RequestRecord
 from ..upstream import Upstream
+from .duplex import beside
 from .forwarding import Forwarding, RequestBody, advertised, repeatable, request_body, wants_upgrade
 from .http1 import END, BadMessage, ResponseEvent, ResponseReader
 from .pool import UpstreamConnection, UpstreamPool
@@ -65,7 +65,7 @@ class Origin:
             raise
         finally:
             record = exchange.record()
-            _log(record)
+            logger.info("%s", record)
             self._on_record(record)
 
     async def aclose(self) -> None:
@@ -150,7 +150,7 @@ class _Exchange:
             if body.whole:
                 await self._answer(connection, reader, repeatable=repeatable)
             else:
-                async with _beside(self._send_body(connection, body, first), f"body of {self._stream.id}"):
+                async with beside(self._send_body(connection, body, first), f"body of {self._stream.id}"):
                     await self._answer(connection, reader, repeatable=False)
             if self._status == 101:
                 await self._pipe(connection, reader.rest)
@@ -223,7 +223,7 @@ class _Exchange:
 
     async def _pipe(self, connection: UpstreamConnection, data: bytes) -> None:
         """After a 101: bytes both ways, each direction until its own end."""
-        async with _beside(self._pipe_up(connection), f"pipe of {self._stream.id}") as up:
+        async with beside(self._pipe_up(connection), f"pipe of {self._stream.id}") as up:
             while data := data or await connection.read():
                 await self._pass_on(data)
                 data = b""
@@ -255,17 +255,6 @@ class _Exchange:
         await self._stream.send_end()
 
 
-@asynccontextmanager
-async def _beside(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[Awaitable[None]]:
-    """Run ``work`` as a task while the block runs; its end is awaited, and cut short where the block ends first."""
-    task = asyncio.create_task(work, name=name)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 def _events(reader: ResponseReader, data: bytes) -> Iterator[ResponseEvent]:
     try:
         yield from reader.feed(data) if data else reader.eof()
@@ -276,16 +265,3 @@ def _events(reader: ResponseReader, data: bytes) -> Iterator[ResponseEvent]:
 def _bad_gateway(exc: UpstreamError) -> tuple[ResponseHead, bytes]:
     code = "upstream_unreachable" if isinstance(exc, UpstreamUnreachable) else "upstream_broken"
     return Failure(status=502, code=code, message=f"{exc.message} {exc.hint}".rstrip()).response()
-
-
-def _log(record: RequestRecord) -> None:
-    logger.info(
-        "%s %s %s, %d bytes up, %d down, %.0f ms%s",
-        record.method,
-        record.path,
-        record.status or "-",
-        record.bytes_up,
-        record.bytes_down,
-        record.duration_ms,
-        f": {record.error}" if record.error else "",
-    )

@@ -1,4 +1,4 @@
-"""How discovery tells a proxy of ours from a model server: it answers what carries `PROBE_FIELD` itself.
+"""How discovery tells a proxy of ours from a model server: the gateway answers what carries `PROBE_FIELD` itself.
 
 Without this, serve would find the proxy beside it, see the remote models behind it, and tunnel the tunnel.
 """
@@ -8,9 +8,4 @@ from __future__ import annotations
 from typing import Final
 
 PROBE_FIELD: Final = b"X-Llmtunnel-Probe"
-"""Any value. The gateway answers it with `PROBE_STATUS` and `PROBE_BODY`, and passes nothing on."""
-
-PROBE_STATUS: Final = 421
-"""Misdirected Request (RFC 9110 section 15.5.20)."""
-
-PROBE_BODY: Final = b'{"llmtunnel":"proxy"}\n'
+"""Any value. The answer is 421, Misdirected Request (RFC 9110 section 15.5.20), and nothing is passed on."""

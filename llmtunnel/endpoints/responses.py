@@ -45,6 +45,9 @@ STOPPING: Final = Failure(status=502, code="stopping", message="The proxy is sto
 BUSY: Final = Failure(
     status=503, code="too_many_connections", message="The proxy has too many client connections. Close some and retry."
 )
+PROBED: Final = Failure(
+    status=421, code="proxy", message="This is a proxy of llmtunnel, not a model server: nothing was passed on."
+)
 DEFECT: Final = Failure(
     status=502, code="internal", message="A defect in the proxy ended the request. Its log says more: please report it."
 )

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from llmtunnel.endpoints.discovery import MAX_ANSWER, PORTS, Found, choose, discover
-from llmtunnel.endpoints.probe import PROBE_BODY, PROBE_FIELD, PROBE_STATUS
+from llmtunnel.endpoints.probe import PROBE_FIELD
+from llmtunnel.endpoints.responses import PROBED
 from llmtunnel.errors import UpstreamNotFound
 from tests.conftest import run
 
@@ -111,8 +112,8 @@ def test_a_rubbish_entry_in_a_list_is_left_out() -> None:
 
 
 def test_a_proxy_of_ours_that_answers_the_probe_is_not_found() -> None:
-    everything: Answers = dict.fromkeys(["/api/tags", "/v1/models", "/info", "/props"], PROBE_BODY)
-    assert look_at(everything, status=PROBE_STATUS) == []
+    everything: Answers = dict.fromkeys(["/api/tags", "/v1/models", "/info", "/props"], PROBED.response()[1])
+    assert look_at(everything, status=PROBED.status) == []
 
 
 def test_every_request_carries_the_probe_field() -> None:

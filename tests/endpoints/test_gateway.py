@@ -56,6 +56,22 @@ async def echo(stream: Stream) -> None:
     await stream.send_end()
 
 
+# -- discovery
+
+
+def test_discovery_of_a_serve_beside_it_is_told_that_this_is_a_proxy_and_passes_nothing_on() -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig, await rig.connect() as client:
+            client.write(b"GET /v1/models HTTP/1.1\r\nHost: a\r\nX-Llmtunnel-Probe: 1\r\n\r\n")
+            answer = await client.reader.read()
+            assert answer.startswith(b"HTTP/1.1 421 ")
+            assert error_of(answer)["code"] == "proxy"
+            assert peer.streams.empty()
+
+    run(main())
+
+
 # -- heads
 
 
