@@ -218,7 +218,8 @@ class Exchange:
         if head.status == 101:
             await self._switch(head, stream)
         else:
-            await stream.send_end()
+            with suppress(StreamError, PeerError):  # the refusal may be whole already, and the rest not wanted
+                await stream.send_end()
             await self._respond(head, stream)
 
     async def _switch(self, head: ResponseHead, stream: Stream) -> None:
