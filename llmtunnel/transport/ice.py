@@ -73,6 +73,15 @@ class Connection(aioice.Connection):
 
     async def gather_candidates(self) -> None:
         """Bind the host's own addresses, and the loopback's where asked or where there is no other."""
+        # Shielded: aioice loses the sockets that it has where it is cancelled while it opens another.
+        binding = asyncio.create_task(self._bind(), name="ice-bind")
+        try:
+            await asyncio.shield(binding)
+        except asyncio.CancelledError:
+            await asyncio.wait((binding,))
+            raise
+
+    async def _bind(self) -> None:
         await super().gather_candidates()
         if self._loopback or not self._local_candidates:
             self._local_candidates += await self.get_component_candidates(_COMPONENT, [_LOOPBACK])
