@@ -1,0 +1,124 @@
+"""Members of a room: real signalling, real WebRTC, without HTTP at either end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Self
+
+from llmtunnel.config import Limits, Timeouts
+from llmtunnel.protocol.heads import RequestHead, ResponseHead
+from llmtunnel.session.link import Link
+from llmtunnel.session.mux import Session
+from llmtunnel.session.room import Room
+from llmtunnel.session.stream import Stream
+from llmtunnel.status import PeerConnected, Role
+
+from ..embedded import PATIENCE, QUICK, Heard, settings, until
+
+
+class Member(Heard):
+    """One side, which runs from `start` to `stop`; it is called with the notices."""
+
+    def __init__(
+        self,
+        role: Role,
+        signal: str,
+        *,
+        room: str = "r",
+        timeouts: Timeouts = QUICK,
+        limits: Limits | None = None,
+    ) -> None:
+        super().__init__()
+        self.room = Room(
+            settings(signal, room=room, timeouts=timeouts, limits=limits),
+            role,
+            handler=self._answer if role is Role.SERVE else None,
+            notify=self,
+        )
+        self.task: asyncio.Task[None]
+        self.started: list[bytes] = []
+        """Targets of requests."""
+
+    async def _answer(self, stream: Stream) -> None:
+        self.started.append(stream.request.target)
+        if stream.request.target == b"/never":
+            await asyncio.Event().wait()
+        await stream.send_response(ResponseHead(status=200))
+        await stream.send(stream.request.target)
+        await stream.send_end()
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        return tuple(self.room._links.values())
+
+    def start(self) -> Self:
+        self.task = asyncio.create_task(self.room.run(), name="a member's room")
+        return self
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.task
+
+    async def die(self) -> None:
+        """As a process that is killed: its packets end first, then its connection to the signal server."""
+        for link in self.links:
+            silence(link)
+        await self.stop()
+
+    async def session(self) -> Session:
+        return await self.room.session(PATIENCE)
+
+    async def ask(self, target: bytes = b"/hello") -> bytes:
+        """The body that answers one request, on whatever session there is."""
+        session = await self.session()
+        stream = await session.open(RequestHead(method=b"GET", target=target), ended=True)
+        await stream.response()
+        body = b""
+        while data := await stream.receive():
+            body += data
+        return body
+
+    async def reached(self, count: int = 1) -> None:
+        """Until so many peers stand."""
+        await until(lambda: len(self.room.sessions) == count, f"{count} sessions")
+
+    async def heard(self, event: str, count: int = 1) -> None:
+        """Until a notice has come so often."""
+        await until(lambda: self.events.count(event) >= count, f"{count} times {event}, {self.events}")
+
+    @property
+    def connections(self) -> int:
+        """How many peers were ever reached."""
+        return len(self.of(PeerConnected))
+
+
+def silence(link: Link) -> None:
+    """Nothing goes out, nothing comes in, nobody is told."""
+    for protocol in link._peer._connection._protocols:
+        protocol.transport.sendto = lambda *_: None
+        protocol.datagram_received = lambda *_: None
+
+
+@asynccontextmanager
+async def running(*members: Member) -> AsyncIterator[None]:
+    """Start them in this order; stop them, those that stopped before too."""
+    try:
+        for member in members:
+            member.start()
+        yield
+    finally:
+        for member in members:
+            await member.stop()
+
+
+@asynccontextmanager
+async def pair(signal: str, *, make: Callable[[Role, str], Member] = Member) -> AsyncIterator[tuple[Member, Member]]:
+    """A serve and a proxy that have met."""
+    serve, proxy = make(Role.SERVE, signal), make(Role.PROXY, signal)
+    async with running(serve, proxy):
+        await serve.reached()
+        await proxy.reached()
+        yield serve, proxy

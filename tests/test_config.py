@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+
+from llmtunnel.config import (
+    DEFAULT_LISTEN,
+    DEFAULT_SIGNAL,
+    DEFAULT_STUN,
+    IceServers,
+    Limits,
+    ProxySettings,
+    ServeSettings,
+    Settings,
+    Timeouts,
+    from_env,
+)
+from llmtunnel.errors import SettingError
+from llmtunnel.upstream import Upstream
+
+
+def test_the_defaults_are_those_of_the_manual() -> None:
+    proxy = ProxySettings(room="r")
+    serve = ServeSettings(room="r", upstream=Upstream.parse("ollama"))
+    assert proxy.signal == serve.signal == DEFAULT_SIGNAL == "wss://signal-server.fly.dev"
+    assert proxy.listen == DEFAULT_LISTEN == "127.0.0.1:8000"
+    assert serve.advertise == "/"
+    assert proxy.ice.stun == (DEFAULT_STUN,)
+    assert proxy.ice.turn is None
+    assert not proxy.loopback
+
+
+def test_settings_are_values() -> None:
+    settings = Settings(room="r")
+    with pytest.raises(FrozenInstanceError):
+        settings.room = "s"  # type: ignore[misc]
+    assert settings == Settings(room="r")
+    assert hash(settings) == hash(Settings(room="r"))
+
+
+@pytest.mark.parametrize("values", [Timeouts(), Limits()])
+def test_every_time_and_every_limit_is_positive(values: Timeouts | Limits) -> None:
+    assert all(getattr(values, each.name) > 0 for each in fields(values))
+
+
+def test_times_that_depend_on_each_other_agree() -> None:
+    times = Timeouts()
+    assert times.ping_busy < times.dead_busy < times.dead_idle
+    assert times.ping_idle < times.dead_idle
+    assert times.dead_suspect < times.dead_busy
+    assert times.retry_first < times.retry_max
+    assert times.answer < times.offer < times.connect
+
+
+@pytest.mark.parametrize("room", ["r", "a room with spaces", "日本", "x" * 256])
+def test_a_room_has_any_name_of_up_to_256_bytes(room: str) -> None:
+    assert Settings(room=room).room == room
+
+
+@pytest.mark.parametrize("room", ["", "x" * 257, "日" * 86, "x" * 1_000_000, "\udcff"])
+def test_a_room_without_a_name_or_with_one_that_cannot_be_sent_is_refused(room: str) -> None:
+    with pytest.raises(SettingError, match="256 bytes") as caught:
+        Settings(room=room)
+    assert "--room" in caught.value.hint
+
+
+@pytest.mark.parametrize("signal", ["ws://127.0.0.1:8787", "wss://host", "ws://[::1]:1/path?x=1", "WS://HOST"])
+def test_a_signal_servers_address_is_a_websockets(signal: str) -> None:
+    assert Settings(room="r", signal=signal).signal == signal
+
+
+@pytest.mark.parametrize(
+    "signal", ["", "http://host", "host:8787", "ws://", "wss://:80", "ws://host:99999", "ws://host:x", "ws://[::1"]
+)
+def test_another_address_for_the_signal_server_is_refused_with_an_example(signal: str) -> None:
+    with pytest.raises(SettingError, match="signal server") as caught:
+        Settings(room="r", signal=signal)
+    assert "ws://" in caught.value.hint
+
+
+@pytest.mark.parametrize("url", ["stun:host", "stun:host:3478", "stun:1.2.3.4:65535"])
+def test_stun_servers(url: str) -> None:
+    assert IceServers(stun=(url, url)).stun == (url, url)
+
+
+@pytest.mark.parametrize("url", ["", "host:3478", "turn:host", "stun:", "stun:host:x", "stun:a b", "stun://host"])
+def test_what_is_no_stun_servers_address_is_refused(url: str) -> None:
+    with pytest.raises(SettingError, match="STUN") as caught:
+        IceServers(stun=(url,))
+    assert "stun:host:port" in caught.value.hint
+
+
+@pytest.mark.parametrize("url", ["turn:host", "turns:host:5349", "turn:host:3478?transport=tcp"])
+def test_turn_servers(url: str) -> None:
+    assert IceServers(turn=url).turn == url
+
+
+@pytest.mark.parametrize("url", ["", "stun:host", "turn:host?transport=sctp", "turn:u:p@host"])
+def test_what_is_no_turn_servers_address_is_refused(url: str) -> None:
+    with pytest.raises(SettingError, match="TURN"):
+        IceServers(turn=url)
+
+
+def test_a_turn_servers_password_is_not_shown() -> None:
+    settings = Settings(room="r", ice=IceServers(turn="turn:host", turn_user="u", turn_pass="geheim"))
+    assert "geheim" not in repr(settings)
+
+
+def test_the_environment_gives_settings_by_the_flags_names() -> None:
+    environ = {
+        "TUNNEL_ROOM": "r",
+        "TUNNEL_TURN_USER": "u",
+        "TUNNEL_SIGNAL": "",
+        "LLMTUNNEL_LOG": "debug",
+        "NOT_TUNNEL_X": "1",
+        "PATH": "/bin",
+    }
+    assert from_env(environ) == {"room": "r", "turn_user": "u", "log_level": "debug"}
+
+
+def test_the_environment_is_the_processes_own_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNNEL_ROOM", "mine")
+    monkeypatch.setenv("LLMTUNNEL_LOG", "")
+    assert from_env()["room"] == "mine"
+    assert "log_level" not in from_env()

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+
+from llmtunnel import status
+from llmtunnel.status import (
+    ErrorNotice,
+    Listening,
+    Notice,
+    Path,
+    PeerConnected,
+    PeerLostNotice,
+    PeerStatus,
+    Phase,
+    Ready,
+    Reconnecting,
+    RequestFinished,
+    RequestRecord,
+    Role,
+    SignalConnected,
+    Status,
+    Stopped,
+    Waiting,
+)
+
+RECORD = RequestRecord(
+    method="GET", path="/a", status=200, bytes_up=1, bytes_down=2, first_byte_ms=3.0, duration_ms=4.0, peer="p"
+)
+NOTICES: list[Notice] = [
+    SignalConnected(signal="ws://s", room="r"),
+    Waiting(room="r"),
+    Listening(url="http://127.0.0.1:1", addresses=("127.0.0.1:1", "[::1]:1")),
+    PeerConnected(peer="p", path=Path.DIRECT, version="v2"),
+    Ready(url="http://127.0.0.1:1"),
+    RequestFinished(record=RECORD),
+    PeerLostNotice(peer="p", reason="gone"),
+    Reconnecting(what="peer", reason="gone", delay=0.5),
+    ErrorNotice(message="No.", hint="Yes."),
+    Stopped(),
+]
+
+
+def test_each_role_talks_to_the_other() -> None:
+    assert Role.SERVE.other is Role.PROXY
+    assert Role.PROXY.other is Role.SERVE
+
+
+def test_every_kind_of_notice_has_a_name_of_its_own() -> None:
+    kinds = [kind for kind in vars(status).values() if isinstance(kind, type) and kind in Notice.__subclasses__()]
+    names = [kind.event for kind in kinds]
+    assert len(set(names)) == len(names) == len(NOTICES)
+    assert all(name == name.lower() for name in names)
+
+
+@pytest.mark.parametrize("notice", NOTICES, ids=lambda notice: notice.event)
+def test_a_notice_is_a_json_object_with_time_and_event_first(notice: Notice) -> None:
+    values = json.loads(json.dumps(notice.as_dict()))
+    assert list(values)[:2] == ["time", "event"]
+    assert values["event"] == notice.event
+    assert abs(values["time"] - time.time()) < 60
+
+
+def test_a_requests_notice_is_flat() -> None:
+    values = RequestFinished(record=RECORD, time=1.5).as_dict()
+    assert values == {
+        "time": 1.5,
+        "event": "request",
+        "method": "GET",
+        "path": "/a",
+        "status": 200,
+        "bytes_up": 1,
+        "bytes_down": 2,
+        "first_byte_ms": 3.0,
+        "duration_ms": 4.0,
+        "error": "",
+        "peer": "p",
+    }
+
+
+def test_values_cannot_be_changed() -> None:
+    for value in (Status(role=Role.SERVE), RECORD, PeerStatus(peer="p", path=Path.DIRECT, since=0.0), *NOTICES):
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, fields(value)[0].name, None)
+        assert not hasattr(value, "__dict__")
+
+
+def test_a_status_begins_with_nothing() -> None:
+    begun = Status(role=Role.PROXY)
+    assert (begun.phase, begun.peers, begun.requests, begun.active) == (Phase.STARTING, (), 0, 0)
