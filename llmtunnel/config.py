@@ -1,6 +1,7 @@
 """Every setting and its default, once: frozen values, no I/O.
 
-The command line (``cli/options.py``) and the environment fill these in; `from_env` is the only reader of ``os.environ``.
+The command line (``cli/options.py``) and the environment fill these in; `from_env` is the only reader of
+``os.environ``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlsplit
 
 from .errors import SettingError
 from .upstream import Upstream
@@ -135,11 +137,11 @@ class Settings:
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
-        if not self.room or len(self.room.encode()) > 256:
-            raise SettingError("A room's name has 1 to 256 bytes.", hint="Give one with --room.")
-        if not self.signal.startswith(("ws://", "wss://")):
+        if not _is_room(self.room):
+            raise SettingError("A room's name is 1 to 256 bytes of UTF-8.", hint="Give one with --room.")
+        if not _is_signal_url(self.signal):
             raise SettingError(
-                f"{self.signal!r} is not a signal server's address.", hint="It begins with ws:// or wss://."
+                f"{self.signal!r} is not a signal server's address.", hint="It is like ws://host:port or wss://host."
             )
 
 
@@ -160,6 +162,21 @@ class ProxySettings(Settings):
     """``host:port``, a bare port or a bare host; port 0 takes a free one."""
 
 
+def _is_room(name: str) -> bool:
+    try:
+        return 0 < len(name.encode()) <= 256
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8: JSON cannot carry them
+        return False
+
+
+def _is_signal_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port or an IPv6 address that is none
+        return False
+
+
 def from_env(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """The settings that the environment gives, by flag name: ``TUNNEL_TURN_USER`` as ``turn_user``.
 
@@ -168,9 +185,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     environ = os.environ if environ is None else environ
     prefix = "TUNNEL_"
     found = {
-        name.removeprefix(prefix).lower(): value
-        for name, value in environ.items()
-        if name.startswith(prefix) and value
+        name.removeprefix(prefix).lower(): value for name, value in environ.items() if name.startswith(prefix) and value
     }
     if environ.get("LLMTUNNEL_LOG"):
         found["log_level"] = environ["LLMTUNNEL_LOG"]

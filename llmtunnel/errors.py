@@ -1,27 +1,27 @@
 """Every exception that llmtunnel raises, and nothing else.
 
-    TunnelError                     what a user may catch; its text is a sentence, its hint says what to do next
-    ├── SettingError                a flag, an argument or an environment variable cannot be used (exit 2)
-    │   ├── AddressInUse            the address to listen on is taken; knows the next free port
-    │   └── UpstreamNotFound        no model server was found, or more than one (exit 2)
-    ├── SignalError                 the signal server
-    │   ├── SignalUnreachable       it does not answer
-    │   ├── SignalRejected          it answered with an error
-    │   └── RoomFull                the room has no place for this member
-    ├── PeerError                   the other side of the tunnel
-    │   ├── PeerNotFound            nobody is in the room, or it does not connect in time
-    │   ├── ConnectFailed           offer and answer were exchanged, but no path came up
-    │   ├── VersionMismatch         it speaks no version that we speak (exit 4)
-    │   └── PeerLost                the connection to it broke
-    ├── StreamError                 one HTTP exchange on a session that goes on
-    │   ├── StreamReset             the other side, or the protocol, ended it before it was whole
-    │   └── TooManyStreams          no more may be opened now
-    ├── UpstreamError               the HTTP service behind serve
-    │   ├── UpstreamUnreachable     it does not accept a connection
-    │   └── UpstreamBroken          it answered something that is not HTTP, or broke off
-    ├── ProtocolError               a peer broke the protocol: never shown to a caller, mapped to a reset or a close
-    ├── ChannelClosed               the message channel under a session is gone
-    └── WaitTimeout                 a blocking call ran out of its ``timeout=``
+TunnelError                     what a user may catch; its text is a sentence, its hint says what to do next
+├── SettingError                a flag, an argument or an environment variable cannot be used (exit 2)
+│   ├── AddressInUse            the address to listen on is taken; knows the next free port
+│   └── UpstreamNotFound        no model server was found, or more than one (exit 2)
+├── SignalError                 the signal server
+│   ├── SignalUnreachable       it does not answer
+│   ├── SignalRejected          it answered with an error
+│   └── RoomFull                the room has no place for this member
+├── PeerError                   the other side of the tunnel
+│   ├── PeerNotFound            nobody is in the room, or it does not connect in time
+│   ├── ConnectFailed           offer and answer were exchanged, but no path came up
+│   ├── VersionMismatch         it speaks no version that we speak (exit 4)
+│   └── PeerLost                the connection to it broke
+├── StreamError                 one HTTP exchange on a session that goes on
+│   ├── StreamReset             the other side, or the protocol, ended it before it was whole
+│   └── TooManyStreams          no more may be opened now
+├── UpstreamError               the HTTP service behind serve
+│   ├── UpstreamUnreachable     it does not accept a connection
+│   └── UpstreamBroken          it answered something that is not HTTP, or broke off
+├── ProtocolError               a peer broke the protocol: never shown to a caller, mapped to a reset or a close
+├── ChannelClosed               the message channel under a session is gone
+└── WaitTimeout                 a blocking call ran out of its ``timeout=``
 """
 
 from __future__ import annotations
