@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from llmtunnel.aio import Proxy, Server, Tunnel
+from llmtunnel.tunnel import Proxy, Server, Tunnel
 from llmtunnel.config import IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
 from llmtunnel.status import Notice, Phase
 from llmtunnel.upstream import Upstream as Address
