@@ -48,7 +48,7 @@ def of_json(rng: Random, text: str | bytes) -> bytes:
         return of_bytes(rng, raw)
     try:
         value = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return of_bytes(rng, raw)
     return json.dumps(_of_value(rng, value), ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
 
