@@ -89,8 +89,6 @@ class Limits:
     """A request's or response's head on the HTTP side, bytes (nginx: 32 KiB, Node: 16 KiB)."""
     fields: int = 200
     """Header fields in one head (nginx has no limit, Apache 100, Go about 1 MB)."""
-    outbox: int = 1 * MIB
-    """Bytes of frames a session may hold that wait for the channel, all streams together."""
     control: int = 4096
     """Control frames (credit, reset, pong) that may wait for the channel before the peer is cut off."""
     read_ahead: int = 64 * KIB

@@ -1,0 +1,1 @@
+"""A small internet of network namespaces, for tests of what crosses a network: `netlab.py -h` tells how."""
