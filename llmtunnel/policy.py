@@ -212,8 +212,12 @@ class Policy:
     @property
     def flags(self) -> str:
         """The flags that made it, for people: ``--policy ollama and --deny``."""
-        named = (f"--policy {self.ready}" if READY[self.ready or "all"] else "", self.allow and "--allow")
-        return " and ".join(flag for flag in (*named, self.deny and "--deny") if flag)
+        return " and ".join((*self._allowing, *(("--deny",) if self.deny else ())))
+
+    @property
+    def _allowing(self) -> tuple[str, ...]:
+        ready = (f"--policy {self.ready}",) if READY[self.ready or "all"] else ()
+        return (*ready, "--allow") if self.allow else ready
 
     @property
     def _allowed(self) -> tuple[Rule, ...]:
@@ -226,11 +230,11 @@ class Policy:
         try:
             text = normal(path)
         except NotNormal as exc:
-            return f"is not in normal form: {exc}. Serve's {self.flags} lets no such path through"
+            return f"is not in normal form: {exc}; refused under serve's {self.flags}"
         for rule in self.deny:
             if rule.denies(method, text):
                 return f"is refused by serve's --deny '{rule}'"
         allowed = self._allowed
         if allowed and not any(rule.allows(method, text) for rule in allowed):
-            return f"is not among what serve's {self.flags} lets through"
+            return f"is not let through by serve's {' and '.join(self._allowing)}"
         return None

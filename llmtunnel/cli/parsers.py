@@ -92,7 +92,7 @@ def serve_parser() -> Parser:
         about="Put a local HTTP service into a room, for every proxy in it.",
         examples=[
             "serve --room llm-a8f2b9c1d4e5 --upstream ollama --policy ollama",
-            "serve --room llm-a8f2b9c1d4e5 --upstream 8080 --allow 'GET /v1/models' --allow '/v1/chat/*'",
+            "serve --room llm-a8f2b9c1d4e5 --upstream 8080 --allow '/v1/*'",
         ],
     )
     add = parser.add_argument

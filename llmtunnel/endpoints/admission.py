@@ -57,13 +57,13 @@ class Admission:
         policy = self._exposure.policy
         path, _, query = target.partition(b"?")
         if b"#" in query:
-            return f"has a fragment. Serve's {policy.flags} lets no such target through"
+            return f"has a fragment; refused under serve's {policy.flags}"
         reason = policy.refusal(head.method.decode("latin-1"), path)
         if reason is None and (name := _override(head.fields)):
-            reason = f"has the field {name}, which can make it another. Serve's {policy.flags} lets none through"
+            reason = f"has the field {name}, which may make it another; refused under serve's {policy.flags}"
         if reason is None and is_upgrade(head.fields) and tokens(head.fields, b"upgrade") != [b"websocket"]:
             # Inside an h2c or TLS connection any path could be asked for, unseen.
-            reason = f"asks for another protocol than websocket. Serve's {policy.flags} lets none through"
+            reason = f"asks for another protocol than websocket; refused under serve's {policy.flags}"
         return reason
 
     def check_length(self, length: int) -> None:
