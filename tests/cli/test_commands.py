@@ -49,6 +49,9 @@ def launch(started: Processes, *arguments: str, **environ: str) -> Process:
         (["prxy"], 2, "Did you mean proxy"),
         (["serve", "--room", "r", "--bogus"], 2, "usage: llmtunnel serve"),
         (["proxy"], 2, "Add --room"),
+        (["serve", "--room", "r", "--policy", "openia"], 2, "There is no policy 'openia'"),
+        (["serve", "--room", "r", "--allow", "/v1//x"], 2, "matches nothing: it has an empty segment"),
+        (["serve", "--room", "r", "--max-body", "much"], 2, "'much' is not a size"),
         (["proxy", "--room", "r", "--listen", "nowhere:x"], 2, "error: "),
     ],
 )
@@ -176,6 +179,32 @@ def test_serve_without_an_upstream_takes_the_model_server_that_answers_or_says_w
         assert process.wait_exit() == 2
         assert all(str(port) in match.string for port in NAMED.values()) or "Several" in match.string
         process.wait_line("--upstream")
+
+
+@pytest.mark.parametrize(
+    ("flags", "hinted"),
+    [
+        (["ollama"], True),
+        (["http://127.0.0.1:11434"], True),
+        (["ollama", "--max-requests", "4"], True),
+        (["ollama", "--policy", "ollama"], False),
+        (["ollama", "--policy", "all"], False),
+        (["ollama", "--deny", "/api/pull"], False),
+        (["1234"], False),
+        (["ollama", "--json"], False),
+    ],
+)
+def test_serve_hints_in_one_line_that_ollama_lets_more_than_inference_through(
+    started: Processes, flags: list[str], hinted: bool
+) -> None:
+    process = launch(started, "serve", *ROOM, *refused_signal(), "--upstream", *flags)
+    if "--json" in flags:
+        process.wait_event("reconnecting")
+    else:
+        process.wait_line(r"Trying again\.$")
+    hints = [line for line in process.lines if line.startswith("hint:")]
+    assert len(hints) == hinted
+    assert all("--policy ollama" in hint for hint in hints)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no signals are sent from outside elsewhere")
