@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import os
 import re
 import socket
@@ -12,8 +14,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmtunnel.cli import commands
+from llmtunnel.cli.console import Console
+from llmtunnel.cli.options import ServeCommand, parse
+from llmtunnel.endpoints import discovery
+from llmtunnel.endpoints.discovery import Found
 from llmtunnel.upstream import NAMED
 
+from ..conftest import run
 from ..e2e.processes import Process, Processes, processes
 
 ROOM = ("--room", "r", "--stun", "none")
@@ -205,6 +213,30 @@ def test_serve_hints_in_one_line_that_ollama_lets_more_than_inference_through(
     hints = [line for line in process.lines if line.startswith("hint:")]
     assert len(hints) == hinted
     assert all("--policy ollama" in hint for hint in hints)
+
+
+@pytest.mark.parametrize(("name", "hinted"), [("Ollama", True), ("vLLM", False)])
+def test_the_hint_is_given_too_where_discovery_finds_ollama_at_another_port(
+    monkeypatch: pytest.MonkeyPatch, name: str, hinted: bool
+) -> None:
+    async def discover() -> list[Found]:
+        return [Found(name=name, port=free_port())]
+
+    async def main() -> str:
+        output = io.StringIO()
+        command = parse(["serve", *ROOM, *refused_signal()], {})
+        assert isinstance(command, ServeCommand)
+        serving = asyncio.create_task(commands._serve(command, Console(stream=output)))
+        while "Trying again" not in output.getvalue():  # noqa: ASYNC110 (what is waited for has no event)
+            await asyncio.sleep(0.01)
+        serving.cancel()
+        await asyncio.wait((serving,))
+        return output.getvalue()
+
+    monkeypatch.setattr(discovery, "discover", discover)
+    said = run(main())
+    assert said.startswith(f"upstream: {name} on port ")
+    assert ("\nhint: " in said) is hinted
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no signals are sent from outside elsewhere")
