@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from .config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, IceServers, ProxySettings, ServeSettings
+from .config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, Exposure, IceServers, ProxySettings, ServeSettings
+from .policy import Policy
 from .status import Phase
 from .tunnel import WAIT, Proxy, Server, Tunnel, Unsubscribe
 from .upstream import Upstream
@@ -60,6 +61,12 @@ def serve(
     room: str,
     signal: str = DEFAULT_SIGNAL,
     advertise: str = "/",
+    policy: str | None = None,
+    allow: tuple[str, ...] = (),
+    deny: tuple[str, ...] = (),
+    max_requests: int | None = None,
+    max_requests_per_minute: int | None = None,
+    max_body: int | None = None,
     stun: tuple[str, ...] = (DEFAULT_STUN,),
     turn: str | None = None,
     turn_user: str | None = None,
@@ -68,8 +75,9 @@ def serve(
 ) -> Opening[Server]:
     """Expose an HTTP service; opened when the signal server has taken us into the room.
 
-    ``upstream``: as ``--upstream``; None looks for a model server on this machine. Raises `SettingError`,
-    `UpstreamNotFound`, or `WaitTimeout` after ``timeout`` seconds (None: never).
+    ``upstream``: as ``--upstream``; None looks for a model server on this machine. ``policy``, ``allow`` and ``deny``:
+    what is let through, see `Policy`. ``max_…``: for each proxy, see `Exposure`; ``max_body`` in bytes.
+    Raises `SettingError`, `UpstreamNotFound`, or `WaitTimeout` after ``timeout`` seconds (None: never).
     """
 
     async def make() -> Server:
@@ -79,6 +87,12 @@ def serve(
                 signal=signal,
                 upstream=await _upstream(upstream),
                 advertise=advertise,
+                exposure=Exposure(
+                    policy=Policy.parse(ready=policy, allow=allow, deny=deny),
+                    max_requests=max_requests,
+                    max_requests_per_minute=max_requests_per_minute,
+                    max_body=max_body,
+                ),
                 ice=IceServers(stun=stun, turn=turn, turn_user=turn_user, turn_pass=turn_pass),
             )
         )

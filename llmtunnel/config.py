@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from .errors import SettingError
+from .policy import Policy
 from .upstream import Upstream
 
 DEFAULT_SIGNAL: Final = "wss://signal-server.fly.dev"
@@ -144,12 +145,34 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """What serve lets proxies do. The limits are for each proxy by itself; None: no limit."""
+
+    policy: Policy = field(default_factory=Policy)
+    max_requests: int | None = None
+    """At once."""
+    max_requests_per_minute: int | None = None
+    """In any 60 seconds."""
+    max_body: int | None = None
+    """Bytes of one request's body."""
+
+    def __post_init__(self) -> None:
+        limits = {"--max-requests": self.max_requests, "--max-requests-per-minute": self.max_requests_per_minute}
+        for flag, limit in limits.items():
+            if limit is not None and limit < 1:
+                raise SettingError(f"{flag} {limit} would let no request through.", hint="Give 1 or more.")
+        if self.max_body is not None and self.max_body < 0:
+            raise SettingError(f"--max-body {self.max_body} is no size.", hint="Give a size like 10MB.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSettings(Settings):
     """What serve needs."""
 
     upstream: Upstream
     advertise: str = "/"
     """The path prefix that clients use and the upstream does not know."""
+    exposure: Exposure = Exposure()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -284,6 +284,7 @@ class Server(Tunnel):
         self._origin = Origin(
             settings.upstream,
             advertise=settings.advertise,
+            exposure=settings.exposure,
             timeouts=settings.timeouts,
             limits=settings.limits,
             on_record=self._record,

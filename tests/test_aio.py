@@ -72,6 +72,19 @@ def test_both_sides_can_be_awaited_and_closed(run: Run) -> None:
     run(main())
 
 
+def test_a_serve_exposes_what_its_arguments_say(run: Run) -> None:
+    async def main() -> None:
+        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+            exposed: dict[str, Any] = {"policy": "openai", "allow": ("/a*",), "deny": ("/ab",), "max_body": 10}
+            limits: dict[str, Any] = {"max_requests": 2, "max_requests_per_minute": 2}
+            serving = aio.serve(upstream.url, room="r", signal=signal.url, stun=(), **exposed, **limits)
+            async with serving, aio.proxy(room="r", signal=signal.url, stun=(), listen="127.0.0.1:0") as reaching:
+                for path, status in (("/a", 200), ("/b", 403), ("/ab", 403), ("/v1/models", 200), ("/a", 429)):
+                    assert (await get(reaching.url, path))[0] == status
+
+    run(main())
+
+
 def test_both_sides_close_at_the_end_of_async_with(run: Run) -> None:
     async def main() -> None:
         async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:

@@ -8,6 +8,7 @@ from llmtunnel.config import (
     DEFAULT_LISTEN,
     DEFAULT_SIGNAL,
     DEFAULT_STUN,
+    Exposure,
     IceServers,
     Limits,
     ProxySettings,
@@ -105,6 +106,19 @@ def test_what_is_no_turn_servers_address_is_refused(url: str) -> None:
 def test_a_turn_servers_password_is_not_shown() -> None:
     settings = Settings(room="r", ice=IceServers(turn="turn:host", turn_user="u", turn_pass="geheim"))
     assert "geheim" not in repr(settings)
+
+
+@pytest.mark.parametrize("limit", ["max_requests", "max_requests_per_minute"])
+def test_a_limit_that_lets_no_request_through_is_refused(limit: str) -> None:
+    with pytest.raises(SettingError, match="--" + limit.replace("_", "-")):
+        Exposure(**{limit: 0})
+    assert getattr(Exposure(**{limit: 1}), limit) == 1
+
+
+def test_a_body_may_have_a_limit_of_nothing_and_none_below_it() -> None:
+    assert Exposure(max_body=0).max_body == 0
+    with pytest.raises(SettingError, match="--max-body"):
+        Exposure(max_body=-1)
 
 
 def test_the_environment_gives_settings_by_the_flags_names() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import TunnelError
 from ..status import ErrorNotice
+from ..upstream import NAMED
 from . import logs
 from .console import Console
 from .options import DemoCommand, ProxyCommand, ServeCommand, SignalCommand
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 
 PROBE: Final = 2.0
 """Seconds in which an upstream that runs takes a connection."""
+
+OLLAMA: Final = "Ollama"
+"""Its name in `Found`."""
+OLLAMA_HINT: Final = (
+    "hint: with Ollama, whoever is in the room may pull, create and delete models too;"
+    " --policy ollama lets inference through alone (--policy all: as now, without this line)\n"
+)
 
 Work = Coroutine[Any, Any, int]
 Command = ServeCommand | ProxyCommand | DemoCommand | SignalCommand
@@ -71,7 +79,13 @@ async def _until_stopped(work: Work, console: Console) -> int:
 async def _serve(command: ServeCommand, console: Console) -> int:
     from .. import aio
 
-    upstream = command.upstream or replace(await _discover(console), fields=command.fields)
+    if command.upstream is None:
+        name, found = await _discover(console)
+        upstream = replace(found, fields=command.fields)
+    else:
+        name, upstream = "", command.upstream
+    if not command.exposure.policy.chosen and (name == OLLAMA or upstream.port == NAMED["ollama"]):
+        console.say(OLLAMA_HINT)
     probe = asyncio.create_task(_probe(upstream, console), name="upstream probe")
     try:
         return await keep(aio.Server(command.settings(upstream)), console)
@@ -98,13 +112,14 @@ async def keep(tunnel: Tunnel, console: Console) -> int:
         unsubscribe()
 
 
-async def _discover(console: Console) -> Upstream:
+async def _discover(console: Console) -> tuple[str, Upstream]:
+    """What is found on this machine: which kind of server, and where."""
     from ..endpoints.discovery import choose, discover
 
     found = await discover()
     upstream = choose(found)
     console.say(f"upstream: {found[0]}\n")
-    return upstream
+    return found[0].name, upstream
 
 
 async def _probe(upstream: Upstream, console: Console) -> None:

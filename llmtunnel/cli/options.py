@@ -16,6 +16,7 @@ from ..config import (
     DEFAULT_LISTEN,
     DEFAULT_SIGNAL,
     DEFAULT_STUN,
+    Exposure,
     IceServers,
     ProxySettings,
     ServeSettings,
@@ -24,6 +25,7 @@ from ..config import (
     from_env,
 )
 from ..errors import SettingError
+from ..policy import Policy
 from ..upstream import Upstream, parse_header
 from ..version import __version__
 from .parsers import DEFAULT_LEVEL, LEVELS, OVERVIEW, PROG, demo_parser, did_you_mean, proxy_parser, serve_parser
@@ -55,6 +57,7 @@ class ServeCommand:
     fields: tuple[tuple[bytes, bytes], ...] = field(repr=False)
     common: Settings
     advertise: str
+    exposure: Exposure
 
     def settings(self, upstream: Upstream) -> ServeSettings:
         """What the tunnel needs."""
@@ -65,6 +68,7 @@ class ServeCommand:
             ice=common.ice,
             upstream=upstream,
             advertise=self.advertise,
+            exposure=self.exposure,
         )
 
 
@@ -126,6 +130,7 @@ def _serve(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
             ice=_ice(values),
         ),
         advertise=given.advertise,
+        exposure=_exposure(given),
         fields=tuple(map(parse_header, headers)),
         upstream=_upstream(values, headers),
     )
@@ -208,6 +213,15 @@ def _upstream(values: _Values, headers: list[str]) -> Upstream | None:
     if not address:
         return None
     return Upstream.parse(address, ca_file=given.upstream_ca, insecure=given.upstream_insecure, headers=headers)
+
+
+def _exposure(given: argparse.Namespace) -> Exposure:
+    return Exposure(
+        policy=Policy.parse(ready=given.policy, allow=given.allow, deny=given.deny),
+        max_requests=given.max_requests,
+        max_requests_per_minute=given.max_requests_per_minute,
+        max_body=given.max_body,
+    )
 
 
 def _header_lines(values: _Values) -> list[str]:

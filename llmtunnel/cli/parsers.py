@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
 from ..config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, Timeouts
 from ..errors import SettingError
+from ..policy import READY
 from ..upstream import NAMED
+
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([KMGT]?)(i?)B?)", re.IGNORECASE)
+
+_PATTERNS: Final = """\
+A PATTERN is a path or a method and a path: '/v1/*', 'GET /v1/models'. * stands
+for any characters, none and / among them; GET is HEAD too. What --deny matches
+is refused, whatever else matches. With --allow, openai or ollama, what none of
+them matches is refused. With any of these, so is a path that programs may read
+in two ways (//, .., %2F, ...), in whatever way it was meant."""
 
 PROG: Final = "llmtunnel"
 LEVELS: Final = ("error", "warning", "info", "debug", "trace")
@@ -79,7 +90,10 @@ def serve_parser() -> Parser:
     parser = Parser(
         "serve",
         about="Put a local HTTP service into a room, for every proxy in it.",
-        examples=["serve --room llm-a8f2b9c1d4e5 --upstream ollama", "serve --room llm-a8f2b9c1d4e5 --upstream 8080"],
+        examples=[
+            "serve --room llm-a8f2b9c1d4e5 --upstream ollama --policy ollama",
+            "serve --room llm-a8f2b9c1d4e5 --upstream 8080 --allow '/v1/*'",
+        ],
     )
     add = parser.add_argument
     _add_room(parser)
@@ -98,6 +112,7 @@ def serve_parser() -> Parser:
         action="append",
         help="a field that each request gets, repeatable; @FILE: the lines of a file (TUNNEL_UPSTREAM_HEADER)",
     )
+    _add_exposure(parser)
     _add_network(parser)
     _add_view(parser)
     return parser
@@ -145,6 +160,24 @@ def _add_room(parser: Parser) -> None:
     parser.add_argument("--room", metavar="NAME", help="where the two meet; a long random name (TUNNEL_ROOM)")
 
 
+def _add_exposure(parser: Parser) -> None:
+    group = parser.add_argument_group(
+        "what is let through",
+        _PATTERNS,
+    )
+    add = group.add_argument
+    add(
+        "--policy",
+        metavar="NAME",
+        help=f"{', '.join(READY)}: everything (the default), or inference and the list of models alone",
+    )
+    add("--allow", metavar="PATTERN", action="append", default=[], help="let this through; repeatable")
+    add("--deny", metavar="PATTERN", action="append", default=[], help="refuse this; repeatable")
+    add("--max-requests", metavar="N", type=_count, help="requests at once, for each proxy")
+    add("--max-requests-per-minute", metavar="N", type=_count, help="requests in any 60 seconds, for each proxy")
+    add("--max-body", metavar="SIZE", type=_size, help="of a request's body: bytes, 10MB (10^7), 10MiB (10 * 2^20)")
+
+
 def _add_network(parser: Parser) -> None:
     add = parser.add_argument_group("network").add_argument
     add("--signal", metavar="URL", help=f"signal server (TUNNEL_SIGNAL; default: {DEFAULT_SIGNAL})")
@@ -172,6 +205,20 @@ def _seconds(text: str) -> float:
         if 0 <= value < math.inf:
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+
+
+def _count(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,9}", text) and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size, as 10MB is")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

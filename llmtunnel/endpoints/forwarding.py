@@ -35,6 +35,11 @@ class RequestBody:
         """All of it has been framed."""
 
     @property
+    def length(self) -> int:
+        """Bytes still to come as the head tells it; 0 where it does not."""
+        return self._left or 0
+
+    @property
     def chunked(self) -> bool:
         """Whether the head must say so."""
         return self._left is None
@@ -69,10 +74,14 @@ class Forwarding:
         """The request's head as the upstream gets it. Raises `ProtocolError` where it must not go there."""
         if head.method == b"CONNECT":
             raise ProtocolError("CONNECT is not carried.")
-        target = self.upstream.request_target(_without_prefix(head.target, self.advertise))
+        target = self.upstream.request_target(self.target(head))
         fields = ((b"Host", self.upstream.authority), *self._request_fields(head.fields, features, upgrade))
         lines = [b"%b: %b\r\n" % field for field in fields + (_CHUNKED if chunked else ())]
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, target, b"".join(lines))
+
+    def target(self, head: RequestHead) -> bytes:
+        """The target without the advertised prefix; the upstream gets it behind its base path."""
+        return _without_prefix(head.target, self.advertise)
 
     def _request_fields(self, fields: Fields, features: Features, upgrade: bool) -> Fields:
         dropped = {b"host", *(name.lower() for name, _ in self.upstream.fields)}

@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ..config import Limits, Timeouts
+from ..config import Exposure, Limits, Timeouts
 from ..errors import ErrorCode, ProtocolError, TunnelError, UpstreamBroken, UpstreamError, UpstreamUnreachable
 from ..protocol.heads import ResponseHead
 from ..protocol.hello import Feature
 from ..session.stream import Stream
 from ..status import RequestRecord
 from ..upstream import Upstream
+from .admission import Admission, Refused
 from .duplex import beside
 from .forwarding import Forwarding, RequestBody, advertised, repeatable, request_body, wants_upgrade
 from .http1 import END, BadMessage, ResponseEvent, ResponseReader
@@ -42,11 +43,17 @@ class Origin:
         upstream: Upstream,
         *,
         advertise: str = "/",
+        exposure: Exposure | None = None,
+        clock: Callable[[], float] = time.monotonic,
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
         on_record: Callable[[RequestRecord], None] = lambda record: None,
     ) -> None:
-        """``advertise``: a prefix taken off paths that begin with it. Raises `SettingError`."""
+        """``advertise``: a prefix taken off paths that begin with it. ``clock``: of limits per minute, in seconds.
+
+        Raises `SettingError`.
+        """
+        self._admission = Admission(exposure or Exposure(), clock=clock)
         self._forwarding = Forwarding(upstream=upstream, advertise=advertised(advertise))
         self._limits = limits or Limits()
         self._pool = UpstreamPool(upstream, timeouts=timeouts or Timeouts(), limits=self._limits)
@@ -54,7 +61,7 @@ class Origin:
 
     async def handle(self, stream: Stream) -> None:
         """Answer one stream. Raises `StreamReset` or `PeerLost` where it ends early; all else is told to the client."""
-        exchange = _Exchange(stream, self._pool, self._forwarding, self._limits)
+        exchange = _Exchange(stream, self._pool, self._forwarding, self._admission, self._limits)
         try:
             await exchange.run()
         except asyncio.CancelledError:
@@ -80,10 +87,13 @@ class _StaleConnection(Exception):
 class _Exchange:
     """One request and its response."""
 
-    def __init__(self, stream: Stream, pool: UpstreamPool, forwarding: Forwarding, limits: Limits) -> None:
+    def __init__(
+        self, stream: Stream, pool: UpstreamPool, forwarding: Forwarding, admission: Admission, limits: Limits
+    ) -> None:
         self._stream = stream
         self._pool = pool
         self._forwarding = forwarding
+        self._admission = admission
         self._limits = limits
         self._started = time.perf_counter()
         self._first_byte: float | None = None
@@ -95,9 +105,13 @@ class _Exchange:
     async def run(self) -> None:
         """The whole exchange, whose failures the client hears of."""
         try:
-            await self._forward()
+            self._admission.check(self._stream.request, self._forwarding.target(self._stream.request))
+            with self._admission.admitted(self._stream.peer):
+                await self._forward()
+        except Refused as exc:
+            await self._fail(exc, exc.told, ErrorCode.CANCELLED)
         except UpstreamError as exc:
-            await self._fail(exc)
+            await self._fail(exc, _bad_gateway(exc), ErrorCode.UPSTREAM)
         except ProtocolError as exc:
             self.error = exc.message
             self._stream.reset(exc.code, exc.message)
@@ -124,6 +138,7 @@ class _Exchange:
     async def _forward(self) -> None:
         request, features = self._stream.request, self._stream.features
         body, first = await self._body()
+        self._admission.check_length(body.length)
         upgrade = wants_upgrade(request, features) and body.whole
         head = self._forwarding.request(request, features, chunked=body.chunked, upgrade=upgrade)
         again = repeatable(request, body)
@@ -167,6 +182,7 @@ class _Exchange:
         try:
             while data := data or await self._stream.receive():
                 self._bytes_up += len(data)
+                self._admission.check_length(self._bytes_up)
                 await connection.write(body.encode(data))
                 data = b""
             await connection.write(body.end())
@@ -242,13 +258,13 @@ class _Exchange:
 
     # -- failures
 
-    async def _fail(self, exc: UpstreamError) -> None:
+    async def _fail(self, exc: TunnelError, told: Failure, code: ErrorCode) -> None:
         """Tell the client: with a response where there is none yet, by breaking it off where there is."""
         self.error = exc.message
         if self._status is not None:
-            self._stream.reset(ErrorCode.UPSTREAM, exc.message)
+            self._stream.reset(code, exc.message)
             return
-        head, body = _bad_gateway(exc)
+        head, body = told.response()
         await self._send_head(head)
         if self._stream.request.method != b"HEAD":
             await self._pass_on(body)
@@ -262,6 +278,6 @@ def _events(reader: ResponseReader, data: bytes) -> Iterator[ResponseEvent]:
         raise UpstreamBroken(f"The upstream's response cannot be used: {exc}.") from exc
 
 
-def _bad_gateway(exc: UpstreamError) -> tuple[ResponseHead, bytes]:
+def _bad_gateway(exc: UpstreamError) -> Failure:
     code = "upstream_unreachable" if isinstance(exc, UpstreamUnreachable) else "upstream_broken"
-    return Failure(status=502, code=code, message=f"{exc.message} {exc.hint}".rstrip()).response()
+    return Failure(status=502, code=code, message=f"{exc.message} {exc.hint}".rstrip())

@@ -25,14 +25,17 @@ class Failure:
     """For programs: ``no_peer``, ``peer_lost``, ``bad_request`` …"""
     message: str
     """For people: what happened, and what to do."""
+    retry_after: int | None = None
+    """Seconds after which to ask again; a 503 always tells `RETRY_AFTER`."""
 
     def response(self) -> tuple[ResponseHead, bytes]:
         """Head and body."""
         error = {"message": self.message, "type": "tunnel_error", "code": self.code}
         body = json.dumps({"error": error}, ensure_ascii=False).encode() + b"\n"
         fields: Fields = ((b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body)))
-        if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            fields += ((b"Retry-After", b"%d" % RETRY_AFTER),)
+        wait = RETRY_AFTER if self.status == HTTPStatus.SERVICE_UNAVAILABLE else self.retry_after
+        if wait is not None:
+            fields += ((b"Retry-After", b"%d" % wait),)
         return ResponseHead(status=self.status, reason=standard_reason(self.status), fields=fields), body
 
     def encode(self) -> bytes:

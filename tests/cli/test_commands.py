@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import os
 import re
 import socket
@@ -12,8 +14,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmtunnel.cli import commands
+from llmtunnel.cli.console import Console
+from llmtunnel.cli.options import ServeCommand, parse
+from llmtunnel.endpoints import discovery
+from llmtunnel.endpoints.discovery import Found
 from llmtunnel.upstream import NAMED
 
+from ..conftest import run
 from ..e2e.processes import Process, Processes, processes
 
 ROOM = ("--room", "r", "--stun", "none")
@@ -49,6 +57,9 @@ def launch(started: Processes, *arguments: str, **environ: str) -> Process:
         (["prxy"], 2, "Did you mean proxy"),
         (["serve", "--room", "r", "--bogus"], 2, "usage: llmtunnel serve"),
         (["proxy"], 2, "Add --room"),
+        (["serve", "--room", "r", "--policy", "openia"], 2, "There is no policy 'openia'"),
+        (["serve", "--room", "r", "--allow", "/v1//x"], 2, "matches nothing: it has an empty segment"),
+        (["serve", "--room", "r", "--max-body", "much"], 2, "'much' is not a size"),
         (["proxy", "--room", "r", "--listen", "nowhere:x"], 2, "error: "),
     ],
 )
@@ -176,6 +187,56 @@ def test_serve_without_an_upstream_takes_the_model_server_that_answers_or_says_w
         assert process.wait_exit() == 2
         assert all(str(port) in match.string for port in NAMED.values()) or "Several" in match.string
         process.wait_line("--upstream")
+
+
+@pytest.mark.parametrize(
+    ("flags", "hinted"),
+    [
+        (["ollama"], True),
+        (["http://127.0.0.1:11434"], True),
+        (["ollama", "--max-requests", "4"], True),
+        (["ollama", "--policy", "ollama"], False),
+        (["ollama", "--policy", "all"], False),
+        (["ollama", "--deny", "/api/pull"], False),
+        (["1234"], False),
+        (["ollama", "--json"], False),
+    ],
+)
+def test_serve_hints_in_one_line_that_ollama_lets_more_than_inference_through(
+    started: Processes, flags: list[str], hinted: bool
+) -> None:
+    process = launch(started, "serve", *ROOM, *refused_signal(), "--upstream", *flags)
+    if "--json" in flags:
+        process.wait_event("reconnecting")
+    else:
+        process.wait_line(r"Trying again\.$")
+    hints = [line for line in process.lines if line.startswith("hint:")]
+    assert len(hints) == hinted
+    assert all("--policy ollama" in hint for hint in hints)
+
+
+@pytest.mark.parametrize(("name", "hinted"), [("Ollama", True), ("vLLM", False)])
+def test_the_hint_is_given_too_where_discovery_finds_ollama_at_another_port(
+    monkeypatch: pytest.MonkeyPatch, name: str, hinted: bool
+) -> None:
+    async def discover() -> list[Found]:
+        return [Found(name=name, port=free_port())]
+
+    async def main() -> str:
+        output = io.StringIO()
+        command = parse(["serve", *ROOM, *refused_signal()], {})
+        assert isinstance(command, ServeCommand)
+        serving = asyncio.create_task(commands._serve(command, Console(stream=output)))
+        while "Trying again" not in output.getvalue():  # noqa: ASYNC110 (what is waited for has no event)
+            await asyncio.sleep(0.01)
+        serving.cancel()
+        await asyncio.wait((serving,))
+        return output.getvalue()
+
+    monkeypatch.setattr(discovery, "discover", discover)
+    said = run(main())
+    assert said.startswith(f"upstream: {name} on port ")
+    assert ("\nhint: " in said) is hinted
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no signals are sent from outside elsewhere")

@@ -13,8 +13,9 @@ from llmtunnel.cli.options import (
     View,
     parse,
 )
-from llmtunnel.config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, IceServers
+from llmtunnel.config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, Exposure, IceServers
 from llmtunnel.errors import SettingError
+from llmtunnel.policy import Policy
 from llmtunnel.upstream import Upstream
 
 
@@ -153,6 +154,7 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
         "--room --upstream --signal --advertise --stun --turn --turn-user --turn-pass --upstream-ca --json"
         " --upstream-insecure --upstream-header --verbose --log-level TUNNEL_ROOM TUNNEL_UPSTREAM TUNNEL_SIGNAL"
         " TUNNEL_TURN TUNNEL_TURN_USER TUNNEL_TURN_PASS TUNNEL_UPSTREAM_HEADER LLMTUNNEL_LOG"
+        " --policy --allow --deny --max-requests --max-requests-per-minute --max-body"
     )
     for word in words.split():
         assert word in command.text
@@ -185,6 +187,14 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
         (["serve", "--room", "r", "--upstream", "ftp://x"], "http", ""),
         (["serve", "--room", "r", "--upstream-header", "@/nonexistent"], "cannot be read", "--upstream-header"),
         (["serve", "--room", "r", "--upstream-header", "no colon"], "header field", ""),
+        (["serve", "--room", "r", "--policy", "openia"], "no policy 'openia'", "openai"),
+        (["serve", "--room", "r", "--allow", "v1"], "matches nothing", "GET /v1/models"),
+        (["serve", "--room", "r", "--deny", "GET POST /v1"], "not a pattern", "GET /v1/models"),
+        (["serve", "--room", "r", "--deny", "/v1?x"], "query", "Leave it out"),
+        (["serve", "--room", "r", "--max-requests", "0"], "'0' is not a number from 1 on", "usage:"),
+        (["serve", "--room", "r", "--max-requests-per-minute", "many"], "'many'", "usage:"),
+        (["serve", "--room", "r", "--max-body", "10 potatoes"], "'10 potatoes' is not a size", "usage:"),
+        (["serve", "--room", "r", "--max-body", "-1"], "--max-body", "usage:"),
     ],
 )
 def test_what_cannot_be_used_is_an_error_that_says_what_to_type(argv: list[str], message: str, hint: str) -> None:
@@ -193,6 +203,45 @@ def test_what_cannot_be_used_is_an_error_that_says_what_to_type(argv: list[str],
     assert message in caught.value.message
     assert hint in caught.value.hint
     assert caught.value.exit_code == 2
+
+
+def test_what_serve_exposes_is_everything_unless_told() -> None:
+    command = serve("--room r --upstream 1")
+    assert command.upstream is not None
+    assert command.exposure == command.settings(command.upstream).exposure == Exposure()
+
+
+def test_what_serve_exposes_is_told_by_flags_that_add_up() -> None:
+    line = "--room r --policy openai --allow /health --deny /v1/models/* --deny /x --max-requests 4"
+    command = serve(f"{line} --max-requests-per-minute 60 --max-body 10MB")
+    assert command.exposure == Exposure(
+        policy=Policy.parse(ready="openai", allow=["/health"], deny=["/v1/models/*", "/x"]),
+        max_requests=4,
+        max_requests_per_minute=60,
+        max_body=10_000_000,
+    )
+    with_a_method = parse(["serve", "--room", "r", "--allow", "GET /v1/models"], {})
+    assert isinstance(with_a_method, ServeCommand)
+    assert with_a_method.exposure.policy == Policy.parse(allow=["GET /v1/models"])
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("1234", 1234),
+        ("10B", 10),
+        ("10MB", 10_000_000),
+        ("10mb", 10_000_000),
+        ("10M", 10_000_000),
+        ("1.5k", 1500),
+        ("2KiB", 2048),
+        ("1GiB", 1 << 30),
+        ("1T", 10**12),
+    ],
+)
+def test_a_size_is_bytes_or_has_a_unit(text: str, size: int) -> None:
+    assert serve(f"--room r --max-body {text}").exposure.max_body == size
 
 
 def test_no_secret_shows_in_a_repr() -> None:

@@ -7,11 +7,12 @@ import socket
 import ssl
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from llmtunnel.config import Limits, Timeouts
+from llmtunnel.config import Exposure, Limits, Timeouts
 from llmtunnel.endpoints.origin import Origin
 from llmtunnel.protocol.heads import Fields, RequestHead, ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Features
@@ -133,6 +134,8 @@ async def rig(
     features: Features = ALL_FEATURES,
     advertise: str = "/",
     headers: tuple[str, ...] = (),
+    exposure: Exposure | None = None,
+    clock: Callable[[], float] = time.monotonic,
     timeouts: Timeouts | None = None,
     limits: Limits | None = None,
 ) -> AsyncIterator[Rig]:
@@ -141,6 +144,8 @@ async def rig(
         origin = Origin(
             Upstream.parse(address(scripted.port), headers=headers),
             advertise=advertise,
+            exposure=exposure,
+            clock=clock,
             timeouts=timeouts,
             limits=limits,
             on_record=records.put_nowait,

@@ -1,0 +1,240 @@
+"""What serve lets through, by method and path. Pure.
+
+A pattern is ``/path`` or ``METHOD /path``. ``*`` in the path stands for any characters, none and ``/`` among them, so
+that ``/v1/*`` is all below ``/v1/`` and not ``/v1``. ``GET`` is HEAD too. The query is not looked at.
+
+- What a deny pattern matches is refused, whatever else matches.
+- With an allow pattern or a ready set, what none of them matches is refused.
+
+A program behind serve may take two paths for one that are two to us. So under a policy each path must be in normal
+form, of which there is one for each path, and where doubt is left it refuses: allow patterns match exactly, deny
+patterns in any case and with a slash more at the end.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from .errors import SettingError
+
+_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_RAW: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,=:@/-]*")
+"""What stands for itself in a path: RFC 3986's pchar and ``/``, but for ``;``."""
+_ESCAPE: Final = re.compile(rb"%([0-9A-F]{2})")
+_ESCAPED_ASCII: Final = frozenset(b' "<>[]^`{|}')
+"""The ASCII that may be escaped: what can stand in a path in no other way, and means nothing to any program."""
+
+
+class NotNormal(ValueError):
+    """A path has another spelling that some programs take for the same; the text says what is wrong with it."""
+
+
+def normal(path: bytes) -> str:
+    """A path in normal form, its escapes decoded, so that no two spellings give one text. Raises `NotNormal`."""
+    if not path.startswith(b"/"):
+        raise NotNormal("it does not begin with a slash")  # absolute-form, ``*``, ``@host``
+    rest = _ESCAPE.sub(_checked_escape, path)
+    if not _RAW.fullmatch(rest):
+        raise NotNormal(_foreign(rest))
+    segments = path[1:].split(b"/")
+    if b"." in segments or b".." in segments:
+        raise NotNormal("it has a dot segment")
+    if b"" in segments[:-1]:
+        raise NotNormal("it has an empty segment (//)")
+    return _decoded(path)
+
+
+def _checked_escape(match: re.Match[bytes]) -> bytes:
+    """Nothing, for an escape that there must be. Raises `NotNormal`."""
+    byte = int(match[1], 16)
+    if byte < 0x80 and byte not in _ESCAPED_ASCII:
+        # Of %25 some programs make another escape, and of %2F, %3F and %3B what ends a segment or the path.
+        raise NotNormal(f"it has the escape {match[0].decode()}")
+    return b""
+
+
+def _foreign(rest: bytes) -> str:
+    """What is wrong with a path whose good escapes were taken out."""
+    byte = _RAW.sub(b"", rest, count=1)[:1]
+    if byte == b"%":
+        return "it has an escape that is not % and two upper-case hexadecimal digits"
+    if byte == b";":
+        return "it has a path parameter (;)"  # servlet containers match `/pull;x` as `/pull`
+    return f"it has the byte {byte[0]:#04x} in it"
+
+
+def _decoded(path: bytes) -> str:
+    try:
+        text = unquote_to_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise NotNormal("its escapes are not UTF-8") from exc
+    # ``／`` and ``．`` become a slash and a dot in programs that normalise; what cannot be seen may be dropped.
+    if not text.isprintable() or not unicodedata.is_normalized("NFKC", text):
+        raise NotNormal("it has a character that has another form")
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One pattern."""
+
+    method: str = ""
+    """In upper case; empty: every one."""
+    path: str
+    """Decoded, with ``*``."""
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """Read ``/path`` or ``METHOD /path``. Raises `SettingError`, also where no path could ever match."""
+        *method, path = text.split()[:3] or [""]
+        if len(method) > 1 or (method and not _METHOD.fullmatch(method[0])):
+            raise SettingError(f"{text!r} is not a pattern.", hint="Write '/v1/*' or 'GET /v1/models'.")
+        if "?" in path:
+            raise SettingError(f"The pattern {text!r} has a query, which is not looked at.", hint="Leave it out.")
+        try:
+            decoded = normal(path.encode("utf-8", "surrogateescape"))
+        except NotNormal as exc:
+            raise SettingError(
+                f"The pattern {text!r} matches nothing: {exc}.", hint="Write '/v1/*' or 'GET /v1/models'."
+            ) from exc
+        return cls(method=method[0].upper() if method else "", path=decoded)
+
+    def allows(self, method: str, path: str) -> bool:
+        """Whether it matches a path in normal form, exactly."""
+        return self._takes(method) and _matches(self.path, path)
+
+    def denies(self, method: str, path: str) -> bool:
+        """Whether it matches in any case of method and path, and with a slash more or less at the path's end."""
+        pattern, folded = self.path.casefold(), path.casefold()
+        spellings = (folded, folded.rstrip("/"), folded.rstrip("/") + "/")
+        return self._takes(method.upper()) and any(_matches(pattern, spelling) for spelling in spellings)
+
+    def _takes(self, method: str) -> bool:
+        return self.method in ("", method) or (self.method == "GET" and method == "HEAD")
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}".lstrip()
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """Glob with ``*`` alone, in one pass: a regular expression's way back would cost a power of the path's length."""
+    first, *middle = pattern.split("*")
+    if not middle:
+        return path == first
+    last = middle.pop()
+    at, end = len(first), len(path) - len(last)
+    if at > end or not path.startswith(first) or not path.endswith(last):
+        return False
+    for piece in middle:
+        found = path.find(piece, at, end)
+        if found < 0:
+            return False
+        at = found + len(piece)
+    return True
+
+
+def _rules(*patterns: str) -> tuple[Rule, ...]:
+    return tuple(map(Rule.parse, patterns))
+
+
+_INFERENCE: Final = (
+    "GET /models",
+    "GET /models/*",  # names like org/model have slashes
+    "POST /chat/completions",
+    "POST /completions",
+    "POST /embeddings",
+    "POST /responses",
+    "POST /rerank",
+    "POST /score",
+    "POST /tokenize",
+    "POST /detokenize",
+    "POST /audio/transcriptions",
+    "POST /audio/translations",
+    "POST /audio/speech",
+)
+_OPENAI: Final = _rules(*_INFERENCE, *(pattern.replace("/", "/v1/", 1) for pattern in _INFERENCE))
+"""With ``/v1`` and without: an upstream's base path or ``--advertise`` may have it, and llama.cpp and vLLM have both.
+Nothing that other clients made: no stored responses, files, batches or fine-tuning."""
+
+_OLLAMA: Final = _rules(
+    "GET /",  # "Ollama is running": what its own client asks first
+    "GET /api/version",
+    "GET /api/tags",
+    "GET /api/ps",
+    "POST /api/show",
+    "POST /api/chat",
+    "POST /api/generate",
+    "POST /api/embed",
+    "POST /api/embeddings",
+    "POST /v1/messages",
+)
+
+READY: Final[Mapping[str, tuple[Rule, ...]]] = MappingProxyType(
+    {"all": (), "openai": _OPENAI, "ollama": _OLLAMA + _OPENAI}
+)
+"""The ready sets: inference, and looking at which models there are. ``all`` has no rule."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Which requests are let through; everything, as it is made."""
+
+    ready: str | None = None
+    """A name of `READY`; None: none was chosen, which is as ``all``."""
+    allow: tuple[Rule, ...] = ()
+    deny: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.ready is not None and self.ready not in READY:
+            raise SettingError(f"There is no policy {self.ready!r}.", hint=f"It is one of {', '.join(READY)}.")
+
+    @classmethod
+    def parse(cls, *, ready: str | None = None, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> Policy:
+        """From patterns as people write them. Raises `SettingError`."""
+        return cls(ready=ready, allow=tuple(map(Rule.parse, allow)), deny=tuple(map(Rule.parse, deny)))
+
+    @property
+    def chosen(self) -> bool:
+        """Whether somebody has said what to let through."""
+        return self != Policy()
+
+    @property
+    def restricts(self) -> bool:
+        """Whether it has a rule: without any, a path may be spelled in any way."""
+        return bool(self._allowed or self.deny)
+
+    @property
+    def flags(self) -> str:
+        """The flags that made it, for people: ``--policy ollama and --deny``."""
+        return " and ".join((*self._allowing, *(("--deny",) if self.deny else ())))
+
+    @property
+    def _allowing(self) -> tuple[str, ...]:
+        ready = (f"--policy {self.ready}",) if READY[self.ready or "all"] else ()
+        return (*ready, "--allow") if self.allow else ready
+
+    @property
+    def _allowed(self) -> tuple[Rule, ...]:
+        return READY[self.ready or "all"] + self.allow
+
+    def refusal(self, method: str, path: bytes) -> str | None:
+        """Why a request is not let through, as a sentence's end that names the flag; None where it is."""
+        if not self.restricts:
+            return None
+        try:
+            text = normal(path)
+        except NotNormal as exc:
+            return f"is not in normal form: {exc}; refused under serve's {self.flags}"
+        for rule in self.deny:
+            if rule.denies(method, text):
+                return f"is refused by serve's --deny '{rule}'"
+        allowed = self._allowed
+        if allowed and not any(rule.allows(method, text) for rule in allowed):
+            return f"is not let through by serve's {' and '.join(self._allowing)}"
+        return None
