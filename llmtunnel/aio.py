@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from .config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, IceServers, ProxySettings, ServeSettings, Settings
 from .errors import TunnelError, WaitTimeout
+from .listener import ListenerPolicy
 from .status import (
     ErrorNotice,
     Listening,
@@ -314,6 +315,7 @@ class Proxy(Tunnel):
         self._gateway = Gateway(
             self._room,
             listen=settings.listen,
+            policy=settings.listener,
             timeouts=settings.timeouts,
             limits=settings.limits,
             on_record=self._record,
@@ -414,6 +416,10 @@ def proxy(
     room: str,
     signal: str = DEFAULT_SIGNAL,
     listen: str = DEFAULT_LISTEN,
+    allow_hosts: tuple[str, ...] = (),
+    allow_origins: tuple[str, ...] = (),
+    api_key: str | None = None,
+    no_auth: bool = False,
     stun: tuple[str, ...] = (DEFAULT_STUN,),
     turn: str | None = None,
     turn_user: str | None = None,
@@ -422,8 +428,10 @@ def proxy(
 ) -> Opening[Proxy]:
     """Bring the other side's HTTP service here; opened when serve is reached.
 
-    ``listen``: ``host:port``; port 0 takes a free one. Raises `AddressInUse`, `VersionMismatch`, or `WaitTimeout`
-    after ``timeout`` seconds (None: never).
+    ``listen``: ``host:port``; port 0 takes a free one. Where that is not loopback, clients must send ``api_key``, or
+    ``no_auth`` says that they need not. ``allow_hosts``, ``allow_origins``: as ``--allow-host``, ``--allow-origin``.
+    Raises `AddressInUse` or another `SettingError`, `VersionMismatch`, or `WaitTimeout` after ``timeout`` seconds
+    (None: never).
     """
 
     async def make() -> Proxy:
@@ -432,6 +440,9 @@ def proxy(
                 room=room,
                 signal=signal,
                 listen=listen,
+                listener=ListenerPolicy(
+                    allow_hosts=allow_hosts, allow_origins=allow_origins, api_key=api_key, no_auth=no_auth
+                ),
                 ice=IceServers(stun=stun, turn=turn, turn_user=turn_user, turn_pass=turn_pass),
             )
         )

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from .errors import SettingError
+from .listener import ListenerPolicy
 from .upstream import Upstream
 
 DEFAULT_SIGNAL: Final = "wss://signal-server.fly.dev"
@@ -160,6 +161,8 @@ class ProxySettings(Settings):
 
     listen: str = DEFAULT_LISTEN
     """``host:port``, a bare port or a bare host; port 0 takes a free one."""
+    listener: ListenerPolicy = field(default_factory=ListenerPolicy)
+    """Whom it answers."""
 
 
 def _is_room(name: str) -> bool:

@@ -17,6 +17,7 @@ import aiohttp
 
 from llmtunnel.aio import Proxy, Server, Tunnel
 from llmtunnel.config import IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
+from llmtunnel.listener import ListenerPolicy
 from llmtunnel.status import Notice, Phase
 from llmtunnel.upstream import Upstream as Address
 from signal_server.server import SignalServer
@@ -111,7 +112,8 @@ def server(signal: str, upstream: str, *, room: str = "r", timeouts: Timeouts = 
 
 def proxy(signal: str, *, room: str = "r", listen: str = "127.0.0.1:0", timeouts: Timeouts = QUICK) -> Proxy:
     """A proxy, not started."""
-    return Proxy(ProxySettings(**_fields(settings(signal, room=room, timeouts=timeouts)), listen=listen))
+    common = settings(signal, room=room, timeouts=timeouts)
+    return Proxy(ProxySettings(**_fields(common), listen=listen, listener=ListenerPolicy(allow_hosts=("x",))))
 
 
 def _fields(common: Settings) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Failure:
         fields: Fields = ((b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body)))
         if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
             fields += ((b"Retry-After", b"%d" % RETRY_AFTER),)
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            fields += ((b"WWW-Authenticate", b'Bearer realm="llmtunnel"'),)
         return ResponseHead(status=self.status, reason=standard_reason(self.status), fields=fields), body
 
     def encode(self) -> bytes:
