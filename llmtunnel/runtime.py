@@ -7,12 +7,19 @@ with the last, so that a notebook's cell that computes for minutes stalls no tun
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import atexit
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, Generic, TypeVar
+
+from .errors import TunnelError
 
 T = TypeVar("T")
+
+INTERRUPTIBLE: Final = 0.5
+"""Seconds of one wait: on Windows, Ctrl-C is heard of only between waits."""
+JOIN: Final = 10.0
+"""Seconds that a loop thread has to end: a subscriber that blocks it must not block the whole process."""
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -35,69 +42,149 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._holders = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._holds: set[Hold] = set()
+        self._running: _Running | None = None
 
     @property
     def current(self) -> bool:
         """Whether the caller is on this thread."""
-        return threading.current_thread() is self._thread
+        return self._running is not None and threading.current_thread() is self._running.thread
 
-    def acquire(self) -> None:
+    def hold(self) -> Hold:
         """Hold the loop: the first holder starts it."""
         with self._lock:
-            self._holders += 1
-            if self._holders == 1:
-                self._loop, self._thread = _start()
+            if self._running is None or not self._running.alive:
+                self._holds.clear()
+                self._running = _Running()
+            hold = Hold(self, self._running, self._lock)
+            self._holds.add(hold)
+            return hold
 
-    def release(self) -> None:
-        """Let go: after the last holder it stops. Not to be called on the thread itself."""
+    def release(self, hold: Hold) -> None:
+        """Let go: after the last holder the thread ends. Not to be called on the thread itself."""
         with self._lock:
-            self._holders -= 1
-            if self._holders:
+            self._holds.discard(hold)
+            hold.released = True
+            if self._holds or self._running is None:
                 return
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
-        assert loop is not None and thread is not None
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+            running, self._running = self._running, None
+        running.stop()
+
+    def close(self) -> None:
+        """Close every hold, as the process ends."""
+        for hold in tuple(self._holds):
+            hold.close()
+
+
+class Hold:
+    """One holder's part in a `LoopThread`."""
+
+    def __init__(self, thread: LoopThread, running: _Running, lock: threading.Lock) -> None:
+        self.released = False
+        self.last: Callable[[], Coroutine[Any, Any, object]] | None = None
+        """What `close` runs before it lets go."""
+        self._thread = thread
+        self._running = running
+        self._lock = lock
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there and wait for it; an interrupt of the wait cancels it, and nothing else."""
-        assert self._loop is not None, "held by the caller"
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Run a coroutine there and wait for its end. What interrupts the wait cancels it, and nothing else.
+
+        Raises `TunnelError` where the loop is held no more.
+        """
+        call = self._begin(work)
+        if call is None:
+            raise TunnelError("This tunnel is closed.", hint="Make another one.")
+        return call.wait()
+
+    def close(self) -> None:
+        """Run `last` there, then let go; nothing where that is done."""
         try:
-            return future.result()
-        except (KeyboardInterrupt, concurrent.futures.CancelledError):
-            future.cancel()
+            if self.last is not None and (call := self._begin(self.last())):
+                call.wait()
+        finally:
+            self._thread.release(self)
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> _Call[T] | None:
+        with self._lock:  # so that the loop is not stopped before the work has begun
+            if self.released or not self._running.alive:
+                work.close()
+                return None
+            return _Call(self._running.loop, work)
+
+
+class _Call(Generic[T]):
+    """A coroutine on the loop, for a thread that waits for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> None:
+        self._loop = loop
+        self._work = work
+        self._task: asyncio.Task[T] | None = None
+        self._ended = threading.Event()
+        loop.call_soon_threadsafe(self._start)
+
+    def wait(self) -> T:
+        """Its result, or what it raises."""
+        try:
+            self._wait_ended()
+        except BaseException:  # KeyboardInterrupt, or whatever a handler of the program's raises
+            self._loop.call_soon_threadsafe(self._cancel)
+            self._wait_ended()
             raise
+        assert self._task is not None, "it has ended"
+        if self._task.cancelled():
+            raise TunnelError("The tunnel was closed meanwhile.")
+        return self._task.result()
 
-    def call_soon(self, callback: Callable[[], object]) -> None:
-        """Have a plain function called there, soon."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(callback)
+    def _wait_ended(self) -> None:
+        while not self._ended.wait(INTERRUPTIBLE):
+            pass
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._work, name="llmtunnel call")
+        self._task.add_done_callback(lambda _: self._ended.set())
+
+    def _cancel(self) -> None:
+        assert self._task is not None, "it has started"
+        self._task.cancel()
 
 
-def _start() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
-    loop = (loop_factory() or asyncio.new_event_loop)()
-    thread = threading.Thread(target=_serve, args=(loop,), name="llmtunnel loop", daemon=True)
-    thread.start()
-    return loop, thread
+class _Running:
+    """A loop, and the thread that runs it."""
+
+    def __init__(self) -> None:
+        self.loop = (loop_factory() or asyncio.new_event_loop)()
+        self.thread = threading.Thread(target=self._run, name="llmtunnel loop", daemon=True)
+        self.thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs: in a forked process it does not."""
+        return self.thread.is_alive()
+
+    def stop(self) -> None:
+        """Cancel all that runs there, and wait for its end."""
+        if self.alive:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join(JOIN)
+
+    def _run(self) -> None:
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.run_until_complete(_end_all())
+            self.loop.close()
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        pending = asyncio.all_tasks(loop)
-        for task in pending:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+async def _end_all() -> None:
+    """Cancel every task but this one, and see it end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 shared = LoopThread()
 """The one that `llmtunnel.serve` and `llmtunnel.proxy` use."""
+atexit.register(shared.close)

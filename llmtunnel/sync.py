@@ -6,6 +6,7 @@ the proxy.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -22,9 +23,10 @@ T = TypeVar("T", bound=aio.Tunnel)
 class Handle(Generic[T]):
     """A tunnel that runs on the loop thread; what it tells is safe to read from any thread."""
 
-    def __init__(self, tunnel: T) -> None:
+    def __init__(self, tunnel: T, hold: runtime.Hold) -> None:
+        self._hold = hold
         self._tunnel = tunnel
-        self._open = True
+        hold.last = tunnel.aclose
 
     @property
     def status(self) -> Status:
@@ -46,18 +48,13 @@ class Handle(Generic[T]):
 
     def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = aio.WAIT) -> None:
         """See `aio.Tunnel.wait`."""
-        self._check()
-        runtime.shared.call(self._tunnel.wait(phase, timeout=timeout))
+        _refuse_loop_thread("wait")
+        self._hold.call(self._tunnel.wait(phase, timeout=timeout))
 
     def close(self) -> None:
-        """See `aio.Tunnel.aclose`."""
-        if self._open:
-            self._check()
-            self._open = False
-            try:
-                runtime.shared.call(self._tunnel.aclose())
-            finally:
-                runtime.shared.release()
+        """See `aio.Tunnel.aclose`; after the last handle the loop thread ends too."""
+        _refuse_loop_thread("close", twin="aclose")
+        self._hold.close()
 
     def __enter__(self) -> Self:
         return self
@@ -70,10 +67,9 @@ class Handle(Generic[T]):
     def __repr__(self) -> str:
         return repr(self._tunnel)
 
-    def _check(self) -> None:
-        if not self._open:
-            raise TunnelError("This tunnel is closed.", hint="Make another one.")
-        _refuse_loop_thread("wait", "close")
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if not self._hold.released:
+            _warn(f"unclosed llmtunnel {self.status.role}: {self.url}", ResourceWarning, stacklevel=1, source=self)
 
 
 class Server(Handle[aio.Server]):
@@ -103,7 +99,8 @@ def serve(
 ) -> Server:
     """See `aio.serve`; returns when the signal server has taken us into the room."""
     return Server(
-        _opened(
+        *_opened(
+            "serve",
             lambda: aio.serve(
                 upstream,
                 room=room,
@@ -114,7 +111,7 @@ def serve(
                 turn_user=turn_user,
                 turn_pass=turn_pass,
                 timeout=timeout,
-            )
+            ),
         )
     )
 
@@ -136,7 +133,8 @@ def proxy(
 ) -> Proxy:
     """See `aio.proxy`; returns when serve is reached."""
     return Proxy(
-        _opened(
+        *_opened(
+            "proxy",
             lambda: aio.proxy(
                 room=room,
                 signal=signal,
@@ -150,18 +148,18 @@ def proxy(
                 turn_user=turn_user,
                 turn_pass=turn_pass,
                 timeout=timeout,
-            )
+            ),
         )
     )
 
 
-def _opened(make: Callable[[], Awaitable[T]]) -> T:
-    _refuse_loop_thread("serve", "proxy")
-    runtime.shared.acquire()
+def _opened(name: str, make: Callable[[], Awaitable[T]]) -> tuple[T, runtime.Hold]:
+    _refuse_loop_thread(name)
+    hold = runtime.shared.hold()
     try:
-        return runtime.shared.call(_await(make))
+        return hold.call(_await(make)), hold
     except BaseException:
-        runtime.shared.release()
+        hold.close()
         raise
 
 
@@ -169,9 +167,9 @@ async def _await(make: Callable[[], Awaitable[T]]) -> T:
     return await make()
 
 
-def _refuse_loop_thread(*names: str) -> None:
+def _refuse_loop_thread(name: str, *, twin: str | None = None) -> None:
     if runtime.shared.current:
-        calls = " and ".join(f"`{name}`" for name in names)
         raise TunnelError(
-            f"{calls} would block the loop that the tunnel runs on.", hint="Use their twins in llmtunnel.aio there."
+            f"`{name}` would block the loop that the tunnel runs on.",
+            hint=f"Await its twin in llmtunnel.aio there: `{twin or name}`.",
         )

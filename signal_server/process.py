@@ -54,7 +54,7 @@ def _reason(exc: OSError) -> str:
     match exc.errno:
         case errno.EADDRINUSE:
             return "it is in use by another program; choose another with --listen"
-        case errno.EADDRNOTAVAIL:
+        case errno.EADDRNOTAVAIL | None:  # Python 3.12 and later raise it without a number
             return "this machine has no such address"
         case errno.EACCES:
             return "not permitted; choose a port above 1023"

@@ -15,10 +15,10 @@ from typing import Any, Self
 
 import aiohttp
 
-from llmtunnel.aio import Proxy, Server, Tunnel
 from llmtunnel.config import IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
 from llmtunnel.listener import ListenerPolicy
 from llmtunnel.status import Notice, Phase
+from llmtunnel.tunnel import Proxy, Server, Tunnel
 from llmtunnel.upstream import Upstream as Address
 from signal_server.server import SignalServer
 

@@ -61,7 +61,12 @@ def test_a_notice_is_a_json_object_with_time_and_event_first(notice: Notice) -> 
     values = json.loads(json.dumps(notice.as_dict()))
     assert list(values)[:2] == ["time", "event"]
     assert values["event"] == notice.event
-    assert abs(values["time"] - time.time()) < 60
+    assert values["time"] == pytest.approx(notice.time, abs=1e-5)
+
+
+def test_a_notice_tells_when_it_was_made() -> None:
+    before = time.time()
+    assert before <= Stopped().time <= time.time()
 
 
 def test_a_requests_notice_is_flat() -> None:

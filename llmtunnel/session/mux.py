@@ -201,29 +201,35 @@ class Session:
 
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:
-            match event:
-                case DataReceived(id, data):
-                    if stream := self._streams.get(id):
-                        stream.rx_data(data)
-                case EndReceived(id):
-                    if stream := self._streams.get(id):
-                        stream.rx_end()
-                    self._forget_if_finished(id)
-                case ResponseReceived(id, head):
-                    if stream := self._streams.get(id):
-                        stream.rx_head(head)
-                case RequestReceived(id, request):
-                    self._start_handler(id, request)
-                case StreamEnded(id, code, message, remote):
-                    self._stream_ended(id, StreamReset(code, message, remote=remote))
-                case RestUnwanted(id):
-                    self._stream_ended(id, StreamReset(ErrorCode.NO_ERROR, "The request's rest is not needed."))
-                case Established():
-                    if not self._established.done():
-                        self._established.set_result(None)
-                case ConnectionEnded(code, message, _):
-                    self._flush()
-                    self._end(_session_error(code, message))
+            self._take(event)
+        for event in events:
+            # Not before the last: a reset behind the end, in one message, is for a stream that we still know.
+            if isinstance(event, EndReceived):
+                self._forget_if_finished(event.stream)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case DataReceived(id, data):
+                if stream := self._streams.get(id):
+                    stream.rx_data(data)
+            case EndReceived(id):
+                if stream := self._streams.get(id):
+                    stream.rx_end()
+            case ResponseReceived(id, head):
+                if stream := self._streams.get(id):
+                    stream.rx_head(head)
+            case RequestReceived(id, request):
+                self._start_handler(id, request)
+            case StreamEnded(id, code, message, remote):
+                self._stream_ended(id, StreamReset(code, message, remote=remote))
+            case RestUnwanted(id):
+                self._stream_ended(id, StreamReset(ErrorCode.NO_ERROR, "The request's rest is not needed."))
+            case Established():
+                if not self._established.done():
+                    self._established.set_result(None)
+            case ConnectionEnded(code, message, _):
+                self._flush()
+                self._end(_session_error(code, message))
 
     def _start_handler(self, id: int, request: RequestHead) -> None:
         assert self._handler is not None, "only serve receives requests"
@@ -273,6 +279,7 @@ class Session:
         self._ended.set_result(error)
         if not self._established.done():
             self._established.set_exception(error)
+            self._established.exception()  # nobody may be waiting for it
         for stream in self._streams.values():
             stream.rx_ended(error)
         self._streams.clear()

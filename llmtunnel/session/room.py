@@ -226,7 +226,9 @@ class Room:
     def _new_link(self, member: Member) -> Link | None:
         if old := self._links.get(member.peer_id):
             self._part(old, "it connects anew")
-        if len(self._links) >= self._settings.limits.peers:
+        most = self._settings.limits.peers
+        # Links that close still have their sockets, and a member may offer faster than they close.
+        if len(self._links) >= most or len(self._closing) >= 2 * most:
             logger.warning("%s is left out: %d peers are connected", member.peer_id[:6], len(self._links))
             return None
         self._negotiation.linked(member)

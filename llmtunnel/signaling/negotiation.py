@@ -12,9 +12,13 @@ that lost its link leaves the room and joins again under a new instance, which m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ..status import Role
 from .messages import Answer, Candidate, IceCandidate, Joined, Member, Message, Offer, PeerJoined, PeerLeft
+
+MEMBERS: Final = 256
+"""Members of a room that are remembered: twice what our signal server takes at most, and a bound for a hostile one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class Negotiation:
     def receive(self, message: Message) -> list[Instruction]:
         """What to do about one message."""
         match message:
-            case PeerJoined(member) if self._concerns(member):
+            case PeerJoined(member) if self._concerns(member) and len(self._members) < MEMBERS:
                 self._members[member.peer_id] = member
                 return self._peer_joined(member)
             case PeerLeft(peer_id):

@@ -559,6 +559,28 @@ def test_a_silent_death_is_noticed_without_the_signal_server_too(run: Run) -> No
     run(main())
 
 
+def test_a_member_that_offers_again_and_again_has_few_connections_at_once(run: Run) -> None:
+    async def main() -> None:
+        async with signal() as server:
+            serve, most = Member(Role.SERVE, server.url, limits=Limits(peers=2)), 0
+            async with running(serve):
+                await serve.heard("waiting")
+                async with await RawMember.join(server.url, role="proxy") as raw:
+                    offer = await raw.hear("offer")
+                    for _ in range(50):
+                        await raw.say(type="offer", to=offer["peerId"], sdp=offer["sdp"])
+                        await asyncio.sleep(0)
+                        most = max(most, len(serve.links) + len(serve.room._closing))
+                    await raw.say(type="bye")
+                    await until(lambda: serve.room._negotiation.alone and not serve.links)
+                    assert most <= 2 + 2 * 2
+                proxy = Member(Role.PROXY, server.url)
+                async with running(proxy):
+                    assert await proxy.ask() == b"/hello"
+
+    run(main())
+
+
 @pytest.mark.parametrize("role", Role)
 def test_a_cancel_at_any_moment_leaves_no_task_socket_or_timer(run: Run, role: Role) -> None:
     async def main() -> None:

@@ -1,0 +1,340 @@
+"""The handles on a tunnel's two sides, on the loop that the caller is in. Nothing here waits for the other side.
+
+`Tunnel.start` returns at once, and the tunnel goes on trying until `Tunnel.aclose`; what is true of it now is derived
+from its room, not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from .config import ProxySettings, ServeSettings, Settings
+from .errors import TunnelError, WaitTimeout
+from .status import (
+    ErrorNotice,
+    Listening,
+    Notice,
+    PeerConnected,
+    PeerLostNotice,
+    PeerStatus,
+    Phase,
+    Ready,
+    Reconnecting,
+    RequestFinished,
+    RequestRecord,
+    Role,
+    SignalConnected,
+    Status,
+    Stopped,
+    Waiting,
+)
+
+if TYPE_CHECKING:
+    from .session.mux import Handler
+
+logger = logging.getLogger(__name__)
+
+WAIT: Final = 60.0
+"""Seconds that waiting for the other side may take, unless told."""
+RECORDS: Final = 100
+"""Finished requests that a handle remembers."""
+_PROGRESS: Final = (Phase.STARTING, Phase.SIGNALING, Phase.WAITING, Phase.CONNECTING, Phase.READY)
+_ENDED: Final = (Phase.STOPPED, Phase.FAILED)
+
+Unsubscribe = Callable[[], None]
+
+
+class Tunnel(ABC):
+    """One side of a tunnel: a handle on what runs on this loop."""
+
+    def __init__(self, settings: Settings, role: Role) -> None:
+        self._settings = settings
+        self._role = role
+        self._subscribers: list[Callable[[Notice], None]] = []
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._records: deque[RequestRecord] = deque(maxlen=RECORDS)
+        self._totals = [0, 0, 0]
+        """Requests, bytes up, bytes down."""
+        self._since: dict[str, float] = {}
+        self._detail = self._hint = ""
+        self._registered = self._was_ready = False
+        self._error: TunnelError | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Proxy: where it listens. Serve: the upstream."""
+
+    @property
+    def status(self) -> Status:
+        """The present."""
+        requests, up, down = self._totals
+        sessions = self._room.sessions
+        return Status(
+            role=self._role,
+            phase=self._phase(),
+            room=self._settings.room,
+            url=self.url,
+            detail=self._detail,
+            peers=tuple(
+                PeerStatus(
+                    peer=each.peer,
+                    path=each.path,
+                    rtt=each.rtt,
+                    since=self._since.get(each.peer, 0.0),
+                    version=each.version,
+                )
+                for each in sessions
+            ),
+            requests=requests,
+            active=sum(each.active for each in sessions),
+            bytes_up=up,
+            bytes_down=down,
+        )
+
+    def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
+        """The last finished requests, oldest first, at most `RECORDS`."""
+        records = tuple(self._records)
+        return records[max(len(records) - limit, 0) :]
+
+    def subscribe(self, callback: Callable[[Notice], None]) -> Unsubscribe:
+        """Have every notice from now on, on this loop; the callback must not block. Returns what ends that."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback) if callback in self._subscribers else None
+
+    async def start(self) -> None:
+        """Open what this side has locally, then go on in the background. Raises `SettingError`."""
+        await self._open()
+        self._task = asyncio.create_task(self._run(), name=f"llmtunnel {self._role}")
+
+    async def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = WAIT) -> None:
+        """Return when the tunnel is in this phase or further.
+
+        Raises `WaitTimeout` after ``timeout`` seconds (None: never), or what the tunnel failed with.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._reached(phase):
+                    await self._change()
+        except TimeoutError as exc:
+            message = f"The tunnel is not {phase} after {timeout:g} s, but {self._phase()}. {self._detail}".strip()
+            raise WaitTimeout(message, hint=self._hint) from exc
+
+    async def wait_stopped(self) -> None:
+        """Return when the tunnel is closed. Raises what it failed with."""
+        while self._phase() not in _ENDED:
+            await self._change()
+        if self._error is not None:
+            raise self._error
+
+    async def aclose(self) -> None:
+        """End in order: requests under way end with an error, the peers are told, the room is left; idempotent."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._end(), name=f"closing llmtunnel {self._role}")
+        await asyncio.shield(self._closing)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<llmtunnel {self._role}: {self._phase()}, {self.url}>"
+
+    # -- what a side adds
+
+    async def _open(self) -> None:
+        """Open local things; nothing where there are none. Raises `SettingError`."""
+        return
+
+    @abstractmethod
+    async def _close_local(self) -> None:
+        """Close them."""
+
+    def _make_room(self, handler: Handler | None = None) -> None:
+        from .session.room import Room
+
+        self._room = Room(self._settings, self._role, handler=handler, notify=self._notify)
+
+    # -- running
+
+    async def _run(self) -> None:
+        try:
+            await self._room.run()
+        except TunnelError as exc:
+            self._fail(exc)
+        except Exception as exc:
+            logger.exception("a defect ended the tunnel")
+            self._fail(TunnelError(f"A defect ended the tunnel: {exc!r}.", hint="Please report it."))
+
+    def _fail(self, error: TunnelError) -> None:
+        self._error = error
+        self._notify(ErrorNotice(message=error.message, hint=error.hint))
+
+    async def _end(self) -> None:
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait((self._task,))
+            await self._close_local()
+        finally:
+            self._closed = True
+            self._notify(Stopped(reason=str(self._error or "")))
+
+    # -- what happens
+
+    def _notify(self, notice: Notice) -> None:
+        match notice:
+            case SignalConnected():
+                self._registered = True
+                self._detail = self._hint = ""
+            case Waiting():
+                self._detail = "Nobody else is in the room."
+                self._hint = f"Is `llmtunnel {self._role.other}` running, with the same room and signal server?"
+            case PeerConnected(peer=peer, time=time):
+                self._since[peer] = time
+                self._detail = self._hint = ""
+            case PeerLostNotice(peer=peer):
+                self._since.pop(peer, None)
+            case Reconnecting(what=what, reason=reason, hint=hint):
+                self._registered = self._registered and what != "signal server"
+                self._detail, self._hint = reason, hint
+            case ErrorNotice(message=message, hint=hint):
+                self._detail, self._hint = message, hint
+            case RequestFinished(record=record):
+                self._count(record)
+        self._publish(notice)
+        if isinstance(notice, PeerConnected) and len(self._room.sessions) == 1:
+            self._was_ready = True
+            self._publish(Ready(url=self.url))
+
+    def _publish(self, notice: Notice) -> None:
+        for callback in tuple(self._subscribers):
+            try:
+                callback(notice)
+            except Exception:
+                logger.exception("a subscriber failed")
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _record(self, record: RequestRecord) -> None:
+        self._notify(RequestFinished(record=record))
+
+    def _count(self, record: RequestRecord) -> None:
+        self._records.append(record)
+        for index, amount in enumerate((1, record.bytes_up, record.bytes_down)):
+            self._totals[index] += amount
+
+    # -- phases
+
+    def _phase(self) -> Phase:
+        """Derived, not kept: what is true of the room now."""
+        if self._error is not None:
+            return Phase.FAILED
+        if self._closed:
+            return Phase.STOPPED
+        if self._task is None:
+            return Phase.STARTING
+        if self._room.sessions:
+            return Phase.READY
+        if self._was_ready and self._role is Role.PROXY:
+            return Phase.RECONNECTING
+        if not self._registered:
+            return Phase.SIGNALING
+        return Phase.CONNECTING if self._room.connecting else Phase.WAITING
+
+    def _reached(self, phase: Phase) -> bool:
+        now = self._phase()
+        if now is phase:
+            return True
+        if now in _ENDED:
+            raise self._error or TunnelError(f"The tunnel was stopped before it was {phase}.")
+        return now in _PROGRESS and phase in _PROGRESS and _PROGRESS.index(now) >= _PROGRESS.index(phase)
+
+    async def _change(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+
+class Server(Tunnel):
+    """The side with the upstream."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        super().__init__(settings, Role.SERVE)
+        from .endpoints.origin import Origin
+
+        self._upstream = settings.upstream
+        self._origin = Origin(
+            settings.upstream,
+            advertise=settings.advertise,
+            timeouts=settings.timeouts,
+            limits=settings.limits,
+            on_record=self._record,
+        )
+        self._make_room(self._origin.handle)
+
+    @property
+    def url(self) -> str:
+        """The upstream's address."""
+        return str(self._upstream)
+
+    async def _close_local(self) -> None:
+        await self._origin.aclose()
+
+
+class Proxy(Tunnel):
+    """The side with the local listener."""
+
+    def __init__(self, settings: ProxySettings) -> None:
+        super().__init__(settings, Role.PROXY)
+        from .endpoints.gateway import Gateway
+
+        self._make_room()
+        self._gateway = Gateway(
+            self._room,
+            listen=settings.listen,
+            policy=settings.listener,
+            timeouts=settings.timeouts,
+            limits=settings.limits,
+            on_record=self._record,
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it listens, ``http://127.0.0.1:8000``; empty before `start`."""
+        return self._gateway.url
+
+    @property
+    def openai_base_url(self) -> str:
+        """What an OpenAI client takes as its ``base_url``."""
+        return f"{self.url}/v1"
+
+    async def _open(self) -> None:
+        # Shielded: asyncio loses a listening socket where it is cancelled while it makes it.
+        starting = asyncio.create_task(self._gateway.start(), name="llmtunnel listener")
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait((starting,))
+            raise
+        self._notify(Listening(url=self.url, addresses=self._gateway.addresses))
+
+    async def _close_local(self) -> None:
+        await self._gateway.aclose()

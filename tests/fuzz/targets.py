@@ -1,0 +1,20 @@
+"""What is fuzzed: each target plays one case, decided by its random generator, and raises where the invariant fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from . import http, signalling, wire
+
+TARGETS: Final[dict[str, Callable[[Random], None]]] = {
+    "connection": wire.connection,
+    "heads": wire.heads,
+    "hello": wire.hello,
+    "http-requests": http.requests,
+    "http-responses": http.responses,
+    "signal-messages": signalling.from_server,
+    "descriptions": signalling.descriptions,
+    "signal-server": signalling.from_clients,
+}

@@ -1,0 +1,95 @@
+"""Two sessions over the memory channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from llmtunnel.config import Limits, Timeouts
+from llmtunnel.protocol.heads import RequestHead, ResponseHead
+from llmtunnel.protocol.hello import ALL_FEATURES, Features
+from llmtunnel.session.mux import Handler, Session
+from llmtunnel.session.stream import Stream
+from llmtunnel.status import Role
+from llmtunnel.transport.memory import MemoryChannel, linked_pair
+
+GET = RequestHead(method=b"GET", target=b"/")
+POST = RequestHead(method=b"POST", target=b"/")
+OK = ResponseHead(status=200, reason=b"OK")
+
+
+@dataclass
+class Pair:
+    """Both ends, and the network between them."""
+
+    proxy: Session
+    serve: Session
+    network: MemoryChannel
+
+
+@asynccontextmanager
+async def linked(
+    handler: Handler,
+    *,
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    features: Features = ALL_FEATURES,
+    room: int = 256 * 1024,
+    delay: float = 0.0,
+) -> AsyncIterator[Pair]:
+    """Two sessions that have said hello; closed at the end, and then nothing of them is left."""
+    left, right = linked_pair(room=room, delay=delay)
+    proxy = Session(left, Role.PROXY, peer="serve", limits=limits, timeouts=timeouts, features=features)
+    serve = Session(right, Role.SERVE, peer="proxy", handler=handler, limits=limits, timeouts=timeouts)
+    await asyncio.gather(proxy.start(), serve.start())
+    try:
+        yield Pair(proxy, serve, left)
+    finally:
+        await asyncio.gather(proxy.aclose(), serve.aclose())
+        for session in (proxy, serve):
+            assert session.error is not None
+            assert session.active == 0
+            assert session._timer is None or session._timer.cancelled()
+            assert not session._tasks
+
+
+async def echo(stream: Stream) -> None:
+    """Answer with the request's body, as it comes."""
+    await stream.send_response(OK)
+    while data := await stream.receive():
+        await stream.send(data)
+    await stream.send_end()
+
+
+async def read_all(stream: Stream) -> bytes:
+    """The rest of a body, whole."""
+    parts = []
+    while data := await stream.receive():
+        parts.append(data)
+    return b"".join(parts)
+
+
+async def exchange(session: Session, body: bytes = b"hello") -> bytes:
+    """One whole exchange with `echo`."""
+    stream = await session.open(POST)
+    sending = asyncio.create_task(_send_all(stream, body), name="sender")
+    assert (await stream.response()).status == 200
+    answer = await read_all(stream)
+    await sending
+    return answer
+
+
+async def _send_all(stream: Stream, body: bytes) -> None:
+    await stream.send(body)
+    await stream.send_end()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until it holds, for seconds if need be."""
+    for _ in range(5000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it never came true")

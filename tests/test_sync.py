@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import _thread
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llmtunnel
+from llmtunnel import aio, sync
+from llmtunnel.errors import AddressInUse, SettingError, TunnelError, WaitTimeout
+from llmtunnel.status import Phase
+
+from .background import SERVED, Background
+from .embedded import PATIENCE, Heard
+
+ROOT = Path(__file__).resolve().parents[1]
+LOOP_THREAD = "llmtunnel loop"
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[Background]:
+    """The other side."""
+    with Background() as background:
+        yield background
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """Each test closes what it opens."""
+    yield
+    assert not loop_threads()
+
+
+def loop_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == LOOP_THREAD]
+
+
+def connected(other: Background, **more: Any) -> sync.Proxy:
+    return llmtunnel.proxy(room=SERVED, signal=other.signal, stun=(), listen="127.0.0.1:0", **more)
+
+
+def fetch(url: str) -> bytes:
+    """By a client that blocks, and knows of no proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=PATIENCE) as response:
+        return bytes(response.read())
+
+
+def test_a_blocking_client_in_the_same_process_uses_a_proxy(other: Background) -> None:
+    with connected(other) as proxy:
+        assert fetch(f"{proxy.url}/a?b") == b"/a?b"
+        assert proxy.openai_base_url == f"{proxy.url}/v1"
+        assert proxy.status.phase is Phase.READY
+        assert proxy.url in repr(proxy)
+        [record] = proxy.requests()
+        assert record.path == "/a"
+    assert proxy.status.phase is Phase.STOPPED
+    with pytest.raises(urllib.error.URLError):
+        fetch(proxy.url)
+
+
+def test_both_sides_block_and_share_one_thread(other: Background) -> None:
+    server = llmtunnel.serve(other.upstream, room="ours", signal=other.signal, stun=())
+    assert server.status.phase is Phase.WAITING
+    assert server.url == other.upstream
+    with llmtunnel.proxy(room="ours", signal=other.signal, stun=(), listen="127.0.0.1:0") as proxy:
+        server.wait(timeout=PATIENCE)
+        assert len(loop_threads()) == 1
+        assert fetch(proxy.url) == b"ok"
+    assert loop_threads(), "the other handle still has it"
+    server.close()
+    assert not loop_threads()
+
+
+def test_in_the_thread_of_a_running_loop_they_work_and_the_tunnel_does_not_wait_for_that_loop(
+    other: Background,
+) -> None:
+    """As in a notebook, whose cells run in a loop: blocking it must not block the tunnel."""
+
+    async def cell() -> None:
+        with connected(other) as proxy:
+            assert fetch(proxy.url) == b"ok"
+            proxy.wait(timeout=0)
+
+    asyncio.run(cell())
+
+
+def test_on_the_loop_thread_itself_they_raise_and_name_the_async_twin(other: Background) -> None:
+    raised: list[TunnelError] = []
+
+    def callback(_: object) -> None:
+        for call in (
+            proxy.wait,
+            proxy.close,
+            lambda: llmtunnel.proxy(room="r"),
+            lambda: llmtunnel.serve("ollama", room="r"),
+        ):
+            try:
+                call()
+            except TunnelError as exc:
+                raised.append(exc)
+
+    with connected(other) as proxy:
+        unsubscribe = proxy.subscribe(callback)
+        fetch(proxy.url)
+        unsubscribe()
+        assert [exc.message.split("`")[1] for exc in raised] == ["wait", "close", "proxy", "serve"]
+        assert [exc.hint.split("`")[1] for exc in raised] == ["wait", "aclose", "proxy", "serve"]
+        assert all("llmtunnel.aio" in exc.hint for exc in raised)
+
+
+def test_a_wait_that_runs_out_raises_after_its_time_and_leaves_no_thread(other: Background) -> None:
+    begun = time.monotonic()
+    with pytest.raises(WaitTimeout, match="Nobody else is in the room") as caught:
+        llmtunnel.proxy(room="nobody", signal=other.signal, stun=(), listen="127.0.0.1:0", timeout=0.5)
+    assert 0.4 < time.monotonic() - begun < 5
+    assert caught.value.hint
+    assert not loop_threads()
+
+
+def test_what_cannot_be_opened_raises_as_in_aio_and_leaves_no_thread(other: Background) -> None:
+    with connected(other) as proxy:
+        port = proxy.url.rpartition(":")[2]
+        with pytest.raises(AddressInUse):
+            llmtunnel.proxy(room=SERVED, signal=other.signal, listen=f"127.0.0.1:{port}")
+    with pytest.raises(SettingError):
+        llmtunnel.serve("ftp://x", room="r")
+    assert not loop_threads()
+
+
+def test_an_interrupt_ends_the_wait_and_not_the_tunnel(other: Background) -> None:
+    with connected(other) as proxy:
+        timer = threading.Timer(0.2, _thread.interrupt_main)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            proxy.wait(Phase.STOPPED, timeout=None)
+        timer.join()
+        assert fetch(proxy.url) == b"ok"
+
+
+def test_an_interrupt_of_the_opening_leaves_nothing(other: Background) -> None:
+    timer = threading.Timer(0.3, _thread.interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        llmtunnel.proxy(room="nobody", signal=other.signal, stun=(), listen="127.0.0.1:0")
+    timer.join()
+    assert not loop_threads()
+
+
+def test_closing_twice_or_from_two_threads_is_closing_once(other: Background) -> None:
+    proxy, heard = connected(other), Heard()
+    proxy.subscribe(heard)
+    closers = [threading.Thread(target=proxy.close) for _ in range(3)]
+    for each in closers:
+        each.start()
+    for each in closers:
+        each.join(PATIENCE)
+    proxy.close()
+    assert heard.events.count("stopped") == 1
+    assert not loop_threads()
+    with pytest.raises(TunnelError, match="closed"):
+        proxy.wait()
+
+
+def test_who_waits_while_another_thread_closes_is_told(other: Background) -> None:
+    proxy, raised = connected(other), []
+
+    def wait() -> None:
+        try:
+            proxy.wait(Phase.RECONNECTING, timeout=None)
+        except TunnelError as exc:
+            raised.append(exc)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.1)
+    proxy.close()
+    waiting.join(PATIENCE)
+    assert len(raised) == 1
+
+
+def test_status_can_be_read_from_any_thread_while_peers_come_and_go(other: Background) -> None:
+    with connected(other) as proxy:
+        links = proxy._tunnel._room._links
+        [link] = links.values()
+        stop = threading.Event()
+
+        def churn() -> None:
+            n = 0
+            while not stop.is_set():
+                links[f"other {n % 50}"] = link
+                links.pop(f"other {(n + 25) % 50}", None)
+                n += 1
+
+        other_thread = threading.Thread(target=churn)
+        other_thread.start()
+        try:
+            for _ in range(2000):
+                assert proxy.status.peers
+        finally:
+            stop.set()
+            other_thread.join()
+            for name in [name for name in links if name.startswith("other")]:
+                del links[name]
+
+
+def test_a_handle_that_was_never_closed_is_warned_of(other: Background) -> None:
+    proxy = connected(other)
+    tunnel, hold = proxy._tunnel, proxy._hold
+    with pytest.warns(ResourceWarning, match=f"unclosed llmtunnel proxy: {tunnel.url}"):
+        del proxy
+        gc.collect()
+    assert fetch(tunnel.url) == b"ok", "it goes on: nothing else may be pulled from under a client"
+    hold.close()
+    closed = connected(other)
+    closed.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del closed
+        gc.collect()
+
+
+def test_the_twins_take_the_same_arguments() -> None:
+    import inspect
+
+    for name in ("serve", "proxy"):
+        ours, theirs = (inspect.signature(getattr(module, name)) for module in (sync, aio))
+        assert [*ours.parameters.values()] == [*theirs.parameters.values()]
+
+
+FORGETS = """
+import sys, llmtunnel
+server = llmtunnel.serve({upstream!r}, room="script", signal={signal!r}, stun=())
+proxy = llmtunnel.proxy(room="script", signal={signal!r}, stun=(), listen="127.0.0.1:0")
+proxy.subscribe(lambda notice: print(notice.event, flush=True))
+print("begun", flush=True)
+{more}
+"""
+
+
+def script(other: Background, more: str = "") -> subprocess.Popen[str]:
+    code = FORGETS.format(upstream=other.upstream, signal=other.signal, more=more)
+    return subprocess.Popen(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [("", 0), ("sys.exit(3)", 3), ("globals().clear()", 0)],
+    ids=["ends", "exits", "has-lost-its-handles"],
+)
+def test_a_program_that_forgets_to_close_ends_in_order(other: Background, more: str, status: int) -> None:
+    process = script(other, more)
+    out, errors = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert out.split()[0] == "begun"
+    assert "stopped" in out.split()
+    assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
+    assert ("unclosed llmtunnel" in errors) is ("clear" in more)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT to a process alone")
+def test_ctrl_c_in_a_program_that_waits_ends_it_soon(other: Background) -> None:
+    import signal
+
+    process = script(other, "proxy.wait(llmtunnel.Phase.STOPPED, timeout=None)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT or process.returncode == 130
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert "Exception ignored" not in errors
