@@ -16,7 +16,6 @@ from typing import Any, Self
 import aiohttp
 
 from llmtunnel.config import IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
-from llmtunnel.listener import ListenerPolicy
 from llmtunnel.status import Notice, Phase
 from llmtunnel.tunnel import Proxy, Server, Tunnel
 from llmtunnel.upstream import Upstream as Address
@@ -83,7 +82,7 @@ async def get(url: str, target: str = "/") -> tuple[int, bytes]:
     host, _, port = url.removeprefix("http://").rpartition(":")
     reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     try:
-        writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
         return int(head.split(b" ")[1]), await reader.read()
     finally:
@@ -112,8 +111,7 @@ def server(signal: str, upstream: str, *, room: str = "r", timeouts: Timeouts = 
 
 def proxy(signal: str, *, room: str = "r", listen: str = "127.0.0.1:0", timeouts: Timeouts = QUICK) -> Proxy:
     """A proxy, not started."""
-    common = settings(signal, room=room, timeouts=timeouts)
-    return Proxy(ProxySettings(**_fields(common), listen=listen, listener=ListenerPolicy(allow_hosts=("x",))))
+    return Proxy(ProxySettings(**_fields(settings(signal, room=room, timeouts=timeouts)), listen=listen))
 
 
 def _fields(common: Settings) -> dict[str, Any]:
