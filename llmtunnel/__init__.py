@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         VersionMismatch,
         WaitTimeout,
     )
+    from .listener import ListenerPolicy
     from .status import Notice, Path, PeerStatus, Phase, RequestRecord, Role, Status
     from .sync import proxy, serve
     from .upstream import Upstream
@@ -42,6 +43,7 @@ __all__ = [
     "ConnectFailed",
     "IceServers",
     "Limits",
+    "ListenerPolicy",
     "Notice",
     "Path",
     "PeerError",
@@ -77,6 +79,7 @@ __all__ = [
 
 _MODULES = {
     "config": ("IceServers", "Limits", "ProxySettings", "ServeSettings", "Settings", "Timeouts"),
+    "listener": ("ListenerPolicy",),
     "status": ("Notice", "Path", "PeerStatus", "Phase", "RequestRecord", "Role", "Status"),
     "sync": ("proxy", "serve"),
     "upstream": ("Upstream",),

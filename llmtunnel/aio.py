@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from .config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, Exposure, IceServers, ProxySettings, ServeSettings
+from .listener import ListenerPolicy
 from .policy import Policy
 from .status import Phase
 from .tunnel import WAIT, Proxy, Server, Tunnel, Unsubscribe
@@ -105,6 +106,10 @@ def proxy(
     room: str,
     signal: str = DEFAULT_SIGNAL,
     listen: str = DEFAULT_LISTEN,
+    allow_hosts: tuple[str, ...] = (),
+    allow_origins: tuple[str, ...] = (),
+    api_key: str | None = None,
+    no_auth: bool = False,
     stun: tuple[str, ...] = (DEFAULT_STUN,),
     turn: str | None = None,
     turn_user: str | None = None,
@@ -113,8 +118,10 @@ def proxy(
 ) -> Opening[Proxy]:
     """Bring the other side's HTTP service here; opened when serve is reached.
 
-    ``listen``: ``host:port``; port 0 takes a free one. Raises `AddressInUse`, `VersionMismatch`, or `WaitTimeout`
-    after ``timeout`` seconds (None: never).
+    ``listen``: ``host:port``; port 0 takes a free one. Where that is not loopback, clients must send ``api_key``, or
+    ``no_auth`` says that they need not. ``allow_hosts``, ``allow_origins``: as ``--allow-host``, ``--allow-origin``.
+    Raises `AddressInUse` or another `SettingError`, `VersionMismatch`, or `WaitTimeout` after ``timeout`` seconds
+    (None: never).
     """
 
     async def make() -> Proxy:
@@ -123,6 +130,9 @@ def proxy(
                 room=room,
                 signal=signal,
                 listen=listen,
+                listener=ListenerPolicy(
+                    allow_hosts=allow_hosts, allow_origins=allow_origins, api_key=api_key, no_auth=no_auth
+                ),
                 ice=IceServers(stun=stun, turn=turn, turn_user=turn_user, turn_pass=turn_pass),
             )
         )

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from .errors import SettingError
+from .listener import ListenerPolicy
 from .policy import Policy
 from .upstream import Upstream
 
@@ -181,6 +182,8 @@ class ProxySettings(Settings):
 
     listen: str = DEFAULT_LISTEN
     """``host:port``, a bare port or a bare host; port 0 takes a free one."""
+    listener: ListenerPolicy = field(default_factory=ListenerPolicy)
+    """Whom it answers."""
 
 
 def _is_room(name: str) -> bool:

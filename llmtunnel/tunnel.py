@@ -311,6 +311,7 @@ class Proxy(Tunnel):
         self._gateway = Gateway(
             self._room,
             listen=settings.listen,
+            policy=settings.listener,
             timeouts=settings.timeouts,
             limits=settings.limits,
             on_record=self._record,

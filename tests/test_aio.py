@@ -157,6 +157,11 @@ def test_settings_that_cannot_be_used_are_told_when_awaited(run: Run) -> None:
             aio.serve("ftp://x", room="r"),
             aio.serve("ollama", room=""),
             aio.proxy(room="r", listen="nonsense"),
+            aio.proxy(room="r", listen="0.0.0.0:0"),
+            aio.proxy(room="r", api_key=""),
+            aio.proxy(room="r", api_key="k", no_auth=True),
+            aio.proxy(room="r", allow_hosts=("http://a",)),
+            aio.proxy(room="r", allow_origins=("*",)),
             aio.proxy(room="r", stun=("none",)),
         ):
             with pytest.raises(SettingError):

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"version", "errors", "config", "policy", "status", "upstream"},
+    {"version", "errors", "config", "listener", "policy", "status", "upstream"},
     {"protocol", "signaling.messages", "signaling.negotiation"},
     {"transport", "signaling.client", "runtime"},
     {"session"},

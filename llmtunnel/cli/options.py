@@ -25,6 +25,7 @@ from ..config import (
     from_env,
 )
 from ..errors import SettingError
+from ..listener import ListenerPolicy
 from ..policy import Policy
 from ..upstream import Upstream, parse_header
 from ..version import __version__
@@ -150,6 +151,12 @@ def _proxy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
             ice=_ice(values),
             timeouts=Timeouts(wait_for_peer=given.wait_for_peer),
             listen=values.text("listen") or DEFAULT_LISTEN,
+            listener=ListenerPolicy(
+                allow_hosts=tuple(given.allow_host or ()),
+                allow_origins=tuple(given.allow_origin or ()),
+                api_key=_api_key(values),
+                no_auth=given.no_auth,
+            ),
         ),
     )
 
@@ -192,6 +199,25 @@ def _room(values: _Values, add: str) -> str:
     if not room:
         raise SettingError("No room was given.", hint=f"Add {add}. (Or set TUNNEL_ROOM.)")
     return room
+
+
+def _api_key(values: _Values) -> str | None:
+    """A flag wins over the environment here too, ``--no-auth`` as well."""
+    given = values.given
+    if given.api_key is not None and given.api_key_file is not None:
+        raise SettingError("--api-key and --api-key-file contradict each other.", hint="Leave one of them out.")
+    if given.no_auth and given.api_key is None and given.api_key_file is None:
+        return None
+    key = values.text("api_key") if given.api_key_file is None else None
+    path = values.text("api_key_file")
+    return _key_in(path) if key is None and path is not None else key
+
+
+def _key_in(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, ValueError) as exc:
+        raise SettingError(f"The key file {path!r} cannot be read: {exc}.", hint="Check --api-key-file.") from exc
 
 
 def _ice(values: _Values) -> IceServers:

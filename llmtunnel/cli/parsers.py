@@ -80,8 +80,9 @@ class Parser(argparse.ArgumentParser):
         """The arguments, or `SettingError` for one that is not known."""
         found, unknown = self.parse_known_args(argv)
         if unknown and not found.help:
-            meant = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
-            raise SettingError(f"{self.prog} does not know {unknown[0]!r}.", hint=f"{meant}\n{self.format_usage()}")
+            flag = unknown[0].partition("=")[0]  # what follows may be a secret
+            meant = did_you_mean(flag, self._option_string_actions)
+            raise SettingError(f"{self.prog} does not know {flag!r}.", hint=f"{meant}\n{self.format_usage()}")
         return found
 
 
@@ -139,6 +140,7 @@ def proxy_parser() -> Parser:
         default=Timeouts().wait_for_peer,
         help="how long a request waits for serve before it gets 503 (default: %(default)g)",
     )
+    _add_access(parser)
     _add_network(parser)
     _add_view(parser)
     return parser
@@ -176,6 +178,31 @@ def _add_exposure(parser: Parser) -> None:
     add("--max-requests", metavar="N", type=_count, help="requests at once, for each proxy")
     add("--max-requests-per-minute", metavar="N", type=_count, help="requests in any 60 seconds, for each proxy")
     add("--max-body", metavar="SIZE", type=_size, help="of a request's body: bytes, 10MB (10^7), 10MiB (10 * 2^20)")
+
+
+def _add_access(parser: Parser) -> None:
+    add = parser.add_argument_group("who may use it, beside programs on this machine").add_argument
+    add(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        help="another name that clients call it by, such as host.docker.internal, repeatable",
+    )
+    add(
+        "--allow-origin",
+        metavar="ORIGIN",
+        action="append",
+        help="web pages that may use it, such as https://app.example, repeatable",
+    )
+    add(
+        "--api-key",
+        metavar="KEY",
+        help="what clients must send, as Authorization: Bearer or X-Api-Key; needed to --listen on another address"
+        " than loopback. Other users of this machine see what a command line says (ps): the environment"
+        " and a file are safer (TUNNEL_API_KEY)",
+    )
+    add("--api-key-file", metavar="FILE", help="the key, from a file (TUNNEL_API_KEY_FILE)")
+    add("--no-auth", action="store_true", help="listen on another address than loopback without a key")
 
 
 def _add_network(parser: Parser) -> None:

@@ -28,7 +28,8 @@ from ..status import RequestRecord
 from .client_connection import ClientConnection
 from .duplex import beside
 from .encoding import CONTINUE, ResponseEncoder, encode_response
-from .http1 import BadMessage, End, RequestEvent, RequestReader, RequestReceived, end_to_end
+from .guard import Verdict, readable
+from .http1 import BadMessage, End, RequestEvent, RequestReader, end_to_end
 from .responses import DEFECT, STOPPING, Failure, failure, standard_reason
 
 CLIENT_LEFT: Final = "The client went away."
@@ -88,9 +89,10 @@ class RequestBody:
 class Exchange:
     """Use `run`, once; then `record` tells what happened."""
 
-    def __init__(self, client: ClientConnection, request: RequestReceived, body: RequestBody) -> None:
+    def __init__(self, client: ClientConnection, verdict: Verdict, body: RequestBody) -> None:
         self._client = client
-        self._request = request
+        self._verdict = verdict
+        request = self._request = verdict.request
         self._body = body
         self._encoder = ResponseEncoder(request)
         self._refused_body: BadMessage | None = None
@@ -109,7 +111,13 @@ class Exchange:
         The request's rest may still be to come: the response did not wait for it.
         """
         try:
-            await self._carry(await sessions.session(timeouts.wait_for_peer))
+            match self._verdict.answer:
+                case None:
+                    await self._carry(await sessions.session(timeouts.wait_for_peer))
+                case Failure() as refusal:
+                    self._fail(refusal)
+                case answer:
+                    self._answer(answer)
         except TunnelError as exc:
             self._fail(failure(self._refused_body or exc))
         except asyncio.CancelledError:
@@ -136,6 +144,11 @@ class Exchange:
             error=self._error,
             peer=self._stream.peer if self._stream else "",
         )
+
+    def _answer(self, head: ResponseHead) -> None:
+        """Answer in the peer's place, without a body."""
+        self._client.write(self._encoder.head(head))
+        self._status = head.status
 
     def _elapsed(self) -> float:
         return round((time.perf_counter() - self._started) * 1000, 3)
@@ -205,7 +218,7 @@ class Exchange:
             raise ProtocolError("The peer changed a protocol that nobody asked to change.")
         if self._request.expects_continue and not (self._body.begun or self._body.whole or self._bytes_up):
             self._encoder.keep_alive = False  # whether the body will come is the client's choice (RFC 9110, 10.1.1)
-        self._client.write(self._encoder.head(head))
+        self._client.write(self._encoder.head(readable(head, self._verdict.cors)))
         self._status = head.status
         while data := await stream.receive():
             self._bytes_down += len(data)
@@ -245,7 +258,7 @@ class Exchange:
             self._status = head.status
             encoder = self._encoder = ResponseEncoder(self._request)
             encoder.keep_alive = False
-            self._client.write(encoder.head(head))
+            self._client.write(encoder.head(readable(head, self._verdict.cors)))
             if self._request.head.method != b"HEAD":
                 self._client.write(encoder.data(body))
             return

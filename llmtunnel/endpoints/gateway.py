@@ -8,10 +8,12 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..config import Limits, Timeouts
+from ..listener import ListenerPolicy
 from ..protocol.heads import get_all
 from ..status import RequestRecord
 from .client_connection import ClientConnection
 from .exchange import Exchange, RequestBody, SessionSource
+from .guard import Guard
 from .http1 import BadMessage, RequestEvent, RequestReader, RequestReceived
 from .listen import Listen, open_servers, parse_listen, port_of, reachable, shown
 from .probe import PROBE_FIELD
@@ -28,13 +30,18 @@ class Gateway:
         sessions: SessionSource,
         *,
         listen: Listen | str,
+        policy: ListenerPolicy | None = None,
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
         on_record: Callable[[RequestRecord], None] = lambda record: None,
     ) -> None:
-        """``on_record`` is called at the end of each exchange. Raises `SettingError` for the address."""
+        """``on_record`` is called at the end of each exchange.
+
+        Raises `SettingError` for the address, or where the policy does not fit it.
+        """
         self._sessions = sessions
         self._listen = parse_listen(listen) if isinstance(listen, str) else listen
+        self._guard = Guard(policy or ListenerPolicy(), self._listen)
         self._timeouts = timeouts or Timeouts()
         self._limits = limits or Limits()
         self._on_record = on_record
@@ -109,7 +116,7 @@ class Gateway:
             self._refuse(client, PROBED)
             return False
         body = RequestBody(client, reader, events[1:])
-        goes_on = await self._answer(Exchange(client, request, body))
+        goes_on = await self._answer(Exchange(client, self._guard.judge(request), body))
         if body.whole or (goes_on and await body.discard(self._timeouts.linger)):
             return goes_on
         await client.linger(self._timeouts.linger)

@@ -45,7 +45,7 @@ def parse_listen(text: str) -> Listen:
     if not match or int(match[3]) > 65_535:
         raise SettingError(f"{text!r} is not an address to listen on.", hint="Write it as --listen 127.0.0.1:8000.")
     host = match[1] or match[2] or _LOOPBACK
-    return Listen(host=_LOOPBACK if host == "localhost" else host, port=int(match[3]))
+    return Listen(host=_LOOPBACK if host.lower() == "localhost" else host, port=int(match[3]))
 
 
 def shown(host: str, port: int) -> str:

@@ -36,6 +36,8 @@ class Failure:
         wait = RETRY_AFTER if self.status == HTTPStatus.SERVICE_UNAVAILABLE else self.retry_after
         if wait is not None:
             fields += ((b"Retry-After", b"%d" % wait),)
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            fields += ((b"WWW-Authenticate", b'Bearer realm="llmtunnel"'),)
         return ResponseHead(status=self.status, reason=standard_reason(self.status), fields=fields), body
 
     def encode(self) -> bytes:

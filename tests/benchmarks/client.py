@@ -143,7 +143,7 @@ class Chunked:
 def _head(target: str, upload: int) -> bytes:
     method = f"POST {target}" if upload else f"GET {target}"
     sized = f"Content-Length: {upload}\r\n" if upload else ""
-    return f"{method} HTTP/1.1\r\nHost: benchmark\r\n{sized}\r\n".encode("ascii")
+    return f"{method} HTTP/1.1\r\nHost: localhost\r\n{sized}\r\n".encode("ascii")
 
 
 def _read_head(head: bytes) -> tuple[int, Sized | Chunked]:

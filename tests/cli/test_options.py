@@ -15,6 +15,7 @@ from llmtunnel.cli.options import (
 )
 from llmtunnel.config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, Exposure, IceServers
 from llmtunnel.errors import SettingError
+from llmtunnel.listener import ListenerPolicy
 from llmtunnel.policy import Policy
 from llmtunnel.upstream import Upstream
 
@@ -168,7 +169,7 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
         (["proxy"], "No room", "--room"),
         (["serve"], "No room", "--room llm-"),
         (["serve", "--room", "r", "--upstraem", "1"], "know '--upstraem'", "mean --upstream?"),
-        (["serve", "--room", "r", "--upstraem=1"], "know '--upstraem=1'", "mean --upstream?"),
+        (["serve", "--room", "r", "--upstraem=1"], "know '--upstraem'", "mean --upstream?"),
         (["serve", "--room", "r", "--up", "1"], "know '--up'", "usage: llmtunnel serve"),
         (["proxy", "--room", "r", "8000"], "know '8000'", "usage: llmtunnel proxy"),
         (["proxy", "--room"], "--room: expected one argument", "usage: llmtunnel proxy"),
@@ -184,6 +185,13 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
         (["proxy", "--room", "r", "--wait-for-peer", "-1"], "", "usage:"),
         (["proxy", "--room", "r", "--wait-for-peer", "inf"], "seconds", "usage:"),
         (["proxy", "--room", "r", "--wait-for-peer", "nan"], "seconds", "usage:"),
+        (["proxy", "--room", "r", "--allow-host", "http://x"], "host's name", "--allow-host"),
+        (["proxy", "--room", "r", "--allow-origin", "*"], "origin", "--allow-origin"),
+        (["proxy", "--room", "r", "--api-key", ""], "empty", "token_urlsafe"),
+        (["proxy", "--room", "r", "--api-key", "k", "--api-key-file", "f"], "contradict", ""),
+        (["proxy", "--room", "r", "--api-key", "k", "--no-auth"], "contradict", ""),
+        (["proxy", "--room", "r", "--api-key-file", "/nonexistent"], "cannot be read", "--api-key-file"),
+        (["proxy", "--room", "r", "--api-kye=s3cret"], "know '--api-kye'", "mean --api-key?"),
         (["serve", "--room", "r", "--upstream", "ftp://x"], "http", ""),
         (["serve", "--room", "r", "--upstream-header", "@/nonexistent"], "cannot be read", "--upstream-header"),
         (["serve", "--room", "r", "--upstream-header", "no colon"], "header field", ""),
@@ -244,7 +252,47 @@ def test_a_size_is_bytes_or_has_a_unit(text: str, size: int) -> None:
     assert serve(f"--room r --max-body {text}").exposure.max_body == size
 
 
+# -- who may use the listener
+
+
+def test_who_may_use_the_listener_comes_from_repeatable_flags() -> None:
+    line = "--room r --allow-host a --allow-host b --allow-origin https://c --allow-origin http://d:1 --no-auth"
+    assert proxy(line).settings.listener == ListenerPolicy(
+        allow_hosts=("a", "b"), allow_origins=("https://c", "http://d:1"), no_auth=True
+    )
+    assert proxy("--room r").settings.listener == ListenerPolicy()
+
+
+def test_the_key_comes_from_a_flag_a_file_or_the_environment_and_a_flag_wins(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("of-the-file\n", "utf-8")
+
+    def key(line: str, **environ: str) -> str | None:
+        return proxy(f"--room r {line}", **environ).settings.listener.api_key
+
+    by_environment = {"TUNNEL_API_KEY": "of-the-environment"}
+    assert key("") is None
+    assert key("", TUNNEL_API_KEY="") is None
+    assert key("", **by_environment) == "of-the-environment"
+    assert key("--api-key of-the-flag", **by_environment) == "of-the-flag"
+    assert key(f"--api-key-file {file}", **by_environment) == "of-the-file"
+    assert key("", TUNNEL_API_KEY_FILE=str(file)) == "of-the-file"
+    assert key("--api-key of-the-flag", TUNNEL_API_KEY_FILE=str(file)) == "of-the-flag"
+    assert key("--no-auth", **by_environment) is None
+
+
+def test_the_help_says_that_a_key_is_safer_in_the_environment_or_a_file() -> None:
+    command = parse(["proxy", "--help"], {})
+    assert isinstance(command, ShowText)
+    text = " ".join(command.text.split())
+    words = "--allow-host --allow-origin --api-key --api-key-file --no-auth TUNNEL_API_KEY host.docker.internal"
+    for word in words.split():
+        assert word in text
+    assert "(ps): the environment and a file are safer" in text
+
+
 def test_no_secret_shows_in_a_repr() -> None:
+    assert "s3cret" not in repr(proxy("--room r --api-key s3cret"))
     command = parse(
         ["serve", "--room", "r", "--upstream", "1", "--upstream-header", "Authorization: s3cret", "--turn-pass=hush"],
         {},

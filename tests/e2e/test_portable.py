@@ -22,7 +22,7 @@ def test_signal_serve_and_proxy_work_without_what_only_posix_has(processes: Proc
     url = signal.wait_line(r"listening on (ws://\S+)")[1]
     place = ("--room", "portable", "--signal", url)
     serve = start(processes, "serve", *place, "--upstream", own_upstream.url, *COMMON)
-    proxy = start(processes, "proxy", *place, "--listen", "127.0.0.1:0", *COMMON)
+    proxy = start(processes, "proxy", *place, "--listen", "127.0.0.1:0", "--allow-host", "client.example", *COMMON)
     address = Proxy(proxy, proxy.wait_event("listening")["url"]).address
     proxy.wait_event("ready")
 

@@ -17,7 +17,7 @@ from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
-from .tunnel import NoPeer, RawClient, answering, eventually, ok, tunnel
+from .tunnel import CALLED, NoPeer, RawClient, answering, eventually, ok, tunnel
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 GET_CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -543,7 +543,7 @@ def test_one_client_too_many_is_told_so() -> None:
 
 def test_without_a_peer_a_request_is_answered_503_with_when_to_retry() -> None:
     async def main() -> None:
-        gateway = Gateway(NoPeer(), listen="127.0.0.1:0", timeouts=Timeouts(wait_for_peer=0.05))
+        gateway = Gateway(NoPeer(), listen="127.0.0.1:0", policy=CALLED, timeouts=Timeouts(wait_for_peer=0.05))
         await gateway.start()
         host, port = gateway.url.removeprefix("http://").split(":")
         async with RawClient(*await asyncio.open_connection(host, int(port))) as client:
@@ -559,7 +559,7 @@ def test_without_a_peer_a_request_is_answered_503_with_when_to_retry() -> None:
 
 def test_an_error_for_head_has_no_body() -> None:
     async def main() -> None:
-        gateway = Gateway(NoPeer(), listen="127.0.0.1:0", timeouts=Timeouts(wait_for_peer=0))
+        gateway = Gateway(NoPeer(), listen="127.0.0.1:0", policy=CALLED, timeouts=Timeouts(wait_for_peer=0))
         await gateway.start()
         host, port = gateway.url.removeprefix("http://").split(":")
         async with RawClient(*await asyncio.open_connection(host, int(port))) as client:

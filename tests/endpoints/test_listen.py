@@ -9,6 +9,7 @@ import pytest
 from llmtunnel.endpoints.gateway import Gateway
 from llmtunnel.endpoints.listen import Listen, parse_listen, reachable
 from llmtunnel.errors import AddressInUse, SettingError
+from llmtunnel.listener import ListenerPolicy
 
 from ..conftest import run
 from .tunnel import NoPeer
@@ -120,6 +121,6 @@ def test_a_port_is_free_again_after_the_close() -> None:
 def test_an_address_of_another_machine_is_refused(address: str) -> None:
     async def main() -> None:
         with pytest.raises(SettingError, match="not an address of this machine"):
-            await Gateway(NoPeer(), listen=address).start()
+            await Gateway(NoPeer(), listen=address, policy=ListenerPolicy(no_auth=True)).start()
 
     run(main())

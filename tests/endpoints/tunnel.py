@@ -9,12 +9,16 @@ from contextlib import asynccontextmanager, suppress
 from llmtunnel.config import Limits, Timeouts
 from llmtunnel.endpoints.gateway import Gateway
 from llmtunnel.errors import PeerNotFound
+from llmtunnel.listener import ListenerPolicy
 from llmtunnel.protocol.heads import ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Features
 from llmtunnel.session.mux import Handler, Session
 from llmtunnel.session.stream import Stream
 from llmtunnel.status import RequestRecord, Role
 from llmtunnel.transport.memory import linked_pair
+
+CALLED = ListenerPolicy(allow_hosts=("a", "h", "asked"))
+"""By the names that clients use in these tests."""
 
 
 class Rig:
@@ -77,6 +81,7 @@ async def tunnel(
     handler: Handler,
     *,
     features: Features = ALL_FEATURES,
+    policy: ListenerPolicy = CALLED,
     timeouts: Timeouts | None = None,
     limits: Limits | None = None,
 ) -> AsyncIterator[Rig]:
@@ -92,6 +97,7 @@ async def tunnel(
     gateway = Gateway(
         Source(),
         listen="127.0.0.1:0",
+        policy=policy,
         timeouts=timeouts,
         limits=limits,
         on_record=lambda record: rig.records.append(record),

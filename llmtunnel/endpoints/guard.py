@@ -1,0 +1,205 @@
+"""What a request's head may do, before anything of it is passed on. Pure.
+
+A web page that the user visits can make the browser send requests to this machine. The guard knows three signs:
+
+- Host: a page whose own name was pointed at 127.0.0.1 (DNS rebinding) calls us by that name.
+- Origin: what a page of another site posts, or reads with its script, names that site.
+- Sec-Fetch-Site: what it has loaded without a script, as an image, say.
+
+Other machines, where they reach the listener, need its key.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ..errors import SettingError
+from ..listener import (
+    LOCALHOST,
+    ListenerPolicy,
+    canonical_host,
+    is_address,
+    is_loopback,
+    is_unspecified,
+    parse_authority,
+    parse_origin,
+)
+from ..protocol.heads import Fields, ResponseHead, get_all, tokens
+from .http1 import RequestReceived
+from .listen import Listen, shown
+from .responses import Failure
+
+_PREFLIGHT_AGE: Final = b"600"
+"""Seconds for which a browser need not ask again (Chromium's own limit is 7200)."""
+_SHOWN: Final = 100
+"""Characters of a client's Host or Origin that its answer repeats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What to do with a request."""
+
+    request: RequestReceived
+    """As it is to be passed on: without the listener's key."""
+    answer: Failure | ResponseHead | None = None
+    """What to answer in the peer's place; None: pass it on."""
+    cors: Fields = ()
+    """What lets the page that asked read the answer: see `readable`."""
+
+
+class Guard:
+    """Holds requests to a policy. Use `judge`."""
+
+    def __init__(self, policy: ListenerPolicy, listen: Listen) -> None:
+        """Raises `SettingError` where other machines would reach the listener without a key."""
+        host = canonical_host(listen.host.partition("%")[0])  # clients do not name our interfaces
+        if not (policy.api_key or policy.no_auth or (host and is_loopback(host))):
+            raise SettingError(
+                f"On {shown(listen.host, listen.port)} other machines could use the model as well.",
+                hint="Give a key that clients have to send (TUNNEL_API_KEY, --api-key-file or --api-key),"
+                " or say --no-auth, or listen on 127.0.0.1.",
+            )
+        self._hosts = {LOCALHOST, host, listen.beside, *map(canonical_host, policy.allow_hosts)}
+        # The addresses behind a name or "any" may be those of a container's or a router's other side.
+        self._by_any_address = host is None or is_unspecified(host) or not is_address(host)
+        self._origins = frozenset(map(parse_origin, policy.allow_origins))
+        self._key = policy.api_key.encode() if policy.api_key else None
+
+    def judge(self, request: RequestReceived) -> Verdict:
+        """Whether the request may pass, and how."""
+        if refusal := self._refusal(request):
+            return Verdict(request=request, answer=refusal)
+        cors = self._cors(request)
+        if cors and _is_preflight(request):  # a browser asks it without the key
+            return Verdict(request=request, answer=_preflight_answer(request, cors))
+        passed = self._without_key(request)
+        if passed is None:
+            return Verdict(request=request, answer=_KEY_WANTED, cors=cors)
+        return Verdict(request=passed, cors=cors)
+
+    # -- web pages
+
+    def _refusal(self, request: RequestReceived) -> Failure | None:
+        fields = request.head.fields
+        origins = get_all(fields, b"origin")
+        sites = tokens(fields, b"sec-fetch-site")
+        if not self._is_our_host(request.host, from_browser=bool(origins or sites)):
+            return _foreign_host(request.host)
+        if origins and not (len(origins) == 1 and self._is_our_origin(origins[0], request.host)):
+            return _foreign_origin(origins[0])
+        if b"cross-site" in sites and not origins:
+            return _FOREIGN_SITE
+        return None
+
+    def _is_our_host(self, host: bytes, *, from_browser: bool) -> bool:
+        """Whoever calls it by name: whatever port is named, since one may be mapped to ours."""
+        if not host:  # as HTTP/1.0 has it, but no browser
+            return not from_browser
+        asked = parse_authority(host.decode("latin-1"))
+        if asked is None:
+            return False
+        return asked.host in self._hosts or (self._by_any_address and is_address(asked.host))
+
+    def _is_our_origin(self, value: bytes, host: bytes) -> bool:
+        """A page of this machine, one that was allowed, or one that came through this listener itself."""
+        origin = parse_origin(value.decode("latin-1"))
+        if origin is None:
+            return False
+        if origin in self._origins:
+            return True
+        if origin.scheme not in ("http", "https"):
+            return False
+        return is_loopback(origin.host) or origin == parse_origin(f"{origin.scheme}://{host.decode('latin-1')}")
+
+    def _cors(self, request: RequestReceived) -> Fields:
+        """For a page that was allowed; others that may ask are the upstream's to answer."""
+        origins = get_all(request.head.fields, b"origin")
+        if not origins or parse_origin(origins[0].decode("latin-1")) not in self._origins:
+            return ()
+        return ((b"Access-Control-Allow-Origin", origins[0]), (b"Vary", b"Origin"))
+
+    # -- the key
+
+    def _without_key(self, request: RequestReceived) -> RequestReceived | None:
+        """The request as it is passed on; None where it needs a key and has none."""
+        if self._key is None:
+            return request
+        fields = request.head.fields
+        kept = tuple(field for field in fields if not self._has_key(*field))
+        return replace(request, head=replace(request.head, fields=kept)) if len(kept) < len(fields) else None
+
+    def _has_key(self, name: bytes, value: bytes) -> bool:
+        assert self._key is not None
+        if name.lower() == b"authorization":
+            scheme, _, value = value.partition(b" ")
+            if scheme.lower() != b"bearer":
+                return False
+            value = value.lstrip(b" ")
+        elif name.lower() != b"x-api-key":
+            return False
+        return hmac.compare_digest(value, self._key)
+
+
+def readable(head: ResponseHead, cors: Fields) -> ResponseHead:
+    """The response, for the page that asked: the upstream's own word about who may read it stands."""
+    if not cors or get_all(head.fields, b"access-control-allow-origin"):
+        return head
+    return replace(head, fields=head.fields + cors)
+
+
+def _is_preflight(request: RequestReceived) -> bool:
+    asked = get_all(request.head.fields, b"access-control-request-method")
+    return request.head.method == b"OPTIONS" and bool(asked)
+
+
+def _preflight_answer(request: RequestReceived, cors: Fields) -> ResponseHead:
+    """Yes to what the browser asks for (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
+    asked = request.head.fields
+    granted = [(b"Access-Control-Allow-Methods", get_all(asked, b"access-control-request-method")[0])]
+    if names := get_all(asked, b"access-control-request-headers"):
+        granted.append((b"Access-Control-Allow-Headers", b", ".join(names)))
+    if b"true" in tokens(asked, b"access-control-request-private-network"):
+        granted.append((b"Access-Control-Allow-Private-Network", b"true"))
+    granted.append((b"Access-Control-Max-Age", _PREFLIGHT_AGE))
+    return ResponseHead(status=204, reason=b"No Content", fields=(*cors, *granted))
+
+
+_KEY_WANTED: Final = Failure(
+    status=401,
+    code="invalid_api_key",
+    message="This proxy was given an --api-key: send the same one, as Authorization: Bearer or X-Api-Key.",
+)
+_FOREIGN_SITE: Final = Failure(
+    status=403,
+    code="foreign_origin",
+    message="A page of another web site asked for this. If it may use the model, start the proxy with"
+    " --allow-origin and the site's origin, and let the page ask with CORS.",
+)
+
+
+def _foreign_host(host: bytes) -> Failure:
+    asked = parse_authority(host.decode("latin-1"))
+    name = asked.host[:_SHOWN] if asked else "NAME"
+    return Failure(
+        status=403,
+        code="foreign_host",
+        message=f"The proxy was called by a name that it does not know ({_quoted(host)}), as a hostile web page might."
+        f" If that is you, start it with --allow-host {name}.",
+    )
+
+
+def _foreign_origin(value: bytes) -> Failure:
+    return Failure(
+        status=403,
+        code="foreign_origin",
+        message=f"A web page of another origin ({_quoted(value)}) asked for this. If it may use the model, start the"
+        " proxy with --allow-origin and that origin.",
+    )
+
+
+def _quoted(value: bytes) -> str:
+    """For people, whose terminal may show it."""
+    return re.sub(rb"[^ -~]", b"?", value[:_SHOWN]).decode("ascii") or "none"

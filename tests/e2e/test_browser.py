@@ -1,0 +1,183 @@
+"""What pages in a real browser can do with the proxy. The names of their sites are all pointed at this machine."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from .processes import PATIENCE, Processes, Proxy, Signal
+from .server import reply
+from .upstream import Upstream
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+
+PAGE = """<!doctype html><pre id=told></pre><img src="/held" alt="loading, until the tries are done"><script>
+const proxy = "http://%s";
+const outcome = (thing, good) => new Promise(done => {
+  thing[good] = () => done(good);
+  thing.onerror = () => done("error");
+});
+const tries = {
+  read: () => fetch(proxy + "/read").then(response => response.text()),
+  post: () => fetch(proxy + "/post", {
+    method: "POST", body: "{}", headers: {"Content-Type": "application/json", "Authorization": "Bearer of-the-page"}
+  }).then(response => response.text()),
+  blind: () => fetch(proxy + "/blind", {method: "POST", mode: "no-cors", body: "x"}).then(response => response.type),
+  image: () => { const image = new Image(); image.src = proxy + "/image"; return outcome(image, "onload"); },
+  frame: () => {
+    const frame = document.createElement("iframe");
+    frame.src = proxy + "/frame";
+    document.body.append(frame);
+    return outcome(frame, "onload");
+  },
+  socket: () => outcome(new WebSocket(proxy.replace("http:", "ws:") + "/shout"), "onopen"),
+};
+(async () => {
+  const told = {};
+  for (const [name, make] of Object.entries(tries)) {
+    try { told[name] = await make(); } catch (error) { told[name] = "error"; }
+  }
+  document.getElementById("told").textContent = JSON.stringify(told);
+  fetch("/release");
+})();
+</script>"""
+
+
+class Site:
+    """A web site whose one page tries all of `PAGE` on a proxy."""
+
+    def __init__(self) -> None:
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path == "/held":
+                    site.released.wait(PATIENCE)
+                elif self.path == "/release":
+                    site.released.set()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write((PAGE % site.proxy).encode())
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.proxy = ""
+        self.released = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_port
+
+
+@contextmanager
+def running(site: Site) -> Iterator[Site]:
+    thread = threading.Thread(target=site.server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield site
+    finally:
+        site.server.shutdown()
+        site.server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with running(Site()) as site:
+        yield site
+
+
+@pytest.fixture
+def proxy(processes: Processes, own_upstream: Upstream, signal: Signal, site: Site) -> Proxy:
+    """A proxy that lets the pages of app.test in."""
+    processes.serve("browser", own_upstream.url, signal.url)
+    proxy = processes.proxy("browser", signal.url, "--allow-origin", f"http://app.test:{site.port}")
+    proxy.process.wait_event("ready")
+    site.proxy = proxy.url.removeprefix("http://")
+    own_upstream.answers[b"/frame"] = reply(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nok"
+    )
+    return proxy
+
+
+def dom(url: str, profile: Path) -> str:
+    """The document at ``url``, when its scripts have done their work."""
+    assert CHROMIUM is not None
+    flags = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--no-proxy-server",
+        f"--user-data-dir={profile}",
+        "--host-resolver-rules=MAP *.test 127.0.0.1",
+        "--dump-dom",
+    )
+    done = subprocess.run([CHROMIUM, *flags, url], capture_output=True, text=True, timeout=75, check=True)
+    return done.stdout
+
+
+def told(url: str, profile: Path) -> dict[str, str]:
+    """What each try of the page came to."""
+    document = dom(url, profile)
+    found = re.search(r'<pre id="told">(.+?)</pre>', document, re.DOTALL)
+    assert found, document
+    outcome: dict[str, str] = json.loads(html.unescape(found[1]))
+    return outcome
+
+
+def test_a_page_of_another_origin_reads_nothing_and_reaches_nothing(
+    proxy: Proxy, site: Site, own_upstream: Upstream, tmp_path: Path
+) -> None:
+    outcome = told(f"http://evil.test:{site.port}/", tmp_path)
+    assert {name: outcome[name] for name in ("read", "post", "image", "socket")} == dict.fromkeys(
+        ("read", "post", "image", "socket"), "error"
+    )
+    assert outcome["blind"] == "opaque"  # it cannot tell that it was refused
+    assert own_upstream.requests == []
+    assert proxy.process.count("request") >= 5
+
+
+def test_a_page_that_was_allowed_reads_and_posts(
+    proxy: Proxy, site: Site, own_upstream: Upstream, tmp_path: Path
+) -> None:
+    outcome = told(f"http://app.test:{site.port}/", tmp_path)
+    assert (outcome["read"], outcome["post"]) == ("ok", "ok")
+    seen = {(each.method, each.target) for each in own_upstream.requests}
+    assert seen >= {(b"GET", b"/read"), (b"POST", b"/post"), (b"GET", b"/shout")}  # the last by a WebSocket
+    assert not {method for method, _ in seen} & {b"OPTIONS"}  # the proxy itself said yes
+    assert seen & {(b"GET", b"/image"), (b"GET", b"/frame")} == set()  # no Origin tells whose they are
+
+
+def test_a_page_of_this_machine_reaches_the_upstream(
+    proxy: Proxy, site: Site, own_upstream: Upstream, tmp_path: Path
+) -> None:
+    told(f"http://localhost:{site.port}/", tmp_path)
+    assert {each.target for each in own_upstream.requests} >= {b"/read", b"/shout"}
+
+
+def test_a_name_that_was_rebound_to_this_machine_is_refused(
+    proxy: Proxy, own_upstream: Upstream, tmp_path: Path
+) -> None:
+    document = dom(f"http://rebind.test:{proxy.address[1]}/v1/models", tmp_path)
+    assert "foreign_host" in document
+    assert "--allow-host rebind.test" in document
+    assert own_upstream.requests == []
+
+
+def test_the_proxys_own_address_is_answered(proxy: Proxy, own_upstream: Upstream, tmp_path: Path) -> None:
+    for name in ("127.0.0.1", "localhost"):
+        assert "ok" in dom(f"http://{name}:{proxy.address[1]}/frame", tmp_path / name)
+    assert {each.target for each in own_upstream.requests} >= {b"/frame"}
