@@ -1,0 +1,56 @@
+"""What users keep to themselves stays out of all that the processes write, under the fullest logging too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .exchanges import request
+from .processes import Process, Processes
+from .raw import fetch
+from .server import reply
+from .upstream import Upstream
+
+KEY, HEADER, BEARER, COOKIE, QUERY, BODY, ANSWER = (
+    f"secret-of-the-{name}" for name in ("key", "header", "bearer", "cookie", "query", "body", "answer")
+)
+ROOM = "secret-room-of-two"
+
+
+def written(*processes: Process) -> str:
+    """All that they have said."""
+    return "\n".join(line for process in processes for line in (*process.lines, *process.errors))
+
+
+def test_no_secret_is_written_by_any_process_under_full_logging(
+    processes: Processes, own_upstream: Upstream, tmp_path: Path
+) -> None:
+    key_file, field_file = tmp_path / "key", tmp_path / "fields"
+    key_file.write_text(KEY)
+    field_file.write_text(f"X-Token: {HEADER}\n")
+    target = f"/chat?api_key={QUERY}".encode()
+    own_upstream.answers[target] = reply(
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: s=%b\r\nContent-Length: 2\r\n\r\nok" % ANSWER.encode()
+    )
+    signal = processes.signal("--log-level", "debug")
+    serve = processes.serve(ROOM, own_upstream.url, signal.url, "-vvv", "--upstream-header", f"@{field_file}")
+    proxy = processes.proxy(ROOM, signal.url, "-vvv", "--api-key-file", str(key_file))
+    fields = (
+        f"X-Api-Key: {KEY}",
+        f"Authorization: Bearer {BEARER}",
+        f"Cookie: c={COOKIE}",
+        f"Content-Length: {len(BODY)}",
+    )
+    asked = request(b"POST", target, *(field.encode() for field in fields)) + BODY.encode()
+    answer = fetch(proxy.address, asked)
+    assert (answer.status, answer.values(b"set-cookie")) == (200, [f"s={ANSWER}".encode()])
+    arrived = own_upstream.requests[-1]
+    passed_on = b"\n".join((arrived.target, *(value for _, value in arrived.fields), arrived.body)).decode()
+    assert all(secret in passed_on for secret in (HEADER, BEARER, COOKIE, QUERY, BODY))
+    assert KEY not in passed_on, "the listener's key is for the listener"
+    proxy.process.wait_event("request", path="/chat")
+    for process in (serve, proxy.process, signal.process):
+        process.stop()
+    everything = written(serve, proxy.process, signal.process)
+    assert "aioice" in everything, "the logging is not the fullest"
+    assert not [each for each in (KEY, HEADER, BEARER, COOKIE, QUERY, BODY, ANSWER) if each in everything]
+    assert ROOM not in written(signal.process), "its name is all that guards a room"
