@@ -57,7 +57,7 @@ class PeerStatus:
     """One peer that is reached."""
 
     peer: str
-    """A short name, stable while the connection lasts."""
+    """A short name, made of its key's fingerprint: stable while its process lives."""
     path: Path
     rtt: float | None = None
     """Round-trip time of the last ping, seconds."""
@@ -65,6 +65,18 @@ class PeerStatus:
     """Unix time."""
     version: str = "v1"
     """``v1`` for an original peer, ``v2`` where features beyond it were agreed."""
+    fingerprint: str = ""
+    """SHA-256 of the certificate that it showed, hexadecimal; empty where its channel has none."""
+    address: str = ""
+    """``host:port`` at the other end of the path; a relay's, where there is one."""
+    authenticated: bool = False
+    """It has proven that it holds the secret."""
+    requests: int = 0
+    """Exchanges with it that ended."""
+    active: int = 0
+    """Exchanges with it under way."""
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +97,14 @@ class RequestRecord:
     error: str = ""
     """Why it did not end whole; empty where it did."""
     peer: str = ""
+    started: float = 0.0
+    """Unix time of the request's head."""
+    model: str = ""
+    """The model that answered, where the response is OpenAI's or Ollama's and says so."""
+    tokens: int | None = None
+    """Tokens of the answer, as the response counts them, or else its events; None where it is no such response."""
+    tokens_per_second: float | None = None
+    """From the first token to the last."""
 
     def __str__(self) -> str:
         error = f": {self.error}" if self.error else ""
@@ -92,6 +112,42 @@ class RequestRecord:
             f"{self.method} {self.path} {self.status or '-'}, {self.bytes_up} bytes up, {self.bytes_down} down,"
             f" {self.duration_ms:.0f} ms{error}"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveRequest:
+    """One exchange under way, at one moment."""
+
+    method: str
+    path: str
+    """Without the query."""
+    peer: str
+    started: float
+    """Unix time of the request's head."""
+    status: int | None = None
+    """None before the response's head."""
+    first_byte_ms: float | None = None
+    bytes_up: int = 0
+    bytes_down: int = 0
+    model: str = ""
+    tokens: int | None = None
+
+
+class Health(StrEnum):
+    """Whether the upstream answers."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamStatus:
+    """The service behind serve, as last seen."""
+
+    health: Health = Health.UNKNOWN
+    models: tuple[str, ...] = ()
+    """What it lists, in OpenAI's or Ollama's way; empty where it lists none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +167,14 @@ class Status:
     active: int = 0
     """Exchanges under way."""
     bytes_up: int = 0
+    """Body bytes from clients to the upstream, of exchanges that ended and that are under way."""
     bytes_down: int = 0
+    signal: str = ""
+    """The signal server's address."""
+    secret: bool = False
+    """Peers have to prove that they hold a secret."""
+    upstream: UpstreamStatus | None = None
+    """Serve: the service behind it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

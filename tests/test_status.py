@@ -83,6 +83,10 @@ def test_a_requests_notice_is_flat() -> None:
         "duration_ms": 4.0,
         "error": "",
         "peer": "p",
+        "started": 0.0,
+        "model": "",
+        "tokens": None,
+        "tokens_per_second": None,
     }
 
 

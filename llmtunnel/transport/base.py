@@ -7,12 +7,23 @@ It never queues more than it says: `has_room` tells whether `send` may be called
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..status import Path
 
 MAX_MESSAGE = 65_536
 """Bytes in one message, at most: the ``max-message-size`` that aiortc and the original announce."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """What ties an authentication to this very channel: the certificates at its ends, as SHA-256 of their DER."""
+
+    local: bytes
+    """Of the one that we showed, 32 bytes."""
+    remote: bytes
+    """Of the one that the other end proved to hold the key of, 32 bytes."""
 
 
 class Receiver(Protocol):
@@ -52,3 +63,17 @@ class Channel(ABC):
     @abstractmethod
     def path(self) -> Path:
         """How packets travel now."""
+
+    @property
+    def binding(self) -> Binding | None:
+        """The certificates at both ends; None where the channel has none, so that nobody can be authenticated on it."""
+        return None
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of the other end, for people; empty where it has none."""
+        return ""
+
+    def trust(self) -> None:
+        """The peer has been let in: from now on it may cost more than a stranger may."""
+        return
