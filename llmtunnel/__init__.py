@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .config import IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
     from .errors import (
         AddressInUse,
+        AuthenticationFailed,
         ConnectFailed,
         PeerError,
         PeerLost,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         SignalUnreachable,
         StreamError,
         TunnelError,
+        Unwelcome,
         UpstreamError,
         UpstreamNotFound,
         UpstreamUnreachable,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressInUse",
+    "AuthenticationFailed",
     "ConnectFailed",
     "IceServers",
     "Limits",
@@ -65,6 +68,7 @@ __all__ = [
     "StreamError",
     "Timeouts",
     "TunnelError",
+    "Unwelcome",
     "Upstream",
     "UpstreamError",
     "UpstreamNotFound",

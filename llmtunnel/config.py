@@ -103,6 +103,9 @@ class Limits:
     """Upstream connections kept for the next request: more than a browser and an agent have in flight together."""
     peers: int = 16
     """Proxies that serve talks to at once."""
+    strangers: int = 16
+    """Connections being made at once, to peers that have not said hello or proven themselves: each costs sockets and
+    some 100 KB. For one more, the one that has been at it longest is given up."""
     candidates: int = 64
     """Remote ICE candidates taken from one peer."""
 
@@ -129,6 +132,8 @@ class Settings:
     """What serve and proxy have in common."""
 
     room: str
+    secret: str | None = field(default=None, repr=False)
+    """What both sides have to know, beside the room; None: the room's name is all that is asked for."""
     signal: str = DEFAULT_SIGNAL
     ice: IceServers = IceServers()
     loopback: bool = False
@@ -174,6 +179,10 @@ class ServeSettings(Settings):
     advertise: str = "/"
     """The path prefix that clients use and the upstream does not know."""
     exposure: Exposure = Exposure()
+    expires: float | None = None
+    """Seconds after its start for which serve lets strangers in; None: always."""
+    once: bool = False
+    """The first proxy that comes in is the only one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,8 @@ TunnelError                     what a user may catch; its text is a sentence, i
 │   ├── PeerNotFound            nobody is in the room, or it does not connect in time
 │   ├── ConnectFailed           offer and answer were exchanged, but no path came up
 │   ├── VersionMismatch         it speaks no version that we speak (exit 4)
+│   ├── AuthenticationFailed    one side does not hold the secret, or somebody is in between (exit 3)
+│   ├── Unwelcome               serve does not let us in: put out, or the invite has ended (exit 3)
 │   └── PeerLost                the connection to it broke
 ├── StreamError                 one HTTP exchange on a session that goes on
 │   ├── StreamReset             the other side, or the protocol, ended it before it was whole
@@ -30,6 +32,7 @@ from enum import IntEnum
 
 __all__ = [
     "AddressInUse",
+    "AuthenticationFailed",
     "ChannelClosed",
     "ConnectFailed",
     "ErrorCode",
@@ -46,6 +49,7 @@ __all__ = [
     "StreamReset",
     "TooManyStreams",
     "TunnelError",
+    "Unwelcome",
     "UpstreamBroken",
     "UpstreamError",
     "UpstreamNotFound",
@@ -78,6 +82,10 @@ class ErrorCode(IntEnum):
     """No common protocol version."""
     INTERNAL = 9
     """A defect on the sender's side."""
+    UNAUTHENTICATED = 10
+    """It is not proven that both hold the same secret."""
+    UNWELCOME = 11
+    """Known, and not let in: put out, or the invite has ended."""
 
 
 class TunnelError(Exception):
@@ -147,6 +155,18 @@ class VersionMismatch(PeerError):
     """The peer speaks no protocol version that this program speaks."""
 
     exit_code = 4
+
+
+class AuthenticationFailed(PeerError):
+    """One side does not hold the secret, or somebody is in between."""
+
+    exit_code = 3
+
+
+class Unwelcome(PeerError):
+    """Serve does not let this proxy in."""
+
+    exit_code = 3
 
 
 class PeerLost(PeerError):

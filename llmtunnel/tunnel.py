@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from .config import ProxySettings, ServeSettings, Settings
-from .errors import TunnelError, WaitTimeout
+from .errors import PeerNotFound, TunnelError, WaitTimeout
 from .status import (
     ErrorNotice,
     Listening,
@@ -92,6 +92,9 @@ class Tunnel(ABC):
                     rtt=each.rtt,
                     since=self._since.get(each.peer, 0.0),
                     version=each.version,
+                    fingerprint=each.certificate.hex(),
+                    address=each.address,
+                    authenticated=each.authenticated,
                 )
                 for each in sessions
             ),
@@ -99,6 +102,8 @@ class Tunnel(ABC):
             active=sum(each.active for each in sessions),
             bytes_up=up,
             bytes_down=down,
+            signal=self._settings.signal,
+            secret=self._settings.secret is not None,
         )
 
     def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
@@ -295,6 +300,15 @@ class Server(Tunnel):
     def url(self) -> str:
         """The upstream's address."""
         return str(self._upstream)
+
+    def kick(self, peer: str) -> None:
+        """Put a peer out, by its name in `Status.peers`, and keep its process out. Raises `PeerNotFound`.
+
+        Who holds the code may come back as another process.
+        """
+        if not self._room.put_out(peer):
+            names = ", ".join(each.peer for each in self.status.peers) or "none"
+            raise PeerNotFound(f"There is no peer {peer!r} now.", hint=f"Those that are in: {names}.")
 
     async def _close_local(self) -> None:
         await self._origin.aclose()

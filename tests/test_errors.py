@@ -47,7 +47,14 @@ def test_the_text_is_the_sentence_and_the_hint_is_apart(kind: type[TunnelError])
 
 def test_exit_statuses_are_the_ones_of_the_manual() -> None:
     statuses = {kind.__name__: kind.exit_code for kind in KINDS if kind.exit_code != 1}
-    assert statuses == {"SettingError": 2, "AddressInUse": 2, "UpstreamNotFound": 2, "VersionMismatch": 4}
+    assert statuses == {
+        "SettingError": 2,
+        "AddressInUse": 2,
+        "UpstreamNotFound": 2,
+        "AuthenticationFailed": 3,
+        "Unwelcome": 3,
+        "VersionMismatch": 4,
+    }
 
 
 def test_an_address_in_use_says_which_port_is_free() -> None:
@@ -74,6 +81,8 @@ def test_codes_are_the_ones_of_the_wire() -> None:
         (7, "TOO_LARGE"),
         (8, "VERSION"),
         (9, "INTERNAL"),
+        (10, "UNAUTHENTICATED"),
+        (11, "UNWELCOME"),
     ]
     assert StreamReset(ErrorCode.UPSTREAM, "It broke.").remote
     assert ProtocolError("It broke.").code is ErrorCode.PROTOCOL

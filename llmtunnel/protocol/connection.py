@@ -2,7 +2,8 @@
 
     1. channel opens
     2. proxy -> serve   HELLO   version range, features, window
-    3. serve -> proxy   AGREE   version, common features, window, streams      -> Established on both sides
+    3. serve -> proxy   AGREE   version, common features, window, streams
+       both             AUTH    where there is a secret (auth.py)               -> Established on both sides
     4. proxy -> serve   REQ_HEADERS n, REQ_BODY n …, REQ_END n
        serve -> proxy   RES_HEADERS n, RES_BODY n …, RES_END n                 the two halves run side by side
        either           RESET n (or ERROR n), CREDIT n, PING, PONG
@@ -33,8 +34,10 @@ from .events import (
     StreamEnded,
 )
 from .frames import MAX_STREAM, Frame, FrameType
+from .handshake import V1, Agreement, Credentials, handshake
 from .heads import RequestHead, ResponseHead
-from .hello import ALL_FEATURES, UNLIMITED, Agree, Feature, Features, Hello, check_version
+from .hello import ALL_FEATURES, UNLIMITED, Feature, Features
+from .keys import Ticket
 from .liveness import Liveness, Verdict
 from .outbox import Outbox
 from .stream import State, Step, StreamState
@@ -56,16 +59,18 @@ class Connection:
         timeouts: Timeouts | None = None,
         features: Features = ALL_FEATURES,
         agent: str = "",
+        credentials: Credentials | None = None,
     ) -> None:
         self.role = role
         self.features: Features = frozenset()
         """What both sides agreed on; empty until then."""
         self.established = False
+        self.ticket: Ticket | None = None
+        """The proxy's, for its next time, where it has proven itself."""
         self.ended: ConnectionEnded | None = None
         self._limits = limits or Limits()
         self._timeouts = timeouts or Timeouts()
-        self._offered = features
-        self._agent = agent
+        self._handshake = handshake(role, credentials, limits=self._limits, features=features, agent=agent)
         self._opened_at = now
         self._liveness = Liveness(self._timeouts, now)
         self._outbox = Outbox()
@@ -77,9 +82,7 @@ class Connection:
         self._peer_streams = UNLIMITED
         self._handlers: dict[int, Callable[[Frame], None]] = {}
         """What each type of frame that may come does; empty until established."""
-        if role is Role.PROXY:
-            hello = Hello(features=features, window=self._limits.window, agent=agent)
-            self._control(FrameType.HELLO, 0, hello.encode())
+        self._say(self._handshake.begin())
 
     # -- what came
 
@@ -116,6 +119,11 @@ class Connection:
         elif verdict is Verdict.DEAD:
             self._end(ErrorCode.INTERNAL, "The peer is silent.", remote=True)
         return self._take_events()
+
+    @property
+    def was_guessed(self) -> bool:
+        """Whether the session ended after the peer could test a guess of the secret, and before it proved itself."""
+        return self._handshake.proved and not self.established
 
     def suspect(self) -> None:
         """The signal server says that the peer left: find out soon (`next_timer` moves)."""
@@ -260,10 +268,10 @@ class Connection:
         elif frame.type == FrameType.PONG:
             self._liveness.pong(now)
         elif not self.established:
-            self._rx_hello(frame)
+            self._rx_handshake(frame, now)
         elif handler := self._handlers.get(frame.type):
             self._rx_stream_frame(frame, handler)
-        elif frame.type in _V1:
+        elif frame.type in V1 or (frame.type == FrameType.AUTH and Feature.AUTH in self.features):
             raise ProtocolError(f"A frame of type {frame.type} came from the wrong side, or late.")
 
     def _rx_stream_frame(self, frame: Frame, handler: Callable[[Frame], None]) -> None:
@@ -275,37 +283,27 @@ class Connection:
         except ProtocolError as exc:
             self._fail_stream(frame.stream, exc)
 
-    def _rx_hello(self, frame: Frame) -> None:
-        if frame.type == FrameType.ERROR:
+    def _rx_handshake(self, frame: Frame, now: float) -> None:
+        # Serve may turn a proxy away before it has agreed on anything, by what HELLO lists.
+        listed = self._handshake.offered if self.role is Role.PROXY else self.features
+        refused = frame.type == FrameType.RESET and frame.stream == 0 and Feature.RESET in listed
+        if frame.type == FrameType.ERROR or refused:
             self._rx_session_error(frame)
-        elif self.role is Role.SERVE and frame.type == FrameType.HELLO:
-            self._rx_serve_hello(Hello.decode(frame.payload))
-        elif self.role is Role.PROXY and frame.type == FrameType.AGREE:
-            self._rx_agree(Agree.decode(frame.payload))
-        elif frame.type in _V1:
-            raise ProtocolError(f"A frame of type {frame.type} came before the hello.")
+            return
+        try:
+            self._say(self._handshake.receive(frame, now))
+        finally:
+            self.features = self._handshake.features
+        if self.role is Role.PROXY:
+            self._outbox.bundles = Feature.BUNDLE in self.features
+        if self._handshake.agreement is not None:
+            self._establish(self._handshake.agreement)
 
-    def _rx_serve_hello(self, hello: Hello) -> None:
-        check_version(hello)
-        common = hello.features & self._offered
-        agree = Agree(features=common, window=self._limits.window, streams=self._limits.streams, agent=self._agent)
-        self._control(FrameType.AGREE, 0, agree.encode())
-        self._establish(common, hello.window, hello.agent)
-
-    def _rx_agree(self, agree: Agree) -> None:
-        if agree.version != 1:
-            raise ProtocolError(
-                f"version: The serve chose version {agree.version}, this proxy speaks 1.",
-                code=ErrorCode.VERSION,
-            )
-        self._peer_streams = agree.streams
-        self._establish(agree.features & self._offered, agree.window, agree.agent)
-        self._outbox.bundles = Feature.BUNDLE in self.features
-
-    def _establish(self, features: Features, window: int, agent: str) -> None:
-        self.established, self.features, self._peer_window = True, features, window
+    def _establish(self, agreement: Agreement) -> None:
+        self.established, self.ticket = True, agreement.ticket
+        self._peer_window, self._peer_streams = agreement.window, agreement.streams
         self._handlers = self._make_handlers()
-        self._events.append(Established(features, agent))
+        self._events.append(Established(self.features, agreement.agent))
 
     def _rx_request(self, frame: Frame) -> None:
         stream = frame.stream
@@ -434,6 +432,10 @@ class Connection:
 
     # -- the session
 
+    def _say(self, said: list[Frame]) -> None:
+        for frame in said:
+            self._control(FrameType(frame.type), frame.stream, frame.payload)
+
     def _control(self, type: FrameType, stream: int, payload: bytes = b"") -> None:
         self._outbox.add_control(frames.encode(type, stream, payload))
 
@@ -465,6 +467,3 @@ class Connection:
 
 _AFTER_THE_REST: Final = (ErrorCode.NO_ERROR, ErrorCode.UPSTREAM)
 """A reset that overtakes nothing of its stream: the response is whole, or is to end where the upstream's did."""
-
-_V1: Final = frozenset(FrameType) - {FrameType.BUNDLE, FrameType.RESET, FrameType.CREDIT}
-"""Types that every peer knows; of the others, one that was not agreed on is an unknown one, and skipped."""

@@ -30,6 +30,7 @@ class FrameType(IntEnum):
     PING = 3
     PONG = 4
     BUNDLE = 5
+    AUTH = 6
     REQ_HEADERS = 10
     REQ_BODY = 11
     REQ_END = 12

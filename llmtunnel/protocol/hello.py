@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -13,6 +14,8 @@ PROTO: Final = "httptunnel"
 VERSION: Final = 1
 UNLIMITED: Final = 2**31 - 1
 MIN_WINDOW: Final = 1024
+_HEX: Final = re.compile(r"(?:[0-9a-f]{2}){1,64}")
+"""What authentication carries: a share of SPAKE2 has 33 bytes."""
 
 
 class Feature(StrEnum):
@@ -26,10 +29,29 @@ class Feature(StrEnum):
     INTERIM = "interim"
     UPGRADE = "upgrade"
     BUNDLE = "bundle"
+    AUTH = "auth"
 
 
 Features = frozenset[Feature]
-ALL_FEATURES: Final[Features] = frozenset(Feature)
+ALL_FEATURES: Final[Features] = frozenset(Feature) - {Feature.AUTH}
+"""What every peer of ours can do; `Feature.AUTH` comes with a secret."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthOffer:
+    """The proxy's part in HELLO of an authentication."""
+
+    share: bytes
+    ticket: bytes | None = None
+    """The id of one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthAnswer:
+    """Serve's part in AGREE: a share, or a nonce where it knows the ticket."""
+
+    share: bytes | None = None
+    nonce: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +63,7 @@ class Hello:
     features: Features = ALL_FEATURES
     window: int = UNLIMITED
     agent: str = ""
+    auth: AuthOffer | None = None
 
     def encode(self) -> bytes:
         """The payload of HELLO."""
@@ -51,6 +74,7 @@ class Hello:
             features=sorted(self.features),
             window=self.window,
             agent=self.agent,
+            auth=self.auth and _hex(share=self.auth.share, ticket=self.auth.ticket),
         )
 
     @classmethod
@@ -65,6 +89,7 @@ class Hello:
             features=_features(values),
             window=_window(values),
             agent=_agent(values),
+            auth=_offer(values),
         )
 
 
@@ -77,6 +102,7 @@ class Agree:
     window: int = UNLIMITED
     streams: int = UNLIMITED
     agent: str = ""
+    auth: AuthAnswer | None = None
 
     def encode(self) -> bytes:
         """The payload of AGREE."""
@@ -86,6 +112,7 @@ class Agree:
             window=self.window,
             streams=self.streams,
             agent=self.agent,
+            auth=self.auth and _hex(share=self.auth.share, nonce=self.auth.nonce),
         )
 
     @classmethod
@@ -98,6 +125,7 @@ class Agree:
             window=_window(values),
             streams=_integer(values, "streams", default=UNLIMITED, least=1),
             agent=_agent(values),
+            auth=_answer(values),
         )
 
 
@@ -109,7 +137,12 @@ def check_version(hello: Hello) -> None:
 
 
 def _dump(**values: object) -> bytes:
-    return json.dumps(values, separators=(",", ":")).encode()
+    present = {name: value for name, value in values.items() if value is not None}
+    return json.dumps(present, separators=(",", ":")).encode()
+
+
+def _hex(**values: bytes | None) -> dict[str, str]:
+    return {name: value.hex() for name, value in values.items() if value is not None}
 
 
 def _load(payload: bytes) -> dict[str, object]:
@@ -138,6 +171,43 @@ def _features(values: dict[str, object]) -> Features:
     if not isinstance(names, list):
         raise ProtocolError("A hello's features are not a list.")
     return frozenset(feature for feature in Feature if feature.value in names)
+
+
+def _offer(values: dict[str, object]) -> AuthOffer | None:
+    auth = _auth(values)
+    if auth is None:
+        return None
+    share = _bytes(auth, "share")
+    if share is None:
+        raise ProtocolError("A hello's auth has no share.")
+    return AuthOffer(share=share, ticket=_bytes(auth, "ticket"))
+
+
+def _answer(values: dict[str, object]) -> AuthAnswer | None:
+    auth = _auth(values)
+    if auth is None:
+        return None
+    answer = AuthAnswer(share=_bytes(auth, "share"), nonce=_bytes(auth, "nonce"))
+    if (answer.share is None) is (answer.nonce is None):
+        raise ProtocolError("A hello's auth has not one of share and nonce.")
+    return answer
+
+
+def _auth(values: dict[str, object]) -> dict[str, object] | None:
+    auth = values.get("auth")
+    if auth is not None and not isinstance(auth, dict):
+        raise ProtocolError("A hello's auth is not an object.")
+    return auth
+
+
+def _bytes(values: dict[str, object], name: str) -> bytes | None:
+    """The bytes that stand there in hexadecimal; None where the member is absent."""
+    text = values.get(name)
+    if text is None:
+        return None
+    if not isinstance(text, str) or not _HEX.fullmatch(text):
+        raise ProtocolError(f"A hello's {name} is not hexadecimal, or too long.")
+    return bytes.fromhex(text)
 
 
 def _agent(values: dict[str, object]) -> str:

@@ -13,8 +13,11 @@ from ..errors import ConnectFailed, ErrorCode, PeerError, PeerLost, TunnelError
 from ..signaling import messages
 from ..signaling.messages import IceCandidate, Member
 from ..status import Role
+from ..transport.base import Channel
+from ..transport.identity import Identity
 from ..transport.webrtc import WebRtcPeer
-from .mux import Handler, Session
+from .access import Access
+from .mux import FAREWELL, Handler, Session
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ class Link:
         role: Role,
         settings: Settings,
         *,
+        identity: Identity,
+        access: Access,
         handler: Handler | None,
         send: Send,
         addressed: bool,
@@ -44,11 +49,12 @@ class Link:
     ) -> None:
         self.member = member
         self.name = f"{member.role or 'peer'}-{member.peer_id[:6]}"
-        """Short, for people; it stays when the member comes back under another id."""
+        """Short, for people: of its id in the room, then of its certificate, which stays when it comes back."""
         self.session: Session | None = None
         """Set once it stands."""
         self._role = role
         self._settings = settings
+        self._access = access
         self._handler = handler
         self._send = send
         self._to = member.peer_id if addressed else None
@@ -57,6 +63,7 @@ class Link:
             ice=settings.ice,
             timeouts=settings.timeouts,
             limits=settings.limits,
+            identity=identity,
             on_candidate=self._tx_candidate,
             loopback=settings.loopback,
         )
@@ -94,10 +101,10 @@ class Link:
         else:
             self._give_up(PeerLost(f"{self.name} left before it was reached."))
 
-    async def aclose(self) -> None:
+    async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
         """End the session in order, and the connection; to be called once, also of a link that is over."""
         if self.session is not None:
-            await self.session.aclose()
+            await self.session.aclose(code, message)
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -131,6 +138,7 @@ class Link:
 
     async def _make_session(self) -> Session:
         channel = await self._peer.channel()
+        self._name(channel)
         settings = self._settings
         session = Session(
             channel,
@@ -139,6 +147,7 @@ class Link:
             handler=self._handler,
             limits=settings.limits,
             timeouts=settings.timeouts,
+            credentials=self._access.credentials(channel.binding),
         )
         try:
             await session.start()
@@ -146,6 +155,10 @@ class Link:
             await session.aclose(ErrorCode.CANCELLED, "The hello was given up.")
             raise
         return session
+
+    def _name(self, channel: Channel) -> None:
+        if channel.binding is not None:
+            self.name = f"{self.member.role or 'peer'}-{channel.binding.remote.hex()[:8]}"
 
     async def _make_offer(self) -> None:
         self._send(messages.offer(await self._peer.offer(), to=self._to))

@@ -14,6 +14,7 @@ from typing import Any
 from .. import version
 from ..config import Limits, Timeouts
 from ..errors import (
+    AuthenticationFailed,
     ChannelClosed,
     ErrorCode,
     PeerError,
@@ -21,6 +22,7 @@ from ..errors import (
     StreamReset,
     TooManyStreams,
     TunnelError,
+    Unwelcome,
     VersionMismatch,
 )
 from ..protocol.connection import Connection
@@ -35,8 +37,10 @@ from ..protocol.events import (
     RestUnwanted,
     StreamEnded,
 )
+from ..protocol.handshake import Credentials
 from ..protocol.heads import RequestHead, ResponseHead
 from ..protocol.hello import ALL_FEATURES, Feature, Features
+from ..protocol.keys import Ticket
 from ..status import Path, Role
 from ..transport.base import Channel
 from .stream import Stream
@@ -44,6 +48,11 @@ from .stream import Stream
 logger = logging.getLogger(__name__)
 
 AGENT = f"llmtunnel/{version.__version__}"
+FAREWELL = "The peer stops."
+NOT_PROVEN = (
+    "It can be a mistyped code: compare it with the other side's. Where it is the same, somebody between you poses as"
+    " the other side: use a signal server that you trust (--signal)."
+)
 Handler = Callable[[Stream], Awaitable[None]]
 
 
@@ -60,6 +69,7 @@ class Session:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         features: Features = ALL_FEATURES,
+        credentials: Credentials | None = None,
     ) -> None:
         self.role = role
         self.peer = peer
@@ -69,7 +79,13 @@ class Session:
         self._limits = limits or Limits()
         self._loop = asyncio.get_running_loop()
         self._connection = Connection(
-            role, now=self._loop.time(), limits=self._limits, timeouts=timeouts, features=features, agent=AGENT
+            role,
+            now=self._loop.time(),
+            limits=self._limits,
+            timeouts=timeouts,
+            features=features,
+            agent=AGENT,
+            credentials=credentials,
         )
         self._streams: dict[int, Stream] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -91,9 +107,29 @@ class Session:
         return "v2" if self.features - {Feature.SSE} else "v1"
 
     @property
+    def authenticated(self) -> bool:
+        """Whether both sides have proven that they hold the secret."""
+        return Feature.AUTH in self.features
+
+    @property
+    def ticket(self) -> Ticket | None:
+        """Proxy: what it comes back with, where it has proven itself."""
+        return self._connection.ticket
+
+    @property
     def path(self) -> Path:
         """How packets travel."""
         return self._channel.path
+
+    @property
+    def address(self) -> str:
+        """The other end's, for people."""
+        return self._channel.address
+
+    @property
+    def certificate(self) -> bytes:
+        """SHA-256 of the one that the peer showed; empty where its channel has none."""
+        return self._channel.binding.remote if self._channel.binding else b""
 
     @property
     def rtt(self) -> float | None:
@@ -111,7 +147,7 @@ class Session:
         return self._ended.result() if self._ended.done() else None
 
     async def start(self) -> None:
-        """Exchange HELLO and AGREE. Raises `VersionMismatch` or `PeerLost`."""
+        """Say hello, and prove to each other what is to be proven. Raises the `PeerError` that ends the session."""
         self._channel.attach(self)
         self._schedule_flush()
         self._arm()
@@ -143,7 +179,7 @@ class Session:
         """Why the session ended, once it has."""
         return await asyncio.shield(self._ended)
 
-    async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = "The peer stops.") -> None:
+    async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
         """End all streams with an error on both sides, say why, and close the channel; idempotent."""
         self._connection.close(code, message)
         self._flush()
@@ -225,6 +261,7 @@ class Session:
             case RestUnwanted(id):
                 self._stream_ended(id, StreamReset(ErrorCode.NO_ERROR, "The request's rest is not needed."))
             case Established():
+                self._channel.trust()
                 if not self._established.done():
                     self._established.set_result(None)
             case ConnectionEnded(code, message, _):
@@ -276,6 +313,8 @@ class Session:
         """The session is over, for whatever reason came first."""
         if self._ended.done():
             return
+        if self._connection.was_guessed and isinstance(error, PeerLost):
+            error = AuthenticationFailed(f"The other side has not proven itself: {error.message}", hint=NOT_PROVEN)
         self._ended.set_result(error)
         if not self._established.done():
             self._established.set_exception(error)
@@ -335,6 +374,11 @@ class Session:
 
 
 def _session_error(code: ErrorCode, message: str) -> PeerError:
-    if code is ErrorCode.VERSION:
-        return VersionMismatch(message, hint="Install the same version of llmtunnel on both sides.")
+    match code:
+        case ErrorCode.VERSION:
+            return VersionMismatch(message, hint="Install the same version of llmtunnel on both sides.")
+        case ErrorCode.UNAUTHENTICATED:
+            return AuthenticationFailed(message, hint=NOT_PROVEN)
+        case ErrorCode.UNWELCOME:
+            return Unwelcome(message, hint="Ask who runs serve for a new code.")
     return PeerLost(f"The session ended: {message}")

@@ -15,8 +15,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from ..bucket import Bucket
 from ..config import Settings
-from ..errors import PeerNotFound, SignalError, TunnelError, VersionMismatch
+from ..errors import AuthenticationFailed, ErrorCode, PeerNotFound, SignalError, TunnelError
 from ..signaling.client import SignalClient
 from ..signaling.messages import Joined, Member, PeerLeft, ServerError
 from ..signaling.negotiation import (
@@ -39,14 +40,22 @@ from ..status import (
     SignalConnected,
     Waiting,
 )
+from ..transport.identity import Identity
+from .access import Access, ProxyAccess, ServeAccess
 from .backoff import Backoff
 from .link import Link
-from .mux import Handler, Session
+from .mux import FAREWELL, Handler, Session
 
 logger = logging.getLogger(__name__)
 
 OUTGOING = 256
 """Signalling messages that may wait for the socket; an exchange has about twenty."""
+ARRIVALS = 16
+"""Members that may connect at once: all of a room, when serve is started again."""
+ARRIVAL_EVERY = 0.125
+"""Seconds until one more may: a connection costs some 30 ms of computing, for a stranger too."""
+COMPLAINT_EVERY = 10.0
+"""Seconds between two notices that somebody was turned away: a stranger must not fill the screen."""
 
 
 class Room:
@@ -65,6 +74,11 @@ class Room:
         self._handler = handler
         self._notify = notify
         self._negotiation = Negotiation(role)
+        self._identity = Identity()
+        now = asyncio.get_running_loop().time()
+        self._access: Access = ServeAccess(settings, now) if role is Role.SERVE else ProxyAccess(settings)
+        self._arrivals = Bucket(ARRIVALS, every=ARRIVAL_EVERY)
+        self._complaints = Bucket(1, every=COMPLAINT_EVERY)
         self._instance = _new_instance()
         self._token: str | None = None
         self._addressed = False
@@ -90,6 +104,11 @@ class Room:
         """Whether a link is being made."""
         return len(self.sessions) < len(self._links)
 
+    @property
+    def access(self) -> Access:
+        """Who may be a peer."""
+        return self._access
+
     async def session(self, wait: float) -> Session:
         """Proxy: the session with serve. Raises `PeerNotFound` where none stands within ``wait`` seconds."""
         if sessions := self.sessions:
@@ -106,7 +125,7 @@ class Room:
         return self.sessions[-1]
 
     async def run(self) -> None:
-        """Stay in the room until cancelled. Raises what cannot be mended: `VersionMismatch` at a proxy."""
+        """Stay in the room until cancelled. Raises what cannot be mended, at a proxy: see `ProxyAccess.is_final`."""
         try:
             while self._failure is None:
                 try:
@@ -116,6 +135,16 @@ class Room:
             raise self._failure
         finally:
             await self._close_links()
+
+    def put_out(self, name: str) -> bool:
+        """Serve: end the session with the peer of this name, and keep it out; whether there was one."""
+        assert isinstance(self._access, ServeAccess)
+        link = next((link for link in self._links.values() if link.session and link.name == name), None)
+        if link is None or link.session is None:
+            return False
+        self._access.door.put_out(link.session.certificate)
+        self._part(link, "it was put out", code=ErrorCode.UNWELCOME, told="Serve has put this proxy out.")
+        return True
 
     # -- the signal server
 
@@ -226,16 +255,16 @@ class Room:
     def _new_link(self, member: Member) -> Link | None:
         if old := self._links.get(member.peer_id):
             self._part(old, "it connects anew")
-        most = self._settings.limits.peers
-        # Links that close still have their sockets, and a member may offer faster than they close.
-        if len(self._links) >= most or len(self._closing) >= 2 * most:
-            logger.warning("%s is left out: %d peers are connected", member.peer_id[:6], len(self._links))
+        if not self._has_place():
+            logger.warning("%s is left out: too many connect, or are connected", member.peer_id[:6])
             return None
         self._negotiation.linked(member)
         link = self._links[member.peer_id] = Link(
             member,
             self._role,
             self._settings,
+            identity=self._identity,
+            access=self._access,
             handler=self._handler,
             send=self._tx,
             addressed=self._addressed,
@@ -244,16 +273,29 @@ class Room:
         )
         return link
 
+    def _has_place(self) -> bool:
+        """Whether one more link may be made; of too many that are being made, the oldest is given up for it."""
+        limits = self._settings.limits
+        strangers = [link for link in self._links.values() if link.session is None]
+        full = len(self._links) - len(strangers) >= limits.peers or len(self._closing) >= 2 * limits.strangers
+        if full or not self._arrivals.take(asyncio.get_running_loop().time()):
+            return False
+        if len(strangers) >= limits.strangers:
+            self._part(strangers[0], "others want to connect")
+        return True
+
     def _link_up(self, link: Link) -> None:
         if not self._has(link):
             return
         assert link.session is not None, "it stands"
+        self._access.established(link.session)
         self._negotiation.established(link.member.peer_id)
         self._reached_at = asyncio.get_running_loop().time()
-        if self._role is Role.PROXY:
-            for other in tuple(self._links.values()):
-                if other is not link:
-                    self._part(other, "another serve took its place")
+        for other in tuple(self._links.values()):
+            if other is not link and self._role is Role.PROXY:
+                self._part(other, "another serve took its place")
+            elif other is not link and other.name == link.name:
+                self._part(other, "it has connected anew")
         self._notify(PeerConnected(peer=link.name, path=link.session.path, version=link.session.version))
         self._up.set()
 
@@ -264,7 +306,7 @@ class Room:
         if self._role is Role.SERVE:
             self._tell_failure(link, reason)
             self._tell_if_alone()
-        elif isinstance(reason, VersionMismatch) and not self._links:
+        elif self._access.is_final(reason, stood=link.session is not None) and not self._links:
             self._failure = reason
             self._lost.set()
         else:
@@ -272,8 +314,13 @@ class Room:
             self._come_again(link, reason)
 
     def _tell_failure(self, link: Link, reason: TunnelError) -> None:
-        if link.session is None:
-            self._notify(ErrorNotice(message=str(reason), hint=reason.hint))
+        if link.session is not None:
+            return
+        stranger = self._role is Role.SERVE and isinstance(reason, AuthenticationFailed)
+        if stranger and not self._complaints.take(asyncio.get_running_loop().time()):
+            logger.info("%s was turned away: %s", link.name, reason)
+            return
+        self._notify(ErrorNotice(message=str(reason), hint=reason.hint))
 
     def _come_again(self, link: Link, reason: TunnelError) -> None:
         """A proxy without a link leaves and joins: at once after a session that lasted, later after a failure."""
@@ -296,15 +343,15 @@ class Room:
         """Whether we have not parted from it: until it is closed it may still call."""
         return self._links.get(link.member.peer_id) is link
 
-    def _part(self, link: Link, reason: str) -> None:
+    def _part(self, link: Link, reason: str, *, code: ErrorCode = ErrorCode.NO_ERROR, told: str = FAREWELL) -> None:
         del self._links[link.member.peer_id]
         self._negotiation.unlinked(link.member.peer_id)
-        self._close(link)
+        self._close(link, code, told)
         if link.session is not None:
             self._notify(PeerLostNotice(peer=link.name, reason=reason))
 
-    def _close(self, link: Link) -> None:
-        task = asyncio.create_task(link.aclose(), name=f"closing {link.name}")
+    def _close(self, link: Link, code: ErrorCode = ErrorCode.NO_ERROR, told: str = FAREWELL) -> None:
+        task = asyncio.create_task(link.aclose(code, told), name=f"closing {link.name}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 

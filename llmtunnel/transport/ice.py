@@ -40,6 +40,8 @@ _PAIRS: Final = 1024
 """Paths under trial; 64 candidates of the peer's and ten addresses of ours make 640."""
 _WAITING: Final = 4096
 """Datagrams, of about 1,200 bytes, that may wait for DTLS; a socket's own buffer holds some 200."""
+_WAITING_FIRST: Final = 128
+"""The same of a stranger."""
 
 
 class Connection(aioice.Connection):
@@ -50,6 +52,7 @@ class Connection(aioice.Connection):
         self._servers = servers
         self._loopback = loopback
         self._room = candidates
+        self._most_waiting = _WAITING_FIRST
         self._handed_out: set[tuple[str, int]] = set()
 
     @property
@@ -70,6 +73,16 @@ class Connection(aioice.Connection):
             return Path.UNKNOWN
         relayed = "relay" in (pair.local_candidate.type, pair.remote_candidate.type)
         return Path.TURN if relayed else Path.DIRECT
+
+    @property
+    def address(self) -> str:
+        """Where the peer is, ``host:port``, a TURN server's where it is behind one; empty before that is known."""
+        pair = self._nominated.get(_COMPONENT)
+        return f"{pair.remote_candidate.host}:{pair.remote_candidate.port}" if pair else ""
+
+    def trust(self) -> None:
+        """See `base.Channel.trust`."""
+        self._most_waiting = _WAITING
 
     async def gather_candidates(self) -> None:
         """Bind the host's own addresses, and the loopback's where asked or where there is no other."""
@@ -105,7 +118,7 @@ class Connection(aioice.Connection):
 
     def data_received(self, data: bytes, component: int) -> None:
         """A datagram for DTLS, from anybody: an empty one would end aiortc's reader, a flood would fill memory."""
-        if data and self._queue.qsize() < _WAITING:
+        if data and self._queue.qsize() < self._most_waiting:
             super().data_received(data, component)
 
     def check_incoming(self, message: stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:

@@ -22,6 +22,8 @@ _STREAMS: Final = 16
 _FRAGMENTS: Final = 4096
 """Fragments, of about 1,160 bytes, that may wait for others to become messages. aiortc announces a window of 1 MiB and
 then takes whatever comes; its own senders ignore the window too, and may have more than 1 MiB on the way."""
+_FRAGMENTS_FIRST: Final = 128
+"""The same of a stranger, who has a hello of one message to say: a message has 57 fragments."""
 _SACK_EVERY: Final = 2
 """DATA packets acknowledged at once while more are waiting (RFC 9260 section 6.2)."""
 _CWND_FIRST: Final = 10 * sctp.USERDATA_MAX_LENGTH
@@ -49,10 +51,15 @@ class Sctp(RTCSctpTransport):
         self._more_waits = more_waits
         self._broken = broken
         self._is_broken = False
+        self._fragments = _FRAGMENTS_FIRST
         self._unacknowledged = 0
         self._rtt_least = math.inf
         self._cwnd = _CWND_FIRST
         self._rto = _RTO_FIRST
+
+    def trust(self) -> None:
+        """See `Channel.trust`."""
+        self._fragments = _FRAGMENTS
 
     async def _handle_data(self, data: bytes) -> None:
         """Packets come from a peer that is known but not trusted: nothing that it sends may end in a traceback."""
@@ -107,4 +114,4 @@ class Sctp(RTCSctpTransport):
 
     def _overfilled(self) -> bool:
         streams = self._inbound_streams
-        return len(streams) > _STREAMS or sum(len(each.reassembly) for each in streams.values()) > _FRAGMENTS
+        return len(streams) > _STREAMS or sum(len(each.reassembly) for each in streams.values()) > self._fragments

@@ -21,7 +21,6 @@ from typing import Final
 
 import aioice
 from aiortc import (
-    RTCCertificate,
     RTCDataChannel,
     RTCDataChannelParameters,
     RTCDtlsFingerprint,
@@ -32,13 +31,15 @@ from aiortc import (
     RTCIceTransport,
     RTCSctpCapabilities,
 )
+from cryptography.hazmat.primitives.hashes import SHA256
 
-from ..config import KIB, MIB, IceServers, Limits, Timeouts
+from ..config import KIB, IceServers, Limits, Timeouts
 from ..errors import ChannelClosed, ConnectFailed
 from ..signaling.messages import IceCandidate
 from ..status import Path
-from .base import MAX_MESSAGE, Channel, Receiver
+from .base import MAX_MESSAGE, Binding, Channel, Receiver
 from .ice import Connection
+from .identity import Identity
 from .sctp import Sctp
 from .sdp import Description, Fingerprint, Setup, parse
 
@@ -50,7 +51,7 @@ _QUEUE: Final = 64 * KIB
 """Bytes that wait for SCTP before a channel has no more room. One message more may be in SCTP's own queue, so a small
 message never waits behind more than 192 KiB; less than this and the pipe runs dry."""
 _QUEUE_LOW: Final = 32 * KIB
-_EARLY: Final = 1 * MIB
+_EARLY: Final = 128 * KIB
 """Bytes kept for a receiver that is not attached yet."""
 _DRAIN: Final = 1.0
 """Seconds that an orderly close waits for what is queued and for the peer's word."""
@@ -60,7 +61,7 @@ class WebRtcPeer:
     """One connection to one peer: `offer` and `accept`, or `answer`, then `channel`, then `aclose`.
 
     ``on_candidate`` is called with each candidate that is found after the SDP was made, and at the end with an empty
-    one; ``loopback`` offers 127.0.0.1 beside the machine's other addresses.
+    one; ``identity`` is whose certificate we show; ``loopback`` offers 127.0.0.1 beside the machine's other addresses.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class WebRtcPeer:
         ice: IceServers,
         timeouts: Timeouts,
         limits: Limits,
+        identity: Identity,
         on_candidate: Callable[[IceCandidate], None],
         loopback: bool = False,
     ) -> None:
@@ -78,8 +80,10 @@ class WebRtcPeer:
         gatherer = RTCIceGatherer(iceServers=[])
         gatherer._connection = self._connection
         self._ice = RTCIceTransport(gatherer)
-        self._dtls = RTCDtlsTransport(self._ice, [RTCCertificate.generateCertificate()])
+        self._identity = identity
+        self._dtls = RTCDtlsTransport(self._ice, [identity.certificate])
         self._sctp = Sctp(self._dtls, more_waits=lambda: self._connection.waiting, broken=self._lose)
+        self._binding: Binding | None = None
         self._mid = "0"
         self._offering = False
         self._channel: WebRtcChannel | None = None
@@ -127,6 +131,21 @@ class WebRtcPeer:
                 f"No network path to the peer came up in {self._timeouts.connect:g} s.",
                 hint="Where UDP cannot pass between two networks, a TURN server helps: --turn.",
             ) from exc
+
+    @property
+    def binding(self) -> Binding:
+        """The certificates at both ends, once the channel is open: what DTLS was shown, whatever the SDP said."""
+        if self._binding is None:
+            assert self._dtls._ssl is not None, "the channel is open"
+            remote = self._dtls._ssl.get_peer_certificate(as_cryptography=True)
+            assert remote is not None, "DTLS has checked it"
+            self._binding = Binding(local=self._identity.fingerprint, remote=remote.fingerprint(SHA256()))
+        return self._binding
+
+    def trust(self) -> None:
+        """See `Channel.trust`."""
+        self._connection.trust()
+        self._sctp.trust()
 
     async def aclose(self) -> None:
         """Close at once, within `Timeouts.close`; idempotent. `Channel.aclose` sends first what is queued."""
@@ -298,6 +317,20 @@ class WebRtcChannel(Channel):
     def path(self) -> Path:
         """As `Channel.path`."""
         return self._peer._connection.path
+
+    @property
+    def binding(self) -> Binding:
+        """As `Channel.binding`."""
+        return self._peer.binding
+
+    @property
+    def address(self) -> str:
+        """As `Channel.address`."""
+        return self._peer._connection.address
+
+    def trust(self) -> None:
+        """As `Channel.trust`."""
+        self._peer.trust()
 
     def lose(self, reason: str) -> None:
         """The channel is gone; the first reason is told."""

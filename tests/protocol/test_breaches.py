@@ -20,7 +20,7 @@ from llmtunnel.status import Role
 
 from .pair import GET, OK, ConnectionPair, frames_of, head_frame, request_frame, sent
 
-V1_TYPES = set(FrameType) - {FrameType.BUNDLE, FrameType.RESET, FrameType.CREDIT}
+V1_TYPES = set(FrameType) - {FrameType.BUNDLE, FrameType.AUTH, FrameType.RESET, FrameType.CREDIT}
 OF_PEER = {
     Role.SERVE: {FrameType.REQ_HEADERS, FrameType.REQ_BODY, FrameType.REQ_END},
     Role.PROXY: {FrameType.RES_HEADERS, FrameType.RES_BODY, FrameType.RES_END},
@@ -307,7 +307,7 @@ def test_a_frame_of_a_feature_that_was_not_agreed_on_is_skipped(role: Role, feat
         assert sent(target.connection) == []
         assert target.connection.is_open(target.played)
         target.goes_on()
-    early = Connection(role, now=0.0)
+    early = Connection(role, now=0.0, features=ALL_FEATURES - {feature})
     sent(early)
     assert early.receive_message(message, 0.0) == []
     assert early.ended is None

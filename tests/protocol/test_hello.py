@@ -8,11 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtunnel.errors import ErrorCode, ProtocolError
-from llmtunnel.protocol.hello import MIN_WINDOW, UNLIMITED, Agree, Feature, Features, Hello, check_version
+from llmtunnel.protocol.hello import (
+    MIN_WINDOW,
+    UNLIMITED,
+    Agree,
+    AuthAnswer,
+    AuthOffer,
+    Feature,
+    Features,
+    Hello,
+    check_version,
+)
 
 features = st.frozensets(st.sampled_from(Feature))
 windows = st.integers(MIN_WINDOW, UNLIMITED)
 agents = st.text(max_size=100).filter(str.isprintable)
+numbers = st.binary(min_size=1, max_size=64)
+offers = st.none() | st.builds(AuthOffer, share=numbers, ticket=st.none() | numbers)
+answers = st.none() | st.builds(AuthAnswer, share=numbers) | st.builds(AuthAnswer, nonce=numbers)
 
 HELLO: dict[str, Any] = {"proto": "httptunnel", "min_version": 1, "max_version": 1, "features": ["sse"]}
 AGREE: dict[str, Any] = {"version": 1, "features": ["sse"]}
@@ -27,15 +40,19 @@ def read_agree(**changes: object) -> Agree:
     return Agree.decode(json.dumps(AGREE | changes).encode())
 
 
-@given(features, windows, agents, st.integers(0, 9), st.integers(0, 9))
-def test_a_hello_comes_back_as_it_went(listed: Features, window: int, agent: str, least: int, most: int) -> None:
-    hello = Hello(min_version=least, max_version=most, features=listed, window=window, agent=agent)
+@given(features, windows, agents, offers, st.integers(0, 9), st.integers(0, 9))
+def test_a_hello_comes_back_as_it_went(
+    listed: Features, window: int, agent: str, auth: AuthOffer | None, least: int, most: int
+) -> None:
+    hello = Hello(min_version=least, max_version=most, features=listed, window=window, agent=agent, auth=auth)
     assert Hello.decode(hello.encode()) == hello
 
 
-@given(features, windows, agents, st.integers(1, UNLIMITED))
-def test_an_agree_comes_back_as_it_went(listed: Features, window: int, agent: str, streams: int) -> None:
-    agree = Agree(features=listed, window=window, streams=streams, agent=agent)
+@given(features, windows, agents, answers, st.integers(1, UNLIMITED))
+def test_an_agree_comes_back_as_it_went(
+    listed: Features, window: int, agent: str, auth: AuthAnswer | None, streams: int
+) -> None:
+    agree = Agree(features=listed, window=window, streams=streams, agent=agent, auth=auth)
     assert Agree.decode(agree.encode()) == agree
 
 
@@ -143,3 +160,15 @@ def test_whatever_comes_is_read_or_refused(payload: bytes) -> None:
             decode(payload)
         except ProtocolError:
             continue
+
+
+@pytest.mark.parametrize("auth", [[], "x", 1, {}, {"share": 1}, {"share": "0"}, {"share": "zz"}, {"share": "ab" * 65}])
+def test_an_auth_that_makes_no_sense_is_refused(auth: object) -> None:
+    for read_one in (read, read_agree):
+        with pytest.raises(ProtocolError):
+            read_one(auth=auth)
+
+
+def test_serve_answers_with_a_share_or_a_nonce_and_not_with_both() -> None:
+    with pytest.raises(ProtocolError):
+        read_agree(auth={"share": "ab", "nonce": "cd"})

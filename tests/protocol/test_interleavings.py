@@ -17,12 +17,12 @@ from llmtunnel.protocol.events import (
     RestUnwanted,
     StreamEnded,
 )
-from llmtunnel.protocol.hello import Feature
+from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.protocol.stream import State
 
 from .pair import OK, POST, ConnectionPair, End
 
-features = st.frozensets(st.sampled_from(Feature))
+features = st.frozensets(st.sampled_from(sorted(ALL_FEATURES)))
 sides = st.booleans()
 picks = st.integers(0, 10)
 

@@ -13,6 +13,7 @@ from llmtunnel.errors import PeerLost, PeerNotFound, TunnelError, VersionMismatc
 from llmtunnel.session import link as link_module
 from llmtunnel.session.mux import Session
 from llmtunnel.status import ErrorNotice, PeerLostNotice, Reconnecting, Role
+from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.webrtc import WebRtcPeer
 from signal_server.limits import Limits as SignalLimits
 from signal_server.server import SignalServer
@@ -302,6 +303,7 @@ def test_an_answer_that_nobody_asked_for_does_not_disturb_ours(run: Run) -> None
                         ice=serve.room._settings.ice,
                         timeouts=QUICK,
                         limits=Limits(),
+                        identity=Identity(),
                         on_candidate=lambda _: None,
                         loopback=True,
                     )
@@ -320,19 +322,35 @@ def test_members_beyond_the_limit_are_left_out_until_there_is_room(run: Run) -> 
     async def main() -> None:
         async with signal() as server:
             serve = Member(Role.SERVE, server.url, limits=Limits(peers=2))
-            async with running(serve):
-                await serve.heard("waiting")
-                crowd = [await RawMember.join(server.url, role="proxy") for _ in range(5)]
-                for raw in crowd[:2]:
-                    await raw.hear("offer")
+            crowd = [Member(Role.PROXY, server.url) for _ in range(2)]
+            async with running(serve, *crowd):
+                await serve.reached(2)
                 proxy = Member(Role.PROXY, server.url, timeouts=quicker(offer=0.2))
                 async with running(proxy):
                     await proxy.heard("signal-connected", 2)
                     assert len(serve.links) == 2
                     assert not proxy.links
-                    for raw in crowd:
-                        await raw.aclose()
+                    await crowd[0].stop()
                     assert await proxy.ask() == b"/hello"
+
+    run(main())
+
+
+def test_strangers_who_never_answer_keep_nobody_out(run: Run) -> None:
+    async def main() -> None:
+        async with signal() as server:
+            serve = Member(Role.SERVE, server.url, limits=Limits(strangers=2))
+            async with running(serve):
+                await serve.heard("waiting")
+                crowd = [await RawMember.join(server.url, role="proxy") for _ in range(5)]
+                for raw in crowd:
+                    await raw.hear("offer")
+                assert len(serve.links) == 2
+                proxy = Member(Role.PROXY, server.url)
+                async with running(proxy):
+                    assert await proxy.ask() == b"/hello"
+                for raw in crowd:
+                    await raw.aclose()
 
     run(main())
 
@@ -562,7 +580,7 @@ def test_a_silent_death_is_noticed_without_the_signal_server_too(run: Run) -> No
 def test_a_member_that_offers_again_and_again_has_few_connections_at_once(run: Run) -> None:
     async def main() -> None:
         async with signal() as server:
-            serve, most = Member(Role.SERVE, server.url, limits=Limits(peers=2)), 0
+            serve, most = Member(Role.SERVE, server.url, limits=Limits(strangers=2)), 0
             async with running(serve):
                 await serve.heard("waiting")
                 async with await RawMember.join(server.url, role="proxy") as raw:

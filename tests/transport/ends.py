@@ -8,6 +8,7 @@ from collections.abc import Callable
 from llmtunnel.config import IceServers, Limits, Timeouts
 from llmtunnel.signaling.messages import IceCandidate
 from llmtunnel.transport.base import Channel
+from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.webrtc import WebRtcPeer
 
 NO_SERVERS = IceServers(stun=())
@@ -25,6 +26,7 @@ class End:
             ice=ice,
             timeouts=timeouts or Timeouts(connect=20.0),
             limits=Limits(),
+            identity=Identity(),
             on_candidate=self.candidate_found,
             loopback=loopback,
         )

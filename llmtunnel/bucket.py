@@ -1,0 +1,27 @@
+"""A token bucket: so many at once, and one more every so many seconds. Pure: time comes in as ``now``."""
+
+from __future__ import annotations
+
+
+class Bucket:
+    """Begins full, with ``size``; one more comes ``every`` seconds."""
+
+    def __init__(self, size: int, *, every: float) -> None:
+        self._size = size
+        self._every = every
+        self._left = float(size)
+        self._counted_at: float | None = None
+
+    def take(self, now: float) -> bool:
+        """Take one, where there is one."""
+        if self._counted_at is not None:
+            self._left = min(self._size, self._left + (now - self._counted_at) / self._every)
+        self._counted_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def give(self) -> None:
+        """Give one back."""
+        self._left = min(self._size, self._left + 1)

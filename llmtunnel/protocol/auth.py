@@ -1,0 +1,138 @@
+"""How two peers prove to each other that they hold a secret, and what they get from it (README.md section 4).
+
+    1. proxy -> serve   HELLO   share of a SPAKE2 exchange, and the id of its ticket where it was here before
+    2. serve -> proxy   AGREE   its own share, or (the ticket is known) a nonce
+    3. proxy -> serve   AUTH    the proxy's confirmation: it goes first, so that serve tells a stranger nothing
+    4. serve -> proxy   AUTH    serve's confirmation
+
+The confirmations are made from the shared key and all that either side could have been lied to about: the room, HELLO
+and AGREE byte for byte, and the certificate at each end of the channel. SPAKE2 leaves nothing to test guesses on: who
+plays one side has one guess in each exchange.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+from ..errors import ErrorCode, ProtocolError
+from ..status import Role
+from . import keys
+from .door import Door
+from .hello import AuthAnswer, AuthOffer
+from .keys import Certificates, KeyExchange, Keys, Ticket
+
+NONCE: Final = 32
+"""Bytes of what serve sends to a proxy that comes back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyCredentials:
+    """What a proxy brings to prove itself."""
+
+    room: str
+    certificates: Certificates
+    secret: str = field(repr=False)
+    ticket: Ticket | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeCredentials:
+    """What serve brings: its door has the secret, if there is one, and decides who may try."""
+
+    room: str
+    certificates: Certificates
+    door: Door
+
+
+class ProxyAuth:
+    """The proxy's side of one authentication: `offer`, `prove`, `check`."""
+
+    def __init__(self, credentials: ProxyCredentials) -> None:
+        self._credentials = credentials
+        self._exchange = KeyExchange(Role.PROXY, credentials.secret)
+        self._keys: Keys | None = None
+        self._ticket = credentials.ticket
+
+    @property
+    def offer(self) -> AuthOffer:
+        """Its part of HELLO."""
+        return AuthOffer(share=self._exchange.share, ticket=self._ticket.id if self._ticket else None)
+
+    def prove(self, answer: AuthAnswer | None, *, hello: bytes, agree: bytes) -> bytes:
+        """The confirmation to send, by serve's part of AGREE. Raises `ProtocolError` UNAUTHENTICATED."""
+        if answer is None:
+            raise unproven("Serve asks for no secret, and this proxy was given one.")
+        credentials = self._credentials
+        shared = self._shared(answer)
+        self._keys = keys.derive(shared, credentials.room, credentials.certificates, hello, agree)
+        if answer.nonce is None:
+            self._ticket = self._keys.ticket()
+        return self._keys.proxy
+
+    def check(self, confirmation: bytes) -> Ticket:
+        """Serve has the secret too; the ticket for the next time. Raises `ProtocolError` UNAUTHENTICATED."""
+        if self._keys is None or not self._keys.confirms(Role.SERVE, confirmation):
+            raise unproven("Serve does not hold the same secret, or somebody is in between.")
+        assert self._ticket is not None
+        return self._ticket
+
+    def _shared(self, answer: AuthAnswer) -> bytes:
+        if answer.share is not None:
+            return _finish(self._exchange, answer.share)
+        if self._ticket is None or answer.nonce is None:
+            raise unproven("Serve takes this proxy for one that comes back.")
+        return keys.returning(self._ticket, self._exchange.share, answer.nonce)
+
+
+class ServeAuth:
+    """Serve's side of one authentication: `answer`, `bind`, `confirm`."""
+
+    def __init__(self, credentials: ServeCredentials, secret: str) -> None:
+        self._secret = secret
+        self._credentials = credentials
+        self._door = credentials.door
+        self._certificate = credentials.certificates.proxy
+        self._shared = b""
+        self._keys: Keys | None = None
+        self._returning: Ticket | None = None
+
+    def answer(self, offer: AuthOffer | None, now: float) -> AuthAnswer:
+        """Its part of AGREE, if the door lets this proxy try. Raises `ProtocolError`."""
+        if offer is None:
+            raise unproven("Serve lets in who has its invite or secret, and this proxy has none.")
+        self._returning = self._door.returning(offer.ticket, self._certificate) if offer.ticket else None
+        if self._returning is not None:
+            nonce = secrets.token_bytes(NONCE)
+            self._shared = keys.returning(self._returning, offer.share, nonce)
+            return AuthAnswer(nonce=nonce)
+        self._door.knock(self._certificate, now)
+        exchange = KeyExchange(Role.SERVE, self._secret)
+        self._shared = _finish(exchange, offer.share)
+        return AuthAnswer(share=exchange.share)
+
+    def bind(self, *, hello: bytes, agree: bytes) -> None:
+        """HELLO as it came and AGREE as it goes are part of what is proven."""
+        credentials = self._credentials
+        self._keys = keys.derive(self._shared, credentials.room, credentials.certificates, hello, agree)
+
+    def confirm(self, confirmation: bytes, now: float) -> bytes:
+        """The proxy has the secret: the confirmation to send. Raises `ProtocolError`."""
+        if self._keys is None or not self._keys.confirms(Role.PROXY, confirmation):
+            raise unproven("The proxy does not hold the same secret, or somebody is in between.")
+        if self._returning is None:
+            self._door.enter(self._certificate, self._keys.ticket(), now)
+        return self._keys.serve
+
+
+def unproven(message: str) -> ProtocolError:
+    """The error of a peer that has not proven that it holds the secret."""
+    return ProtocolError(message, code=ErrorCode.UNAUTHENTICATED)
+
+
+def _finish(exchange: KeyExchange, share: bytes) -> bytes:
+    try:
+        return exchange.finish(share)
+    except ValueError as exc:
+        raise unproven("The other side's share of the key exchange is none.") from exc

@@ -1,0 +1,89 @@
+"""The cryptography of authentication: a secret, or a ticket, to keys that both sides have (README.md section 4)."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
+
+from ..status import Role
+
+_IDENTITIES: Final = {"idA": b"llmtunnel proxy", "idB": b"llmtunnel serve"}
+_LABEL: Final = b"llmtunnel auth 1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """What serve and one proxy keep of a session, so that the proxy comes back without being a stranger."""
+
+    id: bytes
+    """16 bytes, sent in the clear."""
+    key: bytes = field(repr=False)
+    """32 bytes, never sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificates:
+    """SHA-256 of the certificate at each end of the channel, as one side sees them."""
+
+    proxy: bytes
+    serve: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """What the two share after an exchange; each of 32 bytes, and none of them tells about another."""
+
+    proxy: bytes = field(repr=False)
+    """The proxy's confirmation."""
+    serve: bytes = field(repr=False)
+    """Serve's confirmation."""
+    session: bytes = field(repr=False)
+    """From which what comes later on this session is authenticated; never sent."""
+
+    def ticket(self) -> Ticket:
+        """The ticket that this session gives."""
+        return Ticket(id=_expand(self.session, b"ticket id")[:16], key=_expand(self.session, b"ticket key"))
+
+    def confirms(self, role: Role, confirmation: bytes) -> bool:
+        """Whether this is the confirmation of ``role``."""
+        return hmac.compare_digest(self.proxy if role is Role.PROXY else self.serve, confirmation)
+
+
+class KeyExchange:
+    """One side of one SPAKE2 exchange; ``entropy`` gives random bytes."""
+
+    def __init__(self, role: Role, secret: str, *, entropy: Callable[[int], bytes] = secrets.token_bytes) -> None:
+        from spake2 import SPAKE2_A, SPAKE2_B  # 30 ms to load, for nothing where there is no secret
+
+        side = SPAKE2_A if role is Role.PROXY else SPAKE2_B
+        self._side = side(secret.encode(), entropy_f=entropy, **_IDENTITIES)
+        self.share: bytes = self._side.start()
+
+    def finish(self, share: bytes) -> bytes:
+        """The key; the same only where the secret is. Raises ValueError for what is no share of the other side."""
+        try:
+            key: bytes = self._side.finish(share)
+        except Exception as exc:  # of our own side, our own sent back, not on the curve: as many classes as cases
+            raise ValueError("not a share of the other side") from exc
+        return key
+
+
+def returning(ticket: Ticket, share: bytes, nonce: bytes) -> bytes:
+    """The shared key with a proxy that comes back; ``share`` is new each time, and so is ``nonce``."""
+    return hmac.digest(ticket.key, share + nonce, sha256)
+
+
+def derive(shared: bytes, room: str, certificates: Certificates, hello: bytes, agree: bytes) -> Keys:
+    """The keys that both get only where they agree on everything here; hello and agree as sent and received."""
+    parts = (_LABEL, room.encode(), hello, agree, certificates.proxy, certificates.serve)
+    transcript = sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
+    key = hmac.digest(transcript, shared, sha256)  # HKDF-Extract, RFC 5869 section 2.2
+    return Keys(proxy=_expand(key, b"proxy"), serve=_expand(key, b"serve"), session=_expand(key, b"session"))
+
+
+def _expand(key: bytes, label: bytes) -> bytes:
+    return hmac.digest(key, label + b"\x01", sha256)  # HKDF-Expand of one block, RFC 5869 section 2.3

@@ -1,0 +1,92 @@
+"""Who may be a peer: what this side shows to the other one on each new channel, and what it makes of the outcome."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..config import ServeSettings, Settings
+from ..errors import AuthenticationFailed, ConnectFailed, TunnelError, Unwelcome, VersionMismatch
+from ..protocol.auth import ProxyCredentials, ServeCredentials
+from ..protocol.door import Door
+from ..protocol.handshake import Credentials
+from ..protocol.keys import Certificates, Ticket
+from ..status import Role
+from ..transport.base import Binding
+from .mux import Session
+
+GUESSES: Final = 3
+"""Handshakes that may fail one after the other before a proxy stops and asks its user: each is a guess for whoever
+plays serve, and a mistyped code does not get better."""
+
+
+class ProxyAccess:
+    """A proxy's: the secret, and the ticket of the last session."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._room = settings.room
+        self._secret = settings.secret
+        self._ticket: Ticket | None = None
+        self._failures = 0
+
+    def credentials(self, binding: Binding | None) -> Credentials | None:
+        """What to authenticate with on a channel; None where the room's name is all there is."""
+        if self._secret is None:
+            return None
+        return ProxyCredentials(
+            room=self._room,
+            certificates=_certificates(Role.PROXY, binding),
+            secret=self._secret,
+            ticket=self._ticket,
+        )
+
+    def established(self, session: Session) -> None:
+        """A session stands."""
+        self._ticket = session.ticket
+        self._failures = 0
+
+    def is_final(self, reason: TunnelError, *, stood: bool) -> bool:
+        """Whether there is no sense in trying again after a link has ended so; ``stood``: a session had been there."""
+        match reason:
+            case VersionMismatch():
+                return True
+            case Unwelcome() if stood:
+                return True
+            case AuthenticationFailed() | Unwelcome():
+                self._failures += 1
+        return self._failures >= GUESSES
+
+
+class ServeAccess:
+    """Serve's: a door."""
+
+    def __init__(self, settings: Settings, now: float) -> None:
+        self._room = settings.room
+        expires = settings.expires if isinstance(settings, ServeSettings) else None
+        self.door = Door(
+            settings.secret,
+            expires=None if expires is None else now + expires,
+            once=isinstance(settings, ServeSettings) and settings.once,
+        )
+
+    def credentials(self, binding: Binding | None) -> Credentials | None:
+        """What to hold a peer on a channel to; None where a channel has no certificates, and nothing is asked for."""
+        if self.door.secret is None and binding is None:
+            return None
+        return ServeCredentials(room=self._room, certificates=_certificates(Role.SERVE, binding), door=self.door)
+
+    def established(self, session: Session) -> None:
+        """A session stands: the door knows."""
+
+    def is_final(self, reason: TunnelError, *, stood: bool) -> bool:
+        """Serve goes on, whatever becomes of a peer."""
+        return False
+
+
+Access = ProxyAccess | ServeAccess
+
+
+def _certificates(role: Role, binding: Binding | None) -> Certificates:
+    if binding is None:
+        raise ConnectFailed("Nobody can be authenticated on this channel.")
+    local, remote = binding.local, binding.remote
+    return Certificates(proxy=local, serve=remote) if role is Role.PROXY else Certificates(proxy=remote, serve=local)

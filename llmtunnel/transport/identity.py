@@ -1,0 +1,15 @@
+"""The certificate that a tunnel shows on each of its channels: by its fingerprint, the other side knows it again."""
+
+from __future__ import annotations
+
+from aiortc import RTCCertificate
+from cryptography.hazmat.primitives.hashes import SHA256
+
+
+class Identity:
+    """A key pair that lives as long as the tunnel, and its certificate, signed by nobody else (ECDSA, P-256)."""
+
+    def __init__(self) -> None:
+        self.certificate = RTCCertificate.generateCertificate()
+        self.fingerprint: bytes = self.certificate._cert.fingerprint(SHA256())
+        """SHA-256 of the certificate's DER, 32 bytes."""
