@@ -225,6 +225,9 @@ class PeerConnected(Notice):
     peer: str
     path: Path
     version: str
+    address: str = ""
+    fingerprint: str = ""
+    authenticated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,7 +84,8 @@ def sentence(notice: Notice) -> str:
         case Waiting():
             return "nobody else is in the room yet: waiting"
         case PeerConnected():
-            return f"peer {notice.peer} connected, path {notice.path}, {notice.version}"
+            place = f" from {notice.address}" if notice.address else ""
+            return f"peer {notice.peer} connected{place}, path {notice.path}, {notice.version}"
         case PeerLostNotice():
             return f"peer {notice.peer} lost: {notice.reason}"
         case Reconnecting():

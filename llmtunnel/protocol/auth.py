@@ -1,4 +1,4 @@
-"""How two peers prove to each other that they hold a secret, and what they get from it (README.md section 4).
+"""How two peers prove to each other that they hold a secret, and what they get from it (README.md section 9).
 
     1. proxy -> serve   HELLO   share of a SPAKE2 exchange, and the id of its ticket where it was here before
     2. serve -> proxy   AGREE   its own share, or (the ticket is known) a nonce

@@ -1,4 +1,4 @@
-"""From an open channel to an agreement, pure: HELLO, AGREE and, where there is a secret, AUTH (README.md section 3).
+"""From an open channel to an agreement, pure: HELLO, AGREE and, where there is a secret, AUTH (README.md sections 3, 9)
 
 A handshake takes frames and gives frames, and has an `Agreement` when it is done. What is wrong with a peer's frame is
 a `ProtocolError`, which ends the session.

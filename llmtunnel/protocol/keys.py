@@ -1,4 +1,4 @@
-"""The cryptography of authentication: a secret, or a ticket, to keys that both sides have (README.md section 4)."""
+"""The cryptography of authentication: a secret, or a ticket, to keys that both sides have (README.md section 9)."""
 
 from __future__ import annotations
 

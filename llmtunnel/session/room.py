@@ -287,8 +287,9 @@ class Room:
     def _link_up(self, link: Link) -> None:
         if not self._has(link):
             return
-        assert link.session is not None, "it stands"
-        self._access.established(link.session)
+        session = link.session
+        assert session is not None, "it stands"
+        self._access.established(session)
         self._negotiation.established(link.member.peer_id)
         self._reached_at = asyncio.get_running_loop().time()
         for other in tuple(self._links.values()):
@@ -296,7 +297,16 @@ class Room:
                 self._part(other, "another serve took its place")
             elif other is not link and other.name == link.name:
                 self._part(other, "it has connected anew")
-        self._notify(PeerConnected(peer=link.name, path=link.session.path, version=link.session.version))
+        self._notify(
+            PeerConnected(
+                peer=link.name,
+                path=session.path,
+                version=session.version,
+                address=session.address,
+                fingerprint=session.certificate.hex(),
+                authenticated=session.authenticated,
+            )
+        )
         self._up.set()
 
     def _link_down(self, link: Link, reason: TunnelError) -> None:

@@ -56,9 +56,25 @@ NOTICES: list[tuple[Notice, dict[str, object], str]] = [
         "proxy listening on http://127.0.0.1:8000",
     ),
     (
-        PeerConnected(time=1.5, peer="a1", path=Path.DIRECT, version="v2"),
-        {"event": "peer-connected", "peer": "a1", "path": "direct", "version": "v2"},
-        "peer a1 connected, path direct, v2",
+        PeerConnected(
+            time=1.5,
+            peer="a1",
+            path=Path.DIRECT,
+            version="v2",
+            address="10.0.0.1:5000",
+            fingerprint="ab",
+            authenticated=True,
+        ),
+        {
+            "event": "peer-connected",
+            "peer": "a1",
+            "path": "direct",
+            "version": "v2",
+            "address": "10.0.0.1:5000",
+            "fingerprint": "ab",
+            "authenticated": True,
+        },
+        "peer a1 connected from 10.0.0.1:5000, path direct, v2",
     ),
     (
         Ready(time=1.5, url="http://localhost:11434"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from llmtunnel.config import Limits, Timeouts
 from llmtunnel.protocol import frames
+from llmtunnel.protocol.auth import ProxyCredentials, ServeCredentials
 from llmtunnel.protocol.connection import Connection
 from llmtunnel.protocol.events import DataReceived, Event
 from llmtunnel.protocol.frames import FrameType
@@ -50,13 +51,31 @@ class ConnectionPair:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         hello: bool = True,
+        proxy_credentials: ProxyCredentials | None = None,
+        serve_credentials: ServeCredentials | None = None,
     ) -> None:
         self.now = 0.0
         self.proxy = End(
-            Connection(Role.PROXY, now=0.0, limits=limits, timeouts=timeouts, features=proxy_features, agent="p/1")
+            Connection(
+                Role.PROXY,
+                now=0.0,
+                limits=limits,
+                timeouts=timeouts,
+                features=proxy_features,
+                agent="p/1",
+                credentials=proxy_credentials,
+            )
         )
         self.serve = End(
-            Connection(Role.SERVE, now=0.0, limits=limits, timeouts=timeouts, features=serve_features, agent="s/1")
+            Connection(
+                Role.SERVE,
+                now=0.0,
+                limits=limits,
+                timeouts=timeouts,
+                features=serve_features,
+                agent="s/1",
+                credentials=serve_credentials,
+            )
         )
         if hello:
             self.pump()
