@@ -25,6 +25,7 @@ from .keys import Certificates, KeyExchange, Keys, Ticket
 
 NONCE: Final = 32
 """Bytes of what serve sends to a proxy that comes back."""
+NOT_THE_SAME: Final = "Serve and proxy do not hold the same secret, or somebody is in between."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,7 @@ class ProxyAuth:
     def check(self, confirmation: bytes) -> Ticket:
         """Serve has the secret too; the ticket for the next time. Raises `ProtocolError` UNAUTHENTICATED."""
         if self._keys is None or not self._keys.confirms(Role.SERVE, confirmation):
-            raise unproven("Serve does not hold the same secret, or somebody is in between.")
+            raise unproven(NOT_THE_SAME)
         assert self._ticket is not None
         return self._ticket
 
@@ -120,7 +121,7 @@ class ServeAuth:
     def confirm(self, confirmation: bytes, now: float) -> bytes:
         """The proxy has the secret: the confirmation to send. Raises `ProtocolError`."""
         if self._keys is None or not self._keys.confirms(Role.PROXY, confirmation):
-            raise unproven("The proxy does not hold the same secret, or somebody is in between.")
+            raise unproven(NOT_THE_SAME)
         if self._returning is None:
             self._door.enter(self._certificate, self._keys.ticket(), now)
         return self._keys.serve
