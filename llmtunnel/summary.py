@@ -337,8 +337,12 @@ _PATHS: Final = {
 
 def printable(text: str) -> str:
     """The text on one line, without what a terminal would obey: parts of it come from peers and clients."""
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    shown = text if text.isprintable() else "".join(map(_shown, text))
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+
+
+def _shown(char: str) -> str:
+    return char if char.isprintable() else "\N{REPLACEMENT CHARACTER}"
 
 
 def size(count: float) -> str:

@@ -222,6 +222,7 @@ def _add_network(parser: Parser) -> None:
 def _add_view(parser: Parser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object a line on standard output")
+    add("--plain", action="store_true", help="lines on a terminal too, in place of the view")
     add("-v", "--verbose", action="count", default=0, help="log more, to standard error; up to -vvv")
     add("--log-level", metavar="LEVEL", help=f"{', '.join(LEVELS)} (LLMTUNNEL_LOG; default: {DEFAULT_LEVEL})")
 
