@@ -67,6 +67,7 @@ class Terminal:
                 loop.remove_signal_handler(signal.SIGTSTP)
                 os.kill(os.getpid(), signal.SIGTSTP)  # as if nobody had caught it
                 loop.add_signal_handler(signal.SIGTSTP, suspend)
+                changed()  # SIGCONT says so too, but does not come where no shell is there to stop us
 
             loop = asyncio.get_running_loop()
             handlers = {signal.SIGWINCH: changed, signal.SIGCONT: changed, signal.SIGTSTP: suspend}

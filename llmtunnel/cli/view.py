@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..status import ActiveRequest, RequestRecord, Role, Status
 from ..summary import (
+    NONE,
     PEER_COLUMNS,
     REQUEST_COLUMNS,
     SPAN,
@@ -42,8 +43,10 @@ PEERS: Final = 5
 """A peer's row for each so many lines: the requests need theirs."""
 NARROW: Final = 12
 """Columns that a path keeps: before it gets less, the table loses its last column."""
-NOTE: Final = "tokens"
-"""The column from which on a request that failed says why instead."""
+ANSWER: Final = ("tokens", "token_rate", "model")
+"""The last columns: left out where no request has any of it, and a request that failed says there why."""
+LEGIBLE: Final = 10
+"""Columns for why a request failed: in fewer it says nothing."""
 GAP: Final = "  "
 MARGIN: Final = "  "
 LABEL: Final = 9
@@ -83,7 +86,7 @@ def render(
     room = height - len(lines) - len(below)
     lines.append(_line(width, (f"{MARGIN}requests: {status.active} now, {status.requests} ended", "bold")))
     lines += _requests(request_rows(active, requests, now=now, limit=max(min(room - 2, REQUESTS), 0)), width)
-    lines = [*lines[: max(height - len(below), 1)], *below]
+    lines = [*lines[: max(height - len(below), 1)], *below][:height]
     return Segments(segment for line in lines for segment in (*line, Segment.line()))
 
 
@@ -146,12 +149,17 @@ def _throughput(status: Status, throughput: Throughput, width: int) -> list[Line
 def _requests(rows: Sequence[RequestRow], width: int) -> list[Line]:
     if not rows:
         return []
-    table = _Table(REQUEST_COLUMNS, rows, width - len(MARGIN), elastic="path")
+    columns = [column for column in REQUEST_COLUMNS if column.name not in ANSWER or _is_told(column, rows)]
+    table = _Table(columns, rows, width - len(MARGIN), elastic="path")
     lines = [_line(width, (f"{MARGIN}{table.head}", "dim"))]
     for row in rows:
         mark = (f"{row.severity.mark} ", _COLOURS[row.severity])
         lines.append(_line(width, mark, (table.line(row, note=row.error), "")))
     return lines
+
+
+def _is_told(column: Column, rows: Sequence[RequestRow]) -> bool:
+    return any(getattr(row, column.name) not in ("", NONE) for row in rows)
 
 
 class _Table:
@@ -161,6 +169,7 @@ class _Table:
         from rich.cells import cell_len
 
         self._columns = list(columns)
+        self._room = width
         self._widths = {
             column.name: max(len(column.title), *(cell_len(getattr(row, column.name)) for row in rows))
             for column in columns
@@ -178,12 +187,11 @@ class _Table:
         return self._joined(column.title for column in self._columns).rstrip()
 
     def line(self, row: object, note: str = "") -> str:
-        """A row; where there is a note, it stands in place of the columns from `NOTE` on."""
-        cells = [getattr(row, column.name) for column in self._columns]
-        names = [column.name for column in self._columns]
-        if note and NOTE in names:
-            return self._joined(cells[: names.index(NOTE)]) + GAP + note
-        return self._joined(cells).rstrip()
+        """A row; where there is a note, it stands in place of what is in `ANSWER`."""
+        names = (column.name for column in self._columns if not (note and column.name in ANSWER))
+        cells = self._joined(getattr(row, name) for name in names)
+        fits = note and self._room - len(cells) >= LEGIBLE
+        return (f"{cells}{GAP}{note}" if fits else cells).rstrip()
 
     def _total(self) -> int:
         return sum(self._widths[column.name] + len(GAP) for column in self._columns) - len(GAP)
