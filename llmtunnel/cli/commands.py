@@ -101,11 +101,14 @@ async def _proxy(command: ProxyCommand, console: Console) -> int:
     return await keep(aio.Proxy(command.settings), console)
 
 
-async def keep(tunnel: Tunnel, console: Console) -> int:
-    """Run a tunnel until it ends or the task is cancelled, then close it; tells what happens meanwhile."""
+async def keep(tunnel: Tunnel, console: Console, *, invite: str = "") -> int:
+    """Run a tunnel until it ends or the task is cancelled, then close it; tells what happens meanwhile.
+
+    ``invite``: the code, where it is to be seen.
+    """
     unsubscribe = tunnel.subscribe(console.tell)
     try:
-        with console.watching(tunnel):
+        with console.watching(tunnel, invite=invite):
             await tunnel.start()
             await tunnel.wait_stopped()
         return 0

@@ -61,8 +61,8 @@ class Console:
             self._write(text)
 
     @contextmanager
-    def watching(self, tunnel: Tunnel) -> Iterator[None]:
-        """Inside, the tunnel is drawn, where there is a terminal for it."""
+    def watching(self, tunnel: Tunnel, *, invite: str = "") -> Iterator[None]:
+        """Inside, the tunnel is drawn, where there is a terminal for it; with the invite's code, if one is given."""
         from .terminal import drawable
 
         terminal = None if self._json or self._plain else drawable(self._stream)
@@ -71,7 +71,7 @@ class Console:
             return
         from .live import Live
 
-        self._live = Live(tunnel, terminal, self.output, on_quit=lambda: self.on_quit())
+        self._live = Live(tunnel, terminal, self.output, invite=invite, on_quit=lambda: self.on_quit())
         try:
             with self._live.shown():
                 yield

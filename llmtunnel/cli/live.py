@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from ..status import ActiveRequest, Role
+from ..status import ActiveRequest
 from ..summary import Throughput, printable
 from . import logs
 from .screen import HIDE_CURSOR, SHOW_CURSOR, Screen
@@ -37,12 +37,21 @@ QUIT: Final = "qQ"
 class Live:
     """A tunnel's view on a terminal. A text file too: what is written to it (logs) comes to stand above the view."""
 
-    def __init__(self, tunnel: Tunnel, terminal: Terminal, output: Output, *, on_quit: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        tunnel: Tunnel,
+        terminal: Terminal,
+        output: Output,
+        *,
+        invite: str = "",
+        on_quit: Callable[[], None],
+    ) -> None:
         from rich.console import Console
 
         self._tunnel = tunnel
         self._terminal = terminal
         self._output = output
+        self._invite = invite
         self._on_quit = on_quit
         self._screen = Screen()
         self._throughput = Throughput()
@@ -81,22 +90,26 @@ class Live:
         if self._output.busy or not self._terminal.ours:
             return
         self._drawn = True
-        frame = self._frame("q or Ctrl-C: leave" if self._terminal.has_keys else "Ctrl-C: leave")
+        keys = "q or Ctrl-C: leave" if self._terminal.has_keys else "Ctrl-C: leave"
+        frame = self._frame(keys=keys, invite=self._invite)
         if frame:
             self._output.write(HIDE_CURSOR + frame)
 
     def _leave(self) -> None:
-        """Draw it once more, without the keys, as text that stays."""
-        self._output.write(self._frame() + SHOW_CURSOR)
+        """Draw it once more, as text that stays: without the keys, and without the invite."""
+        try:
+            self._output.write(self._frame())
+        finally:
+            self._output.write(SHOW_CURSOR)
         self._screen.forget()
 
-    def _frame(self, keys: str = "") -> str:
+    def _frame(self, **lines: str) -> str:
         columns, rows = self._terminal.size
-        view = self._lines(max(columns - 1, 1), max(rows - 1 - ABOVE, 1), keys) if self._drawn else []
+        view = self._lines(max(columns - 1, 1), max(rows - 1 - ABOVE, 1), **lines) if self._drawn else []
         said = [self._said.popleft() for _ in range(len(self._said))]
         return self._screen.show(view, columns=columns, said=said)
 
-    def _lines(self, width: int, height: int, keys: str) -> list[str]:
+    def _lines(self, width: int, height: int, **lines: str) -> list[str]:
         tunnel = self._tunnel
         view = render(
             tunnel.status,
@@ -106,8 +119,7 @@ class Live:
             now=time.time(),
             width=width,
             height=height,
-            invite=_code(tunnel),
-            keys=keys,
+            **lines,
         )
         with self._styled.capture() as captured:
             self._styled.print(view, end="", soft_wrap=True)
@@ -117,9 +129,3 @@ class Live:
 def _active(tunnel: Tunnel) -> tuple[ActiveRequest, ...]:
     requests: tuple[ActiveRequest, ...] = getattr(tunnel, "active_requests", tuple)()
     return requests
-
-
-def _code(tunnel: Tunnel) -> str:
-    """The invite is serve's to hand on; whoever has come by one has no need to see it again."""
-    invite = getattr(tunnel, "invite", None) if tunnel.status.role is Role.SERVE else None
-    return str(invite.code) if invite is not None else ""

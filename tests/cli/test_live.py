@@ -20,6 +20,7 @@ import pytest
 
 from llmtunnel.cli.console import Console, Output
 from llmtunnel.cli.live import INTERVAL, Live
+from llmtunnel.cli.screen import SHOW_CURSOR
 from llmtunnel.cli.terminal import Terminal
 from llmtunnel.config import IceServers, ProxySettings
 from llmtunnel.tunnel import Proxy
@@ -286,8 +287,7 @@ def test_frames_are_left_out_while_the_terminal_takes_none_and_what_was_said_is_
                 live.write("said meanwhile\n")
                 await asyncio.sleep(3 * INTERVAL)
                 waiting = max(waiting, len(output._waiting))
-                reading = asyncio.create_task(asyncio.to_thread(_read_until, ours, "said meanwhile"))
-                text = await asyncio.wait_for(reading, PATIENCE)
+                text = await asyncio.to_thread(_read_until, ours, "said meanwhile", "ended")
             await asyncio.get_running_loop().shutdown_default_executor()
             return waiting, text
 
@@ -296,9 +296,29 @@ def test_frames_are_left_out_while_the_terminal_takes_none_and_what_was_said_is_
     assert "starting" in text
 
 
-def _read_until(descriptor: int, expected: str) -> str:
+def test_the_invite_is_drawn_and_not_left_behind() -> None:
+    settings = ProxySettings(room="x", signal="ws://127.0.0.1:1", ice=IceServers(stun=()))
+
+    async def main() -> tuple[str, str]:
+        with unread_terminal() as (ours, stream):
+            output = Output(stream)
+            live = Live(Proxy(settings), Terminal(stream), output, invite="4821309-tulip", on_quit=lambda: None)
+            with live.shown():
+                shown = await asyncio.to_thread(_read_until, ours, "ended")
+            left = await asyncio.to_thread(_read_until, ours, SHOW_CURSOR)
+            await asyncio.get_running_loop().shutdown_default_executor()
+            return shown, left
+
+    screen = Emulator()
+    for text, seen in zip(run(main()), (True, False), strict=True):
+        screen.feed(text.replace("\n", "\r\n"))
+        assert ("4821309-tulip" in screen.text) is seen
+    assert screen.lines[-1] == "  requests: 0 now, 0 ended"
+
+
+def _read_until(descriptor: int, *expected: str) -> str:
     text = b""
-    while expected.encode() not in text or b"ended" not in text:
+    while not all(each.encode() in text for each in expected):
         text += os.read(descriptor, 65536)
     return text.decode(errors="replace")
 
