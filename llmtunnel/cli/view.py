@@ -7,6 +7,7 @@ which words, is `summary`'s; here it gets its place and its colour.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Final
 
 from ..status import ActiveRequest, RequestRecord, Role, Status
@@ -41,6 +42,8 @@ REQUESTS: Final = 20
 """Rows of the request table at most, as in the panel."""
 PEERS: Final = 5
 """A peer's row for each so many lines: the requests need theirs."""
+DETAIL: Final = 2
+"""Lines for what is wrong."""
 NARROW: Final = 12
 """Columns that a path keeps: before it gets less, the table loses its last column."""
 ANSWER: Final = ("tokens", "token_rate", "model")
@@ -94,8 +97,8 @@ def _standing(status: Status, width: int) -> list[Line]:
     state = state_words(status)
     colour = _COLOURS[state.severity]
     lines = [_line(width, (f"{state.severity.mark} {state.words}", f"bold {colour}"))]
-    if state.detail:
-        lines.append(_line(width, (f"{MARGIN}{state.detail}", colour)))
+    why = wrap(state.detail, max(width - len(MARGIN), len(MARGIN)), max_lines=DETAIL, placeholder="…")
+    lines += [_line(width, (f"{MARGIN}{line}", colour)) for line in why]
     here = "upstream" if status.role is Role.SERVE else "url"
     facts = ((here, GAP.join(filter(None, (status.url, upstream_words(status.upstream))))), ("signal", status.signal))
     return lines + [_line(width, _label(label), (printable(fact), "")) for label, fact in facts if fact]

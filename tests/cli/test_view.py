@@ -220,6 +220,12 @@ def test_a_tunnel_with_nobody_there_says_why() -> None:
     assert shown(WAITING, ended=(), active=()) == NOBODY_THERE
 
 
+def test_what_is_wrong_has_two_lines_at_most() -> None:
+    for count, expected in ((20, ["  " + "why " * 18 + "why", "  why"]), (60, ["  " + "why " * 18 + "why"] * 2)):
+        lines = shown(replace(WAITING, detail=("why " * count).rstrip())).splitlines()
+        assert [line.rstrip("…") for line in lines if "why" in line] == expected
+
+
 @pytest.mark.parametrize("width", [1, 10, 33, 59, 79, 200])
 @pytest.mark.parametrize("height", [1, 2, 5, 12, 21, 60])
 def test_no_view_is_larger_than_it_may_be_and_the_keys_stay(width: int, height: int) -> None:
