@@ -145,7 +145,7 @@ def peer_rows(peers: Iterable[PeerStatus], *, now: float) -> tuple[PeerRow, ...]
             peer=printable(peer.peer),
             path=path_words(peer.path),
             rtt=NONE if peer.rtt is None else duration(peer.rtt * 1000),
-            since=age(now - peer.since),
+            since=age(now - peer.since) if peer.since else NONE,
             requests=f"{peer.requests} + {peer.active}" if peer.active else str(peer.requests),
             up=size(peer.bytes_up),
             down=size(peer.bytes_down),

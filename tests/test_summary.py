@@ -106,6 +106,11 @@ def test_a_peer_is_a_row_of_short_texts() -> None:
     ]
 
 
+def test_a_peer_of_which_it_is_not_known_when_it_came_has_not_been_there_since_1970() -> None:
+    (row,) = peer_rows((PeerStatus(peer="a1", path=Path.DIRECT, since=0.0),), now=NOW)
+    assert row.since == "-"
+
+
 def test_requests_under_way_come_first_and_the_newest_of_each_kind_on_top() -> None:
     under_way = (active("/older", ago=9), active("/newer", ago=2))
     ended = (record("/first"), record("/second"), record("/third"))

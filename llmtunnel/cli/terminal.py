@@ -14,7 +14,6 @@ USUAL: Final = (80, 24)
 """Columns and rows of a terminal that does not say."""
 _KEYS: Final = 64
 """Bytes read at once: what is typed, or pasted by mistake."""
-_POSIX: Final = os.name == "posix"
 
 
 class Terminal:
@@ -139,7 +138,7 @@ def drawable(stream: TextIO) -> Terminal | None:
     That is so for files and pipes, ``TERM=dumb``, characters other than UTF-8, a process in the background, and on
     Windows.
     """
-    if not _POSIX or not stream.isatty() or stream.encoding.lower().replace("-", "") != "utf8":
+    if os.name != "posix" or not stream.isatty() or stream.encoding.lower().replace("-", "") != "utf8":
         return None
     from rich.console import Console
 
