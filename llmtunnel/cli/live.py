@@ -127,5 +127,6 @@ class Live:
 
 
 def _active(tunnel: Tunnel) -> tuple[ActiveRequest, ...]:
+    """Those under way, where the tunnel tells them."""
     requests: tuple[ActiveRequest, ...] = getattr(tunnel, "active_requests", tuple)()
     return requests

@@ -56,7 +56,8 @@ class OnTerminal:
         termios.tcsetwinsize(self._ours, (24, 80))
         self._found = self.modes
         self._grew = threading.Condition()
-        kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+        foreign = ("NO_COLOR", "FORCE_COLOR", "TUNNEL_", "LLMTUNNEL_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, "proxy", *NOWHERE, *flags],
             cwd=ROOT,
