@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"bucket", "version", "errors", "config", "listener", "policy", "status", "upstream"},
+    {"bucket", "version", "errors", "config", "listener", "policy", "status", "summary", "upstream"},
     {"protocol", "signaling.messages", "signaling.negotiation"},
     {"transport", "signaling.client", "runtime"},
     {"session"},

@@ -48,7 +48,7 @@ def _run(command: ServeCommand | ProxyCommand | DemoCommand) -> int:
     from .. import runtime
 
     logs.configure(command.view.log_level)
-    console = Console(json=command.view.json)
+    console = Console(json=command.view.json, plain=command.view.plain)
     try:
         return runtime.run(_until_stopped(_work(command, console), console))
     except TunnelError as exc:
@@ -72,6 +72,7 @@ def _work(command: ServeCommand | ProxyCommand | DemoCommand, console: Console) 
 async def _until_stopped(work: Work, console: Console) -> int:
     stop = Stop()
     console.output.on_gone = lambda: stop.request(READER_GONE)
+    console.on_quit = lambda: stop.request(0)
     with on_signals(stop):
         return await stop.run(work)
 
@@ -100,12 +101,16 @@ async def _proxy(command: ProxyCommand, console: Console) -> int:
     return await keep(aio.Proxy(command.settings), console)
 
 
-async def keep(tunnel: Tunnel, console: Console) -> int:
-    """Run a tunnel until it ends or the task is cancelled, then close it; tells what happens meanwhile."""
+async def keep(tunnel: Tunnel, console: Console, *, invite: str = "") -> int:
+    """Run a tunnel until it ends or the task is cancelled, then close it; tells what happens meanwhile.
+
+    ``invite``: the code, where it is to be seen.
+    """
     unsubscribe = tunnel.subscribe(console.tell)
     try:
-        await tunnel.start()
-        await tunnel.wait_stopped()
+        with console.watching(tunnel, invite=invite):
+            await tunnel.start()
+            await tunnel.wait_stopped()
         return 0
     finally:
         await tunnel.aclose()

@@ -8,13 +8,17 @@ import os
 import select
 import sys
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TextIO
 
 from ..errors import TunnelError
-from ..status import ErrorNotice, Notice, Role
+from ..status import ErrorNotice, Notice, RequestFinished, Role
 from .lines import HumanLines, complaint, json_line
+
+if TYPE_CHECKING:
+    from ..tunnel import Tunnel
+    from .live import Live
 
 BACKLOG = 2000
 """Writes kept for a reader that does not read; beyond them the oldest are dropped."""
@@ -27,11 +31,19 @@ FAREWELL = 0.5
 
 
 class Console:
-    """Says what happens: sentences for people, or JSON objects (``json``) and nothing else."""
+    """Says what happens: sentences for people, or JSON objects (``json``) and nothing else.
 
-    def __init__(self, *, json: bool = False, stream: TextIO | None = None) -> None:
+    On a terminal, people see a tunnel drawn, below the sentences; not so with ``plain``.
+    """
+
+    def __init__(self, *, json: bool = False, plain: bool = False, stream: TextIO | None = None) -> None:
+        self.on_quit: Callable[[], None] = lambda: None
+        """Called when the user has asked for the end, by a key."""
         self.output = Output(sys.stdout if stream is None else stream)
+        self._stream = sys.stdout if stream is None else stream
         self._json = json
+        self._plain = plain
+        self._live: Live | None = None
         self._human = HumanLines()
         self._last_error = ""
 
@@ -40,13 +52,34 @@ class Console:
         if isinstance(notice, ErrorNotice):
             self._last_error = notice.message
         line = json_line(notice) if self._json else self._human.line(notice)
-        if line is not None:
-            self.output.write(line + "\n")
+        if line is not None and not (self._live and isinstance(notice, RequestFinished)):  # the view has those
+            self._write(line + "\n")
 
     def say(self, text: str) -> None:
         """Text for people only, written as it is."""
         if not self._json:
-            self.output.write(text)
+            self._write(text)
+
+    @contextmanager
+    def watching(self, tunnel: Tunnel, *, invite: str = "") -> Iterator[None]:
+        """Inside, the tunnel is drawn, where there is a terminal for it; with the invite's code, if one is given."""
+        from .terminal import drawable
+
+        terminal = None if self._json or self._plain else drawable(self._stream)
+        if terminal is None:
+            yield
+            return
+        from .live import Live
+
+        self._live = Live(tunnel, terminal, self.output, invite=invite, on_quit=lambda: self.on_quit())
+        try:
+            with self._live.shown():
+                yield
+        finally:
+            self._live = None
+
+    def _write(self, text: str) -> None:
+        (self._live or self.output).write(text)
 
     def record(self, notice: Notice, *, role: Role | None = None) -> None:
         """A notice for programs only; ``role`` tells whose it is where one process has both."""
@@ -71,10 +104,16 @@ class Output:
     def __init__(self, stream: TextIO) -> None:
         self.on_gone: Callable[[], None] = lambda: None
         self._stream = stream
-        self._descriptor = _descriptor(stream)
+        self._own = _terminal(stream)
+        self._descriptor = _descriptor(stream) if self._own is None else self._own
         self._waiting: deque[bytes] = deque(maxlen=BACKLOG)
         self._retry: asyncio.TimerHandle | None = None
         self._gone = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether the reader has yet to take something."""
+        return bool(self._waiting)
 
     def write(self, text: str) -> None:
         """Write text, now or as soon as the reader has taken what came before it."""
@@ -88,6 +127,10 @@ class Output:
         self._stop_retrying()
         with suppress(OSError):
             self._write_waiting(patience=FAREWELL)
+        if self._own is not None:
+            os.close(self._own)
+            self._own = None
+            self._descriptor = _descriptor(self._stream)
 
     def _drain(self) -> None:
         self._retry = None
@@ -118,7 +161,10 @@ class Output:
             self._stream.flush()
             return b""
         while data and select.select([], [self._descriptor], [], patience)[1]:
-            data = data[os.write(self._descriptor, data[:PIECE]) :]
+            try:
+                data = data[os.write(self._descriptor, data[:PIECE]) :]
+            except BlockingIOError:
+                break
         return data
 
     def _retry_later(self) -> None:
@@ -143,4 +189,18 @@ def _descriptor(stream: TextIO) -> int | None:
     try:
         return stream.fileno()
     except (io.UnsupportedOperation, AttributeError):
+        return None
+
+
+def _terminal(stream: TextIO) -> int | None:
+    """A descriptor of our own for the stream's terminal, which never blocks; None where it is no terminal.
+
+    A terminal that is ready for a byte may still wait before it takes a page, and to set the stream's own descriptor
+    to not block would set it for the shell too.
+    """
+    if os.name != "posix" or not stream.isatty():
+        return None
+    try:
+        return os.open(os.ttyname(stream.fileno()), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:
         return None

@@ -17,9 +17,10 @@ from .. import aio
 from ..config import IceServers, ProxySettings, ServeSettings
 from ..errors import StreamError
 from ..status import ErrorNotice, Notice, Path, Phase, RequestFinished, Role
+from ..summary import duration, printable, size
 from ..upstream import Upstream
 from .console import Console
-from .lines import duration, printable, sentence, size
+from .lines import sentence
 from .toy import MODEL, Toy, ask, text_of
 
 HOST = "127.0.0.1"

@@ -21,9 +21,8 @@ from ..status import (
     Stopped,
     Waiting,
 )
+from ..summary import duration, printable, size
 
-LONGEST = 400
-"""Characters in a line for people: a request's path may have thousands."""
 REMEMBERED = 32
 """Lines kept of a topic, so as not to say them again."""
 
@@ -103,27 +102,6 @@ def sentence(notice: Notice) -> str:
 def complaint(error: TunnelError) -> str:
     """Why a command ends, and what to do next: lines for standard error."""
     return f"error: {error.message}\n{error.hint.strip()}".rstrip() + "\n"
-
-
-def printable(text: str) -> str:
-    """The text on one line, without what a terminal would obey: parts of it come from peers and clients."""
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
-
-
-def size(count: int) -> str:
-    """A number of bytes for people: ``999 B``, ``1.0 kB``, ``12.3 MB``."""
-    value, unit = float(count), "B"
-    for bigger in ("kB", "MB", "GB", "TB"):
-        if value < 999.95:
-            break
-        value, unit = value / 1000, bigger
-    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def duration(milliseconds: float) -> str:
-    """A time for people: ``3 ms``, ``2.5 s``."""
-    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
 
 
 def _exchange(record: RequestRecord) -> str:

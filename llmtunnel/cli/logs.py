@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 _OURS = ("llmtunnel", "signal_server")
 _CHATTY = ("aiortc", "aioice")
@@ -18,3 +21,20 @@ def configure(level: str) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG if trace else level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.DEBUG if trace else logging.CRITICAL)
+
+
+@contextmanager
+def to(stream: Any) -> Iterator[None]:
+    """Inside, what would be logged to the terminal is written to the stream."""
+    handlers = [
+        each
+        for each in logging.getLogger().handlers
+        if isinstance(each, logging.StreamHandler) and each.stream is sys.stderr and sys.stderr.isatty()
+    ]
+    for handler in handlers:
+        handler.setStream(stream)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.setStream(sys.stderr)

@@ -37,6 +37,8 @@ class View:
     """How a command tells what happens."""
 
     json: bool = False
+    plain: bool = False
+    """Lines on a terminal, too."""
     log_level: str = DEFAULT_LEVEL
     """One of `LEVELS`."""
 
@@ -279,4 +281,4 @@ def _view(values: _Values) -> View:
     level = "warning" if level == "warn" else level
     if level not in LEVELS:
         raise SettingError(f"{level!r} is not a log level.", hint=f"It is one of {', '.join(LEVELS)}.")
-    return View(json=values.given.json, log_level=level)
+    return View(json=values.given.json, plain=getattr(values.given, "plain", False), log_level=level)

@@ -154,7 +154,7 @@ def demo_parser() -> Parser:
         examples=["demo", "demo --stay"],
     )
     parser.add_argument("--stay", action="store_true", help="keep all of it up until Ctrl-C")
-    _add_view(parser)
+    _add_view(parser, drawn=False)
     return parser
 
 
@@ -219,9 +219,11 @@ def _add_network(parser: Parser) -> None:
     add("--turn-pass", metavar="TEXT", help="its password (TUNNEL_TURN_PASS)")
 
 
-def _add_view(parser: Parser) -> None:
+def _add_view(parser: Parser, *, drawn: bool = True) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="one JSON object a line on standard output")
+    if drawn:
+        add("--plain", action="store_true", help="lines on a terminal too, in place of the view")
     add("-v", "--verbose", action="count", default=0, help="log more, to standard error; up to -vvv")
     add("--log-level", metavar="LEVEL", help=f"{', '.join(LEVELS)} (LLMTUNNEL_LOG; default: {DEFAULT_LEVEL})")
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmtunnel.cli.lines import HumanLines, complaint, duration, json_line, printable, size
+from llmtunnel.cli.lines import HumanLines, complaint, json_line
 from llmtunnel.errors import SettingError
 from llmtunnel.status import (
     ErrorNotice,
@@ -22,6 +22,7 @@ from llmtunnel.status import (
     Stopped,
     Waiting,
 )
+from llmtunnel.summary import printable
 
 RECORD = RequestRecord(
     method="POST",
@@ -174,19 +175,6 @@ def test_what_peers_and_clients_send_cannot_steer_a_terminal() -> None:
     assert line.isprintable()
     assert len(printable("x" * 10_000)) == 400
     assert "\\u001b" in json_line(PeerLostNotice(peer="p", reason="\x1b"))
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (5 * 10**9, "5.0 GB"), (10**16, "10000.0 TB")],
-)
-def test_sizes_are_short(count: int, text: str) -> None:
-    assert size(count) == text
-
-
-@pytest.mark.parametrize(("milliseconds", "text"), [(0.4, "0 ms"), (999.4, "999 ms"), (1500, "1.5 s")])
-def test_durations_are_short(milliseconds: float, text: str) -> None:
-    assert duration(milliseconds) == text
 
 
 def test_a_complaint_has_the_hint_on_its_own_line() -> None:

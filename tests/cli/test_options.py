@@ -134,6 +134,7 @@ def test_how_much_is_logged(line: str, variable: str, level: str) -> None:
 
 def test_the_other_commands_have_their_flags() -> None:
     assert parse(["demo"], {}) == DemoCommand(view=View(), stay=False)
+    assert proxy("--room r --plain").view == View(plain=True)
     assert parse(["demo", "--stay", "--json"], {}) == DemoCommand(view=View(json=True), stay=True)
     assert parse(["signal", "--port", "8787"], {}) == SignalCommand(arguments=("--port", "8787"))
     assert proxy("--room r --wait-for-peer 0.5 --json").settings.timeouts.wait_for_peer == 0.5

@@ -1,0 +1,132 @@
+"""The view of a running tunnel: drawn on its terminal, a few times a second, by the loop that the tunnel runs on.
+
+It must cost the tunnel nothing: a frame is a millisecond's work, none is made while the terminal has not taken the one
+before, and what it shows is asked for then, not collected meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from ..status import ActiveRequest
+from ..summary import Throughput, printable
+from . import logs
+from .screen import HIDE_CURSOR, SHOW_CURSOR, Screen
+from .view import render
+
+if TYPE_CHECKING:
+    from ..tunnel import Tunnel
+    from .console import Output
+    from .terminal import Terminal
+
+INTERVAL: Final = 0.25
+"""Seconds between two frames: people read no faster."""
+ABOVE: Final = 2
+"""Lines left for what is said above the view."""
+BACKLOG: Final = 2000
+"""Lines kept for a terminal that takes none; beyond them the oldest are dropped."""
+QUIT: Final = "qQ"
+
+
+class Live:
+    """A tunnel's view on a terminal. A text file too: what is written to it (logs) comes to stand above the view."""
+
+    def __init__(
+        self,
+        tunnel: Tunnel,
+        terminal: Terminal,
+        output: Output,
+        *,
+        invite: str = "",
+        on_quit: Callable[[], None],
+    ) -> None:
+        from rich.console import Console
+
+        self._tunnel = tunnel
+        self._terminal = terminal
+        self._output = output
+        self._invite = invite
+        self._on_quit = on_quit
+        self._screen = Screen()
+        self._throughput = Throughput()
+        self._said: deque[str] = deque(maxlen=BACKLOG)
+        self._styled = Console(file=io.StringIO(), force_terminal=True, legacy_windows=False)
+        self._drawn = False
+
+    def write(self, text: str) -> None:
+        """Say something above the view, with its next frame. From any thread."""
+        self._said.extend(printable(line.expandtabs()) for line in text.splitlines())
+
+    def flush(self) -> None:
+        """Nothing: a text file has it."""
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Inside, the view is drawn; its last state stays."""
+        with self._terminal.used(on_key=self._key, on_change=self._draw, on_suspend=self._leave), logs.to(self):
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
+            try:
+                yield
+            finally:
+                self._timer.cancel()
+                self._leave()
+
+    def _key(self, key: str) -> None:
+        if key in QUIT:
+            self._on_quit()
+
+    def _tick(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
+        self._throughput = self._throughput.added(self._tunnel.status, now=time.time())
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._output.busy or not self._terminal.ours:
+            return
+        self._drawn = True
+        keys = "q or Ctrl-C: leave" if self._terminal.has_keys else "Ctrl-C: leave"
+        frame = self._frame(keys=keys, invite=self._invite)
+        if frame:
+            self._output.write(HIDE_CURSOR + frame)
+
+    def _leave(self) -> None:
+        """Draw it once more, as text that stays: without the keys, and without the invite."""
+        try:
+            self._output.write(self._frame())
+        finally:
+            self._output.write(SHOW_CURSOR)
+        self._screen.forget()
+
+    def _frame(self, **lines: str) -> str:
+        columns, rows = self._terminal.size
+        view = self._lines(max(columns - 1, 1), max(rows - 1 - ABOVE, 1), **lines) if self._drawn else []
+        said = [self._said.popleft() for _ in range(len(self._said))]
+        return self._screen.show(view, columns=columns, said=said)
+
+    def _lines(self, width: int, height: int, **lines: str) -> list[str]:
+        tunnel = self._tunnel
+        view = render(
+            tunnel.status,
+            tunnel.requests(),
+            _active(tunnel),
+            throughput=self._throughput,
+            now=time.time(),
+            width=width,
+            height=height,
+            **lines,
+        )
+        with self._styled.capture() as captured:
+            self._styled.print(view, end="", soft_wrap=True)
+        return captured.get().splitlines()
+
+
+def _active(tunnel: Tunnel) -> tuple[ActiveRequest, ...]:
+    """Those under way, where the tunnel tells them."""
+    requests: tuple[ActiveRequest, ...] = getattr(tunnel, "active_requests", tuple)()
+    return requests

@@ -1,0 +1,236 @@
+"""A tunnel on a terminal: frozen values in, a rich renderable out. Pure, and no line is wider than it may be.
+
+From top to bottom: how it stands, the invite, the peers, the throughput, the requests, the keys. What is shown, and in
+which words, is `summary`'s; here it gets its place and its colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Final
+
+from ..status import ActiveRequest, RequestRecord, Role, Status
+from ..summary import (
+    NONE,
+    PEER_COLUMNS,
+    REQUEST_COLUMNS,
+    SPAN,
+    Column,
+    PeerRow,
+    RequestRow,
+    Severity,
+    Throughput,
+    peer_rows,
+    printable,
+    rate,
+    request_rows,
+    size,
+    state_words,
+    upstream_words,
+)
+from .parsers import PROG
+
+if TYPE_CHECKING:
+    from rich.segment import Segment, Segments
+
+Line = list["Segment"]
+
+ROOMY: Final = 32
+"""Lines from which there are empty ones between the parts."""
+REQUESTS: Final = 20
+"""Rows of the request table at most, as in the panel."""
+PEERS: Final = 5
+"""A peer's row for each so many lines: the requests need theirs."""
+DETAIL: Final = 2
+"""Lines for what is wrong."""
+NARROW: Final = 12
+"""Columns that a path keeps: before it gets less, the table loses its last column."""
+ANSWER: Final = ("tokens", "token_rate", "model")
+"""The last columns: left out where no request has any of it, and a request that failed says there why."""
+LEGIBLE: Final = 10
+"""Columns for why a request failed: in fewer it says nothing."""
+GAP: Final = "  "
+MARGIN: Final = "  "
+LABEL: Final = 9
+"""Columns of the words on the left."""
+
+_COLOURS: Final = {Severity.GOOD: "green", Severity.WAIT: "yellow", Severity.BAD: "red", Severity.OFF: "bright_black"}
+
+
+def render(
+    status: Status,
+    requests: Sequence[RequestRecord],
+    active: Sequence[ActiveRequest],
+    *,
+    throughput: Throughput,
+    now: float,
+    width: int,
+    height: int,
+    invite: str = "",
+    keys: str = "",
+) -> Segments:
+    """The view of one moment (``now``, Unix time), in at most ``height`` lines of at most ``width`` columns.
+
+    ``requests`` is as `Tunnel.requests` gives it. ``invite``: the code to hand on. ``keys``: the last line.
+    """
+    from rich.segment import Segment, Segments
+
+    apart = [_line(width)] if height >= ROOMY else []
+    below = [*apart, _line(width, (f"{MARGIN}{keys}", "dim"))] if keys else []
+    lines: list[Line] = []
+    for part in (
+        _standing(status, width),
+        _invite(invite, width),
+        _peers(peer_rows(status.peers, now=now), width, height),
+        _throughput(status, throughput, width),
+    ):
+        lines += [*part, *apart] if part else []
+    room = height - len(lines) - len(below)
+    lines.append(_line(width, (f"{MARGIN}requests: {status.active} now, {status.requests} ended", "bold")))
+    lines += _requests(request_rows(active, requests, now=now, limit=max(min(room - 2, REQUESTS), 0)), width)
+    lines = [*lines[: max(height - len(below), 1)], *below][:height]
+    return Segments(segment for line in lines for segment in (*line, Segment.line()))
+
+
+def _standing(status: Status, width: int) -> list[Line]:
+    state = state_words(status)
+    colour = _COLOURS[state.severity]
+    lines = [_line(width, (f"{state.severity.mark} {state.words}", f"bold {colour}"))]
+    why = wrap(state.detail, max(width - len(MARGIN), len(MARGIN)), max_lines=DETAIL, placeholder="…")
+    lines += [_line(width, (f"{MARGIN}{line}", colour)) for line in why]
+    here = "upstream" if status.role is Role.SERVE else "url"
+    facts = ((here, GAP.join(filter(None, (status.url, upstream_words(status.upstream))))), ("signal", status.signal))
+    return lines + [_line(width, _label(label), (printable(fact), "")) for label, fact in facts if fact]
+
+
+def _invite(code: str, width: int) -> list[Line]:
+    """The code and the command for the other side, whole: what does not fit in a line goes on in the next."""
+    if not code:
+        return []
+    room = max(width - len(MARGIN) - LABEL, 1)
+    facts = (("invite", code), ("there", f"{PROG} proxy {code}"))
+    return [
+        _line(width, _label("" if at else label), (fact[at : at + room], "bold cyan"))
+        for label, fact in facts
+        for at in range(0, len(fact), room)
+    ]
+
+
+def _peers(rows: Sequence[PeerRow], width: int, height: int) -> list[Line]:
+    if not rows:
+        return []
+    shown = rows[: max(height // PEERS, 1)]
+    table = _Table(PEER_COLUMNS, shown, width - len(MARGIN))
+    lines = [_line(width, (f"{MARGIN}{table.head}", "dim"))]
+    lines += [_line(width, (f"{MARGIN}{table.line(row)}", "")) for row in shown]
+    more = len(rows) - len(shown)
+    return [*lines, _line(width, (f"{MARGIN}and {more} more", "dim"))] if more else lines
+
+
+def _throughput(status: Status, throughput: Throughput, width: int) -> list[Line]:
+    cells = min(max(width - 40, 0), SPAN)
+    ways = zip(
+        ("up", "down"),
+        throughput.rates,
+        throughput.sparklines(cells),
+        (status.bytes_up, status.bytes_down),
+        strict=True,
+    )
+    return [
+        _line(
+            width,
+            _label(way),
+            (f"{rate(speed):>10}{GAP}", ""),
+            (blocks, "cyan"),
+            (f"{GAP}{size(total):>8} in all", "dim"),
+        )
+        for way, speed, blocks, total in ways
+    ]
+
+
+def _requests(rows: Sequence[RequestRow], width: int) -> list[Line]:
+    if not rows:
+        return []
+    columns = [column for column in REQUEST_COLUMNS if column.name not in ANSWER or _is_told(column, rows)]
+    table = _Table(columns, rows, width - len(MARGIN), elastic="path")
+    lines = [_line(width, (f"{MARGIN}{table.head}", "dim"))]
+    for row in rows:
+        mark = (f"{row.severity.mark} ", _COLOURS[row.severity])
+        lines.append(_line(width, mark, (table.line(row, note=row.error), "")))
+    return lines
+
+
+def _is_told(column: Column, rows: Sequence[RequestRow]) -> bool:
+    return any(getattr(row, column.name) not in ("", NONE) for row in rows)
+
+
+class _Table:
+    """Rows of text under each other: as many columns as fit, the elastic one cut to what is left for it."""
+
+    def __init__(self, columns: Sequence[Column], rows: Sequence[object], width: int, elastic: str = "") -> None:
+        from rich.cells import cell_len
+
+        self._columns = list(columns)
+        self._room = width
+        self._widths = {
+            column.name: max(len(column.title), *(cell_len(getattr(row, column.name)) for row in rows))
+            for column in columns
+        }
+        natural = self._widths.get(elastic, 0)
+        self._widths |= {elastic: min(natural, NARROW)} if elastic else {}
+        while self._total() > width and len(self._columns) > 1:
+            self._columns.pop()
+        if elastic:
+            self._widths[elastic] = min(natural, self._widths[elastic] + max(width - self._total(), 0))
+
+    @property
+    def head(self) -> str:
+        """The columns' titles."""
+        return self._joined(column.title for column in self._columns).rstrip()
+
+    def line(self, row: object, note: str = "") -> str:
+        """A row; where there is a note, it stands in place of what is in `ANSWER`."""
+        names = (column.name for column in self._columns if not (note and column.name in ANSWER))
+        cells = self._joined(getattr(row, name) for name in names)
+        fits = note and self._room - len(cells) >= LEGIBLE
+        return (f"{cells}{GAP}{note}" if fits else cells).rstrip()
+
+    def _total(self) -> int:
+        return sum(self._widths[column.name] + len(GAP) for column in self._columns) - len(GAP)
+
+    def _joined(self, cells: Iterable[str]) -> str:
+        # Cells may be fewer than columns: a note takes the place of the last ones.
+        return GAP.join(
+            _fitted(cell, self._widths[column.name], right=column.numeric)
+            for column, cell in zip(self._columns, cells, strict=False)
+        )
+
+
+def _fitted(text: str, width: int, *, right: bool = False) -> str:
+    """The text in exactly so many columns; where it is longer, its end is cut off."""
+    from rich.cells import cell_len, set_cell_size
+
+    length = cell_len(text)
+    if length > width:
+        return set_cell_size(text, width - 1) + "…" if width else ""
+    padding = " " * (width - length)
+    return padding + text if right else text + padding
+
+
+def _label(word: str) -> tuple[str, str]:
+    return f"{MARGIN}{word:<{LABEL}}", "dim"
+
+
+def _line(width: int, *parts: tuple[str, str]) -> Line:
+    """Texts, each with its style, cut to the width. Made of segments: a `Text` costs several times as much."""
+    from rich.cells import cell_len
+    from rich.segment import Segment
+    from rich.style import Style
+
+    line: Line = []
+    for text, style in parts:
+        length = cell_len(text)
+        line.append(Segment(text if length <= width else _fitted(text, width), Style.parse(style)))
+        width = max(width - length, 0)
+    return line

@@ -1,0 +1,375 @@
+"""What every view says of a tunnel, as words and short numbers: pure, made of the frozen values of `status`.
+
+The panel and the terminal show the same, since both take it from here. No colours, widths or markup: a `Severity` says
+how it stands, and each view has its own way to show that, beside the words.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from typing import Final
+
+from .status import ActiveRequest, Health, Path, PeerStatus, Phase, RequestRecord, Role, Status, UpstreamStatus
+
+LONGEST: Final = 400
+"""Characters in a text for people: a request's path may have thousands."""
+SPAN: Final = 60
+"""Seconds of throughput that are kept: as many cells as a sparkline may have."""
+RATE_OVER: Final = 3.0
+"""Seconds that a rate is the mean of: it neither jumps with each token nor lags."""
+LEAST: Final = 0.5
+"""Seconds of tokens from which their rate is told; over less it is noise."""
+NONE: Final = "-"
+"""Stands where there is no number (yet)."""
+BLOCKS: Final = "▁▂▃▄▅▆▇█"
+
+
+class Severity(StrEnum):
+    """How something stands. Its mark, and words, go with it wherever it is a colour."""
+
+    GOOD = "good"
+    WAIT = "wait"
+    BAD = "bad"
+    OFF = "off"
+    """Ended, as was asked for."""
+
+    @property
+    def mark(self) -> str:
+        """One character that tells it without colour."""
+        return _MARKS[self]
+
+
+_MARKS: Final = {Severity.GOOD: "●", Severity.WAIT: "◌", Severity.BAD: "✗", Severity.OFF: "○"}
+
+
+# -- how the tunnel stands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A phase for people."""
+
+    severity: Severity
+    words: str
+    """``ready``, ``waiting for a proxy``."""
+    detail: str = ""
+    """Why it is not ready, or what is wrong; empty where there is nothing to say."""
+
+
+def state_words(status: Status) -> State:
+    """How the tunnel stands, in words."""
+    if status.phase is Phase.READY and _is_down(status.upstream):
+        return State(severity=Severity.BAD, words="ready, but the upstream does not answer", detail=_detail(status))
+    severity, words = _PHASES[status.phase]
+    return State(
+        severity=severity,
+        words=words.format(other="a proxy" if status.role is Role.SERVE else "serve"),
+        detail=_detail(status),
+    )
+
+
+_PHASES: Final = {
+    Phase.STARTING: (Severity.WAIT, "starting"),
+    Phase.SIGNALING: (Severity.WAIT, "reaching the signal server"),
+    Phase.WAITING: (Severity.WAIT, "waiting for {other}"),
+    Phase.CONNECTING: (Severity.WAIT, "connecting to {other}"),
+    Phase.READY: (Severity.GOOD, "ready"),
+    Phase.RECONNECTING: (Severity.WAIT, "reconnecting to {other}"),
+    Phase.STOPPED: (Severity.OFF, "stopped"),
+    Phase.FAILED: (Severity.BAD, "failed"),
+}
+
+
+def upstream_words(upstream: UpstreamStatus | None) -> str:
+    """``answers: llama3, qwen``, ``does not answer``; empty where nothing is known of it."""
+    if upstream is None or upstream.health is Health.UNKNOWN:
+        return ""
+    if _is_down(upstream):
+        return "does not answer"
+    return printable(": ".join(filter(None, ("answers", ", ".join(upstream.models)))))
+
+
+def _detail(status: Status) -> str:
+    return printable(status.detail)
+
+
+def _is_down(upstream: UpstreamStatus | None) -> bool:
+    return upstream is not None and upstream.health is Health.DOWN
+
+
+# -- peers and requests, as rows of text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column of a table: the row's attribute, its title, and whether it holds numbers (aligned to the right)."""
+
+    name: str
+    title: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRow:
+    """A peer, each value as text."""
+
+    peer: str
+    path: str
+    rtt: str
+    since: str
+    requests: str
+    """Those that ended; ``12 + 3`` where three are under way."""
+    up: str
+    down: str
+
+
+PEER_COLUMNS: Final = (
+    Column(name="peer", title="peer"),
+    Column(name="path", title="path"),
+    Column(name="rtt", title="round trip", numeric=True),
+    Column(name="since", title="since", numeric=True),
+    Column(name="requests", title="requests", numeric=True),
+    Column(name="up", title="up", numeric=True),
+    Column(name="down", title="down", numeric=True),
+)
+
+
+def peer_rows(peers: Iterable[PeerStatus], *, now: float) -> tuple[PeerRow, ...]:
+    """A row for each peer, in their order. ``now``: Unix time."""
+    return tuple(
+        PeerRow(
+            peer=printable(peer.peer),
+            path=path_words(peer.path),
+            rtt=NONE if peer.rtt is None else duration(peer.rtt * 1000),
+            since=age(now - peer.since) if peer.since else NONE,
+            requests=f"{peer.requests} + {peer.active}" if peer.active else str(peer.requests),
+            up=size(peer.bytes_up),
+            down=size(peer.bytes_down),
+        )
+        for peer in peers
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRow:
+    """A request that ended or is under way, each value as text."""
+
+    severity: Severity
+    """WAIT: it is under way."""
+    method: str
+    path: str
+    status: str
+    first_byte: str
+    duration: str
+    up: str
+    down: str
+    tokens: str
+    token_rate: str
+    model: str
+    peer: str
+    error: str = ""
+
+
+REQUEST_COLUMNS: Final = (
+    Column(name="method", title="method"),
+    Column(name="path", title="path"),
+    Column(name="status", title="status", numeric=True),
+    Column(name="first_byte", title="first byte", numeric=True),
+    Column(name="duration", title="duration", numeric=True),
+    Column(name="tokens", title="tokens", numeric=True),
+    Column(name="token_rate", title="tokens/s", numeric=True),
+    Column(name="model", title="model"),
+)
+"""What a view shows of a request; where there is room for less it leaves columns out, from the right."""
+
+
+def request_rows(
+    active: Sequence[ActiveRequest], ended: Sequence[RequestRecord], *, now: float, limit: int
+) -> tuple[RequestRow, ...]:
+    """At most ``limit`` rows: those under way, then those that ended, the newest of each first. ``now``: Unix time.
+
+    ``ended`` is as `Tunnel.requests` gives it, the oldest first.
+    """
+    under_way = sorted(active, key=lambda each: each.started, reverse=True)[:limit]
+    room = limit - len(under_way)
+    newest = ended[: -room - 1 : -1] if room else ()
+    return (*(_under_way(each, now) for each in under_way), *map(_ended, newest))
+
+
+def _under_way(request: ActiveRequest, now: float) -> RequestRow:
+    elapsed = max(now - request.started, 0.0)
+    answering = elapsed - (request.first_byte_ms or 0.0) / 1000
+    rate = request.tokens / answering if request.tokens and answering >= LEAST else None
+    return _row(request, Severity.WAIT, milliseconds=elapsed * 1000, token_rate=rate)
+
+
+def _ended(record: RequestRecord) -> RequestRow:
+    well = not record.error and record.status is not None and record.status < 400
+    return _row(
+        record,
+        Severity.GOOD if well else Severity.BAD,
+        milliseconds=record.duration_ms,
+        token_rate=record.tokens_per_second,
+        error=record.error,
+    )
+
+
+def _row(
+    request: ActiveRequest | RequestRecord,
+    severity: Severity,
+    *,
+    milliseconds: float,
+    token_rate: float | None,
+    error: str = "",
+) -> RequestRow:
+    return RequestRow(
+        severity=severity,
+        method=printable(request.method),
+        path=printable(request.path),
+        status=NONE if request.status is None else str(request.status),
+        first_byte=NONE if request.first_byte_ms is None else duration(request.first_byte_ms),
+        duration=duration(milliseconds),
+        up=size(request.bytes_up),
+        down=size(request.bytes_down),
+        tokens=NONE if request.tokens is None else str(request.tokens),
+        token_rate=NONE if token_rate is None else f"{token_rate:.1f}",
+        model=printable(request.model),
+        peer=printable(request.peer),
+        error=printable(error),
+    )
+
+
+# -- throughput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A tunnel's byte counts at one moment."""
+
+    time: float
+    """Seconds, of whatever clock."""
+    up: int
+    down: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """The last minute of a tunnel's byte counts: a value; `added` makes the next one."""
+
+    samples: tuple[Sample, ...] = ()
+    """The oldest first: the first and the last of each second."""
+
+    def added(self, status: Status, *, now: float) -> Throughput:
+        """With the counts of now; as often as one likes."""
+        sample = Sample(time=now, up=status.bytes_up, down=status.bytes_down)
+        kept = self.samples
+        if len(kept) > 1 and int(kept[-2].time) == int(kept[-1].time) == int(now):
+            kept = kept[:-1]
+        oldest = now - SPAN - 2
+        return Throughput(samples=(*(each for each in kept if each.time >= oldest), sample))
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Bytes a second up and down, over the last `RATE_OVER` seconds."""
+        if not self.samples:
+            return 0.0, 0.0
+        last = self.samples[-1]
+        took = min(last.time - self.samples[0].time, RATE_OVER)
+        up, down = self._at(last.time - took)
+        return (max(last.up - up, 0.0) / took, max(last.down - down, 0.0) / took) if took > 0 else (0.0, 0.0)
+
+    def seconds(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Bytes up and down in each of the last ``count`` whole seconds, the oldest first."""
+        if not self.samples:
+            return (0.0,) * count, (0.0,) * count
+        end = int(self.samples[-1].time)
+        totals = [self._at(end - back) for back in range(count, -1, -1)]
+        ups, downs = zip(*totals, strict=True)
+        return _steps(ups), _steps(downs)
+
+    def sparklines(self, count: int) -> tuple[str, str]:
+        """The same as blocks, up and down, each on a scale of its own."""
+        up, down = self.seconds(count)
+        return sparkline(up), sparkline(down)
+
+    def _at(self, time: float) -> tuple[float, float]:
+        """The counts at a time, between two samples as if they grew evenly."""
+        index = bisect_left(self.samples, time, key=lambda sample: sample.time)
+        if index in (0, len(self.samples)):
+            edge = self.samples[min(index, len(self.samples) - 1)]
+            return edge.up, edge.down
+        before, after = self.samples[index - 1 : index + 1]
+        share = (time - before.time) / (after.time - before.time)
+        return before.up + share * (after.up - before.up), before.down + share * (after.down - before.down)
+
+
+def _steps(totals: Sequence[float]) -> tuple[float, ...]:
+    return tuple(max(after - before, 0.0) for before, after in pairwise(totals))
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A block for each value, the highest a full one; the lowest block is nothing at all."""
+    peak, steps = max(values, default=0.0), len(BLOCKS) - 2
+    return "".join(BLOCKS[1 + int(value / peak * steps)] if value else BLOCKS[0] for value in values)
+
+
+# -- words and numbers
+
+
+def path_words(path: Path) -> str:
+    """How packets travel, for people."""
+    return _PATHS[path]
+
+
+_PATHS: Final = {
+    Path.DIRECT: "direct",
+    Path.TURN: "TURN server",
+    Path.RELAY: "relay",
+    Path.TCP: "direct, TCP",
+    Path.MEMORY: "in process",
+    Path.UNKNOWN: "unknown",
+}
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what a terminal would obey: parts of it come from peers and clients."""
+    shown = text if text.isprintable() else "".join(map(_shown, text))
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+
+
+def _shown(char: str) -> str:
+    return char if char.isprintable() else "\N{REPLACEMENT CHARACTER}"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: ``999 B``, ``1.0 kB``, ``12.3 MB``."""
+    value, unit = float(count), "B"
+    for bigger in ("kB", "MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, bigger
+    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def rate(bytes_per_second: float) -> str:
+    """A throughput for people: ``12.3 MB/s``."""
+    return f"{size(bytes_per_second)}/s"
+
+
+def duration(milliseconds: float) -> str:
+    """A time for people: ``3 ms``, ``2.5 s``."""
+    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
+
+
+def age(seconds: float) -> str:
+    """How long something has been so, for people: ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
+    value, unit = max(seconds, 0.0), "s"
+    for bigger, factor in (("min", 60), ("h", 60), ("d", 24)):
+        if value < factor:
+            break
+        value, unit = value / factor, bigger
+    return f"{int(value)} {unit}"

@@ -1,0 +1,82 @@
+"""A terminal, as far as our output needs one: what stands on it, what scrolled away, whether the cursor is seen."""
+
+from __future__ import annotations
+
+import re
+
+_PIECE = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|\x1b|.", re.DOTALL)
+
+
+class Emulator:
+    """Fed with what a program writes, in characters of one column. What it does not know fails."""
+
+    def __init__(self, columns: int = 80, rows: int = 24) -> None:
+        self.columns, self.rows = columns, rows
+        self.scrolled: list[str] = []
+        self.cursor_seen = True
+        self.styles: set[str] = set()
+        """The styles that were asked for, as SGR parameters."""
+        self._lines = [""]
+        self._row = self._column = 0
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands on the screen, without what is empty below and to the right."""
+        return "\n".join(line.rstrip() for line in self._lines).rstrip().split("\n")
+
+    @property
+    def text(self) -> str:
+        """The same as one text."""
+        return "\n".join(self.lines)
+
+    def feed(self, text: str) -> None:
+        """Do as the text says."""
+        for piece in _PIECE.finditer(text):
+            match f"CSI {piece[2]}" if piece[2] else piece[0]:
+                case "CSI A":
+                    self._row = max(self._row - int(piece[1]), 0)
+                case "CSI K":
+                    self._lines[self._row] = self._before()
+                case "CSI J":
+                    self._lines[self._row :] = [self._before()]
+                case "CSI m":
+                    self.styles.update(filter(None, piece[1].split(";")))
+                case "CSI h" | "CSI l" if piece[1] in ("?25", "?2026"):
+                    self.cursor_seen = self.cursor_seen if piece[1] == "?2026" else piece[2] == "h"
+                case "\r":
+                    self._column = 0
+                case "\n":
+                    self._down()
+                case char:
+                    assert char.isprintable() and not piece[2], f"unknown: {piece[0]!r}"
+                    self._put(char)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Take another size. Lines that are too long for it are folded, as most terminals do."""
+        before = self._lines[: self._row]
+        folded = [line[at : at + columns] for line in before for at in range(0, max(len(line.rstrip()), 1), columns)]
+        self._lines, self._row, self._column = [*folded, ""], len(folded), 0
+        self.columns, self.rows = columns, rows
+        self._scroll()
+
+    def _before(self) -> str:
+        return self._lines[self._row][: self._column]
+
+    def _put(self, char: str) -> None:
+        if self._column == self.columns:
+            self._down()
+            self._column = 0
+        line = self._lines[self._row].ljust(self._column)
+        self._lines[self._row] = line[: self._column] + char + line[self._column + 1 :]
+        self._column += 1
+
+    def _down(self) -> None:
+        self._row += 1
+        if self._row == len(self._lines):
+            self._lines.append("")
+        self._scroll()
+
+    def _scroll(self) -> None:
+        while len(self._lines) > self.rows:
+            self.scrolled.append(self._lines.pop(0).rstrip())
+            self._row -= 1

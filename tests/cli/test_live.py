@@ -1,0 +1,344 @@
+"""The commands on a terminal: what stands on it, and that it is left as it was found."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+from llmtunnel.cli.console import Console, Output
+from llmtunnel.cli.live import INTERVAL, Live
+from llmtunnel.cli.screen import SHOW_CURSOR
+from llmtunnel.cli.terminal import Terminal
+from llmtunnel.config import IceServers, ProxySettings
+from llmtunnel.tunnel import Proxy
+
+from ..conftest import run
+from ..e2e.processes import PATIENCE, ROOT
+from .emulator import Emulator
+
+if sys.platform != "win32":
+    import pty
+    import termios
+    import tty
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="no terminals of this kind elsewhere")
+
+KEYS = "  q or Ctrl-C: leave"
+NOWHERE = ("--room", "x", "--stun", "none", "--signal", "ws://127.0.0.1:1", "--listen", "127.0.0.1:0")
+
+
+COMMAND = (
+    "import fcntl, sys, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0);"  # its own terminal: Ctrl-C is its to hear
+    "from llmtunnel.cli import main; sys.exit(main())"
+)
+
+
+class OnTerminal:
+    """``llmtunnel proxy``, which reaches no signal server, on a terminal of its own."""
+
+    def __init__(self, *flags: str, keyboard: bool = True, **environ: str) -> None:
+        self.screen = Emulator()
+        self.raw = ""
+        self._ours, theirs = pty.openpty()
+        termios.tcsetwinsize(self._ours, (24, 80))
+        self._found = self.modes
+        self._grew = threading.Condition()
+        foreign = ("NO_COLOR", "FORCE_COLOR", "TUNNEL_", "LLMTUNNEL_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, "proxy", *NOWHERE, *flags],
+            cwd=ROOT,
+            env=kept | {"TERM": "xterm", "PYTHONUTF8": "1"} | environ,
+            stdin=theirs if keyboard else subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def modes(self) -> list[Any]:
+        """The terminal's, as `termios` has them."""
+        return termios.tcgetattr(self._ours)
+
+    @property
+    def as_found(self) -> bool:
+        """Whether the terminal is in the mode that it was in before."""
+        return self.modes == self._found
+
+    def type(self, keys: str) -> None:
+        os.write(self._ours, keys.encode())
+
+    def resize(self, columns: int, rows: int) -> None:
+        with self._grew:
+            self.screen.resize(columns, rows)
+            termios.tcsetwinsize(self._ours, (rows, columns))
+
+    def wait(self, holds: Callable[[Emulator], object]) -> None:
+        """Return when something holds of what is shown."""
+        with self._grew:
+            assert self._grew.wait_for(lambda: holds(self.screen), PATIENCE), self.screen.text
+
+    def wait_exit(self) -> int:
+        status = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return status
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(PATIENCE)
+        os.close(self._ours)
+
+    def _read(self) -> None:
+        with suppress(OSError):  # the process has ended, and the terminal with it
+            while data := os.read(self._ours, 65536):
+                with self._grew:
+                    self.raw += data.decode()
+                    self.screen.feed(data.decode())
+                    self._grew.notify_all()
+
+
+@contextmanager
+def on_terminal(*flags: str, keyboard: bool = True, **environ: str) -> Iterator[OnTerminal]:
+    terminal = OnTerminal(*flags, keyboard=keyboard, **environ)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def drawn(screen: Emulator) -> bool:
+    """The view is there, once and whole."""
+    return screen.lines[-1].startswith("  q or") and sum("● " in line or "◌ " in line for line in screen.lines) == 1
+
+
+def blocks(screen: Emulator) -> list[int]:
+    """How long each sparkline is."""
+    return [count for line in screen.lines if (count := line.count("▁"))]
+
+
+def test_a_tunnel_is_drawn_below_what_is_said_and_q_ends_it_with_the_last_state_left() -> None:
+    with on_terminal() as terminal:
+        terminal.wait(drawn)
+        terminal.wait(lambda screen: "reaching the signal server" in screen.text)
+        lines = terminal.screen.lines
+        assert lines[0].startswith("proxy listening on http://127.0.0.1:")
+        assert "◌ reaching the signal server" in lines
+        assert f"  url      {lines[0].split()[-1]}" in lines
+        assert lines[-2:] == ["  requests: 0 now, 0 ended", KEYS]
+        assert len(lines) <= 24 and max(map(len, lines)) <= 80
+        assert not terminal.screen.cursor_seen and not terminal.as_found
+        terminal.type("xq")
+        assert terminal.wait_exit() == 0
+        assert terminal.as_found and terminal.screen.cursor_seen
+        assert terminal.screen.lines[-2:] == ["  requests: 0 now, 0 ended", "stopped"]
+        assert KEYS not in terminal.screen.lines
+
+
+def test_ctrl_c_leaves_the_terminal_as_it_was_found_too() -> None:
+    with on_terminal() as terminal:
+        terminal.wait(drawn)
+        terminal.type("\x03")
+        assert terminal.wait_exit() == 130
+        assert terminal.as_found and terminal.screen.cursor_seen
+
+
+def test_a_view_is_drawn_anew_where_its_terminal_takes_another_size() -> None:
+    with on_terminal() as terminal:
+        terminal.wait(drawn)
+        for columns, rows in ((50, 24), (120, 30), (80, 14)):
+            terminal.resize(columns, rows)
+            cells = [min(columns - 41, 60)] * 2
+            terminal.wait(lambda screen, cells=cells: drawn(screen) and cells == blocks(screen))  # type: ignore[misc]
+            assert max(map(len, terminal.screen.lines)) <= columns
+
+
+def test_logs_come_to_stand_above_the_view_and_requests_in_it() -> None:
+    with on_terminal("-v", "--wait-for-peer", "0") as terminal:
+        terminal.wait(drawn)
+        url = next(line.split()[-1] for line in terminal.screen.lines if line.startswith("  url"))
+        with pytest.raises(HTTPError, match="503") as refused:
+            urlopen(f"{url}/v1/models", timeout=PATIENCE)
+        refused.value.close()
+        terminal.wait(lambda screen: "✗ GET     /v1/models     503" in screen.text and drawn(screen))
+        logged = next(n for n, line in enumerate(terminal.screen.lines) if "INFO llmtunnel.endpoints.gateway" in line)
+        assert logged < terminal.screen.lines.index("  requests: 0 now, 1 ended")
+
+
+def test_a_process_that_was_stopped_takes_the_terminal_again_as_it_goes_on() -> None:
+    with on_terminal() as terminal:
+        terminal.wait(drawn)
+        terminal.process.send_signal(signal.SIGSTOP)
+        termios.tcsetattr(terminal._ours, termios.TCSANOW, terminal._found)  # as a shell does
+        terminal.screen.feed("\r\nstopped by somebody\r\n")
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.type("q")  # read at once only where lines are not waited for
+        assert terminal.wait_exit() == 0
+
+
+def test_ctrl_z_puts_the_terminal_back_and_the_view_below_what_the_shell_says() -> None:
+    with on_terminal() as terminal:
+        terminal.wait(drawn)
+        terminal.type("\x1a")  # there is no shell that could let it go on: it is not stopped at all
+        terminal.wait(lambda screen: sum("requests: 0 now" in line for line in screen.lines) == 2)
+        terminal.wait(lambda screen: screen.lines[-1] == KEYS)
+        assert terminal.screen.text.count(KEYS) == 1
+        terminal.type("q")
+        assert terminal.wait_exit() == 0
+        assert terminal.as_found
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ"), [(["--plain"], {}), ([], {"TERM": "dumb"}), ([], {"PYTHONIOENCODING": "ascii"})]
+)
+def test_there_are_lines_where_they_are_wished_for_or_nothing_can_be_drawn(
+    flags: list[str], environ: dict[str, str]
+) -> None:
+    with on_terminal(*flags, **environ) as terminal:
+        terminal.wait(lambda screen: "is --signal right?" in screen.text)
+        terminal.process.terminate()
+        assert terminal.wait_exit() == 143
+        assert "\x1b" not in terminal.raw
+        assert terminal.screen.lines[0].startswith("proxy listening on")
+        assert terminal.screen.lines[-1] == "stopped"
+
+
+def test_programs_get_objects_on_a_terminal_too() -> None:
+    with on_terminal("--json") as terminal:
+        terminal.wait(lambda screen: "reconnecting" in screen.text)
+        assert "\x1b" not in terminal.raw
+
+
+def test_no_colour_is_used_where_none_is_wished_for() -> None:
+    with on_terminal() as coloured, on_terminal(NO_COLOR="1") as plain:
+        for terminal in (coloured, plain):
+            terminal.wait(drawn)
+            terminal.wait(lambda screen: "reaching" in screen.text)
+        assert "33" in coloured.screen.styles
+        assert plain.screen.styles <= {"0", "1", "2"}
+
+
+def test_without_a_keyboard_only_ctrl_c_is_offered() -> None:
+    with on_terminal(keyboard=False) as terminal:
+        terminal.wait(lambda screen: screen.lines[-1] == "  Ctrl-C: leave")
+        assert terminal.as_found
+        terminal.type("\x03")
+        assert terminal.wait_exit() == 130
+        assert terminal.screen.cursor_seen
+
+
+def test_a_listener_that_cannot_be_opened_is_told_without_a_view() -> None:
+    with on_terminal("--listen", "192.0.2.1:1", "--no-auth") as terminal:
+        assert terminal.wait_exit() == 2
+        assert "error: " in terminal.screen.text and "requests:" not in terminal.screen.text
+        assert terminal.as_found and terminal.screen.cursor_seen
+
+
+@contextmanager
+def unread_terminal() -> Iterator[tuple[int, Any]]:
+    """A terminal that shows nothing of what it is sent until its other end is read."""
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream:
+        try:
+            yield ours, stream
+        finally:
+            os.close(ours)
+
+
+def test_a_terminal_that_takes_nothing_holds_nothing_up() -> None:
+    async def main() -> float:
+        with unread_terminal() as (_, stream):
+            output = Output(stream)
+            begun = time.perf_counter()
+            for _ in range(2000):
+                output.write("x" * 1000 + "\n")
+            output.close()
+            return time.perf_counter() - begun
+
+    assert run(main()) < 5
+
+
+def test_frames_are_left_out_while_the_terminal_takes_none_and_what_was_said_is_kept() -> None:
+    settings = ProxySettings(room="x", signal="ws://127.0.0.1:1", ice=IceServers(stun=()))
+
+    async def main() -> tuple[int, str]:
+        with unread_terminal() as (ours, stream):
+            output = Output(stream)
+            output.write("x" * 200_000)
+            waiting = len(output._waiting)
+            live = Live(Proxy(settings), Terminal(stream), output, on_quit=lambda: None)
+            with live.shown():
+                live.write("said meanwhile\n")
+                await asyncio.sleep(3 * INTERVAL)
+                waiting = max(waiting, len(output._waiting))
+                text = await asyncio.to_thread(_read_until, ours, "said meanwhile", "ended")
+            await asyncio.get_running_loop().shutdown_default_executor()
+            return waiting, text
+
+    waiting, text = run(main())
+    assert waiting == 1
+    assert "starting" in text
+
+
+def test_the_invite_is_drawn_and_not_left_behind() -> None:
+    settings = ProxySettings(room="x", signal="ws://127.0.0.1:1", ice=IceServers(stun=()))
+
+    async def main() -> tuple[str, str]:
+        with unread_terminal() as (ours, stream):
+            output = Output(stream)
+            live = Live(Proxy(settings), Terminal(stream), output, invite="4821309-tulip", on_quit=lambda: None)
+            with live.shown():
+                shown = await asyncio.to_thread(_read_until, ours, "ended")
+            left = await asyncio.to_thread(_read_until, ours, SHOW_CURSOR)
+            await asyncio.get_running_loop().shutdown_default_executor()
+            return shown, left
+
+    screen = Emulator()
+    for text, seen in zip(run(main()), (True, False), strict=True):
+        screen.feed(text.replace("\n", "\r\n"))
+        assert ("4821309-tulip" in screen.text) is seen
+    assert screen.lines[-1] == "  requests: 0 now, 0 ended"
+
+
+def _read_until(descriptor: int, *expected: str) -> str:
+    text = b""
+    while not all(each.encode() in text for each in expected):
+        text += os.read(descriptor, 65536)
+    return text.decode(errors="replace")
+
+
+def test_a_view_that_fails_puts_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        with unread_terminal() as (ours, stream):
+            monkeypatch.setattr(sys, "stdin", stream)
+            monkeypatch.setattr(sys, "stderr", stream)
+            handler = logging.StreamHandler(stream)
+            monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+            before = termios.tcgetattr(ours)
+            console = Console(stream=stream)
+            proxy = Proxy(ProxySettings(room="x", signal="ws://127.0.0.1:1", ice=IceServers(stun=())))
+            with pytest.raises(ZeroDivisionError), console.watching(proxy):
+                assert handler.stream is not stream
+                raise ZeroDivisionError
+            assert handler.stream is stream
+            assert termios.tcgetattr(ours) == before
+            console.output.close()
+
+    run(main())
