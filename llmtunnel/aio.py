@@ -1,6 +1,6 @@
 """A tunnel's two sides on the loop that the caller is in: `serve` and `proxy`, and the handles that they give.
 
-    async with aio.serve("http://127.0.0.1:11434") as server: ...   # registered with the signal server; server.invite.code
+    async with aio.serve("http://127.0.0.1:11434") as server: ...   # registered; share server.invite.code
     async with aio.proxy(code) as proxy: ...                        # serve is reached; proxy.url answers
 
 ``llmtunnel.serve`` and ``llmtunnel.proxy`` are the same, blocking. `Server` and `Proxy` made from settings do not wait:
