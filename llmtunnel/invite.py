@@ -27,12 +27,14 @@ from .config import DEFAULT_SIGNAL, check_signal
 from .errors import SettingError
 from .words import WORDS
 
+EXAMPLE: Final = "4821309-tulip-mango-onion-cedar-fruit"
 DIGITS: Final = 7
 COUNT: Final = 5
 """Words in a code."""
 LONGEST: Final = 4096
 """Characters of a text that is read as a code: a pasted line, or a small file."""
 
+_LIKE: Final = f"It is like {EXAMPLE}."
 _ROOM: Final = re.compile(rf"invite-([0-9]{{{DIGITS}}})")
 _NUMBER: Final = re.compile(r"[0-9](?:[\s.,'’_-]?[0-9])*")
 """Digits, and what people and locales put between them."""
@@ -85,7 +87,7 @@ class Invite:
         told by its first three or more, where that leaves one word.
         """
         if len(text) > LONGEST:
-            raise SettingError("That is too long for the code of an invite.", hint=_EXAMPLE)
+            raise SettingError("That is too long for the code of an invite.", hint=_LIKE)
         number, rest = _split_number(unicodedata.normalize("NFKC", text))
         words, at, address = rest.partition("@")
         return cls(
@@ -95,9 +97,6 @@ class Invite:
         )
 
 
-_EXAMPLE: Final = "It is like 4821309-tulip-mango-onion-cedar-fruit."
-
-
 def _split_number(text: str) -> tuple[str, str]:
     """The number, and what comes after it. Of several runs of digits (``python3``) the one of the right length."""
     found = [(re.sub(r"[^0-9]", "", match[0]), match.end()) for match in _NUMBER.finditer(text)]
@@ -105,9 +104,9 @@ def _split_number(text: str) -> tuple[str, str]:
         if len(digits) == DIGITS:
             return digits, text[end:]
     if not found:
-        raise SettingError("The code of an invite begins with a number, and this has none.", hint=_EXAMPLE)
+        raise SettingError("The code of an invite begins with a number, and this has none.", hint=_LIKE)
     longest = max(len(digits) for digits, _ in found)
-    raise SettingError(f"The number of a code has {DIGITS} digits, not {longest}.", hint=_EXAMPLE)
+    raise SettingError(f"The number of a code has {DIGITS} digits, not {longest}.", hint=_LIKE)
 
 
 def _read_words(text: str) -> list[str]:
@@ -115,7 +114,7 @@ def _read_words(text: str) -> list[str]:
     if exact := _run_together("".join(typed)):
         return exact
     if len(typed) != COUNT:
-        raise SettingError(f"A code has {COUNT} words after its number, not {len(typed)}.", hint=_EXAMPLE)
+        raise SettingError(f"A code has {COUNT} words after its number, not {len(typed)}.", hint=_LIKE)
     meant = [_meant(word) for word in typed]
     if wrong := [place for place, words in enumerate(meant) if len(words) != 1]:
         raise _wrong_words(wrong, typed, meant)

@@ -81,6 +81,10 @@ class Console:
     def _write(self, text: str) -> None:
         (self._live or self.output).write(text)
 
+    def warn(self, text: str) -> None:
+        """A line on standard error, for people and beside JSON."""
+        sys.stderr.write(f"warning: {text}\n")
+
     def record(self, notice: Notice, *, role: Role | None = None) -> None:
         """A notice for programs only; ``role`` tells whose it is where one process has both."""
         if self._json:
