@@ -4,7 +4,7 @@
     4821309-tulip-mango-onion-cedar-fruit@signal.example        wss://signal.example
     4821309-tulip-mango-onion-cedar-fruit@ws://10.0.0.2:8787    any other
 
-The number names the room, so the signal server sees it. The words are the secret: 1296^5 of them, 51.7 bits, which is
+The number names the room, so the signal server sees it. The words are the secret: 1295^5 of them, 51.7 bits, which is
 enough where each guess costs a handshake.
 
 What a person makes of a code on its way is forgiven where the meaning is clear: see `Invite.parse`. Errors land in logs
@@ -21,7 +21,6 @@ import unicodedata
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Final, Self
-from urllib.parse import urlsplit
 
 from .config import DEFAULT_SIGNAL, check_signal
 from .errors import SettingError
@@ -39,7 +38,11 @@ _ROOM: Final = re.compile(rf"invite-([0-9]{{{DIGITS}}})")
 _NUMBER: Final = re.compile(r"[0-9](?:[\s.,'’_-]?[0-9])*")
 """Digits, and what people and locales put between them."""
 _WORD: Final = re.compile(r"[^\W_]+")
-_SCHEME: Final = re.compile(r"[a-z]+://", re.IGNORECASE)
+_ADDRESS: Final = re.compile(
+    r"(?:(wss?)://)?((?:[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?)((?:/[a-z0-9._~%=&?+/-]{0,256})?)",
+    re.IGNORECASE | re.ASCII,
+)
+"""No more than what a code can carry on: no user and password, nothing that a shell or a sentence would take."""
 _AROUND: Final = " \t\r\n'\"`.,;)>/"
 """What a sentence or a shell puts around an address."""
 _BY_START: Final = {word[:3]: word for word in WORDS}
@@ -164,19 +167,16 @@ def _wrong_words(wrong: list[int], typed: list[str], meant: list[list[str]]) -> 
 
 def signal_in_invite(text: str) -> str:
     """A signal server's address as it stands in an invite; one way of writing it, so that two can be compared."""
-    address = unicodedata.normalize("NFKC", text).strip(_AROUND)
-    if not _SCHEME.match(address):
-        address = f"wss://{address}"
+    match = _ADDRESS.fullmatch(unicodedata.normalize("NFKC", text).strip(_AROUND))
     try:
-        check_signal(address)
-    except SettingError:
-        usable = False
-    else:
-        usable = "@" not in address and " " not in address and address.isprintable()
-    if not usable:
-        raise SettingError(
-            "The signal server's address in an invite cannot be used.",
-            hint="It is like ws://host:port or wss://host; in a code, @host is short for @wss://host.",
-        )
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip(_AROUND)
+        if match:
+            scheme, host, path = match.groups()
+            address = f"{scheme or 'wss'}://{host}".lower() + path
+            check_signal(address)
+            return address
+    except SettingError:  # a port that is none
+        pass
+    raise SettingError(
+        "The signal server's address in an invite cannot be used.",
+        hint="It is like ws://host:port or wss://host; in a code, @host is short for @wss://host.",
+    )

@@ -1,7 +1,7 @@
 """The words of invites: EFF's short wordlist #2, by Joseph Bonneau and the Electronic Frontier Foundation, 2016.
 
 https://www.eff.org/files/2016/09/08/eff_short_wordlist_2_0.txt, under CC BY 3.0 US
-(https://creativecommons.org/licenses/by/3.0/us/). Changed in one word: ``yo-yo`` stands as ``yoyo``.
+(https://creativecommons.org/licenses/by/3.0/us/). Left out: ``yo-yo``, which has a hyphen.
 
 The first three letters tell a word, and two words differ by three letters at least (Levenshtein distance), so that one
 wrong letter leaves no doubt. `tests/test_invite.py` holds both.
@@ -102,8 +102,8 @@ vehicle velcro vendor vertebrae vestibule veteran vexingly vicinity videogame vi
 violin viperfish virus visor vitamins vivacious vixen vocalist vogue voicemail volleyball voucher voyage vulnerable
 waffle wagon wakeup walrus wanderer wasp water waving wheat whisper wholesaler wick widow wielder wifeless wikipedia
 wildcat windmill wipeout wired wishbone wizardry wobbliness wolverine womb woolworker workbasket wound wrangle wreckage
-wristwatch wrongdoing xerox xylophone yacht yahoo yard yearbook yesterday yiddish yield yoyo yodel yogurt yuppie zealot
-zebra zeppelin zestfully zigzagged zillion zipping zirconium zodiac zombie zookeeper zucchini
+wristwatch wrongdoing xerox xylophone yacht yahoo yard yearbook yesterday yiddish yield yodel yogurt yuppie zealot zebra
+zeppelin zestfully zigzagged zillion zipping zirconium zodiac zombie zookeeper zucchini
 """
 
 WORDS: Final = tuple(_LIST.split())
