@@ -42,7 +42,7 @@ _ADDRESS: Final = re.compile(
     r"(?:(wss?)://)?((?:[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?)((?:/[a-z0-9._~%=&?+/-]{0,256})?)",
     re.IGNORECASE | re.ASCII,
 )
-"""No more than what a code can carry on: no user and password, nothing that a shell or a sentence would take."""
+"""What addresses of signal servers are made of, and no user and password: a code goes from hand to hand."""
 _AROUND: Final = " \t\r\n'\"`.,;)>/"
 """What a sentence or a shell puts around an address."""
 _BY_START: Final = {word[:3]: word for word in WORDS}

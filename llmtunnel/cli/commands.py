@@ -36,8 +36,8 @@ OLLAMA_HINT: Final = (
 )
 
 ROOM_ALONE: Final = (
-    "a room without a secret is open to whoever knows its name, the signal server too, to use the model or to pose as"
-    " it; add --secret to it, or leave --room out for an invite"
+    "a room without a secret is open to whoever knows its name, and the signal server does;"
+    " add --secret, or use an invite instead"
 )
 SHORT_SECRET: Final = "the secret is short, and can be guessed in time; an invite's is as long as it should be"
 LONG_ENOUGH: Final = 8
@@ -69,7 +69,7 @@ def execute(command: Command) -> int:
 
         return main(command.arguments, prog=f"{PROG} signal")
     if isinstance(command, InviteCommand):
-        return _make_invite(command)
+        return _print_invite(command)
     return _run(command)
 
 
@@ -106,12 +106,8 @@ async def _until_stopped(work: Work, console: Console) -> int:
         return await stop.run(work)
 
 
-def _make_invite(command: InviteCommand) -> int:
-    console = Console(json=command.json)
-    try:
-        shown = InviteShown.of(Invite.generate(command.signal))
-    except TunnelError as exc:
-        return console.fail(exc)
+def _print_invite(command: InviteCommand) -> int:
+    console, shown = Console(json=command.json), InviteShown.of(command.invite)
     console.say(f"{shown.code}\n")
     console.record(shown)
     console.output.close()

@@ -110,7 +110,7 @@ class ProxyCommand:
 class InviteCommand:
     """``llmtunnel invite``: make a code ahead."""
 
-    signal: str
+    invite: Invite
     json: bool = False
 
 
@@ -220,7 +220,8 @@ def _invite(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     given = parser.read(argv)
     if given.help:
         return ShowText(text=parser.format_help())
-    return InviteCommand(signal=_Values(given, environ).text("signal") or DEFAULT_SIGNAL, json=given.json)
+    signal = _Values(given, environ).text("signal") or DEFAULT_SIGNAL
+    return InviteCommand(invite=Invite.generate(signal), json=given.json)
 
 
 def _signal(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
