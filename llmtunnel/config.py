@@ -1,7 +1,6 @@
 """Every setting and its default, once: frozen values, no I/O.
 
-The command line (``cli/options.py``) and the environment fill these in; `from_env` is the only reader of
-``os.environ``.
+The command line (``cli/options.py``) and the environment fill these in; `from_env` reads ``os.environ``.
 """
 
 from __future__ import annotations
