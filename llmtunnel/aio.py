@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from .config import DEFAULT_LISTEN, DEFAULT_STUN, Exposure, IceServers, ProxySettings, ServeSettings
 from .invite import Invite
 from .listener import ListenerPolicy
-from .meeting import Meeting
+from .meeting import Meeting, no_invite
 from .policy import Policy
 from .status import Phase
 from .tunnel import WAIT, Proxy, Server, Tunnel, Unsubscribe
@@ -142,7 +142,9 @@ def proxy(
     """
 
     async def make() -> Proxy:
-        meeting = Meeting.needed(invite=invite, room=room, secret=secret, signal=signal)
+        meeting = Meeting.given(invite=invite, room=room, secret=secret, signal=signal)
+        if meeting is None:
+            raise no_invite()
         return Proxy(
             ProxySettings(
                 room=meeting.room,

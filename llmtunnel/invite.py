@@ -178,5 +178,6 @@ def signal_in_invite(text: str) -> str:
         pass
     raise SettingError(
         "The signal server's address in an invite cannot be used.",
-        hint="It is like ws://host:port or wss://host; in a code, @host is short for @wss://host.",
+        hint="It is like ws://host:port or wss://host, and @host in a code is wss://host. For one that is not, give both"
+        " sides --room, --secret and --signal.",
     )

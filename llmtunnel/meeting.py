@@ -60,21 +60,6 @@ class Meeting:
         """A new invite."""
         return cls.of(Invite.generate(signal or DEFAULT_SIGNAL))
 
-    @classmethod
-    def needed(
-        cls,
-        *,
-        invite: str | Invite | None = None,
-        room: str | None = None,
-        secret: str | None = None,
-        signal: str | None = None,
-    ) -> Self:
-        """As `given`, where it must be there: for a proxy."""
-        meeting = cls.given(invite=invite, room=room, secret=secret, signal=signal)
-        if meeting is None:
-            raise no_invite()
-        return meeting
-
 
 def no_invite() -> SettingError:
     """What a proxy says that does not know where to go."""

@@ -5,7 +5,7 @@ import pytest
 from llmtunnel.config import DEFAULT_SIGNAL
 from llmtunnel.errors import SettingError
 from llmtunnel.invite import EXAMPLE, Invite
-from llmtunnel.meeting import Meeting
+from llmtunnel.meeting import Meeting, no_invite
 
 INVITE = Invite.parse(EXAMPLE)
 ELSEWHERE = Invite(room=INVITE.room, secret=INVITE.secret, signal="ws://10.0.0.2:8787")
@@ -14,7 +14,8 @@ ELSEWHERE = Invite(room=INVITE.room, secret=INVITE.secret, signal="ws://10.0.0.2
 def test_an_invite_says_room_secret_and_signal_server() -> None:
     for invite in (INVITE, EXAMPLE, f"  {EXAMPLE.upper()}\n"):
         assert Meeting.given(invite=invite) == Meeting(room=INVITE.room, secret=INVITE.secret, invite=INVITE)
-    meeting = Meeting.needed(invite=ELSEWHERE.code)
+    meeting = Meeting.given(invite=ELSEWHERE.code)
+    assert meeting is not None
     assert (meeting.signal, meeting.invite) == (ELSEWHERE.signal, ELSEWHERE)
 
 
@@ -23,15 +24,13 @@ def test_a_room_is_met_in_with_a_secret_or_without_and_at_the_default_signal_ser
     assert Meeting.given(room="r", secret="s", signal="ws://a") == Meeting(room="r", secret="s", signal="ws://a")
 
 
-def test_where_nothing_is_given_serve_makes_an_invite_and_proxy_asks_for_one() -> None:
+def test_where_nothing_is_given_there_is_no_meeting_and_an_invite_can_be_made() -> None:
     assert Meeting.given() is Meeting.given(signal="ws://a") is None
     made = Meeting.made("ws://a")
     assert made.invite is not None
     assert (made.room, made.secret, made.signal) == (made.invite.room, made.invite.secret, "ws://a")
     assert Meeting.made().signal == DEFAULT_SIGNAL
-    with pytest.raises(SettingError, match="No invite") as caught:
-        Meeting.needed(signal="ws://a")
-    assert "llmtunnel serve" in caught.value.hint
+    assert "llmtunnel serve" in no_invite().hint
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Where the two meet, by arguments and environment: an invite, or a room and a secret of one's own.
 
 A flag wins over the environment, for all of this together: an invite that is a flag leaves ``TUNNEL_ROOM`` and
-``TUNNEL_SECRET`` aside, and ``--room`` leaves ``TUNNEL_INVITE`` aside (no secret is picked up that its user does not
-think of). ``--room`` and ``TUNNEL_SECRET`` go together, and so do the reverse. What contradicts itself is an error.
+``TUNNEL_SECRET`` aside, and ``--room`` leaves ``TUNNEL_INVITE`` aside. A room and its secret may come one from a flag
+and the other from the environment. What contradicts itself is an error.
 
 An invite knows its signal server: ``--signal`` must agree with it, and ``TUNNEL_SIGNAL`` is for where there is none.
 """
@@ -78,7 +78,7 @@ def _secret(found: Mapping[str, str]) -> str | None:
 def _read_file(path: str, flag: str) -> str:
     try:
         with Path(path).open(encoding="utf-8") as file:
-            return file.read(LONGEST).strip()
+            return file.read(LONGEST + 1).strip()
     except (OSError, ValueError) as exc:
         raise SettingError(f"The file {path!r} cannot be read: {exc}.", hint=f"Check {flag}.") from exc
 
