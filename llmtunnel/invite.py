@@ -178,6 +178,6 @@ def signal_in_invite(text: str) -> str:
         pass
     raise SettingError(
         "The signal server's address in an invite cannot be used.",
-        hint="It is like ws://host:port or wss://host, and @host in a code is wss://host. For one that is not, give both"
-        " sides --room, --secret and --signal.",
+        hint="It is like ws://host:port or wss://host, and @host in a code is wss://host."
+        " For another, give both sides --room, --secret and --signal.",
     )

@@ -131,7 +131,7 @@ async def _serve(command: ServeCommand, console: Console) -> int:
         _show_invite(server, settings.invite, console, command)
     probe = asyncio.create_task(_probe(upstream, console), name="upstream probe")
     try:
-        return await keep(server, console)
+        return await keep(server, console, invite=settings.invite.code if settings.invite and command.new else "")
     finally:
         probe.cancel()
         await asyncio.wait((probe,))
@@ -153,19 +153,23 @@ def _warn(settings: Settings, console: Console) -> None:
 
 
 def _show_invite(server: Server, invite: Invite, console: Console, command: ServeCommand) -> None:
-    """Once, when it can be used: the signal server has taken us into its room. Who gave it knows it, and may have
-    stored it to keep it out of a notebook's output: then the code is not shown."""
+    """Once, when it can be used: the signal server has taken us into its room. On a terminal the view has it.
+
+    Who has given an invite knows it, and may have stored it to keep it out of a notebook's output: it is not shown.
+    """
     shown, ends = InviteShown.of(invite), _ends(command)
 
     def show(notice: Notice) -> None:
         if not isinstance(notice, SignalConnected):
             return
         unsubscribe()
-        if command.new:
+        if not command.new:
+            console.say(f"invite: the one that was given, {invite.room}{ends}\n")
+        elif not console.draws:
             console.record(shown)
             console.say(f"invite: {shown.code}{ends}\n  on the other machine: {shown.command}\n")
-        else:
-            console.say(f"invite: the one that was given, {invite.room}{ends}\n")
+        elif ends:
+            console.say(f"invite{ends}\n")
 
     unsubscribe = server.subscribe(show)
 

@@ -60,6 +60,11 @@ class Console:
         if not self._json:
             self._write(text)
 
+    @property
+    def draws(self) -> bool:
+        """Whether a tunnel is drawn now."""
+        return self._live is not None
+
     @contextmanager
     def watching(self, tunnel: Tunnel, *, invite: str = "") -> Iterator[None]:
         """Inside, the tunnel is drawn, where there is a terminal for it; with the invite's code, if one is given."""
