@@ -26,11 +26,11 @@ test-local: build  ## Run the end-to-end tests: real processes over a signal ser
 test-unit: build  ## Run all tests but the end-to-end ones
 	$(BIN)/python -m pytest --ignore tests/e2e
 
-serve: build  ## make serve room=myroom upstream=http://localhost:11434 [signal=ws://…]
-	$(BIN)/llmtunnel serve $(call flags,room upstream signal)
+serve: build  ## make serve upstream=http://localhost:11434 [signal=ws://…] [room=myroom]
+	$(BIN)/llmtunnel serve $(call flags,invite room secret upstream signal)
 
-proxy: build  ## make proxy room=myroom [listen=127.0.0.1:9000] [signal=ws://…]
-	$(BIN)/llmtunnel proxy $(call flags,room listen signal)
+proxy: build  ## make proxy invite=CODE [listen=127.0.0.1:9000], or room=myroom [signal=ws://…]
+	$(BIN)/llmtunnel proxy $(call flags,invite room secret listen signal)
 
 signal: build  ## make signal [listen=127.0.0.1:8787]
 	$(BIN)/llmtunnel signal --listen $(or $(listen),127.0.0.1:8787)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         VersionMismatch,
         WaitTimeout,
     )
+    from .invite import Invite
     from .listener import ListenerPolicy
     from .status import Notice, Path, PeerStatus, Phase, RequestRecord, Role, Status
     from .sync import proxy, serve
@@ -45,6 +46,7 @@ __all__ = [
     "AuthenticationFailed",
     "ConnectFailed",
     "IceServers",
+    "Invite",
     "Limits",
     "ListenerPolicy",
     "Notice",
@@ -83,6 +85,7 @@ __all__ = [
 
 _MODULES = {
     "config": ("IceServers", "Limits", "ProxySettings", "ServeSettings", "Settings", "Timeouts"),
+    "invite": ("Invite",),
     "listener": ("ListenerPolicy",),
     "status": ("Notice", "Path", "PeerStatus", "Phase", "RequestRecord", "Role", "Status"),
     "sync": ("proxy", "serve"),

@@ -1,7 +1,7 @@
 """A tunnel's two sides on the loop that the caller is in: `serve` and `proxy`, and the handles that they give.
 
-    async with aio.serve("http://127.0.0.1:11434", room="r") as server: ...      # registered with the signal server
-    async with aio.proxy(room="r") as proxy: ...                                 # serve is reached; proxy.url answers
+    async with aio.serve("http://127.0.0.1:11434") as server: ...   # registered; share server.invite.code
+    async with aio.proxy(code) as proxy: ...                        # serve is reached; proxy.url answers
 
 ``llmtunnel.serve`` and ``llmtunnel.proxy`` are the same, blocking. `Server` and `Proxy` made from settings do not wait:
 see `Tunnel.start`.
@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from .config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, Exposure, IceServers, ProxySettings, ServeSettings
+from .config import DEFAULT_LISTEN, DEFAULT_STUN, Exposure, IceServers, ProxySettings, ServeSettings
+from .invite import Invite
 from .listener import ListenerPolicy
+from .meeting import Meeting, no_invite
 from .policy import Policy
 from .status import Phase
 from .tunnel import WAIT, Proxy, Server, Tunnel, Unsubscribe
@@ -59,8 +61,12 @@ class Opening(Generic[T]):
 def serve(
     upstream: str | Upstream | None = None,
     *,
-    room: str,
-    signal: str = DEFAULT_SIGNAL,
+    invite: str | Invite | None = None,
+    room: str | None = None,
+    secret: str | None = None,
+    signal: str | None = None,
+    expires: float | None = None,
+    once: bool = False,
     advertise: str = "/",
     policy: str | None = None,
     allow: tuple[str, ...] = (),
@@ -76,16 +82,24 @@ def serve(
 ) -> Opening[Server]:
     """Expose an HTTP service; opened when the signal server has taken us into the room.
 
+    ``invite``: one made before; or ``room`` and ``secret`` of your own (a room alone: whoever knows its name is let
+    in). With none of them a new invite is made: `Server.invite`. ``signal``: the signal server; an invite knows its
+    own. ``expires``: seconds from now after which nobody new is let in. ``once``: nobody after the first proxy is.
     ``upstream``: as ``--upstream``; None looks for a model server on this machine. ``policy``, ``allow`` and ``deny``:
     what is let through, see `Policy`. ``max_…``: for each proxy, see `Exposure`; ``max_body`` in bytes.
     Raises `SettingError`, `UpstreamNotFound`, or `WaitTimeout` after ``timeout`` seconds (None: never).
     """
 
     async def make() -> Server:
+        meeting = Meeting.given(invite=invite, room=room, secret=secret, signal=signal) or Meeting.made(signal)
         return Server(
             ServeSettings(
-                room=room,
-                signal=signal,
+                room=meeting.room,
+                secret=meeting.secret,
+                signal=meeting.signal,
+                invite=meeting.invite,
+                expires=expires,
+                once=once,
                 upstream=await _upstream(upstream),
                 advertise=advertise,
                 exposure=Exposure(
@@ -102,9 +116,11 @@ def serve(
 
 
 def proxy(
+    invite: str | Invite | None = None,
     *,
-    room: str,
-    signal: str = DEFAULT_SIGNAL,
+    room: str | None = None,
+    secret: str | None = None,
+    signal: str | None = None,
     listen: str = DEFAULT_LISTEN,
     allow_hosts: tuple[str, ...] = (),
     allow_origins: tuple[str, ...] = (),
@@ -118,6 +134,7 @@ def proxy(
 ) -> Opening[Proxy]:
     """Bring the other side's HTTP service here; opened when serve is reached.
 
+    ``invite``: what serve shows, or else ``room`` and ``secret``, the same as serve has; ``signal`` too, then.
     ``listen``: ``host:port``; port 0 takes a free one. Where that is not loopback, clients must send ``api_key``, or
     ``no_auth`` says that they need not. ``allow_hosts``, ``allow_origins``: as ``--allow-host``, ``--allow-origin``.
     Raises `AddressInUse` or another `SettingError`, `VersionMismatch`, or `WaitTimeout` after ``timeout`` seconds
@@ -125,10 +142,14 @@ def proxy(
     """
 
     async def make() -> Proxy:
+        meeting = Meeting.given(invite=invite, room=room, secret=secret, signal=signal)
+        if meeting is None:
+            raise no_invite()
         return Proxy(
             ProxySettings(
-                room=room,
-                signal=signal,
+                room=meeting.room,
+                secret=meeting.secret,
+                signal=meeting.signal,
                 listen=listen,
                 listener=ListenerPolicy(
                     allow_hosts=allow_hosts, allow_origins=allow_origins, api_key=api_key, no_auth=no_auth

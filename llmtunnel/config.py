@@ -1,22 +1,25 @@
 """Every setting and its default, once: frozen values, no I/O.
 
-The command line (``cli/options.py``) and the environment fill these in; `from_env` is the only reader of
-``os.environ``.
+The command line (``cli/options.py``) and the environment fill these in; `from_env` reads ``os.environ``.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from .errors import SettingError
 from .listener import ListenerPolicy
 from .policy import Policy
 from .upstream import Upstream
+
+if TYPE_CHECKING:
+    from .invite import Invite
 
 DEFAULT_SIGNAL: Final = "wss://signal-server.fly.dev"
 """The original's public signal server. It keeps two members to a room."""
@@ -133,7 +136,7 @@ class Settings:
 
     room: str
     secret: str | None = field(default=None, repr=False)
-    """What both sides have to know, beside the room; None: the room's name is all that is asked for."""
+    """What both sides prove that they hold. None: the room's name is all that is asked for, as in the original."""
     signal: str = DEFAULT_SIGNAL
     ice: IceServers = IceServers()
     loopback: bool = False
@@ -142,12 +145,11 @@ class Settings:
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
-        if not _is_room(self.room):
+        if not _has_bytes(self.room, 256):
             raise SettingError("A room's name is 1 to 256 bytes of UTF-8.", hint="Give one with --room.")
-        if not _is_signal_url(self.signal):
-            raise SettingError(
-                f"{self.signal!r} is not a signal server's address.", hint="It is like ws://host:port or wss://host."
-            )
+        if self.secret is not None and not _has_bytes(self.secret, 1024):
+            raise SettingError("A secret is 1 to 1024 bytes of UTF-8.", hint="Or have serve make an invite.")
+        check_signal(self.signal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,9 +182,22 @@ class ServeSettings(Settings):
     """The path prefix that clients use and the upstream does not know."""
     exposure: Exposure = Exposure()
     expires: float | None = None
-    """Seconds after its start for which serve lets strangers in; None: always."""
+    """Seconds from the start after which nobody new is let in."""
     once: bool = False
-    """The first proxy that comes in is the only one."""
+    """The first proxy to come in is the only one."""
+    invite: Invite | None = None
+    """The invite that room and secret are from."""
+
+    def __post_init__(self) -> None:
+        # By name: a class with slots is made anew, and a bare super() would know the old one.
+        Settings.__post_init__(self)
+        if self.expires is not None and not 0 < self.expires < math.inf:
+            raise SettingError(f"--expires {self.expires:g} is no time from now.", hint="Give one like 8h.")
+        if self.secret is None and (self.expires is not None or self.once):
+            raise SettingError(
+                "Without a secret, serve cannot tell who comes back from who is new.",
+                hint="--expires and --once need an invite, or --room with --secret.",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,18 +210,23 @@ class ProxySettings(Settings):
     """Whom it answers."""
 
 
-def _is_room(name: str) -> bool:
-    try:
-        return 0 < len(name.encode()) <= 256
-    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8: JSON cannot carry them
-        return False
-
-
-def _is_signal_url(url: str) -> bool:
+def check_signal(url: str) -> None:
+    """Raise `SettingError` where this is not a signal server's address."""
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+        good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port or an IPv6 address that is none
+        good = False
+    if not good:
+        raise SettingError(
+            f"{url!r} is not a signal server's address.", hint="It is like ws://host:port or wss://host."
+        )
+
+
+def _has_bytes(text: str, most: int) -> bool:
+    try:
+        return 0 < len(text.encode()) <= most
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8: JSON cannot carry them
         return False
 
 

@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from . import aio, runtime
-from .config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN
+from .config import DEFAULT_LISTEN, DEFAULT_STUN
 from .errors import TunnelError
+from .invite import Invite
 from .status import Notice, Phase, RequestRecord, Status
 from .upstream import Upstream
 
@@ -75,6 +76,11 @@ class Handle(Generic[T]):
 class Server(Handle[aio.Server]):
     """The side with the upstream."""
 
+    @property
+    def invite(self) -> Invite | None:
+        """See `aio.Server.invite`."""
+        return self._tunnel.invite
+
 
 class Proxy(Handle[aio.Proxy]):
     """The side with the local listener."""
@@ -88,8 +94,12 @@ class Proxy(Handle[aio.Proxy]):
 def serve(
     upstream: str | Upstream | None = None,
     *,
-    room: str,
-    signal: str = DEFAULT_SIGNAL,
+    invite: str | Invite | None = None,
+    room: str | None = None,
+    secret: str | None = None,
+    signal: str | None = None,
+    expires: float | None = None,
+    once: bool = False,
     advertise: str = "/",
     policy: str | None = None,
     allow: tuple[str, ...] = (),
@@ -109,8 +119,12 @@ def serve(
             "serve",
             lambda: aio.serve(
                 upstream,
+                invite=invite,
                 room=room,
+                secret=secret,
                 signal=signal,
+                expires=expires,
+                once=once,
                 advertise=advertise,
                 policy=policy,
                 allow=allow,
@@ -129,9 +143,11 @@ def serve(
 
 
 def proxy(
+    invite: str | Invite | None = None,
     *,
-    room: str,
-    signal: str = DEFAULT_SIGNAL,
+    room: str | None = None,
+    secret: str | None = None,
+    signal: str | None = None,
     listen: str = DEFAULT_LISTEN,
     allow_hosts: tuple[str, ...] = (),
     allow_origins: tuple[str, ...] = (),
@@ -148,7 +164,9 @@ def proxy(
         *_opened(
             "proxy",
             lambda: aio.proxy(
+                invite,
                 room=room,
+                secret=secret,
                 signal=signal,
                 listen=listen,
                 allow_hosts=allow_hosts,

@@ -36,6 +36,7 @@ from .status import (
 )
 
 if TYPE_CHECKING:
+    from .invite import Invite
     from .session.mux import Handler
 
 logger = logging.getLogger(__name__)
@@ -207,7 +208,9 @@ class Tunnel(ABC):
                 self._detail = self._hint = ""
             case Waiting():
                 self._detail = "Nobody else is in the room."
-                self._hint = f"Is `llmtunnel {self._role.other}` running, with the same room and signal server?"
+                self._hint = (
+                    f"Is `llmtunnel {self._role.other}` running, with the same invite, or room and signal server?"
+                )
             case PeerConnected(peer=peer, time=time):
                 self._since[peer] = time
                 self._detail = self._hint = ""
@@ -286,6 +289,7 @@ class Server(Tunnel):
         from .endpoints.origin import Origin
 
         self._upstream = settings.upstream
+        self._invite = settings.invite
         self._origin = Origin(
             settings.upstream,
             advertise=settings.advertise,
@@ -295,6 +299,11 @@ class Server(Tunnel):
             on_record=self._record,
         )
         self._make_room(self._origin.handle)
+
+    @property
+    def invite(self) -> Invite | None:
+        """What lets a proxy in; None where room and secret were chosen. Its ``code`` is for the user alone."""
+        return self._invite
 
     @property
     def url(self) -> str:

@@ -15,10 +15,12 @@ from llmtunnel.errors import (
     AddressInUse,
     SettingError,
     TunnelError,
+    Unwelcome,
     UpstreamNotFound,
     VersionMismatch,
     WaitTimeout,
 )
+from llmtunnel.invite import EXAMPLE
 from llmtunnel.session.room import Room
 from llmtunnel.status import ErrorNotice, Notice, Path, Phase, Role, Stopped
 from llmtunnel.tunnel import RECORDS
@@ -68,6 +70,39 @@ def test_both_sides_can_be_awaited_and_closed(run: Run) -> None:
             await reaching.aclose()
             await serving.aclose()
             assert reaching.status.phase is serving.status.phase is Phase.STOPPED
+
+    run(main())
+
+
+def test_a_serve_makes_an_invite_and_its_code_is_all_that_a_proxy_needs(run: Run) -> None:
+    async def main() -> None:
+        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+            async with aio.serve(upstream.url, signal=signal.url, stun=(), expires=60, once=True) as serving:
+                invite = serving.invite
+                assert invite is not None
+                assert serving.status.room == invite.room
+                assert serving.status.secret
+                async with aio.proxy(invite.code, stun=(), listen="127.0.0.1:0") as reaching:
+                    assert await get(reaching.url) == (200, b"ok")
+                    assert serving.status.peers[0].authenticated
+                    with pytest.raises(Unwelcome, match="for one proxy") as caught:
+                        await aio.proxy(invite, stun=(), listen="127.0.0.1:0")
+                shown = [repr(serving), repr(serving.status), repr(caught.value), repr(serving._settings)]
+                assert invite.secret not in "".join(shown)
+            async with aio.serve(upstream.url, invite=invite, stun=()) as again:
+                assert again.invite == invite
+
+    run(main())
+
+
+def test_a_room_and_a_secret_of_ones_own_do_as_well(run: Run) -> None:
+    async def main() -> None:
+        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+            kept: dict[str, Any] = {"room": "r", "secret": "of two", "signal": signal.url, "stun": ()}
+            async with aio.serve(upstream.url, **kept) as serving:
+                assert serving.invite is None
+                async with aio.proxy(**kept, listen="127.0.0.1:0") as reaching:
+                    assert await get(reaching.url) == (200, b"ok")
 
     run(main())
 
@@ -156,6 +191,13 @@ def test_settings_that_cannot_be_used_are_told_when_awaited(run: Run) -> None:
         for opening in (
             aio.serve("ftp://x", room="r"),
             aio.serve("ollama", room=""),
+            aio.serve("ollama", secret="s"),
+            aio.serve("ollama", room="r", once=True),
+            aio.serve("ollama", invite="nonsense"),
+            aio.serve("ollama", invite=EXAMPLE, signal="ws://other"),
+            aio.proxy(),
+            aio.proxy(EXAMPLE, room="r"),
+            aio.proxy("4821309-tulip"),
             aio.proxy(room="r", listen="nonsense"),
             aio.proxy(room="r", listen="0.0.0.0:0"),
             aio.proxy(room="r", api_key=""),

@@ -66,6 +66,34 @@ def test_a_room_without_a_name_or_with_one_that_cannot_be_sent_is_refused(room: 
     assert "--room" in caught.value.hint
 
 
+@pytest.mark.parametrize("secret", ["s", "日本", "x" * 1024])
+def test_a_secret_is_any_text_of_up_to_1024_bytes_and_is_not_shown(secret: str) -> None:
+    settings = Settings(room="r", secret=secret)
+    assert settings.secret == secret
+    assert f"secret={secret!r}" not in repr(settings)
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize("secret", ["", "x" * 1025, "\udcff"])
+def test_a_secret_that_is_empty_too_long_or_no_text_is_refused_and_not_repeated(secret: str) -> None:
+    with pytest.raises(SettingError, match="1 to 1024 bytes") as caught:
+        ProxySettings(room="r", secret=secret)
+    assert "xxx" not in str(caught.value)
+
+
+def test_an_invite_that_ends_needs_a_secret_and_a_time_to_come() -> None:
+    upstream = Upstream.parse("ollama")
+    assert ServeSettings(room="r", secret="s", upstream=upstream, once=True, expires=0.5).once
+    for more in ({"once": True}, {"expires": 60.0}):
+        with pytest.raises(SettingError, match="Without a secret"):
+            ServeSettings(room="r", upstream=upstream, **more)  # type: ignore[arg-type]
+    for expires in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(SettingError, match="--expires"):
+            ServeSettings(room="r", secret="s", upstream=upstream, expires=expires)
+    with pytest.raises(SettingError, match="256 bytes"):
+        ServeSettings(room="", upstream=upstream)
+
+
 @pytest.mark.parametrize("signal", ["ws://127.0.0.1:8787", "wss://host", "ws://[::1]:1/path?x=1", "WS://HOST"])
 def test_a_signal_servers_address_is_a_websockets(signal: str) -> None:
     assert Settings(room="r", signal=signal).signal == signal

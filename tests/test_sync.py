@@ -83,6 +83,14 @@ def test_both_sides_block_and_share_one_thread(other: Background) -> None:
     assert not loop_threads()
 
 
+def test_a_serve_shares_its_invite(other: Background) -> None:
+    with llmtunnel.serve(other.upstream, signal=other.signal, stun=()) as server:
+        assert server.invite is not None
+        assert isinstance(server.invite, llmtunnel.Invite)
+        with llmtunnel.proxy(server.invite.code, stun=(), listen="127.0.0.1:0") as proxy:
+            assert fetch(proxy.url) == b"ok"
+
+
 def test_in_the_thread_of_a_running_loop_they_work_and_the_tunnel_does_not_wait_for_that_loop(
     other: Background,
 ) -> None:

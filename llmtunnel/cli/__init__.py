@@ -18,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingError as exc:
         sys.stderr.write(complaint(exc))
         return exc.exit_code
+    except KeyboardInterrupt:  # instead of a code that was asked for
+        return 130
     if isinstance(command, ShowText):
         return _show(command.text)
     try:

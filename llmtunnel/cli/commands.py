@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from ..config import Settings
 from ..errors import TunnelError
-from ..status import ErrorNotice
+from ..invite import Invite
+from ..status import ErrorNotice, Notice, SignalConnected
 from ..upstream import NAMED
 from . import logs
 from .console import Console
-from .options import DemoCommand, ProxyCommand, ServeCommand, SignalCommand
+from .options import DemoCommand, InviteCommand, ProxyCommand, ServeCommand, SignalCommand
 from .parsers import PROG
 from .signals import READER_GONE, Stop, on_signals
 
 if TYPE_CHECKING:
-    from ..aio import Tunnel
+    from ..aio import Server, Tunnel
     from ..upstream import Upstream
 
 PROBE: Final = 2.0
@@ -27,12 +31,35 @@ PROBE: Final = 2.0
 OLLAMA: Final = "Ollama"
 """Its name in `Found`."""
 OLLAMA_HINT: Final = (
-    "hint: with Ollama, whoever is in the room may pull, create and delete models too;"
+    "hint: with Ollama, whoever has the invite may pull, create and delete models too;"
     " --policy ollama lets inference through alone (--policy all: as now, without this line)\n"
 )
 
+ROOM_ALONE: Final = (
+    "a room without a secret is open to whoever knows its name, and the signal server does;"
+    " add --secret, or use an invite instead"
+)
+SHORT_SECRET: Final = "the secret is short, and can be guessed in time; an invite's is as long as it should be"
+LONG_ENOUGH: Final = 8
+"""Characters. Whoever guesses has to ask serve, which takes one guess in a few seconds."""
+
 Work = Coroutine[Any, Any, int]
-Command = ServeCommand | ProxyCommand | DemoCommand | SignalCommand
+Command = ServeCommand | ProxyCommand | InviteCommand | DemoCommand | SignalCommand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InviteShown(Notice):
+    """The one place where the code is told to programs. No tunnel tells it: what tunnels tell is logged."""
+
+    event: ClassVar[str] = "invite"
+    code: str = field(repr=False)
+    command: str = field(repr=False)
+    """What to type on the other machine."""
+
+    @classmethod
+    def of(cls, invite: Invite) -> InviteShown:
+        """The invite's."""
+        return cls(code=invite.code, command=f"{PROG} proxy {shlex.quote(invite.code)}")
 
 
 def execute(command: Command) -> int:
@@ -41,6 +68,8 @@ def execute(command: Command) -> int:
         from signal_server.cli import main
 
         return main(command.arguments, prog=f"{PROG} signal")
+    if isinstance(command, InviteCommand):
+        return _print_invite(command)
     return _run(command)
 
 
@@ -77,6 +106,14 @@ async def _until_stopped(work: Work, console: Console) -> int:
         return await stop.run(work)
 
 
+def _print_invite(command: InviteCommand) -> int:
+    console, shown = Console(json=command.json), InviteShown.of(command.invite)
+    console.say(f"{shown.code}\n")
+    console.record(shown)
+    console.output.close()
+    return 0
+
+
 async def _serve(command: ServeCommand, console: Console) -> int:
     from .. import aio
 
@@ -87,9 +124,14 @@ async def _serve(command: ServeCommand, console: Console) -> int:
         name, upstream = "", command.upstream
     if not command.exposure.policy.chosen and (name == OLLAMA or upstream.port == NAMED["ollama"]):
         console.say(OLLAMA_HINT)
+    settings = command.settings(upstream)
+    _warn(settings, console)
+    server = aio.Server(settings)
+    if settings.invite is not None:
+        _show_invite(server, settings.invite, console, command)
     probe = asyncio.create_task(_probe(upstream, console), name="upstream probe")
     try:
-        return await keep(aio.Server(command.settings(upstream)), console)
+        return await keep(server, console, invite=settings.invite.code if settings.invite and command.new else "")
     finally:
         probe.cancel()
         await asyncio.wait((probe,))
@@ -98,7 +140,46 @@ async def _serve(command: ServeCommand, console: Console) -> int:
 async def _proxy(command: ProxyCommand, console: Console) -> int:
     from .. import aio
 
+    _warn(command.settings, console)
     return await keep(aio.Proxy(command.settings), console)
+
+
+def _warn(settings: Settings, console: Console) -> None:
+    """Say in one line what is weak about how the two know each other."""
+    if settings.secret is None:
+        console.warn(ROOM_ALONE)
+    elif len(settings.secret) < LONG_ENOUGH:
+        console.warn(SHORT_SECRET)
+
+
+def _show_invite(server: Server, invite: Invite, console: Console, command: ServeCommand) -> None:
+    """Once, when it can be used: the signal server has taken us into its room. On a terminal the view has it.
+
+    Who has given an invite knows it, and may have stored it to keep it out of a notebook's output: it is not shown.
+    """
+    shown, ends = InviteShown.of(invite), _ends(command)
+
+    def show(notice: Notice) -> None:
+        if not isinstance(notice, SignalConnected):
+            return
+        unsubscribe()
+        if not command.new:
+            console.say(f"invite: the one that was given, {invite.room}{ends}\n")
+        elif not console.draws:
+            console.record(shown)
+            console.say(f"invite: {shown.code}{ends}\n  on the other machine: {shown.command}\n")
+        elif ends:
+            console.say(f"invite{ends}\n")
+
+    unsubscribe = server.subscribe(show)
+
+
+def _ends(command: ServeCommand) -> str:
+    """When the invite ends, where it does."""
+    ends = ["for one proxy"] if command.once else []
+    if command.expires is not None:
+        ends.append(time.strftime("until %Y-%m-%d %H:%M", time.localtime(time.time() + command.expires)))
+    return f" ({', '.join(ends)})" if ends else ""
 
 
 async def keep(tunnel: Tunnel, console: Console, *, invite: str = "") -> int:

@@ -60,6 +60,11 @@ class Console:
         if not self._json:
             self._write(text)
 
+    @property
+    def draws(self) -> bool:
+        """Whether a tunnel is drawn now."""
+        return self._live is not None
+
     @contextmanager
     def watching(self, tunnel: Tunnel, *, invite: str = "") -> Iterator[None]:
         """Inside, the tunnel is drawn, where there is a terminal for it; with the invite's code, if one is given."""
@@ -80,6 +85,10 @@ class Console:
 
     def _write(self, text: str) -> None:
         (self._live or self.output).write(text)
+
+    def warn(self, text: str) -> None:
+        """A line on standard error, for people and beside JSON."""
+        sys.stderr.write(f"warning: {text}\n")
 
     def record(self, notice: Notice, *, role: Role | None = None) -> None:
         """A notice for programs only; ``role`` tells whose it is where one process has both."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from signal_server.server import SignalServer
 
 from .. import aio
 from ..config import IceServers, ProxySettings, ServeSettings
 from ..errors import StreamError
+from ..invite import Invite
 from ..status import ErrorNotice, Notice, Path, Phase, RequestFinished, Role
 from ..summary import duration, printable, size
 from ..upstream import Upstream
@@ -68,12 +68,17 @@ async def demo(console: Console, *, stay: bool) -> int:
 
 @asynccontextmanager
 async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator[aio.Proxy]:
-    """A serve and a proxy that have met through the signal server, over WebRTC."""
-    room, ice = f"demo-{secrets.token_hex(8)}", IceServers(stun=())
-    serve = aio.Server(
-        ServeSettings(room=room, signal=signal, ice=ice, loopback=True, upstream=Upstream.parse(upstream))
-    )
-    proxy = aio.Proxy(ProxySettings(room=room, signal=signal, ice=ice, loopback=True, listen=f"{HOST}:0"))
+    """A serve and a proxy that have met through the signal server by an invite, over WebRTC."""
+    invite = Invite.generate(signal)
+    common: dict[str, Any] = {
+        "room": invite.room,
+        "secret": invite.secret,
+        "signal": invite.signal,
+        "ice": IceServers(stun=()),
+        "loopback": True,
+    }
+    serve = aio.Server(ServeSettings(**common, invite=invite, upstream=Upstream.parse(upstream)))
+    proxy = aio.Proxy(ProxySettings(**common, listen=f"{HOST}:0"))
     begun = time.perf_counter()
     async with AsyncExitStack() as stack:
         for role, tunnel in ((Role.SERVE, serve), (Role.PROXY, proxy)):

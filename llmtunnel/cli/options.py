@@ -6,7 +6,6 @@ A flag wins over the environment, which wins over the default. What cannot be us
 from __future__ import annotations
 
 import argparse
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +24,25 @@ from ..config import (
     from_env,
 )
 from ..errors import SettingError
+from ..invite import Invite
 from ..listener import ListenerPolicy
+from ..meeting import Meeting, no_invite
+from ..platforms import stored_invite
 from ..policy import Policy
 from ..upstream import Upstream, parse_header
 from ..version import __version__
-from .parsers import DEFAULT_LEVEL, LEVELS, OVERVIEW, PROG, demo_parser, did_you_mean, proxy_parser, serve_parser
+from .meeting import read_meeting
+from .parsers import (
+    DEFAULT_LEVEL,
+    LEVELS,
+    OVERVIEW,
+    PROG,
+    demo_parser,
+    did_you_mean,
+    invite_parser,
+    proxy_parser,
+    serve_parser,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +72,12 @@ class ServeCommand:
     """None: take what discovery finds, with `fields`."""
     fields: tuple[tuple[bytes, bytes], ...] = field(repr=False)
     common: Settings
+    invite: Invite | None
+    """Where room and secret are from one."""
+    new: bool
+    """The invite is a new one, to be shown."""
+    expires: float | None
+    once: bool
     advertise: str
     exposure: Exposure
 
@@ -67,8 +86,12 @@ class ServeCommand:
         common = self.common
         return ServeSettings(
             room=common.room,
+            secret=common.secret,
             signal=common.signal,
             ice=common.ice,
+            invite=self.invite,
+            expires=self.expires,
+            once=self.once,
             upstream=upstream,
             advertise=self.advertise,
             exposure=self.exposure,
@@ -81,6 +104,14 @@ class ProxyCommand:
 
     view: View
     settings: ProxySettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InviteCommand:
+    """``llmtunnel invite``: make a code ahead."""
+
+    invite: Invite
+    json: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +129,7 @@ class DemoCommand:
     stay: bool = False
 
 
-Parsed = ShowText | ServeCommand | ProxyCommand | SignalCommand | DemoCommand
+Parsed = ShowText | ServeCommand | ProxyCommand | InviteCommand | SignalCommand | DemoCommand
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Parsed:
@@ -110,6 +141,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Pars
         return ShowText(text=OVERVIEW)
     if name in ("-V", "--version"):
         return ShowText(text=f"{PROG} {__version__}\n")
+    if any(char.isdecimal() or char.isspace() for char in name):  # a code, or a command in quotes: not to be repeated
+        raise SettingError("No command was given.", hint=f"With the code of an invite: {PROG} proxy CODE")
     if name not in _COMMANDS:
         raise SettingError(
             f"There is no command {name!r}.",
@@ -125,13 +158,19 @@ def _serve(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
         return ShowText(text=parser.format_help())
     values = _Values(given, environ)
     headers = _header_lines(values)
+    meeting, new = _serve_meeting(values, environ)
     return ServeCommand(
         view=_view(values),
         common=Settings(
-            room=_room(values, f"--room llm-{secrets.token_hex(8)}: a name that nobody guesses, the same for proxy"),
-            signal=values.text("signal") or DEFAULT_SIGNAL,
+            room=meeting.room,
+            secret=meeting.secret,
+            signal=meeting.signal,
             ice=_ice(values),
         ),
+        invite=meeting.invite,
+        new=new,
+        expires=given.expires,
+        once=given.once,
         advertise=given.advertise,
         exposure=_exposure(given),
         fields=tuple(map(parse_header, headers)),
@@ -145,11 +184,16 @@ def _proxy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     if given.help:
         return ShowText(text=parser.format_help())
     values = _Values(given, environ)
+    given.code = " ".join(given.code) or None
+    meeting = read_meeting(given, values.environ)
+    if meeting is None:
+        raise no_invite()
     return ProxyCommand(
         view=_view(values),
         settings=ProxySettings(
-            room=_room(values, "--room and the name that serve was given"),
-            signal=values.text("signal") or DEFAULT_SIGNAL,
+            room=meeting.room,
+            secret=meeting.secret,
+            signal=meeting.signal,
             ice=_ice(values),
             timeouts=Timeouts(wait_for_peer=given.wait_for_peer),
             listen=values.text("listen") or DEFAULT_LISTEN,
@@ -171,6 +215,15 @@ def _demo(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     return DemoCommand(view=_view(_Values(given, environ)), stay=given.stay)
 
 
+def _invite(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
+    parser = invite_parser()
+    given = parser.read(argv)
+    if given.help:
+        return ShowText(text=parser.format_help())
+    signal = _Values(given, environ).text("signal") or DEFAULT_SIGNAL
+    return InviteCommand(invite=Invite.generate(signal), json=given.json)
+
+
 def _signal(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     return SignalCommand(arguments=tuple(argv))
 
@@ -178,6 +231,7 @@ def _signal(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
 _COMMANDS: Final[Mapping[str, Callable[[Sequence[str], Mapping[str, str] | None], Parsed]]] = {
     "serve": _serve,
     "proxy": _proxy,
+    "invite": _invite,
     "signal": _signal,
     "demo": _demo,
 }
@@ -188,19 +242,22 @@ class _Values:
 
     def __init__(self, given: argparse.Namespace, environ: Mapping[str, str] | None) -> None:
         self.given = given
-        self._environ = from_env(environ)
+        self.environ = from_env(environ)
+        """By flag name."""
 
     def text(self, name: str) -> str | None:
         """One value; None where neither gives it."""
         flag: str | None = getattr(self.given, name)
-        return self._environ.get(name) if flag is None else flag
+        return self.environ.get(name) if flag is None else flag
 
 
-def _room(values: _Values, add: str) -> str:
-    room = values.text("room")
-    if not room:
-        raise SettingError("No room was given.", hint=f"Add {add}. (Or set TUNNEL_ROOM.)")
-    return room
+def _serve_meeting(values: _Values, environ: Mapping[str, str] | None) -> tuple[Meeting, bool]:
+    """What was given, or what the platform keeps for its user, or else a new invite; and whether it is new."""
+    if meeting := read_meeting(values.given, values.environ):
+        return meeting, False
+    if stored := stored_invite(environ):
+        return Meeting.of(Invite.parse(stored), signal=values.given.signal), False
+    return Meeting.made(values.text("signal")), True
 
 
 def _api_key(values: _Values) -> str | None:

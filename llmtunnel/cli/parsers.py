@@ -12,10 +12,14 @@ from typing import Final, NoReturn
 
 from ..config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, Timeouts
 from ..errors import SettingError
+from ..invite import EXAMPLE
 from ..policy import READY
 from ..upstream import NAMED
 
 _SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([KMGT]?)(i?)B?)", re.IGNORECASE)
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIGNAL: Final = f"signal server (TUNNEL_SIGNAL; default: the invite's, or {DEFAULT_SIGNAL})"
 
 _PATTERNS: Final = """\
 A PATTERN is a path or a method and a path: '/v1/*', 'GET /v1/models'. * stands
@@ -31,17 +35,19 @@ DEFAULT_LEVEL: Final = "warning"
 
 SECURITY: Final = """\
 security:
-  The room's name is the only key. Whoever knows it, and the signal server does,
-  can use the upstream: take a long random one. What passes is encrypted from one
-  machine to the other."""
+  The code is the key: who has it can use the model. Neither the signal server
+  nor anybody in between learns it, or what passes. Other users of a machine see
+  what a command line says (ps): for a code or a secret give -, which reads it
+  from standard input, a file, or the environment."""
 OVERVIEW: Final = f"""\
 usage: {PROG} COMMAND [options]
 
 An HTTP service on one machine, answering on another through a peer-to-peer WebRTC channel.
 
 commands:
-  serve     put a local HTTP service, such as a model server, into a room
-  proxy     answer on this machine with what is served in a room
+  serve     let others use a local HTTP service, such as a model server; shows an invite
+  proxy     answer on this machine with what is served elsewhere, by its invite
+  invite    make an invite ahead
   signal    run a signal server, where the two find each other
   demo      try it all on this machine: both sides, a signal server, a toy model
 
@@ -49,8 +55,8 @@ commands:
   {PROG} --version
 
 example:
-  {PROG} serve --room llm-a8f2b9c1d4e5 --upstream ollama      where the model is
-  {PROG} proxy --room llm-a8f2b9c1d4e5                        where you are
+  {PROG} serve                            where the model is: shows a code
+  {PROG} proxy {EXAMPLE}
   curl http://{DEFAULT_LISTEN}/api/tags
 
 {SECURITY}
@@ -79,6 +85,8 @@ class Parser(argparse.ArgumentParser):
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
         """The arguments, or `SettingError` for one that is not known."""
         found, unknown = self.parse_known_args(argv)
+        if unknown and not found.help and not unknown[0].startswith("-"):  # it may be of a code, or a secret
+            raise SettingError(f"{self.prog} was given a word too many.", hint=f"\n{self.format_usage()}")
         if unknown and not found.help:
             flag = unknown[0].partition("=")[0]  # what follows may be a secret
             meant = did_you_mean(flag, self._option_string_actions)
@@ -90,14 +98,15 @@ def serve_parser() -> Parser:
     """``llmtunnel serve``."""
     parser = Parser(
         "serve",
-        about="Put a local HTTP service into a room, for every proxy in it.",
+        about="Let others use a local HTTP service: all who have the invite that this shows.",
         examples=[
-            "serve --room llm-a8f2b9c1d4e5 --upstream ollama --policy ollama",
-            "serve --room llm-a8f2b9c1d4e5 --upstream 8080 --allow '/v1/*'",
+            "serve --upstream ollama --policy ollama",
+            "serve --upstream 8080 --allow '/v1/*' --expires 8h",
+            "serve --invite-file code          made before: llmtunnel invite > code",
         ],
     )
     add = parser.add_argument
-    _add_room(parser)
+    _add_invite(parser, "the invite to use, instead of a new one")
     add(
         "--upstream",
         metavar="URL",
@@ -123,11 +132,12 @@ def proxy_parser() -> Parser:
     """``llmtunnel proxy``."""
     parser = Parser(
         "proxy",
-        about="Answer on this machine with what is served in a room.",
-        examples=["proxy --room llm-a8f2b9c1d4e5", "proxy --room llm-a8f2b9c1d4e5 --listen 127.0.0.1:0"],
+        about="Answer on this machine with what is served elsewhere.",
+        examples=[f"proxy {EXAMPLE}", "proxy - --listen 127.0.0.1:0"],
     )
     add = parser.add_argument
-    _add_room(parser)
+    add("code", metavar="CODE", nargs="*", help="the invite that serve shows, in any spelling; - reads it")
+    _add_invite(parser, "the same as CODE")
     add(
         "--listen",
         metavar="ADDRESS",
@@ -158,8 +168,30 @@ def demo_parser() -> Parser:
     return parser
 
 
-def _add_room(parser: Parser) -> None:
-    parser.add_argument("--room", metavar="NAME", help="where the two meet; a long random name (TUNNEL_ROOM)")
+def invite_parser() -> Parser:
+    """``llmtunnel invite``."""
+    parser = Parser(
+        "invite",
+        about="Make an invite ahead, for serve and proxy to be given (--invite-file, TUNNEL_INVITE).",
+        examples=["invite > code", "invite --signal ws://10.0.0.2:8787"],
+    )
+    parser.add_argument("--signal", metavar="URL", help=_SIGNAL)
+    parser.add_argument("--json", action="store_true", help="as a JSON object")
+    return parser
+
+
+def _add_invite(parser: Parser, about: str) -> None:
+    group = parser.add_argument_group("where the two meet", "An invite, or a room and a secret of your own.")
+    add = group.add_argument
+    add("--invite", metavar="CODE", help=f"{about}; - reads it (TUNNEL_INVITE)")
+    add("--invite-file", metavar="FILE", help="the same, from a file (TUNNEL_INVITE_FILE)")
+    add("--room", metavar="NAME", help="a room's name; alone, it is all that others must know (TUNNEL_ROOM)")
+    add("--secret", metavar="TEXT", help="what they must know too; - reads it (TUNNEL_SECRET)")
+    add("--secret-file", metavar="FILE", help="the same, from a file (TUNNEL_SECRET_FILE)")
+    add("--signal", metavar="URL", help=_SIGNAL)
+    if parser.prog.endswith("serve"):
+        add("--expires", metavar="TIME", type=_duration, help="let nobody new in after so long: 90s, 30m, 8h, 1d")
+        add("--once", action="store_true", help="let nobody new in after the first proxy")
 
 
 def _add_exposure(parser: Parser) -> None:
@@ -207,7 +239,6 @@ def _add_access(parser: Parser) -> None:
 
 def _add_network(parser: Parser) -> None:
     add = parser.add_argument_group("network").add_argument
-    add("--signal", metavar="URL", help=f"signal server (TUNNEL_SIGNAL; default: {DEFAULT_SIGNAL})")
     add(
         "--stun",
         metavar="URL",
@@ -234,6 +265,13 @@ def _seconds(text: str) -> float:
         if 0 <= value < math.inf:
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+
+
+def _duration(text: str) -> float:
+    number, unit = text[:-1], text[-1:]
+    if unit in _UNITS and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number) and float(number):
+        return float(number) * _UNITS[unit]
+    raise argparse.ArgumentTypeError(f"{text!r} is not a time, as 90s, 30m, 8h and 1d are")
 
 
 def _count(text: str) -> int:

@@ -120,7 +120,8 @@ class Room:
                     await self._up.wait()
         except TimeoutError:
             raise PeerNotFound(
-                "No serve is reached through this room.", hint="Is `llmtunnel serve` running, with the same --room?"
+                "No serve is reached through this room.",
+                hint="Is `llmtunnel serve` running, with the same invite or room?",
             ) from None
         return self.sessions[-1]
 

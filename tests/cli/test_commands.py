@@ -25,6 +25,7 @@ from ..conftest import run
 from ..e2e.processes import Process, Processes, processes
 
 ROOM = ("--room", "r", "--stun", "none")
+KEPT = ("--secret", "of-the-test")
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def launch(started: Processes, *arguments: str, **environ: str) -> Process:
         ([], 2, "No command"),
         (["prxy"], 2, "Did you mean proxy"),
         (["serve", "--room", "r", "--bogus"], 2, "usage: llmtunnel serve"),
-        (["proxy"], 2, "Add --room"),
+        (["proxy"], 2, "llmtunnel proxy CODE"),
         (["serve", "--room", "r", "--policy", "openia"], 2, "There is no policy 'openia'"),
         (["serve", "--room", "r", "--allow", "/v1//x"], 2, "matches nothing: it has an empty segment"),
         (["serve", "--room", "r", "--max-body", "much"], 2, "'much' is not a size"),
@@ -128,7 +129,7 @@ def test_an_interrupt_closes_in_order_where_loops_take_no_signal_handlers_and_uv
 
 
 def test_what_is_down_is_said_in_a_line_each_and_not_again(started: Processes) -> None:
-    process = launch(started, "serve", *ROOM, "--upstream", str(free_port()), *refused_signal())
+    process = launch(started, "serve", *ROOM, *KEPT, "--upstream", str(free_port()), *refused_signal())
     process.wait_line("^error: Nothing answers at the upstream http://localhost:")
     process.wait_line(r"Trying again\.$")
     with pytest.raises(AssertionError):
@@ -170,7 +171,10 @@ def test_a_proxy_whose_serve_speaks_another_version_says_why_and_ends_with_statu
 @pytest.mark.skipif(os.name != "posix", reason="needs a pipe that breaks")
 def test_a_reader_that_goes_away_ends_the_command_without_a_traceback() -> None:
     command = [sys.executable, "-m", "llmtunnel"]
-    for arguments, status in ((["--help"], 0), (["proxy", *ROOM, *refused_signal(), "--listen", "127.0.0.1:0"], 141)):
+    for arguments, status in (
+        (["--help"], 0),
+        (["proxy", *ROOM, *KEPT, *refused_signal(), "--listen", "127.0.0.1:0"], 141),
+    ):
         reader, writer = os.pipe()
         os.close(reader)
         result = subprocess.run([*command, *arguments], stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False)

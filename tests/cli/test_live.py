@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.error import HTTPError
@@ -23,6 +23,7 @@ from llmtunnel.cli.live import INTERVAL, Live
 from llmtunnel.cli.screen import SHOW_CURSOR
 from llmtunnel.cli.terminal import Terminal
 from llmtunnel.config import IceServers, ProxySettings
+from llmtunnel.invite import EXAMPLE, Invite
 from llmtunnel.tunnel import Proxy
 
 from ..conftest import run
@@ -37,7 +38,9 @@ if sys.platform != "win32":
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="no terminals of this kind elsewhere")
 
 KEYS = "  q or Ctrl-C: leave"
-NOWHERE = ("--room", "x", "--stun", "none", "--signal", "ws://127.0.0.1:1", "--listen", "127.0.0.1:0")
+GIVEN = f"{EXAMPLE}@ws://127.0.0.1:1"
+NO_SIGNAL = ("--stun", "none", "--signal", "ws://127.0.0.1:1")
+NOWHERE = ("proxy", "--room", "x", "--secret", "of-the-test", *NO_SIGNAL, "--listen", "127.0.0.1:0")
 
 
 COMMAND = (
@@ -47,9 +50,9 @@ COMMAND = (
 
 
 class OnTerminal:
-    """``llmtunnel proxy``, which reaches no signal server, on a terminal of its own."""
+    """``llmtunnel proxy``, or another command, which reaches no signal server, on a terminal of its own."""
 
-    def __init__(self, *flags: str, keyboard: bool = True, **environ: str) -> None:
+    def __init__(self, *flags: str, command: Sequence[str] = NOWHERE, keyboard: bool = True, **environ: str) -> None:
         self.screen = Emulator()
         self.raw = ""
         self._ours, theirs = pty.openpty()
@@ -59,7 +62,7 @@ class OnTerminal:
         foreign = ("NO_COLOR", "FORCE_COLOR", "TUNNEL_", "LLMTUNNEL_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, "proxy", *NOWHERE, *flags],
+            [sys.executable, "-c", COMMAND, *command, *flags],
             cwd=ROOT,
             env=kept | {"TERM": "xterm", "PYTHONUTF8": "1"} | environ,
             stdin=theirs if keyboard else subprocess.DEVNULL,
@@ -115,8 +118,10 @@ class OnTerminal:
 
 
 @contextmanager
-def on_terminal(*flags: str, keyboard: bool = True, **environ: str) -> Iterator[OnTerminal]:
-    terminal = OnTerminal(*flags, keyboard=keyboard, **environ)
+def on_terminal(
+    *flags: str, command: Sequence[str] = NOWHERE, keyboard: bool = True, **environ: str
+) -> Iterator[OnTerminal]:
+    terminal = OnTerminal(*flags, command=command, keyboard=keyboard, **environ)
     try:
         yield terminal
     finally:
@@ -149,6 +154,23 @@ def test_a_tunnel_is_drawn_below_what_is_said_and_q_ends_it_with_the_last_state_
         assert terminal.as_found and terminal.screen.cursor_seen
         assert terminal.screen.lines[-2:] == ["  requests: 0 now, 0 ended", "stopped"]
         assert KEYS not in terminal.screen.lines
+
+
+def test_serve_draws_the_invite_that_it_has_made_and_leaves_none_behind() -> None:
+    with on_terminal(command=("serve", "--upstream", "1", *NO_SIGNAL)) as terminal:
+        terminal.resize(200, 24)
+        terminal.wait(lambda screen: drawn(screen) and max(map(len, screen.lines)) > 80)
+        [line] = [line for line in terminal.screen.lines if line.startswith("  invite ")]
+        words = Invite.parse(line).secret
+        terminal.type("q")
+        assert terminal.wait_exit() == 0
+        assert words not in terminal.screen.text
+
+
+def test_an_invite_that_serve_was_given_is_not_drawn() -> None:
+    with on_terminal(command=("serve", "--upstream", "1", "--stun", "none"), TUNNEL_INVITE=GIVEN) as terminal:
+        terminal.wait(drawn)
+        assert "tulip" not in terminal.raw
 
 
 def test_ctrl_c_leaves_the_terminal_as_it_was_found_too() -> None:

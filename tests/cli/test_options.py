@@ -6,6 +6,7 @@ import pytest
 
 from llmtunnel.cli.options import (
     DemoCommand,
+    InviteCommand,
     ProxyCommand,
     ServeCommand,
     ShowText,
@@ -105,6 +106,17 @@ def test_header_fields_come_from_flags_a_file_or_the_environment(tmp_path: Path)
     assert fields("--upstream-header", "X-C: 3", TUNNEL_UPSTREAM_HEADER="X-A: 1") == ((b"X-C", b"3"),)
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("8h", 28800), ("1.5h", 5400), ("2d", 172800)]
+)
+def test_an_invite_can_have_an_end(text: str, seconds: float) -> None:
+    command = serve(f"--upstream 1 --once --expires {text}")
+    assert command.upstream is not None
+    settings = command.settings(command.upstream)
+    assert (settings.expires, settings.once) == (seconds, True)
+    assert (serve("").expires, serve("").once) == (None, False)
+
+
 def test_stun_servers_add_up_and_none_means_none() -> None:
     both = proxy("--room r --stun stun:a:1 --stun stun:b").settings.ice.stun
     assert both == ("stun:a:1", "stun:b")
@@ -137,13 +149,20 @@ def test_the_other_commands_have_their_flags() -> None:
     assert proxy("--room r --plain").view == View(plain=True)
     assert parse(["demo", "--stay", "--json"], {}) == DemoCommand(view=View(json=True), stay=True)
     assert parse(["signal", "--port", "8787"], {}) == SignalCommand(arguments=("--port", "8787"))
+    made, there = parse(["invite"], {}), parse(["invite", "--json"], {"TUNNEL_SIGNAL": "ws://s"})
+    assert isinstance(made, InviteCommand) and isinstance(there, InviteCommand)
+    assert (made.invite.signal, made.json) == (DEFAULT_SIGNAL, False)
+    assert (there.invite.signal, there.json) == ("ws://s", True)
     assert proxy("--room r --wait-for-peer 0.5 --json").settings.timeouts.wait_for_peer == 0.5
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["serve", "--help"], ["proxy", "-h"], ["demo", "--help"]])
-def test_help_is_a_text_and_shows_an_example_and_what_a_room_name_is_worth(argv: list[str]) -> None:
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["-h"], ["serve", "--help"], ["proxy", "-h"], ["demo", "--help"], ["invite", "-h"]]
+)
+def test_help_is_a_text_and_shows_an_example_and_what_keeps_a_code_secret(argv: list[str]) -> None:
     command = parse(argv, {})
     assert isinstance(command, ShowText)
+    assert "what a command line says (ps)" in " ".join(command.text.split())
     assert "example:" in command.text
     assert "security:" in command.text
     assert max(map(len, command.text.splitlines())) <= 100
@@ -153,7 +172,9 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
     command = parse(["serve", "--help"], {})
     assert isinstance(command, ShowText)
     words = (
-        "--room --upstream --signal --advertise --stun --turn --turn-user --turn-pass --upstream-ca --json"
+        "--room --secret --secret-file --invite --invite-file --expires --once TUNNEL_SECRET TUNNEL_SECRET_FILE"
+        " TUNNEL_INVITE TUNNEL_INVITE_FILE --upstream --signal"
+        " --advertise --stun --turn --turn-user --turn-pass --upstream-ca --json"
         " --upstream-insecure --upstream-header --verbose --log-level TUNNEL_ROOM TUNNEL_UPSTREAM TUNNEL_SIGNAL"
         " TUNNEL_TURN TUNNEL_TURN_USER TUNNEL_TURN_PASS TUNNEL_UPSTREAM_HEADER LLMTUNNEL_LOG"
         " --policy --allow --deny --max-requests --max-requests-per-minute --max-body"
@@ -167,14 +188,16 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
     [
         ([], "No command", "usage:"),
         (["prxy"], "no command 'prxy'", "mean proxy?"),
-        (["proxy"], "No room", "--room"),
-        (["serve"], "No room", "--room llm-"),
+        (["proxy"], "No invite", "llmtunnel proxy CODE"),
+        (["4821309-tulip"], "No command", "llmtunnel proxy CODE"),
+        (["proxy 4821309-tulip"], "No command", "llmtunnel proxy CODE"),
+        (["serve", "4821309-tulip"], "a word too many", "usage: llmtunnel serve"),
         (["serve", "--room", "r", "--upstraem", "1"], "know '--upstraem'", "mean --upstream?"),
         (["serve", "--room", "r", "--upstraem=1"], "know '--upstraem'", "mean --upstream?"),
         (["serve", "--room", "r", "--up", "1"], "know '--up'", "usage: llmtunnel serve"),
-        (["proxy", "--room", "r", "8000"], "know '8000'", "usage: llmtunnel proxy"),
+        (["proxy", "--room", "r", "8000"], "The code and --room contradict", "Leave one"),
         (["proxy", "--room"], "--room: expected one argument", "usage: llmtunnel proxy"),
-        (["proxy", "--room", ""], "No room", "--room"),
+        (["proxy", "--room", ""], "A room's name", "--room"),
         (["proxy", "--room", "r" * 300], "256", "--room"),
         (["serve", "--room", "r" * 300], "256", "--room"),
         (["proxy", "--room", "r", "--signal", "http://x"], "signal server", "ws://"),
@@ -204,6 +227,11 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
         (["serve", "--room", "r", "--max-requests-per-minute", "many"], "'many'", "usage:"),
         (["serve", "--room", "r", "--max-body", "10 potatoes"], "'10 potatoes' is not a size", "usage:"),
         (["serve", "--room", "r", "--max-body", "-1"], "--max-body", "usage:"),
+        (["serve", "--expires", "8"], "'8' is not a time", "usage:"),
+        (["serve", "--expires", "0h"], "'0h' is not a time", "usage:"),
+        (["serve", "--expires", "soon"], "'soon' is not a time", "usage:"),
+        (["invite", "--signal", "http://x"], "signal server", "ws://"),
+        (["invite", "--room", "r"], "know '--room'", "usage: llmtunnel invite"),
     ],
 )
 def test_what_cannot_be_used_is_an_error_that_says_what_to_type(argv: list[str], message: str, hint: str) -> None:
@@ -294,6 +322,7 @@ def test_the_help_says_that_a_key_is_safer_in_the_environment_or_a_file() -> Non
 
 def test_no_secret_shows_in_a_repr() -> None:
     assert "s3cret" not in repr(proxy("--room r --api-key s3cret"))
+    assert "s3cret" not in repr(proxy("--room r --secret s3cret"))
     command = parse(
         ["serve", "--room", "r", "--upstream", "1", "--upstream-header", "Authorization: s3cret", "--turn-pass=hush"],
         {},

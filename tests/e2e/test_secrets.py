@@ -14,11 +14,58 @@ KEY, HEADER, BEARER, COOKIE, QUERY, BODY, ANSWER = (
     f"secret-of-the-{name}" for name in ("key", "header", "bearer", "cookie", "query", "body", "answer")
 )
 ROOM = "secret-room-of-two"
+SECRET = "what-only-two-know"
+RIGHT = "zebra-yacht-xylophone-wolverine-vaseline"
+WRONG = "zebra-yacht-xylophone-wolverine-quesadilla"
 
 
 def written(*processes: Process) -> str:
     """All that they have said."""
     return "\n".join(line for process in processes for line in (*process.lines, *process.errors))
+
+
+def test_no_code_word_or_secret_is_written_by_any_process_under_full_logging(
+    processes: Processes, own_upstream: Upstream, tmp_path: Path
+) -> None:
+    secret_file = tmp_path / "secret"
+    secret_file.write_text(SECRET)
+    signal = processes.signal("--log-level", "debug")
+    code = f"4821309-{RIGHT}@{signal.url}"
+    here = ("-vvv", "--listen", "127.0.0.1:0")
+    kept = ("--room", ROOM, "--signal", signal.url)
+    serves = [
+        processes.command("serve", "--upstream", own_upstream.url, "-vvv", TUNNEL_INVITE=code),
+        processes.command("serve", "--upstream", own_upstream.url, "-vvv", *kept, TUNNEL_SECRET=SECRET),
+    ]
+    proxies = [
+        processes.command("proxy", code, *here),
+        processes.command("proxy", *kept, *here, "--secret-file", str(secret_file)),
+    ]
+    for each in proxies:
+        each.wait_event("ready")
+    stranger = processes.command("proxy", code.replace(RIGHT, WRONG), *here)
+    mistyped = processes.command("proxy", code.replace("zebra", "qqqq"), *here)
+    assert (stranger.wait_exit(), mistyped.wait_exit()) == (3, 2)
+    mistyped.wait_line("Word 1 of the code")
+    for each in (*serves, *proxies, signal.process):
+        each.stop()
+    everything = written(signal.process, *serves, *proxies, stranger, mistyped)
+    assert "aioice" in everything, "the logging is not the fullest"
+    told = everything.lower()
+    assert not [word for word in {SECRET, "qqqq", *RIGHT.split("-"), *WRONG.split("-")} if word in told]
+
+
+def test_a_new_code_is_written_once_where_it_is_to_be_seen(processes: Processes, own_upstream: Upstream) -> None:
+    signal = processes.signal("--log-level", "debug")
+    serve = processes.command("serve", "--upstream", own_upstream.url, "--signal", signal.url, "-vvv")
+    code = serve.wait_event("invite")["code"]
+    words = code.partition("-")[2].partition("@")[0]
+    proxy = processes.command("proxy", code, "-vvv", "--listen", "127.0.0.1:0")
+    proxy.wait_event("ready")
+    for process in (serve, proxy, signal.process):
+        process.stop()
+    assert [words in line for line in serve.lines].count(True) == 1
+    assert words not in "\n".join([*serve.errors, written(proxy, signal.process)])
 
 
 def test_no_secret_is_written_by_any_process_under_full_logging(

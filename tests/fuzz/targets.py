@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from . import http, signalling, wire
+from . import http, invites, signalling, wire
 
 TARGETS: Final[dict[str, Callable[[Random], None]]] = {
     "connection": wire.connection,
@@ -17,4 +17,5 @@ TARGETS: Final[dict[str, Callable[[Random], None]]] = {
     "signal-messages": signalling.from_server,
     "descriptions": signalling.descriptions,
     "signal-server": signalling.from_clients,
+    "invites": invites.codes,
 }

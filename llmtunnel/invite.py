@@ -1,0 +1,183 @@
+"""An invite: the room in which two meet, and the secret by which they know each other, as one code to be said once.
+
+    4821309-tulip-mango-onion-cedar-fruit                       at the default signal server
+    4821309-tulip-mango-onion-cedar-fruit@signal.example        wss://signal.example
+    4821309-tulip-mango-onion-cedar-fruit@ws://10.0.0.2:8787    any other
+
+The number names the room, so the signal server sees it. The words are the secret: 1295^5 of them, 51.7 bits, which is
+enough where each guess costs a handshake.
+
+What a person makes of a code on its way is forgiven where the meaning is clear: see `Invite.parse`. Errors land in logs
+and in saved notebooks. So they tell the place of what is wrong and never the code, nor a word as it was typed. Where
+one word alone is wrong, the hint names the one or two words that are nearest, since that is what helps: if it is right,
+who reads it still has four words to guess (41 bits), online. Where more are wrong, it names none.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import unicodedata
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Final, Self
+
+from .config import DEFAULT_SIGNAL, check_signal
+from .errors import SettingError
+from .words import WORDS
+
+EXAMPLE: Final = "4821309-tulip-mango-onion-cedar-fruit"
+DIGITS: Final = 7
+COUNT: Final = 5
+"""Words in a code."""
+LONGEST: Final = 4096
+"""Characters of a text that is read as a code: a pasted line, or a small file."""
+
+_LIKE: Final = f"It is like {EXAMPLE}."
+_ROOM: Final = re.compile(rf"invite-([0-9]{{{DIGITS}}})")
+_NUMBER: Final = re.compile(r"[0-9](?:[\s.,'’_-]?[0-9])*")
+"""Digits, and what people and locales put between them."""
+_WORD: Final = re.compile(r"[^\W_]+")
+_ADDRESS: Final = re.compile(
+    r"(?:(wss?)://)?((?:[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?)((?:/[a-z0-9._~%=&?+/-]{0,256})?)",
+    re.IGNORECASE | re.ASCII,
+)
+"""What addresses of signal servers are made of, and no user and password: a code goes from hand to hand."""
+_AROUND: Final = " \t\r\n'\"`.,;)>/"
+"""What a sentence or a shell puts around an address."""
+_BY_START: Final = {word[:3]: word for word in WORDS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invite:
+    """Where two sides meet and what they prove. Its repr does not show the secret; `code` does."""
+
+    room: str
+    """``invite-`` and the number."""
+    secret: str = field(repr=False)
+    """The words, with hyphens between them."""
+    signal: str = DEFAULT_SIGNAL
+
+    def __post_init__(self) -> None:
+        if not _ROOM.fullmatch(self.room):
+            raise SettingError(
+                f"An invite's room is `invite-` and {DIGITS} digits.", hint="Invite.generate() makes one."
+            )
+        words = self.secret.split("-")
+        if len(words) != COUNT or not all(word in WORDS for word in words):
+            raise SettingError(f"An invite's secret is {COUNT} words of its list.", hint="Invite.generate() makes one.")
+        object.__setattr__(self, "signal", signal_in_invite(self.signal))
+
+    @property
+    def code(self) -> str:
+        """What one side shows and the other types. It is a secret."""
+        at = "" if self.signal == DEFAULT_SIGNAL else f"@{self.signal.removeprefix('wss://')}"
+        return f"{self.room.removeprefix('invite-')}-{self.secret}{at}"
+
+    @classmethod
+    def generate(cls, signal: str = DEFAULT_SIGNAL) -> Self:
+        """A new one. Raises `SettingError` where ``signal`` is no signal server's address."""
+        number = 10 ** (DIGITS - 1) + secrets.randbelow(9 * 10 ** (DIGITS - 1))
+        words = (secrets.choice(WORDS) for _ in range(COUNT))
+        return cls(room=f"invite-{number}", secret="-".join(words), signal=signal)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a code, in whatever way it was typed or pasted. Raises `SettingError`.
+
+        Any case and any separators do, also within the number; so do words run together, and what stands before the
+        number, such as ``llmtunnel proxy``. A word may have one letter too many, too few, wrong or swapped, or be
+        told by its first three or more, where that leaves one word.
+        """
+        if len(text) > LONGEST:
+            raise SettingError("That is too long for the code of an invite.", hint=_LIKE)
+        number, rest = _split_number(unicodedata.normalize("NFKC", text))
+        words, at, address = rest.partition("@")
+        return cls(
+            room=f"invite-{number}",
+            secret="-".join(_read_words(words.casefold())),
+            signal=signal_in_invite(address) if at else DEFAULT_SIGNAL,
+        )
+
+
+def _split_number(text: str) -> tuple[str, str]:
+    """The number, and what comes after it. Of several runs of digits (``python3``) the one of the right length."""
+    found = [(re.sub(r"[^0-9]", "", match[0]), match.end()) for match in _NUMBER.finditer(text)]
+    for digits, end in found:
+        if len(digits) == DIGITS:
+            return digits, text[end:]
+    if not found:
+        raise SettingError("The code of an invite begins with a number, and this has none.", hint=_LIKE)
+    longest = max(len(digits) for digits, _ in found)
+    raise SettingError(f"The number of a code has {DIGITS} digits, not {longest}.", hint=_LIKE)
+
+
+def _read_words(text: str) -> list[str]:
+    typed = _WORD.findall(text)
+    if exact := _run_together("".join(typed)):
+        return exact
+    if len(typed) != COUNT:
+        raise SettingError(f"A code has {COUNT} words after its number, not {len(typed)}.", hint=_LIKE)
+    meant = [_meant(word) for word in typed]
+    if wrong := [place for place, words in enumerate(meant) if len(words) != 1]:
+        raise _wrong_words(wrong, typed, meant)
+    return [words[0] for words in meant]
+
+
+def _run_together(letters: str) -> list[str]:
+    """The words that the letters are, or none. No word is the start of another, so there is one way at most."""
+    words: list[str] = []
+    while letters and len(words) < COUNT:
+        word = _BY_START.get(letters[:3], "")
+        if not word or not letters.startswith(word):
+            return []
+        words.append(word)
+        letters = letters[len(word) :]
+    return words if len(words) == COUNT and not letters else []
+
+
+def _meant(typed: str) -> list[str]:
+    """The words that may be meant, each as likely as the others: one, where it is clear."""
+    if typed in WORDS:
+        return [typed]
+    started = _BY_START.get(typed[:3], "")
+    return [word for word in WORDS if _is_near(typed, word) or (word == started and word.startswith(typed))]
+
+
+def _is_near(typed: str, word: str) -> bool:
+    """Whether they differ by one letter that is wrong, missing or too many, or by two that are swapped."""
+    if abs(len(typed) - len(word)) > 1:
+        return False
+    at = next((i for i, (a, b) in enumerate(zip(typed, word, strict=False)) if a != b), min(len(typed), len(word)))
+    rest, other = typed[at:], word[at:]
+    swapped = rest[:2] == other[1::-1] and rest[2:] == other[2:]
+    return swapped or rest[1:] == other[1:] or rest[1:] == other or rest == other[1:]
+
+
+def _wrong_words(wrong: list[int], typed: list[str], meant: list[list[str]]) -> SettingError:
+    """Says which; and for one alone what it may be (see the top of the module)."""
+    if len(wrong) > 1:
+        places = f"{', '.join(str(place + 1) for place in wrong[:-1])} and {wrong[-1] + 1}"
+        return SettingError(f"Words {places} of the code are none that codes are made of.", hint="Read them again.")
+    [place] = wrong
+    near = meant[place][:2] or get_close_matches(typed[place][:16], WORDS, n=2)
+    ask = f"Did you mean {' or '.join(near)}?" if near else "Read it again."
+    return SettingError(f"Word {place + 1} of the code is none that codes are made of.", hint=ask)
+
+
+def signal_in_invite(text: str) -> str:
+    """A signal server's address as it stands in an invite; one way of writing it, so that two can be compared."""
+    match = _ADDRESS.fullmatch(unicodedata.normalize("NFKC", text).strip(_AROUND))
+    try:
+        if match:
+            scheme, host, path = match.groups()
+            address = f"{scheme or 'wss'}://{host}".lower() + path
+            check_signal(address)
+            return address
+    except SettingError:  # a port that is none
+        pass
+    raise SettingError(
+        "The signal server's address in an invite cannot be used.",
+        hint="It is like ws://host:port or wss://host, and @host in a code is wss://host."
+        " For another, give both sides --room, --secret and --signal.",
+    )

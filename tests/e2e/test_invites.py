@@ -1,0 +1,121 @@
+"""From the code that serve shows to an answer at the proxy, between processes; and what a wrong code comes to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmtunnel.invite import Invite
+from llmtunnel.words import WORDS
+
+from .exchanges import request
+from .processes import ROOT, Process, Processes, Proxy
+from .raw import fetch
+from .upstream import Upstream
+
+
+def shown(serve: Process) -> Invite:
+    """The invite that serve shows."""
+    return Invite.parse(serve.wait_event("invite")["code"])
+
+
+def with_another_word(invite: Invite) -> str:
+    words = invite.secret.split("-")
+    words[2] = next(word for word in WORDS if word != words[2])
+    return Invite(room=invite.room, secret="-".join(words), signal=invite.signal).code
+
+
+def answers(process: Process) -> bool:
+    proxy = Proxy(process, process.wait_event("listening")["url"])
+    process.wait_event("ready")
+    return fetch(proxy.address, request(b"GET", b"/", host=b"localhost")).status == 200
+
+
+@pytest.fixture
+def serve(processes: Processes, own_upstream: Upstream) -> Process:
+    """One that has made its invite."""
+    return processes.command("serve", "--upstream", own_upstream.url, "--signal", processes.signal().url)
+
+
+def test_the_code_that_serve_shows_is_all_that_a_proxy_needs(processes: Processes, serve: Process) -> None:
+    told = serve.wait_event("invite")
+    serve.wait_event("waiting")
+    assert [event["event"] for event in serve.events[:2]] == ["invite", "signal-connected"]
+    assert told["command"] == f"llmtunnel proxy {told['code']}"
+    by_hand = told["code"].upper().split("-")
+    proxies = [
+        processes.command("proxy", *by_hand, "--listen", "127.0.0.1:0"),
+        processes.command("proxy", "--listen", "127.0.0.1:0", TUNNEL_INVITE=told["code"]),
+    ]
+    assert all(answers(proxy) for proxy in proxies)
+    assert serve.wait_event("peer-connected")["authenticated"]
+    assert serve.count("invite") == 1
+    assert not serve.errors, "an invite is nothing to warn of"
+
+
+def test_people_are_shown_the_code_and_what_to_type(processes: Processes, own_upstream: Upstream) -> None:
+    flags = ("--upstream", own_upstream.url, "--signal", processes.signal().url, "--once", "--expires", "8h")
+    serve = processes.start("-m", "llmtunnel", "serve", *flags, name="serve")
+    code, end = serve.wait_line(r"^invite: (\S+) \((.*)\)$").groups()
+    assert serve.wait_line(r"on the other machine: llmtunnel proxy (\S+)$")[1] == code
+    assert end.startswith("for one proxy, until 20")
+
+
+def test_a_wrong_word_ends_the_proxy_and_tells_both_and_the_right_one_comes_in_after_it(
+    processes: Processes, serve: Process
+) -> None:
+    invite = shown(serve)
+    stranger = processes.command("proxy", "--listen", "127.0.0.1:0", TUNNEL_INVITE=with_another_word(invite))
+    assert stranger.wait_exit() == 3
+    assert stranger.wait_event("error")["hint"]
+    serve.wait_event("error")
+    assert not serve.count("peer-connected")
+    assert answers(processes.command("proxy", invite.code, "--listen", "127.0.0.1:0"))
+
+
+def test_an_invite_made_ahead_is_used_again_and_not_shown(
+    processes: Processes, own_upstream: Upstream, tmp_path: Path
+) -> None:
+    signal, file = processes.signal(), tmp_path / "code"
+    with file.open("wb") as output:
+        command = [sys.executable, "-m", "llmtunnel", "invite", "--signal", signal.url]
+        subprocess.run(command, stdout=output, check=True, cwd=ROOT, timeout=30)
+    given = ("--invite-file", str(file))
+    for _ in range(2):
+        serve = processes.command("serve", "--upstream", own_upstream.url, *given)
+        proxy = processes.command("proxy", *given, "--listen", "127.0.0.1:0")
+        assert answers(proxy)
+        serve.stop()
+        proxy.stop()
+        assert not serve.count("invite")
+    people = processes.start("-m", "llmtunnel", "serve", "--upstream", own_upstream.url, *given, name="serve")
+    people.wait_line(r"^invite: the one that was given, invite-\d{7}$")
+
+
+def test_an_invite_for_one_proxy_lets_no_other_in(processes: Processes, own_upstream: Upstream) -> None:
+    signal = processes.signal()
+    serve = processes.command("serve", "--upstream", own_upstream.url, "--signal", signal.url, "--once")
+    code = shown(serve).code
+    first = processes.command("proxy", code, "--listen", "127.0.0.1:0")
+    assert answers(first)
+    second = processes.command("proxy", code, "--listen", "127.0.0.1:0")
+    assert second.wait_exit() == 3
+    assert "for one proxy" in second.wait_event("error")["message"]
+    assert first.running
+
+
+def test_a_room_alone_is_warned_of_in_one_line(processes: Processes, own_upstream: Upstream) -> None:
+    signal = processes.signal()
+    serve = processes.command("serve", "--upstream", own_upstream.url, "--room", "r", "--signal", signal.url)
+    proxy = processes.command("proxy", "--room", "r", "--signal", signal.url, "--listen", "127.0.0.1:0")
+    assert answers(proxy)
+    for process in (serve, proxy):
+        process.wait_line("^warning: a room without a secret")
+        assert len(process.errors) == 1
+    kept = processes.command(
+        "proxy", "--room", "r", "--signal", signal.url, "--listen", "127.0.0.1:0", TUNNEL_SECRET="s"
+    )
+    kept.wait_line("^warning: the secret is short")
