@@ -14,7 +14,7 @@ from typing import Generic, Self, TypeVar
 from . import aio, runtime
 from .config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN
 from .errors import TunnelError
-from .status import Notice, Phase, RequestRecord, Status
+from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
 from .upstream import Upstream
 
 T = TypeVar("T", bound=aio.Tunnel)
@@ -41,6 +41,10 @@ class Handle(Generic[T]):
     def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
         """See `aio.Tunnel.requests`."""
         return self._tunnel.requests(limit)
+
+    def active_requests(self) -> tuple[ActiveRequest, ...]:
+        """See `aio.Tunnel.active_requests`."""
+        return self._tunnel.active_requests()
 
     def subscribe(self, callback: Callable[[Notice], None]) -> aio.Unsubscribe:
         """See `aio.Tunnel.subscribe`; the callback is called on the loop thread."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from .config import ProxySettings, ServeSettings, Settings
+from .endpoints.ledger import Ledger
 from .errors import PeerNotFound, TunnelError, WaitTimeout
 from .status import (
+    ActiveRequest,
     ErrorNotice,
     Listening,
     Notice,
@@ -36,14 +37,12 @@ from .status import (
 )
 
 if TYPE_CHECKING:
-    from .session.mux import Handler
+    from .session.mux import Handler, Session
 
 logger = logging.getLogger(__name__)
 
 WAIT: Final = 60.0
 """Seconds that waiting for the other side may take, unless told."""
-RECORDS: Final = 100
-"""Finished requests that a handle remembers."""
 _PROGRESS: Final = (Phase.STARTING, Phase.SIGNALING, Phase.WAITING, Phase.CONNECTING, Phase.READY)
 _ENDED: Final = (Phase.STOPPED, Phase.FAILED)
 
@@ -58,9 +57,7 @@ class Tunnel(ABC):
         self._role = role
         self._subscribers: list[Callable[[Notice], None]] = []
         self._waiters: set[asyncio.Future[None]] = set()
-        self._records: deque[RequestRecord] = deque(maxlen=RECORDS)
-        self._totals = [0, 0, 0]
-        """Requests, bytes up, bytes down."""
+        self._ledger = Ledger(lambda record: self._notify(RequestFinished(record=record)))
         self._since: dict[str, float] = {}
         self._detail = self._hint = ""
         self._registered = self._was_ready = False
@@ -77,39 +74,46 @@ class Tunnel(ABC):
     @property
     def status(self) -> Status:
         """The present."""
-        requests, up, down = self._totals
-        sessions = self._room.sessions
+        totals = self._ledger.totals
         return Status(
             role=self._role,
             phase=self._phase(),
             room=self._settings.room,
             url=self.url,
             detail=self._detail,
-            peers=tuple(
-                PeerStatus(
-                    peer=each.peer,
-                    path=each.path,
-                    rtt=each.rtt,
-                    since=self._since.get(each.peer, 0.0),
-                    version=each.version,
-                    fingerprint=each.certificate.hex(),
-                    address=each.address,
-                    authenticated=each.authenticated,
-                )
-                for each in sessions
-            ),
-            requests=requests,
-            active=sum(each.active for each in sessions),
-            bytes_up=up,
-            bytes_down=down,
+            peers=tuple(self._peer_status(each) for each in self._room.sessions),
+            requests=totals.requests,
+            active=totals.active,
+            bytes_up=totals.bytes_up,
+            bytes_down=totals.bytes_down,
             signal=self._settings.signal,
             secret=self._settings.secret is not None,
         )
 
+    def _peer_status(self, session: Session) -> PeerStatus:
+        totals = self._ledger.of(session.peer)
+        return PeerStatus(
+            peer=session.peer,
+            path=session.path,
+            rtt=session.rtt,
+            since=self._since.get(session.peer, 0.0),
+            version=session.version,
+            fingerprint=session.certificate.hex(),
+            address=session.address,
+            authenticated=session.authenticated,
+            requests=totals.requests,
+            active=totals.active,
+            bytes_up=totals.bytes_up,
+            bytes_down=totals.bytes_down,
+        )
+
     def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
-        """The last finished requests, oldest first, at most `RECORDS`."""
-        records = tuple(self._records)
-        return records[max(len(records) - limit, 0) :]
+        """The last finished requests, oldest first, at most 100."""
+        return self._ledger.requests(limit)
+
+    def active_requests(self) -> tuple[ActiveRequest, ...]:
+        """The requests under way, oldest first; from any thread."""
+        return self._ledger.active()
 
     def subscribe(self, callback: Callable[[Notice], None]) -> Unsubscribe:
         """Have every notice from now on, on this loop; the callback must not block. Returns what ends that."""
@@ -213,13 +217,12 @@ class Tunnel(ABC):
                 self._detail = self._hint = ""
             case PeerLostNotice(peer=peer):
                 self._since.pop(peer, None)
+                self._ledger.keep({each.peer for each in self._room.sessions})
             case Reconnecting(what=what, reason=reason, hint=hint):
                 self._registered = self._registered and what != "signal server"
                 self._detail, self._hint = reason, hint
             case ErrorNotice(message=message, hint=hint):
                 self._detail, self._hint = message, hint
-            case RequestFinished(record=record):
-                self._count(record)
         self._publish(notice)
         if isinstance(notice, PeerConnected) and len(self._room.sessions) == 1:
             self._was_ready = True
@@ -234,14 +237,6 @@ class Tunnel(ABC):
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-    def _record(self, record: RequestRecord) -> None:
-        self._notify(RequestFinished(record=record))
-
-    def _count(self, record: RequestRecord) -> None:
-        self._records.append(record)
-        for index, amount in enumerate((1, record.bytes_up, record.bytes_down)):
-            self._totals[index] += amount
 
     # -- phases
 
@@ -292,7 +287,7 @@ class Server(Tunnel):
             exposure=settings.exposure,
             timeouts=settings.timeouts,
             limits=settings.limits,
-            on_record=self._record,
+            ledger=self._ledger,
         )
         self._make_room(self._origin.handle)
 
@@ -328,7 +323,7 @@ class Proxy(Tunnel):
             policy=settings.listener,
             timeouts=settings.timeouts,
             limits=settings.limits,
-            on_record=self._record,
+            ledger=self._ledger,
         )
 
     @property

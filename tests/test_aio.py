@@ -11,6 +11,7 @@ import pytest
 from llmtunnel import aio
 from llmtunnel.config import ProxySettings
 from llmtunnel.endpoints import discovery
+from llmtunnel.endpoints.ledger import RECORDS
 from llmtunnel.errors import (
     AddressInUse,
     SettingError,
@@ -21,7 +22,6 @@ from llmtunnel.errors import (
 )
 from llmtunnel.session.room import Room
 from llmtunnel.status import ErrorNotice, Notice, Path, Phase, Role, Stopped
-from llmtunnel.tunnel import RECORDS
 from signal_server.server import SignalServer
 
 from .embedded import (

@@ -530,7 +530,7 @@ def test_one_client_too_many_is_told_so() -> None:
     async def main() -> None:
         async with tunnel(Peer(), limits=Limits(clients=1)) as rig, await rig.connect() as first:
             first.write(GET)
-            await eventually(lambda: rig.gateway.active)
+            await eventually(lambda: rig.ledger.totals.active)
             answer = await rig.ask(b"")
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert error_of(answer)["code"] == "too_many_connections"
@@ -703,7 +703,7 @@ def test_each_exchange_leaves_a_record_and_one_line_without_the_query(caplog: py
             assert record.first_byte_ms is not None
             assert 0 < record.first_byte_ms <= record.duration_ms
 
-    with caplog.at_level(logging.INFO, logger="llmtunnel.endpoints.gateway"):
+    with caplog.at_level(logging.INFO, logger="llmtunnel.endpoints.ledger"):
         run(main())
-    [line] = [each.getMessage() for each in caplog.records if each.name == "llmtunnel.endpoints.gateway"]
+    [line] = [each.getMessage() for each in caplog.records if each.name == "llmtunnel.endpoints.ledger"]
     assert line.startswith("POST /a 200, 2 bytes up, 5 down")

@@ -437,7 +437,7 @@ def test_a_body_shorter_than_its_length_ends_the_stream_and_the_connection() -> 
 
 
 def test_one_record_and_one_line_tell_of_a_request_without_its_query(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "llmtunnel.endpoints.origin")
+    caplog.set_level(logging.INFO, "llmtunnel.endpoints.ledger")
 
     async def main() -> None:
         async with rig() as tunnel:
