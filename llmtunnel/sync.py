@@ -88,6 +88,11 @@ class Proxy(Handle[aio.Proxy]):
         """See `aio.Proxy.openai_base_url`."""
         return self._tunnel.openai_base_url
 
+    def models(self) -> tuple[str, ...]:
+        """See `aio.Proxy.models`."""
+        _refuse_loop_thread("models")
+        return self._hold.call(self._tunnel.models())
+
 
 def serve(
     upstream: str | Upstream | None = None,

@@ -19,6 +19,7 @@ from .errors import PeerNotFound, TunnelError, WaitTimeout
 from .status import (
     ActiveRequest,
     ErrorNotice,
+    Health,
     Listening,
     Notice,
     PeerConnected,
@@ -33,6 +34,7 @@ from .status import (
     SignalConnected,
     Status,
     Stopped,
+    UpstreamStatus,
     Waiting,
 )
 
@@ -88,6 +90,7 @@ class Tunnel(ABC):
             bytes_down=totals.bytes_down,
             signal=self._settings.signal,
             secret=self._settings.secret is not None,
+            upstream=self._upstream_status(),
         )
 
     def _peer_status(self, session: Session) -> PeerStatus:
@@ -176,6 +179,9 @@ class Tunnel(ABC):
         from .session.room import Room
 
         self._room = Room(self._settings, self._role, handler=handler, notify=self._notify)
+
+    def _upstream_status(self) -> UpstreamStatus | None:
+        return None
 
     # -- running
 
@@ -288,6 +294,7 @@ class Server(Tunnel):
             timeouts=settings.timeouts,
             limits=settings.limits,
             ledger=self._ledger,
+            on_upstream=self._upstream_seen,
         )
         self._make_room(self._origin.handle)
 
@@ -304,6 +311,18 @@ class Server(Tunnel):
         if not self._room.put_out(peer):
             names = ", ".join(each.peer for each in self.status.peers) or "none"
             raise PeerNotFound(f"There is no peer {peer!r} now.", hint=f"Those that are in: {names}.")
+
+    def _upstream_status(self) -> UpstreamStatus:
+        return self._origin.watch.status
+
+    def _upstream_seen(self, status: UpstreamStatus) -> None:
+        """Say where it is down: it may still come, but a person who mistyped it wants to know."""
+        if status.health is Health.DOWN:
+            hint = "Start it, or check --upstream; until it answers, requests get 502."
+            self._publish(ErrorNotice(message=f"Nothing answers at the upstream {self.url}.", hint=hint))
+
+    async def _open(self) -> None:
+        self._origin.watch.start()
 
     async def _close_local(self) -> None:
         await self._origin.aclose()
@@ -335,6 +354,16 @@ class Proxy(Tunnel):
     def openai_base_url(self) -> str:
         """What an OpenAI client takes as its ``base_url``."""
         return f"{self.url}/v1"
+
+    async def models(self) -> tuple[str, ...]:
+        """The models that the other side serves, listed in OpenAI's way or Ollama's; empty where it lists none.
+
+        Asked through the tunnel itself, so that no key of the listener's is needed. Raises `PeerNotFound` or another
+        `PeerError`, or `UpstreamError`.
+        """
+        from .endpoints.models import models_through
+
+        return await models_through(await self._room.session(self._settings.timeouts.wait_for_peer))
 
     async def _open(self) -> None:
         # Shielded: asyncio loses a listening socket where it is cancelled while it makes it.

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import TunnelError
-from ..status import ErrorNotice
 from ..upstream import NAMED
 from . import logs
 from .console import Console
@@ -20,9 +17,6 @@ from .signals import READER_GONE, Stop, on_signals
 if TYPE_CHECKING:
     from ..aio import Tunnel
     from ..upstream import Upstream
-
-PROBE: Final = 2.0
-"""Seconds in which an upstream that runs takes a connection."""
 
 OLLAMA: Final = "Ollama"
 """Its name in `Found`."""
@@ -86,12 +80,7 @@ async def _serve(command: ServeCommand, console: Console) -> int:
         name, upstream = "", command.upstream
     if not command.exposure.policy.chosen and (name == OLLAMA or upstream.port == NAMED["ollama"]):
         console.say(OLLAMA_HINT)
-    probe = asyncio.create_task(_probe(upstream, console), name="upstream probe")
-    try:
-        return await keep(aio.Server(command.settings(upstream)), console)
-    finally:
-        probe.cancel()
-        await asyncio.wait((probe,))
+    return await keep(aio.Server(command.settings(upstream)), console)
 
 
 async def _proxy(command: ProxyCommand, console: Console) -> int:
@@ -120,17 +109,3 @@ async def _discover(console: Console) -> tuple[str, Upstream]:
     upstream = choose(found)
     console.say(f"upstream: {found[0]}\n")
     return found[0].name, upstream
-
-
-async def _probe(upstream: Upstream, console: Console) -> None:
-    """Say where the upstream is down: it may still come, but a person who mistyped it wants to know."""
-    try:
-        async with asyncio.timeout(PROBE):
-            _, writer = await asyncio.open_connection(upstream.host, upstream.port)
-    except OSError:
-        hint = "Start it, or check --upstream; until it answers, requests get 502."
-        console.tell(ErrorNotice(message=f"Nothing answers at the upstream {upstream}.", hint=hint))
-    else:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()

@@ -36,7 +36,7 @@ _TOKEN: Final = re.compile(
 )
 _TOLD: Final = re.compile(
     rb'"(completion_tokens|output_tokens|eval_count|predicted_n|tokens_predicted|generated_tokens'
-    rb'|eval_duration|predicted_per_second)"\s*:\s*(\d{1,15}(?:\.\d{1,15})?)'
+    rb'|eval_duration|predicted_per_second)"\s*:\s*(\d{1,15}(?:\.\d{1,20})?)\b'
 )
 _NANOSECONDS: Final = b"eval_duration"
 _RATE: Final = b"predicted_per_second"

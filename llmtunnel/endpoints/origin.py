@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from ..config import Exposure, Limits, Timeouts
@@ -20,14 +20,24 @@ from ..errors import ErrorCode, ProtocolError, TunnelError, UpstreamBroken, Upst
 from ..protocol.heads import ResponseHead
 from ..protocol.hello import Feature
 from ..session.stream import Stream
+from ..status import UpstreamStatus
 from ..upstream import Upstream
 from .admission import Admission, Refused
 from .duplex import beside
-from .forwarding import Forwarding, RequestBody, advertised, repeatable, request_body, wants_upgrade
-from .http1 import END, BadMessage, ResponseEvent, ResponseReader
+from .forwarding import (
+    Forwarding,
+    RequestBody,
+    advertised,
+    repeatable,
+    request_body,
+    response_events,
+    wants_upgrade,
+)
+from .http1 import END, ResponseEvent, ResponseReader
 from .ledger import Entry, Ledger
 from .pool import UpstreamConnection, UpstreamPool
 from .responses import Failure
+from .watch import Watch
 
 GIVEN_UP: Final = "The other side gave the exchange up."
 
@@ -45,9 +55,11 @@ class Origin:
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
         ledger: Ledger | None = None,
+        on_upstream: Callable[[UpstreamStatus], None] = lambda status: None,
     ) -> None:
         """``advertise``: a prefix taken off paths that begin with it. ``clock``: of limits per minute, in seconds.
 
+        ``on_upstream`` is called with what the watch sees, where that changes.
         Raises `SettingError`.
         """
         self._admission = Admission(exposure or Exposure(), clock=clock)
@@ -55,6 +67,8 @@ class Origin:
         self._limits = limits or Limits()
         self._pool = UpstreamPool(upstream, timeouts=timeouts or Timeouts(), limits=self._limits)
         self._ledger = ledger or Ledger()
+        self.watch = Watch(self._pool, self._forwarding, limits=self._limits, on_change=on_upstream)
+        """To be started by whoever wants to know of the upstream."""
 
     async def handle(self, stream: Stream) -> None:
         """Answer one stream. Raises `StreamReset` or `PeerLost` where it ends early; all else is told to the client."""
@@ -70,9 +84,12 @@ class Origin:
             raise
         finally:
             self._ledger.end(entry)
+            if entry.status == 502:
+                self.watch.doubt()
 
     async def aclose(self) -> None:
-        """Close every connection to the upstream."""
+        """Stop watching the upstream, and close every connection to it."""
+        await self.watch.aclose()
         await self._pool.aclose()
 
 
@@ -177,7 +194,7 @@ class _Exchange:
         """Pass on all heads, the body and its end; for a 101 the head alone."""
         data = await self._first(connection, repeatable=repeatable)
         while True:
-            for event in _events(reader, data):
+            for event in response_events(reader, data):
                 await self._pass_on(event)
                 if event is END or self._entry.status == 101:
                     return
@@ -247,13 +264,6 @@ class _Exchange:
         if self._stream.request.method != b"HEAD":
             await self._pass_on(body)
         await self._stream.send_end()
-
-
-def _events(reader: ResponseReader, data: bytes) -> Iterator[ResponseEvent]:
-    try:
-        yield from reader.feed(data) if data else reader.eof()
-    except BadMessage as exc:
-        raise UpstreamBroken(f"The upstream's response cannot be used: {exc}.") from exc
 
 
 def _bad_gateway(exc: UpstreamError) -> Failure:

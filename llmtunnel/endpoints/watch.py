@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from ..config import Limits
-from ..errors import UpstreamBroken, UpstreamError
+from ..errors import UpstreamError
 from ..protocol.heads import RequestHead, ResponseHead
 from ..status import Health, UpstreamStatus
-from .forwarding import Forwarding
-from .http1 import END, BadMessage, ResponseEvent, ResponseReader
+from .forwarding import Forwarding, response_events
+from .http1 import END, ResponseReader
 from .models import ACCEPT, MAX_ANSWER, Answer, look
 from .pool import UpstreamConnection, UpstreamPool
 from .probe import PROBE_FIELD
@@ -98,17 +98,10 @@ class Watch:
     async def _answer(self, connection: UpstreamConnection) -> Answer:
         reader, status, body = ResponseReader(b"GET", limits=self._limits), 0, bytearray()
         while True:
-            for event in _events(reader, await connection.read()):
+            for event in response_events(reader, await connection.read()):
                 if isinstance(event, ResponseHead):
                     status = event.status
-                elif event is END or len(body) > MAX_ANSWER:
-                    return Answer.of(status, bytes(body))
-                else:
+                elif isinstance(event, bytes):
                     body += event
-
-
-def events(reader: ResponseReader, data: bytes) -> Iterator[ResponseEvent]:
-    try:
-        yield from reader.feed(data) if data else reader.eof()
-    except BadMessage as exc:
-        raise UpstreamBroken(f"The upstream's response cannot be used: {exc}.") from exc
+                if event is END or len(body) > MAX_ANSWER:
+                    return Answer.of(status, bytes(body))
