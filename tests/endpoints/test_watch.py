@@ -198,8 +198,6 @@ def test_it_can_be_closed_at_any_time_and_more_than_once() -> None:
             await eye.upstream.peer()
             await eye.watch.aclose()
             await eye.watch.aclose()
-        eye = Eye(Scripted())
-        await eye.watch.aclose()
 
     run(main())
 
