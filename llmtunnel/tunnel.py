@@ -10,6 +10,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -90,7 +91,6 @@ class Tunnel(ABC):
             bytes_down=totals.bytes_down,
             signal=self._settings.signal,
             secret=self._settings.secret is not None,
-            upstream=self._upstream_status(),
         )
 
     def _peer_status(self, session: Session) -> PeerStatus:
@@ -179,9 +179,6 @@ class Tunnel(ABC):
         from .session.room import Room
 
         self._room = Room(self._settings, self._role, handler=handler, notify=self._notify)
-
-    def _upstream_status(self) -> UpstreamStatus | None:
-        return None
 
     # -- running
 
@@ -312,8 +309,10 @@ class Server(Tunnel):
             names = ", ".join(each.peer for each in self.status.peers) or "none"
             raise PeerNotFound(f"There is no peer {peer!r} now.", hint=f"Those that are in: {names}.")
 
-    def _upstream_status(self) -> UpstreamStatus:
-        return self._origin.watch.status
+    @property
+    def status(self) -> Status:
+        """The present, with what is behind it."""
+        return replace(super().status, upstream=self._origin.watch.status)
 
     def _upstream_seen(self, status: UpstreamStatus) -> None:
         """Say where it is down: it may still come, but a person who mistyped it wants to know."""
