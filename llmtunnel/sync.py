@@ -15,7 +15,7 @@ from . import aio, runtime
 from .config import DEFAULT_LISTEN, DEFAULT_STUN
 from .errors import TunnelError
 from .invite import Invite
-from .status import Notice, Phase, RequestRecord, Status
+from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
 from .upstream import Upstream
 
 T = TypeVar("T", bound=aio.Tunnel)
@@ -42,6 +42,10 @@ class Handle(Generic[T]):
     def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
         """See `aio.Tunnel.requests`."""
         return self._tunnel.requests(limit)
+
+    def active_requests(self) -> tuple[ActiveRequest, ...]:
+        """See `aio.Tunnel.active_requests`."""
+        return self._tunnel.active_requests()
 
     def subscribe(self, callback: Callable[[Notice], None]) -> aio.Unsubscribe:
         """See `aio.Tunnel.subscribe`; the callback is called on the loop thread."""
@@ -89,6 +93,11 @@ class Proxy(Handle[aio.Proxy]):
     def openai_base_url(self) -> str:
         """See `aio.Proxy.openai_base_url`."""
         return self._tunnel.openai_base_url
+
+    def models(self) -> tuple[str, ...]:
+        """See `aio.Proxy.models`."""
+        _refuse_loop_thread("models")
+        return self._hold.call(self._tunnel.models())
 
 
 def serve(

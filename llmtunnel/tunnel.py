@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from .config import ProxySettings, ServeSettings, Settings
+from .endpoints.ledger import Ledger
 from .errors import PeerNotFound, TunnelError, WaitTimeout
 from .status import (
+    ActiveRequest,
     ErrorNotice,
+    Health,
     Listening,
     Notice,
     PeerConnected,
@@ -32,19 +35,18 @@ from .status import (
     SignalConnected,
     Status,
     Stopped,
+    UpstreamStatus,
     Waiting,
 )
 
 if TYPE_CHECKING:
     from .invite import Invite
-    from .session.mux import Handler
+    from .session.mux import Handler, Session
 
 logger = logging.getLogger(__name__)
 
 WAIT: Final = 60.0
 """Seconds that waiting for the other side may take, unless told."""
-RECORDS: Final = 100
-"""Finished requests that a handle remembers."""
 _PROGRESS: Final = (Phase.STARTING, Phase.SIGNALING, Phase.WAITING, Phase.CONNECTING, Phase.READY)
 _ENDED: Final = (Phase.STOPPED, Phase.FAILED)
 
@@ -59,9 +61,7 @@ class Tunnel(ABC):
         self._role = role
         self._subscribers: list[Callable[[Notice], None]] = []
         self._waiters: set[asyncio.Future[None]] = set()
-        self._records: deque[RequestRecord] = deque(maxlen=RECORDS)
-        self._totals = [0, 0, 0]
-        """Requests, bytes up, bytes down."""
+        self._ledger = Ledger(lambda record: self._notify(RequestFinished(record=record)))
         self._since: dict[str, float] = {}
         self._detail = self._hint = ""
         self._registered = self._was_ready = False
@@ -78,39 +78,46 @@ class Tunnel(ABC):
     @property
     def status(self) -> Status:
         """The present."""
-        requests, up, down = self._totals
-        sessions = self._room.sessions
+        totals = self._ledger.totals
         return Status(
             role=self._role,
             phase=self._phase(),
             room=self._settings.room,
             url=self.url,
             detail=self._detail,
-            peers=tuple(
-                PeerStatus(
-                    peer=each.peer,
-                    path=each.path,
-                    rtt=each.rtt,
-                    since=self._since.get(each.peer, 0.0),
-                    version=each.version,
-                    fingerprint=each.certificate.hex(),
-                    address=each.address,
-                    authenticated=each.authenticated,
-                )
-                for each in sessions
-            ),
-            requests=requests,
-            active=sum(each.active for each in sessions),
-            bytes_up=up,
-            bytes_down=down,
+            peers=tuple(self._peer_status(each) for each in self._room.sessions),
+            requests=totals.requests,
+            active=totals.active,
+            bytes_up=totals.bytes_up,
+            bytes_down=totals.bytes_down,
             signal=self._settings.signal,
             secret=self._settings.secret is not None,
         )
 
+    def _peer_status(self, session: Session) -> PeerStatus:
+        totals = self._ledger.of(session.peer)
+        return PeerStatus(
+            peer=session.peer,
+            path=session.path,
+            rtt=session.rtt,
+            since=self._since.get(session.peer, 0.0),
+            version=session.version,
+            fingerprint=session.certificate.hex(),
+            address=session.address,
+            authenticated=session.authenticated,
+            requests=totals.requests,
+            active=totals.active,
+            bytes_up=totals.bytes_up,
+            bytes_down=totals.bytes_down,
+        )
+
     def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
-        """The last finished requests, oldest first, at most `RECORDS`."""
-        records = tuple(self._records)
-        return records[max(len(records) - limit, 0) :]
+        """The last finished requests, oldest first, at most 100."""
+        return self._ledger.requests(limit)
+
+    def active_requests(self) -> tuple[ActiveRequest, ...]:
+        """The requests under way, oldest first; from any thread."""
+        return self._ledger.active()
 
     def subscribe(self, callback: Callable[[Notice], None]) -> Unsubscribe:
         """Have every notice from now on, on this loop; the callback must not block. Returns what ends that."""
@@ -216,13 +223,12 @@ class Tunnel(ABC):
                 self._detail = self._hint = ""
             case PeerLostNotice(peer=peer):
                 self._since.pop(peer, None)
+                self._ledger.keep({each.peer for each in self._room.sessions})
             case Reconnecting(what=what, reason=reason, hint=hint):
                 self._registered = self._registered and what != "signal server"
                 self._detail, self._hint = reason, hint
             case ErrorNotice(message=message, hint=hint):
                 self._detail, self._hint = message, hint
-            case RequestFinished(record=record):
-                self._count(record)
         self._publish(notice)
         if isinstance(notice, PeerConnected) and len(self._room.sessions) == 1:
             self._was_ready = True
@@ -237,14 +243,6 @@ class Tunnel(ABC):
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-    def _record(self, record: RequestRecord) -> None:
-        self._notify(RequestFinished(record=record))
-
-    def _count(self, record: RequestRecord) -> None:
-        self._records.append(record)
-        for index, amount in enumerate((1, record.bytes_up, record.bytes_down)):
-            self._totals[index] += amount
 
     # -- phases
 
@@ -296,7 +294,8 @@ class Server(Tunnel):
             exposure=settings.exposure,
             timeouts=settings.timeouts,
             limits=settings.limits,
-            on_record=self._record,
+            ledger=self._ledger,
+            on_upstream=self._upstream_seen,
         )
         self._make_room(self._origin.handle)
 
@@ -319,6 +318,20 @@ class Server(Tunnel):
             names = ", ".join(each.peer for each in self.status.peers) or "none"
             raise PeerNotFound(f"There is no peer {peer!r} now.", hint=f"Those that are in: {names}.")
 
+    @property
+    def status(self) -> Status:
+        """The present, with what is behind it."""
+        return replace(super().status, upstream=self._origin.watch.status)
+
+    def _upstream_seen(self, status: UpstreamStatus) -> None:
+        """Say where it is down: it may still come, but a person who mistyped it wants to know."""
+        if status.health is Health.DOWN:
+            hint = "Start it, or check --upstream; until it answers, requests get 502."
+            self._publish(ErrorNotice(message=f"Nothing answers at the upstream {self.url}.", hint=hint))
+
+    async def _open(self) -> None:
+        self._origin.watch.start()
+
     async def _close_local(self) -> None:
         await self._origin.aclose()
 
@@ -337,7 +350,7 @@ class Proxy(Tunnel):
             policy=settings.listener,
             timeouts=settings.timeouts,
             limits=settings.limits,
-            on_record=self._record,
+            ledger=self._ledger,
         )
 
     @property
@@ -349,6 +362,16 @@ class Proxy(Tunnel):
     def openai_base_url(self) -> str:
         """What an OpenAI client takes as its ``base_url``."""
         return f"{self.url}/v1"
+
+    async def models(self) -> tuple[str, ...]:
+        """The models that the other side serves, listed in OpenAI's way or Ollama's; empty where it lists none.
+
+        Asked through the tunnel itself, so that no key of the listener's is needed. Raises `PeerNotFound` or another
+        `PeerError`, or `UpstreamError`.
+        """
+        from .endpoints.models import models_through
+
+        return await models_through(await self._room.session(self._settings.timeouts.wait_for_peer))
 
     async def _open(self) -> None:
         # Shielded: asyncio loses a listening socket where it is cancelled while it makes it.

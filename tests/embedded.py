@@ -16,7 +16,7 @@ from typing import Any, Self
 import aiohttp
 
 from llmtunnel.config import IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
-from llmtunnel.status import Notice, Phase
+from llmtunnel.status import Health, Notice, Phase
 from llmtunnel.tunnel import Proxy, Server, Tunnel
 from llmtunnel.upstream import Upstream as Address
 from signal_server.server import SignalServer
@@ -32,6 +32,11 @@ class Upstream:
 
     def __init__(self) -> None:
         self._clients: set[asyncio.Task[None]] = set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is connected."""
+        return not self._clients
 
     @property
     def url(self) -> str:
@@ -60,10 +65,10 @@ class Upstream:
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._clients.discard(task)
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+            self._clients.discard(task)
 
     async def _answer(self, target: bytes, writer: asyncio.StreamWriter) -> None:
         if target == b"/endless":
@@ -132,12 +137,19 @@ async def started(*tunnels: Tunnel) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def world(room: str = "r") -> AsyncIterator[tuple[SignalServer, Server]]:
-    """A signal server, an upstream, and a serve that has joined."""
+    """A signal server, an upstream, and a serve that has joined and seen it."""
     async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
         serve = server(signal.url, upstream.url, room=room)
         async with started(serve):
             await serve.wait(Phase.WAITING, timeout=PATIENCE)
+            await until(lambda: health(serve) is Health.UP and upstream.idle, "serve has looked at its upstream")
             yield signal, serve
+
+
+def health(serve: Server) -> Health | None:
+    """What a serve has seen of its upstream."""
+    upstream = serve.status.upstream
+    return upstream.health if upstream else None
 
 
 class Heard:

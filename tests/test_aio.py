@@ -9,21 +9,24 @@ from typing import Any
 import pytest
 
 from llmtunnel import aio
+from llmtunnel.cli.toy import Toy, ask
 from llmtunnel.config import ProxySettings
 from llmtunnel.endpoints import discovery
+from llmtunnel.endpoints.ledger import RECORDS
 from llmtunnel.errors import (
     AddressInUse,
+    PeerNotFound,
     SettingError,
     TunnelError,
     Unwelcome,
+    UpstreamError,
     UpstreamNotFound,
     VersionMismatch,
     WaitTimeout,
 )
 from llmtunnel.invite import EXAMPLE
 from llmtunnel.session.room import Room
-from llmtunnel.status import ErrorNotice, Notice, Path, Phase, Role, Stopped
-from llmtunnel.tunnel import RECORDS
+from llmtunnel.status import ErrorNotice, Health, Notice, Path, Phase, Role, Stopped, UpstreamStatus
 from signal_server.server import SignalServer
 
 from .embedded import (
@@ -32,6 +35,7 @@ from .embedded import (
     Upstream,
     descriptors,
     get,
+    health,
     proxy,
     quicker,
     server,
@@ -555,5 +559,93 @@ def test_a_proxy_that_was_never_reached_tells_the_time_of_its_wait(run: Run) -> 
         async with started(handle):
             with pytest.raises(WaitTimeout, match=r"after 0\.1 s, but signaling"):
                 await handle.wait(timeout=0.1)
+
+    run(main())
+
+
+# -- what passes, and what is behind it
+
+
+def test_requests_under_way_and_what_passes_are_told_of_both_sides_and_of_each_peer(run: Run) -> None:
+    async def main() -> None:
+        async with world() as (signal, serve):
+            handle = proxy(signal.url)
+            async with started(handle):
+                await handle.wait(timeout=PATIENCE)
+                endless = asyncio.create_task(get(handle.url, "/endless"))
+                for side in (handle, serve):
+                    await until(lambda side=side: side.status.bytes_down >= 3)  # type: ignore[misc]
+                    [active] = side.active_requests()
+                    [peer] = side.status.peers
+                    assert (active.path, active.status, active.peer) == ("/endless", 200, peer.peer)
+                    assert 0 < active.bytes_down <= side.status.bytes_down
+                    assert (peer.requests, peer.active, peer.bytes_up) == (0, 1, 0)
+                    assert 0 < peer.bytes_down <= side.status.bytes_down
+                await get(handle.url)
+                await until(lambda: serve.status.requests == 1)
+                assert [peer.requests for peer in (*handle.status.peers, *serve.status.peers)] == [1, 1]
+                await handle.aclose()
+                await asyncio.gather(endless, return_exceptions=True)
+            await until(lambda: not serve.status.peers)
+            assert serve._ledger.of(peer.peer).requests == 0, "what is known of a peer goes with it"
+            assert serve.status.requests == 2
+
+    run(main())
+
+
+def test_a_model_servers_models_health_and_tokens_are_told(run: Run) -> None:
+    async def main() -> None:
+        async with Toy(delay=0.001) as toy, SignalServer("127.0.0.1", 0) as signal:
+            serving, reaching = server(signal.url, toy.url), proxy(signal.url)
+            assert serving.status.upstream == UpstreamStatus()
+            async with started(serving, reaching):
+                await reaching.wait(timeout=PATIENCE)
+                assert await reaching.models() == ("toy",)
+                up = UpstreamStatus(health=Health.UP, models=("toy",))
+                await until(lambda: serving.status.upstream == up)
+                assert reaching.status.upstream is None
+                said = b"".join([data async for data in ask(reaching.url, "hello")])
+                await until(lambda: serving.status.requests == 2 and reaching.status.requests == 1)
+                for side in (serving, reaching):
+                    record = side.requests()[-1]
+                    assert (record.model, record.tokens) == ("toy", said.count(b'"content": "') - 1)
+                    assert record.tokens_per_second is not None
+                [asked, *_] = serving.requests()
+                assert asked.path == "/v1/models"
+
+    run(main())
+
+
+def test_an_upstream_that_is_down_is_told_once_and_found_when_it_comes(run: Run) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        heard = Heard()
+        async with SignalServer("127.0.0.1", 0) as signal:
+            serving, reaching = server(signal.url, f"http://127.0.0.1:{port}"), proxy(signal.url)
+            serving.subscribe(heard)
+            async with started(serving, reaching):
+                await reaching.wait(timeout=PATIENCE)
+                await until(lambda: health(serving) is Health.DOWN)
+                with pytest.raises(UpstreamError, match="502") as caught:
+                    await reaching.models()
+                assert "running" in caught.value.hint
+                async with Toy(port=port):
+                    await until(lambda: health(serving) is Health.UP)
+                    assert await reaching.models() == ("toy",)
+            [error] = heard.of(ErrorNotice)
+            assert error.message == f"Nothing answers at the upstream http://127.0.0.1:{port}."
+            assert "--upstream" in error.hint
+
+    run(main())
+
+
+def test_models_cannot_be_asked_for_where_nobody_is_reached(run: Run) -> None:
+    async def main() -> None:
+        handle = proxy(nowhere(), timeouts=quicker(wait_for_peer=0.1))
+        async with started(handle):
+            with pytest.raises(PeerNotFound) as caught:
+                await handle.models()
+            assert "llmtunnel serve" in caught.value.hint
 
     run(main())

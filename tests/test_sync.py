@@ -65,6 +65,8 @@ def test_a_blocking_client_in_the_same_process_uses_a_proxy(other: Background) -
         assert proxy.url in repr(proxy)
         [record] = proxy.requests()
         assert record.path == "/a"
+        assert proxy.active_requests() == ()
+        assert proxy.models() == (), "it is no model server"
     assert proxy.status.phase is Phase.STOPPED
     with pytest.raises(urllib.error.URLError):
         fetch(proxy.url)
@@ -111,6 +113,7 @@ def test_on_the_loop_thread_itself_they_raise_and_name_the_async_twin(other: Bac
         for call in (
             proxy.wait,
             proxy.close,
+            proxy.models,
             lambda: llmtunnel.proxy(room="r"),
             lambda: llmtunnel.serve("ollama", room="r"),
         ):
@@ -123,8 +126,8 @@ def test_on_the_loop_thread_itself_they_raise_and_name_the_async_twin(other: Bac
         unsubscribe = proxy.subscribe(callback)
         fetch(proxy.url)
         unsubscribe()
-        assert [exc.message.split("`")[1] for exc in raised] == ["wait", "close", "proxy", "serve"]
-        assert [exc.hint.split("`")[1] for exc in raised] == ["wait", "aclose", "proxy", "serve"]
+        assert [exc.message.split("`")[1] for exc in raised] == ["wait", "close", "models", "proxy", "serve"]
+        assert [exc.hint.split("`")[1] for exc in raised] == ["wait", "aclose", "models", "proxy", "serve"]
         assert all("llmtunnel.aio" in exc.hint for exc in raised)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..config import Settings
 from ..errors import TunnelError
 from ..invite import Invite
-from ..status import ErrorNotice, Notice, SignalConnected
+from ..status import Notice, SignalConnected
 from ..upstream import NAMED
 from . import logs
 from .console import Console
@@ -24,9 +22,6 @@ from .signals import READER_GONE, Stop, on_signals
 if TYPE_CHECKING:
     from ..aio import Server, Tunnel
     from ..upstream import Upstream
-
-PROBE: Final = 2.0
-"""Seconds in which an upstream that runs takes a connection."""
 
 OLLAMA: Final = "Ollama"
 """Its name in `Found`."""
@@ -129,12 +124,7 @@ async def _serve(command: ServeCommand, console: Console) -> int:
     server = aio.Server(settings)
     if settings.invite is not None:
         _show_invite(server, settings.invite, console, command)
-    probe = asyncio.create_task(_probe(upstream, console), name="upstream probe")
-    try:
-        return await keep(server, console, invite=settings.invite.code if settings.invite and command.new else "")
-    finally:
-        probe.cancel()
-        await asyncio.wait((probe,))
+    return await keep(server, console, invite=settings.invite.code if settings.invite and command.new else "")
 
 
 async def _proxy(command: ProxyCommand, console: Console) -> int:
@@ -206,17 +196,3 @@ async def _discover(console: Console) -> tuple[str, Upstream]:
     upstream = choose(found)
     console.say(f"upstream: {found[0]}\n")
     return found[0].name, upstream
-
-
-async def _probe(upstream: Upstream, console: Console) -> None:
-    """Say where the upstream is down: it may still come, but a person who mistyped it wants to know."""
-    try:
-        async with asyncio.timeout(PROBE):
-            _, writer = await asyncio.open_connection(upstream.host, upstream.port)
-    except OSError:
-        hint = "Start it, or check --upstream; until it answers, requests get 502."
-        console.tell(ErrorNotice(message=f"Nothing answers at the upstream {upstream}.", hint=hint))
-    else:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()

@@ -104,12 +104,21 @@ def complaint(error: TunnelError) -> str:
     return f"error: {error.message}\n{error.hint.strip()}".rstrip() + "\n"
 
 
+def rate(tokens_per_second: float) -> str:
+    """A speed for people: ``31/s``, ``0.4/s``."""
+    return f"{tokens_per_second:.{0 if tokens_per_second >= 9.95 else 1}f}/s"
+
+
 def _exchange(record: RequestRecord) -> str:
     text = f"{record.status or '---'} {record.method} {record.path}"
     text += f"  up {size(record.bytes_up)}, down {size(record.bytes_down)}"
     if record.first_byte_ms is not None:
         text += f", first byte {duration(record.first_byte_ms)}"
     text += f", {duration(record.duration_ms)}"
+    if record.tokens is not None:
+        text += f", {record.tokens} token{'s' * (record.tokens != 1)}"
+    if record.tokens_per_second is not None:
+        text += f", {rate(record.tokens_per_second)}"
     return f"{text}  ({record.error})" if record.error else text
 
 

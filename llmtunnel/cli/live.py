@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from ..status import ActiveRequest
 from ..summary import Throughput, printable
 from . import logs
 from .screen import HIDE_CURSOR, SHOW_CURSOR, Screen
@@ -114,7 +113,7 @@ class Live:
         view = render(
             tunnel.status,
             tunnel.requests(),
-            _active(tunnel),
+            tunnel.active_requests(),
             throughput=self._throughput,
             now=time.time(),
             width=width,
@@ -124,9 +123,3 @@ class Live:
         with self._styled.capture() as captured:
             self._styled.print(view, end="", soft_wrap=True)
         return captured.get().splitlines()
-
-
-def _active(tunnel: Tunnel) -> tuple[ActiveRequest, ...]:
-    """Those under way, where the tunnel tells them."""
-    requests: tuple[ActiveRequest, ...] = getattr(tunnel, "active_requests", tuple)()
-    return requests

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ..config import KIB
 from ..errors import UpstreamNotFound
 from ..upstream import LOCALHOST, NAMED, Upstream
+from .models import MAX_ANSWER, listed
 from .probe import PROBE_FIELD
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ PORTS: Final = tuple(dict.fromkeys([*NAMED.values(), 3000]))
 
 PATIENCE: Final = 1.5
 """Seconds for everything: a server on this machine that is up answers in milliseconds."""
-
-MAX_ANSWER: Final = 512 * KIB
-"""Bytes of an answer that are read: a list of a thousand models has less."""
 
 MAX_NAMED: Final = 3
 """Models of one server that a message lists."""
@@ -62,14 +59,7 @@ def _where(*keys: str, model: str) -> Callable[[dict[str, Any]], list[Any] | Non
 
 def _listed(key: str, name: str) -> Callable[[dict[str, Any]], list[Any] | None]:
     """An answer that lists objects under ``key``, each with its name."""
-
-    def models(answer: dict[str, Any]) -> list[Any] | None:
-        items = answer.get(key)
-        if not isinstance(items, list):
-            return None
-        return [item.get(name) for item in items if isinstance(item, dict)]
-
-    return models
+    return lambda answer: listed(answer, key, name)
 
 
 def _of_vllm(answer: dict[str, Any]) -> list[Any] | None:

@@ -12,7 +12,6 @@ client that has seen a part of a response is never made to believe that it was a
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -24,12 +23,12 @@ from ..protocol.heads import RequestHead, ResponseHead
 from ..protocol.hello import Feature, Features
 from ..session.mux import Session
 from ..session.stream import Stream
-from ..status import RequestRecord
 from .client_connection import ClientConnection
 from .duplex import beside
 from .encoding import CONTINUE, ResponseEncoder, encode_response
 from .guard import Verdict, readable
 from .http1 import BadMessage, End, RequestEvent, RequestReader, end_to_end
+from .ledger import Entry
 from .responses import DEFECT, STOPPING, Failure, failure, standard_reason
 
 CLIENT_LEFT: Final = "The client went away."
@@ -87,23 +86,18 @@ class RequestBody:
 
 
 class Exchange:
-    """Use `run`, once; then `record` tells what happened."""
+    """Use `run`, once."""
 
-    def __init__(self, client: ClientConnection, verdict: Verdict, body: RequestBody) -> None:
+    def __init__(self, client: ClientConnection, verdict: Verdict, body: RequestBody, entry: Entry) -> None:
         self._client = client
         self._verdict = verdict
         request = self._request = verdict.request
         self._body = body
+        self._entry = entry
         self._encoder = ResponseEncoder(request)
         self._refused_body: BadMessage | None = None
         self._stream: Stream | None = None
         self._features: Features = frozenset()
-        self._started = time.perf_counter()
-        self._first_byte: float | None = None
-        self._status: int | None = None
-        """Of the final head; None until the client is told one."""
-        self._bytes_up = self._bytes_down = 0
-        self._error = ""
 
     async def run(self, sessions: SessionSource, timeouts: Timeouts) -> bool:
         """The whole exchange, whose failures the client hears of; whether its connection may go on.
@@ -128,30 +122,13 @@ class Exchange:
             raise
         finally:
             if self._stream:
-                self._stream.reset(ErrorCode.CANCELLED, self._error or "The response is whole.")
+                self._stream.reset(ErrorCode.CANCELLED, self._entry.error or "The response is whole.")
         return self._encoder.keep_alive and not self._client.opaque
-
-    def record(self) -> RequestRecord:
-        """What is known of the exchange so far."""
-        return RequestRecord(
-            method=self._request.head.method.decode("ascii"),
-            path=self._request.head.path,
-            status=self._status,
-            bytes_up=self._bytes_up,
-            bytes_down=self._bytes_down,
-            first_byte_ms=self._first_byte,
-            duration_ms=self._elapsed(),
-            error=self._error,
-            peer=self._stream.peer if self._stream else "",
-        )
 
     def _answer(self, head: ResponseHead) -> None:
         """Answer in the peer's place, without a body."""
         self._client.write(self._encoder.head(head))
-        self._status = head.status
-
-    def _elapsed(self) -> float:
-        return round((time.perf_counter() - self._started) * 1000, 3)
+        self._entry.status = head.status
 
     # -- the request
 
@@ -160,6 +137,7 @@ class Exchange:
         upgrade = self._request.upgrade and Feature.UPGRADE in self._features
         stream = await session.open(self._forwarded(upgrade), ended=self._request.length == 0 and not upgrade)
         self._stream = stream
+        self._entry.reached(stream.peer)
         if upgrade:
             await self._carry_upgrade(stream)
         elif self._request.length == 0:
@@ -196,7 +174,7 @@ class Exchange:
         try:
             while data := await read():
                 await stream.send(data)
-                self._bytes_up += len(data)
+                self._entry.up(data)
             await stream.send_end()
         except (StreamError, PeerError):
             pass  # whoever reads the response hears of it, or the rest is not wanted
@@ -208,7 +186,6 @@ class Exchange:
         while (head := await stream.response()).interim:
             if self._request.version == b"1.1":
                 self._client.write(encode_response(replace(head, fields=end_to_end(head.fields))))
-        self._first_byte = self._elapsed()
         if not head.reason and Feature.FIELDS not in self._features:  # v1 carries no reason
             head = replace(head, reason=standard_reason(head.status))
         return head
@@ -216,12 +193,12 @@ class Exchange:
     async def _respond(self, head: ResponseHead, stream: Stream) -> None:
         if head.status == 101:
             raise ProtocolError("The peer changed a protocol that nobody asked to change.")
-        if self._request.expects_continue and not (self._body.begun or self._body.whole or self._bytes_up):
+        if self._request.expects_continue and not (self._body.begun or self._body.whole or self._entry.bytes_up):
             self._encoder.keep_alive = False  # whether the body will come is the client's choice (RFC 9110, 10.1.1)
         self._client.write(self._encoder.head(readable(head, self._verdict.cors)))
-        self._status = head.status
+        self._entry.responded(head)
         while data := await stream.receive():
-            self._bytes_down += len(data)
+            self._entry.down(data)
             self._client.write(self._encoder.data(data))
             await self._client.drain()
         self._client.write(self._encoder.end())
@@ -239,10 +216,10 @@ class Exchange:
         """After a 101: bytes both ways, each direction until its own end."""
         self._client.opaque = True
         self._client.write(encode_response(replace(head, fields=end_to_end(head.fields, upgrade=True))))
-        self._status = head.status
+        self._entry.responded(head)
         async with beside(self._send_all(self._client.read, stream), "an upgraded connection's way up") as up:
             while data := await stream.receive():
-                self._bytes_down += len(data)
+                self._entry.down(data)
                 self._client.write(data)
                 await self._client.drain()
             self._client.write_eof()
@@ -252,10 +229,10 @@ class Exchange:
 
     def _fail(self, told: Failure) -> None:
         """Tell the client: with a response where it has seen none, by breaking its connection where it has."""
-        self._error = told.message
-        if self._status is None:
+        self._entry.error = told.message
+        if self._entry.status is None:
             head, body = told.response()
-            self._status = head.status
+            self._entry.status = head.status
             encoder = self._encoder = ResponseEncoder(self._request)
             encoder.keep_alive = False
             self._client.write(encoder.head(readable(head, self._verdict.cors)))
@@ -271,6 +248,6 @@ class Exchange:
     def _cancelled(self) -> None:
         """The client has left, or the proxy stops."""
         if self._client.lost.is_set():
-            self._error = CLIENT_LEFT
+            self._entry.error = CLIENT_LEFT
         else:
             self._fail(STOPPING)

@@ -6,15 +6,16 @@ A request gets what its client sent and nothing else: no field is added but Host
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ..errors import ErrorCode, ProtocolError, SettingError
+from ..errors import ErrorCode, ProtocolError, SettingError, UpstreamBroken
 from ..protocol.heads import Fields, RequestHead, ResponseHead, get_all, is_upgrade, tokens
 from ..protocol.hello import Feature, Features
 from ..upstream import Upstream
 from .encoding import LAST_CHUNK, encode_chunk
-from .http1 import BadMessage, content_length, end_to_end
+from .http1 import BadMessage, ResponseEvent, ResponseReader, content_length, end_to_end
 
 _CHUNKED: Final[Fields] = ((b"Transfer-Encoding", b"chunked"),)
 _URL: Final = re.compile(rb"(?:([A-Za-z]+):)?//([^/?#]*)(.*)", re.DOTALL)
@@ -149,6 +150,14 @@ def request_body(head: RequestHead, features: Features) -> RequestBody | None:
     if length is None and Feature.FIELDS not in features:
         return None
     return RequestBody(length or 0)
+
+
+def response_events(reader: ResponseReader, data: bytes) -> Iterator[ResponseEvent]:
+    """What the upstream's bytes say; ``b""``: that it has ended. Raises `UpstreamBroken`."""
+    try:
+        yield from reader.feed(data) if data else reader.eof()
+    except BadMessage as exc:
+        raise UpstreamBroken(f"The upstream's response cannot be used: {exc}.") from exc
 
 
 def wants_upgrade(head: RequestHead, features: Features) -> bool:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 
 from ..config import Limits, Timeouts
 from ..listener import ListenerPolicy
 from ..protocol.heads import get_all
-from ..status import RequestRecord
 from .client_connection import ClientConnection
 from .exchange import Exchange, RequestBody, SessionSource
 from .guard import Guard
 from .http1 import BadMessage, RequestEvent, RequestReader, RequestReceived
+from .ledger import Ledger
 from .listen import Listen, open_servers, parse_listen, port_of, reachable, shown
 from .probe import PROBE_FIELD
 from .responses import BUSY, PROBED, Failure, failure
@@ -33,31 +32,22 @@ class Gateway:
         policy: ListenerPolicy | None = None,
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
-        on_record: Callable[[RequestRecord], None] = lambda record: None,
+        ledger: Ledger | None = None,
     ) -> None:
-        """``on_record`` is called at the end of each exchange.
-
-        Raises `SettingError` for the address, or where the policy does not fit it.
-        """
+        """Raises `SettingError` for the address, or where the policy does not fit it."""
         self._sessions = sessions
         self._listen = parse_listen(listen) if isinstance(listen, str) else listen
         self._guard = Guard(policy or ListenerPolicy(), self._listen)
         self._timeouts = timeouts or Timeouts()
         self._limits = limits or Limits()
-        self._on_record = on_record
+        self._ledger = ledger or Ledger()
         self._servers: list[asyncio.Server] = []
         self.url = ""
         """``http://127.0.0.1:8000``; empty before `start`."""
         self.addresses: tuple[str, ...] = ()
         """Every address that is listened on: ``127.0.0.1:8000``, ``[::1]:8000``."""
         self._clients: set[ClientConnection] = set()
-        self._active = 0
         self._stopping = False
-
-    @property
-    def active(self) -> int:
-        """Exchanges under way."""
-        return self._active
 
     async def start(self) -> None:
         """Listen. Raises `AddressInUse`, or `SettingError` where the address cannot be used."""
@@ -116,7 +106,12 @@ class Gateway:
             self._refuse(client, PROBED)
             return False
         body = RequestBody(client, reader, events[1:])
-        goes_on = await self._answer(Exchange(client, self._guard.judge(request), body))
+        entry = self._ledger.begin(request.head)
+        try:
+            exchange = Exchange(client, self._guard.judge(request), body, entry)
+            goes_on = await exchange.run(self._sessions, self._timeouts)
+        finally:
+            self._ledger.end(entry)
         if body.whole or (goes_on and await body.discard(self._timeouts.linger)):
             return goes_on
         await client.linger(self._timeouts.linger)
@@ -140,16 +135,6 @@ class Gateway:
         except TimeoutError as exc:
             raise BadMessage(408, "its head did not come in time") from exc
         return []
-
-    async def _answer(self, exchange: Exchange) -> bool:
-        self._active += 1
-        try:
-            return await exchange.run(self._sessions, self._timeouts)
-        finally:
-            self._active -= 1
-            record = exchange.record()
-            logger.info("%s", record)
-            self._on_record(record)
 
     def _refuse(self, client: ClientConnection, told: Failure) -> None:
         logger.info("a client was answered %d %s", told.status, told.code)

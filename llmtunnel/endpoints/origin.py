@@ -11,9 +11,8 @@ The two directions do not wait for each other. Cancelling `Origin.handle` closes
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from ..config import Exposure, Limits, Timeouts
@@ -21,16 +20,24 @@ from ..errors import ErrorCode, ProtocolError, TunnelError, UpstreamBroken, Upst
 from ..protocol.heads import ResponseHead
 from ..protocol.hello import Feature
 from ..session.stream import Stream
-from ..status import RequestRecord
+from ..status import UpstreamStatus
 from ..upstream import Upstream
 from .admission import Admission, Refused
 from .duplex import beside
-from .forwarding import Forwarding, RequestBody, advertised, repeatable, request_body, wants_upgrade
-from .http1 import END, BadMessage, ResponseEvent, ResponseReader
+from .forwarding import (
+    Forwarding,
+    RequestBody,
+    advertised,
+    repeatable,
+    request_body,
+    response_events,
+    wants_upgrade,
+)
+from .http1 import END, ResponseEvent, ResponseReader
+from .ledger import Entry, Ledger
 from .pool import UpstreamConnection, UpstreamPool
 from .responses import Failure
-
-logger = logging.getLogger(__name__)
+from .watch import Watch
 
 GIVEN_UP: Final = "The other side gave the exchange up."
 
@@ -47,36 +54,42 @@ class Origin:
         clock: Callable[[], float] = time.monotonic,
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
-        on_record: Callable[[RequestRecord], None] = lambda record: None,
+        ledger: Ledger | None = None,
+        on_upstream: Callable[[UpstreamStatus], None] = lambda status: None,
     ) -> None:
         """``advertise``: a prefix taken off paths that begin with it. ``clock``: of limits per minute, in seconds.
 
+        ``on_upstream`` is called with what the watch sees, where that changes.
         Raises `SettingError`.
         """
         self._admission = Admission(exposure or Exposure(), clock=clock)
         self._forwarding = Forwarding(upstream=upstream, advertise=advertised(advertise))
         self._limits = limits or Limits()
         self._pool = UpstreamPool(upstream, timeouts=timeouts or Timeouts(), limits=self._limits)
-        self._on_record = on_record
+        self._ledger = ledger or Ledger()
+        self.watch = Watch(self._pool, self._forwarding, limits=self._limits, on_change=on_upstream)
+        """To be started by whoever wants to know of the upstream."""
 
     async def handle(self, stream: Stream) -> None:
         """Answer one stream. Raises `StreamReset` or `PeerLost` where it ends early; all else is told to the client."""
-        exchange = _Exchange(stream, self._pool, self._forwarding, self._admission, self._limits)
+        entry = self._ledger.begin(stream.request)
+        entry.reached(stream.peer)
         try:
-            await exchange.run()
+            await _Exchange(stream, entry, self._pool, self._forwarding, self._admission, self._limits).run()
         except asyncio.CancelledError:
-            exchange.error = GIVEN_UP
+            entry.error = GIVEN_UP
             raise
         except Exception as exc:
-            exchange.error = str(exc)
+            entry.error = str(exc)
             raise
         finally:
-            record = exchange.record()
-            logger.info("%s", record)
-            self._on_record(record)
+            self._ledger.end(entry)
+            if entry.status == 502:
+                self.watch.doubt()
 
     async def aclose(self) -> None:
-        """Close every connection to the upstream."""
+        """Stop watching the upstream, and close every connection to it."""
+        await self.watch.aclose()
         await self._pool.aclose()
 
 
@@ -88,19 +101,20 @@ class _Exchange:
     """One request and its response."""
 
     def __init__(
-        self, stream: Stream, pool: UpstreamPool, forwarding: Forwarding, admission: Admission, limits: Limits
+        self,
+        stream: Stream,
+        entry: Entry,
+        pool: UpstreamPool,
+        forwarding: Forwarding,
+        admission: Admission,
+        limits: Limits,
     ) -> None:
         self._stream = stream
+        self._entry = entry
         self._pool = pool
         self._forwarding = forwarding
         self._admission = admission
         self._limits = limits
-        self._started = time.perf_counter()
-        self._first_byte: float | None = None
-        self._status: int | None = None
-        self._bytes_up = 0
-        self._bytes_down = 0
-        self.error = ""
 
     async def run(self) -> None:
         """The whole exchange, whose failures the client hears of."""
@@ -113,25 +127,8 @@ class _Exchange:
         except UpstreamError as exc:
             await self._fail(exc, _bad_gateway(exc), ErrorCode.UPSTREAM)
         except ProtocolError as exc:
-            self.error = exc.message
+            self._entry.error = exc.message
             self._stream.reset(exc.code, exc.message)
-
-    def record(self) -> RequestRecord:
-        """What is known of the exchange so far."""
-        return RequestRecord(
-            method=self._stream.request.method.decode("ascii", "backslashreplace"),
-            path=self._stream.request.path,
-            status=self._status,
-            bytes_up=self._bytes_up,
-            bytes_down=self._bytes_down,
-            first_byte_ms=self._first_byte,
-            duration_ms=self._elapsed(),
-            error=self.error,
-            peer=self._stream.peer,
-        )
-
-    def _elapsed(self) -> float:
-        return round((time.perf_counter() - self._started) * 1000, 3)
 
     # -- the request
 
@@ -167,7 +164,7 @@ class _Exchange:
             else:
                 async with beside(self._send_body(connection, body, first), f"body of {self._stream.id}"):
                     await self._answer(connection, reader, repeatable=False)
-            if self._status == 101:
+            if self._entry.status == 101:
                 await self._pipe(connection, reader.rest)
         except BaseException:
             connection.abort()
@@ -181,8 +178,8 @@ class _Exchange:
         """Pass the request's body on. What goes wrong here is told by the task that reads from the connection."""
         try:
             while data := data or await self._stream.receive():
-                self._bytes_up += len(data)
-                self._admission.check_length(self._bytes_up)
+                self._entry.up(data)
+                self._admission.check_length(self._entry.bytes_up)
                 await connection.write(body.encode(data))
                 data = b""
             await connection.write(body.end())
@@ -197,9 +194,9 @@ class _Exchange:
         """Pass on all heads, the body and its end; for a 101 the head alone."""
         data = await self._first(connection, repeatable=repeatable)
         while True:
-            for event in _events(reader, data):
+            for event in response_events(reader, data):
                 await self._pass_on(event)
-                if event is END or self._status == 101:
+                if event is END or self._entry.status == 101:
                     return
             data = await connection.read()
 
@@ -218,7 +215,7 @@ class _Exchange:
 
     async def _pass_on(self, event: ResponseEvent) -> None:
         if isinstance(event, bytes):
-            self._bytes_down += len(event)
+            self._entry.down(event)
             await self._stream.send(event)
         elif isinstance(event, ResponseHead):
             await self._send_head(event)
@@ -228,14 +225,12 @@ class _Exchange:
     async def _send_head(self, head: ResponseHead) -> None:
         if head.interim and Feature.INTERIM not in self._stream.features:
             return
-        if self._first_byte is None:
-            self._first_byte = self._elapsed()
         try:
             await self._stream.send_response(self._forwarding.response(head, self._stream.request))
         except ProtocolError as exc:
             raise UpstreamBroken("The head of the upstream's response is too large for the tunnel.") from exc
         if not head.interim:
-            self._status = head.status
+            self._entry.responded(head)
 
     async def _pipe(self, connection: UpstreamConnection, data: bytes) -> None:
         """After a 101: bytes both ways, each direction until its own end."""
@@ -249,7 +244,7 @@ class _Exchange:
     async def _pipe_up(self, connection: UpstreamConnection) -> None:
         try:
             while data := await self._stream.receive():
-                self._bytes_up += len(data)
+                self._entry.up(data)
                 await connection.write(data)
             connection.end()
         except TunnelError as exc:
@@ -260,8 +255,8 @@ class _Exchange:
 
     async def _fail(self, exc: TunnelError, told: Failure, code: ErrorCode) -> None:
         """Tell the client: with a response where there is none yet, by breaking it off where there is."""
-        self.error = exc.message
-        if self._status is not None:
+        self._entry.error = exc.message
+        if self._entry.status is not None:
             self._stream.reset(code, exc.message)
             return
         head, body = told.response()
@@ -269,13 +264,6 @@ class _Exchange:
         if self._stream.request.method != b"HEAD":
             await self._pass_on(body)
         await self._stream.send_end()
-
-
-def _events(reader: ResponseReader, data: bytes) -> Iterator[ResponseEvent]:
-    try:
-        yield from reader.feed(data) if data else reader.eof()
-    except BadMessage as exc:
-        raise UpstreamBroken(f"The upstream's response cannot be used: {exc}.") from exc
 
 
 def _bad_gateway(exc: UpstreamError) -> Failure:

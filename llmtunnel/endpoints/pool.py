@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
@@ -201,10 +202,10 @@ class UpstreamPool:
 
     async def _open_socket(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
-        # uvloop does not know the argument and tries addresses in turn, which suits one that refuses.
-        stagger: dict[str, Any] = (
-            {"happy_eyeballs_delay": HAPPY_EYEBALLS} if isinstance(loop, asyncio.BaseEventLoop) else {}
-        )
+        # uvloop does not know the argument and tries addresses in turn, which suits one that refuses. A single address
+        # needs no race, whose socket asyncio would leave open where it is cancelled as it ends.
+        race = isinstance(loop, asyncio.BaseEventLoop) and not _is_address(self._upstream.host)
+        stagger: dict[str, Any] = {"happy_eyeballs_delay": HAPPY_EYEBALLS} if race else {}
         _, connection = await loop.create_connection(
             lambda: UpstreamConnection(self._forget),
             self._upstream.host,
@@ -214,6 +215,14 @@ class UpstreamPool:
             **stagger,
         )
         return connection
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _tls_context(upstream: Upstream) -> ssl.SSLContext:

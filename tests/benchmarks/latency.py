@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .client import Address, Connection, connect
 from .harness import tunnel
 from .report import Row, ms, percentile
-from .upstream import STAMP_SIZE
+from .upstream import STAMP_SIZE, STAMP_TIME
 
 Delays = list[float]
 """Seconds, one a request or an event."""
@@ -75,7 +75,9 @@ class _Load:
         await asyncio.sleep(pause)
         async with connect(address) as client:
             stamps = Stamps(delays)
-            await client.exchange(f"/tokens?count={int(self.rate * self.seconds)}&rate={self.rate}", sink=stamps.feed)
+            await client.exchange(
+                f"/v1/chat/completions?count={int(self.rate * self.seconds)}&rate={self.rate}", sink=stamps.feed
+            )
             assert stamps.seen == int(self.rate * self.seconds)
 
 
@@ -93,7 +95,7 @@ class Stamps:
         data = self._rest + data
         whole = len(data) - len(data) % STAMP_SIZE
         for start in range(0, whole, STAMP_SIZE):
-            self._delays.append((now - int(data[start + 6 : start + STAMP_SIZE])) / 1e9)
+            self._delays.append((now - int(data[start : start + STAMP_SIZE][STAMP_TIME])) / 1e9)
             self.seen += 1
         self._rest = data[whole:]
 

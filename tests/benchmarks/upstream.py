@@ -2,8 +2,10 @@
 
 GET  /small                     200 and a few bytes
 GET  /bytes?N                   N bytes
-GET  /tokens?count=N&rate=R     N server-sent events, R a second, each with the time at which it was sent
 POST /sink                      reads the body, then as /small
+
+GET  /v1/chat/completions?count=N&rate=R
+                                N events of a streamed chat, R a second, each with the time at which it was sent
 """
 
 from __future__ import annotations
@@ -18,9 +20,14 @@ from .loop import run
 
 SMALL: Final = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{"status":"ok"}'
 EVENTS: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-STAMP: Final = b"data: %020d\n\n"
+STAMP: Final = (
+    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1767225600,"model":"benchmark",'
+    b'"choices":[{"index":0,"delta":{"content":"%020d"},"logprobs":null,"finish_reason":null}]}\n\n'
+)
 """An event: nanoseconds of the clock that all processes of a machine share (`time.perf_counter_ns`)."""
 STAMP_SIZE: Final = len(STAMP % 0)
+STAMP_TIME: Final = slice(at := STAMP.index(b"%020d"), at + 20)
+"""Where in an event its time stands."""
 
 
 class Server(asyncio.Protocol):
@@ -64,7 +71,7 @@ class Server(asyncio.Protocol):
             self._unsent = int(query)
             self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self._unsent)
             self._send()
-        elif path == b"/tokens":
+        elif path == b"/v1/chat/completions":
             values = parse_qs(query.decode("ascii"))
             self._transport.write(EVENTS)
             self._token(int(values["count"][0]), 1 / float(values["rate"][0]), self._loop.time())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -144,6 +145,17 @@ def test_every_kind_of_notice_is_in_the_table() -> None:
 
 def test_a_role_tells_whose_notice_it_is() -> None:
     assert json.loads(json_line(Stopped(), Role.SERVE))["role"] == "serve"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rate", "said"),
+    [(42, 31.26, "2.3 s, 42 tokens, 31/s"), (1, None, "2.3 s, 1 token"), (3, 0.4, "2.3 s, 3 tokens, 0.4/s")],
+)
+def test_a_models_answer_has_its_tokens_and_their_rate(tokens: int, rate: float | None, said: str) -> None:
+    record = replace(RECORD, model="m", tokens=tokens, tokens_per_second=rate)
+    line = HumanLines().line(RequestFinished(record=record))
+    assert line is not None
+    assert line.endswith(said)
 
 
 def test_an_exchange_that_failed_says_why() -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from urllib.parse import parse_qs
 
+from llmtunnel.endpoints.probe import PROBE_FIELD
+
 from .processes import Address
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -98,7 +100,8 @@ class Connection:
 
     async def _exchange(self) -> bool:
         request = await self._head()
-        self.site.requests.append(request)
+        if not request.values(PROBE_FIELD.lower()):  # serve's own look at its upstream is nobody's request
+            self.site.requests.append(request)
         return await self._answer(request) and request.persistent
 
     async def _answer(self, request: Request) -> bool:

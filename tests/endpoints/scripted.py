@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from llmtunnel.config import Exposure, Limits, Timeouts
+from llmtunnel.endpoints.ledger import Ledger
 from llmtunnel.endpoints.origin import Origin
 from llmtunnel.protocol.heads import Fields, RequestHead, ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Features
@@ -115,6 +116,7 @@ class Rig:
     origin: Origin
     proxy: Session
     records: asyncio.Queue[RequestRecord]
+    ledger: Ledger
 
     async def ask(
         self, method: bytes = b"GET", target: bytes = b"/", fields: Fields = (), *, ended: bool = True
@@ -140,6 +142,7 @@ async def rig(
     limits: Limits | None = None,
 ) -> AsyncIterator[Rig]:
     scripted, records = Scripted(), asyncio.Queue[RequestRecord]()
+    ledger = Ledger(records.put_nowait)
     async with scripted.listening():
         origin = Origin(
             Upstream.parse(address(scripted.port), headers=headers),
@@ -148,14 +151,14 @@ async def rig(
             clock=clock,
             timeouts=timeouts,
             limits=limits,
-            on_record=records.put_nowait,
+            ledger=ledger,
         )
         near, far = linked_pair()
         serve = Session(near, Role.SERVE, peer="proxy", handler=origin.handle, limits=limits)
         proxy = Session(far, Role.PROXY, peer="serve", features=features, limits=limits)
         await asyncio.gather(serve.start(), proxy.start())
         try:
-            yield Rig(scripted, origin, proxy, records)
+            yield Rig(scripted, origin, proxy, records, ledger)
         finally:
             await proxy.aclose()
             await serve.aclose()

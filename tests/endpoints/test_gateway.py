@@ -6,17 +6,20 @@ import logging
 import socket
 import struct
 import sys
+import time
 
 import pytest
 
 from llmtunnel.config import Limits, Timeouts
 from llmtunnel.endpoints.gateway import Gateway
+from llmtunnel.endpoints.ledger import Ledger
 from llmtunnel.errors import ErrorCode, StreamReset
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
+from .answers import SAMPLES
 from .tunnel import CALLED, NoPeer, RawClient, answering, eventually, ok, tunnel
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -530,7 +533,7 @@ def test_one_client_too_many_is_told_so() -> None:
     async def main() -> None:
         async with tunnel(Peer(), limits=Limits(clients=1)) as rig, await rig.connect() as first:
             first.write(GET)
-            await eventually(lambda: rig.gateway.active)
+            await eventually(lambda: rig.ledger.totals.active)
             answer = await rig.ask(b"")
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert error_of(answer)["code"] == "too_many_connections"
@@ -703,7 +706,64 @@ def test_each_exchange_leaves_a_record_and_one_line_without_the_query(caplog: py
             assert record.first_byte_ms is not None
             assert 0 < record.first_byte_ms <= record.duration_ms
 
-    with caplog.at_level(logging.INFO, logger="llmtunnel.endpoints.gateway"):
+    with caplog.at_level(logging.INFO, logger="llmtunnel.endpoints.ledger"):
         run(main())
-    [line] = [each.getMessage() for each in caplog.records if each.name == "llmtunnel.endpoints.gateway"]
+    [line] = [each.getMessage() for each in caplog.records if each.name == "llmtunnel.endpoints.ledger"]
     assert line.startswith("POST /a 200, 2 bytes up, 5 down")
+
+
+def test_a_models_answer_passes_untouched_and_its_record_tells_model_and_tokens() -> None:
+    sample = SAMPLES["openai chat, told"]
+
+    async def main() -> None:
+        async with tunnel(answering(sample.body, (b"Content-Type", sample.kind))) as rig:
+            answer = await rig.ask(b"POST %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % sample.path)
+            assert answer.endswith(b"\r\n\r\n" + sample.body)
+            [record] = rig.records
+            assert (record.model, record.tokens) == (sample.model, sample.tokens)
+            assert abs(record.started - time.time()) < 60
+
+    run(main())
+
+
+def test_an_exchange_under_way_is_told_with_what_has_passed_both_ways() -> None:
+    sample, asked = SAMPLES["ollama chat"], asyncio.Event()
+
+    async def handle(stream: Stream) -> None:
+        await stream.send_response(ok((b"Content-Type", sample.kind)))
+        await stream.send(sample.body[:200])
+        assert await stream.receive() == b"hi"
+        asked.set()
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with tunnel(handle) as rig, await rig.connect() as client:
+            client.write(b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhi" % sample.path)
+            await client.head()
+            await asked.wait()
+            await eventually(lambda: rig.ledger.totals.bytes_down == 200)
+            [active] = rig.ledger.active()
+            assert (active.method, active.path, active.peer, active.status) == ("POST", "/api/chat", "serve", 200)
+            assert (active.bytes_up, active.bytes_down, active.model, active.tokens) == (2, 200, "llama:8b", 2)
+            assert active.first_byte_ms is not None
+            assert rig.ledger.of("serve") == rig.ledger.totals
+            assert not rig.records
+
+    run(main())
+
+
+def test_a_request_that_waits_for_a_peer_is_under_way_with_nobody() -> None:
+    async def main() -> None:
+        ledger = Ledger()
+        gateway = Gateway(NoPeer(), listen="127.0.0.1:0", ledger=ledger, timeouts=Timeouts(wait_for_peer=30))
+        await gateway.start()
+        _, writer = await asyncio.open_connection(*gateway.addresses[0].split(":"))
+        writer.write(b"GET /a HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        await eventually(ledger.active)
+        [active] = ledger.active()
+        assert (active.path, active.peer, active.status) == ("/a", "", None)
+        writer.close()
+        await gateway.aclose()
+        assert (ledger.totals.requests, ledger.totals.active) == (1, 0)
+
+    run(main())

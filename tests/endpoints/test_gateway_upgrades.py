@@ -218,3 +218,17 @@ def test_megabytes_pass_both_ways_at_once() -> None:
             assert await client.rest() == data
 
     run(main())
+
+
+def test_what_passes_after_a_101_counts_as_it_passes() -> None:
+    async def main() -> None:
+        async with tunnel(echo) as rig, await rig.connect() as client:
+            client.write(ASK)
+            await client.head()
+            client.write(b"four")
+            await client.reader.readexactly(4)
+            [active] = rig.ledger.active()
+            assert (active.status, active.bytes_up, active.bytes_down) == (101, 4, 4)
+            assert (rig.ledger.totals.bytes_up, rig.ledger.totals.bytes_down) == (4, 4)
+
+    run(main())

@@ -16,6 +16,7 @@ from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 from llmtunnel.upstream import Upstream
 from tests.conftest import run
+from tests.endpoints.answers import SAMPLES
 from tests.endpoints.scripted import OK, Rig, answer, read_all, rig
 
 V1 = frozenset({Feature.SSE})
@@ -437,7 +438,7 @@ def test_a_body_shorter_than_its_length_ends_the_stream_and_the_connection() -> 
 
 
 def test_one_record_and_one_line_tell_of_a_request_without_its_query(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "llmtunnel.endpoints.origin")
+    caplog.set_level(logging.INFO, "llmtunnel.endpoints.ledger")
 
     async def main() -> None:
         async with rig() as tunnel:
@@ -496,3 +497,50 @@ async def echo_targets(tunnel: Rig) -> None:
             peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(target), target))
 
     await asyncio.gather(*(serve() for _ in range(50)), return_exceptions=True)
+
+
+def test_an_exchange_under_way_is_told_with_what_has_passed_and_its_record_with_the_models_count() -> None:
+    sample = SAMPLES["ollama chat"]
+
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream = await tunnel.ask(b"POST", sample.path, ((b"Content-Length", b"4"),), ended=False)
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            await stream.send(b"bo")
+            await peer.exactly(2)
+            peer.say(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n\r\n%b" % (sample.kind, sample.body[:200]))
+            await stream.response()
+            received = await stream.receive()
+            [active] = tunnel.ledger.active()
+            assert (active.method, active.path, active.peer, active.status) == ("POST", "/api/chat", "proxy", 200)
+            assert (active.bytes_up, active.bytes_down, active.model) == (2, 200, "llama:8b")
+            await stream.send(b"dy")
+            await stream.send_end()
+            await peer.exactly(2)
+            peer.say(sample.body[200:])
+            peer.close()
+            assert received + await read_all(stream) == sample.body
+            record = await tunnel.record()
+            assert (record.model, record.tokens, record.tokens_per_second) == ("llama:8b", 42, 21.0)
+            assert tunnel.ledger.of("proxy") == tunnel.ledger.totals
+
+    run(main())
+
+
+def test_what_passes_after_a_101_counts_as_it_passes() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            fields = ((b"Connection", b"Upgrade"), (b"Upgrade", b"x"))
+            stream = await tunnel.ask(b"GET", b"/", fields, ended=False)
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            peer.say(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nabc")
+            await stream.response()
+            assert await stream.receive() == b"abc"
+            await stream.send(b"four")
+            await peer.exactly(4)
+            [active] = tunnel.ledger.active()
+            assert (active.status, active.bytes_up, active.bytes_down) == (101, 4, 3)
+
+    run(main())

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from llmtunnel.config import Limits, Timeouts
 from llmtunnel.endpoints.gateway import Gateway
+from llmtunnel.endpoints.ledger import Ledger
 from llmtunnel.errors import PeerNotFound
 from llmtunnel.listener import ListenerPolicy
 from llmtunnel.protocol.heads import ResponseHead
@@ -24,11 +25,14 @@ CALLED = ListenerPolicy(allow_hosts=("a", "h", "asked"))
 class Rig:
     """What a test holds: the gateway, its records, the streams that serve saw."""
 
-    def __init__(self, gateway: Gateway, serve: Session, proxy: Session) -> None:
+    def __init__(
+        self, gateway: Gateway, serve: Session, proxy: Session, ledger: Ledger, records: list[RequestRecord]
+    ) -> None:
         self.gateway = gateway
         self.serve = serve
         self.proxy = proxy
-        self.records: list[RequestRecord] = []
+        self.ledger = ledger
+        self.records = records
 
     @property
     def address(self) -> tuple[str, int]:
@@ -94,15 +98,17 @@ async def tunnel(
         async def session(self, wait: float) -> Session:
             return proxy
 
+    records: list[RequestRecord] = []
+    ledger = Ledger(records.append)
     gateway = Gateway(
         Source(),
         listen="127.0.0.1:0",
         policy=policy,
         timeouts=timeouts,
         limits=limits,
-        on_record=lambda record: rig.records.append(record),
+        ledger=ledger,
     )
-    rig = Rig(gateway, serve, proxy)
+    rig = Rig(gateway, serve, proxy, ledger, records)
     await gateway.start()
     try:
         yield rig

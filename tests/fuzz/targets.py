@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from . import http, invites, signalling, wire
+from . import answers, http, invites, signalling, wire
 
 TARGETS: Final[dict[str, Callable[[Random], None]]] = {
     "connection": wire.connection,
@@ -14,6 +14,8 @@ TARGETS: Final[dict[str, Callable[[Random], None]]] = {
     "hello": wire.hello,
     "http-requests": http.requests,
     "http-responses": http.responses,
+    "answers": answers.streams,
+    "model-lists": answers.lists,
     "signal-messages": signalling.from_server,
     "descriptions": signalling.descriptions,
     "signal-server": signalling.from_clients,

@@ -1,0 +1,135 @@
+"""What a model server's response says of itself as it passes: its model, its tokens and their rate. Pure.
+
+OpenAI's interface (chat, completions, responses) and those of Ollama, Anthropic, llama.cpp, SGLang and TGI put the same
+few names into their JSON, streamed or whole. They are looked for in each line, and nothing is parsed: within a JSON
+string a quote stands behind a backslash, so that no text of an answer can look like a name. A Server-Sent Event's data
+is one line with all of these servers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from ..config import KIB
+from ..protocol.heads import RequestHead, ResponseHead, get_all
+
+MAX_LINE: Final = 256 * KIB
+"""Bytes of a line that is looked into: one that holds the whole of a long answer has as many thousand."""
+
+_ENDS: Final = frozenset(
+    (
+        *(b"completions", b"responses", b"messages"),  # OpenAI's interface, and Anthropic's
+        *(b"chat", b"generate"),  # Ollama's; SGLang's and TGI's own
+        *(b"completion", b"infill", b"generate_stream"),  # llama.cpp's own, TGI's
+    )
+)
+"""How the paths end that models answer at, wherever the interface is mounted."""
+
+_STREAMS: Final = frozenset((b"text/event-stream", b"application/x-ndjson"))
+_WHOLE: Final = b"application/json"
+
+_MODEL: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){1,200}")')
+_TOKEN: Final = re.compile(
+    rb'"(?:content|text|response|thinking|reasoning|reasoning_content|arguments|delta|partial_json)"\s*:\s*"[^"]'
+)
+_TOLD: Final = re.compile(
+    rb'"(completion_tokens|output_tokens|eval_count|predicted_n|tokens_predicted|generated_tokens'
+    rb'|eval_duration|predicted_per_second)"\s*:\s*(\d{1,15}(?:\.\d{1,20})?)\b'
+)
+_NANOSECONDS: Final = b"eval_duration"
+_RATE: Final = b"predicted_per_second"
+
+
+class Meter:
+    """Feed it a response's body, then `end` it; its figures can be read at any time, from any thread."""
+
+    def __init__(self, *, streamed: bool) -> None:
+        self.model = ""
+        """Empty until it is seen."""
+        self._streamed = streamed
+        self._rest = b""
+        """The line that has begun."""
+        self._skipping = False
+        """Of a line that is too long, the end has not come."""
+        self._events = self._events_told = 0
+        """With text in them; as many as there were when the server last told its count."""
+        self._first = self._last = 0.0
+        self._told: int | None = None
+        self._told_rate: float | None = None
+        self._told_seconds: float | None = None
+
+    @property
+    def tokens(self) -> int | None:
+        """As the server counts them, or else the events with text in them; None where there are none."""
+        if self._told is not None:
+            return self._told + self._events - self._events_told
+        return self._events or None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """As the server measured it, or else from the first token to the last; None where there are not two."""
+        if self._told_rate is not None:
+            return round(self._told_rate, 2)
+        tokens, seconds = self.tokens or 0, self._last - self._first
+        if self._told and self._told_seconds:
+            return round(self._told / self._told_seconds, 2)
+        return round((tokens - 1) / seconds, 2) if tokens > 1 and seconds > 0 else None
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Look at body bytes that came at this time, in seconds."""
+        *lines, rest = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
+        for line in lines:
+            if self._skipping:
+                self._skipping = False
+            elif line:
+                self._look(line, now)
+        self._rest = b"" if self._skipping else rest
+        if len(self._rest) > MAX_LINE:
+            self._rest, self._skipping = b"", True
+
+    def end(self, now: float) -> None:
+        """The body has ended, whole or not: its last line may lack an end."""
+        self.feed(b"\n", now)
+
+    def _look(self, line: bytes, now: float) -> None:
+        if len(line) > MAX_LINE:
+            return
+        if not self.model and (found := _MODEL.search(line)):
+            self.model = _text(found[1])
+        if self._streamed and _TOKEN.search(line):
+            self._first = self._first if self._events else now
+            self._last = now
+            self._events += 1
+        for name, number in _TOLD.findall(line):
+            self._take(name, float(number))
+
+    def _take(self, name: bytes, number: float) -> None:
+        if name == _RATE:
+            self._told_rate = number
+        elif name == _NANOSECONDS:
+            self._told_seconds = number / 1e9
+        else:
+            self._events_told, self._told = self._events, int(number)  # in this order: others read meanwhile
+
+
+def metered(request: RequestHead, response: ResponseHead) -> Meter | None:
+    """A meter for the response's body; None where it is not a model's, or compressed."""
+    path = request.target.partition(b"?")[0]
+    if path.rpartition(b"/")[2] not in _ENDS or not 200 <= response.status < 300:
+        return None
+    if any(coding.lower() != b"identity" for coding in get_all(response.fields, b"content-encoding")):
+        return None
+    kinds = {value.partition(b";")[0].strip().lower() for value in get_all(response.fields, b"content-type")}
+    if kinds & _STREAMS:
+        return Meter(streamed=True)
+    return Meter(streamed=False) if _WHOLE in kinds else None
+
+
+def _text(literal: bytes) -> str:
+    """A JSON string's text, as far as it is text."""
+    try:
+        return str(json.loads(literal)).encode("utf-8", "replace").decode()
+    except ValueError:
+        return ""

@@ -1,0 +1,126 @@
+"""The models that a service lists, in OpenAI's or Ollama's way: asked for, and read.
+
+Whoever looks says how a path is asked for: serve over its pool, a proxy through its session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..config import KIB
+from ..errors import ErrorCode, StreamError, UpstreamError
+from ..protocol.heads import Fields, RequestHead
+from ..session.mux import Session
+
+PATHS: Final = (b"/v1/models", b"/api/tags", b"/models")
+"""Where models are listed; the last is OpenAI's below an upstream's or a client's ``/v1``."""
+
+MAX_ANSWER: Final = 512 * KIB
+"""Bytes of an answer that are read: a list of a thousand models has less."""
+
+ACCEPT: Final[Fields] = ((b"Accept", b"application/json"),)
+
+_PATIENCE: Final = 10.0
+"""Seconds that a proxy waits for all: an upstream that is busy with an answer may list nothing meanwhile."""
+
+_HINTS: Final = {
+    401: "The model server wants a key: serve gives it one with --upstream-header.",
+    403: "Serve lets through what its --policy, --allow and --deny say.",
+    429: "Serve's --max-requests and --max-requests-per-minute say how many it lets through.",
+    502: "Is the model server running, on serve's machine?",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a service answered at one path."""
+
+    status: int
+    models: tuple[str, ...] | None
+    """None where it is no list of models."""
+
+    @classmethod
+    def of(cls, status: int, body: bytes) -> Answer:
+        """Read a response."""
+        return cls(status=status, models=read_models(body) if status == 200 else None)
+
+
+Ask = Callable[[bytes], Awaitable[Answer]]
+"""GET a path."""
+
+
+async def look(ask: Ask) -> Answer:
+    """The first answer that lists models, or else the first. Raises what ``ask`` does."""
+    first: Answer | None = None
+    for path in PATHS:
+        answer = await ask(path)
+        if answer.models is not None:
+            return answer
+        first = first or answer
+    assert first is not None
+    return first
+
+
+async def models_through(session: Session) -> tuple[str, ...]:
+    """The models that a session's serve lists; empty where its upstream lists none.
+
+    Raises `UpstreamError`, or `PeerLost`.
+    """
+
+    async def ask(path: bytes) -> Answer:
+        return await _ask(session, path)
+
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            answer = await look(ask)
+    except TimeoutError as exc:
+        raise UpstreamError(
+            f"The upstream did not list its models within {_PATIENCE:g} s.", hint="It may be busy: try again."
+        ) from exc
+    except StreamError as exc:
+        raise UpstreamError(f"The upstream did not list its models: {exc}", hint=_HINTS[502]) from exc
+    if answer.models is None and (answer.status in _HINTS or answer.status >= 500):
+        raise UpstreamError(
+            f"The upstream did not list its models: it was answered {answer.status}.",
+            hint=_HINTS.get(answer.status, "See what the model server says of itself, on serve's machine."),
+        )
+    return answer.models or ()
+
+
+async def _ask(session: Session, path: bytes) -> Answer:
+    stream = await session.open(RequestHead(method=b"GET", target=path, fields=ACCEPT), ended=True)
+    try:
+        while (head := await stream.response()).interim:
+            pass
+        body = bytearray()
+        while len(body) <= MAX_ANSWER and (data := await stream.receive()):
+            body += data
+        return Answer.of(head.status, bytes(body))
+    finally:
+        stream.reset(ErrorCode.CANCELLED, "The answer is not needed.")
+
+
+def listed(answer: dict[str, Any], key: str, name: str) -> list[Any] | None:
+    """The names of the objects that an answer lists under ``key``; None where it lists none."""
+    items = answer.get(key)
+    if not isinstance(items, list):
+        return None
+    return [item.get(name) for item in items if isinstance(item, dict)]
+
+
+def read_models(body: bytes) -> tuple[str, ...] | None:
+    """The models of an answer's JSON; None where it is no list of models."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(answer, dict):
+        return None
+    for key, name in (("data", "id"), ("models", "name")):
+        if (models := listed(answer, key, name)) is not None:
+            return tuple(model for model in models if isinstance(model, str))
+    return None

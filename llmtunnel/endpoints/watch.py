@@ -1,0 +1,107 @@
+"""Serve's look at its upstream: whether it answers, and which models it lists. Its requests count for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from ..config import Limits
+from ..errors import UpstreamError
+from ..protocol.heads import RequestHead, ResponseHead
+from ..status import Health, UpstreamStatus
+from .forwarding import Forwarding, response_events
+from .http1 import END, ResponseReader
+from .models import ACCEPT, MAX_ANSWER, Answer, look
+from .pool import UpstreamConnection, UpstreamPool
+from .probe import PROBE_FIELD
+
+PERIOD_UP: Final = 30.0
+"""Seconds between two looks at an upstream that is up: a line in its log, now and then."""
+PERIOD_DOWN: Final = 3.0
+"""At one that is down: somebody waits for it."""
+PAUSE: Final = 1.0
+"""Between any two, however often requests fail."""
+PATIENCE: Final = 5.0
+"""Seconds for an answer. One that takes connections and does not answer in time is busy, not down."""
+
+
+class Watch:
+    """`start` it, end it with `aclose`; `status` is what was seen last."""
+
+    def __init__(
+        self,
+        pool: UpstreamPool,
+        forwarding: Forwarding,
+        *,
+        limits: Limits,
+        on_change: Callable[[UpstreamStatus], None] = lambda status: None,
+    ) -> None:
+        self.status = UpstreamStatus()
+        self._pool = pool
+        self._forwarding = forwarding
+        self._limits = limits
+        self._on_change = on_change
+        self._doubted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Look at once, then again and again."""
+        self._task = asyncio.create_task(self._run(), name="upstream watch")
+
+    def doubt(self) -> None:
+        """A request has failed there: look soon."""
+        self._doubted.set()
+
+    async def aclose(self) -> None:
+        """Stop looking; idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        while True:
+            self._doubted.clear()
+            self._see(await self._look())
+            await asyncio.sleep(PAUSE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout((PERIOD_UP if self.status.health is Health.UP else PERIOD_DOWN) - PAUSE):
+                    await self._doubted.wait()
+
+    def _see(self, status: UpstreamStatus) -> None:
+        changed = status != self.status
+        self.status = status
+        if changed:
+            self._on_change(status)
+
+    async def _look(self) -> UpstreamStatus:
+        try:
+            answer = await look(self._ask)
+        except UpstreamError:
+            return UpstreamStatus(health=Health.DOWN)
+        except TimeoutError:
+            return UpstreamStatus(health=Health.UP, models=self.status.models)
+        return UpstreamStatus(health=Health.UP, models=answer.models or ())
+
+    async def _ask(self, path: bytes) -> Answer:
+        # The field has a proxy of ours answer by itself: a tunnel that leads to itself must not look at itself.
+        head = RequestHead(method=b"GET", target=path, fields=(*ACCEPT, (PROBE_FIELD, b"1")))
+        connection = await self._pool.acquire(fresh=True)
+        try:
+            connection.write_now(self._forwarding.request(head, frozenset(), chunked=False, upgrade=False))
+            async with asyncio.timeout(PATIENCE):
+                return await self._answer(connection)
+        finally:
+            connection.abort()
+
+    async def _answer(self, connection: UpstreamConnection) -> Answer:
+        reader, status, body = ResponseReader(b"GET", limits=self._limits), 0, bytearray()
+        while True:
+            for event in response_events(reader, await connection.read()):
+                if isinstance(event, ResponseHead):
+                    status = event.status
+                elif isinstance(event, bytes):
+                    body += event
+                if event is END or len(body) > MAX_ANSWER:
+                    return Answer.of(status, bytes(body))

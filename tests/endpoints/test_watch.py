@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from llmtunnel.config import Limits, Timeouts
+from llmtunnel.endpoints import watch
+from llmtunnel.endpoints.forwarding import Forwarding
+from llmtunnel.endpoints.pool import UpstreamPool
+from llmtunnel.endpoints.probe import PROBE_FIELD
+from llmtunnel.endpoints.watch import Watch
+from llmtunnel.status import Health, UpstreamStatus
+from llmtunnel.upstream import Upstream
+
+from ..conftest import run
+from .scripted import OK, Scripted, answer, rig
+from .test_models import OLLAMA, OPENAI
+
+UP, DOWN = UpstreamStatus(health=Health.UP), UpstreamStatus(health=Health.DOWN)
+
+
+def sized(body: bytes, status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
+
+
+NONE = sized(b"", b"404 Not Found")
+
+
+class Eye:
+    """A watch of a scripted upstream, and what it saw."""
+
+    def __init__(self, upstream: Scripted) -> None:
+        self.seen: asyncio.Queue[UpstreamStatus] = asyncio.Queue()
+        address, limits = Upstream.parse(f"http://127.0.0.1:{upstream.port}/b", headers=["X-Key: k"]), Limits()
+        self.upstream = upstream
+        self.pool = UpstreamPool(address, timeouts=Timeouts(), limits=limits)
+        self.watch = Watch(self.pool, Forwarding(upstream=address), limits=limits, on_change=self.seen.put_nowait)
+
+    async def next(self) -> UpstreamStatus:
+        """What it sees next that is new."""
+        async with asyncio.timeout(10):
+            return await self.seen.get()
+
+    async def answers(self, *responses: bytes) -> list[bytes]:
+        """Give these, one a connection; the requests' heads."""
+        heads = []
+        for response in responses:
+            peer = await self.upstream.peer()
+            heads.append(await peer.head())
+            peer.say(response)
+        return heads
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PAUSE", 0.02)
+    monkeypatch.setattr(watch, "PERIOD_DOWN", 0.05)
+
+
+@asynccontextmanager
+async def watching() -> AsyncIterator[Eye]:
+    upstream = Scripted()
+    async with upstream.listening():
+        eye = Eye(upstream)
+        eye.watch.start()
+        try:
+            yield eye
+        finally:
+            await eye.watch.aclose()
+            await eye.pool.aclose()
+
+
+def test_nothing_is_known_before_the_first_look() -> None:
+    async def main() -> None:
+        async with watching() as eye:
+            assert eye.watch.status == UpstreamStatus() == UpstreamStatus(health=Health.UNKNOWN)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("responses", "models"),
+    [
+        ([sized(OPENAI)], ("a", "b")),
+        ([NONE, sized(OLLAMA)], ("a:8b",)),
+        ([NONE, NONE, b"HTTP/1.0 200 OK\r\n\r\n" + OPENAI], ("a", "b")),
+    ],
+)
+def test_its_models_are_seen_in_either_dialect(responses: list[bytes], models: tuple[str, ...]) -> None:
+    async def main() -> None:
+        async with watching() as eye:
+            await eye.answers(*responses[:-1])
+            peer = await eye.upstream.peer()
+            await peer.head()
+            peer.say(responses[-1])
+            if b"HTTP/1.0" in responses[-1]:
+                peer.close()
+            assert await eye.next() == eye.watch.status == UpstreamStatus(health=Health.UP, models=models)
+            assert await peer.ended()
+
+    run(main())
+
+
+@pytest.mark.parametrize("response", [NONE, OK, sized(b"", b"503 Loading"), sized(b" " * 600_000)])
+def test_whatever_answers_is_up(response: bytes) -> None:
+    async def main() -> None:
+        async with watching() as eye:
+            await eye.answers(*[response] * 3)
+            assert await eye.next() == UP
+
+    run(main())
+
+
+def test_it_asks_as_a_request_would_be_put_and_says_that_it_is_a_probe() -> None:
+    async def main() -> None:
+        async with watching() as eye:
+            [head] = await eye.answers(sized(OPENAI))
+            lines = head.split(b"\r\n")
+            assert lines[0] == b"GET /b/v1/models HTTP/1.1"
+            assert b"Host: 127.0.0.1:%d" % eye.upstream.port in lines
+            assert b"X-Key: k" in lines
+            assert PROBE_FIELD + b": 1" in lines
+
+    run(main())
+
+
+def test_one_that_is_down_is_looked_at_until_it_is_up() -> None:
+    async def main() -> None:
+        upstream = Scripted()
+        async with upstream.listening():
+            port = upstream.port
+        eye = Eye(upstream)
+        eye.watch.start()
+        assert await eye.next() == DOWN
+        server = await asyncio.start_server(upstream._accept, "127.0.0.1", port)
+        await eye.answers(sized(OLLAMA))
+        assert (await eye.next()).models == ("a:8b",)
+        await eye.watch.aclose()
+        await eye.pool.aclose()
+        for writer in upstream._writers:
+            writer.close()
+        server.close()
+        await server.wait_closed()
+
+    run(main())
+
+
+@pytest.mark.parametrize("nonsense", [b"", b"SSH-2.0\r\n\r\n", sized(OPENAI)[:-3]])
+def test_one_that_breaks_off_or_speaks_no_http_is_down(nonsense: bytes) -> None:
+    async def main() -> None:
+        async with watching() as eye:
+            peer = await eye.upstream.peer()
+            await peer.head()
+            peer.say(nonsense)
+            peer.close()
+            assert await eye.next() == DOWN
+
+    run(main())
+
+
+def test_one_that_takes_connections_and_does_not_answer_is_busy_and_keeps_its_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with watching() as eye:
+            await eye.answers(sized(OLLAMA))
+            assert (await eye.next()).models == ("a:8b",)
+            monkeypatch.setattr(watch, "PATIENCE", 0.05)
+            eye.watch.doubt()
+            busy = await eye.upstream.peer()
+            assert await busy.ended()
+            assert eye.watch.status == UpstreamStatus(health=Health.UP, models=("a:8b",))
+            assert eye.seen.empty()
+
+    run(main())
+
+
+def test_one_that_is_up_is_left_alone_until_a_request_fails() -> None:
+    async def main() -> None:
+        async with watching() as eye:
+            await eye.answers(sized(OPENAI))
+            await eye.next()
+            await asyncio.sleep(0.2)
+            assert eye.upstream.accepted == 1
+            eye.watch.doubt()
+            await eye.answers(sized(OLLAMA))
+            assert (await eye.next()).models == ("a:8b",)
+
+    run(main())
+
+
+def test_it_can_be_closed_at_any_time_and_more_than_once() -> None:
+    async def main() -> None:
+        async with watching() as eye:
+            await eye.upstream.peer()
+            await eye.watch.aclose()
+            await eye.watch.aclose()
+
+    run(main())
+
+
+# -- an origin's
+
+
+def test_an_origins_looks_leave_no_record_and_a_502_has_it_look_again() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            tunnel.origin.watch.start()
+            first = await tunnel.upstream.peer()
+            await first.head()
+            first.say(sized(OPENAI))
+            assert await first.ended()
+            stream = await tunnel.ask()
+            asked = await tunnel.upstream.peer()
+            await asked.head()
+            asked.close()
+            head, _ = await answer(stream)
+            assert head.status == 502
+            assert (await tunnel.record()).status == 502
+            again = await tunnel.upstream.peer()
+            assert (await again.head()).startswith(b"GET /v1/models ")
+            again.say(sized(OPENAI))
+            assert await again.ended()
+            assert (tunnel.ledger.totals.requests, tunnel.ledger.totals.active) == (1, 0)
+
+    run(main())
