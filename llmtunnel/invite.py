@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import secrets
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Final, Self
 
@@ -78,8 +78,11 @@ class Invite:
     def generate(cls, signal: str = DEFAULT_SIGNAL) -> Self:
         """A new one. Raises `SettingError` where ``signal`` is no signal server's address."""
         number = 10 ** (DIGITS - 1) + secrets.randbelow(9 * 10 ** (DIGITS - 1))
-        words = (secrets.choice(WORDS) for _ in range(COUNT))
-        return cls(room=f"invite-{number}", secret="-".join(words), signal=signal)
+        return cls(room=f"invite-{number}", secret=_new_secret(), signal=signal)
+
+    def renewed(self) -> Self:
+        """The same room, with other words."""
+        return replace(self, secret=_new_secret())
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -98,6 +101,10 @@ class Invite:
             secret="-".join(_read_words(words.casefold())),
             signal=signal_in_invite(address) if at else DEFAULT_SIGNAL,
         )
+
+
+def _new_secret() -> str:
+    return "-".join(secrets.choice(WORDS) for _ in range(COUNT))
 
 
 def _split_number(text: str) -> tuple[str, str]:

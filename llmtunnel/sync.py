@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -19,6 +20,7 @@ from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
 from .upstream import Upstream
 
 T = TypeVar("T", bound=aio.Tunnel)
+R = TypeVar("R")
 
 
 class Handle(Generic[T]):
@@ -84,6 +86,14 @@ class Server(Handle[aio.Server]):
     def invite(self) -> Invite | None:
         """See `aio.Server.invite`."""
         return self._tunnel.invite
+
+    def renew_invite(self) -> Invite:
+        """See `aio.Server.renew_invite`."""
+        return self._hold.call(_call(self._tunnel.renew_invite))
+
+    def kick(self, peer: str) -> None:
+        """See `aio.Server.kick`."""
+        self._hold.call(_call(partial(self._tunnel.kick, peer)))
 
 
 class Proxy(Handle[aio.Proxy]):
@@ -200,6 +210,10 @@ def _opened(name: str, make: Callable[[], Awaitable[T]]) -> tuple[T, runtime.Hol
     except BaseException:
         hold.close()
         raise
+
+
+async def _call(function: Callable[[], R]) -> R:
+    return function()
 
 
 async def _await(make: Callable[[], Awaitable[T]]) -> T:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from .config import ProxySettings, ServeSettings, Settings
 from .endpoints.ledger import Ledger
-from .errors import PeerNotFound, TunnelError, WaitTimeout
+from .errors import PeerNotFound, SettingError, TunnelError, WaitTimeout
 from .status import (
     ActiveRequest,
     ErrorNotice,
@@ -308,6 +308,17 @@ class Server(Tunnel):
     def url(self) -> str:
         """The upstream's address."""
         return str(self._upstream)
+
+    def renew_invite(self) -> Invite:
+        """Another code for who comes from now on, in the same room; who is in stays. Raises `SettingError`.
+
+        Where serve was started for ``once`` or until it ``expires``: the new one is for one proxy again, and stays.
+        """
+        if self._invite is None:
+            raise SettingError("This serve has a room and a secret of its own.", hint="Start it with other ones.")
+        self._invite = self._invite.renewed()
+        self._room.renew_secret(self._invite.secret)
+        return self._invite
 
     def kick(self, peer: str) -> None:
         """Put a peer out, by its name in `Status.peers`, and keep its process out. Raises `PeerNotFound`.

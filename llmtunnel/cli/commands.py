@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from ..status import Notice, SignalConnected
 from ..upstream import NAMED
 from . import logs
 from .console import Console
-from .options import DemoCommand, InviteCommand, ProxyCommand, ServeCommand, SignalCommand
+from .options import DemoCommand, DoctorCommand, InviteCommand, ProxyCommand, ServeCommand, SignalCommand
 from .parsers import PROG
 from .signals import READER_GONE, Stop, on_signals
 
@@ -39,7 +40,8 @@ LONG_ENOUGH: Final = 8
 """Characters. Whoever guesses has to ask serve, which takes one guess in a few seconds."""
 
 Work = Coroutine[Any, Any, int]
-Command = ServeCommand | ProxyCommand | InviteCommand | DemoCommand | SignalCommand
+Running = ServeCommand | ProxyCommand | DoctorCommand | DemoCommand
+Command = Running | InviteCommand | SignalCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ def execute(command: Command) -> int:
     return _run(command)
 
 
-def _run(command: ServeCommand | ProxyCommand | DemoCommand) -> int:
+def _run(command: Running) -> int:
     from .. import runtime
 
     logs.configure(command.view.log_level)
@@ -81,12 +83,14 @@ def _run(command: ServeCommand | ProxyCommand | DemoCommand) -> int:
         console.output.close()
 
 
-def _work(command: ServeCommand | ProxyCommand | DemoCommand, console: Console) -> Work:
+def _work(command: Running, console: Console) -> Work:
     match command:
         case ServeCommand():
             return _serve(command, console)
         case ProxyCommand():
             return _proxy(command, console)
+        case DoctorCommand():
+            return _doctor(command, console)
         case DemoCommand():
             from .demo import demo
 
@@ -132,6 +136,18 @@ async def _proxy(command: ProxyCommand, console: Console) -> int:
 
     _warn(command.settings, console)
     return await keep(aio.Proxy(command.settings), console)
+
+
+async def _doctor(command: DoctorCommand, console: Console) -> int:
+    from ..doctor.checks import diagnose
+    from .doctor import json_text, text
+
+    found = await diagnose(command.settings, upstream=command.upstream, address=command.listen)
+    if command.view.json:
+        console.output.write(json_text(found))
+    else:
+        console.say(text(found, sys.stdout))
+    return 0 if found.connects else 1
 
 
 def _warn(settings: Settings, console: Console) -> None:

@@ -39,6 +39,7 @@ from .parsers import (
     PROG,
     demo_parser,
     did_you_mean,
+    doctor_parser,
     invite_parser,
     proxy_parser,
     serve_parser,
@@ -129,7 +130,17 @@ class DemoCommand:
     stay: bool = False
 
 
-Parsed = ShowText | ServeCommand | ProxyCommand | InviteCommand | SignalCommand | DemoCommand
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorCommand:
+    """``llmtunnel doctor``."""
+
+    view: View
+    settings: Settings
+    upstream: Upstream | None
+    listen: str
+
+
+Parsed = ShowText | ServeCommand | ProxyCommand | InviteCommand | SignalCommand | DoctorCommand | DemoCommand
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Parsed:
@@ -215,6 +226,23 @@ def _demo(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     return DemoCommand(view=_view(_Values(given, environ)), stay=given.stay)
 
 
+def _doctor(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
+    parser = doctor_parser()
+    given = parser.read(argv)
+    if given.help:
+        return ShowText(text=parser.format_help())
+    values = _Values(given, environ)
+    given.code = " ".join(given.code) or None
+    meeting = read_meeting(given, values.environ) or Meeting.made(values.text("signal"))
+    address = values.text("upstream")
+    return DoctorCommand(
+        view=_view(values),
+        settings=Settings(room=meeting.room, signal=meeting.signal, ice=_ice(values)),
+        upstream=Upstream.parse(address) if address else None,
+        listen=values.text("listen") or DEFAULT_LISTEN,
+    )
+
+
 def _invite(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     parser = invite_parser()
     given = parser.read(argv)
@@ -233,6 +261,7 @@ _COMMANDS: Final[Mapping[str, Callable[[Sequence[str], Mapping[str, str] | None]
     "proxy": _proxy,
     "invite": _invite,
     "signal": _signal,
+    "doctor": _doctor,
     "demo": _demo,
 }
 

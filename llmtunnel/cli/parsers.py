@@ -49,6 +49,7 @@ commands:
   proxy     answer on this machine with what is served elsewhere, by its invite
   invite    make an invite ahead
   signal    run a signal server, where the two find each other
+  doctor    say why a tunnel will or will not connect from here
   demo      try it all on this machine: both sides, a signal server, a toy model
 
   {PROG} COMMAND --help     the options of a command
@@ -177,6 +178,23 @@ def invite_parser() -> Parser:
     )
     parser.add_argument("--signal", metavar="URL", help=_SIGNAL)
     parser.add_argument("--json", action="store_true", help="as a JSON object")
+    return parser
+
+
+def doctor_parser() -> Parser:
+    """``llmtunnel doctor``."""
+    parser = Parser(
+        "doctor",
+        about="Look at all that a tunnel needs here, and say what path to expect; status 1 where it cannot connect.",
+        examples=["doctor", "doctor --signal ws://10.0.0.2:8787 --turn turn:host:3478 --turn-user me"],
+    )
+    add = parser.add_argument
+    add("code", metavar="CODE", nargs="*", help="an invite, for the signal server that it names")
+    _add_invite(parser, "the same as CODE")
+    add("--upstream", metavar="URL", help="what serve would serve (TUNNEL_UPSTREAM; default: looks for one)")
+    add("--listen", metavar="ADDRESS", help=f"where proxy would answer (TUNNEL_LISTEN; default: {DEFAULT_LISTEN})")
+    _add_network(parser)
+    _add_view(parser, drawn=False)
     return parser
 
 

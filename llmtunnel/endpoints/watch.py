@@ -63,7 +63,7 @@ class Watch:
     async def _run(self) -> None:
         while True:
             self._doubted.clear()
-            self._see(await self._look())
+            self._see(await self.look())
             await asyncio.sleep(PAUSE)
             with suppress(TimeoutError):
                 async with asyncio.timeout((PERIOD_UP if self.status.health is Health.UP else PERIOD_DOWN) - PAUSE):
@@ -75,7 +75,8 @@ class Watch:
         if changed:
             self._on_change(status)
 
-    async def _look(self) -> UpstreamStatus:
+    async def look(self) -> UpstreamStatus:
+        """How the upstream is now."""
         try:
             answer = await look(self._ask)
         except UpstreamError:

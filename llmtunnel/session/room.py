@@ -137,6 +137,11 @@ class Room:
         finally:
             await self._close_links()
 
+    def renew_secret(self, secret: str) -> None:
+        """Serve: strangers have to know this one from now on."""
+        assert isinstance(self._access, ServeAccess)
+        self._access.door.renew(secret)
+
     def put_out(self, name: str) -> bool:
         """Serve: end the session with the peer of this name, and keep it out; whether there was one."""
         assert isinstance(self._access, ServeAccess)

@@ -64,6 +64,11 @@ class SignalClient:
             stack.pop_all()
         return cls(http, socket, url=url, timeouts=timeouts)
 
+    @property
+    def server_date(self) -> str | None:
+        """The server's clock when it took the connection, as its ``Date`` field; None where it sent none."""
+        return self._socket._response.headers.get("Date")
+
     async def join(self, room: str, *, role: Role, instance: str, token: str | None = None) -> Joined:
         """Enter a room. Raises `RoomFull`, `SignalRejected` or `SignalUnreachable`."""
         try:

@@ -1,0 +1,51 @@
+"""``llmtunnel doctor``: the findings as one table for a person, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final, TextIO
+
+from ..doctor.findings import Diagnosis, Finding, Verdict
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+_MARKS: Final = {
+    Verdict.GOOD: ("✓", "green"),
+    Verdict.POOR: ("!", "yellow"),
+    Verdict.BAD: ("✗", "red"),
+    Verdict.UNKNOWN: ("·", "bright_black"),
+}
+
+
+def text(diagnosis: Diagnosis, screen: TextIO) -> str:
+    """The table and its closing line, as ``screen`` can show them: its width, and its colours beside the marks."""
+    from rich.console import Console
+
+    console = Console(file=screen, highlight=False)
+    with console.capture() as captured:
+        console.print(_table(diagnosis.findings))
+        console.print(f"\n{diagnosis.expectation}", markup=False)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def json_text(diagnosis: Diagnosis) -> str:
+    """One line of JSON."""
+    return json.dumps(diagnosis.as_dict()) + "\n"
+
+
+def _table(findings: tuple[Finding, ...]) -> Table:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 1))
+    for finding in findings:
+        mark, style = _MARKS[finding.verdict]
+        table.add_row(_text(mark, style), _text(finding.subject), _text(f"{finding.detail} {finding.hint}".rstrip()))
+    return table
+
+
+def _text(words: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text(words, style=style)  # what servers say is no markup

@@ -1,0 +1,121 @@
+"""What was found, and what it means for a tunnel: frozen values, pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """How good a finding is."""
+
+    GOOD = "good"
+    POOR = "poor"
+    """It works, with something to know of."""
+    BAD = "bad"
+    UNKNOWN = "unknown"
+    """Not asked for, or not to be found out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One row of the table."""
+
+    subject: str
+    verdict: Verdict
+    detail: str
+    hint: str = ""
+    """What to do about it."""
+
+
+class Mapping(StrEnum):
+    """How the NAT in front of this machine maps a socket (RFC 4787 section 4.1)."""
+
+    NONE = "none"
+    """There is no NAT: the machine's own address is seen."""
+    SAME = "same"
+    """One address towards everybody: peers can send to it."""
+    EACH = "each"
+    """Another one towards each ("symmetric"): a peer cannot know it."""
+    UNKNOWN = "unknown"
+    """One server answered, or none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the expected path depends on."""
+
+    signal: bool = False
+    """The signal server took us into a room."""
+    udp: bool = False
+    """A STUN server answered."""
+    mapping: Mapping = Mapping.UNKNOWN
+    turn: bool = False
+    """A TURN server relays for us."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """The whole table, and its closing line."""
+
+    findings: tuple[Finding, ...]
+    facts: Facts
+
+    @property
+    def expectation(self) -> str:
+        """One sentence: which path to expect."""
+        return expect(self.facts)
+
+    @property
+    def connects(self) -> bool:
+        """Whether a tunnel from here is likely to come up."""
+        return self.facts.signal and (self.facts.udp or self.facts.turn)
+
+    def as_dict(self) -> dict[str, object]:
+        """The JSON object of ``--json``."""
+        return {
+            "findings": [asdict(finding) for finding in self.findings],
+            **asdict(self.facts),
+            "connects": self.connects,
+            "expectation": self.expectation,
+        }
+
+
+def mapping_of(seen: list[tuple[str, int]], own: set[str]) -> Mapping:
+    """The NAT's behaviour from what each STUN server saw of one socket, and this machine's own addresses."""
+    if not seen:
+        return Mapping.UNKNOWN
+    if all(host in own for host, _ in seen):
+        return Mapping.NONE
+    if len(set(seen)) > 1:
+        return Mapping.EACH
+    return Mapping.SAME if len(seen) > 1 else Mapping.UNKNOWN
+
+
+def mapping_row(mapping: Mapping) -> Finding:
+    """What the NAT's behaviour means, for the table."""
+    verdict, detail = {
+        Mapping.NONE: (Verdict.GOOD, "There is none: others see this machine's own address."),
+        Mapping.SAME: (Verdict.GOOD, "It shows everybody the same address: peers can reach this machine."),
+        Mapping.EACH: (Verdict.POOR, "It shows everybody another address (symmetric): a strict peer needs --turn."),
+        Mapping.UNKNOWN: (Verdict.UNKNOWN, "How it maps is not known: two STUN servers have to answer."),
+    }[mapping]
+    return Finding(subject="NAT", verdict=verdict, detail=detail)
+
+
+def expect(facts: Facts) -> str:
+    """What path to expect, to a peer with an ordinary network."""
+    if not facts.signal:
+        return "No tunnel from here before the signal server is reached."
+    if facts.turn and not facts.udp:
+        return "UDP does not pass; expect the path turn."
+    if not facts.udp:
+        return "UDP does not pass, and no TURN server relays for us: expect a direct path only in the same network."
+    match facts.mapping:
+        case Mapping.EACH if facts.turn:
+            return "Expect a direct path, or turn where the other side's NAT is as strict as this one's."
+        case Mapping.EACH:
+            return "Expect a direct path; none where the other side's NAT is as strict as this one's, without --turn."
+        case Mapping.UNKNOWN:
+            return "Expect a direct path, unless both sides' NATs are strict."
+    return "Expect a direct path."

@@ -1,0 +1,191 @@
+"""The checks against real servers: a signal server, STUN, coturn, a model server; and against none."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtunnel.cli.toy import Toy
+from llmtunnel.config import IceServers, Settings, Timeouts
+from llmtunnel.doctor.checks import TERMS, _clock, diagnose
+from llmtunnel.doctor.findings import Diagnosis, Mapping, Verdict
+from llmtunnel.platforms import Platform
+from llmtunnel.upstream import Upstream
+from signal_server.server import SignalServer
+
+from ..embedded import until
+from ..transport.test_ice import serving
+
+Run = Callable[..., Any]
+NOWHERE = "ws://127.0.0.1:9"
+FREE = "127.0.0.1:0"
+
+
+async def examine(
+    *, signal: str = NOWHERE, ice: IceServers | None = None, upstream: Upstream | None = None, address: str = FREE
+) -> Diagnosis:
+    settings = Settings(room="r", signal=signal, ice=ice or IceServers(stun=()), timeouts=Timeouts(signal=3.0))
+    return await diagnose(settings, upstream=upstream, address=address)
+
+
+def rows(diagnosis: Diagnosis, subject: str) -> list[tuple[Verdict, str]]:
+    return [(each.verdict, each.detail) for each in diagnosis.findings if each.subject == subject]
+
+
+@asynccontextmanager
+async def coturn(path: Path) -> AsyncIterator[str]:
+    """A TURN server with one user, ``user`` and ``password``, on UDP and TCP."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = probe.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        *("turnserver", "-n", "--no-tls", "--no-dtls", "--no-cli", "--lt-cred-mech", "--allow-loopback-peers"),
+        *("-L", "127.0.0.1", "-E", "127.0.0.1", "-p", str(port), "-u", "user:password", "-r", "realm"),
+        *("--pidfile", str(path / "pid"), "--userdb", str(path / "db"), "--log-file", "stdout"),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        await until(lambda: _accepts(port), "coturn listens")
+        yield f"turn:127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def _accepts(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_signal_server_that_works_is_good_and_lets_messages_through(run: Run) -> None:
+    async def main() -> None:
+        async with SignalServer("127.0.0.1", 0) as signal:
+            found = await examine(signal=signal.url)
+            assert found.facts.signal
+            for subject in ("signal server", "WebSocket", "clock"):
+                ((verdict, _),) = rows(found, subject)
+                assert verdict is Verdict.GOOD
+
+    run(main())
+
+
+def test_a_signal_server_that_is_not_there_is_bad_with_what_to_do(run: Run) -> None:
+    async def main() -> None:
+        found = await examine()
+        ((verdict, detail),) = rows(found, "signal server")
+        assert verdict is Verdict.BAD
+        assert NOWHERE in detail
+        assert not found.connects
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("date", "verdict"),
+    [
+        ("Thu, 01 Jan 1970 00:16:40 GMT", Verdict.GOOD),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", Verdict.POOR),
+        ("Thu, 01 Jan 1970 10:00:00 GMT", Verdict.POOR),
+        ("yesterday", None),
+        (None, None),
+    ],
+)
+def test_a_clock_that_is_wrong_is_told(date: str | None, verdict: Verdict | None) -> None:
+    found = _clock(date, now=1000.0)
+    assert [each.verdict for each in found] == ([] if verdict is None else [verdict])
+
+
+def test_two_stun_servers_tell_how_the_nat_maps(run: Run) -> None:
+    async def main() -> None:
+        async with serving() as (_, one), serving() as (_, other):
+            found = await examine(ice=IceServers(stun=(one, other)))
+            assert found.facts.udp
+            assert found.facts.mapping is Mapping.SAME
+            assert [verdict for verdict, _ in rows(found, "STUN")] == [Verdict.GOOD] * 2
+
+    run(main())
+
+
+def test_stun_servers_that_do_not_answer_mean_that_udp_does_not_pass(run: Run) -> None:
+    async def main() -> None:
+        async with serving(silent=True) as (_, silent):
+            found = await examine(ice=IceServers(stun=(silent, "stun:no-such-name.invalid:3478")))
+            assert not found.facts.udp
+            details = " ".join(detail for _, detail in rows(found, "STUN"))
+            assert "does not answer" in details and "not known" in details
+            ((verdict, _),) = rows(found, "UDP")
+            assert verdict is Verdict.BAD
+
+    run(main())
+
+
+@pytest.mark.skipif(shutil.which("turnserver") is None, reason="needs coturn's turnserver")
+def test_a_turn_server_is_asked_for_an_address_by_udp_and_tcp_with_its_password(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with coturn(tmp_path) as url:
+            for transport in ("udp", "tcp"):
+                turn = f"{url}?transport={transport}"
+                right = IceServers(stun=(), turn=turn, turn_user="user", turn_pass="password")
+                wrong = IceServers(stun=(), turn=turn, turn_user="user", turn_pass="of another")
+                found = await examine(ice=right)
+                assert found.facts.turn
+                assert [verdict for verdict, _ in rows(found, "TURN")] == [Verdict.GOOD]
+                found = await examine(ice=wrong)
+                assert not found.facts.turn
+                ((verdict, detail),) = rows(found, "TURN")
+                assert verdict is Verdict.BAD
+                assert "does not take this user and password" in detail
+                assert "of another" not in str(found)
+
+    run(main())
+
+
+def test_a_turn_server_that_is_not_there_is_told(run: Run) -> None:
+    async def main() -> None:
+        found = await examine(ice=IceServers(stun=(), turn="turn:127.0.0.1:9?transport=tcp", turn_user="u"))
+        ((verdict, detail),) = rows(found, "TURN")
+        assert verdict is Verdict.BAD
+        assert "turn:127.0.0.1:9" in detail
+
+    run(main())
+
+
+def test_a_model_server_is_found_with_its_models(run: Run) -> None:
+    async def main() -> None:
+        async with Toy() as toy:
+            found = await examine(upstream=Upstream.parse(toy.url))
+            ((verdict, detail),) = rows(found, "upstream")
+            assert verdict is Verdict.GOOD
+            assert "toy" in detail
+
+    run(main())
+
+
+def test_a_port_that_is_taken_is_told_with_one_that_is_free(run: Run) -> None:
+    async def main() -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            found = await examine(address=address)
+            ((verdict, detail),) = rows(found, "listener")
+            assert verdict is Verdict.BAD
+            assert address in detail
+
+    run(main())
+
+
+@pytest.mark.parametrize("place", sorted(TERMS))
+def test_each_platform_has_a_link_to_its_terms(place: Platform) -> None:
+    assert "https://" in TERMS[place]
+
+
+def test_a_platform_is_told_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    ((_, detail),) = rows(run(examine()), "platform")
+    assert "Kaggle" in detail
