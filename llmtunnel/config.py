@@ -118,7 +118,8 @@ class IceServers:
     """STUN and TURN servers, as URLs of RFC 7064 and RFC 7065."""
 
     stun: tuple[str, ...] = (DEFAULT_STUN,)
-    turn: str | None = None
+    turn: tuple[str, ...] = ()
+    """Tried side by side: what works is taken. All with the same user."""
     turn_user: str | None = None
     turn_pass: str | None = field(default=None, repr=False)
 
@@ -126,8 +127,9 @@ class IceServers:
         for url in self.stun:
             if not _STUN_URL.fullmatch(url):
                 raise SettingError(f"{url!r} is not a STUN server's address.", hint="Write stun:host:port.")
-        if self.turn is not None and not _TURN_URL.fullmatch(self.turn):
-            raise SettingError(f"{self.turn!r} is not a TURN server's address.", hint="Write turn:host:port.")
+        for url in self.turn:
+            if not _TURN_URL.fullmatch(url):
+                raise SettingError(f"{url!r} is not a TURN server's address.", hint="Write turn:host:port.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
     assert proxy.listen == DEFAULT_LISTEN == "127.0.0.1:8000"
     assert serve.advertise == "/"
     assert proxy.ice.stun == (DEFAULT_STUN,)
-    assert proxy.ice.turn is None
+    assert proxy.ice.turn == ()
     assert not proxy.loopback
 
 
@@ -122,17 +122,17 @@ def test_what_is_no_stun_servers_address_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["turn:host", "turns:host:5349", "turn:host:3478?transport=tcp"])
 def test_turn_servers(url: str) -> None:
-    assert IceServers(turn=url).turn == url
+    assert IceServers(turn=(url,)).turn == (url,)
 
 
 @pytest.mark.parametrize("url", ["", "stun:host", "turn:host?transport=sctp", "turn:u:p@host"])
 def test_what_is_no_turn_servers_address_is_refused(url: str) -> None:
     with pytest.raises(SettingError, match="TURN"):
-        IceServers(turn=url)
+        IceServers(turn=(url,))
 
 
 def test_a_turn_servers_password_is_not_shown() -> None:
-    settings = Settings(room="r", ice=IceServers(turn="turn:host", turn_user="u", turn_pass="geheim"))
+    settings = Settings(room="r", ice=IceServers(turn=("turn:host",), turn_user="u", turn_pass="geheim"))
     assert "geheim" not in repr(settings)
 
 

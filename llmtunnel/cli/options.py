@@ -316,7 +316,7 @@ def _ice(values: _Values) -> IceServers:
         stun = []
     return IceServers(
         stun=tuple(stun),
-        turn=values.text("turn"),
+        turn=tuple(values.given.turn or values.environ.get("turn", "").split()),
         turn_user=values.text("turn_user"),
         turn_pass=values.text("turn_pass"),
     )

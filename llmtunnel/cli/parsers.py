@@ -263,7 +263,12 @@ def _add_network(parser: Parser) -> None:
         action="append",
         help=f"STUN server, repeatable; none for no STUN (default: {DEFAULT_STUN})",
     )
-    add("--turn", metavar="URL", help="TURN server (TUNNEL_TURN)")
+    add(
+        "--turn",
+        metavar="URL",
+        action="append",
+        help="TURN server, repeatable: turn:host:port, turns: for TLS, ?transport=tcp (TUNNEL_TURN, spaces between)",
+    )
     add("--turn-user", metavar="NAME", help="its user (TUNNEL_TURN_USER)")
     add("--turn-pass", metavar="TEXT", help="its password (TUNNEL_TURN_PASS)")
 

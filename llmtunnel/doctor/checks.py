@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -65,7 +64,7 @@ async def diagnose(settings: Settings, *, upstream: Upstream | None, address: st
         _place(),
         _signal(settings),
         _stun(settings.ice),
-        *(_turn(url, settings.ice) for url in _turn_urls(settings.ice)),
+        *(_turn(url, settings.ice) for url in settings.ice.turn),
         _upstream(upstream, settings),
         _port(address),
     )
@@ -177,10 +176,6 @@ def _stun_row(url: str, answer: tuple[str, int] | ConnectFailed) -> Finding:
     if isinstance(answer, ConnectFailed):
         return Finding(subject="STUN", verdict=Verdict.POOR, detail=str(answer))
     return Finding(subject="STUN", verdict=Verdict.GOOD, detail=f"{url} sees this machine as {answer[0]}:{answer[1]}.")
-
-
-def _turn_urls(ice: IceServers) -> Iterable[str]:
-    return [ice.turn] if ice.turn else []
 
 
 async def _turn(url: str, ice: IceServers) -> _Part:

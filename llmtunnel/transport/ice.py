@@ -58,7 +58,7 @@ class Connection(aioice.Connection):
     @property
     def complete(self) -> bool:
         """Whether `gather_rest` has nothing to do."""
-        return not self._servers.stun and self._servers.turn is None
+        return not self._servers.stun and not self._servers.turn
 
     @property
     def waiting(self) -> bool:
@@ -103,8 +103,7 @@ class Connection(aioice.Connection):
     async def gather_rest(self, found: Found) -> None:
         """Ask the servers, all at once; ``found`` is called with each new candidate. Never raises."""
         tasks = [self._reflect(url, found) for url in self._servers.stun]
-        if self._servers.turn is not None:
-            tasks.append(self._relay(self._servers.turn, found))
+        tasks += [self._relay(url, found) for url in self._servers.turn]
         await asyncio.gather(*tasks)
 
     def take(self, texts: Iterable[str]) -> list[aioice.Candidate]:

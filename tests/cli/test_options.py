@@ -62,7 +62,8 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(name: str) -
         command = parse(["proxy", *argv], environ)
         assert isinstance(command, ProxyCommand)
         settings = command.settings
-        return getattr(settings.ice if name.startswith("turn") else settings, name)
+        value = getattr(settings.ice if name.startswith("turn") else settings, name)
+        return value[0] if name == "turn" and value else value
 
     assert found([], environ) == in_environment
     assert found([flag, in_flag], environ) == in_flag
@@ -330,3 +331,12 @@ def test_no_secret_shows_in_a_repr() -> None:
     assert isinstance(command, ServeCommand)
     assert "hush" not in repr(command)
     assert "s3cret" not in repr(command)
+
+
+def test_several_turn_servers_may_be_given() -> None:
+    urls = ("turn:a", "turns:b:443?transport=tcp")
+    flags = [word for url in urls for word in ("--turn", url)]
+    for arguments, environ in ((flags, {}), ([], {"TUNNEL_TURN": " ".join(urls)})):
+        command = parse(["proxy", "--room", "r", *arguments], environ)
+        assert isinstance(command, ProxyCommand)
+        assert command.settings.ice.turn == urls

@@ -132,8 +132,8 @@ def test_a_turn_server_is_asked_for_an_address_by_udp_and_tcp_with_its_password(
         async with coturn(tmp_path) as url:
             for transport in ("udp", "tcp"):
                 turn = f"{url}?transport={transport}"
-                right = IceServers(stun=(), turn=turn, turn_user="user", turn_pass="password")
-                wrong = IceServers(stun=(), turn=turn, turn_user="user", turn_pass="of another")
+                right = IceServers(stun=(), turn=(turn,), turn_user="user", turn_pass="password")
+                wrong = IceServers(stun=(), turn=(turn,), turn_user="user", turn_pass="of another")
                 found = await examine(ice=right)
                 assert found.facts.turn
                 assert [verdict for verdict, _ in rows(found, "TURN")] == [Verdict.GOOD]
@@ -149,7 +149,7 @@ def test_a_turn_server_is_asked_for_an_address_by_udp_and_tcp_with_its_password(
 
 def test_a_turn_server_that_is_not_there_is_told(run: Run) -> None:
     async def main() -> None:
-        found = await examine(ice=IceServers(stun=(), turn="turn:127.0.0.1:9?transport=tcp", turn_user="u"))
+        found = await examine(ice=IceServers(stun=(), turn=("turn:127.0.0.1:9?transport=tcp",), turn_user="u"))
         ((verdict, detail),) = rows(found, "TURN")
         assert verdict is Verdict.BAD
         assert "turn:127.0.0.1:9" in detail

@@ -98,7 +98,7 @@ def test_servers_that_cannot_be_asked_are_left_out(run: Run, monkeypatch: pytest
         closed = free_port()
         servers = IceServers(
             stun=(f"stun:127.0.0.1:{closed}", "stun:no-such-host.invalid", "stun:127.0.0.1:99999"),
-            turn=f"turn:127.0.0.1:{closed}?transport=tcp",
+            turn=(f"turn:127.0.0.1:{closed}?transport=tcp",),
         )
         end = End(ice=servers)
         await end.peer.offer()
@@ -189,20 +189,22 @@ def start_coturn(tmp_path: FilePath) -> Iterator[Coturn]:
         deadline = time.monotonic() + 20
         while not listens(port) and time.monotonic() < deadline:
             time.sleep(0.05)
-        yield Coturn(process, IceServers(stun=(), turn=f"turn:127.0.0.1:{port}", turn_user="me", turn_pass="secret"))
+        yield Coturn(process, IceServers(stun=(), turn=(f"turn:127.0.0.1:{port}",), turn_user="me", turn_pass="secret"))
         process.kill()
 
 
-@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("transports", [("udp",), ("tcp",), ("udp", "tcp")], ids=" ".join)
+@pytest.mark.parametrize("others", [(), ("turn:127.0.0.1:9?transport=tcp", "turn:127.0.0.1:9")], ids=["", "dead-ones"])
 def test_where_hosts_do_not_reach_each_other_a_turn_server_relays(
-    run: Run, monkeypatch: pytest.MonkeyPatch, coturn: Coturn, transport: str
+    run: Run, monkeypatch: pytest.MonkeyPatch, coturn: Coturn, transports: tuple[str, ...], others: tuple[str, ...]
 ) -> None:
     async def no_hosts(self: Connection) -> None:
         self._local_candidates_start = self._local_candidates_end = True
 
     async def main() -> None:
         monkeypatch.setattr(Connection, "gather_candidates", no_hosts)
-        servers = replace(coturn.servers, turn=f"{coturn.servers.turn}?transport={transport}")
+        (url,) = coturn.servers.turn
+        servers = replace(coturn.servers, turn=(*others, *(f"{url}?transport={each}" for each in transports)))
         left, right = End(ice=servers), End(ice=servers)
         await introduce(left, right)
         await left.open()
