@@ -55,7 +55,8 @@ ARRIVALS = 16
 ARRIVAL_EVERY = 0.125
 """Seconds until one more may: a connection costs some 30 ms of computing, for a stranger too."""
 COMPLAINT_EVERY = 10.0
-"""Seconds between two of serve's notices that somebody did not come in: a stranger must not fill the screen."""
+"""Seconds between two notices that somebody did not come in, where nobody waits for it, and between two errors of the
+signal server: strangers must not fill the screen."""
 
 
 class Room:
@@ -79,6 +80,7 @@ class Room:
         self._access: Access = ServeAccess(settings, now) if role is Role.SERVE else ProxyAccess(settings)
         self._arrivals = Bucket(ARRIVALS, every=ARRIVAL_EVERY)
         self._complaints = Bucket(1, every=COMPLAINT_EVERY)
+        self._warnings = Bucket(3, every=COMPLAINT_EVERY)
         self._instance = _new_instance()
         self._token: str | None = None
         self._addressed = False
@@ -194,7 +196,7 @@ class Room:
     async def _receive(self, client: SignalClient) -> None:
         while True:
             message = await client.receive()
-            if isinstance(message, ServerError):
+            if isinstance(message, ServerError) and self._warnings.take(asyncio.get_running_loop().time()):
                 logger.warning("the signal server says: %s", message.message)
             for instruction in self._negotiation.receive(message):
                 await self._act(instruction)
@@ -335,7 +337,8 @@ class Room:
     def _tell_failure(self, link: Link, reason: TunnelError) -> None:
         if link.session is not None:
             return
-        if self._role is Role.SERVE and not self._complaints.take(asyncio.get_running_loop().time()):
+        unasked = self._role is Role.SERVE or bool(self.sessions)
+        if unasked and not self._complaints.take(asyncio.get_running_loop().time()):
             logger.info("%s did not come in: %s", link.name, reason)
             return
         self._notify(ErrorNotice(message=str(reason), hint=reason.hint))
