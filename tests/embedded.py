@@ -96,10 +96,18 @@ async def get(url: str, target: str = "/") -> tuple[int, bytes]:
             await writer.wait_closed()
 
 
-def settings(signal: str, *, room: str = "r", timeouts: Timeouts = QUICK, limits: Limits | None = None) -> Settings:
+def settings(
+    signal: str,
+    *,
+    room: str = "r",
+    secret: str | None = None,
+    timeouts: Timeouts = QUICK,
+    limits: Limits | None = None,
+) -> Settings:
     """Peers in this process."""
     return Settings(
         room=room,
+        secret=secret,
         signal=signal,
         ice=NO_ICE_SERVERS,
         loopback=True,
@@ -111,16 +119,18 @@ def settings(signal: str, *, room: str = "r", timeouts: Timeouts = QUICK, limits
 def server(signal: str, upstream: str, *, room: str = "r", timeouts: Timeouts = QUICK) -> Server:
     """A serve, not started."""
     common = settings(signal, room=room, timeouts=timeouts)
-    return Server(ServeSettings(**_fields(common), upstream=Address.parse(upstream)))
+    return Server(ServeSettings(**fields_of(common), upstream=Address.parse(upstream)))
 
 
 def proxy(signal: str, *, room: str = "r", listen: str = "127.0.0.1:0", timeouts: Timeouts = QUICK) -> Proxy:
     """A proxy, not started."""
-    return Proxy(ProxySettings(**_fields(settings(signal, room=room, timeouts=timeouts)), listen=listen))
+    return Proxy(ProxySettings(**fields_of(settings(signal, room=room, timeouts=timeouts)), listen=listen))
 
 
-def _fields(common: Settings) -> dict[str, Any]:
-    return {name: getattr(common, name) for name in ("room", "signal", "ice", "loopback", "timeouts", "limits")}
+def fields_of(common: Settings) -> dict[str, Any]:
+    """Its fields, as arguments of a subclass."""
+    names = ("room", "secret", "signal", "ice", "loopback", "timeouts", "limits")
+    return {name: getattr(common, name) for name in names}
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
+from ..bucket import Bucket
 from ..errors import ErrorCode, ProtocolError
 from ..status import Role
 from . import keys
@@ -23,9 +24,15 @@ from .door import Door
 from .hello import AuthAnswer, AuthOffer
 from .keys import Certificates, KeyExchange, Keys, Ticket
 
+GUESSES: Final = 3
+"""Proofs that a proxy gives to who gives none in turn, before it stops and asks its user: each is a guess for whoever
+plays serve, and a mistyped code does not get better."""
+GUESS_EVERY: Final = 600.0
+"""Seconds until it gives one more. Only time brings them: or who lets some handshakes through would guess for ever."""
 NONCE: Final = 32
 """Bytes of what serve sends to a proxy that comes back."""
 NOT_THE_SAME: Final = "Serve and proxy do not hold the same secret, or somebody is in between."
+TOO_MANY: Final = "Too many have answered as serve who do not prove that they hold the secret."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,8 @@ class ProxyCredentials:
     certificates: Certificates
     secret: str = field(repr=False)
     ticket: Ticket | None = None
+    guesses: Bucket = field(default_factory=lambda: Bucket(GUESSES, every=GUESS_EVERY), repr=False)
+    """All channels of a proxy share one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +64,19 @@ class ProxyAuth:
         self._exchange = KeyExchange(Role.PROXY, credentials.secret)
         self._keys: Keys | None = None
         self._ticket = credentials.ticket
+        self._guessed = False
 
     @property
     def offer(self) -> AuthOffer:
         """Its part of HELLO."""
         return AuthOffer(share=self._exchange.share, ticket=self._ticket.id if self._ticket else None)
 
-    def prove(self, answer: AuthAnswer | None, *, hello: bytes, agree: bytes) -> bytes:
+    def prove(self, answer: AuthAnswer | None, now: float, *, hello: bytes, agree: bytes) -> bytes:
         """The confirmation to send, by serve's part of AGREE. Raises `ProtocolError` UNAUTHENTICATED."""
         if answer is None:
             raise unproven("Serve asks for no secret, and this proxy was given one.")
         credentials = self._credentials
-        shared = self._shared(answer)
+        shared = self._shared(answer, now)
         self._keys = keys.derive(shared, credentials.room, credentials.certificates, hello, agree)
         if answer.nonce is None:
             self._ticket = self._keys.ticket()
@@ -76,11 +86,17 @@ class ProxyAuth:
         """Serve has the secret too; the ticket for the next time. Raises `ProtocolError` UNAUTHENTICATED."""
         if self._keys is None or not self._keys.confirms(Role.SERVE, confirmation):
             raise unproven(NOT_THE_SAME)
+        if self._guessed:
+            self._credentials.guesses.give()
         assert self._ticket is not None
         return self._ticket
 
-    def _shared(self, answer: AuthAnswer) -> bytes:
+    def _shared(self, answer: AuthAnswer, now: float) -> bytes:
         if answer.share is not None:
+            # Taken before anything is said, so that no way of breaking off gives it back.
+            self._guessed = self._credentials.guesses.take(now)
+            if not self._guessed:
+                raise unproven(TOO_MANY)
             return _finish(self._exchange, answer.share)
         if self._ticket is None or answer.nonce is None:
             raise unproven("Serve takes this proxy for one that comes back.")
@@ -122,7 +138,12 @@ class ServeAuth:
         """The proxy has the secret: the confirmation to send. Raises `ProtocolError`."""
         if self._keys is None or not self._keys.confirms(Role.PROXY, confirmation):
             raise unproven(NOT_THE_SAME)
-        if self._returning is None:
+        # The door may have closed while the proxy took its time.
+        if self._returning is not None:
+            self._door.check(self._certificate)
+        elif self._door.secret != self._secret:
+            raise ProtocolError("The invite or secret has been changed.", code=ErrorCode.UNWELCOME)
+        else:
             self._door.enter(self._certificate, self._keys.ticket(), now)
         return self._keys.serve
 

@@ -78,13 +78,13 @@ class ProxyHandshake(Handshake):
     def receive(self, frame: Frame, now: float) -> list[Frame]:
         """See `Handshake.receive`."""
         if frame.type == FrameType.AGREE and self._agree is None:
-            return self._rx_agree(frame.payload)
+            return self._rx_agree(frame.payload, now)
         if frame.type == FrameType.AUTH and self._auth and self._agree:
             self._finish(self._agree, self._auth.check(frame.payload))
             return []
         return _skip(frame)
 
-    def _rx_agree(self, payload: bytes) -> list[Frame]:
+    def _rx_agree(self, payload: bytes, now: float) -> list[Frame]:
         agree = self._agree = Agree.decode(payload)
         if agree.version != VERSION:
             raise ProtocolError(
@@ -95,7 +95,7 @@ class ProxyHandshake(Handshake):
         if self._auth is None:
             self._finish(agree, None)
             return []
-        confirmation = self._auth.prove(agree.auth, hello=self._hello, agree=payload)
+        confirmation = self._auth.prove(agree.auth, now, hello=self._hello, agree=payload)
         self.proved = True
         return [Frame(FrameType.AUTH, 0, confirmation)]
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from ..bucket import Bucket
 from ..config import ServeSettings, Settings
 from ..errors import AuthenticationFailed, ConnectFailed, TunnelError, Unwelcome, VersionMismatch
-from ..protocol.auth import ProxyCredentials, ServeCredentials
+from ..protocol.auth import GUESS_EVERY, GUESSES, ProxyCredentials, ServeCredentials
 from ..protocol.door import Door
 from ..protocol.handshake import Credentials
 from ..protocol.keys import Certificates, Ticket
 from ..status import Role
 from ..transport.base import Binding
 from .mux import Session
-
-GUESSES: Final = 3
-"""Handshakes that may fail one after the other before a proxy stops and asks its user: each is a guess for whoever
-plays serve, and a mistyped code does not get better."""
 
 
 class ProxyAccess:
@@ -26,6 +21,7 @@ class ProxyAccess:
         self._room = settings.room
         self._secret = settings.secret
         self._ticket: Ticket | None = None
+        self._guesses = Bucket(GUESSES, every=GUESS_EVERY)
         self._failures = 0
 
     def credentials(self, binding: Binding | None) -> Credentials | None:
@@ -37,6 +33,7 @@ class ProxyAccess:
             certificates=_certificates(Role.PROXY, binding),
             secret=self._secret,
             ticket=self._ticket,
+            guesses=self._guesses,
         )
 
     def established(self, session: Session) -> None:
@@ -44,16 +41,20 @@ class ProxyAccess:
         self._ticket = session.ticket
         self._failures = 0
 
-    def is_final(self, reason: TunnelError, *, stood: bool) -> bool:
-        """Whether there is no sense in trying again after a link has ended so; ``stood``: a session had been there."""
+    def is_final(self, reason: TunnelError, now: float, *, stood: bool) -> bool:
+        """Whether there is no sense in trying again after a link has ended so; ``stood``: a session had been there.
+
+        Who has not proven itself does not end a proxy by one word.
+        """
         match reason:
-            case VersionMismatch():
+            case VersionMismatch() if self._secret is None:
                 return True
             case Unwelcome() if stood:
                 return True
-            case AuthenticationFailed() | Unwelcome():
+            case AuthenticationFailed() | Unwelcome() | VersionMismatch():
                 self._failures += 1
-        return self._failures >= GUESSES
+                return self._failures >= GUESSES or not self._guesses.has_one(now)
+        return False
 
 
 class ServeAccess:
@@ -77,7 +78,7 @@ class ServeAccess:
     def established(self, session: Session) -> None:
         """A session stands: the door knows."""
 
-    def is_final(self, reason: TunnelError, *, stood: bool) -> bool:
+    def is_final(self, reason: TunnelError, now: float, *, stood: bool) -> bool:
         """Serve goes on, whatever becomes of a peer."""
         return False
 

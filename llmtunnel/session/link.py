@@ -50,6 +50,8 @@ class Link:
         self.member = member
         self.name = f"{member.role or 'peer'}-{member.peer_id[:6]}"
         """Short, for people: of its id in the room, then of its certificate, which stays when it comes back."""
+        self.certificate = b""
+        """SHA-256 of the one that the member showed; empty until the channel is open."""
         self.session: Session | None = None
         """Set once it stands."""
         self._role = role
@@ -152,13 +154,18 @@ class Link:
         try:
             await session.start()
         except BaseException:
-            await session.aclose(ErrorCode.CANCELLED, "The hello was given up.")
+            try:
+                await session.aclose(ErrorCode.CANCELLED, "The hello was given up.")
+            finally:
+                if session.error is not None and not isinstance(session.error, PeerLost):
+                    self._reason = session.error  # who gives the link up, as the signal server may, does not hide it
             raise
         return session
 
     def _name(self, channel: Channel) -> None:
         if channel.binding is not None:
-            self.name = f"{self.member.role or 'peer'}-{channel.binding.remote.hex()[:8]}"
+            self.certificate = channel.binding.remote
+            self.name = f"{self.member.role or 'peer'}-{self.certificate.hex()[:8]}"
 
     async def _make_offer(self) -> None:
         self._send(messages.offer(await self._peer.offer(), to=self._to))

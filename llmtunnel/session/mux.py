@@ -264,9 +264,9 @@ class Session:
                 self._channel.trust()
                 if not self._established.done():
                     self._established.set_result(None)
-            case ConnectionEnded(code, message, _):
+            case ConnectionEnded(code, message, remote):
                 self._flush()
-                self._end(_session_error(code, message))
+                self._end(_session_error(code, message, remote=remote))
 
     def _start_handler(self, id: int, request: RequestHead) -> None:
         assert self._handler is not None, "only serve receives requests"
@@ -373,12 +373,14 @@ class Session:
         return f"<Session {self.role} with {self.peer}: {state}>"
 
 
-def _session_error(code: ErrorCode, message: str) -> PeerError:
+def _session_error(code: ErrorCode, message: str, *, remote: bool) -> PeerError:
+    # Whoever it is may write here what it likes: users must not take it for our own words.
+    told = f"The other side says: {message}" if remote else message
     match code:
         case ErrorCode.VERSION:
-            return VersionMismatch(message, hint="Install the same version of llmtunnel on both sides.")
+            return VersionMismatch(told, hint="Install the same version of llmtunnel on both sides.")
         case ErrorCode.UNAUTHENTICATED:
-            return AuthenticationFailed(message, hint=NOT_PROVEN)
+            return AuthenticationFailed(told, hint=NOT_PROVEN)
         case ErrorCode.UNWELCOME:
-            return Unwelcome(message, hint="Ask who runs serve for a new code.")
+            return Unwelcome(told, hint="Ask who runs serve for a new code.")
     return PeerLost(f"The session ended: {message}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..bucket import Bucket
 from ..config import Settings
-from ..errors import AuthenticationFailed, ErrorCode, PeerNotFound, SignalError, TunnelError
+from ..errors import ErrorCode, PeerNotFound, SignalError, TunnelError
 from ..signaling.client import SignalClient
 from ..signaling.messages import Joined, Member, PeerLeft, ServerError
 from ..signaling.negotiation import (
@@ -55,7 +55,8 @@ ARRIVALS = 16
 ARRIVAL_EVERY = 0.125
 """Seconds until one more may: a connection costs some 30 ms of computing, for a stranger too."""
 COMPLAINT_EVERY = 10.0
-"""Seconds between two notices that somebody was turned away: a stranger must not fill the screen."""
+"""Seconds between two notices that somebody did not come in, where nobody waits for it, and between two errors of the
+signal server: strangers must not fill the screen."""
 
 
 class Room:
@@ -79,6 +80,7 @@ class Room:
         self._access: Access = ServeAccess(settings, now) if role is Role.SERVE else ProxyAccess(settings)
         self._arrivals = Bucket(ARRIVALS, every=ARRIVAL_EVERY)
         self._complaints = Bucket(1, every=COMPLAINT_EVERY)
+        self._warnings = Bucket(3, every=COMPLAINT_EVERY)
         self._instance = _new_instance()
         self._token: str | None = None
         self._addressed = False
@@ -145,11 +147,13 @@ class Room:
     def put_out(self, name: str) -> bool:
         """Serve: end the session with the peer of this name, and keep it out; whether there was one."""
         assert isinstance(self._access, ServeAccess)
-        link = next((link for link in self._links.values() if link.session and link.name == name), None)
-        if link is None or link.session is None:
+        # All of the name: it is short enough for somebody to make a certificate that has another's.
+        links = [link for link in self._links.values() if link.name == name]
+        if not any(link.session for link in links):
             return False
-        self._access.door.put_out(link.session.certificate)
-        self._part(link, "it was put out", code=ErrorCode.UNWELCOME, told="Serve has put this proxy out.")
+        for link in links:
+            self._access.door.put_out(link.certificate)
+            self._part(link, "it was put out", code=ErrorCode.UNWELCOME, told="Serve has put this proxy out.")
         return True
 
     # -- the signal server
@@ -192,7 +196,7 @@ class Room:
     async def _receive(self, client: SignalClient) -> None:
         while True:
             message = await client.receive()
-            if isinstance(message, ServerError):
+            if isinstance(message, ServerError) and self._warnings.take(asyncio.get_running_loop().time()):
                 logger.warning("the signal server says: %s", message.message)
             for instruction in self._negotiation.receive(message):
                 await self._act(instruction)
@@ -262,7 +266,7 @@ class Room:
         if old := self._links.get(member.peer_id):
             self._part(old, "it connects anew")
         if not self._has_place():
-            logger.warning("%s is left out: too many connect, or are connected", member.peer_id[:6])
+            logger.info("%s is left out: too many connect, or are connected", member.peer_id[:6])
             return None
         self._negotiation.linked(member)
         link = self._links[member.peer_id] = Link(
@@ -301,7 +305,7 @@ class Room:
         for other in tuple(self._links.values()):
             if other is not link and self._role is Role.PROXY:
                 self._part(other, "another serve took its place")
-            elif other is not link and other.name == link.name:
+            elif other is not link and other.certificate == link.certificate:
                 self._part(other, "it has connected anew")
         self._notify(
             PeerConnected(
@@ -319,10 +323,11 @@ class Room:
         if not self._has(link):
             return
         self._part(link, str(reason))
+        final = self._access.is_final(reason, asyncio.get_running_loop().time(), stood=link.session is not None)
         if self._role is Role.SERVE:
             self._tell_failure(link, reason)
             self._tell_if_alone()
-        elif self._access.is_final(reason, stood=link.session is not None) and not self._links:
+        elif final and not self._links:
             self._failure = reason
             self._lost.set()
         else:
@@ -332,9 +337,9 @@ class Room:
     def _tell_failure(self, link: Link, reason: TunnelError) -> None:
         if link.session is not None:
             return
-        stranger = self._role is Role.SERVE and isinstance(reason, AuthenticationFailed)
-        if stranger and not self._complaints.take(asyncio.get_running_loop().time()):
-            logger.info("%s was turned away: %s", link.name, reason)
+        unasked = self._role is Role.SERVE or bool(self.sessions)
+        if unasked and not self._complaints.take(asyncio.get_running_loop().time()):
+            logger.info("%s did not come in: %s", link.name, reason)
             return
         self._notify(ErrorNotice(message=str(reason), hint=reason.hint))
 

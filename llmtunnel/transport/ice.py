@@ -38,6 +38,8 @@ _RELEASE: Final = 0.5
 """Seconds that a TURN server has to free its allocation when we close."""
 _PAIRS: Final = 1024
 """Paths under trial; 64 candidates of the peer's and ten addresses of ours make 640."""
+_DATAGRAM: Final = 2048
+"""Bytes of a datagram for DTLS at most: none crosses the internet with more than 1,472, and aiortc reads 1,500."""
 _WAITING: Final = 4096
 """Datagrams, of about 1,200 bytes, that may wait for DTLS; a socket's own buffer holds some 200."""
 _WAITING_FIRST: Final = 128
@@ -54,6 +56,7 @@ class Connection(aioice.Connection):
         self._room = candidates
         self._most_waiting = _WAITING_FIRST
         self._handed_out: set[tuple[str, int]] = set()
+        self._binding: asyncio.Task[None] | None = None
 
     @property
     def complete(self) -> bool:
@@ -87,12 +90,8 @@ class Connection(aioice.Connection):
     async def gather_candidates(self) -> None:
         """Bind the host's own addresses, and the loopback's where asked or where there is no other."""
         # Shielded: aioice loses the sockets that it has where it is cancelled while it opens another.
-        binding = asyncio.create_task(self._bind(), name="ice-bind")
-        try:
-            await asyncio.shield(binding)
-        except asyncio.CancelledError:
-            await asyncio.wait((binding,))
-            raise
+        self._binding = asyncio.create_task(self._bind(), name="ice-bind")
+        await asyncio.shield(self._binding)
 
     async def _bind(self) -> None:
         await super().gather_candidates()
@@ -117,7 +116,7 @@ class Connection(aioice.Connection):
 
     def data_received(self, data: bytes, component: int) -> None:
         """A datagram for DTLS, from anybody: an empty one would end aiortc's reader, a flood would fill memory."""
-        if data and self._queue.qsize() < self._most_waiting:
+        if 0 < len(data) <= _DATAGRAM and self._queue.qsize() < self._most_waiting:
             super().data_received(data, component)
 
     def check_incoming(self, message: stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
@@ -127,6 +126,8 @@ class Connection(aioice.Connection):
 
     async def close(self) -> None:
         """Close every socket; a TURN server that does not answer any more costs `_RELEASE` s, not a minute."""
+        if self._binding is not None:
+            await asyncio.wait((self._binding,))
         relays = [each for each in self._protocols if each.local_candidate.type == "relay"]
         give_up = asyncio.get_running_loop().call_later(_RELEASE, _abandon, relays)
         try:

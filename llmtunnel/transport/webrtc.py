@@ -235,7 +235,9 @@ class WebRtcPeer:
             self._opened.set_result(self._channel)
 
     def _dtls_changed(self) -> None:
-        if self._dtls.state in ("closed", "failed"):
+        if self._dtls.state == "failed":
+            self._lose("it shows another certificate than the one announced, or DTLS fails")
+        elif self._dtls.state == "closed":
             self._lose("the connection to the peer is gone")
 
     def _lose(self, reason: str) -> None:

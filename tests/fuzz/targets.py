@@ -6,12 +6,14 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from . import answers, http, invites, signalling, wire
+from . import answers, auth, http, invites, signalling, wire
 
 TARGETS: Final[dict[str, Callable[[Random], None]]] = {
     "connection": wire.connection,
     "heads": wire.heads,
     "hello": wire.hello,
+    "without-secret": auth.without_the_secret,
+    "in-between": auth.in_between,
     "http-requests": http.requests,
     "http-responses": http.responses,
     "answers": answers.streams,

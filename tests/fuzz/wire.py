@@ -53,7 +53,8 @@ def _messages(role: Role, features: Features) -> list[bytes]:
     return [first, frames.encode(FrameType.PING, 0), *streams, frames.encode(FrameType.PONG, 0)]
 
 
-def _spoil_message(rng: Random, message: bytes) -> bytes:
+def spoil_message(rng: Random, message: bytes) -> bytes:
+    """A message with its header or payload changed."""
     if not frames.HEADER.size <= len(message) <= frames.MAX_MESSAGE or rng.random() < 0.3:
         return mutations.of_bytes(rng, message)
     (type_, stream), payload = frames.HEADER.unpack_from(message), message[frames.HEADER.size :]
@@ -89,9 +90,9 @@ def connection(rng: Random) -> None:
         said.sort(key=lambda message: message[0])  # all heads first, and so on: the streams run side by side
     said = said[: rng.randrange(len(said) + 1)]
     if rng.random() < 0.5:
-        said = mutations.of_sequence(rng, [hello, *said], lambda message: _spoil_message(rng, message))
+        said = mutations.of_sequence(rng, [hello, *said], lambda message: spoil_message(rng, message))
     else:
-        said = [hello, *mutations.of_sequence(rng, said, lambda message: _spoil_message(rng, message))]
+        said = [hello, *mutations.of_sequence(rng, said, lambda message: spoil_message(rng, message))]
     now = 0.0
     for message in _bundled(rng, said):
         now += rng.choice([0.0, 0.0, 0.5, 5.0])

@@ -162,6 +162,18 @@ def test_whatever_comes_is_read_or_refused(payload: bytes) -> None:
             continue
 
 
+def test_a_share_of_so_many_bytes_is_taken_and_of_one_more_refused() -> None:
+    for name in ("share", "ticket"):
+        auth = {"share": "ab"} | {name: "ab" * 64}
+        assert read(auth=auth).auth is not None
+        with pytest.raises(ProtocolError):
+            read(auth=auth | {name: "ab" * 65})
+    for name in ("share", "nonce"):
+        assert read_agree(auth={name: "ab" * 64}).auth is not None
+        with pytest.raises(ProtocolError):
+            read_agree(auth={name: "ab" * 65})
+
+
 @pytest.mark.parametrize("auth", [[], "x", 1, {}, {"share": 1}, {"share": "0"}, {"share": "zz"}, {"share": "ab" * 65}])
 def test_an_auth_that_makes_no_sense_is_refused(auth: object) -> None:
     for read_one in (read, read_agree):

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Self
+from typing import Any, Self
 
-from llmtunnel.config import Limits, Timeouts
+from llmtunnel.config import Limits, ServeSettings, Timeouts
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.session.link import Link
 from llmtunnel.session.mux import Session
 from llmtunnel.session.room import Room
 from llmtunnel.session.stream import Stream
 from llmtunnel.status import PeerConnected, Role
+from llmtunnel.upstream import Upstream
 
-from ..embedded import PATIENCE, QUICK, Heard, settings, until
+from ..embedded import PATIENCE, QUICK, Heard, fields_of, settings, until
+
+NOWHERE = Upstream.parse("http://127.0.0.1:9")
 
 
 class Member(Heard):
-    """One side, which runs from `start` to `stop`; it is called with the notices."""
+    """One side, which runs from `start` to `stop`; it is called with the notices. ``serve``: what only that has."""
 
     def __init__(
         self,
@@ -27,12 +30,15 @@ class Member(Heard):
         signal: str,
         *,
         room: str = "r",
+        secret: str | None = None,
         timeouts: Timeouts = QUICK,
         limits: Limits | None = None,
+        **serve: Any,
     ) -> None:
         super().__init__()
+        common = settings(signal, room=room, secret=secret, timeouts=timeouts, limits=limits)
         self.room = Room(
-            settings(signal, room=room, timeouts=timeouts, limits=limits),
+            ServeSettings(**fields_of(common), upstream=NOWHERE, **serve) if role is Role.SERVE else common,
             role,
             handler=self._answer if role is Role.SERVE else None,
             notify=self,

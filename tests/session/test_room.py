@@ -11,6 +11,7 @@ import pytest
 from llmtunnel.config import Limits
 from llmtunnel.errors import PeerLost, PeerNotFound, TunnelError, VersionMismatch
 from llmtunnel.session import link as link_module
+from llmtunnel.session import room as room_module
 from llmtunnel.session.mux import Session
 from llmtunnel.status import ErrorNotice, PeerLostNotice, Reconnecting, Role
 from llmtunnel.transport.identity import Identity
@@ -351,6 +352,53 @@ def test_strangers_who_never_answer_keep_nobody_out(run: Run) -> None:
                     assert await proxy.ask() == b"/hello"
                 for raw in crowd:
                     await raw.aclose()
+
+    run(main())
+
+
+def test_only_so_many_arrive_at_once_and_more_with_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(room_module, "ARRIVALS", 2)
+        monkeypatch.setattr(room_module, "ARRIVAL_EVERY", 1.0)
+        async with signal() as server:
+            serve = Member(Role.SERVE, server.url)
+            async with running(serve):
+                await serve.heard("waiting")
+                crowd = [await RawMember.join(server.url, role="proxy") for _ in range(5)]
+                await until(lambda: len(serve.room._negotiation._members) == 5)
+                assert len(serve.links) == 2
+                for raw in crowd:
+                    await raw.aclose()
+                proxy = Member(Role.PROXY, server.url, timeouts=quicker(offer=0.5))
+                async with running(proxy):
+                    assert await proxy.ask() == b"/hello"
+
+    run(main())
+
+
+def test_messages_that_the_signal_server_does_not_take_are_dropped_beyond_a_bound(run: Run) -> None:
+    async def main() -> None:
+        member = Member(Role.SERVE, "ws://127.0.0.1:9")
+        for _ in range(room_module.OUTGOING + 10):
+            member.room._tx("message")
+        assert member.room._outgoing.qsize() == room_module.OUTGOING
+
+    run(main())
+
+
+def test_strangers_who_fail_again_and_again_do_not_fill_the_screen(run: Run) -> None:
+    async def main() -> None:
+        async with signal() as server:
+            serve = Member(Role.SERVE, server.url)
+            async with running(serve):
+                await serve.heard("waiting")
+                async with await RawMember.join(server.url, role="proxy") as raw:
+                    serve_id = (await raw.hear("offer"))["peerId"]
+                    for number in range(10):
+                        await raw.say(type="offer", to=serve_id, sdp=f"garbage {number}")
+                    await serve.heard("error")
+                    await until(lambda: not serve.links)
+                assert len(serve.of(ErrorNotice)) == 1
 
     run(main())
 

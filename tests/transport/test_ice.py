@@ -20,6 +20,7 @@ from llmtunnel.status import Path
 from llmtunnel.transport import ice
 from llmtunnel.transport.ice import Connection, parse_candidate
 
+from ..embedded import descriptors
 from .ends import NO_SERVERS, End, connected, introduce
 
 Run = Callable[..., Any]
@@ -155,6 +156,65 @@ def test_datagrams_of_strangers_do_no_harm(run: Run) -> None:
         await left.until(lambda: left.messages == [b"still here"])
         await left.peer.aclose()
         await right.peer.aclose()
+
+    run(main())
+
+
+def test_only_so_many_datagrams_wait_for_dtls_and_of_a_stranger_fewer(run: Run) -> None:
+    async def main() -> None:
+        connection = Connection(servers=NO_SERVERS, candidates=1, loopback=False)
+
+        def flood() -> int:
+            for _ in range(ice._WAITING + 1):
+                connection.data_received(b"\x17" * 1200, 1)
+            return connection._queue.qsize()
+
+        assert flood() == ice._WAITING_FIRST
+        connection.trust()
+        assert flood() == ice._WAITING
+
+    run(main())
+
+
+def test_a_datagram_that_is_larger_than_any_packet_is_dropped(run: Run) -> None:
+    async def main() -> None:
+        connection = Connection(servers=NO_SERVERS, candidates=1, loopback=False)
+        for size in (ice._DATAGRAM, ice._DATAGRAM + 1, 65_507):
+            connection.data_received(b"\x17" * size, 1)
+        assert connection._queue.qsize() == 1
+
+    run(main())
+
+
+def test_checks_from_ever_more_ports_make_only_so_many_paths(run: Run) -> None:
+    async def main() -> None:
+        connection = Connection(servers=NO_SERVERS, candidates=1, loopback=True)
+        await connection.gather_candidates()
+        check = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
+        check.attributes["PRIORITY"] = 1
+        for port in range(1, ice._PAIRS + 10):
+            connection.check_incoming(check, ("127.0.0.1", port), connection._protocols[0])
+        assert len(connection._check_list) == len(connection.remote_candidates) == ice._PAIRS
+        await connection.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("cancels", [1, 2])
+def test_a_gathering_that_is_cancelled_leaves_no_socket(run: Run, cancels: int) -> None:
+    """Twice is what becomes of a link that is given up, and whose place another one takes."""
+
+    async def main() -> None:
+        before = descriptors()
+        connection = Connection(servers=NO_SERVERS, candidates=1, loopback=True)
+        gathering = asyncio.create_task(connection.gather_candidates())
+        for _ in range(cancels):
+            await asyncio.sleep(0)
+            gathering.cancel()
+        await asyncio.wait((gathering,))
+        await connection.close()
+        await asyncio.sleep(0)
+        assert descriptors() == before
 
     run(main())
 

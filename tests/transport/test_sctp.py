@@ -62,6 +62,29 @@ def test_a_peer_that_breaks_sctp_loses_its_channel_and_nothing_is_thrown(run: Ru
     run(main())
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_fragments_of_a_stranger_are_fewer_than_those_of_who_was_let_in(run: Run, trusted: bool) -> None:
+    async def main() -> None:
+        left, right = await connected()
+        if trusted:
+            right.channel.trust()
+        rogue = left.peer._sctp
+        for number in range(sctp._FRAGMENTS_FIRST + 1):
+            await rogue._send_chunk(data(rogue, b"x", flags=0 if number else 2, stream=7))
+            await asyncio.sleep(0)
+        if trusted:
+            await right.send(b"still here")
+            await left.until(lambda: left.messages == [b"still here"])
+        else:
+            await right.until(lambda: bool(right.closed))
+        waiting = right.peer._sctp._inbound_streams[7].reassembly
+        assert len(waiting) == sctp._FRAGMENTS_FIRST + 1
+        await left.peer.aclose()
+        await right.peer.aclose()
+
+    run(main())
+
+
 def test_an_acknowledgement_of_what_was_not_sent_is_dropped(run: Run) -> None:
     async def main() -> None:
         left, right = await connected()
