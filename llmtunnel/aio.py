@@ -126,6 +126,7 @@ def proxy(
     allow_origins: tuple[str, ...] = (),
     api_key: str | None = None,
     no_auth: bool = False,
+    keepalive: float | None = None,
     stun: tuple[str, ...] = (DEFAULT_STUN,),
     turn: tuple[str, ...] = (),
     turn_user: str | None = None,
@@ -137,6 +138,7 @@ def proxy(
     ``invite``: what serve shows, or else ``room`` and ``secret``, the same as serve has; ``signal`` too, then.
     ``listen``: ``host:port``; port 0 takes a free one. Where that is not loopback, clients must send ``api_key``, or
     ``no_auth`` says that they need not. ``allow_hosts``, ``allow_origins``: as ``--allow-host``, ``--allow-origin``.
+    ``keepalive``: seconds of silence after which a client that waits for events gets a comment; None: never.
     Raises `AddressInUse` or another `SettingError`, `VersionMismatch`, or `WaitTimeout` after ``timeout`` seconds
     (None: never).
     """
@@ -154,6 +156,7 @@ def proxy(
                 listener=ListenerPolicy(
                     allow_hosts=allow_hosts, allow_origins=allow_origins, api_key=api_key, no_auth=no_auth
                 ),
+                keepalive=keepalive,
                 ice=IceServers(stun=stun, turn=turn, turn_user=turn_user, turn_pass=turn_pass),
             )
         )

@@ -210,6 +210,14 @@ class ProxySettings(Settings):
     """``host:port``, a bare port or a bare host; port 0 takes a free one."""
     listener: ListenerPolicy = field(default_factory=ListenerPolicy)
     """Whom it answers."""
+    keepalive: float | None = None
+    """Seconds of an upstream's silence after which a client that waits for a stream of events gets a comment; None:
+    never. Its status is 200 then, and an error that comes later is told as an event."""
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        if self.keepalive is not None and self.keepalive <= 0:
+            raise SettingError(f"--keepalive {self.keepalive:g} is no time.", hint="Give some seconds, such as 15.")
 
 
 def check_signal(url: str) -> None:

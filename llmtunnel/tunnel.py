@@ -359,6 +359,7 @@ class Proxy(Tunnel):
             self._room,
             listen=settings.listen,
             policy=settings.listener,
+            keepalive=settings.keepalive,
             timeouts=settings.timeouts,
             limits=settings.limits,
             ledger=self._ledger,

@@ -208,6 +208,7 @@ def _proxy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
             ice=_ice(values),
             timeouts=Timeouts(wait_for_peer=given.wait_for_peer),
             listen=values.text("listen") or DEFAULT_LISTEN,
+            keepalive=given.keepalive,
             listener=ListenerPolicy(
                 allow_hosts=tuple(given.allow_host or ()),
                 allow_origins=tuple(given.allow_origin or ()),

@@ -151,6 +151,13 @@ def proxy_parser() -> Parser:
         default=Timeouts().wait_for_peer,
         help="how long a request waits for serve before it gets 503 (default: %(default)g)",
     )
+    add(
+        "--keepalive",
+        metavar="SECONDS",
+        type=_seconds,
+        help="send a comment to a client that waits for a stream of events, each time the model has been silent so"
+        " long before its first word; its status is 200 then, and a later error an event (default: never)",
+    )
     _add_access(parser)
     _add_network(parser)
     _add_view(parser)

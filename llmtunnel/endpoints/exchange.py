@@ -28,6 +28,7 @@ from .duplex import beside
 from .encoding import CONTINUE, ResponseEncoder, encode_response
 from .guard import Verdict, readable
 from .http1 import BadMessage, End, RequestEvent, RequestReader, end_to_end
+from .keepalive import COMMENT, HEAD, LONGEST_ERROR, Warmer, error_event, is_event_stream
 from .ledger import Entry
 from .responses import DEFECT, STOPPING, Failure, failure, standard_reason
 
@@ -88,13 +89,23 @@ class RequestBody:
 class Exchange:
     """Use `run`, once."""
 
-    def __init__(self, client: ClientConnection, verdict: Verdict, body: RequestBody, entry: Entry) -> None:
+    def __init__(
+        self,
+        client: ClientConnection,
+        verdict: Verdict,
+        body: RequestBody,
+        entry: Entry,
+        *,
+        keepalive: float | None = None,
+    ) -> None:
+        """``keepalive``: seconds of silence after which a client that waits for events is told something."""
         self._client = client
         self._verdict = verdict
         request = self._request = verdict.request
         self._body = body
         self._entry = entry
         self._encoder = ResponseEncoder(request)
+        self._warmer = None if keepalive is None else Warmer(request.head, keepalive)
         self._refused_body: BadMessage | None = None
         self._stream: Stream | None = None
         self._features: Features = frozenset()
@@ -144,7 +155,7 @@ class Exchange:
             await self._respond(await self._final_head(stream), stream)
         else:
             async with beside(self._send_body(stream), "a request's body"):
-                await self._respond(await self._final_head(stream), stream)
+                await self._respond(await self._awaited_head(stream), stream)
 
     def _forwarded(self, upgrade: bool) -> RequestHead:
         """The head as it goes to the peer: the Host is the upstream's there, so the client's is told beside it."""
@@ -173,6 +184,8 @@ class Exchange:
     async def _send_all(self, read: Callable[[], Awaitable[bytes]], stream: Stream) -> None:
         try:
             while data := await read():
+                if self._warmer:
+                    self._warmer.feed(data)
                 await stream.send(data)
                 self._entry.up(data)
             await stream.send_end()
@@ -181,10 +194,25 @@ class Exchange:
 
     # -- the response
 
+    async def _awaited_head(self, stream: Stream) -> ResponseHead:
+        if self._warmer is None:
+            return await self._final_head(stream)
+        return await self._warmer.wait(self._final_head(stream), self._keep_warm)
+
+    @property
+    def _is_warm(self) -> bool:
+        """Whether the client was told that events will come."""
+        return self._warmer is not None and self._warmer.begun
+
+    def _keep_warm(self) -> None:
+        if not self._is_warm:
+            self._client.write(self._encoder.head(readable(HEAD, self._verdict.cors)))
+        self._client.write(self._encoder.data(COMMENT))
+
     async def _final_head(self, stream: Stream) -> ResponseHead:
         """Pass interim heads on until the final one."""
         while (head := await stream.response()).interim:
-            if self._request.version == b"1.1":
+            if self._request.version == b"1.1" and not self._is_warm:
                 self._client.write(encode_response(replace(head, fields=end_to_end(head.fields))))
         if not head.reason and Feature.FIELDS not in self._features:  # v1 carries no reason
             head = replace(head, reason=standard_reason(head.status))
@@ -195,13 +223,29 @@ class Exchange:
             raise ProtocolError("The peer changed a protocol that nobody asked to change.")
         if self._request.expects_continue and not (self._body.begun or self._body.whole or self._entry.bytes_up):
             self._encoder.keep_alive = False  # whether the body will come is the client's choice (RFC 9110, 10.1.1)
-        self._client.write(self._encoder.head(readable(head, self._verdict.cors)))
+        if self._is_warm and not is_event_stream(head):
+            await self._respond_by_event(head, stream)
+            return
+        if not self._is_warm:
+            self._client.write(self._encoder.head(readable(head, self._verdict.cors)))
         self._entry.responded(head)
         while data := await stream.receive():
             self._entry.down(data)
             self._client.write(self._encoder.data(data))
             await self._client.drain()
         self._client.write(self._encoder.end())
+
+    async def _respond_by_event(self, head: ResponseHead, stream: Stream) -> None:
+        """It is no stream of events, which the client was told: an error, as a rule."""
+        self._entry.responded(head)
+        body = b""
+        while data := await stream.receive():
+            self._entry.down(data)
+            body = (body + data)[:LONGEST_ERROR]
+        self._end_by_event(head.status, body)
+
+    def _end_by_event(self, status: int, body: bytes) -> None:
+        self._client.write(self._encoder.data(error_event(status, body)) + self._encoder.end())
 
     async def _carry_upgrade(self, stream: Stream) -> None:
         head = await self._final_head(stream)
@@ -233,6 +277,9 @@ class Exchange:
         if self._entry.status is None:
             head, body = told.response()
             self._entry.status = head.status
+            if self._is_warm:
+                self._end_by_event(head.status, body)
+                return
             encoder = self._encoder = ResponseEncoder(self._request)
             encoder.keep_alive = False
             self._client.write(encoder.head(readable(head, self._verdict.cors)))

@@ -33,14 +33,16 @@ class Gateway:
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
         ledger: Ledger | None = None,
+        keepalive: float | None = None,
     ) -> None:
-        """Raises `SettingError` for the address, or where the policy does not fit it."""
+        """``keepalive``: see `Exchange`. Raises `SettingError` for the address, or where the policy does not fit it."""
         self._sessions = sessions
         self._listen = parse_listen(listen) if isinstance(listen, str) else listen
         self._guard = Guard(policy or ListenerPolicy(), self._listen)
         self._timeouts = timeouts or Timeouts()
         self._limits = limits or Limits()
         self._ledger = ledger or Ledger()
+        self._keepalive = keepalive
         self._servers: list[asyncio.Server] = []
         self.url = ""
         """``http://127.0.0.1:8000``; empty before `start`."""
@@ -108,7 +110,7 @@ class Gateway:
         body = RequestBody(client, reader, events[1:])
         entry = self._ledger.begin(request.head)
         try:
-            exchange = Exchange(client, self._guard.judge(request), body, entry)
+            exchange = Exchange(client, self._guard.judge(request), body, entry, keepalive=self._keepalive)
             goes_on = await exchange.run(self._sessions, self._timeouts)
         finally:
             self._ledger.end(entry)

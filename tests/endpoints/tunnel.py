@@ -88,6 +88,7 @@ async def tunnel(
     policy: ListenerPolicy = CALLED,
     timeouts: Timeouts | None = None,
     limits: Limits | None = None,
+    keepalive: float | None = None,
 ) -> AsyncIterator[Rig]:
     near, far = linked_pair()
     serve = Session(far, Role.SERVE, peer="proxy", handler=handler, features=features)
@@ -107,6 +108,7 @@ async def tunnel(
         timeouts=timeouts,
         limits=limits,
         ledger=ledger,
+        keepalive=keepalive,
     )
     rig = Rig(gateway, serve, proxy, ledger, records)
     await gateway.start()
