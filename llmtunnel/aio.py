@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from .config import DEFAULT_LISTEN, DEFAULT_STUN, Exposure, IceServers, ProxySettings, ServeSettings
+from .config import DEFAULT_LISTEN, DEFAULT_STUN, Exposure, IceServers, OnDisconnect, ProxySettings, ServeSettings
 from .invite import Invite
 from .listener import ListenerPolicy
 from .meeting import Meeting, no_invite
@@ -74,6 +74,7 @@ def serve(
     max_requests: int | None = None,
     max_requests_per_minute: int | None = None,
     max_body: int | None = None,
+    on_disconnect: str = OnDisconnect.CANCEL,
     stun: tuple[str, ...] = (DEFAULT_STUN,),
     turn: tuple[str, ...] = (),
     turn_user: str | None = None,
@@ -87,6 +88,7 @@ def serve(
     own. ``expires``: seconds from now after which nobody new is let in. ``once``: nobody after the first proxy is.
     ``upstream``: as ``--upstream``; None looks for a model server on this machine. ``policy``, ``allow`` and ``deny``:
     what is let through, see `Policy`. ``max_…``: for each proxy, see `Exposure`; ``max_body`` in bytes.
+    ``on_disconnect``: what becomes of a request whose client has left, ``cancel`` or ``drain``.
     Raises `SettingError`, `UpstreamNotFound`, or `WaitTimeout` after ``timeout`` seconds (None: never).
     """
 
@@ -107,6 +109,7 @@ def serve(
                     max_requests=max_requests,
                     max_requests_per_minute=max_requests_per_minute,
                     max_body=max_body,
+                    on_disconnect=on_disconnect,
                 ),
                 ice=IceServers(stun=stun, turn=turn, turn_user=turn_user, turn_pass=turn_pass),
             )

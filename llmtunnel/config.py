@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -154,6 +155,15 @@ class Settings:
         check_signal(self.signal)
 
 
+class OnDisconnect(StrEnum):
+    """What becomes of a request whose client has left."""
+
+    CANCEL = "cancel"
+    """The upstream's connection is closed: a model stops."""
+    DRAIN = "drain"
+    """It is let finish, and its answer dropped."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
     """What serve lets proxies do. The limits are for each proxy by itself; None: no limit."""
@@ -165,6 +175,8 @@ class Exposure:
     """In any 60 seconds."""
     max_body: int | None = None
     """Bytes of one request's body."""
+    on_disconnect: str = OnDisconnect.CANCEL
+    """One of `OnDisconnect`."""
 
     def __post_init__(self) -> None:
         limits = {"--max-requests": self.max_requests, "--max-requests-per-minute": self.max_requests_per_minute}
@@ -173,6 +185,10 @@ class Exposure:
                 raise SettingError(f"{flag} {limit} would let no request through.", hint="Give 1 or more.")
         if self.max_body is not None and self.max_body < 0:
             raise SettingError(f"--max-body {self.max_body} is no size.", hint="Give a size like 10MB.")
+        if self.on_disconnect not in tuple(OnDisconnect):
+            raise SettingError(
+                f"{self.on_disconnect!r} is nothing to do with a request.", hint=f"Give {' or '.join(OnDisconnect)}."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from . import aio, runtime
-from .config import DEFAULT_LISTEN, DEFAULT_STUN
+from .config import DEFAULT_LISTEN, DEFAULT_STUN, OnDisconnect
 from .errors import TunnelError
 from .invite import Invite
 from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
@@ -126,6 +126,7 @@ def serve(
     max_requests: int | None = None,
     max_requests_per_minute: int | None = None,
     max_body: int | None = None,
+    on_disconnect: str = OnDisconnect.CANCEL,
     stun: tuple[str, ...] = (DEFAULT_STUN,),
     turn: tuple[str, ...] = (),
     turn_user: str | None = None,
@@ -151,6 +152,7 @@ def serve(
                 max_requests=max_requests,
                 max_requests_per_minute=max_requests_per_minute,
                 max_body=max_body,
+                on_disconnect=on_disconnect,
                 stun=stun,
                 turn=turn,
                 turn_user=turn_user,

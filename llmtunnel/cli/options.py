@@ -336,6 +336,7 @@ def _exposure(given: argparse.Namespace) -> Exposure:
         max_requests=given.max_requests,
         max_requests_per_minute=given.max_requests_per_minute,
         max_body=given.max_body,
+        on_disconnect=given.on_disconnect,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from ..config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, Timeouts
+from ..config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, OnDisconnect, Timeouts
 from ..errors import SettingError
 from ..invite import EXAMPLE
 from ..policy import READY
@@ -234,6 +234,13 @@ def _add_exposure(parser: Parser) -> None:
     add("--deny", metavar="PATTERN", action="append", default=[], help="refuse this; repeatable")
     add("--max-requests", metavar="N", type=_count, help="requests at once, for each proxy")
     add("--max-requests-per-minute", metavar="N", type=_count, help="requests in any 60 seconds, for each proxy")
+    add(
+        "--on-disconnect",
+        choices=tuple(OnDisconnect),
+        default=OnDisconnect.CANCEL,
+        help="what becomes of a request whose client has left: the service is told at once (the default), or let"
+        " finish, for one that suffers from aborts",
+    )
     add("--max-body", metavar="SIZE", type=_size, help="of a request's body: bytes, 10MB (10^7), 10MiB (10 * 2^20)")
 
 

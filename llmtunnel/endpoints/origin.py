@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Final
 
-from ..config import Exposure, Limits, Timeouts
+from ..config import Exposure, Limits, OnDisconnect, Timeouts
 from ..errors import ErrorCode, ProtocolError, TunnelError, UpstreamBroken, UpstreamError, UpstreamUnreachable
 from ..protocol.heads import ResponseHead
 from ..protocol.hello import Feature
@@ -23,6 +24,7 @@ from ..session.stream import Stream
 from ..status import UpstreamStatus
 from ..upstream import Upstream
 from .admission import Admission, Refused
+from .drains import Drains
 from .duplex import beside
 from .forwarding import (
     Forwarding,
@@ -62,7 +64,9 @@ class Origin:
         ``on_upstream`` is called with what the watch sees, where that changes.
         Raises `SettingError`.
         """
-        self._admission = Admission(exposure or Exposure(), clock=clock)
+        exposure = exposure or Exposure()
+        self._admission = Admission(exposure, clock=clock)
+        self._drains = Drains(active=exposure.on_disconnect == OnDisconnect.DRAIN)
         self._forwarding = Forwarding(upstream=upstream, advertise=advertised(advertise))
         self._limits = limits or Limits()
         self._pool = UpstreamPool(upstream, timeouts=timeouts or Timeouts(), limits=self._limits)
@@ -75,7 +79,9 @@ class Origin:
         entry = self._ledger.begin(stream.request)
         entry.reached(stream.peer)
         try:
-            await _Exchange(stream, entry, self._pool, self._forwarding, self._admission, self._limits).run()
+            await _Exchange(
+                stream, entry, self._pool, self._forwarding, self._admission, self._drains, self._limits
+            ).run()
         except asyncio.CancelledError:
             entry.error = GIVEN_UP
             raise
@@ -90,6 +96,7 @@ class Origin:
     async def aclose(self) -> None:
         """Stop watching the upstream, and close every connection to it."""
         await self.watch.aclose()
+        await self._drains.aclose()
         await self._pool.aclose()
 
 
@@ -107,6 +114,7 @@ class _Exchange:
         pool: UpstreamPool,
         forwarding: Forwarding,
         admission: Admission,
+        drains: Drains,
         limits: Limits,
     ) -> None:
         self._stream = stream
@@ -114,13 +122,21 @@ class _Exchange:
         self._pool = pool
         self._forwarding = forwarding
         self._admission = admission
+        self._drains = drains
+        self._held = ExitStack()
+        """What is held of the proxy's limits until the upstream has nothing more to do."""
+        self._events: Iterator[ResponseEvent] = iter(())
+        """What the upstream's last bytes have still to tell."""
+        self._is_sent = False
+        """The request is whole at the upstream."""
         self._limits = limits
 
     async def run(self) -> None:
         """The whole exchange, whose failures the client hears of."""
         try:
             self._admission.check(self._stream.request, self._forwarding.target(self._stream.request))
-            with self._admission.admitted(self._stream.peer):
+            with self._held:
+                self._held.enter_context(self._admission.admitted(self._stream.peer))
                 await self._forward()
         except Refused as exc:
             await self._fail(exc, exc.told, ErrorCode.CANCELLED)
@@ -156,9 +172,10 @@ class _Exchange:
         self, head: bytes, body: RequestBody, first: bytes, *, upgrade: bool, fresh: bool, repeatable: bool
     ) -> None:
         connection = await self._pool.acquire(fresh=fresh)
+        reader = ResponseReader(self._stream.request.method, upgrade=upgrade, limits=self._limits)
         try:
             connection.write_now(head)
-            reader = ResponseReader(self._stream.request.method, upgrade=upgrade, limits=self._limits)
+            self._is_sent = body.whole
             if body.whole:
                 await self._answer(connection, reader, repeatable=repeatable)
             else:
@@ -166,6 +183,11 @@ class _Exchange:
                     await self._answer(connection, reader, repeatable=False)
             if self._entry.status == 101:
                 await self._pipe(connection, reader.rest)
+        except asyncio.CancelledError:
+            piped = self._entry.status == 101
+            if piped or not (self._is_sent and self._drains.take(connection, reader, self._events, self._held)):
+                connection.abort()
+            raise
         except BaseException:
             connection.abort()
             raise
@@ -183,6 +205,7 @@ class _Exchange:
                 await connection.write(body.encode(data))
                 data = b""
             await connection.write(body.end())
+            self._is_sent = True
         except UpstreamError:
             pass  # it may have answered before it broke off
         except TunnelError as exc:
@@ -194,7 +217,8 @@ class _Exchange:
         """Pass on all heads, the body and its end; for a 101 the head alone."""
         data = await self._first(connection, repeatable=repeatable)
         while True:
-            for event in response_events(reader, data):
+            self._events = response_events(reader, data)
+            for event in self._events:
                 await self._pass_on(event)
                 if event is END or self._entry.status == 101:
                     return
