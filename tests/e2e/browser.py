@@ -1,0 +1,172 @@
+"""A headless Chromium, driven by its own protocol (CDP): what a person sees and clicks.
+
+    with browser(folder) as page:
+        page.open("http://127.0.0.1:8888/lab")
+        page.until("document.querySelector('button')")
+        page.click("document.querySelector('button')")
+
+A hundred lines, where a library for it would be a download of a hundred megabytes with a browser of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+from .processes import PATIENCE
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-port=0",
+)
+
+
+class Page:
+    """The browser's one page. Expressions are JavaScript."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._last = 0
+        self._url, self._loaded = "about:blank", False
+        self.call("Page.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+
+    def call(self, method: str, **parameters: Any) -> Any:
+        """One command of the protocol, and its result."""
+        self._last += 1
+        self._socket.send(json.dumps({"id": self._last, "method": method, "params": parameters}))
+        while (message := self._receive()).get("id") != self._last:
+            pass
+        assert "error" not in message, f"{method}: {message['error']}"
+        return message["result"]
+
+    def _receive(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(self._socket.recv(timeout=6 * PATIENCE))
+        match message:
+            case {"method": "Page.frameNavigated", "params": {"frame": {"url": url}}}:
+                self._url, self._loaded = url, False
+            case {"method": "Page.loadEventFired"}:
+                self._loaded = True
+        return message
+
+    def open(self, url: str) -> None:
+        """Go to a page; returns when it is loaded."""
+        self._loaded = False
+        self.call("Page.navigate", url=url)
+        while not self._loaded or self._url == "about:blank":
+            self._receive()
+
+    def js(self, expression: str) -> Any:
+        """The value of an expression, awaited where it is a promise."""
+        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, f"{expression}: {found['exceptionDetails']}"
+        return found["result"].get("value")
+
+    def until(self, expression: str, *, timeout: float = PATIENCE) -> Any:
+        """The expression's value, once it is true."""
+        value = self.js(
+            f"""new Promise(done => {{
+                const end = Date.now() + {timeout * 1000};
+                const look = () => {{
+                    let value = null;
+                    try {{ value = {expression}; }} catch (error) {{ /* not there yet */ }}
+                    if (value || Date.now() > end) done(value instanceof Node || value);
+                    else setTimeout(look, 50);
+                }};
+                look();
+            }})"""
+        )
+        assert value, f"it did not come true in {timeout} s: {expression}\n{self.js('document.body.innerText')[-3000:]}"
+        return value
+
+    def click(self, expression: str) -> None:
+        """Press the mouse on an element's middle."""
+        x, y = self.js(
+            f"""(() => {{
+                const element = {expression};
+                element.scrollIntoView({{block: 'center'}});
+                const box = element.getBoundingClientRect();
+                return [box.x + box.width / 2, box.y + box.height / 2];
+            }})()"""
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def press(self, key: str) -> None:
+        """Press a key, such as ``Tab`` or ``Enter``."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            code = {"Tab": 9, "Enter": 13}[key]
+            extra = text if kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **extra)
+
+    def resize(self, width: int, height: int, *, scale: float = 1) -> None:
+        """Make the window so large, CSS pixels."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **metrics)
+
+    def screenshot(self, expression: str, *, margin: float = 0) -> bytes:
+        """An element as a PNG."""
+        box = self.js(
+            f"""(() => {{
+                const box = ({expression}).getBoundingClientRect();
+                return {{x: box.x, y: box.y, width: box.width, height: box.height}};
+            }})()"""
+        )
+        clip = {
+            "x": box["x"] - margin,
+            "y": box["y"] - margin,
+            "width": box["width"] + 2 * margin,
+            "height": box["height"] + 2 * margin,
+            "scale": 1,
+        }
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png", clip=clip)["data"])
+
+
+@contextmanager
+def browser(folder: Path) -> Iterator[Page]:
+    """A browser with a new profile in ``folder``."""
+    assert CHROMIUM is not None
+    profile = folder / "chromium"
+    with subprocess.Popen(
+        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            with connect(_address(profile), max_size=None, compression=None) as socket:
+                yield Page(socket)
+        finally:
+            process.kill()
+
+
+def _address(profile: Path) -> str:
+    """The page's WebSocket, which Chromium tells in a file."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with suppress(OSError, StopIteration, IndexError):
+            port = (profile / "DevToolsActivePort").read_text("ascii").split()[0]
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=PATIENCE) as answer:
+                return str(next(each for each in json.load(answer) if each["type"] == "page")["webSocketDebuggerUrl"])
+        time.sleep(0.05)
+    raise AssertionError("chromium did not start")
