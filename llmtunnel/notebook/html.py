@@ -20,6 +20,7 @@ from ..summary import (
     Severity,
     Throughput,
     peer_rows,
+    printable,
     rate,
     request_rows,
     size,
@@ -40,7 +41,7 @@ def state(status: Status) -> str:
     lines = (escape(now.detail), _upstream(status))
     return (
         f'<div class="lt-state" role="status">{_mark(now.severity)} <b>{escape(now.words)}</b>'
-        f' <span class="lt-muted">{status.role}</span> <code>{escape(status.url)}</code></div>'
+        f' <span class="lt-muted">{status.role}</span> <code>{escape(printable(status.url))}</code></div>'
         + "".join(f"<div>{line}</div>" for line in lines if line)
     )
 

@@ -90,7 +90,10 @@ class Panel:
     def draw(self) -> bool:
         """Draw the present. Whether there is more to come."""
         handle = self._handle()
-        if self.closed or handle is None:
+        if self.closed:
+            return False
+        if handle is None:
+            self._end()
             return False
         status = handle.status
         ended = status.phase in _ENDED
@@ -132,8 +135,9 @@ class Panel:
             self._reveal.end()
 
     def _code(self) -> str:
-        handle: Any = self._handle()
-        return str(handle.invite.code)
+        """The invite's; empty where there is none any more."""
+        invite = getattr(self._handle(), "invite", None)
+        return "" if invite is None else str(invite.code)
 
     # -- what its buttons do
 

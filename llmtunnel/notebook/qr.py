@@ -25,7 +25,7 @@ def picture(code: str, line: str) -> bytes:
     rows = wrap(code, ROW)
     height = side + LINE * len(rows) + BORDER
     shapes = BytesIO()
-    qr.save(shapes, kind="svg", scale=SCALE, border=BORDER, light="white", xmldecl=False, svgns=False, nl=False)
+    qr.save(shapes, kind="svg", scale=SCALE, border=BORDER, light=None, xmldecl=False, svgns=False, nl=False)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{side}" height="{height}" viewBox="0 0 {side} {height}">'
         f'<desc id="code">{escape(code)}</desc><desc id="line">{escape(line)}</desc>'

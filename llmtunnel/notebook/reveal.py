@@ -79,8 +79,10 @@ class Reveal:
         return self._until > 0
 
     def show(self) -> None:
-        """Show it, for a minute."""
+        """Show it, for a minute; nothing where there is none."""
         code = self._code()
+        if not code:
+            return
         self._until = self._clock() + SHOWN
         self.picture.value = qr.picture(code, f"llmtunnel proxy {code}")
         self.picture.layout.display = None

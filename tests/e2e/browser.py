@@ -47,34 +47,21 @@ class Page:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._last = 0
-        self._url, self._loaded = "about:blank", False
-        self.call("Page.enable")
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """One command of the protocol, and its result."""
+        """One command of the protocol, and its result; events are passed over."""
         self._last += 1
         self._socket.send(json.dumps({"id": self._last, "method": method, "params": parameters}))
-        while (message := self._receive()).get("id") != self._last:
-            pass
-        assert "error" not in message, f"{method}: {message['error']}"
-        return message["result"]
-
-    def _receive(self) -> dict[str, Any]:
-        message: dict[str, Any] = json.loads(self._socket.recv(timeout=6 * PATIENCE))
-        match message:
-            case {"method": "Page.frameNavigated", "params": {"frame": {"url": url}}}:
-                self._url, self._loaded = url, False
-            case {"method": "Page.loadEventFired"}:
-                self._loaded = True
-        return message
+        while True:
+            message = json.loads(self._socket.recv(timeout=2 * PATIENCE))
+            if message.get("id") == self._last:
+                assert "error" not in message, f"{method}: {message['error']}"
+                return message["result"]
 
     def open(self, url: str) -> None:
-        """Go to a page; returns when it is loaded."""
-        self._loaded = False
+        """Go to a page; it is not waited for."""
         self.call("Page.navigate", url=url)
-        while not self._loaded or self._url == "about:blank":
-            self._receive()
 
     def js(self, expression: str) -> Any:
         """The value of an expression, awaited where it is a promise."""
@@ -82,22 +69,15 @@ class Page:
         assert "exceptionDetails" not in found, f"{expression}: {found['exceptionDetails']}"
         return found["result"].get("value")
 
-    def until(self, expression: str, *, timeout: float = PATIENCE) -> Any:
-        """The expression's value, once it is true."""
-        value = self.js(
-            f"""new Promise(done => {{
-                const end = Date.now() + {timeout * 1000};
-                const look = () => {{
-                    let value = null;
-                    try {{ value = {expression}; }} catch (error) {{ /* not there yet */ }}
-                    if (value || Date.now() > end) done(value instanceof Node || value);
-                    else setTimeout(look, 50);
-                }};
-                look();
-            }})"""
-        )
-        assert value, f"it did not come true in {timeout} s: {expression}\n{self.js('document.body.innerText')[-3000:]}"
-        return value
+    def until(self, expression: str, *, timeout: float = PATIENCE) -> None:
+        """Return once the expression is true; what it fails with counts as not yet."""
+        deadline = time.monotonic() + timeout
+        attempt = f"(() => {{ try {{ return Boolean({expression}); }} catch (error) {{ return false; }} }})()"
+        while not self.js(attempt):
+            assert time.monotonic() < deadline, (
+                f"not in {timeout} s: {expression}\n{self.js('document.body.innerText')}"
+            )
+            time.sleep(0.05)
 
     def click(self, expression: str) -> None:
         """Press the mouse on an element's middle."""
