@@ -43,7 +43,7 @@ class Handle:
     status: Status = field(default_factory=status)
     records: tuple[RequestRecord, ...] = ()
     under_way: tuple[ActiveRequest, ...] = ()
-    invite: Any = None
+    invite: Any = field(default=None, repr=False)
     loop: asyncio.AbstractEventLoop | None = None
     done: list[str] = field(default_factory=list)
 
