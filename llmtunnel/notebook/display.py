@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from collections.abc import Collection
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 from ..status import Phase
 from . import html
@@ -64,7 +64,7 @@ def panel(handle: Handle) -> Panel:
     return found
 
 
-_panels: Final[WeakKeyDictionary[Handle, Panel]] = WeakKeyDictionary()
+_panels: Final[weakref.WeakKeyDictionary[Handle, Panel]] = weakref.WeakKeyDictionary()
 
 
 def has_widgets() -> bool:
@@ -79,7 +79,7 @@ class _Picture:
     def __init__(self, handle: Handle) -> None:
         from IPython.display import HTML, display
 
-        self._handle = handle
+        self._handle = weakref.ref(handle)
         self._drawn = still(handle)
         self._shown = display(HTML(self._drawn), display_id=True)  # type: ignore[no-untyped-call]
         Ticking(self._draw).start(handle.loop)
@@ -87,8 +87,11 @@ class _Picture:
     def _draw(self) -> bool:
         from IPython.display import HTML
 
-        now = still(self._handle)
+        handle = self._handle()
+        if handle is None:
+            return False
+        now = still(handle)
         if now != self._drawn:
             self._drawn = now
             self._shown.update(HTML(now))  # type: ignore[no-untyped-call]
-        return self._handle.status.phase not in (Phase.STOPPED, Phase.FAILED)
+        return handle.status.phase not in (Phase.STOPPED, Phase.FAILED)

@@ -35,7 +35,7 @@ class Panel:
         self._handle = weakref.ref(handle)
         self._clock = clock
         self._throughput = Throughput()
-        self.closed = self._was_seen = False
+        self.closed = self._was_seen = self._to_reveal = False
         self._tasks: set[Task[None]] = set()
         self._make(handle)
         self._ticking = Ticking(self.draw)
@@ -70,6 +70,14 @@ class Panel:
         self.widget._view_count = 0  # asks the page to count its views there
         self.widget.observe(self._seen, "_view_count")
 
+    def reveal(self) -> None:
+        """Show the invite for a minute, as soon as a page shows the panel.
+
+        Where none does, a program runs the notebook, and saves whatever the widgets are told.
+        """
+        self._to_reveal = True
+        self._seen(None)
+
     def close(self) -> None:
         """Take it off the page; the tunnel goes on."""
         if not self.closed:
@@ -86,6 +94,9 @@ class Panel:
 
     def _seen(self, _change: object) -> None:
         self._was_seen = self._was_seen or bool(self.widget._view_count)
+        if self._to_reveal and self._reveal is not None and self.widget._view_count:
+            self._to_reveal = False
+            self._reveal.show()
 
     def draw(self) -> bool:
         """Draw the present. Whether there is more to come."""

@@ -93,12 +93,10 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key: str) -> None:
-        """Press a key, such as ``Tab`` or ``Enter``."""
-        text = {"text": "\r"} if key == "Enter" else {}
+        """Press ``Tab`` or the space bar."""
+        code, number, text = {"Tab": ("Tab", 9, ""), " ": ("Space", 32, " ")}[key]
         for kind in ("keyDown", "keyUp"):
-            code = {"Tab": 9, "Enter": 13}[key]
-            extra = text if kind == "keyDown" else {}
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **extra)
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number, text=text)
 
     def resize(self, width: int, height: int, *, scale: float = 1) -> None:
         """Make the window so large, CSS pixels."""

@@ -46,6 +46,16 @@ class Lab:
         page.js(f"jupyterapp.shell.activateById({NOTEBOOK}.id)")
         return cls(page, file)
 
+    @property
+    def notebook(self) -> str:
+        """The expression for the notebook's widget."""
+        return NOTEBOOK
+
+    @property
+    def kernel(self) -> str:
+        """The expression for its connection to the kernel."""
+        return f"{NOTEBOOK}.sessionContext.session.kernel"
+
     def run(self, number: int) -> None:
         """Run a cell, and do not wait for its end."""
         self.page.js(f"void ({NOTEBOOK}.content.activeCellIndex = {number})")

@@ -87,6 +87,18 @@ def test_the_code_is_masked_again_by_the_drawing(clock: Clock) -> None:
     assert "Show" in buttons(panel)
 
 
+def test_a_program_reveals_the_code_to_no_page_but_one_that_shows_it(clock: Clock, sent: Sent) -> None:
+    handle = invited()
+    panel = Panel(handle, clock=clock)
+    panel.reveal()
+    assert "tulip" not in str(sent)
+    panel.widget._view_count = 1
+    assert [each for each in sent if CODE in str(each["buffers"])]
+    buttons(panel)["Hide"].click()
+    panel.reveal()
+    assert "Hide" in buttons(panel)
+
+
 @pytest.mark.parametrize("handle", [Handle(), invited(status=status(role=Role.PROXY))])
 def test_without_an_invite_of_its_own_there_is_nothing_to_show(handle: Handle, clock: Clock) -> None:
     assert "Show" not in buttons(Panel(handle, clock=clock))
