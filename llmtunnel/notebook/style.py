@@ -49,14 +49,17 @@ STYLE: Final = """<style>
 }
 .llmtunnel table { width: 100%; border-collapse: collapse; font-size: 12px; margin: 0; table-layout: auto; }
 .llmtunnel th, .llmtunnel td {
-  padding: 2px 6px; text-align: left; white-space: nowrap; border: 0; max-width: 9em;
+  padding: 2px 5px; text-align: left; white-space: nowrap; border: 0; max-width: 9em;
   overflow: hidden; text-overflow: ellipsis; font-variant-numeric: tabular-nums;
 }
-.llmtunnel th { font-weight: 500; opacity: .72; border-bottom: 1px solid var(--lt-line); }
+.llmtunnel th {
+  font-weight: 500; opacity: .72; border-bottom: 1px solid var(--lt-line); white-space: normal; vertical-align: bottom;
+}
 .llmtunnel th:first-child, .llmtunnel td:first-child { padding-left: 0; }
 .llmtunnel th:last-child, .llmtunnel td:last-child { padding-right: 0; }
 .llmtunnel th.lt-number, .llmtunnel td.lt-number { text-align: right; }
 .llmtunnel tbody tr { background: none; }
+.llmtunnel .lt-requests .lt-model { padding-left: 14px; }
 .llmtunnel .lt-requests .lt-path { width: 40%; max-width: 0; }
 .llmtunnel .lt-scroll { max-height: 300px; overflow: auto; }
 .llmtunnel .lt-field { display: flex; align-items: center; gap: 8px; margin-bottom: 4px; }

@@ -103,21 +103,16 @@ class Page:
         metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **metrics)
 
-    def screenshot(self, expression: str, *, margin: float = 0) -> bytes:
+    def screenshot(self, expression: str) -> bytes:
         """An element as a PNG."""
-        box = self.js(
+        clip = self.js(
             f"""(() => {{
-                const box = ({expression}).getBoundingClientRect();
-                return {{x: box.x, y: box.y, width: box.width, height: box.height}};
+                const element = {expression};
+                element.scrollIntoView({{block: 'center'}});
+                const box = element.getBoundingClientRect();
+                return {{x: box.x, y: box.y, width: box.width, height: box.height, scale: 1}};
             }})()"""
         )
-        clip = {
-            "x": box["x"] - margin,
-            "y": box["y"] - margin,
-            "width": box["width"] + 2 * margin,
-            "height": box["height"] + 2 * margin,
-            "scale": 1,
-        }
         return base64.b64decode(self.call("Page.captureScreenshot", format="png", clip=clip)["data"])
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ while not pathlib.Path({end!r}).exists():
     time.sleep(0.05)
 """
 TELL = 'print(server.status.phase, "hidden" if views.panel(server).hidden else "seen")'
-SIZES = {"wide": (1000, 1000), "narrow": (600, 1000)}
+SIZES = {"wide": (960, 1000), "narrow": (600, 1000)}
 
 
 @dataclass
@@ -226,20 +227,25 @@ def test_stop_stops_the_tunnel(notebook: Notebook, url: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_fits_its_place_in_both_themes(notebook: Notebook, url: str, size: str, tmp_path: Path) -> None:
+def test_it_fits_its_place_in_both_themes(notebook: Notebook, url: str, size: str) -> None:
     page = notebook.lab.page
-    page.resize(*SIZES[size], scale=2)
+    page.resize(*SIZES[size], scale=1.5)
+    for _ in range(3):
+        ask(url)
     try:
-        for theme in ("Light", "Dark"):
+        for number, theme in enumerate(("Light", "Dark")):
             notebook.lab.command("apputils:change-theme", {"theme": f"JupyterLab {theme}"})
-            ask(url, f"Tell me of {theme}.")
-            notebook.shows("ended")
-            assert page.js(f"{notebook.panel}.scrollWidth <= {notebook.panel}.clientWidth")
-            picture = page.screenshot(notebook.panel, margin=8)
-            assert picture.startswith(b"\x89PNG")
-            if folder := os.environ.get("SCREENSHOTS", ""):
-                name = f"panel-{theme.lower()}" + ("" if size == "wide" else "-narrow")
-                Path(folder, f"{name}.png").write_bytes(picture)
+            with ThreadPoolExecutor(2) as clients:
+                answers = [clients.submit(ask, url, "Say it at length. " * 3) for _ in range(2)]
+                notebook.shows(f"2 under way, {3 + 2 * number} ended")
+                page.js("new Promise(done => setTimeout(done, 1500))")  # for the sparklines' sake
+                picture = page.screenshot(notebook.panel)
+                assert picture.startswith(b"\x89PNG")
+                if size == "wide" and (folder := os.environ.get("SCREENSHOTS")):
+                    Path(folder, f"panel-{theme.lower()}.png").write_bytes(picture)
+                assert page.js(f"{notebook.panel}.scrollWidth <= {notebook.panel}.clientWidth")
+                assert all(b"[DONE]" in answer.result() for answer in answers)
+            notebook.shows(f"0 under way, {5 + 2 * number} ended")
     finally:
         page.resize(*SIZES["wide"])
         notebook.lab.command("apputils:change-theme", {"theme": "JupyterLab Light"})
