@@ -57,7 +57,7 @@ HOMES = {
     "spake2": ["protocol.keys"],
     "IPython": ["notebook"],
     "ipywidgets": ["notebook"],
-    "segno": ["notebook"],
+    "segno": ["cli", "notebook"],
 }
 """What only some may import."""
 
