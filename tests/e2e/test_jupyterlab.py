@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,12 @@ async def main():
 asyncio.run(main())
 """
 SERVE = """
-import llmtunnel, pathlib, secrets, time, types
+import llmtunnel, pathlib, time
 from llmtunnel.notebook import display as views
 
 if "server" in globals():
     server.close()
-server = llmtunnel.serve({upstream!r}, room="jupyter", signal={signal!r}, stun=())
-server.invite = types.SimpleNamespace(code=f"4821309-{{secrets.token_hex(8)}}-{{secrets.token_hex(8)}}")
+server = llmtunnel.serve({upstream!r}, signal={signal!r}, stun=())
 server
 """
 BLOCK = """
@@ -81,8 +81,17 @@ class Notebook:
     def reveal(self) -> str:
         """Click on Show; the code."""
         self.lab.page.click(self.button("Show"))
-        self.lab.page.until(f"{self.panel}.querySelector('input').value.includes('4821309')")
+        self.shows_code()
         return self.fields()[0]
+
+    def shows_code(self) -> None:
+        """Return when it is in its field."""
+        self.lab.page.until(f"/^[0-9]{{7}}-/.test({self.panel}.querySelector('input').value)")
+
+    def hide(self) -> None:
+        """Click on Hide; returns when it is masked."""
+        self.lab.page.click(self.button("Hide"))
+        self.lab.page.until(f"{self.panel}.querySelector('input').value.startsWith('•')")
 
     def tells(self) -> str:
         """What the kernel says of tunnel and panel."""
@@ -119,11 +128,13 @@ def notebook(lab: Notebook) -> Iterator[Notebook]:
 
 
 @pytest.fixture
-def url(notebook: Notebook, processes: Processes, signal: Signal) -> str:
-    """A proxy that has reached the notebook's serve."""
-    proxy = processes.proxy("jupyter", signal.url)
-    proxy.process.wait_event("ready")
-    return proxy.url
+def url(notebook: Notebook, processes: Processes) -> str:
+    """Where a proxy listens that was started by the panel's line, and has reached the notebook's serve."""
+    notebook.reveal()
+    line = notebook.fields()[1].split()
+    notebook.hide()
+    proxy = processes.start("-m", *line, "--listen", "127.0.0.1:0", "--stun", "none", "--json", name="proxy")
+    return str(proxy.wait_event("ready")["url"])
 
 
 def ask(url: str, words: str = "hello") -> bytes:
@@ -156,7 +167,7 @@ def test_it_goes_on_while_a_cell_runs(notebook: Notebook, url: str) -> None:
 
 def test_the_code_is_shown_when_asked_and_is_never_in_the_file(notebook: Notebook) -> None:
     page = notebook.lab.page
-    assert not any("4821309" in value for value in notebook.fields())
+    assert not any("-" in value for value in notebook.fields())
     code = notebook.reveal()
     assert notebook.fields() == [code, f"llmtunnel proxy {code}"]
     assert page.js(f"{notebook.panel}.querySelector('img.lt-picture').naturalWidth") > 100
@@ -172,21 +183,22 @@ def test_the_code_is_shown_when_asked_and_is_never_in_the_file(notebook: Noteboo
     assert any("waiting for a proxy" in str(each.get("value")) for each in states)  # so states are saved
     assert traces(code, notebook.lab.file.read_text("utf-8")) == []
 
-    page.click(notebook.button("Hide"))
-    page.until(f"{notebook.panel}.querySelector('input').value.startsWith('•')")
+    notebook.hide()
     assert code not in str(page.js(f"{notebook.panel}.outerHTML"))
 
 
 def traces(code: str, text: str) -> list[str]:
-    """Parts of the code that are in the text, plain or in base64, whatever stands before them."""
-    parts = code.split("-")[1:]
-    encoded = [base64.b64encode(b" " * shift + part.encode())[4:-4].decode() for part in parts for shift in range(3)]
-    return [each for each in (*parts, *encoded) if each in text]
+    """Neighbouring words of the code that are in the text, plain or in base64, whatever stands before them."""
+    pairs = ["-".join(pair) for pair in pairwise(code.partition("@")[0].split("-"))]
+    encoded = [base64.b64encode(b" " * shift + pair.encode())[4:-4].decode() for pair in pairs for shift in range(3)]
+    return [each for each in (*pairs, *encoded) if each in text]
 
 
 def test_traces_of_a_code_are_found_wherever_they_stand() -> None:
     for before in range(3):
-        assert traces("1-cedar-orange", base64.b64encode(b"x" * before + b"<desc>1-cedar-orange").decode())
+        code = "1234567-cedar-orange"
+        assert traces(code, base64.b64encode(b"x" * before + b"<desc>" + code.encode()).decode())
+        assert traces(code, f"by {code}")
 
 
 def test_a_field_selects_all_on_a_click_and_has_a_button_that_copies(notebook: Notebook) -> None:
@@ -208,7 +220,7 @@ def test_its_buttons_are_reached_and_pressed_by_keyboard(notebook: Notebook) -> 
             break
     assert page.js("document.activeElement.innerText") == "Show"
     page.press(" ")
-    page.until(f"{notebook.panel}.querySelector('input').value.includes('4821309')")
+    notebook.shows_code()
 
 
 def test_it_rests_while_nobody_sees_it(notebook: Notebook) -> None:
@@ -230,8 +242,8 @@ def test_stop_stops_the_tunnel(notebook: Notebook, url: str) -> None:
 def test_it_fits_its_place_in_both_themes(notebook: Notebook, url: str, size: str) -> None:
     page = notebook.lab.page
     page.resize(*SIZES[size], scale=1.5)
-    for _ in range(3):
-        ask(url)
+    with ThreadPoolExecutor(3) as clients:
+        list(clients.map(ask, [url] * 3))
     try:
         for number, theme in enumerate(("Light", "Dark")):
             notebook.lab.command("apputils:change-theme", {"theme": f"JupyterLab {theme}"})
