@@ -109,7 +109,8 @@ def _request(row: RequestRow) -> Iterable[str]:
 def _cells(columns: Sequence[Column], row: PeerRow | RequestRow, marked: Mapping[str, str] = {}) -> Iterable[str]:
     for column in columns:
         text = escape(getattr(row, column.name))
-        yield f'<td{_kind(column)} title="{text}">{marked.get(column.name, text)}</td>'
+        whole = "" if column.numeric else f' title="{text}"'  # what is long is cut off
+        yield f"<td{_kind(column)}{whole}>{marked.get(column.name, text)}</td>"
 
 
 def _table(name: str, columns: Sequence[Column], rows: Iterable[Iterable[str]]) -> str:
