@@ -17,7 +17,7 @@ from ipywidgets import HTML, Button
 
 from .. import aio, sync
 from ..errors import TunnelError
-from ..status import ActiveRequest, Phase, Role, Status
+from ..status import Phase, Role, Status
 from ..summary import Throughput, printable
 from . import html, parts
 from .reveal import Reveal
@@ -122,8 +122,8 @@ class Panel:
         parts.put(self._state, html.state(status))
         parts.put(self._traffic, html.traffic(status, self._throughput))
         parts.put(self._peers, html.peers(status, now=now))
-        active: tuple[ActiveRequest, ...] = getattr(handle, "active_requests", tuple)()
-        parts.put(self._requests, html.requests(status, active, handle.requests(html.ROWS), now=now))
+        requests = html.requests(status, handle.active_requests(), handle.requests(html.ROWS), now=now)
+        parts.put(self._requests, requests)
         if hasattr(handle, "kick"):
             self._draw_kicks([peer.peer for peer in status.peers])
 

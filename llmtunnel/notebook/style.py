@@ -28,7 +28,8 @@ STYLE: Final = """<style>
 .llmtunnel .widget-html-content { font: inherit; line-height: 1.5; min-width: 0; overflow: hidden; }
 .llmtunnel .widget-html, .llmtunnel .widget-button { margin: 0; }
 .llmtunnel .lt-row { gap: 8px; align-items: flex-start; overflow: visible; }
-.llmtunnel .lt-wrap { flex-wrap: wrap; align-items: center; }
+.llmtunnel .lt-wrap { flex-wrap: wrap; }
+.llmtunnel .lt-wrap button { margin-top: 4px; }
 .llmtunnel .lt-grow { flex: 1 1 0; min-width: 0; }
 .llmtunnel .lt-part { margin-top: 10px; overflow: visible; }
 .llmtunnel code { font: 12px var(--lt-code); background: none; padding: 0; color: inherit; }
