@@ -65,7 +65,7 @@ class Reveal:
 
     def __init__(self, code: Callable[[], str], *, clock: Callable[[], float]) -> None:
         self._code, self._clock = code, clock
-        self._until = 0.0
+        self._shown, self._until = "", 0.0
         self.button = parts.button("Show", "", lambda: self.hide() if self.shown else self.show())
         self.picture = Picture()
         self.picture.add_class("lt-picture")
@@ -76,14 +76,14 @@ class Reveal:
     @property
     def shown(self) -> bool:
         """Whether the code is shown."""
-        return self._until > 0
+        return bool(self._shown)
 
     def show(self) -> None:
         """Show it, for a minute; nothing where there is none."""
         code = self._code()
         if not code:
             return
-        self._until = self._clock() + SHOWN
+        self._shown, self._until = code, self._clock() + SHOWN
         self.picture.value = qr.picture(code, f"llmtunnel proxy {code}")
         self.picture.layout.display = None
         parts.put(self.fields, fields(filled=True))  # after the picture, out of which the page fills them
@@ -91,15 +91,15 @@ class Reveal:
 
     def hide(self) -> None:
         """Mask it."""
-        self._until = 0.0
+        self._shown = ""
         parts.put(self.fields, fields(filled=False))
         self.picture.layout.display = "none"
         self.picture.value = b""
         self._name("Show")
 
     def tick(self) -> None:
-        """Mask it if its minute is over."""
-        if self.shown and self._clock() >= self._until:
+        """Mask it if its minute is over, or it is the code no more."""
+        if self.shown and (self._clock() >= self._until or self._code() != self._shown):
             self.hide()
 
     def end(self) -> None:

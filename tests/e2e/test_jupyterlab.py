@@ -230,6 +230,15 @@ def test_it_rests_while_nobody_sees_it(notebook: Notebook) -> None:
     assert notebook.tells() == "waiting hidden"
 
 
+def test_a_peer_is_put_out(notebook: Notebook, url: str) -> None:
+    page = notebook.lab.page
+    put_out = f"[...{notebook.panel}.querySelectorAll('button')].find(each => each.innerText.startsWith('Put out'))"
+    page.until(put_out)
+    page.click(put_out)
+    notebook.shows("waiting for a proxy")
+    page.until(f"!{put_out}")
+
+
 def test_stop_stops_the_tunnel(notebook: Notebook, url: str) -> None:
     notebook.shows("ready")
     notebook.lab.page.click(notebook.button("Stop"))

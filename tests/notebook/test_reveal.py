@@ -55,6 +55,17 @@ def test_it_is_masked_again_after_a_minute(reveal: Reveal, clock: Clock) -> None
     assert reveal.picture.value == b""
 
 
+def test_a_code_that_was_renewed_is_not_shown_on(sent: list[dict[str, Any]], clock: Clock) -> None:
+    codes = [CODE]
+    reveal = Reveal(lambda: codes[-1], clock=clock)
+    reveal.show()
+    codes.append("another")
+    reveal.tick()
+    assert not reveal.shown
+    reveal.show()
+    assert b"another" in reveal.picture.value
+
+
 def test_while_it_is_shown_it_is_in_no_state_but_the_pictures_bytes(reveal: Reveal, sent: list[dict[str, Any]]) -> None:
     reveal.show()
     assert "tulip" not in state_of_all()
