@@ -6,11 +6,12 @@ the proxy.
 
 from __future__ import annotations
 
+import asyncio
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from . import aio, runtime
 from .config import DEFAULT_LISTEN, DEFAULT_STUN, OnDisconnect
@@ -30,6 +31,11 @@ class Handle(Generic[T]):
         self._hold = hold
         self._tunnel = tunnel
         hold.last = tunnel.aclose
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """See `aio.Tunnel.loop`."""
+        return self._tunnel.loop
 
     @property
     def status(self) -> Status:
@@ -70,6 +76,13 @@ class Handle(Generic[T]):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _repr_mimebundle_(
+        self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+    ) -> dict[str, Any]:
+        from .notebook.display import mimebundle
+
+        return mimebundle(self, include, exclude)
 
     def __repr__(self) -> str:
         return repr(self._tunnel)

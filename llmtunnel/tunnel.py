@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from .config import ProxySettings, ServeSettings, Settings
 from .endpoints.ledger import Ledger
@@ -74,6 +74,11 @@ class Tunnel(ABC):
     @abstractmethod
     def url(self) -> str:
         """Proxy: where it listens. Serve: the upstream."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that it runs on; None before `start`."""
+        return self._task.get_loop() if self._task is not None else None
 
     @property
     def status(self) -> Status:
@@ -162,6 +167,13 @@ class Tunnel(ABC):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def _repr_mimebundle_(
+        self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+    ) -> dict[str, Any]:
+        from .notebook.display import mimebundle
+
+        return mimebundle(self, include, exclude)
 
     def __repr__(self) -> str:
         return f"<llmtunnel {self._role}: {self._phase()}, {self.url}>"

@@ -33,12 +33,16 @@ LAYERS = [
     {"doctor"},
     {"tunnel", "aio", "sync"},
     {"cli"},
+    {"notebook"},
     {"", "__main__"},
 ]
 """From the bottom; the last is the package's own face."""
 
 ONE_ROW = [LAYERS[0], LAYERS[6]]
 """Rows of single modules, which may import each other."""
+
+UPWARD = {("tunnel", "notebook.display"), ("sync", "notebook.display")}
+"""The one thing that is asked of a higher layer: a notebook asks a handle to draw itself, the handle asks its view."""
 
 HOMES = {
     "aiortc": ["transport"],
@@ -51,6 +55,9 @@ HOMES = {
     "concurrent": ["runtime"],
     "signal_server": ["cli"],
     "spake2": ["protocol.keys"],
+    "IPython": ["notebook"],
+    "ipywidgets": ["notebook"],
+    "segno": ["cli", "notebook"],
 }
 """What only some may import."""
 
@@ -122,7 +129,7 @@ def may_import(name: str, other: str) -> bool:
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_a_module_imports_from_lower_layers_or_its_own_package(name: str) -> None:
     ours = [target.removeprefix(".") for target in imports(name) if target.startswith(".")]
-    assert [other for other in ours if not may_import(name, other)] == []
+    assert [other for other in ours if not may_import(name, other) and (name, other) not in UPWARD] == []
 
 
 @pytest.mark.parametrize("name", sorted(OURS))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from . import latency, memory, startup, throughput
+from . import latency, memory, panel, startup, throughput
 from .loop import run
 from .report import Row, table
 
@@ -14,6 +14,7 @@ FIGURES: dict[str, Callable[[bool], Awaitable[list[Row]]]] = {
     "get": latency.get,
     "sse": latency.sse,
     "streams": latency.streams,
+    "panel": panel.panel,
     "requests": throughput.requests,
     "bulk": throughput.bulk,
     "start": startup.start,

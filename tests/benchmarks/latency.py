@@ -37,7 +37,7 @@ async def _gets(client: Connection, count: int) -> Delays:
 
 async def sse(quick: bool) -> list[Row]:
     """One stream of events, 100 a second."""
-    load = _Load(streams=1, rate=100, seconds=0.5 if quick else 4)
+    load = Load(streams=1, rate=100, seconds=0.5 if quick else 4)
     direct, through = await _measure(load)
     return [
         _compare("SSE event, p50", direct, through, 0.5),
@@ -47,7 +47,7 @@ async def sse(quick: bool) -> list[Row]:
 
 async def streams(quick: bool) -> list[Row]:
     """64 streams of 30 tokens a second each."""
-    load = _Load(streams=64, rate=30, seconds=1 if quick else 8)
+    load = Load(streams=64, rate=30, seconds=1 if quick else 8)
     direct, through = await _measure(load)
     return [
         _compare("64 streams of 30 tokens/s, p50", direct, through, 0.5),
@@ -56,7 +56,9 @@ async def streams(quick: bool) -> list[Row]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Load:
+class Load:
+    """Streams of events that run at the same time."""
+
     streams: int
     rate: float
     """Events a second in each stream."""
@@ -100,7 +102,7 @@ class Stamps:
         self._rest = data[whole:]
 
 
-async def _measure(load: _Load) -> tuple[Delays, Delays]:
+async def _measure(load: Load) -> tuple[Delays, Delays]:
     async with tunnel() as rig:
         return await load.delays(rig.upstream), await load.delays(rig.address)
 

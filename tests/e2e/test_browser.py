@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -15,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from .browser import CHROMIUM
 from .processes import PATIENCE, Processes, Proxy, Signal
 from .server import reply
 from .upstream import Upstream
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 PAGE = """<!doctype html><pre id=told></pre><img src="/held" alt="loading, until the tries are done"><script>

@@ -1,0 +1,1 @@
+"""What notebooks show. ipywidgets and IPython are imported only when one asks for them."""

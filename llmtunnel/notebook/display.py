@@ -1,0 +1,97 @@
+"""How a handle draws itself: text, a still picture and the live panel, in one bundle.
+
+The picture is what a saved notebook shows without a kernel, on GitHub for example. No code is in it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import weakref
+from collections.abc import Collection
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+from ..status import Phase
+from . import html
+from .ticking import Ticking
+
+if TYPE_CHECKING:
+    from .panel import Handle, Panel
+
+VIEW: Final = "application/vnd.jupyter.widget-view+json"
+
+
+def mimebundle(
+    handle: Handle, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+) -> dict[str, Any]:
+    """What IPython's ``_repr_mimebundle_`` returns; with the panel in it in a kernel that has ipywidgets."""
+    bundle: dict[str, Any] = {"text/plain": repr(handle), "text/html": still(handle)}
+    if has_widgets():
+        bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": panel(handle).widget.model_id}
+    return {
+        kind: data
+        for kind, data in bundle.items()
+        if (not include or kind in include) and (not exclude or kind not in exclude)
+    }
+
+
+def show(handle: Handle, *, plain: bool | None = None) -> None:
+    """Display a live view under the cell that runs: the panel, or the picture, drawn anew a few times a second.
+
+    ``plain``: the picture, which every page redraws, Colab's also while a cell runs; None: where there is no panel.
+    """
+    from IPython.display import display
+
+    if plain or (plain is None and not has_widgets()):
+        _Picture(handle)
+    else:
+        display(mimebundle(handle), raw=True)  # type: ignore[no-untyped-call]
+
+
+def still(handle: Handle) -> str:
+    """The picture."""
+    return html.still(handle.status, handle.requests(html.ROWS), now=time.time())
+
+
+def panel(handle: Handle) -> Panel:
+    """The handle's panel: one, which may be displayed in several places."""
+    from .panel import Panel
+
+    found = _panels.get(handle)
+    if found is None or found.closed:
+        found = _panels[handle] = Panel(handle)
+    return found
+
+
+_panels: Final[weakref.WeakKeyDictionary[Handle, Panel]] = weakref.WeakKeyDictionary()
+
+
+def has_widgets() -> bool:
+    """Whether this is a kernel, with ipywidgets."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel") and find_spec("ipywidgets") is not None
+
+
+class _Picture:
+    """A still picture that is replaced while its tunnel runs."""
+
+    def __init__(self, handle: Handle) -> None:
+        from IPython.display import HTML, display
+
+        self._handle = weakref.ref(handle)
+        self._drawn = still(handle)
+        self._shown = display(HTML(self._drawn), display_id=True)  # type: ignore[no-untyped-call]
+        Ticking(self._draw).start(handle.loop)
+
+    def _draw(self) -> bool:
+        from IPython.display import HTML
+
+        handle = self._handle()
+        if handle is None:
+            return False
+        now = still(handle)
+        if now != self._drawn:
+            self._drawn = now
+            self._shown.update(HTML(now))  # type: ignore[no-untyped-call]
+        return handle.status.phase not in (Phase.STOPPED, Phase.FAILED)

@@ -1,0 +1,196 @@
+"""The live panel: what `html` draws, in core widgets, and buttons. It has no thread of its own: see `ticking`.
+
+Each drawing sets all parts; a part that is as it was costs no message to the page.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+import weakref
+from asyncio import Task
+from collections.abc import Awaitable, Callable
+from html import escape
+from typing import Any, Final, TypeAlias
+
+from ipywidgets import HTML, Button
+
+from .. import aio, sync
+from ..errors import TunnelError
+from ..status import Phase, Role, Status
+from ..summary import Throughput, printable
+from . import html, parts
+from .reveal import Reveal
+from .style import STYLE
+from .ticking import Ticking, drawing_loop
+
+Handle: TypeAlias = "aio.Tunnel | sync.Handle[Any]"
+_ENDED: Final = (Phase.STOPPED, Phase.FAILED)
+
+
+class Panel:
+    """A tunnel's state as widgets. It ends with its tunnel, or with `close`, and keeps no handle alive."""
+
+    def __init__(self, handle: Handle, *, clock: Callable[[], float] = time.time) -> None:
+        self._handle = weakref.ref(handle)
+        self._clock = clock
+        self._throughput = Throughput()
+        self.closed = self._was_seen = self._to_reveal = False
+        self._tasks: set[Task[None]] = set()
+        self._make(handle)
+        self._ticking = Ticking(self.draw)
+        if self.draw():
+            self._ticking.start(drawing_loop(handle.loop))
+
+    def _make(self, handle: Handle) -> None:
+        self._state, self._error = parts.text("lt-grow"), parts.text("lt-bad")
+        self._traffic, self._peers = parts.text("lt-part"), parts.text("lt-part")
+        self._requests = parts.text("lt-part", "lt-scroll")
+        self._buttons = {"Stop": parts.button("Stop", "Stop the tunnel", lambda: self._do(_stop))}
+        if hasattr(handle, "reconnect"):
+            again = parts.button("Reconnect", "Leave the room and come again", lambda: self._do(_reconnect))
+            self._buttons = {"Reconnect": again, **self._buttons}
+        self._kicks: dict[str, Button] = {}
+        self._kick_row = parts.row((), "lt-wrap")
+        self._reveal = Reveal(self._code, clock=self._clock) if _has_invite(handle) else None
+        self.widget = parts.column(
+            (
+                HTML(STYLE),
+                parts.row((self._state, *self._buttons.values())),
+                self._error,
+                *((self._reveal.widget,) if self._reveal is not None else ()),
+                self._traffic,
+                self._peers,
+                self._kick_row,
+                self._requests,
+            ),
+            "llmtunnel",
+            "lt-panel",
+        )
+        self.widget._view_count = 0  # asks the page to count its views there
+        self.widget.observe(self._seen, "_view_count")
+
+    def reveal(self) -> None:
+        """Show the invite for a minute, as soon as a page shows the panel.
+
+        Where none does, a program runs the notebook, and saves whatever the widgets are told.
+        """
+        self._to_reveal = True
+        self._seen(None)
+
+    def close(self) -> None:
+        """Take it off the page; the tunnel goes on."""
+        if not self.closed:
+            self.closed = True
+            self._ticking.stop()
+            parts.close(self.widget)
+
+    # -- drawing
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the page that showed it has cleared it away."""
+        return self._was_seen and not self.widget._view_count
+
+    def _seen(self, _change: object) -> None:
+        self._was_seen = self._was_seen or bool(self.widget._view_count)
+        if self._to_reveal and self._reveal is not None and self.widget._view_count:
+            self._to_reveal = False
+            self._reveal.show()
+
+    def draw(self) -> bool:
+        """Draw the present. Whether there is more to come."""
+        handle = self._handle()
+        if self.closed:
+            return False
+        if handle is None:
+            self._end()
+            return False
+        status = handle.status
+        ended = status.phase in _ENDED
+        if self._reveal is not None:
+            self._reveal.tick()
+        if ended or not self.hidden:
+            self._draw(handle, status)
+        if ended:
+            self._end()
+        return not ended
+
+    def _draw(self, handle: Handle, status: Status) -> None:
+        now = self._clock()
+        self._throughput = self._throughput.added(status, now=now)
+        parts.put(self._state, html.state(status))
+        parts.put(self._traffic, html.traffic(status, self._throughput))
+        parts.put(self._peers, html.peers(status, now=now))
+        requests = html.requests(status, handle.active_requests(), handle.requests(html.ROWS), now=now)
+        parts.put(self._requests, requests)
+        if hasattr(handle, "kick"):
+            self._draw_kicks([peer.peer for peer in status.peers])
+
+    def _draw_kicks(self, peers: list[str]) -> None:
+        if list(self._kicks) == peers:
+            return
+        before, self._kicks = self._kicks, {peer: self._kicks.get(peer) or self._kick_button(peer) for peer in peers}
+        self._kick_row.children = tuple(self._kicks.values())
+        for peer in before.keys() - self._kicks.keys():
+            before[peer].close()
+
+    def _kick_button(self, peer: str) -> Button:
+        return parts.button(f"Put out {printable(peer)}", "End its connection", lambda: self._do(_kick, peer))
+
+    def _end(self) -> None:
+        """Nothing is left to do but to look."""
+        for button in (*self._buttons.values(), *self._kicks.values()):
+            button.disabled = True
+        if self._reveal is not None:
+            self._reveal.end()
+
+    def _code(self) -> str:
+        """The invite's; empty where there is none any more."""
+        invite = getattr(self._handle(), "invite", None)
+        return "" if invite is None else str(invite.code)
+
+    # -- what its buttons do
+
+    def _do(self, action: Callable[..., object], *arguments: object) -> None:
+        handle = self._handle()
+        if handle is None:
+            return
+        try:
+            result = action(handle, *arguments)
+        except TunnelError as exc:
+            self._tell(exc)
+        else:
+            self._tell(None)
+            if inspect.isawaitable(result) and handle.loop is not None:
+                task = handle.loop.create_task(self._finish(result), name="llmtunnel panel's button")
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, doing: Awaitable[object]) -> None:
+        try:
+            await doing
+        except TunnelError as exc:
+            self._tell(exc)
+
+    def _tell(self, error: TunnelError | None) -> None:
+        parts.put(self._error, "" if error is None else escape(printable(f"{error.message} {error.hint}")))
+
+
+def _has_invite(handle: Handle) -> bool:
+    return handle.status.role is Role.SERVE and getattr(handle, "invite", None) is not None
+
+
+def _stop(handle: Handle) -> Awaitable[None] | None:
+    if isinstance(handle, aio.Tunnel):
+        return handle.aclose()
+    handle.close()
+    return None
+
+
+def _reconnect(handle: Any) -> object:
+    return handle.reconnect()
+
+
+def _kick(handle: Any, peer: str) -> object:
+    return handle.kick(peer)

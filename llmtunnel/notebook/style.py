@@ -1,0 +1,77 @@
+"""The looks of what notebooks show: JupyterLab's colours where it has some, else such as fit the browser's theme."""
+
+from __future__ import annotations
+
+from typing import Final
+
+STYLE: Final = """<style>
+.llmtunnel {
+  --lt-good: var(--jp-success-color1, #1a7f37);
+  --lt-wait: var(--jp-warn-color1, #9a6700);
+  --lt-bad: var(--jp-error-color1, #cf222e);
+  --lt-blue: var(--jp-brand-color1, #1976d2);
+  --lt-line: var(--jp-border-color2, rgba(128, 128, 128, .35));
+  --lt-code: var(--jp-code-font-family, ui-monospace, Menlo, Consolas, monospace);
+  max-width: 860px; box-sizing: border-box; overflow: hidden;
+  font: 13px/1.5 var(--jp-ui-font-family, system-ui, sans-serif);
+  color: var(--jp-ui-font-color1, inherit);
+}
+@media (prefers-color-scheme: dark) {
+  .llmtunnel {
+    --lt-good: var(--jp-success-color1, #3fb950);
+    --lt-wait: var(--jp-warn-color1, #d29922);
+    --lt-bad: var(--jp-error-color1, #f85149);
+    --lt-blue: var(--jp-brand-color1, #64b5f6);
+  }
+}
+.llmtunnel.lt-panel { border: 1px solid var(--lt-line); border-radius: 6px; padding: 10px 14px 12px; }
+.llmtunnel .widget-html-content { font: inherit; line-height: 1.5; min-width: 0; overflow: hidden; }
+.llmtunnel .widget-html, .llmtunnel .widget-button { margin: 0; }
+.llmtunnel .lt-row { gap: 8px; align-items: flex-start; overflow: visible; }
+.llmtunnel .lt-wrap { flex-wrap: wrap; }
+.llmtunnel .lt-wrap button { margin-top: 4px; }
+.llmtunnel .lt-grow { flex: 1 1 0; min-width: 0; }
+.llmtunnel .lt-part { margin-top: 10px; overflow: visible; }
+.llmtunnel code { font: 12px var(--lt-code); background: none; padding: 0; color: inherit; }
+.llmtunnel .lt-muted { opacity: .72; }
+.llmtunnel .lt-good { color: var(--lt-good); }
+.llmtunnel .lt-wait { color: var(--lt-wait); }
+.llmtunnel .lt-bad { color: var(--lt-bad); }
+.llmtunnel .lt-state b { font-weight: 600; margin-right: 4px; }
+.llmtunnel button { height: 26px; line-height: 24px; padding: 0 10px; width: auto; font-size: 12px; }
+.llmtunnel button:focus-visible, .llmtunnel input:focus-visible {
+  outline: 2px solid var(--lt-blue); outline-offset: 1px;
+}
+.llmtunnel .lt-traffic { display: flex; gap: 24px; }
+.llmtunnel .lt-traffic > div { flex: 1 1 0; min-width: 0; }
+.llmtunnel .lt-spark { display: block; width: 100%; height: 24px; border-bottom: 1px solid var(--lt-line); }
+.llmtunnel .lt-spark path {
+  fill: var(--lt-blue); fill-opacity: .25; stroke: var(--lt-blue); vector-effect: non-scaling-stroke;
+}
+.llmtunnel table { width: 100%; border-collapse: collapse; font-size: 12px; margin: 0; table-layout: auto; }
+.llmtunnel th, .llmtunnel td {
+  padding: 2px 5px; text-align: left; white-space: nowrap; border: 0; max-width: 9em;
+  overflow: hidden; text-overflow: ellipsis; font-variant-numeric: tabular-nums;
+}
+.llmtunnel th {
+  font-weight: 500; opacity: .72; border-bottom: 1px solid var(--lt-line); white-space: normal; vertical-align: bottom;
+}
+.llmtunnel th:first-child, .llmtunnel td:first-child { padding-left: 0; }
+.llmtunnel th:last-child, .llmtunnel td:last-child { padding-right: 0; }
+.llmtunnel th.lt-number, .llmtunnel td.lt-number { text-align: right; }
+.llmtunnel tbody tr { background: none; }
+.llmtunnel .lt-requests .lt-model { padding-left: 14px; }
+.llmtunnel .lt-requests .lt-path { width: 40%; max-width: 0; }
+.llmtunnel .lt-scroll { max-height: 300px; overflow: auto; }
+.llmtunnel .lt-field { display: flex; align-items: center; gap: 8px; margin-bottom: 4px; }
+.llmtunnel .lt-field span { flex: 0 0 72px; opacity: .72; }
+.llmtunnel .lt-field input {
+  flex: 1 1 0; min-width: 0; height: 26px; box-sizing: border-box; padding: 0 8px; font: 12px var(--lt-code);
+  color: inherit; background: transparent; border: 1px solid var(--lt-line); border-radius: 3px;
+}
+.llmtunnel .lt-field button {
+  flex: 0 0 auto; color: inherit; background: transparent; border: 1px solid var(--lt-line); border-radius: 3px;
+  cursor: pointer;
+}
+.llmtunnel img.lt-picture { width: auto; max-width: 200px; height: auto; margin-left: 80px; align-self: flex-start; }
+</style>"""

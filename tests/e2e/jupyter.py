@@ -1,0 +1,119 @@
+"""A JupyterLab with a notebook in it, and what one does there."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .browser import Page
+from .processes import PATIENCE, Processes
+
+NAME = "tunnel.ipynb"
+NOTEBOOK = "[...jupyterapp.shell.widgets('main')].find(each => each.sessionContext)"
+"""The expression for JupyterLab's widget that shows it."""
+SETTINGS = {
+    "@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True},
+    "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
+}
+
+
+@dataclass(slots=True)
+class Lab:
+    """One notebook, open in a browser's page."""
+
+    page: Page
+    file: Path
+
+    @classmethod
+    def start(cls, processes: Processes, page: Page, folder: Path, cells: Sequence[str]) -> Lab:
+        """Start JupyterLab with a notebook of these cells, and open it; its kernel runs when this returns."""
+        file = folder / NAME
+        file.write_text(json.dumps(_notebook(cells)), "utf-8")
+        token = secrets.token_hex(16)
+        server = processes.start(
+            *("-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0"),
+            *(f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}", "--expose-app-in-browser"),
+            name="jupyterlab",
+            environ=_environment(folder),
+        )
+        url = server.wait_line(r"(http://127\.0\.0\.1:\d+)/lab", timeout=3 * PATIENCE)[1]
+        page.open(f"{url}/lab/tree/{NAME}?token={token}")
+        page.until(f"{NOTEBOOK}.sessionContext.session.kernel.status === 'idle'", timeout=2 * PATIENCE)
+        page.js(f"jupyterapp.shell.activateById({NOTEBOOK}.id)")
+        return cls(page, file)
+
+    @property
+    def notebook(self) -> str:
+        """The expression for the notebook's widget."""
+        return NOTEBOOK
+
+    @property
+    def kernel(self) -> str:
+        """The expression for its connection to the kernel."""
+        return f"{NOTEBOOK}.sessionContext.session.kernel"
+
+    def run(self, number: int) -> None:
+        """Run a cell, and do not wait for its end."""
+        self.page.js(f"void ({NOTEBOOK}.content.activeCellIndex = {number})")
+        self.command("notebook:run-cell", wait=False)
+
+    def output(self, number: int) -> str:
+        """The expression for the element under a cell."""
+        return f"{NOTEBOOK}.content.widgets[{number}].node.querySelector('.jp-Cell-outputArea')"
+
+    def command(self, name: str, arguments: dict[str, Any] | None = None, *, wait: bool = True) -> None:
+        """One of JupyterLab's commands."""
+        done = f"jupyterapp.commands.execute({json.dumps(name)}, {json.dumps(arguments or {})})"
+        self.page.js(f"{done}.then(() => null)" if wait else f"void {done}")
+
+    def saved(self) -> dict[str, Any]:
+        """The notebook, saved now and read from its file."""
+        self.command("docmanager:save")
+        notebook: dict[str, Any] = json.loads(self.file.read_text("utf-8"))
+        return notebook
+
+
+def _notebook(cells: Sequence[str]) -> dict[str, Any]:
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return {
+        "cells": [
+            {
+                "cell_type": "code",
+                "execution_count": None,
+                "id": f"cell-{number}",
+                "metadata": {"trusted": True},
+                "outputs": [],
+                "source": source,
+            }
+            for number, source in enumerate(cells)
+        ],
+        "metadata": {"kernelspec": kernel},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Nothing of the user's own Jupyter; widgets' state is saved, and no news is asked for."""
+    config = folder / "config"
+    page_config = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+    _write(config / "labconfig" / "page_config.json", page_config)
+    for name, values in SETTINGS.items():
+        _write(folder / "settings" / f"{name}.jupyterlab-settings", values)
+    return {
+        "JUPYTER_CONFIG_DIR": str(config),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "IPYTHONDIR": str(folder / "ipython"),
+    }
+
+
+def _write(file: Path, values: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(values), "utf-8")

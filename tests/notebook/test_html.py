@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+
+from llmtunnel.notebook import html
+from llmtunnel.status import Health, Phase, Role, UpstreamStatus
+from llmtunnel.summary import SPAN, Throughput
+
+from .scripted import HOSTILE, NOW, active, peer, record, status
+
+
+class Reader(HTMLParser):
+    """What a page makes of HTML: its elements, attributes and text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag != "img":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_state_is_told_in_words_beside_its_mark() -> None:
+    read = Reader(html.state(status(phase=Phase.WAITING, detail="Nobody else is in the room.")))
+    assert "◌ waiting for a proxy" in read.text
+    assert "http://127.0.0.1:11434" in read.text
+    assert "Nobody else is in the room." in read.text
+
+
+@pytest.mark.parametrize(
+    ("health", "told"), [(Health.UP, "● upstream answers: a, b"), (Health.DOWN, "✗ upstream does not answer")]
+)
+def test_the_upstreams_health_and_models_are_told(health: Health, told: str) -> None:
+    up = UpstreamStatus(health=health, models=("a", "b"))
+    assert told in Reader(html.state(status(upstream=up))).text
+
+
+def test_nothing_is_said_of_an_upstream_that_nobody_has_asked() -> None:
+    assert "upstream" not in html.state(status(upstream=UpstreamStatus()))
+    assert "upstream" not in html.state(status(role=Role.PROXY))
+
+
+def test_traffic_has_rates_totals_and_a_picture_each_way() -> None:
+    history = Throughput().added(status(), now=NOW)
+    now = status(bytes_up=3_000, bytes_down=6_000_000)
+    read = Reader(html.traffic(now, history.added(now, now=NOW + 3)))
+    assert "up 1.0 kB/s 3.0 kB in all" in read.text
+    assert "down 2.0 MB/s 6.0 MB in all" in read.text
+    assert read.tags.count("svg") == 2
+
+
+def test_a_sparkline_rises_to_its_top_at_the_highest_value() -> None:
+    drawn = html.sparkline([0, 10, 5], "up")
+    assert "L0 24.0 L1 1.0 L2 12.5 L2 24Z" in drawn
+    assert html.sparkline([0.0] * SPAN, "up").count("24.0") == SPAN
+
+
+def test_the_peers_table_is_left_out_where_there_is_none() -> None:
+    assert html.peers(status(), now=NOW) == ""
+    read = Reader(html.peers(status(peers=(peer(), peer("proxy-2"))), now=NOW))
+    assert read.tags.count("tr") == 3
+    assert "direct" in read.text
+    assert "4 ms" in read.text
+
+
+def test_twenty_requests_under_way_do_not_hide_those_that_ended() -> None:
+    running = tuple(active(f"/running/{number}") for number in range(64))
+    ended = tuple(record(f"/ended/{number}", tokens=7, tokens_per_second=30.5, model="llama3") for number in range(20))
+    read = Reader(html.requests(status(active=64, requests=20), running, ended, now=NOW))
+    assert read.tags.count("tr") == 1 + 2 * html.ROWS
+    assert "64 under way, 20 ended" in read.text
+    assert read.text.index("/running/0") < read.text.index("/ended/19") < read.text.index("/ended/0")
+    assert "30.5" in read.text
+    assert "llama3" in read.text
+
+
+def test_a_request_that_failed_says_why_to_who_points_at_it() -> None:
+    read = Reader(html.requests(status(), (), (record(status=None, error="the upstream broke off"),), now=NOW))
+    assert ("title", "the upstream broke off") in read.attributes
+
+
+def test_what_strangers_choose_stays_text() -> None:
+    now = status(
+        phase=Phase.WAITING,
+        url=HOSTILE,
+        detail=HOSTILE,
+        peers=(peer(HOSTILE),),
+        upstream=UpstreamStatus(health=Health.UP, models=(HOSTILE,)),
+    )
+    bad = {"method": HOSTILE, "model": HOSTILE, "error": HOSTILE}
+    drawn = html.still(now, (record(HOSTILE, **bad),), now=NOW)
+    running = html.requests(now, (active(HOSTILE, model=HOSTILE),), (), now=NOW)
+    for read in (Reader(drawn), Reader(running)):
+        assert not {"script", "img"} & set(read.tags)
+        assert not [name for name, _ in read.attributes if name.startswith("on")]
+        assert read.open == []
+        assert "<script>alert('x')</script>" in read.text
+        assert "\x1b" not in read.text
+
+
+def test_the_still_picture_tells_without_its_style() -> None:
+    read = Reader(html.still(status(peers=(peer(),), requests=1, bytes_down=2_000), (record(),), now=NOW))
+    for told in ("ready", "2.0 kB down", "proxy-ab12cd", "/v1/models", "0 under way, 1 ended"):
+        assert told in read.text
