@@ -35,13 +35,13 @@ async def main():
 asyncio.run(main())
 """
 SERVE = """
-import llmtunnel, pathlib, time
-from llmtunnel.notebook import display as views
+%load_ext llmtunnel
+import pathlib, time
+from llmtunnel.notebook import display as views, tunnels
 
-if "server" in globals():
-    server.close()
-server = llmtunnel.serve({upstream!r}, signal={signal!r}, stun=())
-server
+%tunnel stop all
+%tunnel serve {upstream} --signal {signal} --stun none
+server = tunnels()["serve"]
 """
 BLOCK = """
 print("begun")
