@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from .version import __version__
 
 if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
     from . import aio
     from .config import IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
     from .errors import (
@@ -108,3 +110,17 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """``%load_ext llmtunnel``: the magics ``%tunnel`` and ``%%tunnel``."""
+    from .notebook import magics
+
+    magics.load(shell)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """``%unload_ext llmtunnel``: without them; tunnels stay up."""
+    from .notebook import magics
+
+    magics.unload(shell)

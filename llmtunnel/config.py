@@ -196,6 +196,8 @@ class ServeSettings(Settings):
     """What serve needs."""
 
     upstream: Upstream
+    seek: bool = False
+    """Look for a model server on this machine, until there is one: it takes the place of ``upstream`` then."""
     advertise: str = "/"
     """The path prefix that clients use and the upstream does not know."""
     exposure: Exposure = Exposure()

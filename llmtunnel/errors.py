@@ -114,7 +114,7 @@ class AddressInUse(SettingError):
 
     def __init__(self, address: str, *, next_free: int | None) -> None:
         hint = f"Port {next_free} is free: --listen with it" if next_free else "Choose another with --listen"
-        super().__init__(f"{address} is in use by another program.", hint=hint + ", or stop that program.")
+        super().__init__(f"{address} is in use by another program or tunnel.", hint=hint + ", or stop what has it.")
         self.address = address
         self.next_free = next_free
 

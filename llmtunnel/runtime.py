@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from .errors import TunnelError
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 INTERRUPTIBLE: Final = 0.5
 """Seconds of one wait: on Windows, Ctrl-C is heard of only between waits."""
@@ -37,12 +39,59 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
+class Hold(ABC):
+    """What a handle whose calls block has of a loop: `call` runs a coroutine there, until `close`."""
+
+    def __init__(self) -> None:
+        self.released = False
+        self.last: Callable[[], Coroutine[Any, Any, object]] | None = None
+        """What `close` runs before it lets go."""
+
+    @property
+    @abstractmethod
+    def stuck(self) -> bool:
+        """Whether `call`, here, would block the very loop that it waits for."""
+
+    @abstractmethod
+    def begin(self, work: Coroutine[Any, Any, T]) -> Begun[T] | None:
+        """Begin it there; None where the loop is held no more."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go of the loop, and set `released`."""
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there and wait for its end. What interrupts the wait cancels it, and nothing else.
+
+        Raises `TunnelError` where the loop is held no more.
+        """
+        begun = self.begin(work)
+        if begun is None:
+            raise TunnelError("This tunnel is closed.", hint="Make another one.")
+        return begun.wait()
+
+    def close(self) -> None:
+        """Run `last` there, then let go; nothing where that is done."""
+        try:
+            if self.last is not None and (begun := self.begin(self.last())):
+                begun.wait()
+        finally:
+            self.release()
+
+
+class Begun(Protocol[T_co]):
+    """Work that has begun."""
+
+    def wait(self) -> T_co:
+        """Its result, or what it raises."""
+
+
 class LoopThread:
     """A loop on a daemon thread of its own, while somebody holds it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._holds: set[Hold] = set()
+        self._holds: set[ThreadHold] = set()
         self._running: _Running | None = None
 
     @property
@@ -50,17 +99,17 @@ class LoopThread:
         """Whether the caller is on this thread."""
         return self._running is not None and threading.current_thread() is self._running.thread
 
-    def hold(self) -> Hold:
+    def hold(self) -> ThreadHold:
         """Hold the loop: the first holder starts it."""
         with self._lock:
             if self._running is None or not self._running.alive:
                 self._holds.clear()
                 self._running = _Running()
-            hold = Hold(self, self._running, self._lock)
+            hold = ThreadHold(self, self._running, self._lock)
             self._holds.add(hold)
             return hold
 
-    def release(self, hold: Hold) -> None:
+    def release(self, hold: ThreadHold) -> None:
         """Let go: after the last holder the thread ends. Not to be called on the thread itself."""
         with self._lock:
             self._holds.discard(hold)
@@ -76,44 +125,34 @@ class LoopThread:
             hold.close()
 
 
-class Hold:
+class ThreadHold(Hold):
     """One holder's part in a `LoopThread`."""
 
     def __init__(self, thread: LoopThread, running: _Running, lock: threading.Lock) -> None:
-        self.released = False
-        self.last: Callable[[], Coroutine[Any, Any, object]] | None = None
-        """What `close` runs before it lets go."""
+        super().__init__()
         self._thread = thread
         self._running = running
         self._lock = lock
 
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there and wait for its end. What interrupts the wait cancels it, and nothing else.
+    @property
+    def stuck(self) -> bool:
+        """See `Hold.stuck`."""
+        return threading.current_thread() is self._running.thread
 
-        Raises `TunnelError` where the loop is held no more.
-        """
-        call = self._begin(work)
-        if call is None:
-            raise TunnelError("This tunnel is closed.", hint="Make another one.")
-        return call.wait()
+    def release(self) -> None:
+        """See `Hold.release`."""
+        self._thread.release(self)
 
-    def close(self) -> None:
-        """Run `last` there, then let go; nothing where that is done."""
-        try:
-            if self.last is not None and (call := self._begin(self.last())):
-                call.wait()
-        finally:
-            self._thread.release(self)
-
-    def _begin(self, work: Coroutine[Any, Any, T]) -> _Call[T] | None:
+    def begin(self, work: Coroutine[Any, Any, T]) -> Call[T] | None:
+        """See `Hold.begin`."""
         with self._lock:  # so that the loop is not stopped before the work has begun
             if self.released or not self._running.alive:
                 work.close()
                 return None
-            return _Call(self._running.loop, work)
+            return Call(self._running.loop, work)
 
 
-class _Call(Generic[T]):
+class Call(Generic[T]):
     """A coroutine on the loop, for a thread that waits for it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> None:

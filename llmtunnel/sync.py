@@ -1,7 +1,7 @@
 """The blocking twins of `llmtunnel.aio`: the tunnel runs on the loop thread of `runtime`, the caller waits.
 
 No logic of its own. A cell that sleeps or computes stalls nothing, and a blocking client in the same notebook can use
-the proxy.
+the proxy. With ``in_loop=True`` neither is so: the tunnel runs on the caller's own loop, see `nested`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ import warnings
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from . import aio, runtime
-from .config import DEFAULT_LISTEN, DEFAULT_STUN, OnDisconnect
+from . import aio, nested, runtime
+from .config import DEFAULT_LISTEN, DEFAULT_STUN, OnDisconnect, ProxySettings, ServeSettings
+from .environment import Environ
 from .errors import TunnelError
 from .invite import Invite
 from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
 from .upstream import Upstream
+
+if TYPE_CHECKING:
+    from .notebook.panel import Panel
 
 T = TypeVar("T", bound=aio.Tunnel)
 R = TypeVar("R")
 
 
 class Handle(Generic[T]):
-    """A tunnel that runs on the loop thread; what it tells is safe to read from any thread."""
+    """A tunnel whose calls block; what it tells is safe to read from any thread."""
 
     def __init__(self, tunnel: T, hold: runtime.Hold) -> None:
         self._hold = hold
@@ -56,18 +60,33 @@ class Handle(Generic[T]):
         return self._tunnel.active_requests()
 
     def subscribe(self, callback: Callable[[Notice], None]) -> aio.Unsubscribe:
-        """See `aio.Tunnel.subscribe`; the callback is called on the loop thread."""
+        """See `aio.Tunnel.subscribe`; the callback is called on the tunnel's loop, in its thread."""
         return self._tunnel.subscribe(callback)
 
     def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = aio.WAIT) -> None:
         """See `aio.Tunnel.wait`."""
-        _refuse_loop_thread("wait")
+        _refuse(self._hold.stuck, "wait")
         self._hold.call(self._tunnel.wait(phase, timeout=timeout))
+
+    def reconnect(self) -> None:
+        """See `aio.Tunnel.reconnect`; returns at once."""
+        self._do("reconnect", self._tunnel.reconnect)
 
     def close(self) -> None:
         """See `aio.Tunnel.aclose`; after the last handle the loop thread ends too."""
-        _refuse_loop_thread("close", twin="aclose")
+        _refuse(self._hold.stuck, "close", twin="aclose")
         self._hold.close()
+
+    def panel(self) -> Panel:
+        """The live panel, as core widgets: its ``widget`` is for layouts of one's own. Needs ipywidgets."""
+        from .notebook.display import panel
+
+        return panel(self)
+
+    def _do(self, name: str, method: Callable[[], R]) -> R:
+        """Call the tunnel's method of this name, on its loop."""
+        _refuse(self._hold.stuck, name)
+        return self._hold.call(_called(method))
 
     def __enter__(self) -> Self:
         return self
@@ -102,11 +121,11 @@ class Server(Handle[aio.Server]):
 
     def renew_invite(self) -> Invite:
         """See `aio.Server.renew_invite`."""
-        return self._hold.call(_call(self._tunnel.renew_invite))
+        return self._do("renew_invite", self._tunnel.renew_invite)
 
     def kick(self, peer: str) -> None:
         """See `aio.Server.kick`."""
-        self._hold.call(_call(partial(self._tunnel.kick, peer)))
+        self._do("kick", partial(self._tunnel.kick, peer))
 
 
 class Proxy(Handle[aio.Proxy]):
@@ -119,8 +138,12 @@ class Proxy(Handle[aio.Proxy]):
 
     def models(self) -> tuple[str, ...]:
         """See `aio.Proxy.models`."""
-        _refuse_loop_thread("models")
+        _refuse(self._hold.stuck, "models")
         return self._hold.call(self._tunnel.models())
+
+    def environ(self, *, api_key: str | None = None) -> Environ:
+        """See `aio.Proxy.environ`."""
+        return self._tunnel.environ(api_key=api_key)
 
 
 def serve(
@@ -145,8 +168,12 @@ def serve(
     turn_user: str | None = None,
     turn_pass: str | None = None,
     timeout: float | None = aio.WAIT,
+    in_loop: bool = False,
 ) -> Server:
-    """See `aio.serve`; returns when the signal server has taken us into the room."""
+    """See `aio.serve`; returns when the signal server has taken us into the room.
+
+    ``in_loop``: run on the loop that runs here already, such as a notebook's, see `nested`.
+    """
     return Server(
         *_opened(
             "serve",
@@ -172,6 +199,7 @@ def serve(
                 turn_pass=turn_pass,
                 timeout=timeout,
             ),
+            in_loop=in_loop,
         )
     )
 
@@ -193,8 +221,9 @@ def proxy(
     turn_user: str | None = None,
     turn_pass: str | None = None,
     timeout: float | None = aio.WAIT,
+    in_loop: bool = False,
 ) -> Proxy:
-    """See `aio.proxy`; returns when serve is reached."""
+    """See `aio.proxy`; returns when serve is reached. ``in_loop``: as for `serve`."""
     return Proxy(
         *_opened(
             "proxy",
@@ -215,13 +244,29 @@ def proxy(
                 turn_pass=turn_pass,
                 timeout=timeout,
             ),
+            in_loop=in_loop,
         )
     )
 
 
-def _opened(name: str, make: Callable[[], Awaitable[T]]) -> tuple[T, runtime.Hold]:
-    _refuse_loop_thread(name)
-    hold = runtime.shared.hold()
+def start(settings: ServeSettings | ProxySettings) -> Server | Proxy:
+    """A tunnel that is started and not waited for: its status tells how it goes. Raises `SettingError`."""
+
+    async def make() -> aio.Server | aio.Proxy:
+        tunnel = aio.Server(settings) if isinstance(settings, ServeSettings) else aio.Proxy(settings)
+        try:
+            await tunnel.start()
+        except BaseException:
+            await tunnel.aclose()
+            raise
+        return tunnel
+
+    tunnel, hold = _opened("start", make, in_loop=False)
+    return Server(tunnel, hold) if isinstance(tunnel, aio.Server) else Proxy(tunnel, hold)
+
+
+def _opened(name: str, make: Callable[[], Awaitable[T]], *, in_loop: bool) -> tuple[T, runtime.Hold]:
+    hold = nested.hold(name) if in_loop else _thread(name)
     try:
         return hold.call(_await(make)), hold
     except BaseException:
@@ -229,17 +274,22 @@ def _opened(name: str, make: Callable[[], Awaitable[T]]) -> tuple[T, runtime.Hol
         raise
 
 
-async def _call(function: Callable[[], R]) -> R:
-    return function()
+def _thread(name: str) -> runtime.Hold:
+    _refuse(runtime.shared.current, name)
+    return runtime.shared.hold()
 
 
 async def _await(make: Callable[[], Awaitable[T]]) -> T:
     return await make()
 
 
-def _refuse_loop_thread(name: str, *, twin: str | None = None) -> None:
-    if runtime.shared.current:
+async def _called(call: Callable[[], R]) -> R:
+    return call()
+
+
+def _refuse(stuck: bool, name: str, *, twin: str | None = None) -> None:
+    if stuck:
         raise TunnelError(
             f"`{name}` would block the loop that the tunnel runs on.",
-            hint=f"Await its twin in llmtunnel.aio there: `{twin or name}`.",
+            hint=f"Use its twin in llmtunnel.aio there: `{twin or name}`.",
         )

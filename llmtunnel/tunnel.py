@@ -40,8 +40,11 @@ from .status import (
 )
 
 if TYPE_CHECKING:
+    from .endpoints.origin import Origin
+    from .environment import Environ
     from .invite import Invite
     from .session.mux import Handler, Session
+    from .session.stream import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +156,15 @@ class Tunnel(ABC):
             await self._change()
         if self._error is not None:
             raise self._error
+
+    def reconnect(self) -> None:
+        """Drop every connection and come again at once; requests under way end with an error.
+
+        Raises `TunnelError` where the tunnel is not running.
+        """
+        if self._task is None or self._phase() in _ENDED:
+            raise TunnelError(f"The tunnel is {self._phase()}: it cannot reconnect.", hint="Make another one.")
+        self._room.reconnect()
 
     async def aclose(self) -> None:
         """End in order: requests under way end with an error, the peers are told, the room is left; idempotent."""
@@ -296,20 +308,12 @@ class Server(Tunnel):
 
     def __init__(self, settings: ServeSettings) -> None:
         super().__init__(settings, Role.SERVE)
-        from .endpoints.origin import Origin
-
+        self._serve_settings = settings
         self._upstream = settings.upstream
         self._invite = settings.invite
-        self._origin = Origin(
-            settings.upstream,
-            advertise=settings.advertise,
-            exposure=settings.exposure,
-            timeouts=settings.timeouts,
-            limits=settings.limits,
-            ledger=self._ledger,
-            on_upstream=self._upstream_seen,
-        )
-        self._make_room(self._origin.handle)
+        self._origin = self._make_origin()
+        self._seeking: asyncio.Task[None] | None = None
+        self._make_room(self._handle)
 
     @property
     def invite(self) -> Invite | None:
@@ -344,7 +348,9 @@ class Server(Tunnel):
     @property
     def status(self) -> Status:
         """The present, with what is behind it."""
-        return replace(super().status, upstream=self._origin.watch.status)
+        seeking = self._seeking is not None and not self._seeking.done()
+        upstream = UpstreamStatus(health=Health.DOWN) if seeking else self._origin.watch.status
+        return replace(super().status, upstream=upstream)
 
     def _upstream_seen(self, status: UpstreamStatus) -> None:
         """Say where it is down: it may still come, but a person who mistyped it wants to know."""
@@ -353,10 +359,44 @@ class Server(Tunnel):
             self._publish(ErrorNotice(message=f"Nothing answers at the upstream {self.url}.", hint=hint))
 
     async def _open(self) -> None:
-        self._origin.watch.start()
+        if self._serve_settings.seek:
+            self._seeking = asyncio.create_task(self._seek(), name="llmtunnel seek")
+        else:
+            self._origin.watch.start()
 
     async def _close_local(self) -> None:
+        if self._seeking is not None:
+            self._seeking.cancel()
+            await asyncio.wait((self._seeking,))
         await self._origin.aclose()
+
+    def _make_origin(self) -> Origin:
+        from .endpoints.origin import Origin
+
+        settings = self._serve_settings
+        return Origin(
+            self._upstream,
+            advertise=settings.advertise,
+            exposure=settings.exposure,
+            timeouts=settings.timeouts,
+            limits=settings.limits,
+            ledger=self._ledger,
+            on_upstream=self._upstream_seen,
+        )
+
+    async def _handle(self, stream: Stream) -> None:
+        await self._origin.handle(stream)
+
+    async def _seek(self) -> None:
+        """Find the upstream, and put requests to it from then on."""
+        from .endpoints.discovery import seek
+
+        found = await seek(lambda exc: self._publish(ErrorNotice(message=exc.message, hint=exc.hint)))
+        self._upstream = replace(found, fields=self._upstream.fields)
+        before, self._origin = self._origin, self._make_origin()
+        self._origin.watch.start()
+        logger.info("the upstream is %s", self._upstream)
+        await before.aclose()
 
 
 class Proxy(Tunnel):
@@ -366,6 +406,7 @@ class Proxy(Tunnel):
         super().__init__(settings, Role.PROXY)
         from .endpoints.gateway import Gateway
 
+        self._api_key = settings.listener.api_key
         self._make_room()
         self._gateway = Gateway(
             self._room,
@@ -396,6 +437,16 @@ class Proxy(Tunnel):
         from .endpoints.models import models_through
 
         return await models_through(await self._room.session(self._settings.timeouts.wait_for_peer))
+
+    def environ(self, *, api_key: str | None = None) -> Environ:
+        """Have OpenAI's and Ollama's clients in this process use the proxy: from now on, or within a ``with``.
+
+        Sets OPENAI_BASE_URL, OPENAI_API_BASE, OLLAMA_HOST, and OPENAI_API_KEY to ``api_key`` (default: what the
+        listener asks for, else a word that means nothing): a key for OpenAI itself must not go to the other side.
+        """
+        from .environment import for_clients
+
+        return for_clients(self.url, api_key=api_key or self._api_key)
 
     async def _open(self) -> None:
         # Shielded: asyncio loses a listening socket where it is cancelled while it makes it.

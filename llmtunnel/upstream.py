@@ -162,8 +162,8 @@ def _parse_address(text: str) -> tuple[str, str, int, bytes]:
         return "http", LOCALHOST, int(text[:6]), b""
     if "://" not in text and ":" not in text:
         raise SettingError(
-            f"{text!r} is not an upstream's address.",
-            hint=f"Write http://127.0.0.1:11434, a port, or one of {', '.join(NAMED)}.",
+            "That is not an upstream's address.",  # and may be a code, where it is a word of a command
+            hint=f"Write http://127.0.0.1:11434, a port, or one of {', '.join(NAMED)}; a code goes behind --invite.",
         )
     return _parse_url(text if "://" in text else f"http://{text}")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from llmtunnel.cli.toy import Toy
 from llmtunnel.status import Phase
 from signal_server.server import SignalServer
 
@@ -21,6 +22,8 @@ SERVED = "served"
 class Background:
     """A signal server, an upstream, and a serve in the room `SERVED`, while the `with` lasts."""
 
+    kind: type[Upstream] | type[Toy] = Upstream
+    """Of upstream."""
     signal: str = ""
     upstream: str = ""
 
@@ -30,7 +33,7 @@ class Background:
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+        async with self.kind() as upstream, SignalServer("127.0.0.1", 0) as signal:
             self.signal, self.upstream = signal.url, upstream.url
             serve = server(signal.url, upstream.url, room=SERVED)
             async with started(serve):

@@ -116,10 +116,10 @@ def settings(
     )
 
 
-def server(signal: str, upstream: str, *, room: str = "r", timeouts: Timeouts = QUICK) -> Server:
+def server(signal: str, upstream: str, *, room: str = "r", timeouts: Timeouts = QUICK, seek: bool = False) -> Server:
     """A serve, not started."""
     common = settings(signal, room=room, timeouts=timeouts)
-    return Server(ServeSettings(**fields_of(common), upstream=Address.parse(upstream)))
+    return Server(ServeSettings(**fields_of(common), upstream=Address.parse(upstream), seek=seek))
 
 
 def proxy(signal: str, *, room: str = "r", listen: str = "127.0.0.1:0", timeouts: Timeouts = QUICK) -> Proxy:

@@ -27,6 +27,7 @@ from llmtunnel.errors import (
 from llmtunnel.invite import EXAMPLE
 from llmtunnel.session.room import Room
 from llmtunnel.status import ErrorNotice, Health, Notice, Path, Phase, Role, Stopped, UpstreamStatus
+from llmtunnel.upstream import Upstream as Address
 from signal_server.server import SignalServer
 
 from .embedded import (
@@ -647,5 +648,57 @@ def test_models_cannot_be_asked_for_where_nobody_is_reached(run: Run) -> None:
             with pytest.raises(PeerNotFound) as caught:
                 await handle.models()
             assert "llmtunnel serve" in caught.value.hint
+
+    run(main())
+
+
+def test_a_serve_that_seeks_puts_requests_to_the_server_that_comes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    come: asyncio.Event
+
+    async def seek(tell: Callable[[UpstreamNotFound], None]) -> Address:
+        tell(UpstreamNotFound("There is none.", hint="Start one."))
+        await come.wait()
+        return Address.parse(upstream.url)
+
+    async def main() -> None:
+        nonlocal come, upstream
+        come = asyncio.Event()
+        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+            serve, bring, heard = server(signal.url, "127.0.0.1:9", seek=True), proxy(signal.url), Heard()
+            serve.subscribe(heard)
+            async with started(serve, bring):
+                await bring.wait(timeout=PATIENCE)
+                assert (await get(bring.url))[0] == 502
+                come.set()
+                await until(lambda: serve.url == upstream.url)
+                assert await get(bring.url) == (200, b"ok")
+            [error] = heard.of(ErrorNotice)
+            assert error.message == "There is none."
+
+    upstream: Upstream
+    monkeypatch.setattr(discovery, "seek", seek)
+    run(main())
+
+
+def test_one_that_still_seeks_is_closed_in_order(run: Run) -> None:
+    async def main() -> None:
+        async with SignalServer("127.0.0.1", 0) as signal:
+            serve = server(signal.url, "127.0.0.1:9", seek=True)
+            async with started(serve):
+                assert "llmtunnel seek" in other_tasks()
+            assert "llmtunnel seek" not in other_tasks()
+
+    run(main())
+
+
+def test_what_has_ended_or_not_begun_cannot_connect_anew(run: Run) -> None:
+    async def main() -> None:
+        tunnel = proxy(nowhere())
+        with pytest.raises(TunnelError, match="is starting"):
+            tunnel.reconnect()
+        async with started(tunnel):
+            tunnel.reconnect()
+        with pytest.raises(TunnelError, match="is stopped"):
+            tunnel.reconnect()
 
     run(main())

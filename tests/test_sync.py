@@ -3,6 +3,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import pytest
 
 import llmtunnel
 from llmtunnel import aio, sync
-from llmtunnel.errors import AddressInUse, SettingError, TunnelError, WaitTimeout
+from llmtunnel.errors import AddressInUse, PeerNotFound, SettingError, TunnelError, WaitTimeout
 from llmtunnel.status import Phase
 
 from .background import SERVED, Background
@@ -112,6 +113,7 @@ def test_on_the_loop_thread_itself_they_raise_and_name_the_async_twin(other: Bac
     def callback(_: object) -> None:
         for call in (
             proxy.wait,
+            proxy.reconnect,
             proxy.close,
             proxy.models,
             lambda: llmtunnel.proxy(room="r"),
@@ -126,8 +128,12 @@ def test_on_the_loop_thread_itself_they_raise_and_name_the_async_twin(other: Bac
         unsubscribe = proxy.subscribe(callback)
         fetch(proxy.url)
         unsubscribe()
-        assert [exc.message.split("`")[1] for exc in raised] == ["wait", "close", "models", "proxy", "serve"]
-        assert [exc.hint.split("`")[1] for exc in raised] == ["wait", "aclose", "models", "proxy", "serve"]
+        assert [exc.message.split("`")[1] for exc in raised] == [
+            *("wait", "reconnect", "close", "models", "proxy", "serve")
+        ]
+        assert [exc.hint.split("`")[1] for exc in raised] == [
+            *("wait", "reconnect", "aclose", "models", "proxy", "serve")
+        ]
         assert all("llmtunnel.aio" in exc.hint for exc in raised)
 
 
@@ -226,6 +232,51 @@ def test_status_can_be_read_from_any_thread_while_peers_come_and_go(other: Backg
                 del links[name]
 
 
+def test_it_connects_anew_when_told_to(other: Background) -> None:
+    with connected(other) as proxy:
+        heard = Heard()
+        proxy.subscribe(heard)
+        proxy.reconnect()
+        proxy.wait(timeout=PATIENCE)
+        assert fetch(proxy.url) == b"ok"
+        assert heard.events[:2] == ["peer-lost", "reconnecting"]
+        assert heard.events[-2:] == ["ready", "request"]
+    with pytest.raises(TunnelError, match="closed"):
+        proxy.reconnect()
+
+
+def test_serve_connects_anew_and_puts_peers_out_when_told_to(other: Background) -> None:
+    with llmtunnel.serve(other.upstream, room="ours", signal=other.signal, stun=()) as server:
+        with llmtunnel.proxy(room="ours", signal=other.signal, stun=(), listen="127.0.0.1:0") as proxy:
+            server.wait(timeout=PATIENCE)
+            server.reconnect()
+            proxy.wait(Phase.RECONNECTING, timeout=PATIENCE)
+            proxy.wait(timeout=PATIENCE)
+            assert fetch(proxy.url) == b"ok"
+            server.wait(timeout=PATIENCE)
+            with pytest.raises(PeerNotFound, match="nobody"):
+                server.kick("nobody")
+            server.kick(server.status.peers[0].peer)
+            proxy.wait(Phase.FAILED, timeout=PATIENCE)
+            assert not server.status.peers
+
+
+def test_environment_variables_point_clients_at_the_proxy(other: Background, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-for-openai")
+    monkeypatch.delenv("OLLAMA_HOST", raising=False)
+    with connected(other) as proxy:
+        with proxy.environ():
+            assert os.environ["OPENAI_BASE_URL"] == os.environ["OPENAI_API_BASE"] == proxy.openai_base_url
+            assert os.environ["OLLAMA_HOST"] == proxy.url
+            assert "sk-" not in os.environ["OPENAI_API_KEY"]
+        assert os.environ["OPENAI_API_KEY"] == "sk-for-openai"
+        assert "OLLAMA_HOST" not in os.environ
+        with proxy.environ(api_key="given"):
+            assert os.environ["OPENAI_API_KEY"] == "given"
+    with connected(other, api_key="the-listeners") as proxy, proxy.environ():
+        assert os.environ["OPENAI_API_KEY"] == "the-listeners"
+
+
 def test_a_handle_that_was_never_closed_is_warned_of(other: Background) -> None:
     proxy = connected(other)
     tunnel, hold = proxy._tunnel, proxy._hold
@@ -246,8 +297,9 @@ def test_the_twins_take_the_same_arguments() -> None:
     import inspect
 
     for name in ("serve", "proxy"):
-        ours, theirs = (inspect.signature(getattr(module, name)) for module in (sync, aio))
-        assert [*ours.parameters.values()] == [*theirs.parameters.values()]
+        ours, theirs = (dict(inspect.signature(getattr(module, name)).parameters) for module in (sync, aio))
+        del ours["in_loop"]
+        assert [*ours.values()] == [*theirs.values()]
 
 
 FORGETS = """

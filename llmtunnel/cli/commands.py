@@ -151,11 +151,15 @@ async def _doctor(command: DoctorCommand, console: Console) -> int:
 
 
 def _warn(settings: Settings, console: Console) -> None:
-    """Say in one line what is weak about how the two know each other."""
+    if weak := weakness(settings):
+        console.warn(weak)
+
+
+def weakness(settings: Settings) -> str:
+    """What is weak about how the two know each other, in one line; empty where nothing is."""
     if settings.secret is None:
-        console.warn(ROOM_ALONE)
-    elif len(settings.secret) < LONG_ENOUGH:
-        console.warn(SHORT_SECRET)
+        return ROOM_ALONE
+    return SHORT_SECRET if len(settings.secret) < LONG_ENOUGH else ""
 
 
 def _show_invite(server: Server, invite: Invite, console: Console, command: ServeCommand) -> None:

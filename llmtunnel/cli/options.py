@@ -324,7 +324,10 @@ def _ice(values: _Values) -> IceServers:
 
 
 def _upstream(values: _Values, headers: list[str]) -> Upstream | None:
-    address, given = values.text("upstream"), values.given
+    given = values.given
+    if given.service is not None and given.upstream is not None:
+        raise SettingError("UPSTREAM and --upstream are the same.", hint="Leave one of them out.")
+    address = given.service or values.text("upstream")
     if not address:
         return None
     return Upstream.parse(address, ca_file=given.upstream_ca, insecure=given.upstream_insecure, headers=headers)

@@ -83,9 +83,14 @@ class Parser(argparse.ArgumentParser):
         """Called by argparse."""
         raise SettingError(f"{message[:1].upper()}{message[1:]}.", hint=f"\n{self.format_usage()}")
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The long ones."""
+        return tuple(flag for flag in self._option_string_actions if flag.startswith("--"))
+
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
         """The arguments, or `SettingError` for one that is not known."""
-        found, unknown = self.parse_known_args(argv)
+        found, unknown = self.parse_known_intermixed_args(argv)  # words and flags in any order
         if unknown and not found.help and not unknown[0].startswith("-"):  # it may be of a code, or a secret
             raise SettingError(f"{self.prog} was given a word too many.", hint=f"\n{self.format_usage()}")
         if unknown and not found.help:
@@ -101,19 +106,21 @@ def serve_parser() -> Parser:
         "serve",
         about="Let others use a local HTTP service: all who have the invite that this shows.",
         examples=[
-            "serve --upstream ollama --policy ollama",
-            "serve --upstream 8080 --allow '/v1/*' --expires 8h",
+            "serve ollama --policy ollama",
+            "serve 8080 --allow '/v1/*' --expires 8h",
             "serve --invite-file code          made before: llmtunnel invite > code",
         ],
     )
     add = parser.add_argument
-    _add_invite(parser, "the invite to use, instead of a new one")
     add(
-        "--upstream",
-        metavar="URL",
+        "service",
+        metavar="UPSTREAM",
+        nargs="?",
         help=f"the service: a URL, host:port, a port, or {', '.join(NAMED)}; left out, what answers on this"
-        " machine as a model server does (TUNNEL_UPSTREAM)",
+        " machine as a model server does",
     )
+    _add_invite(parser, "the invite to use, instead of a new one")
+    add("--upstream", metavar="URL", help="the same as UPSTREAM (TUNNEL_UPSTREAM)")
     add("--advertise", metavar="PATH", default="/", help="path prefix to take off requests (default: /)")
     add("--upstream-ca", metavar="FILE", help="authorities to trust for an https upstream, PEM")
     add("--upstream-insecure", action="store_true", help="take any certificate from an https upstream")

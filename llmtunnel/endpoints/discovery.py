@@ -25,6 +25,9 @@ PORTS: Final = tuple(dict.fromkeys([*NAMED.values(), 3000]))
 PATIENCE: Final = 1.5
 """Seconds for everything: a server on this machine that is up answers in milliseconds."""
 
+SEEK_EVERY: Final = 2.0
+"""Seconds from one look to the next, where there may be a server later: a look costs 20 ms of computing."""
+
 MAX_NAMED: Final = 3
 """Models of one server that a message lists."""
 
@@ -106,6 +109,19 @@ def choose(found: Sequence[Found], tried: Iterable[int] = PORTS) -> Upstream:
                 f"Several model servers answer on this machine: {'; '.join(map(str, found))}.",
                 hint=f"Choose one, as with --upstream {found[0].port}.",
             )
+
+
+async def seek(tell: Callable[[UpstreamNotFound], None]) -> Upstream:
+    """The one server that is found, sooner or later. ``tell`` hears why there is none yet, where that changes."""
+    told = ""
+    while True:
+        try:
+            return choose(await discover())
+        except UpstreamNotFound as exc:
+            if exc.message != told:
+                tell(exc)
+            told = exc.message
+        await asyncio.sleep(SEEK_EVERY)
 
 
 async def _look(session: aiohttp.ClientSession, port: int) -> Found | None:

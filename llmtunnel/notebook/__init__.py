@@ -1,1 +1,18 @@
-"""What notebooks show. ipywidgets and IPython are imported only when one asks for them."""
+"""What notebooks show and say. ipywidgets and IPython are imported only when one asks for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .registry import AnyHandle
+
+
+def tunnels() -> dict[str, AnyHandle]:
+    """The handles of what ``%tunnel`` has started in this notebook, by name."""
+    from IPython.core.getipython import get_ipython
+
+    from .registry import Registry
+
+    shell = get_ipython()
+    return dict(Registry(shell)) if shell is not None else {}

@@ -156,6 +156,16 @@ class Room:
             self._part(link, "it was put out", code=ErrorCode.UNWELCOME, told="Serve has put this proxy out.")
         return True
 
+    def reconnect(self) -> None:
+        """Drop the links and the signal server, and come again at once."""
+        self._retry_signal.reset()
+        self._retry_link.reset()
+        self._rejoin_delay = 0.0
+        for link in tuple(self._links.values()):
+            self._part(link, "connecting anew")
+        self._notify(Reconnecting(what="signal server", reason="Connecting anew, as asked.", delay=0.0))
+        self._lost.set()
+
     # -- the signal server
 
     async def _pause(self, exc: SignalError) -> None:

@@ -16,6 +16,7 @@ from llmtunnel.cli.options import (
 )
 from llmtunnel.config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, Exposure, IceServers
 from llmtunnel.errors import SettingError
+from llmtunnel.invite import Invite
 from llmtunnel.listener import ListenerPolicy
 from llmtunnel.policy import Policy
 from llmtunnel.upstream import Upstream
@@ -78,6 +79,22 @@ def test_the_upstream_comes_from_flag_or_environment_and_is_read_with_its_own_op
     assert secure is not None and secure.insecure
     trusted = serve("--room r --upstream https://gpu.example --upstream-ca ca.pem").upstream
     assert trusted is not None and trusted.ca_file == "ca.pem"
+
+
+def test_the_upstream_may_be_a_word_of_its_own_before_or_after_the_flags() -> None:
+    for line in ("vllm --room r", "--room r vllm", "--once --room r --secret s vllm --json"):
+        assert serve(line, TUNNEL_UPSTREAM="ollama").upstream == Upstream.parse("vllm")
+    with pytest.raises(SettingError, match="are the same"):
+        serve("--room r vllm --upstream vllm")
+    with pytest.raises(SettingError, match="a word too many"):
+        serve("--room r vllm ollama")
+
+
+def test_the_words_of_a_code_may_stand_behind_flags() -> None:
+    invite = Invite.generate()
+    command = parse(["proxy", "--listen", "127.0.0.1:0", *invite.code.split("-"), "--json"], {})
+    assert isinstance(command, ProxyCommand)
+    assert command.settings.secret == invite.secret
 
 
 def test_an_upstream_left_out_is_to_be_looked_for_and_gets_the_header_fields_all_the_same() -> None:
@@ -192,7 +209,8 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
         (["proxy"], "No invite", "llmtunnel proxy CODE"),
         (["4821309-tulip"], "No command", "llmtunnel proxy CODE"),
         (["proxy 4821309-tulip"], "No command", "llmtunnel proxy CODE"),
-        (["serve", "4821309-tulip"], "a word too many", "usage: llmtunnel serve"),
+        (["serve", "4821309-tulip"], "That is not an upstream's address", "a code goes behind --invite"),
+        (["serve", "80", "4821309-tulip"], "a word too many", "usage: llmtunnel serve"),
         (["serve", "--room", "r", "--upstraem", "1"], "know '--upstraem'", "mean --upstream?"),
         (["serve", "--room", "r", "--upstraem=1"], "know '--upstraem'", "mean --upstream?"),
         (["serve", "--room", "r", "--up", "1"], "know '--up'", "usage: llmtunnel serve"),

@@ -93,8 +93,8 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key: str) -> None:
-        """Press ``Tab`` or the space bar."""
-        code, number, text = {"Tab": ("Tab", 9, ""), " ": ("Space", 32, " ")}[key]
+        """Press ``Tab``, ``Enter`` or the space bar."""
+        code, number, text = {"Tab": ("Tab", 9, ""), "Enter": ("Enter", 13, "\r"), " ": ("Space", 32, " ")}[key]
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number, text=text)
 

@@ -36,7 +36,7 @@ class Process:
         self._popen = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env=_environment(environ or {}),
+            env=environment(environ or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -155,7 +155,7 @@ class Process:
         return "\n".join([f"--- {self.name} ({state})", *self.lines[-40:], "--- its stderr", *self.errors[-60:]])
 
 
-def _environment(changes: dict[str, str]) -> dict[str, str]:
+def environment(changes: dict[str, str]) -> dict[str, str]:
     """Ours without what would configure a tunnel, nor proxies that a client library would heed."""
     foreign = ("TUNNEL_", "LLMTUNNEL_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(foreign)}

@@ -35,13 +35,13 @@ async def main():
 asyncio.run(main())
 """
 SERVE = """
-import llmtunnel, pathlib, time
-from llmtunnel.notebook import display as views
+%load_ext llmtunnel
+import pathlib, time
+from llmtunnel.notebook import display as views, tunnels
 
-if "server" in globals():
-    server.close()
-server = llmtunnel.serve({upstream!r}, signal={signal!r}, stun=())
-server
+%tunnel stop all
+%tunnel serve {upstream} --signal {signal} --stun none
+server = tunnels()["serve"]
 """
 BLOCK = """
 print("begun")
@@ -49,6 +49,7 @@ while not pathlib.Path({end!r}).exists():
     time.sleep(0.05)
 """
 TELL = 'print(server.status.phase, "hidden" if views.panel(server).hidden else "seen")'
+ASK = "%tunnel invite --plain"
 SIZES = {"wide": (960, 1000), "narrow": (600, 1000)}
 
 
@@ -108,7 +109,7 @@ def lab(lasting: Processes, signal: Signal, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("jupyter")
     upstream = lasting.start("-c", TOY, name="toy").wait_line(r"toy at (\S+)")[1]
     end = folder / "end"
-    cells = (SERVE.format(upstream=upstream, signal=signal.url), BLOCK.format(end=str(end)), TELL)
+    cells = (SERVE.format(upstream=upstream, signal=signal.url), BLOCK.format(end=str(end)), TELL, ASK)
     with browser(folder) as page:
         page.resize(*SIZES["wide"])
         lab = Lab.start(lasting, page, folder, [cell.strip() for cell in cells])
@@ -185,6 +186,24 @@ def test_the_code_is_shown_when_asked_and_is_never_in_the_file(notebook: Noteboo
 
     notebook.hide()
     assert code not in str(page.js(f"{notebook.panel}.outerHTML"))
+
+
+def test_a_question_shows_the_code_too_and_the_file_has_neither_question_nor_answer(notebook: Notebook) -> None:
+    lab, page = notebook.lab, notebook.lab.page
+    code = notebook.reveal()
+    notebook.hide()
+    lab.run(3)
+    page.until(f"{lab.output(3)}.querySelector('.jp-Stdin-prompt')")
+    assert f"llmtunnel proxy {code}" in str(page.js(f"{lab.output(3)}.innerText"))
+    lab.saved()
+    assert traces(code, lab.file.read_text("utf-8")) == []
+
+    page.js(f"{lab.output(3)}.querySelector('.jp-Stdin-input').focus()")
+    page.press("Enter")
+    page.until(f"{lab.kernel}.status === 'idle'")
+    page.until(f"!{lab.output(3)}.innerText.trim()")
+    lab.saved()
+    assert traces(code, lab.file.read_text("utf-8")) == []
 
 
 def traces(code: str, text: str) -> list[str]:

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from llmtunnel.endpoints.discovery import MAX_ANSWER, PORTS, Found, choose, discover
+from llmtunnel.endpoints import discovery
+from llmtunnel.endpoints.discovery import MAX_ANSWER, PORTS, Found, choose, discover, seek
 from llmtunnel.endpoints.probe import PROBE_FIELD
 from llmtunnel.endpoints.responses import PROBED
 from llmtunnel.errors import UpstreamNotFound
@@ -181,3 +182,22 @@ def unused() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def test_one_that_comes_later_is_found_and_what_stands_in_the_way_is_told_where_it_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ollama, vllm = Found(name="Ollama", port=1), Found(name="vLLM", port=2)
+    looks = [[], [], [ollama, vllm], [vllm]]
+
+    async def look() -> list[Found]:
+        return looks.pop(0)
+
+    async def main() -> str:
+        return str(await seek(lambda exc: told.append(exc.message)))
+
+    told: list[str] = []
+    monkeypatch.setattr(discovery, "discover", look)
+    monkeypatch.setattr(discovery, "SEEK_EVERY", 0.0)
+    assert run(main()) == "http://localhost:2"
+    assert [message.split()[0] for message in told] == ["No", "Several"]

@@ -122,6 +122,35 @@ def test_a_proxy_that_dies_is_forgotten_and_its_successor_is_served(run: Run) ->
     run(main())
 
 
+@pytest.mark.parametrize("role", list(Role))
+def test_one_that_connects_anew_when_told_to_is_reached_again(run: Run, role: Role) -> None:
+    async def main() -> None:
+        async with signal() as server, pair(server.url) as (serve, proxy):
+            told = serve if role is Role.SERVE else proxy
+            told.room.reconnect()
+            assert not told.room.sessions
+            await told.heard("peer-connected", 2)
+            await (proxy if told is serve else serve).heard("peer-connected", 2)
+            assert await proxy.ask() == b"/hello"
+            assert told.events.count("signal-connected") == 2
+
+    run(main())
+
+
+def test_connecting_anew_ends_the_wait_for_a_signal_server_that_was_away(run: Run) -> None:
+    async def main() -> None:
+        async with signal() as server:
+            url = server.url
+        member = Member(Role.SERVE, url, timeouts=quicker(retry_first=60.0, retry_max=60.0))
+        async with running(member):
+            await member.heard("reconnecting")
+            async with signal(int(url.rpartition(":")[2])):
+                member.room.reconnect()
+                await member.heard("signal-connected")
+
+    run(main())
+
+
 def test_links_outlive_the_signal_server_and_new_proxies_join_when_it_is_back(run: Run) -> None:
     async def main() -> None:
         async with signal() as server:

@@ -1,0 +1,299 @@
+"""``%tunnel`` and ``%%tunnel``: the command line's words in a notebook. They return at once; the panel tells the rest.
+
+A mistake is IPython's `UsageError`: one line and no traceback, and the cell counts as failed.
+
+``%%tunnel serve`` over a cell is ``%tunnel serve`` in its first line: an input transformer makes it so. Then the rest
+of the cell is what it always is, with its ``await``, its errors and its last value.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from IPython.core.error import StdinNotImplementedError, UsageError
+
+from .. import sync
+from ..cli.commands import InviteShown
+from ..cli.options import ShowText
+from ..cli.parsers import did_you_mean
+from ..errors import SettingError, TunnelError
+from . import completer, display, tables
+from .completion import ALL, NAME, VERBS, candidates
+from .opening import plan
+from .registry import AnyHandle, Registry, invite_of
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+HELP: Final = """\
+An HTTP service on one machine, answering on another through a peer-to-peer channel.
+
+  %tunnel serve [UPSTREAM] [--name NAME] ...   let others use a model server here: finds it, makes an invite
+  %tunnel proxy CODE [--name NAME] ...         use here what is served elsewhere; - in place of CODE asks for it
+  %tunnel status [NAME]                        how it goes
+  %tunnel invite [NAME] [--plain]              show the code, for a moment; it is not saved with the notebook
+  %tunnel peers [NAME]                         who is connected
+  %tunnel kick PEER                            put one out
+  %tunnel reconnect [NAME]                     leave, and come again
+  %tunnel stop [NAME|all]
+
+  %%tunnel serve ...     over a cell: the tunnel is up first, then the cell runs, which may start the model server
+
+serve and proxy take the flags of the command line: %tunnel serve --help lists them. NAME is serve or proxy, unless
+given. A tunnel of the same name is replaced, which keeps its invite.
+"""
+_UNDONE_BY: Final = "_llmtunnel_undo"
+_WORD: Final = re.compile(r"""(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+""")
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_OVER_A_CELL: Final = re.compile(r"%%tunnel[ \t]+(?:serve|proxy)\b")
+_HIDDEN: Final = "\n\nPress Enter to hide it. "
+
+
+def load(shell: InteractiveShell) -> None:
+    """Give the shell the magics; in the place of those that it has from an earlier time."""
+    unload(shell)
+    # By default nobody hears of one. In a notebook it is a cell that ran again, and a second tunnel by accident.
+    warnings.filterwarnings("always", "unclosed llmtunnel", ResourceWarning)
+    magics = Magics(shell)
+    register = shell.magics_manager.register_function
+    register(magics.line, "line", "tunnel")
+    register(magics.cell, "cell", "tunnel")
+    transform = _over_a_cell  # this one: by its name, a reload gives another
+    shell.input_transformers_cleanup.append(transform)
+    incomplete = completer.install(shell, magics.candidates)
+
+    def undo() -> None:
+        incomplete()
+        shell.input_transformers_cleanup.remove(transform)
+        for kind in ("line", "cell"):
+            shell.magics_manager.magics[kind].pop("tunnel", None)
+
+    vars(shell)[_UNDONE_BY] = undo
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Take them away; tunnels stay up, and ``%load_ext llmtunnel`` finds them again."""
+    if undo := vars(shell).pop(_UNDONE_BY, None):
+        undo()
+
+
+def _over_a_cell(lines: list[str]) -> list[str]:
+    if lines and _OVER_A_CELL.match(lines[0]):
+        return [lines[0].removeprefix("%"), *lines[1:]]
+    return lines
+
+
+class Magics:
+    """The magics of one shell."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+        self._tunnels = Registry(shell)
+        self._verbs: Mapping[str, Callable[[list[str]], None]] = {
+            "serve": lambda words: self._open("serve", words),
+            "proxy": lambda words: self._open("proxy", words),
+            "status": self._status,
+            "invite": self._invite,
+            "peers": self._peers,
+            "kick": self._kick,
+            "stop": self._stop,
+            "reconnect": self._reconnect,
+            "help": lambda words: _say(HELP),
+        }
+        assert tuple(self._verbs) == VERBS
+
+    def line(self, line: str) -> None:
+        """See `HELP`, which takes this text's place."""
+        try:
+            verb, *words = _split(line) or ["help"]
+            if verb in ("-h", "--help"):
+                verb = "help"
+            if verb not in self._verbs:
+                raise _no_verb(verb)
+            self._verbs[verb](words)
+        except TunnelError as exc:
+            raise UsageError(_one_line(exc)) from None
+
+    def cell(self, line: str, cell: str) -> None:
+        """As `line`; only called where `_over_a_cell` has not understood the line."""
+        raise UsageError("Over a cell it is %%tunnel serve or %%tunnel proxy, in the cell's first line.")
+
+    def candidates(self, words: list[str]) -> list[str]:
+        """What may come after these words."""
+        peers = [peer.peer for _, handle in self._tunnels for peer in handle.status.peers]
+        return candidates(words, tunnels=self._tunnels.names, peers=peers)
+
+    # -- opening
+
+    def _open(self, verb: str, words: list[str]) -> None:
+        name, words = _take_name(words, default=verb)
+        before = self._tunnels.running(name)
+        kept = None if before is None else invite_of(before)
+        made = plan([verb, *self._asked(words)], kept=kept)
+        if isinstance(made, ShowText):
+            _say(f"{made.text}\n{NAME} NAME: what %tunnel calls it (default: {verb}); one of that name is replaced\n")
+            return
+        self._tunnels.stop(name)
+        if before is not None:
+            _say(f"{name}: the tunnel of this name was stopped, this one takes its place\n")
+        for remark in made.remarks:
+            _say(f"{remark}\n")
+        handle = sync.start(made.settings)
+        self._tunnels.put(name, handle)
+        self._show(name, handle)
+
+    def _asked(self, words: list[str]) -> list[str]:
+        """The words, with what the user types in place of ``-``: a notebook is saved with what its cells say."""
+        try:
+            return [getpass.getpass("code or secret: ") if word == "-" else word for word in words]
+        except StdinNotImplementedError:
+            raise SettingError(
+                "Nobody can be asked for what - stands for.", hint="Set TUNNEL_INVITE instead."
+            ) from None
+
+    # -- looking
+
+    def _status(self, words: list[str]) -> None:
+        named = _only_name(words)
+        if named is not None or not self._tunnels.names:
+            self._show(*self._tunnels.chosen(named))
+            return
+        for name, handle in self._tunnels:
+            self._show(name, handle)
+
+    def _show(self, name: str, handle: AnyHandle) -> None:
+        _say(tables.summary(name, handle.status))
+        if self._in_kernel:
+            display.show(handle)
+
+    def _peers(self, words: list[str]) -> None:
+        _, handle = self._tunnels.chosen(_only_name(words))
+        _say(tables.peers(handle.status))
+
+    def _invite(self, words: list[str]) -> None:
+        plain = "--plain" in words
+        named = _only_name([word for word in words if word != "--plain"])
+        serving = [name for name, each in self._tunnels if invite_of(each)]
+        name, handle = self._tunnels.chosen(named or (serving[0] if len(serving) == 1 else None))
+        if (invite := invite_of(handle)) is None:
+            raise SettingError(f"{name} has no invite of its own.", hint="Its other side has it, or its cell names it.")
+        self._tell_code(handle, InviteShown.of(invite), plain=plain)
+
+    def _tell_code(self, handle: AnyHandle, shown: InviteShown, *, plain: bool) -> None:
+        """Where a person can see it, and in nothing that is saved with the notebook."""
+        text = f"invite: {shown.code}\n  on the other machine: {shown.command}"
+        if not self._in_kernel:
+            _say(f"{text}\n")
+        elif not self._is_watched:
+            _say("Nobody watches this run, and what it shows is saved: the code is not shown.\n")
+        elif plain or not display.has_widgets():
+            # A question is no output: pages keep it out of what they save, until it is answered.
+            try:
+                input(text + _HIDDEN)
+            finally:
+                _clear_output()
+        else:
+            display.panel(handle).reveal()
+            _say("The panel shows it for a minute. Where there is none to be seen: %tunnel invite --plain\n")
+            display.show(handle)
+
+    @property
+    def _in_kernel(self) -> bool:
+        return hasattr(self._shell, "kernel")
+
+    @property
+    def _is_watched(self) -> bool:
+        """Whether the page can ask its user; a notebook that a program runs has none."""
+        return bool(getattr(getattr(self._shell, "kernel", None), "_allow_stdin", False))
+
+    # -- doing
+
+    def _kick(self, words: list[str]) -> None:
+        if len(words) != 1:
+            raise SettingError("kick takes the name of one peer.", hint="%tunnel peers lists them.")
+        for _, handle in self._tunnels:
+            if hasattr(handle, "kick") and words[0] in [peer.peer for peer in handle.status.peers]:
+                handle.kick(words[0])
+                _say(f"{words[0]} was put out\n")
+                return
+        raise SettingError(f"There is no peer {words[0]!r} now.", hint="%tunnel peers lists them.")
+
+    def _stop(self, words: list[str]) -> None:
+        named = _only_name(words)
+        names = self._tunnels.names if named == ALL else (self._tunnels.chosen(named)[0],)
+        for name in names:
+            self._tunnels.stop(name)
+            _say(f"{name}: stopped\n")
+
+    def _reconnect(self, words: list[str]) -> None:
+        name, handle = self._tunnels.chosen(_only_name(words))
+        handle.reconnect()
+        _say(f"{name}: connecting anew\n")
+
+
+Magics.line.__doc__ = Magics.cell.__doc__ = HELP
+
+
+def _no_verb(word: str) -> SettingError:
+    if meant := did_you_mean(word, VERBS):
+        return SettingError(f"There is no %tunnel {word}.", hint=meant)
+    # It may be a code: what is said here is saved.
+    return SettingError("%tunnel does not begin so.", hint=f"It is one of {', '.join(VERBS)}: %tunnel proxy CODE.")
+
+
+def _split(line: str) -> list[str]:
+    """The words, as a shell has them, up to a comment. Raises `SettingError`."""
+    for match in _WORD.finditer(line):
+        if match[0].startswith("#"):
+            line = line[: match.start()]
+            break
+    try:
+        return shlex.split(line)
+    except ValueError as exc:
+        raise SettingError("A quote on the line has no end.", hint="Close it, or put a \\ before it.") from exc
+
+
+def _take_name(words: list[str], *, default: str) -> tuple[str, list[str]]:
+    """The tunnel's name, and the words without it. Raises `SettingError`."""
+    rest, name = [], default
+    remaining = iter(words)
+    for word in remaining:
+        if word == NAME:
+            name = next(remaining, "")
+        elif word.startswith(f"{NAME}="):
+            name = word.removeprefix(f"{NAME}=")
+        else:
+            rest.append(word)
+    if not _NAME.fullmatch(name) or name == ALL:
+        raise SettingError(
+            f"{name!r} is no name for a tunnel.", hint=f"It has letters, digits, . _ and -, and is not {ALL}."
+        )
+    return name, rest
+
+
+def _only_name(words: list[str]) -> str | None:
+    if len(words) > 1:
+        raise SettingError("That takes one name at most.", hint="%tunnel help lists what there is.")
+    return words[0] if words else None
+
+
+def _one_line(error: TunnelError) -> str:
+    """What went wrong and what to do, without the usage that a terminal has place for."""
+    hint = " ".join(error.hint.partition("usage:")[0].split())
+    return f"{error.message} {hint}".rstrip()
+
+
+def _clear_output() -> None:
+    from IPython.display import clear_output
+
+    clear_output()  # type: ignore[no-untyped-call]
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)

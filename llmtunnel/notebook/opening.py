@@ -1,0 +1,91 @@
+"""From the words after ``%tunnel serve`` or ``%tunnel proxy`` to what the tunnel needs; nothing is started here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from .. import runtime
+from ..cli import logs
+from ..cli.commands import OLLAMA, OLLAMA_HINT, weakness
+from ..cli.options import ProxyCommand, ServeCommand, ShowText, View, parse
+from ..cli.parsers import DEFAULT_LEVEL
+from ..config import ProxySettings, ServeSettings
+from ..endpoints.discovery import Found, choose, discover
+from ..errors import SettingError
+from ..invite import Invite
+from ..upstream import NAMED, Upstream
+
+LATER: Final = "No model server answers on this machine yet. It is looked for; until there is one, requests get 502."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A tunnel to be started, and what there is to say of it first."""
+
+    settings: ServeSettings | ProxySettings
+    remarks: tuple[str, ...] = ()
+
+
+def plan(words: list[str], *, kept: Invite | None) -> Plan | ShowText:
+    """What the words ask for, by the command line's own definitions; may take a moment, to find the upstream.
+
+    ``kept``: the invite of the tunnel whose place this one takes; it goes on, unless the words give another.
+    Raises `SettingError`.
+    """
+    command = parse(words)
+    match command:
+        case ServeCommand():
+            _apply(command.view)
+            return _serve(command, kept)
+        case ProxyCommand():
+            _apply(command.view)
+            return Plan(settings=command.settings, remarks=_remarks(command.settings))
+        case ShowText():
+            return command
+        case _:
+            raise SettingError(f"There is no %tunnel {words[0]}.", hint="%tunnel help lists what there is.")
+
+
+def _apply(view: View) -> None:
+    if view.json:
+        raise SettingError("--json is for a program's output.", hint="Leave it out: handles have `status`.")
+    if view.log_level != DEFAULT_LEVEL:
+        logs.configure(view.log_level)
+
+
+def _serve(command: ServeCommand, kept: Invite | None) -> Plan:
+    if command.new and kept is not None and command.invite is not None and kept.signal == command.invite.signal:
+        common = replace(command.common, room=kept.room, secret=kept.secret)
+        command = replace(command, invite=kept, common=common)
+    found = _look() if command.upstream is None else []
+    if command.upstream is not None:
+        upstream = command.upstream
+    elif found:
+        upstream = replace(choose(found), fields=command.fields)
+    else:
+        upstream = replace(Upstream.parse("ollama"), fields=command.fields)
+    settings = replace(command.settings(upstream), seek=command.upstream is None and not found)
+    return Plan(settings=settings, remarks=(*_found(settings, found), *_remarks(settings)))
+
+
+def _look() -> list[Found]:
+    """What answers on this machine; our own loop looks, as a loop may run here already."""
+    hold = runtime.shared.hold()
+    try:
+        return hold.call(discover())
+    finally:
+        hold.close()
+
+
+def _found(settings: ServeSettings, found: list[Found]) -> tuple[str, ...]:
+    if settings.seek:
+        return (LATER,)
+    remarks = tuple(f"upstream: {server}" for server in found)
+    ollama = settings.upstream.port == NAMED["ollama"] or any(server.name == OLLAMA for server in found)
+    return (*remarks, OLLAMA_HINT.strip()) if ollama and not settings.exposure.policy.chosen else remarks
+
+
+def _remarks(settings: ServeSettings | ProxySettings) -> tuple[str, ...]:
+    weak = weakness(settings)
+    return (f"warning: {weak}",) if weak else ()

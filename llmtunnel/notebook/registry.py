@@ -1,0 +1,73 @@
+"""The tunnels of a notebook by name. One name is one tunnel: a new one takes the place of the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from ..cli.parsers import did_you_mean
+from ..errors import SettingError
+from ..invite import Invite
+from ..status import Phase
+from ..sync import Handle
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+AnyHandle: TypeAlias = "Handle[Any]"
+
+_KEPT_AS: Final = "_llmtunnel_tunnels"
+_ENDED: Final = (Phase.STOPPED, Phase.FAILED)
+
+
+class Registry:
+    """What is kept is a plain dictionary, on the shell: it outlives the reload of any of our modules."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._handles: dict[str, AnyHandle] = vars(shell).setdefault(_KEPT_AS, {})
+
+    def __iter__(self) -> Iterator[tuple[str, AnyHandle]]:
+        return iter(tuple(self._handles.items()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order of their start."""
+        return tuple(self._handles)
+
+    def get(self, name: str) -> AnyHandle | None:
+        """The tunnel of this name."""
+        return self._handles.get(name)
+
+    def running(self, name: str) -> AnyHandle | None:
+        """The tunnel of this name, where it has not ended."""
+        handle = self._handles.get(name)
+        return None if handle is None or handle.status.phase in _ENDED else handle
+
+    def put(self, name: str, handle: AnyHandle) -> None:
+        """Keep it under a name that is free."""
+        assert name not in self._handles, "the one before was stopped"
+        self._handles[name] = handle
+
+    def stop(self, name: str) -> None:
+        """Close the tunnel of this name, if there is one, and forget it."""
+        if handle := self._handles.get(name):
+            handle.close()
+            del self._handles[name]
+
+    def chosen(self, name: str | None) -> tuple[str, AnyHandle]:
+        """The tunnel of this name, or else the only one there is. Raises `SettingError`."""
+        if not self._handles:
+            raise SettingError("There is no tunnel.", hint="%tunnel serve or %tunnel proxy CODE makes one.")
+        if name is None and len(self._handles) > 1:
+            raise SettingError("There are several tunnels.", hint=f"Say which: {', '.join(self._handles)}.")
+        name = name or next(iter(self._handles))
+        if name not in self._handles:
+            hint = did_you_mean(name, self._handles) or f"Those that there are: {', '.join(self._handles)}."
+            raise SettingError(f"There is no tunnel {name!r}.", hint=hint)
+        return name, self._handles[name]
+
+
+def invite_of(handle: AnyHandle) -> Invite | None:
+    """A serve's invite. Asked by its name: after a reload, a handle's class is not the one that is called so now."""
+    found: Invite | None = getattr(handle, "invite", None)
+    return found

@@ -1,0 +1,27 @@
+"""A tunnel's status as lines of text, which every page and terminal shows: pure."""
+
+from __future__ import annotations
+
+import time
+
+from ..status import Status
+from ..summary import PEER_COLUMNS, peer_rows, printable, state_words
+
+
+def summary(name: str, status: Status) -> str:
+    """One line on what goes on, and another one on what is wrong, if something is."""
+    state = state_words(status)
+    where = f", {status.url}" if status.url else ""
+    detail = f"  {printable(state.detail)}\n" if state.detail else ""
+    return f"{name}: {state.severity.mark} {state.words}{where}\n{detail}"
+
+
+def peers(status: Status) -> str:
+    """Who is connected, as a table."""
+    rows = peer_rows(status.peers, now=time.time())
+    if not rows:
+        return "nobody is connected\n"
+    lines = [[column.title for column in PEER_COLUMNS]]
+    lines += [[str(getattr(row, column.name)) for column in PEER_COLUMNS] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    return "".join(f"{'  '.join(map(str.ljust, line, widths)).rstrip()}\n" for line in lines)

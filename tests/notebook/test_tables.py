@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from llmtunnel.notebook import tables
+from llmtunnel.status import Path, PeerStatus, Phase, Role, Status
+
+WAITING = Status(role=Role.SERVE, phase=Phase.WAITING, url="http://a", detail="Nobody\x1b is there.")
+
+
+def test_a_summary_says_how_it_stands_where_and_what_is_wrong() -> None:
+    first, second = tables.summary("gpu", WAITING).splitlines()
+    assert first == "gpu: ◌ waiting for a proxy, http://a"
+    assert second == "  Nobody\N{REPLACEMENT CHARACTER} is there."
+
+
+def test_peers_stand_in_columns() -> None:
+    assert tables.peers(WAITING) == "nobody is connected\n"
+    peers = tuple(PeerStatus(peer=f"proxy-{n}", path=Path.DIRECT, rtt=0.01, since=0.0) for n in (1, 22))
+    head, *rows = tables.peers(Status(role=Role.SERVE, peers=peers)).splitlines()
+    assert [row.split()[0] for row in rows] == ["proxy-1", "proxy-22"]
+    assert {row.index("direct") for row in rows} == {head.index("path")}
