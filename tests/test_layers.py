@@ -47,8 +47,10 @@ UPWARD = {("tunnel", "notebook.display"), ("sync", "notebook.display")}
 HOMES = {
     "aiortc": ["transport"],
     "aioice": ["transport"],
+    "OpenSSL": ["transport"],
+    "ifaddr": ["transport"],
     "h11": ["endpoints"],
-    "aiohttp": ["signaling.client", "endpoints.discovery", "cli.toy"],
+    "aiohttp": ["signaling.client", "transport.relay", "endpoints.discovery", "cli.toy"],
     "uvloop": ["runtime"],
     "threading": ["runtime"],
     "multiprocessing": [],

@@ -24,7 +24,7 @@ _QUEUE_MOST: Final = 256 * KIB
 """Bytes that may wait in all. We never have more than the queue and one message; the rest is what TLS answers to a peer
 that asks for new keys and does not read."""
 _UNSENT: Final = 128 * KIB
-"""Bytes that the system takes beyond what is on the way: it would take megabytes, and a token would wait behind them."""
+"""Bytes that the system takes beyond what is on the way: it would take megabytes, and a token would wait behind."""
 _STRANGER: Final = 128 * KIB
 """Bytes that a peer may send before it is let in (`Channel.trust`): a handshake has 2 KB, and a hello and its proof 64
 at most."""
@@ -38,7 +38,7 @@ class TlsChannel(Channel, asyncio.Protocol):
     """One end of a channel. Give it to what makes the pipe as its protocol, then wait for `stand`.
 
     ``server``: the end that waits to be spoken to, one of the two. ``welcome`` says whose certificate is let in;
-    ``path`` and ``address`` are what the channel says of itself.
+    ``path`` and ``address`` are what the channel says of itself; the address is the pipe's other end, unless given.
     """
 
     def __init__(
@@ -63,16 +63,22 @@ class TlsChannel(Channel, asyncio.Protocol):
         self._giving_up: asyncio.TimerHandle | None = None
 
     async def stand(self, timeout: float) -> None:
-        """Return when TLS stands. Raises `ConnectFailed` where it does not in ``timeout`` seconds; it is closed then."""
+        """Return when TLS stands. Raises `ConnectFailed` where it does not in ``timeout`` s; it is closed then."""
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._opened)
         except TimeoutError:
-            self._lose(f"the other end has not finished the TLS handshake in {timeout:g} s")
+            self.give_up(f"the other end has not finished the TLS handshake in {timeout:g} s")
             await self._opened
         except asyncio.CancelledError:
-            self._lose("given up by us")
+            self.give_up("given up by us")
             raise
+
+    def give_up(self, reason: str) -> None:
+        """Close at once: nothing more is sent, and nothing waited for."""
+        self._lose(reason)
+        if self._pipe is not None:
+            self._pipe.abort()
 
     # -- as `Channel`
 
@@ -123,6 +129,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         """The pipe is there."""
         assert isinstance(transport, asyncio.Transport)
         self._pipe = transport
+        self._address = self._address or _netloc(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(high=_QUEUE, low=_QUEUE_LOW)
         keep_unsent_short(transport)
         if self._reason is None:
@@ -255,6 +262,13 @@ def keep_unsent_short(transport: asyncio.BaseTransport) -> None:
     end = transport.get_extra_info("socket")
     if end is not None and hasattr(socket, "TCP_NOTSENT_LOWAT") and end.family != getattr(socket, "AF_UNIX", None):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+
+
+def _netloc(address: object) -> str:
+    match address:
+        case (str(host), int(port), *_):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return ""
 
 
 def _why(exc: Exception | None) -> str:

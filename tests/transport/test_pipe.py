@@ -184,22 +184,24 @@ def test_a_peer_that_never_reads_does_not_hold_a_close_up(run: Run, monkeypatch:
     run(main())
 
 
-def test_a_pipe_that_ends_without_a_word_was_cut(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("exc", "said"),
+    [(None, "was cut"), (ConnectionResetError(104, "Connection reset by peer"), "broke: Connection reset by peer")],
+)
+def test_a_pipe_that_ends_without_a_word_was_cut(run: Run, exc: Exception | None, said: str) -> None:
     async def main() -> None:
-        for exc, said in ((None, "was cut"), (ConnectionResetError(104, "Connection reset by peer"), "reset by peer")):
-            left, right, left_wire, right_wire = await standing()
-            near, far = Ear(), Ear()
-            left.attach(near)
-            right.attach(far)
-            await settle()
-            left_wire.lose(exc)
-            right_wire.arrive_end()
-            await near.until(lambda: near.closed)
-            await far.until(lambda: far.closed)
-            assert said in near.closed[0]
-            assert "was cut" in far.closed[0]
-            await left.aclose()
-            await right.aclose()
+        left, right, left_wire, right_wire = await standing()
+        near, far = Ear(), Ear()
+        left.attach(near)
+        right.attach(far)
+        await settle()
+        left_wire.lose(exc)
+        right_wire.arrive_end()
+        await near.until(lambda: near.closed)
+        await far.until(lambda: far.closed)
+        assert near.closed == [f"the connection {said}"]
+        assert far.closed == ["the connection was cut"]
+        await close(left, right)
 
     run(main())
 

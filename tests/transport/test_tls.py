@@ -123,7 +123,9 @@ def _drained(connection: SSL.Connection) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"\xff" * 20_000, b"\x16\x03\x01\xff\xff" * 9])
+@pytest.mark.parametrize(
+    "data", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"\xff" * 20_000, b"\x16\x03\x01\xff\xff" * 9]
+)
 def test_what_is_no_tls_is_said_in_a_sentence(data: bytes) -> None:
     server = Tls(SERVER, server=True)
     with pytest.raises(ProtocolError, match=r"does not speak TLS 1\.3"):
