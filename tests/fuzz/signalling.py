@@ -117,7 +117,7 @@ def from_clients(rng: Random) -> None:
             hub.leave(outlet)
             continue
         try:
-            hub.receive(outlet, _text(rng, text) if rng.random() < 0.5 else text)
+            hub.receive(outlet, _text(rng, text) if rng.random() < 0.5 else text, now=0.0)
         except Refused as refusal:
             outlet.send(refusal.message)
         _check_hub(hub, limits)
