@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Final
+from typing import Final, cast
 
 from ..config import KIB
 from ..errors import ChannelClosed, ConnectFailed, ProtocolError
@@ -127,15 +127,14 @@ class TlsChannel(Channel, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The pipe is there."""
-        assert isinstance(transport, asyncio.Transport)
-        self._pipe = transport
-        self._address = self._address or _netloc(transport.get_extra_info("peername"))
-        transport.set_write_buffer_limits(high=_QUEUE, low=_QUEUE_LOW)
-        keep_unsent_short(transport)
+        self._pipe = pipe = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        self._address = self._address or _netloc(pipe.get_extra_info("peername"))
+        pipe.set_write_buffer_limits(high=_QUEUE, low=_QUEUE_LOW)
+        keep_unsent_short(pipe)
         if self._reason is None:
             self._flush()
         else:
-            transport.abort()
+            pipe.abort()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. What comes after the end is thrown away."""

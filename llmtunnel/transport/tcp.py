@@ -15,7 +15,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from ..bucket import Bucket
 from ..config import Timeouts
@@ -130,8 +130,7 @@ class TcpListener:
 
 class _TurnedAway(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        cast(asyncio.Transport, transport).abort()
 
 
 class TcpDialler:

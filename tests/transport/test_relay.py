@@ -27,6 +27,11 @@ Run = Callable[..., Any]
 QUICK = Timeouts(signal=2.0, connect=1.0, close=0.3)
 
 
+@pytest.fixture(name="run")
+def run_on_each_loop(on_each_loop: Run) -> Run:
+    return on_each_loop
+
+
 @asynccontextmanager
 async def meeting(limits: ServerLimits | None = None) -> AsyncIterator[tuple[str, str, str]]:
     """A signal server's address, and the tickets that a proxy and a serve have got from it."""

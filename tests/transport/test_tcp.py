@@ -26,6 +26,11 @@ HERE = [Interface(ipaddress.ip_address("127.0.0.1"), 8)]
 QUICK = Timeouts(connect=0.3)
 
 
+@pytest.fixture(name="run")
+def run_on_each_loop(on_each_loop: Run) -> Run:
+    return on_each_loop
+
+
 @asynccontextmanager
 async def listening(timeouts: Timeouts | None = None) -> AsyncIterator[TcpListener]:
     listener = TcpListener(RIGHT, timeouts=timeouts or Timeouts(), loopback=True)
