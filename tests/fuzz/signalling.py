@@ -38,6 +38,8 @@ FROM_SERVER: Final = [
     json.dumps({"type": "offer", "peerId": "B", "sdp": SDP}),
     json.dumps({"type": "answer", "peerId": "B", "sdp": SDP}),
     json.dumps(json.loads(messages.candidate(CANDIDATE, to=None)) | {"peerId": "B"}),
+    '{"type":"joined","peerId":"A","peers":[],"relay":{"rate":4194304,"total":9e9,"idle":60.0}}',
+    '{"type":"pipe","peerId":"B","ticket":"t-1_x"}',
     '{"type":"error","message":"room is full","code":"room-full"}',
 ]
 FROM_CLIENT: Final = [
@@ -47,6 +49,7 @@ FROM_CLIENT: Final = [
     messages.offer(SDP, to="B"),
     messages.answer(SDP, to=None),
     messages.candidate(CANDIDATE, to=None),
+    messages.pipe("B"),
     messages.bye(),
 ]
 

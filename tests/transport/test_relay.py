@@ -202,6 +202,25 @@ def test_giving_up_while_it_is_being_opened_leaves_nothing(run: Run) -> None:
     run(main())
 
 
+def test_an_https_proxy_of_the_environment_is_used_for_wss(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.set_result(await reader.readline())
+            writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+
+        asked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
+            monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            monkeypatch.delenv("no_proxy", raising=False)
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            with pytest.raises(ConnectFailed, match="cannot be connected to: 403"):
+                await open_relay("wss://signal.example.org", "x", identity=LEFT, server=False, timeouts=QUICK)
+            assert await asked == b"CONNECT signal.example.org:443 HTTP/1.1\r\n"
+
+    run(main())
+
+
 @asynccontextmanager
 async def impostor(answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
     """An HTTP server that is no relay."""
