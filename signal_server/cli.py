@@ -38,6 +38,7 @@ def _limits(arguments: argparse.Namespace) -> Limits:
         total=arguments.relay_total,
         total_all=arguments.relay_total_all,
         idle=arguments.relay_idle,
+        pipes_each=max(RelayLimits().pipes_each, 4 * arguments.max_proxies),
     )
     return Limits(proxies=arguments.max_proxies, relay=None if arguments.no_relay else relay)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -173,10 +173,12 @@ class Pipe:
 class Relay:
     """All pipes of a server."""
 
-    def __init__(self, limits: Limits, relay: RelayLimits, tickets: Tickets) -> None:
+    def __init__(self, limits: Limits, relay: RelayLimits, tickets: Tickets, *, alias: Callable[[str], str]) -> None:
         self._limits = limits
         self._relay = relay
         self._tickets = tickets
+        self._alias = alias
+        """What a room is called where it is remembered or logged."""
         self._accounts = Accounts(relay, now=asyncio.get_running_loop().time())
         self._pipes: dict[Pass, Pipe] = {}
 
@@ -187,10 +189,11 @@ class Relay:
         """Use a ticket. Raises `Refused`; else what is opened is to be closed, whatever comes of it."""
         now = asyncio.get_running_loop().time()
         granted = self._tickets.redeem(ticket, now=now)
-        return granted, self._accounts.open(granted.room, address, now=now)
+        return granted, self._accounts.open(self._alias(granted.room), address, now=now)
 
-    async def run(self, granted: Pass, end: End, *, room: str) -> None:
-        """Be one end's until its pipe is over. ``room`` is for the log."""
+    async def run(self, granted: Pass, end: End) -> None:
+        """Be one end's until its pipe is over."""
+        room = self._alias(granted.room)
         pipe = self._pipes.get(granted)
         if pipe is None:
             pipe = self._pipes[granted] = Pipe(self._relay, self._limits.close)

@@ -55,7 +55,7 @@ class SignalServer:
     async def start(self) -> None:
         """Listen."""
         if self._limits.relay is not None and self._hub.tickets is not None:
-            self._relay = Relay(self._limits, self._limits.relay, self._hub.tickets)
+            self._relay = Relay(self._limits, self._limits.relay, self._hub.tickets, alias=self._hub.alias)
         self._runner = web.ServerRunner(_Door(self), shutdown_timeout=self._limits.close)
         await self._runner.setup()
         try:
@@ -118,7 +118,7 @@ class SignalServer:
         self._pipes.add(transport)
         try:
             await socket.prepare(request)
-            await self._relay.run(granted, End(socket, transport, accounts), room=self._hub.alias(granted.room))
+            await self._relay.run(granted, End(socket, transport, accounts))
         except ConnectionError:
             pass  # it is gone already
         finally:

@@ -141,14 +141,21 @@ class Tls:
     def _reason(self, error: SSL.Error) -> str:
         if self._refused:
             return _REFUSED
-        reasons = " ".join(str(part[-1]) for part in error.args[0]) if error.args and error.args[0] else "no reason"
-        if "alert" in reasons and ("certificate" in reasons or "unknown ca" in reasons):
+        reasons = _reasons(error)
+        told = "alert" in reasons  # by the other end
+        if told and ("certificate" in reasons or "unknown ca" in reasons):
             return "the other end does not let our certificate in"
-        if "alert" in reasons:
+        if told and "bad record mac" not in reasons:
             return f"the other end broke off: {reasons}"
         if self.binding is None:
             return f"the other end does not speak TLS 1.3 as we do: {reasons}"
         return f"something on the way altered what was sent: {reasons}"
+
+
+def _reasons(error: SSL.Error) -> str:
+    """OpenSSL's own words: it has a list of (library, function, reason), or two arguments of a system call."""
+    listed = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return " ".join(str(each[-1]) for each in listed) or " ".join(map(str, error.args)) or "no reason"
 
 
 _REFUSED: Final = "the other end shows another certificate than was expected"

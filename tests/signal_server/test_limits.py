@@ -44,7 +44,7 @@ def test_a_relay_that_carries_nothing_is_none(name: str) -> None:
 
 
 def test_a_full_room_has_a_pipe_for_each_proxy() -> None:
-    assert RelayLimits().pipes_each >= 2 * Limits().proxies
+    assert RelayLimits().pipes_each >= 2 * 2 * Limits().proxies
 
 
 def test_a_serve_may_greet_a_full_room_at_once() -> None:
