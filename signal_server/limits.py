@@ -45,8 +45,8 @@ class RelayLimits:
     pipes: int = 500
     """Pipes at once, of all rooms: at their worst, with two readers that do not read, 0.8 MB each."""
     pipes_each: int = 64
-    """Ends of pipes at once, of a room and of an address: a full room has 16 pipes of two, and twice that while they are
-    made anew."""
+    """Ends of pipes at once, of a room and of an address: a full room has 16 pipes of two, and twice that while they
+    are made anew."""
     idle: float = 60.0
     """Seconds that a pipe lasts in which nothing passes: sessions ping every 5 s."""
     stall: float = 20.0

@@ -127,14 +127,14 @@ class SignalServer:
         return socket
 
     def _address(self, request: web.BaseRequest) -> str:
-        """The client's address: of a proxy that is trusted, what it says."""
+        """The client's address: where a trusted proxy is it, what that says."""
         remote = request.remote or ""
         forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
         try:
             trusted = any(ip_address(remote) in each for each in self._trusted)
+            return str(ip_address(forwarded)) if trusted else remote
         except ValueError:
-            trusted = False
-        return forwarded if trusted and forwarded else remote
+            return remote
 
     async def _serve(self, socket: Socket, transport: asyncio.Transport) -> None:
         connection = Connection(socket, transport, self._hub, self._limits)

@@ -101,10 +101,11 @@ class SocketTransport(asyncio.Transport):
         self._full = False
         self._ending = False
         self._changed = asyncio.Event()
+        self._aborted = asyncio.Event()
         self._readable = asyncio.Event()
         self._readable.set()
-        protocol.connection_made(self)
         self._task = asyncio.create_task(self._run(), name="relay")
+        protocol.connection_made(self)
 
     # -- as asyncio's transport
 
@@ -140,7 +141,7 @@ class SocketTransport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         """As asyncio's."""
-        return self._ending or self._task.done()
+        return self._ending or self._aborted.is_set() or self._task.done()
 
     def close(self) -> None:
         """As asyncio's."""
@@ -148,24 +149,24 @@ class SocketTransport(asyncio.Transport):
 
     def abort(self) -> None:
         """As asyncio's."""
-        self._task.cancel()
+        self._aborted.set()
 
     # -- the socket
 
     async def _run(self) -> None:
-        error, patience = None, 0.0
+        error = None
         try:
             await self._until_over()
-            patience = self._patience
         except (OSError, RuntimeError) as exc:  # aiohttp raises RuntimeError on a socket that is closed
             error = exc
         finally:
-            await self._say_goodbye(patience)
+            await self._say_goodbye(0.0 if error or self._aborted.is_set() else self._patience)
             await self._http.close()
             self._protocol.connection_lost(error)
 
     async def _until_over(self) -> None:
-        tasks = [asyncio.create_task(each, name="relay pump") for each in (self._read(), self._write())]
+        work = self._read(), self._write(), self._wait_aborted()
+        tasks = [asyncio.create_task(each, name="relay pump") for each in work]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -200,6 +201,9 @@ class SocketTransport(asyncio.Transport):
             if self._full and len(self._queue) <= self._low:
                 self._full = False
                 self._protocol.resume_writing()
+
+    async def _wait_aborted(self) -> None:
+        await self._aborted.wait()
 
     async def _wait_for_more(self) -> bool:
         """False at the end."""

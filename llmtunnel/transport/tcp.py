@@ -65,6 +65,15 @@ class TcpListener:
 
     async def start(self) -> None:
         """Listen wherever it is possible: nowhere, and no error, where it is not."""
+        # Shielded: asyncio loses a listening socket where it is cancelled while it makes it.
+        listening = asyncio.create_task(self._listen(), name="tcp-listen")
+        try:
+            await asyncio.shield(listening)
+        except asyncio.CancelledError:
+            await asyncio.wait((listening,))
+            raise
+
+    async def _listen(self) -> None:
         for host in listenable(interfaces(), loopback=self._loopback):
             try:
                 server = await asyncio.get_running_loop().create_server(self._make_end, host, 0, backlog=_STRANGERS)

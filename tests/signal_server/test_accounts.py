@@ -84,6 +84,13 @@ def test_an_ipv6_customer_is_one_address_whatever_the_last_half() -> None:
     books.open("T", "2001:db8:0:1::3", now=0)
 
 
+def test_ipv4_customers_of_a_socket_of_both_kinds_are_told_apart() -> None:
+    books = Accounts(RelayLimits(pipes_each=1), now=0)
+    books.open("R", "::ffff:192.0.2.1", now=0)
+    books.open("S", "::ffff:192.0.2.2", now=0)
+    refused(books, "T", "192.0.2.1")
+
+
 def test_accounts_without_open_ends_are_forgotten_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "ACCOUNTS", 10)
     books = Accounts(RelayLimits(pipes_each=1), now=0)
