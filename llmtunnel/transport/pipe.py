@@ -51,8 +51,9 @@ class TlsChannel(Channel, asyncio.Protocol):
         self._pipe: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
         self._early: list[bytes] = []
+        """Messages that were in the handshake's last step."""
         self._unread = b""
-        """Bytes that came with the handshake's last, kept until there is a receiver."""
+        """Bytes that were read with the handshake's last, kept until there is a receiver."""
         self._allowance: int | None = _STRANGER
         """Bytes that may still come; None: any number."""
         self._full = False
@@ -168,7 +169,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         self._receiver = receiver
         early, self._early = self._early, []
         for message in early:
-            self._deliver(message)
+            receiver.message_received(message)
         self._advance()
         if self._reason is None and self._pipe is not None:
             self._pipe.resume_reading()

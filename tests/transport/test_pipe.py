@@ -79,6 +79,33 @@ def test_what_comes_before_a_receiver_waits_in_the_pipe(run: Run) -> None:
     run(main())
 
 
+def test_a_peer_that_speaks_with_its_handshakes_last_and_leaves_is_heard_of_later(run: Run) -> None:
+    async def main() -> None:
+        left, right, left_wire, right_wire = await wired()
+        held = bytearray()
+
+        def answer(data: bytes) -> None:
+            left_wire.carry, left_wire.end = held.extend, lambda: None
+            left_wire.arrive(data)
+
+        right_wire.carry = answer
+        await left.stand(PATIENCE)
+        left.send(b"refused, because")
+        closing = asyncio.create_task(left.aclose())
+        await settle()
+        right_wire.arrive(bytes(held))
+        await right.stand(PATIENCE)
+        ear = Ear()
+        right.attach(ear)
+        await ear.until(lambda: ear.closed)
+        assert (ear.messages, ear.closed) == ([b"refused, because"], ["closed by the peer"])
+        left_wire.lose()
+        await closing
+        await right.aclose()
+
+    run(main())
+
+
 def test_a_stranger_may_send_so_much_and_no_more(run: Run) -> None:
     async def main() -> None:
         left, right, *_ = await standing()
