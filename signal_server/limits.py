@@ -43,7 +43,7 @@ class RelayLimits:
     total_all: int = 500 * GIB
     """The same of all together."""
     pipes: int = 500
-    """Pipes at once, of all rooms: at their worst, with two readers that do not read, 0.8 MB each."""
+    """Pipes at once, of all rooms: at their worst, with two readers that do not read, 1 MB each."""
     pipes_each: int = 64
     """Ends of pipes at once, of a room and of an address: a full room has 16 pipes of two, and twice that while they
     are made anew."""

@@ -13,7 +13,7 @@ import pytest
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import ConnectFailed
 from llmtunnel.status import Path
-from llmtunnel.transport import tcp
+from llmtunnel.transport import pipe, tcp
 from llmtunnel.transport.base import Binding, Channel
 from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.networks import Interface
@@ -76,6 +76,24 @@ def test_an_expected_peer_is_taken_and_both_ends_know_each_other(run: Run) -> No
             assert left.path is right.path is Path.TCP
             assert left.address in listener.addresses
             assert right.address.rpartition(":")[0] == left.address.rpartition(":")[0]
+            await close(left, right)
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system takes what it likes (Windows)")
+def test_the_system_takes_no_more_than_is_soon_on_its_way(run: Run) -> None:
+    """A token would wait behind it: what waits here is what `has_room` tells of."""
+
+    async def main() -> None:
+        async with listening() as listener:
+            taken: asyncio.Queue[Channel] = asyncio.Queue()
+            listener.expect(LEFT.fingerprint, taken.put_nowait)
+            left = await dialler().dial(listener.addresses)
+            right = await taken.get()
+            for end in (left, right):
+                sock = end._pipe.get_extra_info("socket")  # type: ignore[attr-defined]
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == pipe._UNSENT
             await close(left, right)
 
     run(main())
