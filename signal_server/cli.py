@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_network
 from typing import Final
 
-from .limits import MAX_PROXIES, Limits
+from .limits import DAY, MAX_PROXIES, Limits, RelayLimits
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8787
 EVERYWHERE: Final = "0.0.0.0"
 USAGE: Final = 2
 """Exit status where the arguments, or the address, cannot be used."""
+SIZES: Final = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEVELS: Final = ("error", "warning", "info", "debug")
 
 Address = tuple[str, int]
@@ -26,7 +28,19 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
     # Not before the arguments are read: it takes as long as all the rest.
     from .process import run
 
-    return run(host, port, limits=Limits(proxies=arguments.max_proxies), log_level=arguments.log_level)
+    return run(host, port, limits=_limits(arguments), trusted=arguments.trusted_proxy, log_level=arguments.log_level)
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    relay = RelayLimits(
+        rate=arguments.relay_rate,
+        rate_all=arguments.relay_rate_all,
+        total=arguments.relay_total,
+        total_all=arguments.relay_total_all,
+        idle=arguments.relay_idle,
+        pipes_each=max(RelayLimits().pipes_each, 4 * arguments.max_proxies),
+    )
+    return Limits(proxies=arguments.max_proxies, relay=None if arguments.no_relay else relay)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -55,10 +69,73 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         default=Limits().proxies,
         help=f"proxies in a room, 1 to {MAX_PROXIES} (default: %(default)s)",
     )
+    _add_relay(parser.add_argument_group("relay", "for peers between whose networks nothing else passes"))
     parser.add_argument(
         "--log-level", choices=LEVELS, default="info", help="how much is logged, to standard error (default: info)"
     )
     return parser
+
+
+def _add_relay(group: argparse._ArgumentGroup) -> None:
+    defaults = RelayLimits()
+    sizes = {
+        "--relay-rate": ("bytes a second of a room, and of an address", defaults.rate),
+        "--relay-rate-all": ("bytes a second of all together", defaults.rate_all),
+        "--relay-total": ("bytes a day of a room, and of an address", defaults.total),
+        "--relay-total-all": ("bytes a day of all together", defaults.total_all),
+    }
+    group.add_argument("--no-relay", action="store_true", help="offer none")
+    for flag, (what, default) in sizes.items():
+        text = f"{what}, as 500KB, 4MiB or 20GiB (default: {_shown(default)})"
+        group.add_argument(flag, metavar="SIZE", type=parse_size, default=default, help=text)
+    group.add_argument(
+        "--relay-idle",
+        metavar="SECONDS",
+        type=_seconds,
+        default=defaults.idle,
+        help="how long a pipe lasts in which nothing passes (default: %(default)g)",
+    )
+    group.add_argument(
+        "--trusted-proxy",
+        metavar="NETWORK",
+        type=_network,
+        action="append",
+        help="where an HTTP server in front is whose X-Forwarded-For tells clients' addresses; repeatable"
+        " (default: this machine)",
+    )
+
+
+def parse_size(text: str) -> int:
+    """Read bytes: ``1000000``, ``10MB`` (10,000,000), ``10MiB`` (10,485,760). Raises `argparse.ArgumentTypeError`."""
+    number = text.rstrip("kmgibKMGIB")
+    factor = SIZES.get(text[len(number) :].lower())
+    if factor is None or not (number.isascii() and number.isdecimal() and number[:-15] == "" and int(number) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size above 0: write bytes, 10MB or 10MiB")
+    return int(number) * factor
+
+
+def _shown(size: int) -> str:
+    for unit in ("GiB", "MiB", "KiB"):
+        if size % SIZES[unit.lower()] == 0:
+            return f"{size // SIZES[unit.lower()]}{unit}"
+    return str(size)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= DAY:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time above 0, in seconds")
+    return seconds
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r} is no network: write 10.0.0.0/8, or an address") from exc
 
 
 def parse_address(text: str) -> Address:

@@ -144,7 +144,7 @@ class Connection:
         self._pay(len(raw.data))
         match raw.type:
             case WSMsgType.TEXT:
-                self._hub.receive(self, raw.data)
+                self._hub.receive(self, raw.data, now=asyncio.get_running_loop().time())
             case WSMsgType.BINARY:
                 raise Refused(Code.INVALID_JSON, "invalid JSON: binary")
             case WSMsgType.PING:

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from .limits import Limits
-from .messages import Bye, Code, Join, Message, Refused, Relay, parse
+from .messages import Bye, Code, Join, Message, OpenPipe, Refused, Relay, parse
 from .rooms import Delivery, Member, Rooms
+from .tickets import Tickets
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +38,22 @@ class Hub:
         self._members: dict[Outlet, Member] = {}
         self._outlets: dict[Member, Outlet] = {}
         self._key = secrets.token_bytes(16)
+        self.tickets = Tickets(limits.relay) if limits.relay else None
+        """For the relay's pipes, where there is one."""
 
     def joined(self, outlet: Outlet) -> bool:
         """Whether it is in a room."""
         return outlet in self._members
 
-    def receive(self, outlet: Outlet, text: str) -> None:
+    def receive(self, outlet: Outlet, text: str, *, now: float) -> None:
         """Act on a message. Raises `Refused`."""
         match parse(text):
             case Join() as request:
                 self._join(outlet, request)
             case Relay() as request:
                 self._relay(outlet, request)
+            case OpenPipe(to=to):
+                self._open_pipe(outlet, to, now)
             case Bye():
                 self.leave(outlet)
 
@@ -58,6 +63,7 @@ class Hub:
         if member is None:
             return
         del self._outlets[member]
+        self._void_tickets(member)
         deliveries = self._rooms.leave(member)
         self._log(member, "left")
         self._deliver(deliveries)
@@ -69,23 +75,40 @@ class Hub:
         if admission.ghost:
             ghost = self._outlets.pop(admission.ghost)
             del self._members[ghost]
+            self._void_tickets(admission.ghost)
             ghost.drop()
         self._members[outlet] = admission.member
         self._outlets[admission.member] = outlet
         self._log(admission.member, "took its ghost's place" if admission.ghost else "joined")
         self._deliver(admission.deliveries)
 
+    def alias(self, room: str) -> str:
+        """What a room is called in logs, and where it is remembered when it is empty."""
+        return hashlib.blake2b(room.encode(), key=self._key, digest_size=8).hexdigest()
+
     def _relay(self, outlet: Outlet, request: Relay) -> None:
+        self._deliver(self._rooms.relay(self._member(outlet), request))
+
+    def _open_pipe(self, outlet: Outlet, to: str, now: float) -> None:
+        member = self._member(outlet)
+        if self.tickets is None:
+            raise Refused(Code.NO_RELAY, "this server offers no relay")
+        self._deliver(self.tickets.issue(member, self._rooms.other(member, to), now=now))
+
+    def _void_tickets(self, member: Member) -> None:
+        if self.tickets is not None:
+            self.tickets.leave(member)
+
+    def _member(self, outlet: Outlet) -> Member:
         member = self._members.get(outlet)
         if member is None:
             raise Refused(Code.NOT_JOINED, "must join a room first")
-        self._deliver(self._rooms.relay(member, request))
+        return member
 
     def _deliver(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:
             self._outlets[delivery.to].send(delivery.message)
 
     def _log(self, member: Member, what: str) -> None:
-        room = hashlib.blake2b(member.room.encode(), key=self._key, digest_size=4).hexdigest()
         size = len(self._rooms.members(member.room))
-        logger.info("room %s: %s %s, %d inside", room, member.role or "original peer", what, size)
+        logger.info("room %s: %s %s, %d inside", self.alias(member.room), member.role or "original peer", what, size)

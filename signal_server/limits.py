@@ -19,6 +19,48 @@ MAX_PROXIES: Final = 128
 TOKEN_BYTES: Final = 1024
 """Each begun KiB of a message counts as one message: a flood of long ones is one sooner."""
 
+PIPE_MESSAGE: Final = 64 * 1024
+"""Bytes of a message in a pipe: four records of TLS."""
+PIPE_LEAST: Final = 512
+"""What a message in a pipe counts at least, bytes: an empty one costs as much work as that."""
+DAY: Final = 86_400.0
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayLimits:
+    """What the relay takes. Bytes count once, when they come; a room and an address are held to the same."""
+
+    rate: int = 4 * MIB
+    """Bytes a second for long: a token stream has 1 KB/s, a 20 MB upload takes 5 s."""
+    rate_all: int = 32 * MIB
+    """The same of all together: a core carries some 300 MiB/s, and signalling is to notice nothing."""
+    total: int = 20 * GIB
+    """Bytes in a day: two hours at the full rate; traffic is what a relay's operator pays for."""
+    total_all: int = 500 * GIB
+    """The same of all together."""
+    pipes: int = 500
+    """Pipes at once, of all rooms: at their worst, with two readers that do not read, 1 MB each."""
+    pipes_each: int = 64
+    """Ends of pipes at once, of a room and of an address: a full room has 16 pipes of two, and twice that while they
+    are made anew."""
+    idle: float = 60.0
+    """Seconds that a pipe lasts in which nothing passes: sessions ping every 5 s."""
+    stall: float = 20.0
+    """Seconds for one end to take a message: longer than a laptop's short sleep, and nothing that is held for good."""
+    ticket: float = 20.0
+    """Seconds that a ticket is good for, and that one end waits for the other."""
+    asks: int = 10
+    """Pipes that a member may ask for at once, and then one every `ask` s: each has another member told."""
+    ask: float = 3.0
+
+    def __post_init__(self) -> None:
+        if min(self.rate, self.rate_all, self.total, self.total_all, self.idle) <= 0:
+            raise ValueError("the relay's limits are above 0")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -42,6 +84,8 @@ class Limits:
     """Seconds between pings to a socket; one that is silent for half of that more is dropped."""
     close: float = 2.0
     """Seconds for an orderly close of a socket."""
+    relay: RelayLimits | None = RelayLimits()
+    """None: there is no relay."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.proxies <= MAX_PROXIES:
@@ -68,3 +112,9 @@ class Bucket:
             return False
         self._tokens -= count
         return True
+
+    def owe(self, count: float, *, now: float) -> float:
+        """Take so many tokens, there or not; how many seconds it takes until there are none owed."""
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate) - count
+        self._filled = now
+        return max(0.0, -self._tokens / self._rate)

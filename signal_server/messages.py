@@ -36,6 +36,8 @@ class Code(StrEnum):
     TOO_LARGE = "too-large"
     TOO_FAST = "too-fast"
     SERVER_FULL = "server-full"
+    NO_RELAY = "no-relay"
+    RELAY_LIMIT = "relay-limit"
 
 
 class Refused(Exception):
@@ -80,6 +82,13 @@ class Relay:
         return {"type": self.type, "peerId": sender, _PAYLOAD[self.type]: self.text}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenPipe:
+    """Open a pipe to a member."""
+
+    to: str
+
+
 @dataclass(frozen=True, slots=True)
 class Bye:
     """Leave the room."""
@@ -90,7 +99,7 @@ def too_large() -> Refused:
     return Refused(Code.TOO_LARGE, f"message too large (max {MESSAGE} bytes)")
 
 
-def parse(text: str) -> Join | Relay | Bye:
+def parse(text: str) -> Join | Relay | OpenPipe | Bye:
     """Read what a client sent. Raises `Refused`."""
     values = _object(text)
     kind = values.get("type")
@@ -98,6 +107,8 @@ def parse(text: str) -> Join | Relay | Bye:
         return _join(values)
     if kind == "bye":
         return Bye()
+    if kind == "pipe":
+        return OpenPipe(to=_text(values, "to", most=IDENTITY) or "")
     if not isinstance(kind, str) or kind not in _PAYLOAD:
         raise Refused(Code.UNKNOWN_TYPE, "unknown message type")
     if len(text.encode()) > MESSAGE - ENVELOPE:

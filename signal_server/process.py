@@ -7,12 +7,12 @@ import errno
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from .cli import USAGE
 from .limits import Limits
-from .server import SignalServer, netloc
+from .server import THIS_MACHINE, SignalServer, netloc
 
 BY_SIGNAL: Final = 128
 """A process that a signal ended has this and the signal's number as its exit status."""
@@ -21,22 +21,22 @@ BY_SIGNAL: Final = 128
 _SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
 
-def run(host: str, port: int, *, limits: Limits, log_level: str) -> int:
-    """Serve until a signal comes; returns the exit status."""
+def run(host: str, port: int, *, limits: Limits, trusted: Sequence[str] | None = None, log_level: str) -> int:
+    """Serve until a signal comes; returns the exit status. ``trusted``: see `SignalServer`; None is this machine."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("signal_server").setLevel(log_level.upper())
     try:
-        return BY_SIGNAL + asyncio.run(_serve(host, port, limits))
+        return BY_SIGNAL + asyncio.run(_serve(host, port, limits, trusted))
     except OSError as exc:
         print(f"Cannot listen on {netloc(host, port)}: {_reason(exc)}.", file=sys.stderr)  # noqa: T201
         return USAGE
 
 
-async def _serve(host: str, port: int, limits: Limits) -> int:
+async def _serve(host: str, port: int, limits: Limits, trusted: Sequence[str] | None) -> int:
     """The number of the signal that ended it."""
     stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     _on_signals(lambda number: None if stopped.done() else stopped.set_result(number))
-    async with SignalServer(host, port, limits=limits) as server:
+    async with SignalServer(host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE) as server:
         print(f"signal server listening on {server.url}", flush=True)  # noqa: T201
         return await stopped
 

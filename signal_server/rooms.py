@@ -87,7 +87,7 @@ class Rooms:
         self._count += 1
         arrival: Message = {"type": "peer-joined", **member.description()}
         deliveries += [Delivery(other, arrival) for other in others]
-        deliveries.append(Delivery(member, _joined(member, others)))
+        deliveries.append(Delivery(member, _joined(member, others) | self._offer(member)))
         return Admission(member=member, ghost=ghost, deliveries=deliveries)
 
     def leave(self, member: Member) -> list[Delivery]:
@@ -105,6 +105,13 @@ class Rooms:
         message = request.message(sender.peer_id)
         return [Delivery(target, message) for target in self._targets(sender, request.to)]
 
+    def other(self, sender: Member, peer_id: str) -> Member:
+        """The member that a member means. Raises `Refused`."""
+        target = self._rooms[sender.room].get(peer_id)
+        if target is None or not target.sees(sender):
+            raise Refused(Code.NO_SUCH_PEER, "no such peer")
+        return target
+
     def _targets(self, sender: Member, to: str | None) -> Iterator[Member]:
         room = self._rooms[sender.room]
         if to is None and len(room) <= 2:
@@ -114,6 +121,13 @@ class Rooms:
             yield target
         else:
             raise Refused(Code.NO_SUCH_PEER, "no such peer" if to else "say to which peer")
+
+    def _offer(self, member: Member) -> Message:
+        """What a newcomer is told of the relay; an original member would not know what to do with it."""
+        relay = self._limits.relay
+        if relay is None or member.role is None:
+            return {}
+        return {"relay": {"rate": relay.rate, "total": relay.total, "idle": relay.idle}}
 
     def _ghost(self, request: Join) -> Member | None:
         """The member whose token this is."""

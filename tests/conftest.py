@@ -17,10 +17,16 @@ settings.load_profile("llmtunnel")
 T = TypeVar("T")
 
 
-def run(main: Coroutine[Any, Any, T], *, timeout: float = 60.0) -> T:
+def run(
+    main: Coroutine[Any, Any, T],
+    *,
+    timeout: float = 60.0,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> T:
     """Run ``main`` on a fresh loop; fails where it leaves a task or thread behind, or needs over ``timeout`` s."""
     threads = set(threading.enumerate())
-    result = asyncio.run(_alone(main, timeout))
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        result = runner.run(_alone(main, timeout))
     left = [thread.name for thread in threading.enumerate() if thread not in threads]
     assert not left, f"threads left behind: {left}"
     return result

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import ProtocolError
@@ -13,6 +14,8 @@ MAX_ID: Final = 128
 """Characters of a peer's id, an instance or a token: they are kept and shown. UUIDs have 36."""
 MAX_TEXT: Final = 300
 """Characters of an error's text that are kept, to be shown."""
+
+_TICKET: Final = re.compile(r"[\w.~-]{1,128}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,18 @@ class IceCandidate:
     username_fragment: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayOffer:
+    """The signal server relays, within these limits; 0 where it does not tell one."""
+
+    rate: float = 0.0
+    """Bytes a second of a room."""
+    total: float = 0.0
+    """Bytes a day of a room."""
+    idle: float = 0.0
+    """Seconds that a pipe lasts in which nothing passes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Joined:
     """We are in the room."""
@@ -44,6 +59,8 @@ class Joined:
     role: Role | None = None
     """Ours, echoed by a server that knows roles: there, messages are addressed."""
     token: str | None = None
+    relay: RelayOffer | None = None
+    """None where there is no relay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +102,14 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class PipeTicket:
+    """A pipe to a member may be opened with this ticket: one of the two has asked for it."""
+
+    peer_id: str
+    ticket: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ServerError:
     """The signal server objects."""
 
@@ -92,7 +117,7 @@ class ServerError:
     code: str | None = None
 
 
-Message = Joined | PeerJoined | PeerLeft | Offer | Answer | Candidate | ServerError
+Message = Joined | PeerJoined | PeerLeft | Offer | Answer | Candidate | PipeTicket | ServerError
 
 
 def parse(text: str) -> Message | None:
@@ -100,7 +125,9 @@ def parse(text: str) -> Message | None:
     values = _object(text)
     match values.get("type"):
         case "joined":
-            return Joined(_id(values), _members(values), _role(values), _optional(values, "token"))
+            return Joined(
+                _id(values), _members(values), _role(values), _optional(values, "token"), _relay(values.get("relay"))
+            )
         case "peer-joined":
             return PeerJoined(_member(values))
         case "peer-left":
@@ -111,6 +138,8 @@ def parse(text: str) -> Message | None:
             return Answer(_id(values), _text(values, "sdp"))
         case "candidate":
             return Candidate(_id(values), _candidate(_text(values, "candidate")))
+        case "pipe":
+            return PipeTicket(_id(values), _ticket(values))
         case "error":
             return ServerError(_shown(_text(values, "message")), _optional(values, "code"))
     return None
@@ -142,6 +171,11 @@ def candidate(found: IceCandidate, *, to: str | None) -> str:
         }
     )
     return _dump(type="candidate", candidate=inner, to=to)
+
+
+def pipe(to: str) -> str:
+    """Ask for a pipe through the relay to a member: both are sent a ticket."""
+    return _dump(type="pipe", to=to)
 
 
 def bye() -> str:
@@ -210,6 +244,27 @@ def _members(values: dict[str, Any]) -> tuple[Member, ...]:
     if not isinstance(peers, list) or not all(isinstance(each, str) for each in peers):
         raise ProtocolError("A joined message has no peers.")
     return tuple(_member({"peerId": each}) for each in peers)
+
+
+def _relay(offer: object) -> RelayOffer | None:
+    if not isinstance(offer, dict):
+        return None
+    return RelayOffer(rate=_number(offer, "rate"), total=_number(offer, "total"), idle=_number(offer, "idle"))
+
+
+def _number(values: dict[str, Any], name: str) -> float:
+    value = values.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**63:
+        return float(value)
+    return 0.0
+
+
+def _ticket(values: dict[str, Any]) -> str:
+    """It becomes a field of an HTTP request: a token (RFC 9110 section 5.6.2)."""
+    value = _text(values, "ticket")
+    if not _TICKET.fullmatch(value):
+        raise ProtocolError("A signalling message has an impossible ticket.")
+    return value
 
 
 def _candidate(text: str) -> IceCandidate:

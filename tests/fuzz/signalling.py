@@ -38,6 +38,8 @@ FROM_SERVER: Final = [
     json.dumps({"type": "offer", "peerId": "B", "sdp": SDP}),
     json.dumps({"type": "answer", "peerId": "B", "sdp": SDP}),
     json.dumps(json.loads(messages.candidate(CANDIDATE, to=None)) | {"peerId": "B"}),
+    '{"type":"joined","peerId":"A","peers":[],"relay":{"rate":4194304,"total":9e9,"idle":60.0}}',
+    '{"type":"pipe","peerId":"B","ticket":"t-1_x"}',
     '{"type":"error","message":"room is full","code":"room-full"}',
 ]
 FROM_CLIENT: Final = [
@@ -47,6 +49,7 @@ FROM_CLIENT: Final = [
     messages.offer(SDP, to="B"),
     messages.answer(SDP, to=None),
     messages.candidate(CANDIDATE, to=None),
+    messages.pipe("B"),
     messages.bye(),
 ]
 
@@ -117,7 +120,7 @@ def from_clients(rng: Random) -> None:
             hub.leave(outlet)
             continue
         try:
-            hub.receive(outlet, _text(rng, text) if rng.random() < 0.5 else text)
+            hub.receive(outlet, _text(rng, text) if rng.random() < 0.5 else text, now=0.0)
         except Refused as refusal:
             outlet.send(refusal.message)
         _check_hub(hub, limits)

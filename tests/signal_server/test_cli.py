@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from signal_server.cli import main, parse_address
+from signal_server.cli import _limits, _parser, main, parse_address, parse_size
+from signal_server.limits import Limits, RelayLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,13 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         ["--max-proxies", "129"],
         ["--max-proxies", "many"],
         ["--log-level", "loud"],
+        ["--relay-rate", "0"],
+        ["--relay-rate", "fast"],
+        ["--relay-total", "1XB"],
+        ["--relay-total", "-1MB"],
+        ["--relay-idle", "0"],
+        ["--relay-idle", "soon"],
+        ["--trusted-proxy", "caddy"],
         ["unexpected"],
     ],
 )
@@ -55,6 +63,27 @@ def test_arguments_that_cannot_be_used_exit_with_2(argv: list[str], capsys: pyte
         main(argv, prog="llmtunnel signal")
     assert caught.value.code == 2
     assert "llmtunnel signal: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1", 1), ("10KB", 10_000), ("4MiB", 4 << 20), ("1gb", 10**9), ("20GiB", 20 << 30)]
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "MB", "1.5MB", "1 MB", "1MBMB", "9" * 16, "٣", "-1"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        parse_size(text)
+
+
+def test_the_relays_flags_become_its_limits_and_their_defaults_are_the_relays() -> None:
+    assert _limits(_parser("x").parse_args([])) == Limits()
+    assert _limits(_parser("x").parse_args(["--no-relay"])).relay is None
+    flags = "--relay-rate 1KB --relay-rate-all 2KB --relay-total 3KB --relay-total-all 4KB --relay-idle 5"
+    relay = RelayLimits(rate=1000, rate_all=2000, total=3000, total_all=4000, idle=5)
+    assert _limits(_parser("x").parse_args(flags.split())).relay == relay
 
 
 def test_help_says_what_a_bare_port_means(capsys: pytest.CaptureFixture[str]) -> None:

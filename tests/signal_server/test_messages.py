@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signal_server.limits import ENVELOPE, MESSAGE
-from signal_server.messages import Bye, Code, Join, Refused, Relay, Role, encode, parse
+from signal_server.messages import Bye, Code, Join, OpenPipe, Refused, Relay, Role, encode, parse
 
 
 def refusal(text: str) -> Refused:
@@ -51,6 +51,11 @@ def test_a_candidate_is_relayed_as_the_text_it_is() -> None:
     inner = '{"candidate":"candidate:1 1 udp 1 127.0.0.1 9 typ host","sdpMid":null}'
     request = parse(json.dumps({"type": "candidate", "candidate": inner, "to": "you"}))
     assert request == Relay(type="candidate", text=inner, to="you")
+
+
+@pytest.mark.parametrize(("to", "meant"), [("you", "you"), (7, ""), (None, ""), ("x" * 1000, ""), ("\ud800", "")])
+def test_a_pipe_is_asked_for_by_a_peers_id(to: object, meant: str) -> None:
+    assert parse(json.dumps({"type": "pipe", "to": to})) == OpenPipe(to=meant)
 
 
 @pytest.mark.parametrize("to", [7, ["you"], {"you": 1}, False, "x" * 1000, "\ud800"])

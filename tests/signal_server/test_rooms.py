@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from signal_server.limits import MAX_PROXIES, MESSAGE, Limits
+from signal_server.limits import MAX_PROXIES, MESSAGE, Limits, RelayLimits
 from signal_server.messages import Code, Join, Message, Refused, Relay, Role, encode
 from signal_server.rooms import Admission, Delivery, Member, Rooms
 
@@ -77,6 +77,7 @@ def test_a_member_with_a_role_learns_of_roles_instances_and_its_token(house: Hou
             "role": "proxy",
             "token": proxy.member.token,
             "members": [described],
+            "relay": {"rate": RelayLimits().rate, "total": RelayLimits().total, "idle": RelayLimits().idle},
         }
     ]
     assert told(proxy.deliveries, serve) == [

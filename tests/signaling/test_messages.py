@@ -18,6 +18,8 @@ from llmtunnel.signaling.messages import (
     Offer,
     PeerJoined,
     PeerLeft,
+    PipeTicket,
+    RelayOffer,
     ServerError,
     parse,
 )
@@ -62,6 +64,7 @@ def test_joined_of_our_server_has_roles_instances_and_a_token() -> None:
         (dump(type="answer", peerId="you", sdp="v=0\r\n", later=1), Answer("you", "v=0\r\n")),
         (dump(type="error", message="room 'R' is full (max 2)"), ServerError("room 'R' is full (max 2)")),
         (dump(type="error", message="m", code="too-fast"), ServerError("m", "too-fast")),
+        (dump(type="pipe", peerId="you", ticket="t-1_x"), PipeTicket("you", "t-1_x")),
     ],
 )
 def test_what_the_server_says_is_read(text: str, message: messages.Message) -> None:
@@ -113,6 +116,13 @@ def test_a_type_that_we_do_not_know_is_none(kind: object) -> None:
         dump(type="candidate", peerId="you", candidate={"candidate": HOST}),
         dump(type="candidate", peerId="you", candidate="nonsense"),
         dump(type="candidate", peerId="you", candidate="{}"),
+        dump(type="pipe", peerId="you"),
+        dump(type="pipe", ticket="t"),
+        dump(type="pipe", peerId="you", ticket=""),
+        dump(type="pipe", peerId="you", ticket="x" * 129),
+        dump(type="pipe", peerId="you", ticket="a, b"),
+        dump(type="pipe", peerId="you", ticket="a\r\nX: y"),
+        dump(type="pipe", peerId="you", ticket="ä"),
         dump(type="error"),
     ],
     ids=lambda text: text[:50],
@@ -120,6 +130,31 @@ def test_a_type_that_we_do_not_know_is_none(kind: object) -> None:
 def test_what_makes_no_sense_is_a_protocol_error(text: str) -> None:
     with pytest.raises(ProtocolError):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("offer", "relay"),
+    [
+        ({"rate": 4, "total": 5.5, "idle": 6}, RelayOffer(rate=4, total=5.5, idle=6)),
+        ({"rate": "fast", "total": -1, "idle": True, "later": 1}, RelayOffer()),
+        ({"rate": 1e300, "total": 2**63, "idle": None}, RelayOffer()),
+        ({}, RelayOffer()),
+        (None, None),
+        ([], None),
+        (True, None),
+    ],
+)
+def test_a_relay_is_offered_with_the_limits_that_it_tells(offer: object, relay: RelayOffer | None) -> None:
+    joined = parse(dump(type="joined", peerId="me", peers=[], relay=offer))
+    assert joined == Joined("me", relay=relay)
+
+
+def test_a_ticket_is_shown_nowhere() -> None:
+    assert "secret" not in repr(parse(dump(type="pipe", peerId="you", ticket="secret")))
+
+
+def test_a_pipe_is_asked_for_by_the_members_id() -> None:
+    assert json.loads(messages.pipe("you")) == {"type": "pipe", "to": "you"}
 
 
 def test_an_errors_text_is_fit_for_a_terminal() -> None:
@@ -134,8 +169,8 @@ def test_any_text_is_a_message_or_a_protocol_error(text: str) -> None:
         parse(text)
 
 
-KINDS = "joined", "peer-joined", "peer-left", "offer", "answer", "candidate", "error"
-NAMES = "peerId", "peers", "members", "role", "token", "sdp", "candidate", "message", "code"
+KINDS = "joined", "peer-joined", "peer-left", "offer", "answer", "candidate", "pipe", "error"
+NAMES = "peerId", "peers", "members", "role", "token", "relay", "sdp", "candidate", "ticket", "message", "code"
 items = st.text() | st.dictionaries(st.text(), st.text())
 values = st.none() | st.booleans() | st.integers() | st.text() | st.lists(items)
 

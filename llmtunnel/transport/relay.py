@@ -1,0 +1,249 @@
+"""A channel through the signal server's relay: a WebSocket to it, on whatever port it has, and TLS inside to the peer.
+
+    us                          relay                         peer
+    ── WebSocket, our ticket ──→      ←── WebSocket, its ticket ──
+    ←─ TLS, as `tls` says, in binary messages that the relay passes on unchanged ─→
+
+The tickets come in the room (signaling/messages.py). What the relay sees is ciphertext, its size and its time; what it
+alters ends the channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from ..config import KIB, Timeouts
+from ..errors import ConnectFailed
+from ..status import Path
+from .base import Channel
+from .identity import Identity
+from .pipe import TlsChannel
+from .tls import Welcome, anybody
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_log = logging.getLogger(__name__)
+
+PROTOCOL: Final = "llmtunnel-relay"
+"""The WebSocket subprotocol of a pipe; the ticket is offered as a second one."""
+_MESSAGE: Final = 64 * KIB
+"""Bytes in one message of a pipe, at most."""
+
+
+async def open_relay(
+    url: str, ticket: str, *, identity: Identity, server: bool, timeouts: Timeouts, welcome: Welcome = anybody
+) -> Channel:
+    """A channel to the peer that comes with the other ticket. Raises `ConnectFailed`.
+
+    ``url`` is the signal server's; ``server``: whether we are TLS's server, as one of the two is. The HTTP proxy that
+    the environment names is used, and the system's certificates for ``wss``.
+    """
+    channel = TlsChannel(identity, server=server, path=Path.RELAY, welcome=welcome, address=_address(url))
+    http, socket = await _connect(url, ticket, timeouts)
+    SocketTransport(http, socket, channel, patience=timeouts.close)
+    try:
+        await channel.stand(timeouts.connect)
+    except BaseException:
+        await channel.aclose()
+        raise
+    return channel
+
+
+async def _connect(
+    url: str, ticket: str, timeouts: Timeouts
+) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
+    import aiohttp
+
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(aiohttp.ClientSession(trust_env=True))
+        try:
+            async with asyncio.timeout(timeouts.signal):
+                socket = await http.ws_connect(
+                    _for_proxies(url), protocols=(PROTOCOL, ticket), max_msg_size=_MESSAGE + 1, autoclose=False
+                )
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {_reason(exc)}.") from exc
+        if socket.protocol != PROTOCOL:
+            await socket.close()
+            raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {url} is no relay.")
+        stack.pop_all()
+    return http, socket
+
+
+class SocketTransport(asyncio.Transport):
+    """A WebSocket as asyncio's transport of a protocol: bytes in, bytes out, by messages of any size.
+
+    It lives until either end closes, and then closes ``http`` too; the protocol hears of that last.
+    """
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        socket: aiohttp.ClientWebSocketResponse,
+        protocol: asyncio.Protocol,
+        *,
+        patience: float,
+    ) -> None:
+        super().__init__({"socket": socket.get_extra_info("socket")})
+        self._http = http
+        self._socket = socket
+        self._protocol = protocol
+        self._patience = patience
+        self._high, self._low = _MESSAGE, _MESSAGE
+        self._queue = bytearray()
+        self._leaving = 0
+        """Bytes that are being handed to the socket."""
+        self._full = False
+        self._ending = False
+        self._changed = asyncio.Event()
+        self._aborted = asyncio.Event()
+        self._readable = asyncio.Event()
+        self._readable.set()
+        self._task = asyncio.create_task(self._run(), name="relay")
+        protocol.connection_made(self)
+
+    # -- as asyncio's transport
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """As asyncio's."""
+        self._high = _MESSAGE if high is None else high
+        self._low = self._high // 4 if low is None else low
+
+    def get_write_buffer_size(self) -> int:
+        """As asyncio's."""
+        return len(self._queue) + self._leaving
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """As asyncio's."""
+        self._queue += data
+        self._changed.set()
+        if not self._full and self.get_write_buffer_size() > self._high:
+            self._full = True
+            self._protocol.pause_writing()
+
+    def write_eof(self) -> None:
+        """Close behind what is queued; what still comes is lost, as a WebSocket has no halves."""
+        self._ending = True
+        self._changed.set()
+
+    def pause_reading(self) -> None:
+        """As asyncio's, but for one message that may already be awaited."""
+        self._readable.clear()
+
+    def resume_reading(self) -> None:
+        """As asyncio's."""
+        self._readable.set()
+
+    def is_closing(self) -> bool:
+        """As asyncio's."""
+        return self._ending or self._aborted.is_set() or self._task.done()
+
+    def close(self) -> None:
+        """As asyncio's."""
+        self.write_eof()
+
+    def abort(self) -> None:
+        """As asyncio's."""
+        self._aborted.set()
+
+    # -- the socket
+
+    async def _run(self) -> None:
+        error = None
+        try:
+            await self._until_over()
+        except (OSError, RuntimeError) as exc:  # aiohttp raises RuntimeError on a socket that is closed
+            error = exc
+        finally:
+            await self._say_goodbye(0.0 if error or self._aborted.is_set() else self._patience)
+            await self._http.close()
+            self._protocol.connection_lost(error)
+
+    async def _until_over(self) -> None:
+        work = self._read(), self._write(), self._wait_aborted()
+        tasks = [asyncio.create_task(each, name="relay pump") for each in work]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _read(self) -> None:
+        import aiohttp
+
+        while True:
+            await self._readable.wait()
+            raw = await self._socket.receive()
+            if raw.type is aiohttp.WSMsgType.BINARY:
+                self._protocol.data_received(raw.data)
+            elif raw.type is aiohttp.WSMsgType.CLOSE and raw.data == aiohttp.WSCloseCode.OK:
+                return
+            elif raw.type is aiohttp.WSMsgType.CLOSE:
+                raise ConnectionAbortedError(f"the relay says: {_shown(raw.extra or str(raw.data))}")
+            else:
+                raise ConnectionAbortedError("the relay is gone")
+
+    async def _write(self) -> None:
+        while await self._wait_for_more():
+            data = bytes(self._queue[:_MESSAGE])
+            del self._queue[:_MESSAGE]
+            self._leaving = len(data)
+            await self._socket.send_bytes(data)
+            self._leaving = 0
+            if self._full and len(self._queue) <= self._low:
+                self._full = False
+                self._protocol.resume_writing()
+
+    async def _wait_aborted(self) -> None:
+        await self._aborted.wait()
+
+    async def _wait_for_more(self) -> bool:
+        """False at the end."""
+        while not self._queue and not self._ending:
+            self._changed.clear()
+            await self._changed.wait()
+        return bool(self._queue)
+
+    async def _say_goodbye(self, patience: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._socket.close()
+
+
+def _for_proxies(url: str) -> str:
+    """As aiohttp gets it: of ``wss`` it would not know that the environment's https proxy is for it."""
+    return "https" + url.removeprefix("wss") if url.startswith("wss://") else url
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or (443 if parts.scheme == 'wss' else 80)}"
+
+
+def _reason(exc: Exception) -> str:
+    import aiohttp
+
+    match exc:
+        case TimeoutError():
+            return "the relay does not answer in time"
+        case aiohttp.WSServerHandshakeError(status=403):
+            return "the relay does not take our ticket"
+        case aiohttp.WSServerHandshakeError(status=503):
+            return "the relay has no more pipes for us"
+        case aiohttp.WSServerHandshakeError():
+            return f"there is no relay (HTTP status {exc.status})"
+    return f"the relay cannot be connected to: {exc}"
+
+
+def _shown(text: str) -> str:
+    """The relay's words for a terminal: they are 123 bytes at most."""
+    return "".join(each if each.isprintable() else " " for each in text)

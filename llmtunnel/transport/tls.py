@@ -1,0 +1,188 @@
+"""TLS 1.3 between two peers, over bytes that somebody untrusted carries: bytes in, messages out. No I/O, no clock.
+
+    client                                               server
+    ── hello ──────────────────────────────────────────→
+    ←─ hello, certificate, proof of its key, finished ──
+    ── certificate, proof of its key, finished ────────→
+    ←─ messages, each after its length less one (u16) ─→
+    ←─ close_notify ─→                                     what ends without it was cut
+
+Nobody signs certificates: each side takes whatever certificate the other proves to hold the key of, and whoever
+authenticates the peer binds that to `Tls.binding`, or lets in by fingerprint (``welcome``). OpenSSL by way of
+pyOpenSSL, not by the standard library's `ssl`, which reads keys from files only and does not tell what certificate it
+was shown where no authority vouches for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from OpenSSL import SSL, crypto
+
+from ..config import KIB
+from ..errors import ProtocolError
+from .base import MAX_MESSAGE, Binding
+from .identity import Identity
+
+Welcome = Callable[[bytes], bool]
+"""Whether a certificate with this fingerprint (SHA-256, 32 bytes) is let in."""
+
+_LENGTH: Final = struct.Struct(">H")
+_RECORD: Final = 16 * KIB
+"""Bytes in one record, at most."""
+_READ: Final = 68 * KIB
+"""Bytes of records taken at once: a whole message with what TLS adds."""
+
+
+def anybody(fingerprint: bytes) -> bool:
+    """The `Welcome` of where the peer is authenticated later."""
+    return True
+
+
+class Tls:
+    """One connection's end. After `ProtocolError` it takes nothing more; `bytes_to_send` may still hold an alert."""
+
+    def __init__(self, identity: Identity, *, server: bool, welcome: Welcome = anybody) -> None:
+        self._identity = identity
+        self._welcome = welcome
+        self._refused = False
+        self._messages = Deframer()
+        self._connection = SSL.Connection(self._make_context(), None)
+        self.binding: Binding | None = None
+        """The certificates at both ends, once the handshake is through; None before."""
+        self.ended = False
+        """Whether the other end has closed in order: nothing more comes."""
+        if server:
+            self._connection.set_accept_state()
+        else:
+            self._connection.set_connect_state()
+            self._shake_hands()
+
+    def receive(self, data: bytes | memoryview) -> list[bytes]:
+        """Take bytes that came; the messages that they complete. Raises `ProtocolError` in words for people."""
+        if self.ended or not data:
+            return []
+        try:
+            self._connection.bio_write(data)
+            if self.binding is None and not self._shake_hands():
+                return []
+            return self._read()
+        except SSL.Error as exc:
+            raise ProtocolError(self._reason(exc)) from exc
+
+    def send(self, message: bytes) -> None:
+        """Send a message of 1 to `MAX_MESSAGE` bytes, once the handshake is through."""
+        assert 0 < len(message) <= MAX_MESSAGE
+        self._connection.sendall(_LENGTH.pack(len(message) - 1) + message)
+
+    def close(self) -> None:
+        """Say that nothing more comes; nothing where the handshake is not through."""
+        if self.binding is not None:
+            self._connection.shutdown()
+
+    def bytes_to_send(self) -> bytes:
+        """What is to go to the other end now; empty where there is nothing."""
+        parts = []
+        try:
+            while len(part := self._connection.bio_read(_READ)) == _READ:
+                parts.append(part)
+            parts.append(part)
+        except SSL.WantReadError:
+            pass
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _make_context(self) -> SSL.Context:
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        context.set_max_proto_version(SSL.TLS1_3_VERSION)
+        # Sessions are never taken up again: each handshake proves both keys.
+        context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # 40 KB of an idle connection
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify)
+        context.use_certificate(self._identity.certificate._cert)
+        context.use_privatekey(self._identity.certificate._key)
+        return context
+
+    def _verify(self, _: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+        """Called by OpenSSL with whatever it finds wrong with the chain, of which only the end counts here."""
+        if depth == 0 and not self._welcome(certificate.to_cryptography().fingerprint(SHA256())):
+            self._refused = True
+        return not self._refused
+
+    def _shake_hands(self) -> bool:
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            return False
+        certificate = self._connection.get_peer_certificate(as_cryptography=True)
+        assert certificate is not None, "OpenSSL has asked for it"
+        remote = certificate.fingerprint(SHA256())
+        if not self._welcome(remote):
+            raise ProtocolError(_REFUSED)
+        self.binding = Binding(local=self._identity.fingerprint, remote=remote)
+        return True
+
+    def _read(self) -> list[bytes]:
+        messages: list[bytes] = []
+        try:
+            while True:
+                messages += self._messages.feed(self._connection.recv(_RECORD))
+        except SSL.WantReadError:
+            return messages
+        except SSL.ZeroReturnError:
+            self.ended = True
+        if self._messages.partial:
+            raise ProtocolError("the other end closed in the middle of a message")
+        return messages
+
+    def _reason(self, error: SSL.Error) -> str:
+        if self._refused:
+            return _REFUSED
+        reasons = _reasons(error)
+        told = "alert" in reasons  # by the other end
+        if told and ("certificate" in reasons or "unknown ca" in reasons):
+            return "the other end does not let our certificate in"
+        if told and "bad record mac" not in reasons:
+            return f"the other end broke off: {reasons}"
+        if self.binding is None:
+            return f"the other end does not speak TLS 1.3 as we do: {reasons}"
+        return f"something on the way altered what was sent: {reasons}"
+
+
+def _reasons(error: SSL.Error) -> str:
+    """OpenSSL's own words: it has a list of (library, function, reason), or two arguments of a system call."""
+    listed = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return " ".join(str(each[-1]) for each in listed) or " ".join(map(str, error.args)) or "no reason"
+
+
+_REFUSED: Final = "the other end shows another certificate than was expected"
+
+
+class Deframer:
+    """Finds messages in a stream of bytes; holds less than one message. Any bytes are messages, or begin one."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    @property
+    def partial(self) -> bool:
+        """Whether a message has begun and is not whole."""
+        return bool(self._buffer)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that are whole with these bytes."""
+        buffer, messages, start = self._buffer, [], 0
+        buffer += data
+        while len(buffer) - start >= _LENGTH.size:
+            first = start + _LENGTH.size
+            end = first + _LENGTH.unpack_from(buffer, start)[0] + 1
+            if end > len(buffer):
+                break
+            messages.append(bytes(buffer[first:end]))
+            start = end
+        del buffer[:start]
+        return messages

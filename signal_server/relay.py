@@ -1,0 +1,253 @@
+"""The relay: two WebSockets of which each one's messages go to the other, unchanged and in order.
+
+    1. a member asks for a pipe to another one; both are told a ticket           tickets
+    2. each opens a WebSocket of the subprotocol `PROTOCOL` with its ticket      `Relay.admit`
+    3. what one end sends, the other gets, as fast as it takes it and as `accounts` permits; nothing else is kept
+    4. one end closes, or a limit is met: both are closed
+
+A message is read when the one before it has been taken: a reader that is slow slows its own pipe, by TCP's own means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from .accounts import Account, Accounts, Opened
+from .limits import PIPE_LEAST, PIPE_MESSAGE, Limits, RelayLimits
+from .messages import Code, Refused
+from .tickets import Pass, Tickets
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL: Final = "llmtunnel-relay"
+"""The WebSocket subprotocol of a pipe; the ticket is offered as a second one, which is a field that browsers can set
+and that, unlike a URL, no proxy logs."""
+UNSENT: Final = 128 * 1024
+"""Bytes that the system takes for an end beyond what is on the way to it, where that can be said."""
+
+
+class Over(Exception):
+    """Why a pipe ends, and the code that its ends are closed with."""
+
+    def __init__(self, text: str, code: int = WSCloseCode.OK) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class PipeSocket(web.WebSocketResponse):
+    """aiohttp's, as a pipe's end. No heartbeat: its answer would wait unread while the other end is slow."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(
+            protocols=(PROTOCOL,),
+            timeout=limits.close,
+            max_msg_size=PIPE_MESSAGE + 1,
+            compress=False,  # it is encrypted
+            autoping=False,  # pings count
+        )
+
+
+@dataclass(slots=True, eq=False)
+class End:
+    """One end of a pipe."""
+
+    socket: PipeSocket
+    transport: asyncio.Transport
+    opened: Opened
+    stuck_since: float | None = None
+    """Since when a message waits for it to be taken."""
+
+    async def close(self, over: Over, patience: float) -> None:
+        """Close the socket, and cut it off where that does not end in time."""
+        try:
+            async with asyncio.timeout(patience):
+                await self.socket.close(code=over.code, message=str(over).encode())
+        except (TimeoutError, ConnectionError):
+            pass
+        finally:
+            self.transport.abort()
+
+
+class Pipe:
+    """Two ends, once both have come."""
+
+    def __init__(self, limits: RelayLimits, close: float) -> None:
+        self._limits = limits
+        self._close = close
+        self._ends: list[End] = []
+        self._accounts: frozenset[Account] = frozenset()
+        self._met = asyncio.Event()
+        self._over = asyncio.Event()
+        self._stop: asyncio.Future[Over] = asyncio.get_running_loop().create_future()
+        self._passed_at = 0.0
+        self.passed = 0
+        """Bytes, both ways."""
+
+    async def run(self, end: End) -> Over:
+        """Be one end's until the pipe is over; returns why it is."""
+        self._ends.append(end)
+        if len(self._ends) == 2:
+            self._met.set()
+            await self._carry()
+        else:
+            await self._wait_for_other()
+        return self._stop.result()
+
+    def stop(self, over: Over) -> None:
+        """End it, and close both ends; the first reason counts."""
+        if not self._stop.done():
+            self._stop.set_result(over)
+
+    async def _wait_for_other(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.ticket):
+                await _first(self._met.wait(), asyncio.shield(self._stop))
+        except TimeoutError:
+            self.stop(Over("the other end did not come"))
+        if self._met.is_set():
+            await self._over.wait()
+        else:
+            await self._ends[0].close(self._stop.result(), self._close)
+
+    async def _carry(self) -> None:
+        try:
+            await self._carry_until_over()
+            await asyncio.gather(*(end.close(self._stop.result(), self._close) for end in self._ends))
+        finally:
+            self._over.set()
+
+    async def _carry_until_over(self) -> None:
+        left, right = self._ends
+        self._accounts = left.opened.accounts | right.opened.accounts
+        self._passed_at = asyncio.get_running_loop().time()
+        try:
+            await _first(self._pump(left, right), self._pump(right, left), self._watch(), asyncio.shield(self._stop))
+        except Over as over:
+            self.stop(over)
+        except ConnectionError:
+            self.stop(Over("the other end is gone", WSCloseCode.GOING_AWAY))
+
+    async def _pump(self, source: End, target: End) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            raw = await source.socket.receive()
+            if raw.type not in (WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG):
+                raise _end_of(raw.type)
+            size = max(len(raw.data), PIPE_LEAST)
+            if wait := self._charge(size, loop.time()):
+                await asyncio.sleep(wait)
+            if raw.type is WSMsgType.PING:
+                await source.socket.pong(raw.data)
+            elif raw.type is WSMsgType.BINARY:
+                target.stuck_since = loop.time()
+                await target.socket.send_bytes(raw.data)
+                target.stuck_since = None
+                self._passed_at = loop.time()
+                self.passed += len(raw.data)
+
+    def _charge(self, size: int, now: float) -> float:
+        try:
+            return max(each.charge(size, now=now) for each in self._accounts)
+        except Refused as refusal:
+            raise Over(str(refusal), WSCloseCode.TRY_AGAIN_LATER) from None
+
+    async def _watch(self) -> None:
+        """Until nothing has passed, or one message has waited, for too long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(self._limits.idle, self._limits.stall) / 4)
+            now = loop.time()
+            if now - self._passed_at > self._limits.idle:
+                raise Over(f"nothing passed for {self._limits.idle:g} s", WSCloseCode.GOING_AWAY)
+            if any(end.stuck_since is not None and now - end.stuck_since > self._limits.stall for end in self._ends):
+                raise Over(f"one end took nothing for {self._limits.stall:g} s", WSCloseCode.POLICY_VIOLATION)
+
+
+class Relay:
+    """All pipes of a server."""
+
+    def __init__(self, limits: Limits, relay: RelayLimits, tickets: Tickets, *, alias: Callable[[str], str]) -> None:
+        self._limits = limits
+        self._relay = relay
+        self._tickets = tickets
+        self._alias = alias
+        """What a room is called where it is remembered or logged."""
+        self._accounts = Accounts(relay, now=asyncio.get_running_loop().time())
+        self._pipes: dict[Pass, Pipe] = {}
+
+    def __len__(self) -> int:
+        return len(self._pipes)
+
+    def admit(self, ticket: str, *, address: str) -> tuple[Pass, Opened]:
+        """Use a ticket. Raises `Refused`; else what is opened is to be closed, whatever comes of it."""
+        now = asyncio.get_running_loop().time()
+        granted = self._tickets.redeem(ticket, now=now)
+        return granted, self._accounts.open(self._alias(granted.room), address, now=now)
+
+    async def run(self, granted: Pass, end: End) -> None:
+        """Be one end's until its pipe is over."""
+        room = self._alias(granted.room)
+        pipe = self._pipes.get(granted)
+        if pipe is None:
+            pipe = self._pipes[granted] = Pipe(self._relay, self._limits.close)
+        else:
+            logger.info("room %s: a pipe opens, %d are open", room, len(self._pipes))
+        _keep_unsent_short(end.transport)
+        try:
+            over = await pipe.run(end)
+        finally:
+            if self._pipes.pop(granted, None):
+                logger.info("room %s: a pipe has carried %d bytes", room, pipe.passed)
+        logger.debug("room %s: an end is closed: %s", room, over)
+
+    def stop(self) -> None:
+        """Have every pipe close."""
+        for pipe in self._pipes.values():
+            pipe.stop(Over("the relay stops", WSCloseCode.GOING_AWAY))
+
+
+def offered_ticket(request: web.BaseRequest) -> str | None:
+    """The ticket that somebody comes with; None where it does not want a pipe."""
+    offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+    if PROTOCOL not in offered:
+        return None
+    return next((each for each in offered if each != PROTOCOL), "")
+
+
+def status(refusal: Refused) -> int:
+    """The HTTP status of a refused pipe."""
+    return 503 if refusal.code is Code.RELAY_LIMIT else 403
+
+
+def _end_of(kind: WSMsgType) -> Over:
+    if kind is WSMsgType.TEXT:
+        return Over("a pipe takes binary messages only", WSCloseCode.UNSUPPORTED_DATA)
+    if kind is WSMsgType.ERROR:
+        return Over("one end sent what is no WebSocket frame, or too long", WSCloseCode.MESSAGE_TOO_BIG)
+    return Over("the other end closed")
+
+
+async def _first(*work: Awaitable[object]) -> None:
+    """Wait for the first of them, which counts; the others are cancelled."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+def _keep_unsent_short(transport: asyncio.Transport) -> None:
+    end = transport.get_extra_info("socket")
+    if end is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)

@@ -1,0 +1,81 @@
+"""Who may open which pipe: two members get a ticket each, good once and not for long. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+from .limits import Bucket, RelayLimits
+from .messages import Code, Message, Refused
+from .rooms import Delivery, Member
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pass:
+    """What a pair of members may open: one pipe."""
+
+    members: frozenset[Member]
+    tickets: tuple[str, str] = field(repr=False)
+    until: float
+
+    @property
+    def room(self) -> str:
+        """Whose pipe it is."""
+        return next(iter(self.members)).room
+
+
+class Tickets:
+    """All tickets that are not used: each pair of members has one pass at most, so old ones do not add up."""
+
+    def __init__(self, limits: RelayLimits) -> None:
+        self._limits = limits
+        self._passes: dict[str, dict[frozenset[Member], Pass]] = {}
+        """By room."""
+        self._tickets: dict[str, Pass] = {}
+        self._asks: dict[Member, Bucket] = {}
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def issue(self, asking: Member, other: Member, *, now: float) -> list[Delivery]:
+        """A ticket for each of the two, in place of those that they have. Raises `Refused`."""
+        if asking.role is None or other.role is None:
+            raise Refused(Code.NO_SUCH_PEER, "original peers know no relay")
+        if asking not in self._asks:
+            self._asks[asking] = Bucket(rate=1 / self._limits.ask, burst=self._limits.asks, now=now)
+        if not self._asks[asking].take(1, now=now):
+            raise Refused(Code.RELAY_LIMIT, "too many pipes asked for")
+        pair = frozenset((asking, other))
+        self._void(pair)
+        tickets = secrets.token_urlsafe(), secrets.token_urlsafe()
+        granted = Pass(members=pair, tickets=tickets, until=now + self._limits.ticket)
+        self._passes.setdefault(granted.room, {})[pair] = granted
+        self._tickets |= dict.fromkeys(tickets, granted)
+        mine, others = tickets
+        return [Delivery(asking, _pipe(other, mine)), Delivery(other, _pipe(asking, others))]
+
+    def redeem(self, ticket: str, *, now: float) -> Pass:
+        """Use a ticket. Raises `Refused` where it is none, any more."""
+        granted = self._tickets.pop(ticket, None)
+        if granted is None or granted.until < now:
+            raise Refused(Code.NO_RELAY, "no such ticket")
+        return granted
+
+    def leave(self, member: Member) -> None:
+        """It is no member any more, and its tickets are none."""
+        self._asks.pop(member, None)
+        for pair in [pair for pair in self._passes.get(member.room, ()) if member in pair]:
+            self._void(pair)
+
+    def _void(self, pair: frozenset[Member]) -> None:
+        room = next(iter(pair)).room
+        passes = self._passes.get(room, {})
+        if granted := passes.pop(pair, None):
+            for ticket in granted.tickets:
+                self._tickets.pop(ticket, None)
+        if not passes:
+            self._passes.pop(room, None)
+
+
+def _pipe(other: Member, ticket: str) -> Message:
+    return {"type": "pipe", "peerId": other.peer_id, "ticket": ticket}

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from llmtunnel.config import Timeouts
+from llmtunnel.errors import ConnectFailed
+from llmtunnel.status import Path
+from llmtunnel.transport import pipe, tcp
+from llmtunnel.transport.base import Binding, Channel
+from llmtunnel.transport.identity import Identity
+from llmtunnel.transport.networks import Interface
+from llmtunnel.transport.tcp import TcpDialler, TcpListener
+
+from .pipes import LEFT, PATIENCE, RIGHT, Ear, close
+
+Run = Callable[..., Any]
+HERE = [Interface(ipaddress.ip_address("127.0.0.1"), 8)]
+QUICK = Timeouts(connect=0.3)
+
+
+@pytest.fixture(name="run")
+def run_on_each_loop(on_each_loop: Run) -> Run:
+    return on_each_loop
+
+
+@asynccontextmanager
+async def listening(timeouts: Timeouts | None = None) -> AsyncIterator[TcpListener]:
+    listener = TcpListener(RIGHT, timeouts=timeouts or Timeouts(), loopback=True)
+    await listener.start()
+    try:
+        yield listener
+    finally:
+        await listener.aclose()
+        await listener.aclose()
+
+
+def dialler(expected: Identity = RIGHT, timeouts: Timeouts | None = None) -> TcpDialler:
+    return TcpDialler(LEFT, expected.fingerprint, timeouts=timeouts or Timeouts(), loopback=True)
+
+
+def address(listener: TcpListener) -> tuple[str, int]:
+    host, _, port = listener.addresses[0].rpartition(":")
+    return host, int(port)
+
+
+async def closed_by(listener: TcpListener, *, say: bytes = b"") -> None:
+    """Come as a stranger, and wait until the listener has hung up."""
+    reader, writer = await asyncio.open_connection(*address(listener))
+    try:
+        writer.write(say)
+        async with asyncio.timeout(PATIENCE):
+            await reader.read()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+def test_an_expected_peer_is_taken_and_both_ends_know_each_other(run: Run) -> None:
+    async def main() -> None:
+        async with listening() as listener:
+            taken: asyncio.Queue[Channel] = asyncio.Queue()
+            listener.expect(LEFT.fingerprint, taken.put_nowait)
+            left = await dialler().dial(listener.addresses)
+            right = await taken.get()
+            assert left.binding == Binding(local=LEFT.fingerprint, remote=RIGHT.fingerprint)
+            assert right.binding == Binding(local=RIGHT.fingerprint, remote=LEFT.fingerprint)
+            assert left.path is right.path is Path.TCP
+            assert left.address in listener.addresses
+            assert right.address.rpartition(":")[0] == left.address.rpartition(":")[0]
+            await close(left, right)
+
+    run(main())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system takes what it likes (Windows)")
+def test_the_system_takes_no_more_than_is_soon_on_its_way(run: Run) -> None:
+    """A token would wait behind it: what waits here is what `has_room` tells of."""
+
+    async def main() -> None:
+        async with listening() as listener:
+            taken: asyncio.Queue[Channel] = asyncio.Queue()
+            listener.expect(LEFT.fingerprint, taken.put_nowait)
+            left = await dialler().dial(listener.addresses)
+            right = await taken.get()
+            for end in (left, right):
+                sock = end._pipe.get_extra_info("socket")  # type: ignore[attr-defined]
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == pipe._UNSENT
+            await close(left, right)
+
+    run(main())
+
+
+def test_the_listener_takes_an_expected_peer_once_and_none_that_it_forgot(run: Run) -> None:
+    async def main() -> None:
+        async with listening() as listener:
+            taken: asyncio.Queue[Channel] = asyncio.Queue()
+            listener.expect(LEFT.fingerprint, taken.put_nowait)
+            left = await dialler().dial(listener.addresses)
+            right = await taken.get()
+            again = dialler()
+            for _ in range(2):
+                with pytest.raises(ConnectFailed):
+                    await again.dial(listener.addresses)
+                listener.expect(LEFT.fingerprint, taken.put_nowait)
+                listener.forget(LEFT.fingerprint)
+            assert taken.empty()
+            await close(left, right)
+
+    run(main())
+
+
+def test_another_peer_is_not_taken_and_is_told(run: Run) -> None:
+    async def main() -> None:
+        async with listening() as listener:
+            listener.expect(Identity().fingerprint, lambda channel: pytest.fail("taken"))
+            left = await dialler().dial(listener.addresses)  # the client's side stands before its certificate is seen
+            ear = Ear()
+            left.attach(ear)
+            await ear.until(lambda: ear.closed)
+            assert ear.closed == ["the other end does not let our certificate in"]
+            await left.aclose()
+
+    run(main())
+
+
+def test_a_listener_with_another_certificate_is_not_spoken_to(run: Run) -> None:
+    async def main() -> None:
+        async with listening() as listener:
+            listener.expect(LEFT.fingerprint, lambda channel: pytest.fail("taken"))
+            with pytest.raises(ConnectFailed, match="over tcp: the other end shows another certificate"):
+                await dialler(expected=LEFT).dial(listener.addresses)
+
+    run(main())
+
+
+def test_addresses_that_do_not_answer_do_not_keep_the_one_that_does(run: Run) -> None:
+    async def main() -> None:
+        async with listening() as listener, silent() as mute:
+            taken: asyncio.Queue[Channel] = asyncio.Queue()
+            listener.expect(LEFT.fingerprint, taken.put_nowait)
+            closed_port = socket.create_server(("127.0.0.1", 0))
+            nobody = f"127.0.0.1:{closed_port.getsockname()[1]}"
+            closed_port.close()
+            left = await dialler(timeouts=QUICK).dial([nobody, mute, *listener.addresses])
+            await close(left, await taken.get())
+
+    run(main())
+
+
+@asynccontextmanager
+async def silent() -> AsyncIterator[str]:
+    """Somebody who accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_nobody_near_by_is_said_in_a_sentence(run: Run) -> None:
+    async def main() -> None:
+        async with silent() as mute:
+            with pytest.raises(ConnectFailed, match="not finished the TLS handshake"):
+                await dialler(timeouts=QUICK).dial([mute])
+        with pytest.raises(ConnectFailed, match="no address of its answers"):
+            await dialler(timeouts=QUICK).dial([mute])
+        with pytest.raises(ConnectFailed, match="no address in a network of ours"):
+            await dialler().dial(["8.8.8.8:9999", "rubbish"])
+        with pytest.raises(ConnectFailed, match="no address in a network of ours"):
+            await TcpDialler(LEFT, RIGHT.fingerprint, timeouts=QUICK).dial([mute])
+
+    run(main())
+
+
+def test_a_peer_has_us_knock_so_often_and_no_more(run: Run) -> None:
+    async def main() -> None:
+        knocks: list[tuple[str, int]] = []
+
+        class Counting(TcpDialler):
+            async def _connect(self, endpoint: tuple[str, int]) -> socket.socket:
+                knocks.append(endpoint)
+                raise ConnectionRefusedError
+
+        victim = Counting(LEFT, RIGHT.fingerprint, timeouts=QUICK)
+        for start in range(2000, 3000, 10):
+            with pytest.raises(ConnectFailed):
+                await victim.dial([f"127.5.5.5:{start}", f"127.0.0.9:{start}"], own=[])
+            with pytest.raises(ConnectFailed):
+                await victim.dial(
+                    [f"192.168.1.{start % 200 + 1}:{start + each}" for each in range(10)],
+                    own=[Interface(ipaddress.ip_address("192.168.1.2"), 24)],
+                )
+        assert len(knocks) == tcp._ATTEMPTS
+        assert all(host.startswith("192.168.1.") for host, _ in knocks)
+
+    run(main())
+
+
+def test_giving_a_dial_up_leaves_nothing(run: Run) -> None:
+    async def main() -> None:
+        async with silent() as mute:
+            dialling = asyncio.create_task(dialler().dial([mute]))
+            await asyncio.sleep(0.05)
+            dialling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await dialling
+
+    run(main())
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 300_000, b"\x16\x03\x01"])
+def test_garbage_at_the_listener_is_closed(run: Run, said: bytes) -> None:
+    async def main() -> None:
+        async with listening(QUICK) as listener:
+            listener.expect(LEFT.fingerprint, lambda channel: pytest.fail("taken"))
+            await closed_by(listener, say=said)
+
+    run(main())
+
+
+def test_a_listener_that_expects_nobody_closes_at_once(run: Run) -> None:
+    async def main() -> None:
+        async with listening() as listener:
+            await closed_by(listener)
+
+    run(main())
+
+
+def test_a_port_scan_is_bounded_logged_once_and_keeps_no_peer_out(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with listening() as listener:
+            taken: asyncio.Queue[Channel] = asyncio.Queue()
+            listener.expect(LEFT.fingerprint, taken.put_nowait)
+            scanners = [await asyncio.open_connection(*address(listener)) for _ in range(20)]
+            left = await dialler().dial(listener.addresses)
+            right = await taken.get()
+            assert len(listener._strangers) <= tcp._STRANGERS
+            for reader, writer in scanners[: 20 - tcp._STRANGERS]:
+                async with asyncio.timeout(PATIENCE):
+                    with suppress(ConnectionError):
+                        await reader.read()  # until they are hung up on
+                writer.close()
+            for _, writer in scanners[20 - tcp._STRANGERS :]:
+                writer.close()
+            for _ in range(40):
+                await closed_by(listener)
+            await close(left, right)
+
+    caplog.set_level(logging.INFO, "llmtunnel.transport.tcp")
+    run(main())
+    assert len(caplog.records) == 1
+    assert "no peer's" in caplog.text
+
+
+def test_a_machine_that_lets_nobody_listen_says_no_addresses(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(tcp, "listenable", lambda own, *, loopback: ["203.0.113.1"])
+        async with listening() as listener:
+            assert listener.addresses == ()
+
+    run(main())
