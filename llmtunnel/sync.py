@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from . import aio, runtime
-from .config import DEFAULT_LISTEN, DEFAULT_STUN, OnDisconnect
+from .config import DEFAULT_LISTEN, DEFAULT_RESUME_FOR, DEFAULT_STUN, OnDisconnect
 from .errors import TunnelError
 from .invite import Invite
 from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
@@ -144,6 +144,7 @@ def serve(
     turn: tuple[str, ...] = (),
     turn_user: str | None = None,
     turn_pass: str | None = None,
+    resume_for: float = DEFAULT_RESUME_FOR,
     timeout: float | None = aio.WAIT,
 ) -> Server:
     """See `aio.serve`; returns when the signal server has taken us into the room."""
@@ -170,6 +171,7 @@ def serve(
                 turn=turn,
                 turn_user=turn_user,
                 turn_pass=turn_pass,
+                resume_for=resume_for,
                 timeout=timeout,
             ),
         )
@@ -192,6 +194,7 @@ def proxy(
     turn: tuple[str, ...] = (),
     turn_user: str | None = None,
     turn_pass: str | None = None,
+    resume_for: float = DEFAULT_RESUME_FOR,
     timeout: float | None = aio.WAIT,
 ) -> Proxy:
     """See `aio.proxy`; returns when serve is reached."""
@@ -213,6 +216,7 @@ def proxy(
                 turn=turn,
                 turn_user=turn_user,
                 turn_pass=turn_pass,
+                resume_for=resume_for,
                 timeout=timeout,
             ),
         )
