@@ -13,7 +13,16 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from .config import DEFAULT_LISTEN, DEFAULT_STUN, Exposure, IceServers, OnDisconnect, ProxySettings, ServeSettings
+from .config import (
+    DEFAULT_LISTEN,
+    DEFAULT_RESUME_FOR,
+    DEFAULT_STUN,
+    Exposure,
+    IceServers,
+    OnDisconnect,
+    ProxySettings,
+    ServeSettings,
+)
 from .invite import Invite
 from .listener import ListenerPolicy
 from .meeting import Meeting, no_invite
@@ -79,6 +88,7 @@ def serve(
     turn: tuple[str, ...] = (),
     turn_user: str | None = None,
     turn_pass: str | None = None,
+    resume_for: float = DEFAULT_RESUME_FOR,
     timeout: float | None = WAIT,
 ) -> Opening[Server]:
     """Expose an HTTP service; opened when the signal server has taken us into the room.
@@ -88,7 +98,8 @@ def serve(
     own. ``expires``: seconds from now after which nobody new is let in. ``once``: nobody after the first proxy is.
     ``upstream``: as ``--upstream``; None looks for a model server on this machine. ``policy``, ``allow`` and ``deny``:
     what is let through, see `Policy`. ``max_…``: for each proxy, see `Exposure`; ``max_body`` in bytes.
-    ``on_disconnect``: what becomes of a request whose client has left, ``cancel`` or ``drain``.
+    ``on_disconnect``: what becomes of a request whose client has left, ``cancel`` or ``drain``. ``resume_for``: seconds
+    for which requests under way wait for a peer that is not heard any more; 0: they end at once.
     Raises `SettingError`, `UpstreamNotFound`, or `WaitTimeout` after ``timeout`` seconds (None: never).
     """
 
@@ -112,6 +123,7 @@ def serve(
                     on_disconnect=on_disconnect,
                 ),
                 ice=IceServers(stun=stun, turn=turn, turn_user=turn_user, turn_pass=turn_pass),
+                resume_for=resume_for,
             )
         )
 
@@ -134,6 +146,7 @@ def proxy(
     turn: tuple[str, ...] = (),
     turn_user: str | None = None,
     turn_pass: str | None = None,
+    resume_for: float = DEFAULT_RESUME_FOR,
     timeout: float | None = WAIT,
 ) -> Opening[Proxy]:
     """Bring the other side's HTTP service here; opened when serve is reached.
@@ -142,6 +155,7 @@ def proxy(
     ``listen``: ``host:port``; port 0 takes a free one. Where that is not loopback, clients must send ``api_key``, or
     ``no_auth`` says that they need not. ``allow_hosts``, ``allow_origins``: as ``--allow-host``, ``--allow-origin``.
     ``keepalive``: seconds of silence after which a client that waits for events gets a comment; None: never.
+    ``resume_for``: as in `serve`; the shorter one counts.
     Raises `AddressInUse` or another `SettingError`, `VersionMismatch`, or `WaitTimeout` after ``timeout`` seconds
     (None: never).
     """
@@ -161,6 +175,7 @@ def proxy(
                 ),
                 keepalive=keepalive,
                 ice=IceServers(stun=stun, turn=turn, turn_user=turn_user, turn_pass=turn_pass),
+                resume_for=resume_for,
             )
         )
 

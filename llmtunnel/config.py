@@ -27,6 +27,7 @@ DEFAULT_SIGNAL: Final = "wss://signal-server.fly.dev"
 
 DEFAULT_STUN: Final = "stun:stun.l.google.com:19302"
 DEFAULT_LISTEN: Final = "127.0.0.1:8000"
+DEFAULT_RESUME_FOR: Final = 60.0
 
 # What aiortc takes of RFC 7064 and RFC 7065: no IPv6 literals.
 _STUN_URL: Final = re.compile(r"stun:[^?:/@\s]+(:\d{1,5})?")
@@ -52,7 +53,7 @@ class Timeouts:
     """Somebody is in the room to an offer of theirs. The original gathers candidates for 5 s before it offers."""
     ping_busy: float = 1.0
     """Silence from the peer after which it is pinged while streams are open."""
-    dead_busy: float = 4.0
+    dead_busy: float = 3.0
     """Silence from the peer after which it is dead while streams are open."""
     ping_idle: float = 5.0
     """The same two while nothing is in flight; frequent enough to hold a NAT's mapping open."""
@@ -89,6 +90,9 @@ class Limits:
     """Credit per stream and direction, bytes: at 50 ms round trip 10 MB/s, what aiortc carries at its best."""
     streams: int = 512
     """Streams open at once that serve accepts from one peer."""
+    journal: int = 4 * MIB
+    """Bytes a direction that are kept until the peer has acknowledged them, to be sent again on the next channel: at
+    50 ms round trip 80 MB/s."""
     v1_backlog: int = 8 * MIB
     """Unread bytes of one v1 stream (which has no credit) before it ends with an error."""
     head: int = 32 * KIB
@@ -144,10 +148,14 @@ class Settings:
     ice: IceServers = IceServers()
     loopback: bool = False
     """Offer 127.0.0.1 as an address too, as the demo does; done anyway where there is no other."""
+    resume_for: float = DEFAULT_RESUME_FOR
+    """Seconds for which requests wait for a peer that is not heard any more; 0: they end at once."""
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
+        if not self.resume_for >= 0:
+            raise SettingError("--resume-for is a number of seconds.", hint="0 turns it off.")
         if not _has_bytes(self.room, 256):
             raise SettingError("A room's name is 1 to 256 bytes of UTF-8.", hint="Give one with --room.")
         if self.secret is not None and not _has_bytes(self.secret, 1024):

@@ -251,8 +251,30 @@ class RequestFinished(Notice):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Suspended(Notice):
+    """Nothing comes from a peer any more; requests under way wait for it."""
+
+    event: ClassVar[str] = "suspended"
+    peer: str
+    reason: str
+    path: Path
+    """The one that has failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Notice):
+    """What goes on with a peer goes on where it was, or on a better path; nothing was lost."""
+
+    event: ClassVar[str] = "resumed"
+    peer: str
+    path: Path
+    gap_ms: float
+    """For how long nothing was heard from it; 0 where it goes on without a pause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerLostNotice(Notice):
-    """A peer that was reached is gone."""
+    """A peer that was reached is gone, and what was under way with it has ended."""
 
     event: ClassVar[str] = "peer-lost"
     peer: str

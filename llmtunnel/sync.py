@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from . import aio, nested, runtime
-from .config import DEFAULT_LISTEN, DEFAULT_STUN, OnDisconnect, ProxySettings, ServeSettings
+from .config import DEFAULT_LISTEN, DEFAULT_RESUME_FOR, DEFAULT_STUN, OnDisconnect, ProxySettings, ServeSettings
 from .environment import Environ
 from .errors import TunnelError
 from .invite import Invite
@@ -167,6 +167,7 @@ def serve(
     turn: tuple[str, ...] = (),
     turn_user: str | None = None,
     turn_pass: str | None = None,
+    resume_for: float = DEFAULT_RESUME_FOR,
     timeout: float | None = aio.WAIT,
     in_loop: bool = False,
 ) -> Server:
@@ -197,6 +198,7 @@ def serve(
                 turn=turn,
                 turn_user=turn_user,
                 turn_pass=turn_pass,
+                resume_for=resume_for,
                 timeout=timeout,
             ),
             in_loop=in_loop,
@@ -220,6 +222,7 @@ def proxy(
     turn: tuple[str, ...] = (),
     turn_user: str | None = None,
     turn_pass: str | None = None,
+    resume_for: float = DEFAULT_RESUME_FOR,
     timeout: float | None = aio.WAIT,
     in_loop: bool = False,
 ) -> Proxy:
@@ -242,6 +245,7 @@ def proxy(
                 turn=turn,
                 turn_user=turn_user,
                 turn_pass=turn_pass,
+                resume_for=resume_for,
                 timeout=timeout,
             ),
             in_loop=in_loop,

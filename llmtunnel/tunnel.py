@@ -31,10 +31,12 @@ from .status import (
     Reconnecting,
     RequestFinished,
     RequestRecord,
+    Resumed,
     Role,
     SignalConnected,
     Status,
     Stopped,
+    Suspended,
     UpstreamStatus,
     Waiting,
 )
@@ -245,6 +247,10 @@ class Tunnel(ABC):
             case PeerConnected(peer=peer, time=time):
                 self._since[peer] = time
                 self._detail = self._hint = ""
+            case Suspended(reason=reason):
+                self._detail, self._hint = f"{reason} Requests wait for it.", ""
+            case Resumed():
+                self._detail = self._hint = ""
             case PeerLostNotice(peer=peer):
                 self._since.pop(peer, None)
                 self._ledger.keep({each.peer for each in self._room.sessions})
@@ -278,9 +284,9 @@ class Tunnel(ABC):
             return Phase.STOPPED
         if self._task is None:
             return Phase.STARTING
-        if self._room.sessions:
+        if self._room.standing:
             return Phase.READY
-        if self._was_ready and self._role is Role.PROXY:
+        if self._room.sessions or (self._was_ready and self._role is Role.PROXY):
             return Phase.RECONNECTING
         if not self._registered:
             return Phase.SIGNALING

@@ -103,6 +103,7 @@ def settings(
     secret: str | None = None,
     timeouts: Timeouts = QUICK,
     limits: Limits | None = None,
+    resume_for: float = 1.0,
 ) -> Settings:
     """Peers in this process."""
     return Settings(
@@ -113,6 +114,7 @@ def settings(
         loopback=True,
         timeouts=timeouts,
         limits=limits or Limits(),
+        resume_for=resume_for,
     )
 
 
@@ -129,7 +131,7 @@ def proxy(signal: str, *, room: str = "r", listen: str = "127.0.0.1:0", timeouts
 
 def fields_of(common: Settings) -> dict[str, Any]:
     """Its fields, as arguments of a subclass."""
-    names = ("room", "secret", "signal", "ice", "loopback", "timeouts", "limits")
+    names = ("room", "secret", "signal", "ice", "loopback", "timeouts", "limits", "resume_for")
     return {name: getattr(common, name) for name in names}
 
 

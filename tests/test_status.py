@@ -20,10 +20,12 @@ from llmtunnel.status import (
     Reconnecting,
     RequestFinished,
     RequestRecord,
+    Resumed,
     Role,
     SignalConnected,
     Status,
     Stopped,
+    Suspended,
     Waiting,
 )
 
@@ -37,6 +39,8 @@ NOTICES: list[Notice] = [
     PeerConnected(peer="p", path=Path.DIRECT, version="v2"),
     Ready(url="http://127.0.0.1:1"),
     RequestFinished(record=RECORD),
+    Suspended(peer="p", reason="silent", path=Path.DIRECT),
+    Resumed(peer="p", path=Path.DIRECT, gap_ms=3000.0),
     PeerLostNotice(peer="p", reason="gone"),
     Reconnecting(what="peer", reason="gone", delay=0.5),
     ErrorNotice(message="No.", hint="Yes."),

@@ -237,10 +237,11 @@ def test_it_connects_anew_when_told_to(other: Background) -> None:
         heard = Heard()
         proxy.subscribe(heard)
         proxy.reconnect()
-        proxy.wait(timeout=PATIENCE)
+        while "signal-connected" not in heard.events:
+            time.sleep(0.01)
         assert fetch(proxy.url) == b"ok"
-        assert heard.events[:2] == ["peer-lost", "reconnecting"]
-        assert heard.events[-2:] == ["ready", "request"]
+        assert heard.events[0] == "reconnecting"
+        assert "peer-lost" not in heard.events
     with pytest.raises(TunnelError, match="closed"):
         proxy.reconnect()
 
@@ -250,8 +251,6 @@ def test_serve_connects_anew_and_puts_peers_out_when_told_to(other: Background) 
         with llmtunnel.proxy(room="ours", signal=other.signal, stun=(), listen="127.0.0.1:0") as proxy:
             server.wait(timeout=PATIENCE)
             server.reconnect()
-            proxy.wait(Phase.RECONNECTING, timeout=PATIENCE)
-            proxy.wait(timeout=PATIENCE)
             assert fetch(proxy.url) == b"ok"
             server.wait(timeout=PATIENCE)
             with pytest.raises(PeerNotFound, match="nobody"):

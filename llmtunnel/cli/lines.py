@@ -16,9 +16,11 @@ from ..status import (
     Reconnecting,
     RequestFinished,
     RequestRecord,
+    Resumed,
     Role,
     SignalConnected,
     Stopped,
+    Suspended,
     Waiting,
 )
 from ..summary import duration, printable, size
@@ -45,9 +47,9 @@ class HumanLines:
         match notice:
             case SignalConnected() | Reconnecting(what="signal server"):
                 topic, good = "signal", isinstance(notice, SignalConnected)
-            case PeerConnected() | Ready():
+            case PeerConnected() | Ready() | Resumed():
                 topic, good = "peer", True
-            case Waiting() | PeerLostNotice() | Reconnecting() | ErrorNotice():
+            case Waiting() | Suspended() | PeerLostNotice() | Reconnecting() | ErrorNotice():
                 topic, good = "peer", False
             case _:
                 return text
@@ -85,6 +87,10 @@ def sentence(notice: Notice) -> str:
         case PeerConnected():
             place = f" from {notice.address}" if notice.address else ""
             return f"peer {notice.peer} connected{place}, path {notice.path}, {notice.version}"
+        case Suspended():
+            return f"peer {notice.peer} is not heard any more: requests wait for it. {_ended(notice.reason)}"
+        case Resumed():
+            return f"peer {notice.peer} is heard again after {duration(notice.gap_ms)}, path {notice.path}"
         case PeerLostNotice():
             return f"peer {notice.peer} lost: {notice.reason}"
         case Reconnecting():

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from ..config import DEFAULT_LISTEN, DEFAULT_SIGNAL, DEFAULT_STUN, OnDisconnect, Timeouts
+from ..config import DEFAULT_LISTEN, DEFAULT_RESUME_FOR, DEFAULT_SIGNAL, DEFAULT_STUN, OnDisconnect, Timeouts
 from ..errors import SettingError
 from ..invite import EXAMPLE
 from ..policy import READY
@@ -292,6 +292,15 @@ def _add_network(parser: Parser) -> None:
     )
     add("--turn-user", metavar="NAME", help="its user (TUNNEL_TURN_USER)")
     add("--turn-pass", metavar="TEXT", help="its password (TUNNEL_TURN_PASS)")
+    if not parser.prog.endswith("doctor"):
+        add(
+            "--resume-for",
+            metavar="SECONDS",
+            type=_seconds,
+            default=DEFAULT_RESUME_FOR,
+            help="how long requests under way wait for a peer that is not heard any more;"
+            f" 0: not at all (default: {DEFAULT_RESUME_FOR:g})",
+        )
 
 
 def _add_view(parser: Parser, *, drawn: bool = True) -> None:

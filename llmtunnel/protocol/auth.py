@@ -113,16 +113,19 @@ class ServeAuth:
         self._certificate = credentials.certificates.proxy
         self._shared = b""
         self._keys: Keys | None = None
-        self._returning: Ticket | None = None
+        self.returning: Ticket | None = None
+        """The ticket by which the proxy says that it comes; it is proven with `confirm`."""
+        self.ticket: Ticket | None = None
+        """The proxy's for the next time, once it has confirmed."""
 
     def answer(self, offer: AuthOffer | None, now: float) -> AuthAnswer:
         """Its part of AGREE, if the door lets this proxy try. Raises `ProtocolError`."""
         if offer is None:
             raise unproven("Serve lets in who has its invite or secret, and this proxy has none.")
-        self._returning = self._door.returning(offer.ticket, self._certificate) if offer.ticket else None
-        if self._returning is not None:
+        self.returning = self._door.returning(offer.ticket, self._certificate) if offer.ticket else None
+        if self.returning is not None:
             nonce = secrets.token_bytes(NONCE)
-            self._shared = keys.returning(self._returning, offer.share, nonce)
+            self._shared = keys.returning(self.returning, offer.share, nonce)
             return AuthAnswer(nonce=nonce)
         self._door.knock(self._certificate, now)
         exchange = KeyExchange(Role.SERVE, self._secret)
@@ -138,13 +141,14 @@ class ServeAuth:
         """The proxy has the secret: the confirmation to send. Raises `ProtocolError`."""
         if self._keys is None or not self._keys.confirms(Role.PROXY, confirmation):
             raise unproven(NOT_THE_SAME)
+        self.ticket = self.returning or self._keys.ticket()
         # The door may have closed while the proxy took its time.
-        if self._returning is not None:
+        if self.returning is not None:
             self._door.check(self._certificate)
         elif self._door.secret != self._secret:
             raise ProtocolError("The invite or secret has been changed.", code=ErrorCode.UNWELCOME)
         else:
-            self._door.enter(self._certificate, self._keys.ticket(), now)
+            self._door.enter(self._certificate, self.ticket, now)
         return self._keys.serve
 
 

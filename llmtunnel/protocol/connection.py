@@ -1,13 +1,12 @@
-"""One session's protocol, pure: messages and ``now`` in, events and messages out.
+"""One session's protocol, pure: messages and ``now`` in, events and messages out. It begins with an agreement.
 
-    1. channel opens
-    2. proxy -> serve   HELLO   version range, features, window
-    3. serve -> proxy   AGREE   version, common features, window, streams
-       both             AUTH    where there is a secret (auth.py)               -> Established on both sides
-    4. proxy -> serve   REQ_HEADERS n, REQ_BODY n …, REQ_END n
+Here are the streams; how their frames come whole over one channel after the other is line.py's.
+
+    1. greeting.py      HELLO, AGREE, AUTH                                     -> an agreement on both sides
+    2. proxy -> serve   REQ_HEADERS n, REQ_BODY n …, REQ_END n
        serve -> proxy   RES_HEADERS n, RES_BODY n …, RES_END n                 the two halves run side by side
        either           RESET n (or ERROR n), CREDIT n, PING, PONG
-    5. either           RESET 0 (or ERROR 0), and the channel closes           -> ConnectionEnded
+    3. either           RESET 0 (or ERROR 0), and the channel closes           -> ConnectionEnded
 
 What a peer does wrong is never an exception to the caller: it ends the stream, or the connection, with the error
 that README.md names, and an event. What the caller does wrong is an assertion.
@@ -26,20 +25,18 @@ from .events import (
     ConnectionEnded,
     DataReceived,
     EndReceived,
-    Established,
     Event,
+    PeerSilent,
     RequestReceived,
     ResponseReceived,
     RestUnwanted,
     StreamEnded,
 )
 from .frames import MAX_STREAM, Frame, FrameType
-from .handshake import V1, Agreement, Credentials, handshake
+from .handshake import V1, Agreement
 from .heads import RequestHead, ResponseHead
-from .hello import ALL_FEATURES, UNLIMITED, Feature, Features
-from .keys import Ticket
-from .liveness import Liveness, Verdict
-from .outbox import Outbox
+from .hello import Feature
+from .line import Line
 from .stream import State, Step, StreamState
 from .window import Backlog, ReceiveWindow, SendWindow, Unmetered
 
@@ -48,50 +45,41 @@ _END: Final = {Role.PROXY: FrameType.REQ_END, Role.SERVE: FrameType.RES_END}
 
 
 class Connection:
-    """The protocol of one peer on one channel."""
+    """The protocol of one peer, from the agreement with it."""
 
     def __init__(
         self,
         role: Role,
+        agreement: Agreement,
         *,
         now: float,
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
-        features: Features = ALL_FEATURES,
-        agent: str = "",
-        credentials: Credentials | None = None,
     ) -> None:
         self.role = role
-        self.features: Features = frozenset()
-        """What both sides agreed on; empty until then."""
-        self.established = False
-        self.ticket: Ticket | None = None
-        """The proxy's, for its next time, where it has proven itself."""
+        self.features = agreement.features
+        """What both sides agreed on."""
         self.ended: ConnectionEnded | None = None
+        self._agreement = agreement
         self._limits = limits or Limits()
-        self._timeouts = timeouts or Timeouts()
-        self._handshake = handshake(role, credentials, limits=self._limits, features=features, agent=agent)
-        self._opened_at = now
-        self._liveness = Liveness(self._timeouts, now)
-        self._outbox = Outbox()
+        self.line = Line(agreement, limits=self._limits, timeouts=timeouts or Timeouts(), now=now)
+        self._outbox = self.line.outbox
         self._events: list[Event] = []
         self._credited: set[int] = set()
         self._streams: dict[int, StreamState] = {}
         self._last_stream = 0
-        self._peer_window = UNLIMITED
-        self._peer_streams = UNLIMITED
-        self._handlers: dict[int, Callable[[Frame], None]] = {}
-        """What each type of frame that may come does; empty until established."""
-        self._say(self._handshake.begin())
+        self._handlers = self._make_handlers()
+        """What each type of frame that may come does."""
 
     # -- what came
 
     def receive_message(self, message: bytes, now: float) -> list[Event]:
         """Take one message of the channel; what it means, in order."""
         if self.ended is None:
-            self._liveness.heard(now)
             try:
-                self._rx_message(message, now)
+                for frame in self.line.frames_of(message, now):
+                    if self.ended is None:
+                        self._rx_frame(frame)
                 self._check_control()
             except ProtocolError as exc:
                 self._fail(exc)
@@ -101,48 +89,22 @@ class Connection:
         """When `handle_timer` wants to be called; it may move with each message."""
         if self.ended is not None:
             return None
-        if not self.established:
-            return self._opened_at + self._timeouts.handshake
-        return self._liveness.deadline(busy=bool(self._streams))
+        return self.line.next_timer(busy=bool(self._streams))
 
     def handle_timer(self, now: float) -> list[Event]:
         """The time of `next_timer` has come, or nearly."""
-        timer = self.next_timer()
-        if timer is None or now < timer:
-            return []
-        if not self.established:
-            self._fail(ProtocolError("The peer did not say hello in time."))
-            return self._take_events()
-        verdict = self._liveness.check(now, busy=bool(self._streams))
-        if verdict is Verdict.PING:
-            self._control(FrameType.PING, 0)
-        elif verdict is Verdict.DEAD:
-            self._end(ErrorCode.INTERNAL, "The peer is silent.", remote=True)
+        if self.ended is None and self.line.is_dead(now, busy=bool(self._streams)):
+            if self.line.resumable:
+                self._events.append(PeerSilent())
+            else:
+                self._end(ErrorCode.INTERNAL, "The peer is silent.", remote=True)
         return self._take_events()
-
-    @property
-    def was_guessed(self) -> bool:
-        """Whether the session ended after the peer could test a guess of the secret, and before it proved itself."""
-        return self._handshake.proved and not self.established
-
-    def suspect(self) -> None:
-        """The signal server says that the peer left: find out soon (`next_timer` moves)."""
-        self._liveness.suspect()
-
-    @property
-    def rtt(self) -> float | None:
-        """The last ping's round trip, seconds."""
-        return self._liveness.rtt
 
     # -- what to send
 
     def message_to_send(self) -> bytes | None:
-        """The next message for the channel, cut now; None where nothing waits."""
-        message = self._outbox.next_message()
-        if message is not None and message[0] == FrameType.AGREE:
-            # Only now: the proxy learns from AGREE that there may be bundles, and what went before needs none.
-            self._outbox.bundles = Feature.BUNDLE in self.features
-        return message
+        """The next message for the channel, cut now; None where nothing waits, or may go."""
+        return self.line.message_to_send()
 
     def take_writable(self) -> list[int]:
         """Streams whose `send_data` took less than it was given, and that take more now."""
@@ -158,8 +120,8 @@ class Connection:
 
         Raises `TooManyStreams`, or `ProtocolError` of code TOO_LARGE where the head does not fit a frame.
         """
-        assert self.role is Role.PROXY and self.established and self.ended is None
-        if len(self._streams) >= self._peer_streams or self._last_stream >= MAX_STREAM:
+        assert self.role is Role.PROXY and self.ended is None
+        if len(self._streams) >= self._agreement.streams or self._last_stream >= MAX_STREAM:
             raise TooManyStreams("The other side takes no more requests at once.")
         stream = self._last_stream + 1
         payload = fields.encode_request(stream, head, self.features)
@@ -222,7 +184,7 @@ class Connection:
             return
         grant = state.rx_window.consume(size)
         if grant and state.rx.state is State.OPEN:
-            self._control(FrameType.CREDIT, stream, frames.encode_credit(grant))
+            self._outbox.add_urgent(frames.encode(FrameType.CREDIT, stream, frames.encode_credit(grant)))
 
     def close(self, code: ErrorCode, message: str) -> None:
         """End the session in order; one last message is to be sent."""
@@ -251,25 +213,8 @@ class Connection:
             FrameType.REQ_END: self._rx_end,
         }
 
-    def _rx_message(self, message: bytes, now: float) -> None:
-        frame = frames.decode(message)
-        if frame is None:
-            return
-        if frame.type == FrameType.BUNDLE and Feature.BUNDLE in self.features:
-            for inner in frames.unbundle(frame.payload):
-                if self.ended is None:
-                    self._rx_frame(inner, now)
-        else:
-            self._rx_frame(frame, now)
-
-    def _rx_frame(self, frame: Frame, now: float) -> None:
-        if frame.type == FrameType.PING:
-            self._control(FrameType.PONG, 0)
-        elif frame.type == FrameType.PONG:
-            self._liveness.pong(now)
-        elif not self.established:
-            self._rx_handshake(frame, now)
-        elif handler := self._handlers.get(frame.type):
+    def _rx_frame(self, frame: Frame) -> None:
+        if handler := self._handlers.get(frame.type):
             self._rx_stream_frame(frame, handler)
         elif frame.type in V1 or (frame.type == FrameType.AUTH and Feature.AUTH in self.features):
             raise ProtocolError(f"A frame of type {frame.type} came from the wrong side, or late.")
@@ -282,28 +227,6 @@ class Connection:
             handler(frame)
         except ProtocolError as exc:
             self._fail_stream(frame.stream, exc)
-
-    def _rx_handshake(self, frame: Frame, now: float) -> None:
-        # Serve may turn a proxy away before it has agreed on anything, by what HELLO lists.
-        listed = self._handshake.offered if self.role is Role.PROXY else self.features
-        refused = frame.type == FrameType.RESET and frame.stream == 0 and Feature.RESET in listed
-        if frame.type == FrameType.ERROR or refused:
-            self._rx_session_error(frame)
-            return
-        try:
-            self._say(self._handshake.receive(frame, now))
-        finally:
-            self.features = self._handshake.features
-        if self.role is Role.PROXY:
-            self._outbox.bundles = Feature.BUNDLE in self.features
-        if self._handshake.agreement is not None:
-            self._establish(self._handshake.agreement)
-
-    def _establish(self, agreement: Agreement) -> None:
-        self.established, self.ticket = True, agreement.ticket
-        self._peer_window, self._peer_streams = agreement.window, agreement.streams
-        self._handlers = self._make_handlers()
-        self._events.append(Established(self.features, agreement.agent))
 
     def _rx_request(self, frame: Frame) -> None:
         stream = frame.stream
@@ -375,13 +298,9 @@ class Connection:
         self._credited.add(frame.stream)
 
     def _rx_session_error(self, frame: Frame) -> None:
-        if frame.type == FrameType.RESET:
-            code, message = frames.decode_reset(frame.payload)
-        elif frame.type == FrameType.ERROR:
-            message = frames.decode_text(frame.payload)
-            code = ErrorCode.VERSION if message.startswith("version:") else ErrorCode.INTERNAL
-        else:
+        if frame.type not in (FrameType.RESET, FrameType.ERROR):
             raise ProtocolError(f"A frame of type {frame.type} came without a stream.")
+        code, message = frames.decode_session_error(frame)
         self._end(code, message, remote=True)
 
     # -- streams
@@ -396,7 +315,7 @@ class Connection:
     def _add_stream(self, stream: int, head: RequestHead) -> StreamState:
         credit = Feature.CREDIT in self.features
         rx_window = ReceiveWindow(self._limits.window) if credit else Backlog(self._limits.v1_backlog)
-        tx_window = SendWindow(self._peer_window) if credit else Unmetered()
+        tx_window = SendWindow(self._agreement.window) if credit else Unmetered()
         state = StreamState(rx_window=rx_window, tx_window=tx_window, request=head)
         self._streams[stream] = state
         return state
@@ -432,13 +351,6 @@ class Connection:
 
     # -- the session
 
-    def _say(self, said: list[Frame]) -> None:
-        for frame in said:
-            self._control(FrameType(frame.type), frame.stream, frame.payload)
-
-    def _control(self, type: FrameType, stream: int, payload: bytes = b"") -> None:
-        self._outbox.add_control(frames.encode(type, stream, payload))
-
     def _check_control(self) -> None:
         if self._outbox.waiting > self._limits.control:
             raise ProtocolError("The peer asks for more answers than it takes.")
@@ -450,9 +362,9 @@ class Connection:
 
     def _tx_session_error(self, code: ErrorCode, message: str) -> None:
         if Feature.RESET in self.features:
-            self._control(FrameType.RESET, 0, frames.encode_reset(code, message))
+            self.line.control(FrameType.RESET, frames.encode_reset(code, message))
         else:
-            self._control(FrameType.ERROR, 0, frames.encode_error(message))
+            self.line.control(FrameType.ERROR, frames.encode_error(message))
 
     def _end(self, code: ErrorCode, message: str, *, remote: bool) -> None:
         self.ended = ConnectionEnded(code, message, remote)

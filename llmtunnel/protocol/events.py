@@ -6,15 +6,6 @@ from dataclasses import dataclass
 
 from ..errors import ErrorCode
 from .heads import RequestHead, ResponseHead
-from .hello import Features
-
-
-@dataclass(frozen=True, slots=True)
-class Established:
-    """HELLO and AGREE are done: streams may be opened."""
-
-    features: Features
-    agent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +57,11 @@ class RestUnwanted:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerSilent:
+    """Nothing comes any more on a channel of a session that can go on with another one, or when something does."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionEnded:
     """The session is over: nothing more will come or be sent, but for a last message."""
 
@@ -75,12 +71,12 @@ class ConnectionEnded:
 
 
 Event = (
-    Established
-    | RequestReceived
+    RequestReceived
     | ResponseReceived
     | DataReceived
     | EndReceived
     | StreamEnded
     | RestUnwanted
+    | PeerSilent
     | ConnectionEnded
 )

@@ -31,6 +31,8 @@ class FrameType(IntEnum):
     PONG = 4
     BUNDLE = 5
     AUTH = 6
+    RESUME = 7
+    ACK = 8
     REQ_HEADERS = 10
     REQ_BODY = 11
     REQ_END = 12
@@ -40,6 +42,10 @@ class FrameType(IntEnum):
     RESET = 30
     CREDIT = 31
     ERROR = 99
+
+
+LAST_OF_SESSION: Final = 9
+"""Types up to this are the session's, whatever the stream; a frame of a higher one and of a stream has a number."""
 
 
 class Frame(NamedTuple):
@@ -126,6 +132,14 @@ def encode_error(message: str) -> bytes:
     return _text(message)
 
 
+def decode_session_error(frame: Frame) -> tuple[ErrorCode, str]:
+    """The code and text of RESET or ERROR on stream 0."""
+    if frame.type == FrameType.RESET:
+        return decode_reset(frame.payload)
+    message = decode_text(frame.payload)
+    return (ErrorCode.VERSION if message.startswith("version:") else ErrorCode.INTERNAL), message
+
+
 def decode_text(payload: bytes) -> str:
     """A peer's text for people: bounded, and without control characters that could play with a terminal."""
     text = payload[:TEXT_LIMIT].decode("utf-8", "replace")
@@ -145,6 +159,19 @@ def decode_credit(payload: bytes) -> int:
     if amount == 0:
         raise ProtocolError("A CREDIT grants nothing.")
     return amount
+
+
+def encode_count(count: int) -> bytes:
+    """The payload of RESUME and ACK."""
+    return _U64.pack(count)
+
+
+def decode_count(payload: bytes) -> int:
+    """The number of a frame, or how many frames."""
+    if len(payload) != _U64.size:
+        raise ProtocolError("A RESUME or ACK has not 8 bytes.")
+    count: int = _U64.unpack(payload)[0]
+    return count
 
 
 def encode_length(length: int) -> bytes:

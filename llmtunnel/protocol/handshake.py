@@ -13,21 +13,41 @@ from typing import Final
 from ..config import Limits
 from ..errors import ErrorCode, ProtocolError
 from ..status import Role
+from . import keys
 from .auth import ProxyAuth, ProxyCredentials, ServeAuth, ServeCredentials
 from .frames import Frame, FrameType
-from .hello import UNLIMITED, VERSION, Agree, Feature, Features, Hello, check_version
+from .hello import UNLIMITED, VERSION, Agree, Feature, Features, Hello, ResumeOffer, check_version
 from .keys import Ticket
+from .resume import Claim, Resumable
 
 Credentials = ProxyCredentials | ServeCredentials
 
-V1: Final = frozenset(FrameType) - {FrameType.BUNDLE, FrameType.AUTH, FrameType.RESET, FrameType.CREDIT}
+V1: Final = frozenset(FrameType) - {
+    *(FrameType.BUNDLE, FrameType.AUTH, FrameType.RESUME, FrameType.ACK, FrameType.RESET, FrameType.CREDIT)
+}
 """Types that every peer knows; of the others, one that was not agreed on is an unknown one, and skipped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What this side brings to a handshake."""
+
+    limits: Limits
+    features: Features
+    agent: str = ""
+    certificate: bytes = b""
+    """SHA-256 of the one that the peer has shown on this channel; empty where that has none."""
+    resume: ResumeOffer | None = None
+    """Proxy: the session that it wants to go on with."""
+    resumable: Resumable = lambda claim: None
+    """Serve: which session a proxy may go on with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
     """What the two sides have agreed on, and proven."""
 
+    features: Features
     window: int
     """Bytes of credit towards the peer, for each stream."""
     streams: int = UNLIMITED
@@ -35,22 +55,27 @@ class Agreement:
     agent: str = ""
     ticket: Ticket | None = field(default=None, repr=False)
     """For the proxy's next time; None where nothing was proven."""
+    certificate: bytes = b""
+    """The peer's, as in `Offer`."""
+    session: bytes = b""
+    """The session's id; empty where it cannot be resumed."""
+    received: int | None = None
+    """How many of our frames the peer has of that session, which goes on; None where the session is a new one."""
 
 
 class Handshake(ABC):
     """One side of it."""
 
-    def __init__(self, *, limits: Limits, features: Features, agent: str, authenticates: bool) -> None:
+    def __init__(self, offer: Offer, *, authenticates: bool) -> None:
         self.agreement: Agreement | None = None
         """What was agreed on, once all is done."""
         self.features: Features = frozenset()
         """What has been agreed on so far, which is how a refusal is told."""
-        self.offered = features | {Feature.AUTH} if authenticates else features
+        self.offered = offer.features | {Feature.AUTH} if authenticates else offer.features
         """What this side can do."""
         self.proved = False
-        """Our confirmation is sent: a peer that plays a part has had its one guess."""
-        self._limits = limits
-        self._agent = agent
+        """Our confirmation of the secret is sent: a peer that plays a part has had its one guess."""
+        self._offer = offer
 
     @abstractmethod
     def begin(self) -> list[Frame]:
@@ -64,11 +89,16 @@ class Handshake(ABC):
 class ProxyHandshake(Handshake):
     """The side that says hello."""
 
-    def __init__(self, credentials: ProxyCredentials | None, *, limits: Limits, features: Features, agent: str) -> None:
-        super().__init__(limits=limits, features=features, agent=agent, authenticates=credentials is not None)
+    def __init__(self, offer: Offer, credentials: ProxyCredentials | None) -> None:
+        super().__init__(offer, authenticates=credentials is not None)
         self._auth = ProxyAuth(credentials) if credentials else None
-        offer = self._auth.offer if self._auth else None
-        self._hello = Hello(features=self.offered, window=limits.window, agent=agent, auth=offer).encode()
+        self._hello = Hello(
+            features=self.offered,
+            window=offer.limits.window,
+            agent=offer.agent,
+            auth=self._auth.offer if self._auth else None,
+            resume=offer.resume,
+        ).encode()
         self._agree: Agree | None = None
 
     def begin(self) -> list[Frame]:
@@ -92,26 +122,45 @@ class ProxyHandshake(Handshake):
                 code=ErrorCode.VERSION,
             )
         self.features = agree.features & self.offered
+        self._check_session(agree)
         if self._auth is None:
             self._finish(agree, None)
             return []
         confirmation = self._auth.prove(agree.auth, now, hello=self._hello, agree=payload)
-        self.proved = True
+        self.proved = agree.auth is not None and agree.auth.share is not None
         return [Frame(FrameType.AUTH, 0, confirmation)]
 
     def _finish(self, agree: Agree, ticket: Ticket | None) -> None:
-        self.agreement = Agreement(window=agree.window, streams=agree.streams, agent=agree.agent, ticket=ticket)
+        self.agreement = Agreement(
+            features=self.features,
+            window=agree.window,
+            streams=agree.streams,
+            agent=agree.agent,
+            ticket=ticket,
+            certificate=self._offer.certificate,
+            session=agree.session if agree.session and Feature.RESUME in self.features else b"",
+            received=agree.received,
+        )
+
+    def _check_session(self, agree: Agree) -> None:
+        if Feature.RESUME in self.features and agree.session is None:
+            raise ProtocolError("An AGREE names no session.")
+        asked = self._offer.resume.session if self._offer.resume else None
+        if agree.received is not None and (asked is None or agree.session != asked):
+            raise ProtocolError("Serve goes on with a session that this proxy did not ask for.")
 
 
 class ServeHandshake(Handshake):
     """The side that agrees."""
 
-    def __init__(self, credentials: ServeCredentials | None, *, limits: Limits, features: Features, agent: str) -> None:
+    def __init__(self, offer: Offer, credentials: ServeCredentials | None) -> None:
         secret = credentials.door.secret if credentials else None
-        super().__init__(limits=limits, features=features, agent=agent, authenticates=secret is not None)
+        super().__init__(offer, authenticates=secret is not None)
         self._credentials = credentials
         self._auth = ServeAuth(credentials, secret) if credentials and secret is not None else None
         self._hello: Hello | None = None
+        self._session = b""
+        self._resumed = False
 
     def begin(self) -> list[Frame]:
         """Nothing: the proxy speaks first."""
@@ -134,12 +183,15 @@ class ServeHandshake(Handshake):
         if self._credentials:
             self._credentials.door.check(self._credentials.certificates.proxy)
         answer = self._auth.answer(hello.auth, now) if self._auth else None
+        received = self._find_session(hello)
         agree = Agree(
             features=self.features,
-            window=self._limits.window,
-            streams=self._limits.streams,
-            agent=self._agent,
+            window=self._offer.limits.window,
+            streams=self._offer.limits.streams,
+            agent=self._offer.agent,
             auth=answer,
+            session=self._session or None,
+            received=received,
         ).encode()
         if self._auth is None:
             self._finish(hello)
@@ -148,18 +200,46 @@ class ServeHandshake(Handshake):
         return [Frame(FrameType.AGREE, 0, agree)]
 
     def _finish(self, hello: Hello) -> None:
-        self.agreement = Agreement(window=hello.window, agent=hello.agent)
+        self.agreement = Agreement(
+            features=self.features,
+            window=hello.window,
+            agent=hello.agent,
+            ticket=self._auth.ticket if self._auth else None,
+            certificate=self._offer.certificate,
+            session=self._session,
+            received=hello.resume.received if self._resumed and hello.resume else None,
+        )
+
+    def _find_session(self, hello: Hello) -> int | None:
+        """Which session it is to be; how many of the proxy's frames have come, where it is one that goes on."""
+        if Feature.RESUME not in self.features:
+            return None
+        received = self._ask_for_session(hello.resume) if hello.resume else None
+        self._resumed = received is not None
+        self._session = hello.resume.session if hello.resume and self._resumed else keys.new_session()
+        return received
+
+    def _ask_for_session(self, resume: ResumeOffer) -> int | None:
+        ticket = self._auth.returning if self._auth else None
+        if self._auth and ticket is None:
+            return None  # the secret is not enough: others have been given it too
+        claim = Claim(
+            session=resume.session,
+            received=resume.received,
+            certificate=self._offer.certificate,
+            ticket=ticket.id if ticket else None,
+            features=self.features,
+        )
+        return self._offer.resumable(claim)
 
 
-def handshake(
-    role: Role, credentials: Credentials | None, *, limits: Limits, features: Features, agent: str
-) -> Handshake:
+def handshake(role: Role, offer: Offer, credentials: Credentials | None) -> Handshake:
     """The one of this role; without credentials nothing is asked for, and nothing proven."""
     if role is Role.PROXY:
         assert not isinstance(credentials, ServeCredentials)
-        return ProxyHandshake(credentials, limits=limits, features=features, agent=agent)
+        return ProxyHandshake(offer, credentials)
     assert not isinstance(credentials, ProxyCredentials)
-    return ServeHandshake(credentials, limits=limits, features=features, agent=agent)
+    return ServeHandshake(offer, credentials)
 
 
 def _skip(frame: Frame) -> list[Frame]:

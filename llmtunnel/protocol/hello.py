@@ -14,8 +14,10 @@ PROTO: Final = "httptunnel"
 VERSION: Final = 1
 UNLIMITED: Final = 2**31 - 1
 MIN_WINDOW: Final = 1024
+MAX_COUNT: Final = 2**53 - 1
+"""The highest integer that each JSON reader takes."""
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2}){1,64}")
-"""What authentication carries: a share of SPAKE2 has 33 bytes."""
+"""What authentication and resuming carry: a share of SPAKE2 has 33 bytes."""
 
 
 class Feature(StrEnum):
@@ -30,6 +32,7 @@ class Feature(StrEnum):
     UPGRADE = "upgrade"
     BUNDLE = "bundle"
     AUTH = "auth"
+    RESUME = "resume"
 
 
 Features = frozenset[Feature]
@@ -55,6 +58,16 @@ class AuthAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeOffer:
+    """The proxy's part in HELLO of going on with a session."""
+
+    session: bytes
+    """Its id."""
+    received: int
+    """How many frames of serve's have come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
     """What the proxy says first."""
 
@@ -64,6 +77,7 @@ class Hello:
     window: int = UNLIMITED
     agent: str = ""
     auth: AuthOffer | None = None
+    resume: ResumeOffer | None = None
 
     def encode(self) -> bytes:
         """The payload of HELLO."""
@@ -75,6 +89,7 @@ class Hello:
             window=self.window,
             agent=self.agent,
             auth=self.auth and _hex(share=self.auth.share, ticket=self.auth.ticket),
+            resume=self.resume and _hex(session=self.resume.session) | {"received": self.resume.received},
         )
 
     @classmethod
@@ -90,6 +105,7 @@ class Hello:
             window=_window(values),
             agent=_agent(values),
             auth=_offer(values),
+            resume=_resume_offer(values),
         )
 
 
@@ -103,6 +119,10 @@ class Agree:
     streams: int = UNLIMITED
     agent: str = ""
     auth: AuthAnswer | None = None
+    session: bytes | None = None
+    """The session's id: that of the one which goes on, or a new one's."""
+    received: int | None = None
+    """How many frames of the proxy's have come, where the session that it asked for goes on."""
 
     def encode(self) -> bytes:
         """The payload of AGREE."""
@@ -113,6 +133,8 @@ class Agree:
             streams=self.streams,
             agent=self.agent,
             auth=self.auth and _hex(share=self.auth.share, nonce=self.auth.nonce),
+            session=self.session and self.session.hex(),
+            resume=None if self.received is None else {"received": self.received},
         )
 
     @classmethod
@@ -126,6 +148,8 @@ class Agree:
             streams=_integer(values, "streams", default=UNLIMITED, least=1),
             agent=_agent(values),
             auth=_answer(values),
+            session=_bytes(values, "session"),
+            received=_received(values),
         )
 
 
@@ -155,9 +179,11 @@ def _load(payload: bytes) -> dict[str, object]:
     return values
 
 
-def _integer(values: dict[str, object], name: str, *, default: int | None = None, least: int = 0) -> int:
+def _integer(
+    values: dict[str, object], name: str, *, default: int | None = None, least: int = 0, most: int = UNLIMITED
+) -> int:
     value = values.get(name, default)
-    if type(value) is not int or not least <= value <= UNLIMITED:
+    if type(value) is not int or not least <= value <= most:
         raise ProtocolError(f"A hello's {name} is not a fitting integer.")
     return value
 
@@ -174,7 +200,7 @@ def _features(values: dict[str, object]) -> Features:
 
 
 def _offer(values: dict[str, object]) -> AuthOffer | None:
-    auth = _auth(values)
+    auth = _object(values, "auth")
     if auth is None:
         return None
     share = _bytes(auth, "share")
@@ -184,7 +210,7 @@ def _offer(values: dict[str, object]) -> AuthOffer | None:
 
 
 def _answer(values: dict[str, object]) -> AuthAnswer | None:
-    auth = _auth(values)
+    auth = _object(values, "auth")
     if auth is None:
         return None
     answer = AuthAnswer(share=_bytes(auth, "share"), nonce=_bytes(auth, "nonce"))
@@ -193,11 +219,27 @@ def _answer(values: dict[str, object]) -> AuthAnswer | None:
     return answer
 
 
-def _auth(values: dict[str, object]) -> dict[str, object] | None:
-    auth = values.get("auth")
-    if auth is not None and not isinstance(auth, dict):
-        raise ProtocolError("A hello's auth is not an object.")
-    return auth
+def _resume_offer(values: dict[str, object]) -> ResumeOffer | None:
+    resume = _object(values, "resume")
+    if resume is None:
+        return None
+    session = _bytes(resume, "session")
+    if session is None:
+        raise ProtocolError("A hello's resume has no session.")
+    return ResumeOffer(session=session, received=_integer(resume, "received", most=MAX_COUNT))
+
+
+def _received(values: dict[str, object]) -> int | None:
+    resume = _object(values, "resume")
+    return None if resume is None else _integer(resume, "received", most=MAX_COUNT)
+
+
+def _object(values: dict[str, object], name: str) -> dict[str, object] | None:
+    """The JSON object that stands there; None where the member is absent."""
+    value = values.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise ProtocolError(f"A hello's {name} is not an object.")
+    return value
 
 
 def _bytes(values: dict[str, object], name: str) -> bytes | None:

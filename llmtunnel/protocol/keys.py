@@ -72,6 +72,11 @@ class KeyExchange:
         return key
 
 
+def new_session() -> bytes:
+    """A session's id, 16 bytes."""
+    return secrets.token_bytes(16)
+
+
 def returning(ticket: Ticket, share: bytes, nonce: bytes) -> bytes:
     """The shared key with a proxy that comes back; ``share`` is new each time, and so is ``nonce``."""
     return hmac.digest(ticket.key, share + nonce, sha256)

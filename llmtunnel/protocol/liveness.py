@@ -36,12 +36,19 @@ class Liveness:
         self._sent: float | None = None
         """The same, for measuring the round trip."""
         self._suspected = False
+        self._given_up = False
         self.rtt: float | None = None
         """Seconds of the last round trip."""
+
+    @property
+    def last_heard(self) -> float:
+        """When the last message came."""
+        return self._heard
 
     def heard(self, now: float) -> None:
         """A message came."""
         self._heard = now
+        self._given_up = False
         self._pinged = None
         self._suspected = False
 
@@ -52,11 +59,22 @@ class Liveness:
 
     def suspect(self) -> None:
         """Somebody says that the peer is gone: ask it at once, and give it little time."""
-        if not self._suspected:  # hearing it again gives no new delay
+        if not self._suspected and not self._given_up:  # hearing it again gives no new delay
             self._suspected, self._pinged = True, None
 
-    def deadline(self, *, busy: bool) -> float:
-        """When `check` has something to say next."""
+    def renew(self, now: float) -> None:
+        """The channel is another one."""
+        self.heard(now)
+        self._sent = None
+
+    def give_up(self) -> None:
+        """Ask no more until something is heard."""
+        self._given_up = True
+
+    def deadline(self, *, busy: bool) -> float | None:
+        """When `check` has something to say next; None where it has given up."""
+        if self._given_up:
+            return None
         ping_after, dead_after = self._limits(busy)
         if self._pinged is None:
             return self._heard + ping_after
@@ -65,9 +83,10 @@ class Liveness:
     def check(self, now: float, *, busy: bool) -> Verdict:
         """Call at the `deadline`; PING counts as done."""
         deadline = self.deadline(busy=busy)
-        if now < deadline:
+        if deadline is None or now < deadline:
             return Verdict.ALIVE
         if self._pinged is not None and (self._suspected or now - deadline < OVERSLEPT):
+            self.give_up()
             return Verdict.DEAD
         self._pinged = self._sent = now
         return Verdict.PING

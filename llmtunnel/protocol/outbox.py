@@ -1,7 +1,8 @@
-"""What waits for the channel: control frames first, then the streams in turn, a piece of each.
+"""What waits for the channel: the session's own frames first, then the streams in turn, a piece of each.
 
 A stream's own frames keep their order. The channel pulls: a frame is cut when there is room for it, so that what is
-queued behind a slow channel can still be dropped (a reset) or overtaken (another stream).
+queued behind a slow channel can still be dropped (a reset) or overtaken (another stream). What is cut of a stream goes
+into the journal, and on a new channel comes out of it again, before all else of streams.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import deque
 from typing import Final
 
 from .frames import HEADER, MAX_BUNDLED_FRAME, MAX_MESSAGE, FrameType, bundle, bundled_size, encode
+from .journal import Journal
 
 QUANTUM: Final = 16_384
 """Body bytes a stream sends in its turn: at 10 MB/s 1.6 ms, which is what each bulk stream adds to another's wait."""
@@ -42,10 +44,14 @@ class _Queue:
 class Outbox:
     """Frames of all streams, to be taken a message at a time."""
 
-    def __init__(self) -> None:
-        self.bundles = False
+    def __init__(self, *, bundles: bool = False, journal: Journal | None = None) -> None:
+        self.bundles = bundles
         """Whether several frames may share a message."""
+        self._journal = journal
         self._control: deque[bytes] = deque()
+        self._again: deque[bytes] = deque()
+        """What the last channel may have lost."""
+        self._urgent: deque[bytes] = deque()
         self._queues: dict[int, _Queue] = {}
         self._turns: deque[int] = deque()
         """Streams that have something queued, in the order of their turns."""
@@ -54,12 +60,17 @@ class Outbox:
         self._cut: set[int] = set()
 
     def __bool__(self) -> bool:
-        return bool(self._control or self._turns or self._next)
+        return bool(self._control or self._again or self._urgent or self._turns or self._next)
 
     @property
     def waiting(self) -> int:
         """How many control frames, and streams with something queued, wait."""
-        return len(self._control) + len(self._turns)
+        return len(self._control) + len(self._urgent) + len(self._turns)
+
+    @property
+    def held(self) -> bool:
+        """Whether frames of streams wait for nothing but the journal."""
+        return self._is_full and bool(self._urgent or self._turns)
 
     def take_cut(self) -> set[int]:
         """Streams of which body bytes have left since the last call: there is room again."""
@@ -72,8 +83,12 @@ class Outbox:
         return STREAM_ROOM - queue.size if queue else STREAM_ROOM
 
     def add_control(self, frame: bytes) -> None:
-        """Queue a frame ahead of all streams."""
+        """Queue a frame of the session ahead of all streams."""
         self._control.append(frame)
+
+    def add_urgent(self, frame: bytes) -> None:
+        """Queue a frame of a stream ahead of what any has queued."""
+        self._urgent.append(frame)
 
     def add_frame(self, stream: int, frame: bytes) -> None:
         """Queue a head or an end behind what the stream has queued."""
@@ -92,9 +107,17 @@ class Outbox:
 
     def drop_streams(self) -> None:
         """Forget what all streams have queued."""
-        self._queues.clear()
-        self._turns.clear()
+        for queued in (self._queues, self._turns, self._urgent, self._again):
+            queued.clear()
         self._next = None
+
+    def begin_again(self, first: bytes) -> None:
+        """The channel is another one: ``first`` goes first, then what the journal holds."""
+        assert self._journal is not None
+        self._next = None  # of a stream, the journal has it; of the session, it was for the other channel
+        self._control.clear()
+        self._control.append(first)
+        self._again = deque(self._journal.kept)
 
     def next_message(self) -> bytes | None:
         """One message: a frame, or as many as fit where bundles are agreed."""
@@ -119,10 +142,24 @@ class Outbox:
 
     def _take(self) -> bytes | None:
         if self._next is not None:
-            frame, self._next = self._next, None
-            return frame
+            held, self._next = self._next, None
+            return held
         if self._control:
             return self._control.popleft()
+        if self._again:
+            return self._again.popleft()
+        if self._is_full:
+            return None
+        frame = self._urgent.popleft() if self._urgent else self._take_turn()
+        if frame is not None and self._journal is not None:
+            self._journal.add(frame)
+        return frame
+
+    @property
+    def _is_full(self) -> bool:
+        return self._journal is not None and self._journal.full
+
+    def _take_turn(self) -> bytes | None:
         if not self._turns:
             return None
         stream = self._turns.popleft()

@@ -1,4 +1,4 @@
-"""One connection to one member of the room: WebRTC, then a session, from the first offer to the end."""
+"""One connection to one member of the room: WebRTC, then what it carries, from the first offer to the end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 from ..config import Settings
 from ..errors import ConnectFailed, ErrorCode, PeerError, PeerLost, TunnelError
+from ..protocol.greeting import Greeting
+from ..protocol.handshake import Agreement
 from ..signaling import messages
 from ..signaling.messages import IceCandidate, Member
-from ..status import Role
 from ..transport.base import Channel
 from ..transport.identity import Identity
 from ..transport.webrtc import WebRtcPeer
-from .access import Access
-from .mux import FAREWELL, Handler, Session
+from .carrier import FAREWELL, Carrier
+from .mux import Session
 
 logger = logging.getLogger(__name__)
 
@@ -29,22 +30,20 @@ Connect = Callable[[], Coroutine[Any, Any, None]]
 class Link:
     """Make with a member, start with `offer` or `answer`, feed what the member signals, end with `aclose`.
 
-    ``up`` is called when the session stands, ``down`` once when the link is over, with the reason; it is to be closed
-    then too.
+    ``greeting`` says what to say on its channel. ``up`` is called with what was agreed on there, and gives the session
+    that it carries from then on; ``down`` once when the link is over, with the reason. It is to be closed then too.
     """
 
     def __init__(
         self,
         member: Member,
-        role: Role,
         settings: Settings,
         *,
         identity: Identity,
-        access: Access,
-        handler: Handler | None,
+        greeting: Callable[[Channel], Greeting],
         send: Send,
         addressed: bool,
-        up: Callable[[Link], None],
+        up: Callable[[Link, Carrier, Agreement], Session | None],
         down: Callable[[Link, TunnelError], None],
     ) -> None:
         self.member = member
@@ -53,11 +52,10 @@ class Link:
         self.certificate = b""
         """SHA-256 of the one that the member showed; empty until the channel is open."""
         self.session: Session | None = None
-        """Set once it stands."""
-        self._role = role
+        """The one that it carries, or has carried; None before there is an agreement."""
+        self._carrier: Carrier | None = None
         self._settings = settings
-        self._access = access
-        self._handler = handler
+        self._greeting = greeting
         self._send = send
         self._to = member.peer_id if addressed else None
         self._up, self._down = up, down
@@ -104,9 +102,9 @@ class Link:
             self._give_up(PeerLost(f"{self.name} left before it was reached."))
 
     async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
-        """End the session in order, and the connection; to be called once, also of a link that is over."""
-        if self.session is not None:
-            await self.session.aclose(code, message)
+        """Close the channel in order, and the connection; to be called once, also of a link that is over."""
+        if self._carrier is not None:
+            await self._carrier.aclose(code, message)
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -123,12 +121,14 @@ class Link:
             self._task.cancel()
 
     async def _run(self, connect: Connect) -> TunnelError:
-        """Connect, then stay until the session ends; returns why it is over."""
+        """Connect, then stay until the channel is over; returns why it is."""
         try:
             await connect()
-            self.session = await self._make_session()
-            self._up(self)
-            return await self.session.wait_ended()
+            channel = await self._peer.channel()
+            self._name(channel)
+            self._carrier = Carrier(channel, self._greeting(channel), agreed=self._begin)
+            self._carrier.start()
+            return await self._carrier.wait_over()
         except TunnelError as exc:
             return exc
         except Exception as exc:
@@ -136,31 +136,20 @@ class Link:
             return PeerError(f"A defect ended the connection to {self.name}: {exc!r}.", hint="Please report it.")
 
     def _is_over(self, task: asyncio.Task[TunnelError]) -> None:
-        self._down(self, self._reason if task.cancelled() else task.result())
+        self._down(self, self._given_up() if task.cancelled() else task.result())
 
-    async def _make_session(self) -> Session:
-        channel = await self._peer.channel()
-        self._name(channel)
-        settings = self._settings
-        session = Session(
-            channel,
-            self._role,
-            peer=self.name,
-            handler=self._handler,
-            limits=settings.limits,
-            timeouts=settings.timeouts,
-            credentials=self._access.credentials(channel.binding),
-        )
-        try:
-            await session.start()
-        except BaseException:
-            try:
-                await session.aclose(ErrorCode.CANCELLED, "The hello was given up.")
-            finally:
-                if session.error is not None and not isinstance(session.error, PeerLost):
-                    self._reason = session.error  # who gives the link up, as the signal server may, does not hide it
-            raise
-        return session
+    def _given_up(self) -> TunnelError:
+        """Why; who gives the link up, as the signal server may, does not hide that a guess was made on it."""
+        if self._carrier is None:
+            return self._reason
+        self._carrier.leave(self._reason.message)
+        error = self._carrier.error
+        return self._reason if error is None or isinstance(error, PeerLost) else error
+
+    def _begin(self, carrier: Carrier, agreement: Agreement) -> None:
+        self.session = self._up(self, carrier, agreement)
+        if self.session is None:
+            carrier.leave("The session that was to go on has ended.")
 
     def _name(self, channel: Channel) -> None:
         if channel.binding is not None:

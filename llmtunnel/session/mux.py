@@ -1,7 +1,8 @@
-"""A session: many streams over one channel. Drives `protocol.connection` and owns nothing of its rules.
+"""A session: many streams, over one channel after the other. Drives `protocol.connection` and owns none of its rules.
 
 Messages go down when the channel has room, and once per turn of the loop, so that what is written in one turn shares a
-message.
+message. Where the channel falls silent or goes, streams wait, for ``resume_for`` at most: for the channel to speak
+again, or for another one (`Session.resume`).
 """
 
 from __future__ import annotations
@@ -9,96 +10,82 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from .. import version
 from ..config import Limits, Timeouts
-from ..errors import (
-    AuthenticationFailed,
-    ChannelClosed,
-    ErrorCode,
-    PeerError,
-    PeerLost,
-    StreamReset,
-    TooManyStreams,
-    TunnelError,
-    Unwelcome,
-    VersionMismatch,
-)
+from ..errors import ChannelClosed, ErrorCode, PeerLost, ProtocolError, StreamReset, TooManyStreams, TunnelError
 from ..protocol.connection import Connection
 from ..protocol.events import (
     ConnectionEnded,
     DataReceived,
     EndReceived,
-    Established,
     Event,
+    PeerSilent,
     RequestReceived,
     ResponseReceived,
     RestUnwanted,
     StreamEnded,
 )
-from ..protocol.handshake import Credentials
+from ..protocol.handshake import Agreement
 from ..protocol.heads import RequestHead, ResponseHead
-from ..protocol.hello import ALL_FEATURES, Feature, Features
+from ..protocol.hello import Feature, Features
 from ..protocol.keys import Ticket
+from ..protocol.line import Line
 from ..status import Path, Role
-from ..transport.base import Channel
+from .carrier import FAREWELL, Carrier, session_error
+from .owner import Owner
 from .stream import Stream
 
 logger = logging.getLogger(__name__)
 
-AGENT = f"llmtunnel/{version.__version__}"
-FAREWELL = "The peer stops."
-NOT_PROVEN = (
-    "It can be a mistyped code: compare it with the other side's. Where it is the same, somebody between you poses as"
-    " the other side: use a signal server that you trust (--signal)."
-)
 Handler = Callable[[Stream], Awaitable[None]]
 
 
 class Session:
-    """What two peers keep over a channel. Use `start`, then `open` (proxy) or the handler (serve), then `aclose`."""
+    """What two peers keep over a channel. Use `open` (proxy) or the handler (serve), then `aclose`."""
 
     def __init__(
         self,
-        channel: Channel,
         role: Role,
+        agreement: Agreement,
+        carrier: Carrier,
         *,
         peer: str,
         handler: Handler | None = None,
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
-        features: Features = ALL_FEATURES,
-        credentials: Credentials | None = None,
+        resume_for: float = 0.0,
+        owner: Owner | None = None,
     ) -> None:
         self.role = role
         self.peer = peer
         """The other side's short name."""
-        self._channel = channel
+        self.ticket: Ticket | None = agreement.ticket
+        """Proxy: what it comes back with, where it has proven itself."""
+        self.id = agreement.session
+        self.certificate = agreement.certificate
+        """SHA-256 of the one that the peer showed; empty where its channel had none."""
+        self._carrier = carrier
+        self._owner = owner
+        self._resume_for = resume_for
+        self._giving_up: asyncio.TimerHandle | None = None
+        """Runs while the session is suspended."""
         self._handler = handler
         self._limits = limits or Limits()
         self._loop = asyncio.get_running_loop()
-        self._connection = Connection(
-            role,
-            now=self._loop.time(),
-            limits=self._limits,
-            timeouts=timeouts,
-            features=features,
-            agent=AGENT,
-            credentials=credentials,
-        )
+        self._connection = Connection(role, agreement, now=self._loop.time(), limits=self._limits, timeouts=timeouts)
         self._streams: dict[int, Stream] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._slot = asyncio.Event()
         self._flush_handle: asyncio.Handle | None = None
         self._timer: asyncio.Handle | None = None
         self._timer_at = 0.0  # uvloop's handle of a time that has come does not tell it
-        self._established: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[TunnelError] = self._loop.create_future()
+        carrier.carry(self)
+        self._arm()
 
     @property
     def features(self) -> Features:
-        """What both sides agreed on; empty before `start` has returned."""
+        """What both sides agreed on."""
         return self._connection.features
 
     @property
@@ -112,29 +99,19 @@ class Session:
         return Feature.AUTH in self.features
 
     @property
-    def ticket(self) -> Ticket | None:
-        """Proxy: what it comes back with, where it has proven itself."""
-        return self._connection.ticket
-
-    @property
     def path(self) -> Path:
         """How packets travel."""
-        return self._channel.path
+        return self._carrier.channel.path
 
     @property
     def address(self) -> str:
         """The other end's, for people."""
-        return self._channel.address
-
-    @property
-    def certificate(self) -> bytes:
-        """SHA-256 of the one that the peer showed; empty where its channel has none."""
-        return self._channel.binding.remote if self._channel.binding else b""
+        return self._carrier.channel.address
 
     @property
     def rtt(self) -> float | None:
         """The last ping's round trip, seconds."""
-        return self._connection.rtt
+        return self.line.rtt
 
     @property
     def active(self) -> int:
@@ -146,12 +123,33 @@ class Session:
         """Why the session is over; None while it is not."""
         return self._ended.result() if self._ended.done() else None
 
-    async def start(self) -> None:
-        """Say hello, and prove to each other what is to be proven. Raises the `PeerError` that ends the session."""
-        self._channel.attach(self)
-        self._schedule_flush()
-        self._arm()
-        await self._established
+    @property
+    def suspended(self) -> bool:
+        """Whether it has no channel that works, and waits for one."""
+        return self._giving_up is not None
+
+    @property
+    def line(self) -> Line:
+        """What the next channel's greeting asks about it."""
+        return self._connection.line
+
+    def is_on(self, carrier: Carrier) -> bool:
+        """Whether this is its channel."""
+        return self._carrier is carrier
+
+    def resume(self, agreement: Agreement, carrier: Carrier) -> None:
+        """Go on over another channel, where that was agreed. The last one is left; closing it is its owner's."""
+        gap = self._silence() if self.suspended else 0.0
+        last, self._carrier = self._carrier, carrier
+        last.leave("The session goes on over another connection.")
+        carrier.carry(self)
+        try:
+            self.line.resume(agreement, self._loop.time())
+        except ProtocolError as exc:
+            self._give_up(exc.code, exc.message)
+            return
+        self._flush()
+        self._go_on(gap)
 
     async def open(self, head: RequestHead, *, ended: bool = False) -> Stream:
         """Proxy: begin an exchange, when the peer takes one more; ``ended`` where the request has no body.
@@ -172,7 +170,7 @@ class Session:
 
     def suspect(self) -> None:
         """Somebody says that the peer is gone: find out within a second or so."""
-        self._connection.suspect()
+        self.line.suspect()
         self._arm()
 
     async def wait_ended(self) -> TunnelError:
@@ -184,7 +182,7 @@ class Session:
         self._connection.close(code, message)
         self._flush()
         self._end(PeerLost(message))
-        await self._channel.aclose()
+        await self._carrier.aclose()
         if self._tasks:
             await asyncio.wait(self._tasks.values())
 
@@ -218,10 +216,12 @@ class Session:
         self._connection.consumed(stream, size)
         self._schedule_flush()
 
-    # -- called by the channel
+    # -- called by the carrier
 
     def message_received(self, message: bytes) -> None:
         """See `transport.base.Receiver`."""
+        if self._giving_up is not None:
+            self._go_on(self._silence())
         self._dispatch(self._connection.receive_message(message, self._loop.time()))
         self._schedule_flush()
 
@@ -231,7 +231,12 @@ class Session:
 
     def channel_closed(self, reason: str) -> None:
         """See `transport.base.Receiver`."""
-        self._end(PeerLost(f"The connection to the peer closed: {reason}"))
+        reason = f"The connection to the peer closed: {reason}"
+        if self.line.resumable and self._resume_for > 0:
+            self.line.suspend()
+            self._suspend(reason)
+        else:
+            self._end(PeerLost(reason))
 
     # -- events
 
@@ -260,13 +265,11 @@ class Session:
                 self._stream_ended(id, StreamReset(code, message, remote=remote))
             case RestUnwanted(id):
                 self._stream_ended(id, StreamReset(ErrorCode.NO_ERROR, "The request's rest is not needed."))
-            case Established():
-                self._channel.trust()
-                if not self._established.done():
-                    self._established.set_result(None)
+            case PeerSilent():
+                self._suspend("The peer is silent.")
             case ConnectionEnded(code, message, remote):
                 self._flush()
-                self._end(_session_error(code, message, remote=remote))
+                self._end(session_error(code, message, remote=remote))
 
     def _start_handler(self, id: int, request: RequestHead) -> None:
         assert self._handler is not None, "only serve receives requests"
@@ -313,21 +316,47 @@ class Session:
         """The session is over, for whatever reason came first."""
         if self._ended.done():
             return
-        if self._connection.was_guessed and isinstance(error, PeerLost):
-            error = AuthenticationFailed(f"The other side has not proven itself: {error.message}", hint=NOT_PROVEN)
         self._ended.set_result(error)
-        if not self._established.done():
-            self._established.set_exception(error)
-            self._established.exception()  # nobody may be waiting for it
+        self._carrier.leave(error.message)
         for stream in self._streams.values():
             stream.rx_ended(error)
         self._streams.clear()
         for task in self._tasks.values():
             task.cancel()
         self._slot.set()
-        for handle in (self._timer, self._flush_handle):
+        for handle in (self._timer, self._flush_handle, self._giving_up):
             if handle is not None:
                 handle.cancel()
+        self._giving_up = None
+        if self._owner is not None:
+            self._owner.session_ended(self, error)
+
+    # -- without a channel
+
+    def _suspend(self, reason: str) -> None:
+        if self._giving_up is not None or self._ended.done():
+            return
+        told = f"{reason} Nothing was heard for {self._resume_for:g} s."
+        self._giving_up = self._loop.call_later(self._resume_for, self._give_up, ErrorCode.INTERNAL, told)
+        if self._owner is not None:
+            self._owner.session_suspended(self, reason)
+
+    def _go_on(self, gap: float) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+        self._arm()
+        if self._owner is not None:
+            self._owner.session_resumed(self, gap)
+
+    def _give_up(self, code: ErrorCode, message: str) -> None:
+        """End the session; the peer hears why, where it still can."""
+        self._connection.close(code, message)
+        self._flush()
+        self._end(session_error(code, message, remote=False))
+
+    def _silence(self) -> float:
+        return self._loop.time() - self.line.last_heard
 
     # -- the channel
 
@@ -338,10 +367,10 @@ class Session:
     def _flush(self) -> None:
         self._flush_handle = None
         try:
-            while self._channel.has_room and (message := self._connection.message_to_send()) is not None:
-                self._channel.send(message)
+            while self._carrier.channel.has_room and (message := self._connection.message_to_send()) is not None:
+                self._carrier.channel.send(message)
         except ChannelClosed as exc:
-            self._end(PeerLost(f"The connection to the peer closed: {exc}"))
+            self.channel_closed(str(exc))
             return
         for id in self._connection.take_writable():
             if stream := self._streams.get(id):
@@ -369,18 +398,4 @@ class Session:
         self._arm()
 
     def __repr__(self) -> str:
-        state: Any = self.error or ("established" if self._established.done() else "starting")
-        return f"<Session {self.role} with {self.peer}: {state}>"
-
-
-def _session_error(code: ErrorCode, message: str, *, remote: bool) -> PeerError:
-    # Whoever it is may write here what it likes: users must not take it for our own words.
-    told = f"The other side says: {message}" if remote else message
-    match code:
-        case ErrorCode.VERSION:
-            return VersionMismatch(told, hint="Install the same version of llmtunnel on both sides.")
-        case ErrorCode.UNAUTHENTICATED:
-            return AuthenticationFailed(told, hint=NOT_PROVEN)
-        case ErrorCode.UNWELCOME:
-            return Unwelcome(told, hint="Ask who runs serve for a new code.")
-    return PeerLost(f"The session ended: {message}")
+        return f"<Session {self.role} with {self.peer}: {self.error or ('suspended' if self.suspended else 'stands')}>"

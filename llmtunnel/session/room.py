@@ -1,8 +1,8 @@
 """A member of a room: stays in it, connects to the other side, and does both again after whatever happens.
 
 The signal server and the links fail apart from each other: links outlive the signal server's loss, and a proxy that
-has lost its link leaves the room and joins again, as another member, so that serve offers anew
-(signaling/negotiation.py).
+wants another link leaves the room and joins again, as another member, so that serve offers anew
+(signaling/negotiation.py). The link that it has stays until the session has gone over to the other one (peers.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 from ..bucket import Bucket
 from ..config import Settings
-from ..errors import ErrorCode, PeerNotFound, SignalError, TunnelError
+from ..errors import SignalError, TunnelError
+from ..protocol.handshake import Agreement
 from ..signaling.client import SignalClient
 from ..signaling.messages import Joined, Member, PeerLeft, ServerError
 from ..signaling.negotiation import (
@@ -30,21 +31,15 @@ from ..signaling.negotiation import (
     TakeAnswer,
     TakeCandidate,
 )
-from ..status import (
-    ErrorNotice,
-    Notice,
-    PeerConnected,
-    PeerLostNotice,
-    Reconnecting,
-    Role,
-    SignalConnected,
-    Waiting,
-)
+from ..status import ErrorNotice, Notice, Reconnecting, Role, SignalConnected, Waiting
 from ..transport.identity import Identity
 from .access import Access, ProxyAccess, ServeAccess
 from .backoff import Backoff
+from .carrier import Carrier
 from .link import Link
-from .mux import FAREWELL, Handler, Session
+from .mux import Handler, Session
+from .peers import Peers
+from .watch import watch
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +49,8 @@ ARRIVALS = 16
 """Members that may connect at once: all of a room, when serve is started again."""
 ARRIVAL_EVERY = 0.125
 """Seconds until one more may: a connection costs some 30 ms of computing, for a stranger too."""
+OVERLAP = 2.0
+"""Seconds for which the channel that a session has left stays open."""
 COMPLAINT_EVERY = 10.0
 """Seconds between two notices that somebody did not come in, where nobody waits for it, and between two errors of the
 signal server: strangers must not fill the screen."""
@@ -72,7 +69,6 @@ class Room:
     ) -> None:
         self._settings = settings
         self._role = role
-        self._handler = handler
         self._notify = notify
         self._negotiation = Negotiation(role)
         self._identity = Identity()
@@ -84,27 +80,48 @@ class Room:
         self._instance = _new_instance()
         self._token: str | None = None
         self._addressed = False
+        self._peers = Peers(
+            role,
+            settings,
+            access=self._access,
+            handler=handler,
+            notify=notify,
+            disturbed=self._disturbed,
+            restored=self._restored,
+        )
         self._links: dict[str, Link] = {}
+        """By the member's id: being made, or carrying a session."""
+        self._left: set[Link] = set()
+        """Links of members that have come, or that we go to, under another id: they carry as long as they can."""
+        self._wanted = True
+        """Proxy: another link is."""
+        self._stopping = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
+        """Links that are being closed."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        """These, and what else goes on for itself."""
         self._outgoing: asyncio.Queue[str] = asyncio.Queue(OUTGOING)
-        self._lost = asyncio.Event()
+        self._want = asyncio.Event()
         self._rejoin_delay = 0.0
         self._reached_at = 0.0
-        self._up = asyncio.Event()
         self._retry_signal = Backoff(settings.timeouts)
         self._retry_link = Backoff(settings.timeouts)
         self._failure: TunnelError | None = None
 
     @property
     def sessions(self) -> list[Session]:
-        """The sessions that stand."""
-        # A copy first: other threads ask too, and the loop goes on meanwhile.
-        return [link.session for link in tuple(self._links.values()) if link.session and link.session.error is None]
+        """The sessions that are not over, those that wait for their peer too."""
+        return list(self._peers.sessions)
+
+    @property
+    def standing(self) -> list[Session]:
+        """Those whose peer is reached."""
+        return self._peers.standing
 
     @property
     def connecting(self) -> bool:
         """Whether a link is being made."""
-        return len(self.sessions) < len(self._links)
+        return any(link.session is None for link in tuple(self._links.values()))
 
     @property
     def access(self) -> Access:
@@ -113,22 +130,11 @@ class Room:
 
     async def session(self, wait: float) -> Session:
         """Proxy: the session with serve. Raises `PeerNotFound` where none stands within ``wait`` seconds."""
-        if sessions := self.sessions:
-            return sessions[-1]
-        try:
-            async with asyncio.timeout(wait):
-                while not self.sessions:
-                    self._up.clear()
-                    await self._up.wait()
-        except TimeoutError:
-            raise PeerNotFound(
-                "No serve is reached through this room.",
-                hint="Is `llmtunnel serve` running, with the same invite or room?",
-            ) from None
-        return self.sessions[-1]
+        return await self._peers.session(wait)
 
     async def run(self) -> None:
         """Stay in the room until cancelled. Raises what cannot be mended, at a proxy: see `ProxyAccess.is_final`."""
+        watching = asyncio.create_task(watch(self._moved), name="watching the network")
         try:
             while self._failure is None:
                 try:
@@ -137,7 +143,9 @@ class Room:
                     await self._pause(exc)
             raise self._failure
         finally:
+            watching.cancel()
             await self._close_links()
+            await asyncio.wait((watching,))
 
     def renew_secret(self, secret: str) -> None:
         """Serve: strangers have to know this one from now on."""
@@ -148,23 +156,23 @@ class Room:
         """Serve: end the session with the peer of this name, and keep it out; whether there was one."""
         assert isinstance(self._access, ServeAccess)
         # All of the name: it is short enough for somebody to make a certificate that has another's.
-        links = [link for link in self._links.values() if link.name == name]
-        if not any(link.session for link in links):
+        certificates = {session.certificate for session in self.sessions if session.peer == name}
+        if not certificates:
             return False
-        for link in links:
-            self._access.door.put_out(link.certificate)
-            self._part(link, "it was put out", code=ErrorCode.UNWELCOME, told="Serve has put this proxy out.")
+        certificates |= {link.certificate for link in self._links.values() if link.name == name}
+        for certificate in certificates:
+            self._access.door.put_out(certificate)
+            self._peers.put_out(certificate)
         return True
 
     def reconnect(self) -> None:
-        """Drop the links and the signal server, and come again at once."""
+        """Come again at once, to the signal server and, as a proxy, to serve: what stands goes on there."""
         self._retry_signal.reset()
-        self._retry_link.reset()
-        self._rejoin_delay = 0.0
-        for link in tuple(self._links.values()):
-            self._part(link, "connecting anew")
+        for link in [link for link in self._links.values() if link.session is None]:
+            self._leave(link)
         self._notify(Reconnecting(what="signal server", reason="Connecting anew, as asked.", delay=0.0))
-        self._lost.set()
+        self._peers.suspect()
+        self._want_another()
 
     # -- the signal server
 
@@ -174,21 +182,26 @@ class Room:
         self._notify(Reconnecting(what="signal server", reason=str(exc), hint=exc.hint, delay=round(delay, 3)))
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
-                await self._lost.wait()
+                await self._want.wait()
 
     async def _visit(self) -> None:
         """One connection to the signal server, until it is lost or another one is wanted."""
         settings = self._settings
-        self._lost.clear()
+        self._want.clear()
         self._outgoing = asyncio.Queue(OUTGOING)
-        if self._role is Role.PROXY and not self.sessions:
+        if self._role is Role.PROXY and self._wanted:
             self._instance = _new_instance()
-        async with await SignalClient.connect(
-            settings.signal, timeouts=settings.timeouts, limits=settings.limits
-        ) as client:
+            for link in tuple(self._links.values()):
+                self._leave(link)
+        client = await SignalClient.connect(settings.signal, timeouts=settings.timeouts, limits=settings.limits)
+        try:
             joined = await client.join(settings.room, role=self._role, instance=self._instance, token=self._token)
             await self._enter(joined)
             await _first_of(self._send_outgoing(client), self._receive(client), self._until_rejoin())
+        finally:
+            leaving = self._background(client.aclose(), "leaving the signal server")
+            if not self._addressed:  # an original server has no place for us twice
+                await asyncio.shield(leaving)
 
     async def _enter(self, joined: Joined) -> None:
         self._retry_signal.reset()
@@ -218,22 +231,22 @@ class Room:
         expected = self._role is Role.PROXY and not self._negotiation.alone
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.timeouts.offer if expected else None):
-                await self._until_lost()
+                await self._until_wanted()
                 return
-        if self._links or self._negotiation.alone:
-            await self._until_lost()
+        if self.connecting or not self._wanted or self._negotiation.alone:
+            await self._until_wanted()
         else:
             logger.info("nobody has offered a connection: joining again")
 
-    async def _until_lost(self) -> None:
-        """Until a link is lost, and none has come in its place when it is time to try again."""
+    async def _until_wanted(self) -> None:
+        """Until another link is wanted, and none is being made when it is time to try."""
         while True:
-            await self._lost.wait()
-            self._lost.clear()
+            await self._want.wait()
+            self._want.clear()
             if self._failure is not None:
                 return
             await asyncio.sleep(self._rejoin_delay)
-            if not self._links:
+            if self._wanted and not self.connecting:
                 return
 
     def _tx(self, message: str) -> None:
@@ -243,7 +256,7 @@ class Room:
             logger.warning("the signal server takes no messages: one is dropped")
 
     def _tell_if_alone(self) -> None:
-        if self._negotiation.alone and not self._links:
+        if self._negotiation.alone and not self._links and not self._peers.sessions:
             self._notify(Waiting(room=self._settings.room))
 
     # -- links
@@ -267,25 +280,23 @@ class Room:
 
     def _rename(self, old: str, new: str) -> None:
         link = self._links.pop(old)
-        if stray := self._links.pop(new, None):
-            self._close(stray)
+        if stray := self._links.get(new):
+            self._leave(stray)
         link.member = replace(link.member, peer_id=new)
         self._links[new] = link
 
     def _new_link(self, member: Member) -> Link | None:
         if old := self._links.get(member.peer_id):
-            self._part(old, "it connects anew")
+            self._leave(old)
         if not self._has_place():
             logger.info("%s is left out: too many connect, or are connected", member.peer_id[:6])
             return None
         self._negotiation.linked(member)
         link = self._links[member.peer_id] = Link(
             member,
-            self._role,
             self._settings,
             identity=self._identity,
-            access=self._access,
-            handler=self._handler,
+            greeting=self._peers.greeting,
             send=self._tx,
             addressed=self._addressed,
             up=self._link_up,
@@ -297,100 +308,145 @@ class Room:
         """Whether one more link may be made; of too many that are being made, the oldest is given up for it."""
         limits = self._settings.limits
         strangers = [link for link in self._links.values() if link.session is None]
-        full = len(self._links) - len(strangers) >= limits.peers or len(self._closing) >= 2 * limits.strangers
+        # A peer that is waited for has no place of its own: it may be the one that comes.
+        full = len(self._peers.standing) >= limits.peers or len(self._closing) >= 2 * limits.strangers
         if full or not self._arrivals.take(asyncio.get_running_loop().time()):
             return False
         if len(strangers) >= limits.strangers:
-            self._part(strangers[0], "others want to connect")
+            self._leave(strangers[0])
         return True
 
-    def _link_up(self, link: Link) -> None:
-        if not self._has(link):
-            return
-        session = link.session
-        assert session is not None, "it stands"
-        self._access.established(session)
+    def _link_up(self, link: Link, carrier: Carrier, agreement: Agreement) -> Session | None:
+        if self._links.get(link.member.peer_id) is not link:
+            return None
         self._negotiation.established(link.member.peer_id)
-        self._reached_at = asyncio.get_running_loop().time()
-        for other in tuple(self._links.values()):
-            if other is not link and self._role is Role.PROXY:
-                self._part(other, "another serve took its place")
-            elif other is not link and other.certificate == link.certificate:
-                self._part(other, "it has connected anew")
-        self._notify(
-            PeerConnected(
-                peer=link.name,
-                path=session.path,
-                version=session.version,
-                address=session.address,
-                fingerprint=session.certificate.hex(),
-                authenticated=session.authenticated,
-            )
-        )
-        self._up.set()
+        return self._peers.agreed(carrier, agreement, name=link.name)
 
     def _link_down(self, link: Link, reason: TunnelError) -> None:
-        if not self._has(link):
+        if not self._forget(link):
             return
-        self._part(link, str(reason))
-        final = self._access.is_final(reason, asyncio.get_running_loop().time(), stood=link.session is not None)
+        self._close(link)
         if self._role is Role.SERVE:
             self._tell_failure(link, reason)
             self._tell_if_alone()
-        elif final and not self._links:
+        elif link.session is not None:
+            return  # `_disturbed` hears what becomes of it
+        elif self._is_final(reason, stood=False) and not self.connecting and not self.standing:
             self._failure = reason
-            self._lost.set()
+            self._want.set()
         else:
             self._tell_failure(link, reason)
-            self._come_again(link, reason)
+            if self._wanted and not self.connecting:
+                self._come_again(reason)
+
+    def _is_final(self, reason: TunnelError, *, stood: bool) -> bool:
+        return self._access.is_final(reason, asyncio.get_running_loop().time(), stood=stood)
 
     def _tell_failure(self, link: Link, reason: TunnelError) -> None:
         if link.session is not None:
             return
-        unasked = self._role is Role.SERVE or bool(self.sessions)
+        unasked = self._role is Role.SERVE or bool(self.standing)
         if unasked and not self._complaints.take(asyncio.get_running_loop().time()):
             logger.info("%s did not come in: %s", link.name, reason)
             return
         self._notify(ErrorNotice(message=str(reason), hint=reason.hint))
 
-    def _come_again(self, link: Link, reason: TunnelError) -> None:
+    # -- what becomes of sessions
+
+    def _restored(self) -> None:
+        self._wanted = False
+        self._reached_at = asyncio.get_running_loop().time()
+
+    def _disturbed(self, reason: TunnelError | None) -> None:
+        """A session is suspended, or over where there is a reason."""
+        if self._role is Role.SERVE:
+            if reason is not None:
+                self._tell_if_alone()
+        elif reason is not None and self._is_final(reason, stood=True):
+            self._failure = reason
+            self._want.set()
+        elif reason is not None:
+            self._wanted = True
+            self._come_again(reason)
+        else:
+            self._want_another()
+
+    def _moved(self) -> None:
+        """Our way to the network is another one, or we slept: what stands may not stand, and a second is long."""
+        if self._peers.sessions:
+            self._peers.suspect()
+            self._want_another()
+
+    def _want_another(self) -> None:
+        """A link beside what there is, now. Serve only comes to the signal server anew."""
+        self._wanted = True
+        self._retry_link.reset()
+        self._rejoin_delay = 0.0
+        self._want.set()
+
+    def _come_again(self, reason: TunnelError) -> None:
         """A proxy without a link leaves and joins: at once after a session that lasted, later after a failure."""
-        if self._links:
-            return
         lasted = asyncio.get_running_loop().time() - self._reached_at
-        if link.session is not None and lasted > self._settings.timeouts.retry_max:
+        if self._reached_at and lasted > self._settings.timeouts.retry_max:
             self._retry_link.reset()
-            self._rejoin_delay = 0.0
+            self._rejoin_delay = self._reached_at = 0.0
         else:
             self._rejoin_delay = self._retry_link.next()
         self._notify(
             Reconnecting(what="peer", reason=str(reason), hint=reason.hint, delay=round(self._rejoin_delay, 3))
         )
-        self._lost.set()
+        self._want.set()
 
     # -- the end of a link: it leaves `_links` first, and is closed then, so that nothing waits for that
 
-    def _has(self, link: Link) -> bool:
-        """Whether we have not parted from it: until it is closed it may still call."""
-        return self._links.get(link.member.peer_id) is link
-
-    def _part(self, link: Link, reason: str, *, code: ErrorCode = ErrorCode.NO_ERROR, told: str = FAREWELL) -> None:
+    def _leave(self, link: Link) -> None:
+        """Its member is not reached through it any more: it goes on carrying a session, if it has one, or is closed."""
         del self._links[link.member.peer_id]
         self._negotiation.unlinked(link.member.peer_id)
-        self._close(link, code, told)
-        if link.session is not None:
-            self._notify(PeerLostNotice(peer=link.name, reason=reason))
+        if link.session is not None and link.session.error is None:
+            self._left.add(link)
+        else:
+            self._close(link)
 
-    def _close(self, link: Link, code: ErrorCode = ErrorCode.NO_ERROR, told: str = FAREWELL) -> None:
-        task = asyncio.create_task(link.aclose(code, told), name=f"closing {link.name}")
+    def _forget(self, link: Link) -> bool:
+        """Whether it was ours until now: one that is being closed may still call."""
+        if link in self._left:
+            self._left.remove(link)
+            return True
+        if self._links.get(link.member.peer_id) is not link:
+            return False
+        del self._links[link.member.peer_id]
+        self._negotiation.unlinked(link.member.peer_id)
+        return True
+
+    def _close(self, link: Link) -> None:
+        task = self._background(self._close_later(link), f"closing {link.name}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
+    def _background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _close_later(self, link: Link) -> None:
+        """Not at once where its session goes on elsewhere: the peer is to hear that there, before it hears it here."""
+        if link.session is not None and link.session.error is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(OVERLAP):
+                    await self._stopping.wait()
+        await link.aclose()
+
     async def _close_links(self) -> None:
-        while self._links:
-            self._close(self._links.popitem()[1])
-        if self._closing:
-            await asyncio.wait(self._closing)
+        self._stopping.set()
+        await self._peers.aclose()
+        for link in [*self._links.values(), *self._left]:
+            self._close(link)
+        self._links.clear()
+        self._left.clear()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 async def _first_of(*work: Coroutine[Any, Any, None]) -> None:

@@ -18,9 +18,11 @@ from llmtunnel.status import (
     Reconnecting,
     RequestFinished,
     RequestRecord,
+    Resumed,
     Role,
     SignalConnected,
     Stopped,
+    Suspended,
     Waiting,
 )
 from llmtunnel.summary import printable
@@ -102,6 +104,16 @@ NOTICES: list[tuple[Notice, dict[str, object], str]] = [
             "tokens_per_second": None,
         },
         "200 POST /v1/chat/completions  up 999 B, down 12.3 kB, first byte 42 ms, 2.3 s",
+    ),
+    (
+        Suspended(time=1.5, peer="a1", reason="The peer is silent.", path=Path.DIRECT),
+        {"event": "suspended", "peer": "a1", "reason": "The peer is silent.", "path": "direct"},
+        "peer a1 is not heard any more: requests wait for it. The peer is silent.",
+    ),
+    (
+        Resumed(time=1.5, peer="a1", path=Path.TURN, gap_ms=4321.0),
+        {"event": "resumed", "peer": "a1", "path": "turn", "gap_ms": 4321.0},
+        "peer a1 is heard again after 4.3 s, path turn",
     ),
     (
         PeerLostNotice(time=1.5, peer="a1", reason="it stopped"),

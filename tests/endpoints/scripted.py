@@ -23,6 +23,8 @@ from llmtunnel.status import RequestRecord, Role
 from llmtunnel.transport.memory import linked_pair
 from llmtunnel.upstream import Upstream
 
+from ..session.pair import start
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -154,9 +156,10 @@ async def rig(
             ledger=ledger,
         )
         near, far = linked_pair()
-        serve = Session(near, Role.SERVE, peer="proxy", handler=origin.handle, limits=limits)
-        proxy = Session(far, Role.PROXY, peer="serve", features=features, limits=limits)
-        await asyncio.gather(serve.start(), proxy.start())
+        serve, proxy = await asyncio.gather(
+            start(near, Role.SERVE, handler=origin.handle, limits=limits),
+            start(far, Role.PROXY, features=features, limits=limits),
+        )
         try:
             yield Rig(scripted, origin, proxy, records, ledger)
         finally:

@@ -18,6 +18,8 @@ from llmtunnel.session.stream import Stream
 from llmtunnel.status import RequestRecord, Role
 from llmtunnel.transport.memory import linked_pair
 
+from ..session.pair import start
+
 CALLED = ListenerPolicy(allow_hosts=("a", "h", "asked"))
 """By the names that clients use in these tests."""
 
@@ -91,9 +93,9 @@ async def tunnel(
     keepalive: float | None = None,
 ) -> AsyncIterator[Rig]:
     near, far = linked_pair()
-    serve = Session(far, Role.SERVE, peer="proxy", handler=handler, features=features)
-    proxy = Session(near, Role.PROXY, peer="serve", features=features)
-    await asyncio.gather(serve.start(), proxy.start())
+    serve, proxy = await asyncio.gather(
+        start(far, Role.SERVE, handler=handler, features=features), start(near, Role.PROXY, features=features)
+    )
 
     class Source:
         async def session(self, wait: float) -> Session:

@@ -10,13 +10,13 @@ from typing import Final
 from llmtunnel.config import Limits
 from llmtunnel.errors import ErrorCode, ProtocolError, TooManyStreams
 from llmtunnel.protocol import fields, frames
-from llmtunnel.protocol.connection import Connection
 from llmtunnel.protocol.events import DataReceived, Event, RequestReceived, ResponseReceived
 from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Agree, Feature, Features, Hello
 from llmtunnel.status import Role
 
+from ..protocol.pair import Core
 from . import mutations
 
 REQUEST: Final = RequestHead(
@@ -84,7 +84,7 @@ def _bundled(rng: Random, said: list[bytes]) -> list[bytes]:
 def connection(rng: Random) -> None:
     """Either role, before and after the hello: `receive_message` and its answers never raise, and stay bounded."""
     role, features = rng.choice(list(Role)), rng.choice(VERSIONS)
-    core = Connection(role, now=0.0, limits=SMALL, features=rng.choice(VERSIONS))
+    core = Core(role, now=0.0, limits=SMALL, features=rng.choice(VERSIONS))
     hello, *said = _messages(role.other, features)
     if rng.random() < 0.3:
         said.sort(key=lambda message: message[0])  # all heads first, and so on: the streams run side by side
@@ -105,7 +105,7 @@ def connection(rng: Random) -> None:
         _check_core(core, rng)
 
 
-def _react(rng: Random, core: Connection, event: Event) -> None:
+def _react(rng: Random, core: Core, event: Event) -> None:
     """What an application may do next."""
     match event:
         case DataReceived(stream, data):
@@ -122,7 +122,7 @@ def _react(rng: Random, core: Connection, event: Event) -> None:
             check_clean(head)
 
 
-def _check_core(core: Connection, rng: Random) -> None:
+def _check_core(core: Core, rng: Random) -> None:
     assert len(core._streams) <= SMALL.streams
     sent = 0
     while rng.random() < 0.9 and (message := core.message_to_send()) is not None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmtunnel.config import Limits, Timeouts
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.auth import ProxyCredentials, ServeCredentials
 from llmtunnel.protocol.connection import Connection
-from llmtunnel.protocol.events import DataReceived, Event
+from llmtunnel.protocol.events import ConnectionEnded, DataReceived, Event
 from llmtunnel.protocol.frames import FrameType
+from llmtunnel.protocol.greeting import Greeting
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Features
+from llmtunnel.protocol.keys import Ticket
+from llmtunnel.protocol.stream import StreamState
 from llmtunnel.status import Role
 
 GET = RequestHead(method=b"GET", target=b"/")
@@ -21,15 +25,83 @@ POST = RequestHead(method=b"POST", target=b"/")
 OK = ResponseHead(status=200, reason=b"OK")
 
 
+@dataclass(frozen=True)
+class Established:
+    """The greeting is done: streams may be opened."""
+
+    features: Features
+    agent: str
+
+
+class Core:
+    """A greeting, and the connection that comes of it, one after the other."""
+
+    def __init__(self, role: Role, *, now: float, features: Features = ALL_FEATURES, **settings: Any) -> None:
+        self.role = role
+        self._settings = {name: settings.get(name) for name in ("limits", "timeouts")}
+        self._greeting = Greeting(role, now=now, features=features, **settings)
+        self._connection: Connection | None = None
+
+    @property
+    def established(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def features(self) -> Features:
+        return self._greeting._handshake.features
+
+    @property
+    def ticket(self) -> Ticket | None:
+        return self._greeting.agreement and self._greeting.agreement.ticket
+
+    @property
+    def ended(self) -> ConnectionEnded | None:
+        return self._connection.ended if self._connection else self._greeting.ended
+
+    @property
+    def was_guessed(self) -> bool:
+        return self._greeting.was_guessed
+
+    def receive_message(self, message: bytes, now: float) -> list[Event | Established]:
+        if self._connection:
+            return [*self._connection.receive_message(message, now)]
+        before = self._greeting.ended
+        self._greeting.receive_message(message, now)
+        if agreement := self._greeting.agreement:
+            self._connection = Connection(self.role, agreement, now=now, **self._settings)
+            return [Established(agreement.features, agreement.agent)]
+        return [self._greeting.ended] if self._greeting.ended and not before else []
+
+    def next_timer(self) -> float | None:
+        return (self._connection or self._greeting).next_timer()
+
+    def handle_timer(self, now: float) -> list[Event]:
+        if self._connection:
+            return self._connection.handle_timer(now)
+        self._greeting.handle_timer(now)
+        return [self._greeting.ended] if self._greeting.ended else []
+
+    def message_to_send(self) -> bytes | None:
+        message = self._greeting.message_to_send()
+        return self._connection.message_to_send() if message is None and self._connection else message
+
+    @property
+    def _streams(self) -> dict[int, StreamState]:
+        return self._connection._streams if self._connection else {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
 @dataclass
 class End:
     """One core, what it heard, and what is on its way to it."""
 
-    connection: Connection
+    connection: Core
     inbox: deque[bytes] = field(default_factory=deque)
-    events: list[Event] = field(default_factory=list)
+    events: list[Event | Established] = field(default_factory=list)
 
-    def take_events(self) -> list[Event]:
+    def take_events(self) -> list[Event | Established]:
         events, self.events = self.events, []
         return events
 
@@ -56,24 +128,26 @@ class ConnectionPair:
     ) -> None:
         self.now = 0.0
         self.proxy = End(
-            Connection(
+            Core(
                 Role.PROXY,
                 now=0.0,
                 limits=limits,
                 timeouts=timeouts,
                 features=proxy_features,
                 agent="p/1",
+                certificate=b"of serve",
                 credentials=proxy_credentials,
             )
         )
         self.serve = End(
-            Connection(
+            Core(
                 Role.SERVE,
                 now=0.0,
                 limits=limits,
                 timeouts=timeouts,
                 features=serve_features,
                 agent="s/1",
+                certificate=b"of proxy",
                 credentials=serve_credentials,
             )
         )
@@ -88,7 +162,7 @@ class ConnectionPair:
         """Put what an end has to send on its way."""
         self.other(end).inbox.extend(sent(end.connection))
 
-    def deliver(self, end: End) -> list[Event]:
+    def deliver(self, end: End) -> list[Event | Established]:
         """Let the next message through to an end."""
         events = end.connection.receive_message(end.inbox.popleft(), self.now)
         end.events += events
@@ -132,7 +206,7 @@ class _Consumed(DataReceived):
     """Body bytes that the application has taken."""
 
 
-def sent(connection: Connection) -> list[bytes]:
+def sent(connection: Core) -> list[bytes]:
     """The messages that a core has to send."""
     messages = []
     while (message := connection.message_to_send()) is not None:
@@ -151,7 +225,7 @@ def frames_of(messages: list[bytes]) -> list[frames.Frame]:
     return found
 
 
-def established(role: Role, *, features: Features = ALL_FEATURES, limits: Limits | None = None) -> Connection:
+def established(role: Role, *, features: Features = ALL_FEATURES, limits: Limits | None = None) -> Core:
     """One core whose peer, not there, has agreed on ``features``."""
     pair = ConnectionPair(proxy_features=features, serve_features=features, limits=limits)
     return (pair.proxy if role is Role.PROXY else pair.serve).connection

@@ -9,15 +9,14 @@ import pytest
 from llmtunnel.errors import ErrorCode
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.auth import ProxyCredentials, ServeCredentials
-from llmtunnel.protocol.connection import Connection
 from llmtunnel.protocol.door import GUESSES, Door
-from llmtunnel.protocol.events import ConnectionEnded, DataReceived, Established
+from llmtunnel.protocol.events import ConnectionEnded, DataReceived
 from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.protocol.keys import Certificates, Ticket
 from llmtunnel.status import Role
 
-from .pair import POST, ConnectionPair, frames_of, sent
+from .pair import POST, ConnectionPair, Core, Established, frames_of, sent
 
 SEEN = Certificates(proxy=b"p" * 32, serve=b"s" * 32)
 OTHERS = Certificates(proxy=b"P" * 32, serve=b"S" * 32)
@@ -106,7 +105,7 @@ def test_a_proxy_with_a_secret_does_not_take_a_serve_that_asks_for_none() -> Non
 
 
 def test_an_original_proxy_gets_nowhere_and_is_told_in_its_own_words() -> None:
-    serve = Connection(Role.SERVE, now=0.0, credentials=serve_with())
+    serve = Core(Role.SERVE, now=0.0, credentials=serve_with())
     hello = b'{"proto":"httptunnel","min_version":1,"max_version":1,"features":["sse"]}'
     serve.receive_message(frames.encode(FrameType.HELLO, 0, hello), 0.0)
     (error,) = frames_of(sent(serve))
@@ -116,7 +115,7 @@ def test_an_original_proxy_gets_nowhere_and_is_told_in_its_own_words() -> None:
 
 
 def test_an_original_serve_gets_no_request_from_a_proxy_with_a_secret() -> None:
-    proxy = Connection(Role.PROXY, now=0.0, credentials=proxy_with())
+    proxy = Core(Role.PROXY, now=0.0, credentials=proxy_with())
     sent(proxy)
     proxy.receive_message(frames.encode(FrameType.AGREE, 0, b'{"version":1,"features":["sse"]}'), 0.0)
     assert [frame.type for frame in frames_of(sent(proxy))] == [FrameType.ERROR]
@@ -156,11 +155,11 @@ def test_what_was_recorded_of_one_handshake_does_not_open_another() -> None:
         for message in sent(end.connection):
             recorded.append(message)
             pair.other(end).connection.receive_message(message, 0.0)
-    serve = Connection(Role.SERVE, now=0.0, credentials=serve_with())
+    serve = Core(Role.SERVE, now=0.0, credentials=serve_with())
     for message in recorded[::2]:
         serve.receive_message(message, 0.0)
     assert not serve.established and serve.ended is not None
-    proxy = Connection(Role.PROXY, now=0.0, credentials=proxy_with())
+    proxy = Core(Role.PROXY, now=0.0, credentials=proxy_with())
     for message in recorded[1::2]:
         proxy.receive_message(message, 0.0)
     assert not proxy.established and proxy.ended is not None
@@ -186,8 +185,8 @@ def test_an_auth_that_comes_when_all_is_proven_ends_the_session() -> None:
 def test_a_handshake_that_a_proxy_breaks_off_is_a_guess() -> None:
     door = Door("secret")
     for _ in range(GUESSES):
-        serve = Connection(Role.SERVE, now=0.0, credentials=serve_with(door))
-        serve.receive_message(sent(Connection(Role.PROXY, now=0.0, credentials=proxy_with()))[0], 0.0)
+        serve = Core(Role.SERVE, now=0.0, credentials=serve_with(door))
+        serve.receive_message(sent(Core(Role.PROXY, now=0.0, credentials=proxy_with()))[0], 0.0)
         assert [message[0] for message in sent(serve)] == [FrameType.AGREE]
     pair = meet(proxy_with(), serve_with(door))
     nobody_is_in(pair)
@@ -195,8 +194,8 @@ def test_a_handshake_that_a_proxy_breaks_off_is_a_guess() -> None:
 
 
 def test_a_proxy_knows_that_a_serve_which_broke_off_had_a_guess() -> None:
-    proxy = Connection(Role.PROXY, now=0.0, credentials=proxy_with())
-    serve = Connection(Role.SERVE, now=0.0, credentials=serve_with(Door("guess")))
+    proxy = Core(Role.PROXY, now=0.0, credentials=proxy_with())
+    serve = Core(Role.SERVE, now=0.0, credentials=serve_with(Door("guess")))
     serve.receive_message(sent(proxy)[0], 0.0)
     assert not proxy.was_guessed
     proxy.receive_message(sent(serve)[0], 0.0)
@@ -242,7 +241,7 @@ def test_anothers_ticket_by_its_id_is_no_way_in() -> None:
 
 
 def test_a_serve_that_takes_a_stranger_for_one_who_comes_back_is_not_believed() -> None:
-    proxy = Connection(Role.PROXY, now=0.0, credentials=proxy_with())
+    proxy = Core(Role.PROXY, now=0.0, credentials=proxy_with())
     sent(proxy)
     agree = b'{"version":1,"features":["auth","reset"],"auth":{"nonce":"%b"}}' % (b"00" * 32)
     proxy.receive_message(frames.encode(FrameType.AGREE, 0, agree), 0.0)

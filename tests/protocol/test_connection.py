@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from llmtunnel.config import Limits, Timeouts
 from llmtunnel.errors import ErrorCode, ProtocolError, TooManyStreams
 from llmtunnel.protocol import frames
-from llmtunnel.protocol.connection import Connection
 from llmtunnel.protocol.events import (
     ConnectionEnded,
     DataReceived,
     EndReceived,
-    Established,
+    PeerSilent,
     RequestReceived,
     ResponseReceived,
     RestUnwanted,
@@ -27,7 +26,7 @@ from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature, Features
 from llmtunnel.status import Role
 
-from .pair import GET, OK, POST, ConnectionPair, End, established, frames_of, request_frame, sent
+from .pair import GET, OK, POST, ConnectionPair, Core, End, Established, established, frames_of, request_frame, sent
 
 features = st.frozensets(st.sampled_from(sorted(ALL_FEATURES)))
 ONE_BY_ONE = [frozenset[Feature]()] + [ALL_FEATURES - {feature} for feature in Feature] + [ALL_FEATURES]
@@ -61,7 +60,7 @@ def test_the_agree_is_a_message_of_its_own_and_only_what_follows_is_bundled() ->
 
 
 def test_an_agree_of_more_than_was_offered_gives_what_was_offered() -> None:
-    proxy = Connection(Role.PROXY, now=0.0, features=frozenset({Feature.SSE, Feature.RESET}))
+    proxy = Core(Role.PROXY, now=0.0, features=frozenset({Feature.SSE, Feature.RESET}))
     every = json.dumps({"version": 1, "features": [feature.value for feature in Feature]}).encode()
     proxy.receive_message(frames.encode(FrameType.AGREE, 0, every), 0.0)
     assert proxy.features == {Feature.SSE, Feature.RESET}
@@ -69,7 +68,7 @@ def test_an_agree_of_more_than_was_offered_gives_what_was_offered() -> None:
 
 @pytest.mark.parametrize("role", Role)
 def test_a_peer_that_never_says_hello_is_given_up(role: Role) -> None:
-    connection = Connection(role, now=5.0, timeouts=Timeouts(handshake=3.0))
+    connection = Core(role, now=5.0, timeouts=Timeouts(handshake=3.0))
     sent(connection)
     assert connection.next_timer() == 8.0
     assert connection.handle_timer(7.9) == []
@@ -80,7 +79,7 @@ def test_a_peer_that_never_says_hello_is_given_up(role: Role) -> None:
 
 
 def test_pings_are_answered_before_the_hello() -> None:
-    serve = Connection(Role.SERVE, now=0.0)
+    serve = Core(Role.SERVE, now=0.0)
     assert serve.receive_message(frames.encode(FrameType.PING, 0), 0.0) == []
     assert [message[0] for message in sent(serve)] == [FrameType.PONG]
 
@@ -428,8 +427,9 @@ def test_after_the_end_nothing_means_anything() -> None:
 # -- liveness
 
 
-def test_a_silent_peer_is_pinged_then_given_up() -> None:
-    pair = ConnectionPair(timeouts=Timeouts(ping_busy=1.0, dead_busy=4.0))
+@pytest.mark.parametrize("shared", [ALL_FEATURES, ALL_FEATURES - {Feature.RESUME}])
+def test_a_silent_peer_is_pinged_then_given_up(shared: Features) -> None:
+    pair = ConnectionPair(timeouts=Timeouts(ping_busy=1.0, dead_busy=4.0), proxy_features=shared)
     proxy = pair.proxy.connection
     pair.open()
     assert proxy.next_timer() == 1.0
@@ -437,7 +437,13 @@ def test_a_silent_peer_is_pinged_then_given_up() -> None:
     assert [message[0] for message in sent(proxy)] == [FrameType.PING]
     assert proxy.next_timer() == 4.0
     (event,) = proxy.handle_timer(4.0)
-    assert isinstance(event, ConnectionEnded) and event.remote
+    if Feature.RESUME in shared:
+        assert event == PeerSilent() and proxy.ended is None
+        assert proxy.next_timer() is None
+        assert proxy.receive_message(frames.encode(FrameType.PONG, 0), 9.0) == []
+        assert proxy.next_timer() == 10.0
+    else:
+        assert isinstance(event, ConnectionEnded) and event.remote
     assert sent(proxy) == []
 
 
@@ -453,7 +459,7 @@ def test_a_ping_is_answered_ahead_of_bodies_and_tells_the_round_trip() -> None:
     (first, *_) = frames_of(sent(pair.serve.connection))
     assert first.type == FrameType.PONG
     pair.proxy.connection.receive_message(frames.encode(FrameType.PONG, 0), 1.5)
-    assert pair.proxy.connection.rtt == 0.5
+    assert pair.proxy.connection.line.rtt == 0.5
 
 
 def test_any_message_puts_the_ping_off() -> None:
@@ -466,9 +472,8 @@ def test_any_message_puts_the_ping_off() -> None:
 def test_a_suspected_peer_has_a_second() -> None:
     pair = ConnectionPair()
     proxy = pair.proxy.connection
-    proxy.suspect()
+    proxy.line.suspect()
     proxy.handle_timer(0.1)
     assert [message[0] for message in sent(proxy)] == [FrameType.PING]
     assert proxy.next_timer() == pytest.approx(1.1)
-    (event,) = proxy.handle_timer(1.1)
-    assert isinstance(event, ConnectionEnded)
+    assert proxy.handle_timer(1.1) == [PeerSilent()]

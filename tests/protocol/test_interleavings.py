@@ -17,7 +17,7 @@ from llmtunnel.protocol.events import (
     RestUnwanted,
     StreamEnded,
 )
-from llmtunnel.protocol.hello import ALL_FEATURES, Feature
+from llmtunnel.protocol.hello import ALL_FEATURES, Feature, Features
 from llmtunnel.protocol.stream import State
 
 from .pair import OK, POST, ConnectionPair, End
@@ -30,9 +30,12 @@ picks = st.integers(0, 10)
 class Interleavings(RuleBasedStateMachine):
     """What each side's application and the network may do, in any order."""
 
+    def make_pair(self, proxy: Features, serve: Features, limits: Limits) -> ConnectionPair:
+        return ConnectionPair(proxy_features=proxy, serve_features=serve, limits=limits)
+
     @initialize(proxy=features, serve=features, window=st.integers(1024, 5000))
-    def connect(self, proxy: frozenset[Feature], serve: frozenset[Feature], window: int) -> None:
-        self.pair = ConnectionPair(proxy_features=proxy, serve_features=serve, limits=Limits(window=window, streams=8))
+    def connect(self, proxy: Features, serve: Features, window: int) -> None:
+        self.pair = self.make_pair(proxy, serve, Limits(window=window, streams=8))
         self.window = window
         self.sent: dict[tuple[bool, int], bytearray] = {}
         self.came: dict[tuple[bool, int], bytearray] = {}

@@ -11,12 +11,10 @@ import pytest
 
 from llmtunnel.errors import ErrorCode
 from llmtunnel.protocol import frames
-from llmtunnel.protocol.connection import Connection
 from llmtunnel.protocol.events import (
     ConnectionEnded,
     DataReceived,
     EndReceived,
-    Established,
     Event,
     RequestReceived,
     ResponseReceived,
@@ -26,6 +24,8 @@ from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.protocol.hello import Feature
 from llmtunnel.status import Role
+
+from .pair import Core, Established
 
 HELLO = bytes.fromhex("0100000000") + (b'{"proto":"httptunnel","min_version":1,"max_version":1,"features":["sse"]}')
 AGREE = bytes.fromhex("0200000000") + b'{"version":1,"features":["sse"]}'
@@ -84,7 +84,7 @@ def test_a_frame_of_unknown_type_is_skipped(type_: int) -> None:
     assert sent(serve) == []
 
 
-def sent(connection: Connection) -> list[bytes]:
+def sent(connection: Core) -> list[bytes]:
     """What the connection wants to send, one message each."""
     messages = []
     while (message := connection.message_to_send()) is not None:
@@ -92,9 +92,9 @@ def sent(connection: Connection) -> list[bytes]:
     return messages
 
 
-def established(role: Role) -> Connection:
+def established(role: Role) -> Core:
     """A connection whose peer is an original one."""
-    connection = Connection(role, now=0.0)
+    connection = Core(role, now=0.0)
     events = connection.receive_message(HELLO if role is Role.SERVE else AGREE, 0.0)
     assert [type(event) for event in events] == [Established]
     assert connection.features == {Feature.SSE}
@@ -111,7 +111,7 @@ def json_of(message: bytes, header: str) -> dict[str, object]:
 
 
 def test_our_hello_is_one_that_the_original_serve_accepts() -> None:
-    (message,) = sent(Connection(Role.PROXY, now=0.0))
+    (message,) = sent(Core(Role.PROXY, now=0.0))
     hello = json_of(message, "0100000000")
     assert (hello["proto"], hello["min_version"], hello["max_version"]) == ("httptunnel", 1, 1)
     assert isinstance(hello["features"], list)
@@ -119,7 +119,7 @@ def test_our_hello_is_one_that_the_original_serve_accepts() -> None:
 
 
 def test_our_agree_is_one_that_the_original_proxy_accepts() -> None:
-    serve = Connection(Role.SERVE, now=0.0)
+    serve = Core(Role.SERVE, now=0.0)
     serve.receive_message(HELLO, 0.0)
     (message,) = sent(serve)
     agree = json_of(message, "0200000000")
@@ -207,7 +207,7 @@ def test_a_ping_is_answered_with_a_pong() -> None:
 
 
 def test_unknown_members_of_json_are_ignored() -> None:
-    serve = Connection(Role.SERVE, now=0.0)
+    serve = Core(Role.SERVE, now=0.0)
     hello = HELLO[:-1] + b',"colour":"blue","features":["sse","telepathy"]}'
     (event,) = serve.receive_message(hello, 0.0)
     assert event == Established(frozenset({Feature.SSE}), "")
@@ -224,7 +224,7 @@ def test_unknown_members_of_json_are_ignored() -> None:
     ],
 )
 def test_a_hello_of_no_common_version_ends_the_session(hello: bytes) -> None:
-    serve = Connection(Role.SERVE, now=0.0)
+    serve = Core(Role.SERVE, now=0.0)
     (event,) = serve.receive_message(bytes.fromhex("0100000000") + hello, 0.0)
     assert isinstance(event, ConnectionEnded)
     assert event.code is ErrorCode.VERSION

@@ -33,10 +33,11 @@ class Member(Heard):
         secret: str | None = None,
         timeouts: Timeouts = QUICK,
         limits: Limits | None = None,
+        resume_for: float = 1.0,
         **serve: Any,
     ) -> None:
         super().__init__()
-        common = settings(signal, room=room, secret=secret, timeouts=timeouts, limits=limits)
+        common = settings(signal, room=room, secret=secret, timeouts=timeouts, limits=limits, resume_for=resume_for)
         self.room = Room(
             ServeSettings(**fields_of(common), upstream=NOWHERE, **serve) if role is Role.SERVE else common,
             role,
@@ -52,6 +53,11 @@ class Member(Heard):
         if stream.request.target == b"/never":
             await asyncio.Event().wait()
         await stream.send_response(ResponseHead(status=200))
+        if stream.request.target == b"/echo":
+            while data := await stream.receive():
+                await stream.send(data)
+            await stream.send_end()
+            return
         await stream.send(stream.request.target)
         await stream.send_end()
 

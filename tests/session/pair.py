@@ -8,11 +8,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from llmtunnel.config import Limits, Timeouts
+from llmtunnel.errors import ErrorCode
+from llmtunnel.protocol.greeting import Greeting
+from llmtunnel.protocol.handshake import Agreement, Credentials
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Features
+from llmtunnel.session.carrier import Carrier
 from llmtunnel.session.mux import Handler, Session
 from llmtunnel.session.stream import Stream
 from llmtunnel.status import Role
+from llmtunnel.transport.base import Channel
 from llmtunnel.transport.memory import MemoryChannel, linked_pair
 
 GET = RequestHead(method=b"GET", target=b"/")
@@ -29,6 +34,47 @@ class Pair:
     network: MemoryChannel
 
 
+async def start(
+    channel: Channel,
+    role: Role,
+    *,
+    handler: Handler | None = None,
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    features: Features = ALL_FEATURES,
+    credentials: Credentials | None = None,
+) -> Session:
+    """One side's session, once there is an agreement; raises what there is instead."""
+    loop = asyncio.get_running_loop()
+    greeting = Greeting(
+        role,
+        now=loop.time(),
+        limits=limits,
+        timeouts=timeouts,
+        features=features,
+        credentials=credentials,
+        certificate=channel.binding.remote if channel.binding else b"",
+    )
+    made: asyncio.Future[Session] = loop.create_future()
+
+    def begin(carrier: Carrier, agreement: Agreement) -> None:
+        peer = str(role.other)
+        made.set_result(Session(role, agreement, carrier, peer=peer, handler=handler, limits=limits, timeouts=timeouts))
+
+    carrier = Carrier(channel, greeting, agreed=begin)
+    carrier.start()
+    over = asyncio.ensure_future(carrier.wait_over())
+    try:
+        await asyncio.wait((made, over), return_when=asyncio.FIRST_COMPLETED)
+        if made.done():
+            return made.result()
+        raise over.result()
+    finally:
+        over.cancel()
+        if not made.done():
+            await carrier.aclose(ErrorCode.CANCELLED, "The hello was given up.")
+
+
 @asynccontextmanager
 async def linked(
     handler: Handler,
@@ -41,9 +87,10 @@ async def linked(
 ) -> AsyncIterator[Pair]:
     """Two sessions that have said hello; closed at the end, and then nothing of them is left."""
     left, right = linked_pair(room=room, delay=delay)
-    proxy = Session(left, Role.PROXY, peer="serve", limits=limits, timeouts=timeouts, features=features)
-    serve = Session(right, Role.SERVE, peer="proxy", handler=handler, limits=limits, timeouts=timeouts)
-    await asyncio.gather(proxy.start(), serve.start())
+    proxy, serve = await asyncio.gather(
+        start(left, Role.PROXY, limits=limits, timeouts=timeouts, features=features),
+        start(right, Role.SERVE, handler=handler, limits=limits, timeouts=timeouts),
+    )
     try:
         yield Pair(proxy, serve, left)
     finally:

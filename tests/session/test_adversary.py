@@ -17,7 +17,6 @@ from llmtunnel.errors import AuthenticationFailed, ErrorCode, ProtocolError, Tun
 from llmtunnel.protocol import door as door_module
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.auth import GUESSES, ProxyCredentials, ServeCredentials
-from llmtunnel.protocol.connection import Connection
 from llmtunnel.protocol.door import Door
 from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.hello import ALL_FEATURES, Agree, AuthAnswer, AuthOffer, Feature, Hello
@@ -30,7 +29,7 @@ from llmtunnel.transport.base import Channel
 from signal_server.server import SignalServer
 
 from ..embedded import PATIENCE, quicker, until
-from ..protocol.pair import ConnectionPair
+from ..protocol.pair import ConnectionPair, Core
 from ..reference import wire
 from ..reference.original import meet
 from ..reference.roles import Proxy as OriginalProxy
@@ -369,7 +368,7 @@ async def meeting(original: Side, server: SignalServer) -> AsyncIterator[None]:
 def agree(share: bytes | None) -> bytes:
     auth = AuthAnswer(share=share) if share else None
     features = ALL_FEATURES | {Feature.AUTH}
-    return frames.encode(FrameType.AGREE, 0, Agree(features=features, auth=auth).encode())
+    return frames.encode(FrameType.AGREE, 0, Agree(features=features, auth=auth, session=bytes(16)).encode())
 
 
 def guess() -> bytes:
@@ -697,9 +696,7 @@ def test_of_a_thousand_guesses_at_once_few_are_computed_and_who_was_in_comes_bac
     hello = Hello(auth=AuthOffer(share=KeyExchange(Role.PROXY, "a guess").share)).encode()
     strangers = Certificates(proxy=b"x" * 32, serve=b"s" * 32)
     for _ in range(1000):
-        serve = Connection(
-            Role.SERVE, now=0.0, credentials=ServeCredentials(room="r", certificates=strangers, door=door)
-        )
+        serve = Core(Role.SERVE, now=0.0, credentials=ServeCredentials(room="r", certificates=strangers, door=door))
         serve.receive_message(frames.encode(FrameType.HELLO, 0, hello), 0.0)
         serve.receive_message(frames.encode(FrameType.AUTH, 0, bytes(32)), 0.0)
         assert serve.ended is not None and not serve.established

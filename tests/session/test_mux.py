@@ -21,7 +21,7 @@ from llmtunnel.status import Path, Role
 from llmtunnel.transport.memory import linked_pair
 from tests.conftest import run
 
-from .pair import GET, OK, POST, echo, exchange, linked, read_all, until
+from .pair import GET, OK, POST, echo, exchange, linked, read_all, start, until
 
 QUICK = Timeouts(
     handshake=0.1, ping_busy=0.05, dead_busy=0.15, ping_idle=0.1, dead_idle=0.3, dead_suspect=0.05, close=0.5
@@ -63,10 +63,8 @@ def test_an_exchange_gives_the_same_bytes_by_whatever_features(features: Feature
 def test_a_peer_that_says_no_hello_is_lost() -> None:
     async def main() -> None:
         left, _right = linked_pair()
-        session = Session(left, Role.PROXY, peer="serve", timeouts=QUICK)
         with pytest.raises(PeerLost):
-            await session.start()
-        await session.aclose()
+            await start(left, Role.PROXY, timeouts=QUICK)
 
     run(main())
 
@@ -74,14 +72,12 @@ def test_a_peer_that_says_no_hello_is_lost() -> None:
 def test_a_peer_of_another_version_is_told_so_and_named() -> None:
     async def main() -> None:
         left, right = linked_pair()
-        serve = Session(right, Role.SERVE, peer="proxy", handler=echo)
-        starting = asyncio.create_task(serve.start(), name="serve")
+        starting = asyncio.create_task(start(right, Role.SERVE, handler=echo), name="serve")
         told = Log()
         left.attach(told)
         left.send(frames.encode(FrameType.HELLO, 0, b'{"proto":"httptunnel","min_version":2,"max_version":3}'))
         with pytest.raises(VersionMismatch):
             await starting
-        await serve.aclose()
         await until(lambda: told.closed)
         (message,) = told.messages
         assert message.startswith(frames.encode(FrameType.ERROR, 0, b"version:"))
@@ -92,13 +88,9 @@ def test_a_peer_of_another_version_is_told_so_and_named() -> None:
 def test_a_hello_that_is_given_up_leaves_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         left, _right = linked_pair()
-        session = Session(left, Role.PROXY, peer="serve")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
-                await session.start()
-        await session.aclose()
-        unstarted = Session(linked_pair()[0], Role.PROXY, peer="serve")
-        await unstarted.aclose()
+                await start(left, Role.PROXY)
 
     run(main())
     gc.collect()
@@ -509,16 +501,14 @@ def test_a_close_tells_the_peer_why() -> None:
 def test_a_peer_that_breaks_the_protocol_is_told_and_lost() -> None:
     async def main() -> None:
         left, right = linked_pair()
-        serve = Session(right, Role.SERVE, peer="proxy", handler=echo)
         log = Log()
         left.attach(log)
-        starting = asyncio.create_task(serve.start(), name="serve")
+        starting = asyncio.create_task(start(right, Role.SERVE, handler=echo), name="serve")
         left.send(frames.encode(FrameType.REQ_BODY, 1, b"x"))
         with pytest.raises(PeerLost):
             await starting
         await until(lambda: log.messages)
         assert log.messages[0][0] == FrameType.ERROR
-        await serve.aclose()
 
     run(main())
 

@@ -17,34 +17,25 @@ from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity
 
 from ..transport.pipes import LEFT, PATIENCE, RIGHT, channel, standing
-from .pair import echo, exchange
+from .pair import echo, exchange, start
 
 Run = Callable[..., Any]
 SETTINGS = Settings(room="R", secret="a secret that nobody guesses")
 
 
-def proxy_on(end: Channel, settings: Settings = SETTINGS) -> Session:
-    return Session(end, Role.PROXY, peer="serve", credentials=ProxyAccess(settings).credentials(end.binding))
+async def proxy_on(end: Channel, settings: Settings = SETTINGS) -> Session:
+    return await start(end, Role.PROXY, credentials=ProxyAccess(settings).credentials(end.binding))
 
 
-def serve_on(end: Channel) -> Session:
+async def serve_on(end: Channel) -> Session:
     access = ServeAccess(SETTINGS, asyncio.get_running_loop().time())
-    return Session(end, Role.SERVE, peer="proxy", handler=echo, credentials=access.credentials(end.binding))
-
-
-async def started(*sessions: Session) -> list[BaseException | None]:
-    try:
-        return await asyncio.gather(*(each.start() for each in sessions), return_exceptions=True)
-    finally:
-        if any(each.error for each in sessions):
-            await asyncio.gather(*(each.aclose() for each in sessions))
+    return await start(end, Role.SERVE, handler=echo, credentials=access.credentials(end.binding))
 
 
 def test_two_peers_prove_themselves_and_then_send_as_much_as_they_like(run: Run) -> None:
     async def main() -> None:
         left, right, *_ = await standing()
-        proxy, serve = proxy_on(left), serve_on(right)
-        assert await started(proxy, serve) == [None, None]
+        proxy, serve = await asyncio.gather(proxy_on(left), serve_on(right))
         assert proxy.authenticated and serve.authenticated
         body = bytes(3_000_000)
         assert await exchange(proxy, body) == body
@@ -57,8 +48,8 @@ def test_two_peers_prove_themselves_and_then_send_as_much_as_they_like(run: Run)
 def test_a_peer_without_the_secret_gets_nowhere(run: Run) -> None:
     async def main() -> None:
         left, right, *_ = await standing()
-        proxy, serve = proxy_on(left, Settings(room="R", secret="another one")), serve_on(right)
-        outcome = await started(proxy, serve)
+        stranger = proxy_on(left, Settings(room="R", secret="another one"))
+        outcome = await asyncio.gather(stranger, serve_on(right), return_exceptions=True)
         assert all(isinstance(each, PeerError) for each in outcome)
         assert any(isinstance(each, AuthenticationFailed) for each in outcome)
 
@@ -84,7 +75,7 @@ def test_a_relay_that_plays_each_peer_to_the_other_gets_nowhere(run: Run) -> Non
             await end.stand(PATIENCE)
         ends[1].attach(Forward(ends[2]))
         ends[2].attach(Forward(ends[1]))
-        outcome = await started(proxy_on(ends[0]), serve_on(ends[3]))
+        outcome = await asyncio.gather(proxy_on(ends[0]), serve_on(ends[3]), return_exceptions=True)
         assert all(isinstance(each, PeerError) for each in outcome)
         assert any(isinstance(each, AuthenticationFailed) for each in outcome)
         await asyncio.gather(*(end.aclose() for end in ends))
@@ -113,8 +104,7 @@ class Forward:
 def test_streams_end_loudly_where_the_channel_does(run: Run, what: str) -> None:
     async def main() -> None:
         left, right, left_wire, right_wire = await standing()
-        proxy, serve = proxy_on(left), serve_on(right)
-        assert await started(proxy, serve) == [None, None]
+        proxy, serve = await asyncio.gather(proxy_on(left), serve_on(right))
         if what == "altered":
             left_wire.carry = lambda data: right_wire.arrive(data[:-1] + bytes([data[-1] ^ 1]))
         else:

@@ -10,16 +10,17 @@ import pytest
 
 from llmtunnel.config import Limits
 from llmtunnel.errors import PeerLost, PeerNotFound, TunnelError, VersionMismatch
+from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.session import link as link_module
 from llmtunnel.session import room as room_module
-from llmtunnel.session.mux import Session
-from llmtunnel.status import ErrorNotice, PeerLostNotice, Reconnecting, Role
+from llmtunnel.session.carrier import Carrier
+from llmtunnel.status import ErrorNotice, PeerLostNotice, Reconnecting, Resumed, Role
 from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.webrtc import WebRtcPeer
 from signal_server.limits import Limits as SignalLimits
 from signal_server.server import SignalServer
 
-from ..embedded import QUICK, RawMember, descriptors, quicker, timers, until
+from ..embedded import PATIENCE, QUICK, RawMember, descriptors, quicker, timers, until
 from .members import Member, pair, running, silence
 
 Run = Callable[..., Any]
@@ -83,7 +84,7 @@ def test_a_serve_that_dies_and_comes_back_is_reached_again_and_what_was_under_wa
                 assert await proxy.ask() == b"/hello"
                 assert proxy.connections == 2
                 order = [event for event in proxy.events if event not in ("signal-connected", "waiting")]
-                assert order == ["peer-connected", "peer-lost", "reconnecting", "peer-connected"]
+                assert order == ["peer-connected", "suspended", "peer-lost", "reconnecting", "peer-connected"]
 
     run(main())
 
@@ -123,16 +124,18 @@ def test_a_proxy_that_dies_is_forgotten_and_its_successor_is_served(run: Run) ->
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_one_that_connects_anew_when_told_to_is_reached_again(run: Run, role: Role) -> None:
+def test_one_that_connects_anew_when_told_to_goes_on_with_its_session(run: Run, role: Role) -> None:
     async def main() -> None:
         async with signal() as server, pair(server.url) as (serve, proxy):
-            told = serve if role is Role.SERVE else proxy
+            told, session, links = (serve if role is Role.SERVE else proxy), await proxy.session(), proxy.links
             told.room.reconnect()
-            assert not told.room.sessions
-            await told.heard("peer-connected", 2)
-            await (proxy if told is serve else serve).heard("peer-connected", 2)
+            await told.heard("signal-connected", 2)
             assert await proxy.ask() == b"/hello"
-            assert told.events.count("signal-connected") == 2
+            if told is proxy:
+                await until(lambda: proxy.links and proxy.links[0].session is session, "it goes on over another link")
+                assert proxy.links != links
+                assert await proxy.ask() == b"/hello"
+            assert proxy.connections == serve.connections == 1
 
     run(main())
 
@@ -342,8 +345,8 @@ def test_an_answer_that_nobody_asked_for_does_not_disturb_ours(run: Run) -> None
                     await raw.say(type="answer", to=serve_id, sdp=sdp)
                     await peer.accept((await raw.hear("answer"))["sdp"])
                     await peer.channel()
-                    await peer.aclose()
                     assert not serve.of(ErrorNotice)
+                    await peer.aclose()
 
     run(main())
 
@@ -494,27 +497,28 @@ def test_a_link_that_was_parted_from_says_nothing_more(run: Run) -> None:
     async def main() -> None:
         async with signal() as server, pair(server.url) as (_serve, proxy):
             [link] = proxy.links
+            proxy.room._leave(link)
+            assert proxy.room._forget(link)
             proxy.notices.clear()
-            proxy.room._part(link, "a test")
-            assert proxy.events == ["peer-lost"]
-            proxy.room._link_up(link)
+            assert proxy.room._link_up(link, link._carrier, None) is None
             proxy.room._link_down(link, PeerLost("late"))
-            assert proxy.events == ["peer-lost"]
-            assert not proxy.links
+            assert proxy.events == []
+            await link.aclose()
 
     run(main())
 
 
 def refuse_versions(monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
     """Sessions of that role find no common version."""
-    start = Session.start
+    start = Carrier.start
 
-    async def mismatch(session: Session) -> None:
-        if session.role is role:
-            raise VersionMismatch("No common version.", hint="Install another.")
-        await start(session)
+    def mismatch(carrier: Carrier) -> None:
+        if carrier._greeting.role is role:
+            carrier._end(VersionMismatch("No common version.", hint="Install another."))
+        else:
+            start(carrier)
 
-    monkeypatch.setattr(Session, "start", mismatch)
+    monkeypatch.setattr(Carrier, "start", mismatch)
 
 
 def test_another_version_ends_a_proxy_with_the_reason_told_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,7 +545,7 @@ def test_another_version_ends_a_proxy_also_while_the_signal_server_is_down(
             async with pair(server.url, make=partial(Member, timeouts=slow)) as (_serve, proxy):
                 await server.aclose()
                 await proxy.heard("reconnecting")
-                proxy.room._link_down(proxy.links[0], VersionMismatch("No common version."))
+                proxy.room.sessions[0]._end(VersionMismatch("No common version."))
                 with pytest.raises(VersionMismatch):
                     await proxy.task
                 proxy.task = asyncio.create_task(asyncio.sleep(0))
@@ -641,15 +645,92 @@ def test_a_member_that_stops_tells_the_other_side_at_once_and_speaks_of_no_loss_
     run(main())
 
 
-def test_a_silent_death_is_noticed_without_the_signal_server_too(run: Run) -> None:
+def test_a_silent_death_of_the_path_is_noticed_without_the_signal_server_and_streams_go_on_over_another(
+    run: Run,
+) -> None:
     async def main() -> None:
         quick = quicker(ping_idle=0.2, dead_idle=0.6, ping_busy=0.1, dead_busy=0.4)
+        make = partial(Member, timeouts=quick, resume_for=PATIENCE)
+        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+            session = await proxy.session()
+            stream = await session.open(RequestHead(method=b"POST", target=b"/echo"))
+            await stream.send(b"before")
+            assert await stream.receive() == b"before"
+            silence(serve.links[0])
+            await stream.send(b"meanwhile")
+            assert await stream.receive() == b"meanwhile"
+            await stream.send_end()
+            assert await stream.receive() == b""
+            for member in (serve, proxy):
+                await member.heard("resumed")
+                assert "peer-lost" not in member.events
+                assert member.of(Resumed)[0].gap_ms > 0
+            assert (serve.connections, proxy.connections) == (1, 1)
+            await until(lambda: not serve.room._left and not proxy.room._left, "the old path is closed")
+
+    run(main())
+
+
+def test_another_path_is_made_beside_one_that_works_and_nobody_waits(run: Run) -> None:
+    async def main() -> None:
+        async with signal() as server, pair(server.url) as (serve, proxy):
+            [link] = proxy.links
+            session = await proxy.session()
+            asking = [asyncio.create_task(proxy.ask(b"/%d" % number)) for number in range(20)]
+            proxy.room._moved()
+            await proxy.heard("resumed")
+            assert await asyncio.gather(*asking) == [b"/%d" % number for number in range(20)]
+            assert await proxy.session() is session
+            assert proxy.links != (link,)
+            assert proxy.of(Resumed)[0].gap_ms == 0
+            assert "suspended" not in proxy.events + serve.events
+
+    run(main())
+
+
+def test_a_serve_that_moved_comes_to_the_signal_server_anew(run: Run) -> None:
+    async def main() -> None:
+        async with signal() as server, pair(server.url) as (serve, proxy):
+            serve.room._moved()
+            await serve.heard("signal-connected", 2)
+            assert await proxy.ask() == b"/hello"
+            assert "peer-lost" not in proxy.events + serve.events
+
+    run(main())
+
+
+def test_a_session_that_nobody_comes_back_to_ends_in_time(run: Run) -> None:
+    async def main() -> None:
+        quick = quicker(ping_busy=0.1, dead_busy=0.3)
         async with signal() as server, pair(server.url, make=partial(Member, timeouts=quick)) as (serve, proxy):
+            asking = asyncio.create_task(proxy.ask(b"/never"))
+            await until(lambda: serve.started)
+            await serve.die()
+            await proxy.heard("suspended")
+            with pytest.raises(PeerNotFound):
+                await proxy.room.session(0.05)
+            with pytest.raises(PeerLost, match="1 s"):
+                await asking
+            assert [event for event in proxy.events if event in ("suspended", "peer-lost")] == [
+                "suspended",
+                "peer-lost",
+            ]
+
+    run(main())
+
+
+@pytest.mark.parametrize("who", Role)
+def test_where_one_side_does_not_want_to_resume_a_silent_peer_is_lost_at_once(run: Run, who: Role) -> None:
+    def make(role: Role, url: str) -> Member:
+        timeouts = quicker(ping_idle=0.2, dead_idle=0.6)
+        return Member(role, url, timeouts=timeouts, resume_for=0.0 if role is who else PATIENCE)
+
+    async def main() -> None:
+        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
             silence(serve.links[0])
             await proxy.heard("peer-lost")
-            await proxy.heard("peer-connected", 2)
+            assert "suspended" not in proxy.events + serve.events
             assert await proxy.ask() == b"/hello"
-            await serve.reached(1)
 
     run(main())
 

@@ -1,0 +1,122 @@
+"""What is said first on every channel, pure: messages and ``now`` in, messages out, and an `Agreement` at the end.
+
+    1. channel opens
+    2. proxy -> serve   HELLO   version range, features, window
+    3. serve -> proxy   AGREE   version, common features, window, streams
+       both             AUTH    where there is a secret (auth.py)               -> an agreement on both sides
+
+A session begins with the agreement (connection.py). What a peer does wrong, silence included, ends the greeting with
+the error that README.md names.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ..config import Limits, Timeouts
+from ..errors import ErrorCode, ProtocolError
+from ..status import Role
+from . import frames
+from .events import ConnectionEnded
+from .frames import Frame, FrameType
+from .handshake import Agreement, Credentials, Offer, handshake
+from .hello import ALL_FEATURES, Feature, Features, ResumeOffer
+from .resume import Resumable
+
+
+class Greeting:
+    """One side of the greeting on one channel; the arguments after ``credentials`` are those of `handshake.Offer`."""
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        now: float,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+        features: Features = ALL_FEATURES,
+        agent: str = "",
+        credentials: Credentials | None = None,
+        certificate: bytes = b"",
+        resume: ResumeOffer | None = None,
+        resumable: Resumable = lambda claim: None,
+    ) -> None:
+        self.role = role
+        self.ended: ConnectionEnded | None = None
+        """Why there will be no agreement."""
+        self._limits = limits or Limits()
+        self._deadline = now + (timeouts or Timeouts()).handshake
+        offer = Offer(
+            limits=self._limits,
+            features=features,
+            agent=agent,
+            certificate=certificate,
+            resume=resume,
+            resumable=resumable,
+        )
+        self._handshake = handshake(role, offer, credentials)
+        self._outgoing: deque[bytes] = deque()
+        self._say(self._handshake.begin())
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """What both sides have agreed on, once all is done."""
+        return self._handshake.agreement
+
+    @property
+    def was_guessed(self) -> bool:
+        """Whether the peer could test a guess of the secret, and has not proven itself."""
+        return self._handshake.proved and self.agreement is None
+
+    def receive_message(self, message: bytes, now: float) -> None:
+        """Take one message of the channel; nothing once there is an agreement, or an end."""
+        if self.agreement is not None or self.ended is not None:
+            return
+        try:
+            frame = frames.decode(message)
+            if frame is not None:
+                self._rx_frame(frame, now)
+            if len(self._outgoing) > self._limits.control:
+                raise ProtocolError("The peer asks for more answers than it takes.")
+        except ProtocolError as exc:
+            self.close(exc.code, exc.message)
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` wants to be called."""
+        return self._deadline if self.agreement is None and self.ended is None else None
+
+    def handle_timer(self, now: float) -> None:
+        """The time of `next_timer` has come, or nearly."""
+        timer = self.next_timer()
+        if timer is not None and now >= timer:
+            self.close(ErrorCode.PROTOCOL, "The peer did not say hello in time.")
+
+    def message_to_send(self) -> bytes | None:
+        """The next message for the channel; None where nothing waits."""
+        return self._outgoing.popleft() if self._outgoing else None
+
+    def close(self, code: ErrorCode, message: str) -> None:
+        """Give up; one last message is to be sent."""
+        if Feature.RESET in self._handshake.features:
+            last = frames.encode(FrameType.RESET, 0, frames.encode_reset(code, message))
+        else:
+            last = frames.encode(FrameType.ERROR, 0, frames.encode_error(message))
+        self._outgoing.append(last)
+        self.ended = ConnectionEnded(code, message, remote=False)
+
+    def _rx_frame(self, frame: Frame, now: float) -> None:
+        if frame.type == FrameType.PING:
+            self._outgoing.append(frames.encode(FrameType.PONG, 0))
+        elif self._is_refusal(frame):
+            self.ended = ConnectionEnded(*frames.decode_session_error(frame), remote=True)
+        elif frame.type != FrameType.PONG:
+            self._say(self._handshake.receive(frame, now))
+
+    def _is_refusal(self, frame: Frame) -> bool:
+        # Serve may turn a proxy away before it has agreed on anything, by what HELLO lists.
+        listed = self._handshake.offered if self.role is Role.PROXY else self._handshake.features
+        reset = frame.type == FrameType.RESET and frame.stream == 0 and Feature.RESET in listed
+        return frame.type == FrameType.ERROR or reset
+
+    def _say(self, said: list[Frame]) -> None:
+        self._outgoing += [frames.encode(FrameType(frame.type), frame.stream, frame.payload) for frame in said]

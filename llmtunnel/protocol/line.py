@@ -1,0 +1,163 @@
+"""Frames in order, over one channel after the other: messages to frames and back, numbers, acknowledgements, pings.
+
+What the frames mean for streams is connection.py's. On each further channel, both ways:
+
+    1. greeting.py      HELLO with the session and how many frames have come, AGREE with the same of the other side
+    2. RESUME           the number of the frame that comes next
+    3. frames           what the last channel may have lost, then what is new; who has a frame already skips it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..config import Limits, Timeouts
+from ..errors import ProtocolError
+from . import frames
+from .frames import Frame, FrameType
+from .handshake import Agreement
+from .hello import Feature, ResumeOffer
+from .journal import Journal, Receipts
+from .liveness import Liveness, Verdict
+from .outbox import Outbox
+from .resume import Claim
+
+
+class Line:
+    """What one session has of its peer: a pipe of frames, kept whole where `Feature.RESUME` is agreed on."""
+
+    def __init__(self, agreement: Agreement, *, limits: Limits, timeouts: Timeouts, now: float) -> None:
+        self._agreement = agreement
+        self._timeouts = timeouts
+        self._liveness = Liveness(timeouts, now)
+        self._journal = Journal(limits.journal) if Feature.RESUME in agreement.features else None
+        self._receipts = Receipts()
+        self._bundles = Feature.BUNDLE in agreement.features
+        self.outbox = Outbox(bundles=self._bundles, journal=self._journal)
+        self._owes_ack = False
+        """One goes with the next message."""
+        self._asked = False
+        """A ping is on its way for the sake of the acknowledgement that comes with its answer."""
+
+    @property
+    def rtt(self) -> float | None:
+        """The last ping's round trip, seconds."""
+        return self._liveness.rtt
+
+    @property
+    def last_heard(self) -> float:
+        """When the last message came, as ``now``."""
+        return self._liveness.last_heard
+
+    # -- on one channel
+
+    def frames_of(self, message: bytes, now: float) -> Iterator[Frame]:
+        """The frames in a message that are for the connection. Raises `ProtocolError`."""
+        self._liveness.heard(now)
+        frame = frames.decode(message)
+        if frame is not None and frame.type == FrameType.BUNDLE and self._bundles:
+            for inner in frames.unbundle(frame.payload):
+                if not self._takes(inner, now):
+                    yield inner
+        elif frame is not None and not self._takes(frame, now):
+            yield frame
+
+    def message_to_send(self) -> bytes | None:
+        """The next message for the channel, cut now; None where nothing waits, or may go."""
+        if self._owes_ack or self._receipts.due:
+            self._tx_ack()
+        message = self.outbox.next_message()
+        if message is None and self.outbox.held and not self._asked:
+            self._asked = True
+            self.control(FrameType.PING)
+            message = self.outbox.next_message()
+        return message
+
+    def control(self, type: FrameType, payload: bytes = b"") -> None:
+        """Queue a frame of the session itself."""
+        self.outbox.add_control(frames.encode(type, 0, payload))
+
+    def suspect(self) -> None:
+        """Somebody says that the peer is gone: find out soon (`next_timer` moves)."""
+        self._liveness.suspect()
+
+    def next_timer(self, *, busy: bool) -> float | None:
+        """When `is_dead` has something to find next."""
+        return self._liveness.deadline(busy=busy)
+
+    def is_dead(self, now: float, *, busy: bool) -> bool:
+        """Whether the channel has just been found to be; it is pinged where that is due."""
+        verdict = self._liveness.check(now, busy=busy)
+        if verdict is Verdict.PING:
+            self._tx_probe(FrameType.PING)
+        return verdict is Verdict.DEAD
+
+    # -- from one channel to the next
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there may be another channel."""
+        return self._journal is not None
+
+    def suspend(self) -> None:
+        """The channel is gone: nothing is due before `resume`."""
+        self._liveness.give_up()
+
+    def offer(self, certificate: bytes) -> ResumeOffer | None:
+        """Proxy: its part of HELLO, on a channel where serve has shown this certificate."""
+        if self._journal is None or not certificate or certificate != self._agreement.certificate:
+            return None
+        return ResumeOffer(session=self._agreement.session, received=self._receipts.count)
+
+    def answer(self, claim: Claim) -> int | None:
+        """Serve: how many frames have come, where the proxy behind the claim is this session's; else None."""
+        agreement, journal = self._agreement, self._journal
+        if journal is None or not claim.certificate or claim.received > journal.sent:
+            return None
+        ticket = agreement.ticket.id if agreement.ticket else None
+        claimed = (claim.session, claim.certificate, claim.ticket, claim.features)
+        ours = (agreement.session, agreement.certificate, ticket, agreement.features)
+        return self._receipts.count if claimed == ours else None
+
+    def resume(self, agreement: Agreement, now: float) -> None:
+        """Go on over another channel, where this was agreed. What comes on the last one must not be taken any more.
+
+        Raises `ProtocolError` where the peer has agreed to what it cannot mean.
+        """
+        assert self._journal is not None and agreement.received is not None
+        if agreement.features != self._agreement.features:
+            raise ProtocolError("A session goes on with other features.")
+        self._journal.acknowledge(agreement.received)
+        self._receipts.expect_resume()
+        self._liveness.renew(now)
+        self._asked = self._owes_ack = False
+        first = frames.encode_count(self._journal.acknowledged + 1)
+        self.outbox.begin_again(frames.encode(FrameType.RESUME, 0, first))
+
+    # -- what is the line's own
+
+    def _takes(self, frame: Frame, now: float) -> bool:
+        """Whether a frame is none for the connection: one of ours, or one that came before."""
+        if frame.type > frames.LAST_OF_SESSION:
+            return self._journal is not None and frame.stream > 0 and not self._receipts.take(len(frame.payload))
+        if frame.type == FrameType.PING:
+            self._tx_probe(FrameType.PONG)
+        elif frame.type == FrameType.PONG:
+            self._liveness.pong(now)
+        elif self._journal is not None and frame.type == FrameType.ACK:
+            self._journal.acknowledge(frames.decode_count(frame.payload))
+            self._asked = False
+        elif self._journal is not None and frame.type == FrameType.RESUME:
+            self._receipts.resume(frames.decode_count(frame.payload))
+        else:
+            return False
+        return True
+
+    def _tx_probe(self, type: FrameType) -> None:
+        """PING or PONG, and what is to be acknowledged with it."""
+        self.control(type)
+        self._owes_ack = self._journal is not None and self._receipts.pending
+
+    def _tx_ack(self) -> None:
+        self._owes_ack = False
+        self.control(FrameType.ACK, frames.encode_count(self._receipts.tell()))

@@ -1,0 +1,157 @@
+"""One channel to a peer, from its first message to its end: the greeting on it, then the session that it carries.
+
+A session may change its channel; a channel has one carrier, which stays its receiver, and which is deaf once the
+session has left it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .. import version
+from ..errors import (
+    AuthenticationFailed,
+    ChannelClosed,
+    ErrorCode,
+    PeerError,
+    PeerLost,
+    TunnelError,
+    Unwelcome,
+    VersionMismatch,
+)
+from ..protocol.greeting import Greeting
+from ..protocol.handshake import Agreement
+from ..transport.base import Channel
+
+if TYPE_CHECKING:
+    from .mux import Session
+
+AGENT = f"llmtunnel/{version.__version__}"
+FAREWELL = "The peer stops."
+NOT_PROVEN = (
+    "It can be a mistyped code: compare it with the other side's. Where it is the same, somebody between you poses as"
+    " the other side: use a signal server that you trust (--signal)."
+)
+
+
+class Carrier:
+    """`start`, then ``agreed`` is called with what was agreed on, and makes a session that `carry` is given."""
+
+    def __init__(self, channel: Channel, greeting: Greeting, *, agreed: Callable[[Carrier, Agreement], None]) -> None:
+        self.channel = channel
+        self._greeting = greeting
+        self._agreed = agreed
+        self._session: Session | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.Handle | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._over: asyncio.Future[TunnelError] = self._loop.create_future()
+
+    def start(self) -> None:
+        """Begin to greet."""
+        self.channel.attach(self)
+        if (when := self._greeting.next_timer()) is not None:
+            self._timer = self._loop.call_at(when, self._on_timer)
+        self._flush()
+
+    def carry(self, session: Session) -> None:
+        """The session that speaks and listens here from now on."""
+        self._session = session
+        self.channel.trust()
+
+    @property
+    def error(self) -> TunnelError | None:
+        """Why nothing more will come; None while something may."""
+        return self._over.result() if self._over.done() else None
+
+    async def wait_over(self) -> TunnelError:
+        """Why nothing more will come, once that is so: no agreement, the channel's end, or ours."""
+        return await asyncio.shield(self._over)
+
+    def leave(self, reason: str) -> None:
+        """Nothing that comes means anything from now on, and nobody is told of the channel's end; idempotent."""
+        self._end(PeerLost(reason))
+
+    async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
+        """Close the channel in order; a greeting is broken off with these words. Idempotent."""
+        if self._session is None and self._greeting.next_timer() is not None:
+            self._greeting.close(code, message)
+            self._flush()
+        self.leave(message)
+        if self._closing is None:
+            self._closing = asyncio.create_task(self.channel.aclose(), name="closing a channel")
+        await asyncio.shield(self._closing)
+
+    # -- called by the channel
+
+    def message_received(self, message: bytes) -> None:
+        """See `transport.base.Receiver`."""
+        if self._session is not None:
+            self._session.message_received(message)
+        elif not self._over.done():
+            self._greeting.receive_message(message, self._loop.time())
+            self._flush()
+
+    def room_available(self) -> None:
+        """See `transport.base.Receiver`."""
+        if self._session is not None:
+            self._session.room_available()
+
+    def channel_closed(self, reason: str) -> None:
+        """See `transport.base.Receiver`."""
+        session = self._session
+        self._end(PeerLost(f"The connection to the peer closed: {reason}"))
+        if session is not None:
+            session.channel_closed(reason)
+
+    # -- the greeting
+
+    def _flush(self) -> None:
+        """Send what the greeting says, and see what has become of it. It is little: room is not asked for."""
+        try:
+            while (message := self._greeting.message_to_send()) is not None:
+                self.channel.send(message)
+        except ChannelClosed as exc:
+            self._end(PeerLost(f"The connection to the peer closed: {exc}"))
+            return
+        if ended := self._greeting.ended:
+            self._end(session_error(ended.code, ended.message, remote=ended.remote))
+        elif agreement := self._greeting.agreement:
+            self._stop_timer()
+            self._agreed(self, agreement)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._greeting.handle_timer(self._loop.time())
+        self._flush()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self, error: TunnelError) -> None:
+        """It is over, for whatever reason came first."""
+        self._session = None
+        self._stop_timer()
+        if self._over.done():
+            return
+        if self._greeting.was_guessed and isinstance(error, PeerLost):
+            error = AuthenticationFailed(f"The other side has not proven itself: {error.message}", hint=NOT_PROVEN)
+        self._over.set_result(error)
+
+
+def session_error(code: ErrorCode, message: str, *, remote: bool) -> PeerError:
+    """What a peer's last word, or ours to it, means to the user."""
+    # Whoever it is may write here what it likes: users must not take it for our own words.
+    told = f"The other side says: {message}" if remote else message
+    match code:
+        case ErrorCode.VERSION:
+            return VersionMismatch(told, hint="Install the same version of llmtunnel on both sides.")
+        case ErrorCode.UNAUTHENTICATED:
+            return AuthenticationFailed(told, hint=NOT_PROVEN)
+        case ErrorCode.UNWELCOME:
+            return Unwelcome(told, hint="Ask who runs serve for a new code.")
+    return PeerLost(f"The session ended: {message}")

@@ -1,0 +1,198 @@
+"""The sessions of one side of a room: which channel is whose, who is reached or waited for, and what is told of it.
+
+A proxy has one session, a serve one with each proxy. Channels of any kind come here when they are open: each is greeted
+in the name of a session that goes on, where there is one, and else begins a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ..config import Settings
+from ..errors import ErrorCode, PeerNotFound, TunnelError
+from ..protocol.greeting import Greeting
+from ..protocol.handshake import Agreement
+from ..protocol.hello import ALL_FEATURES, Feature, ResumeOffer
+from ..protocol.resume import Claim
+from ..status import Notice, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
+from ..transport.base import Channel
+from .access import Access
+from .carrier import AGENT, FAREWELL, Carrier
+from .mux import Handler, Session
+
+
+class Peers:
+    """``disturbed`` hears that a session is suspended, or (with a reason) over; ``restored`` that one stands."""
+
+    def __init__(
+        self,
+        role: Role,
+        settings: Settings,
+        *,
+        access: Access,
+        handler: Handler | None,
+        notify: Callable[[Notice], None],
+        disturbed: Callable[[TunnelError | None], None],
+        restored: Callable[[], None],
+    ) -> None:
+        self.sessions: list[Session] = []
+        """Those that are not over, the newest last."""
+        self._role = role
+        self._settings = settings
+        self._access = access
+        self._handler = handler
+        self._notify = notify
+        self._disturbed = disturbed
+        self._restored = restored
+        self._features = ALL_FEATURES if settings.resume_for > 0 else ALL_FEATURES - {Feature.RESUME}
+        self._up = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def standing(self) -> list[Session]:
+        """The sessions that are not suspended."""
+        # A copy first: other threads ask too, and the loop goes on meanwhile.
+        return [session for session in tuple(self.sessions) if not session.suspended]
+
+    async def session(self, wait: float) -> Session:
+        """Proxy: the session with serve. Raises `PeerNotFound` where none stands within ``wait`` seconds."""
+        if standing := self.standing:
+            return standing[-1]
+        try:
+            async with asyncio.timeout(wait):
+                while not self.standing:
+                    self._up.clear()
+                    await self._up.wait()
+        except TimeoutError:
+            raise PeerNotFound(
+                "No serve is reached through this room.",
+                hint="Is `llmtunnel serve` running, with the same invite or room?",
+            ) from None
+        return self.standing[-1]
+
+    def suspect(self) -> None:
+        """The way to everybody may have changed: ask them all."""
+        for session in self.standing:
+            session.suspect()
+
+    # -- channels
+
+    def greeting(self, channel: Channel) -> Greeting:
+        """What to say on a channel that has just opened."""
+        certificate = channel.binding.remote if channel.binding else b""
+        return Greeting(
+            self._role,
+            now=asyncio.get_running_loop().time(),
+            limits=self._settings.limits,
+            timeouts=self._settings.timeouts,
+            features=self._features,
+            agent=AGENT,
+            credentials=self._access.credentials(channel.binding),
+            certificate=certificate,
+            resume=self._offer(certificate) if self._role is Role.PROXY else None,
+            resumable=self._answer,
+        )
+
+    def agreed(self, carrier: Carrier, agreement: Agreement, *, name: str) -> Session | None:
+        """The session that goes on, or begins, with an agreement; None where the one that was agreed on has ended."""
+        if agreement.received is None:
+            return self._begin(carrier, agreement, name)
+        session = next((each for each in self.sessions if each.id == agreement.session), None)
+        if session is not None:
+            session.resume(agreement, carrier)
+        return session
+
+    def _offer(self, certificate: bytes) -> ResumeOffer | None:
+        offers = (session.line.offer(certificate) for session in self.sessions)
+        return next((offer for offer in offers if offer is not None), None)
+
+    def _answer(self, claim: Claim) -> int | None:
+        answers = (session.line.answer(claim) for session in self.sessions)
+        return next((answer for answer in answers if answer is not None), None)
+
+    def _begin(self, carrier: Carrier, agreement: Agreement, name: str) -> Session:
+        self._make_place(agreement)
+        session = Session(
+            self._role,
+            agreement,
+            carrier,
+            peer=name,
+            handler=self._handler,
+            limits=self._settings.limits,
+            timeouts=self._settings.timeouts,
+            resume_for=self._settings.resume_for,
+            owner=self,
+        )
+        self._access.established(session)
+        self.sessions.append(session)
+        self._stands(session)
+        self._notify(
+            PeerConnected(
+                peer=name,
+                path=session.path,
+                version=session.version,
+                address=session.address,
+                fingerprint=session.certificate.hex(),
+                authenticated=session.authenticated,
+            )
+        )
+        return session
+
+    def _make_place(self, agreement: Agreement) -> None:
+        """End the sessions that a new one leaves without sense, or without a place."""
+        for session in tuple(self.sessions):
+            if self._role is Role.PROXY:
+                self.end(session, "another serve took its place")
+            elif agreement.certificate and session.certificate == agreement.certificate:
+                self.end(session, "it has connected anew")
+        if len(self.sessions) >= self._settings.limits.peers:
+            for session in [session for session in self.sessions if session.suspended][:1]:
+                self.end(session, "others want its place")
+
+    # -- what sessions tell
+
+    def session_suspended(self, session: Session, reason: str) -> None:
+        """See `Owner`."""
+        if session in self.sessions:
+            self._notify(Suspended(peer=session.peer, reason=reason, path=session.path))
+            self._disturbed(None)
+
+    def session_resumed(self, session: Session, gap: float) -> None:
+        """See `Owner`."""
+        if session in self.sessions:
+            self._stands(session)
+            self._notify(Resumed(peer=session.peer, path=session.path, gap_ms=round(gap * 1000, 1)))
+
+    def session_ended(self, session: Session, error: TunnelError) -> None:
+        """See `Owner`."""
+        if session in self.sessions:
+            self.end(session, str(error))
+            self._disturbed(error)
+
+    def _stands(self, session: Session) -> None:
+        self._up.set()
+        self._restored()
+
+    # -- the end
+
+    def put_out(self, certificate: bytes) -> None:
+        """Serve: end what there is with who has this certificate."""
+        for session in tuple(self.sessions):
+            if session.certificate == certificate:
+                told = "Serve has put this proxy out."
+                self.end(session, "it was put out", code=ErrorCode.UNWELCOME, told=told)
+
+    def end(self, session: Session, reason: str, *, code: ErrorCode = ErrorCode.NO_ERROR, told: str = FAREWELL) -> None:
+        """End one, now; its streams and the peer are told, and the channel is closed in the background."""
+        self.sessions.remove(session)
+        self._notify(PeerLostNotice(peer=session.peer, reason=reason))
+        task = asyncio.create_task(session.aclose(code, told), name=f"closing {session.peer}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def aclose(self) -> None:
+        """End all; nothing more is told."""
+        closing = [session.aclose() for session in self.sessions]
+        self.sessions.clear()
+        await asyncio.gather(*closing, *self._closing)
