@@ -97,7 +97,7 @@ def test_a_serve_that_is_back_before_its_end_was_noticed_takes_over_and_the_loss
             await serve.die()
             again = Member(Role.SERVE, server.url)
             async with running(again):
-                await again.reached()
+                await proxy.heard("peer-connected", 2)
                 assert await proxy.ask() == b"/hello"
                 assert [event for event in proxy.events if event.startswith("peer")] == [
                     "peer-connected",
