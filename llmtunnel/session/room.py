@@ -158,8 +158,8 @@ class Room:
     def reconnect(self) -> None:
         """Come again at once, to the signal server and, as a proxy, to serve: what stands goes on there."""
         self._retry_signal.reset()
-        for link in [link for link in self._links.values() if link.session is None]:
-            self._leave(link)
+        for link in [link for link in self._links.by_id.values() if link.session is None]:
+            self._links.leave(link)
         self._notify(Reconnecting(what="signal server", reason="Connecting anew, as asked.", delay=0.0))
         self._peers.suspect()
         self._want_another()
