@@ -209,7 +209,7 @@ def test_who_waits_while_another_thread_closes_is_told(other: Background) -> Non
 
 def test_status_can_be_read_from_any_thread_while_peers_come_and_go(other: Background) -> None:
     with connected(other) as proxy:
-        links = proxy._tunnel._room._links
+        links = proxy._tunnel._room._links.by_id
         [link] = links.values()
         stop = threading.Event()
 

@@ -133,10 +133,6 @@ class Session:
         """What the next channel's greeting asks about it."""
         return self._connection.line
 
-    def is_on(self, carrier: Carrier) -> bool:
-        """Whether this is its channel."""
-        return self._carrier is carrier
-
     def resume(self, agreement: Agreement, carrier: Carrier) -> None:
         """Go on over another channel, where that was agreed. The last one is left; closing it is its owner's."""
         gap = self._silence() if self.suspended else 0.0
@@ -336,7 +332,7 @@ class Session:
     def _suspend(self, reason: str) -> None:
         if self._giving_up is not None or self._ended.done():
             return
-        told = f"{reason} Nothing was heard for {self._resume_for:g} s."
+        told = f"{reason} It did not come back within {self._resume_for:g} s."
         self._giving_up = self._loop.call_later(self._resume_for, self._give_up, ErrorCode.INTERNAL, told)
         if self._owner is not None:
             self._owner.session_suspended(self, reason)

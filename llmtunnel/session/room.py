@@ -12,7 +12,6 @@ import logging
 import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from ..bucket import Bucket
@@ -37,6 +36,7 @@ from .access import Access, ProxyAccess, ServeAccess
 from .backoff import Backoff
 from .carrier import Carrier
 from .link import Link
+from .links import Links
 from .mux import Handler, Session
 from .peers import Peers
 from .watch import watch
@@ -45,12 +45,6 @@ logger = logging.getLogger(__name__)
 
 OUTGOING = 256
 """Signalling messages that may wait for the socket; an exchange has about twenty."""
-ARRIVALS = 16
-"""Members that may connect at once: all of a room, when serve is started again."""
-ARRIVAL_EVERY = 0.125
-"""Seconds until one more may: a connection costs some 30 ms of computing, for a stranger too."""
-OVERLAP = 2.0
-"""Seconds for which the channel that a session has left stays open."""
 COMPLAINT_EVERY = 10.0
 """Seconds between two notices that somebody did not come in, where nobody waits for it, and between two errors of the
 signal server: strangers must not fill the screen."""
@@ -74,7 +68,6 @@ class Room:
         self._identity = Identity()
         now = asyncio.get_running_loop().time()
         self._access: Access = ServeAccess(settings, now) if role is Role.SERVE else ProxyAccess(settings)
-        self._arrivals = Bucket(ARRIVALS, every=ARRIVAL_EVERY)
         self._complaints = Bucket(1, every=COMPLAINT_EVERY)
         self._warnings = Bucket(3, every=COMPLAINT_EVERY)
         self._instance = _new_instance()
@@ -89,17 +82,11 @@ class Room:
             disturbed=self._disturbed,
             restored=self._restored,
         )
-        self._links: dict[str, Link] = {}
-        """By the member's id: being made, or carrying a session."""
-        self._left: set[Link] = set()
-        """Links of members that have come, or that we go to, under another id: they carry as long as they can."""
+        self._links = Links(settings.limits, self._negotiation)
         self._wanted = True
         """Proxy: another link is."""
-        self._stopping = asyncio.Event()
-        self._closing: set[asyncio.Task[None]] = set()
-        """Links that are being closed."""
-        self._tasks: set[asyncio.Task[None]] = set()
-        """These, and what else goes on for itself."""
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Connections to the signal server that are being closed."""
         self._outgoing: asyncio.Queue[str] = asyncio.Queue(OUTGOING)
         self._want = asyncio.Event()
         self._rejoin_delay = 0.0
@@ -121,7 +108,7 @@ class Room:
     @property
     def connecting(self) -> bool:
         """Whether a link is being made."""
-        return any(link.session is None for link in tuple(self._links.values()))
+        return self._links.making
 
     @property
     def access(self) -> Access:
@@ -144,7 +131,10 @@ class Room:
             raise self._failure
         finally:
             watching.cancel()
-            await self._close_links()
+            await self._peers.aclose()
+            await self._links.aclose()
+            if self._leaving:
+                await asyncio.wait(self._leaving)
             await asyncio.wait((watching,))
 
     def renew_secret(self, secret: str) -> None:
@@ -159,7 +149,7 @@ class Room:
         certificates = {session.certificate for session in self.sessions if session.peer == name}
         if not certificates:
             return False
-        certificates |= {link.certificate for link in self._links.values() if link.name == name}
+        certificates |= {link.certificate for link in self._links.by_id.values() if link.name == name}
         for certificate in certificates:
             self._access.door.put_out(certificate)
             self._peers.put_out(certificate)
@@ -168,8 +158,8 @@ class Room:
     def reconnect(self) -> None:
         """Come again at once, to the signal server and, as a proxy, to serve: what stands goes on there."""
         self._retry_signal.reset()
-        for link in [link for link in self._links.values() if link.session is None]:
-            self._leave(link)
+        for link in [link for link in self._links.by_id.values() if link.session is None]:
+            self._links.leave(link)
         self._notify(Reconnecting(what="signal server", reason="Connecting anew, as asked.", delay=0.0))
         self._peers.suspect()
         self._want_another()
@@ -191,15 +181,17 @@ class Room:
         self._outgoing = asyncio.Queue(OUTGOING)
         if self._role is Role.PROXY and self._wanted:
             self._instance = _new_instance()
-            for link in tuple(self._links.values()):
-                self._leave(link)
+            for link in tuple(self._links.by_id.values()):
+                self._links.leave(link)
         client = await SignalClient.connect(settings.signal, timeouts=settings.timeouts, limits=settings.limits)
         try:
             joined = await client.join(settings.room, role=self._role, instance=self._instance, token=self._token)
             await self._enter(joined)
             await _first_of(self._send_outgoing(client), self._receive(client), self._until_rejoin())
         finally:
-            leaving = self._background(client.aclose(), "leaving the signal server")
+            leaving = asyncio.create_task(client.aclose(), name="leaving the signal server")
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
             if not self._addressed:  # an original server has no place for us twice
                 await asyncio.shield(leaving)
 
@@ -256,7 +248,7 @@ class Room:
             logger.warning("the signal server takes no messages: one is dropped")
 
     def _tell_if_alone(self) -> None:
-        if self._negotiation.alone and not self._links and not self._peers.sessions:
+        if self._negotiation.alone and not self._links.by_id and not self._peers.sessions:
             self._notify(Waiting(room=self._settings.room))
 
     # -- links
@@ -270,62 +262,43 @@ class Room:
                 if link := self._new_link(member):
                     link.answer(sdp)
             case TakeAnswer(peer_id, sdp):
-                await self._links[peer_id].take_answer(sdp)
+                await self._links.by_id[peer_id].take_answer(sdp)
             case TakeCandidate(peer_id, candidate):
-                self._links[peer_id].take_candidate(candidate)
+                self._links.by_id[peer_id].take_candidate(candidate)
             case Suspect(peer_id):
-                self._links[peer_id].suspect()
+                self._links.by_id[peer_id].suspect()
             case Rename(old, new):
-                self._rename(old, new)
-
-    def _rename(self, old: str, new: str) -> None:
-        link = self._links.pop(old)
-        if stray := self._links.get(new):
-            self._leave(stray)
-        link.member = replace(link.member, peer_id=new)
-        self._links[new] = link
+                self._links.rename(old, new)
 
     def _new_link(self, member: Member) -> Link | None:
-        if old := self._links.get(member.peer_id):
-            self._leave(old)
-        if not self._has_place():
+        if old := self._links.by_id.get(member.peer_id):
+            self._links.leave(old)
+        if not self._links.make_place(len(self.standing)):
             logger.info("%s is left out: too many connect, or are connected", member.peer_id[:6])
             return None
-        self._negotiation.linked(member)
-        link = self._links[member.peer_id] = Link(
-            member,
-            self._settings,
-            identity=self._identity,
-            greeting=self._peers.greeting,
-            send=self._tx,
-            addressed=self._addressed,
-            up=self._link_up,
-            down=self._link_down,
+        return self._links.add(
+            Link(
+                member,
+                self._settings,
+                identity=self._identity,
+                greeting=self._peers.greeting,
+                send=self._tx,
+                addressed=self._addressed,
+                up=self._link_up,
+                down=self._link_down,
+            )
         )
-        return link
-
-    def _has_place(self) -> bool:
-        """Whether one more link may be made; of too many that are being made, the oldest is given up for it."""
-        limits = self._settings.limits
-        strangers = [link for link in self._links.values() if link.session is None]
-        # A peer that is waited for has no place of its own: it may be the one that comes.
-        full = len(self._peers.standing) >= limits.peers or len(self._closing) >= 2 * limits.strangers
-        if full or not self._arrivals.take(asyncio.get_running_loop().time()):
-            return False
-        if len(strangers) >= limits.strangers:
-            self._leave(strangers[0])
-        return True
 
     def _link_up(self, link: Link, carrier: Carrier, agreement: Agreement) -> Session | None:
-        if self._links.get(link.member.peer_id) is not link:
+        if self._links.by_id.get(link.member.peer_id) is not link:
             return None
         self._negotiation.established(link.member.peer_id)
         return self._peers.agreed(carrier, agreement, name=link.name)
 
     def _link_down(self, link: Link, reason: TunnelError) -> None:
-        if not self._forget(link):
+        if not self._links.forget(link):
             return
-        self._close(link)
+        self._links.close(link)
         if self._role is Role.SERVE:
             self._tell_failure(link, reason)
             self._tell_if_alone()
@@ -396,57 +369,6 @@ class Room:
             Reconnecting(what="peer", reason=str(reason), hint=reason.hint, delay=round(self._rejoin_delay, 3))
         )
         self._want.set()
-
-    # -- the end of a link: it leaves `_links` first, and is closed then, so that nothing waits for that
-
-    def _leave(self, link: Link) -> None:
-        """Its member is not reached through it any more: it goes on carrying a session, if it has one, or is closed."""
-        del self._links[link.member.peer_id]
-        self._negotiation.unlinked(link.member.peer_id)
-        if link.session is not None and link.session.error is None:
-            self._left.add(link)
-        else:
-            self._close(link)
-
-    def _forget(self, link: Link) -> bool:
-        """Whether it was ours until now: one that is being closed may still call."""
-        if link in self._left:
-            self._left.remove(link)
-            return True
-        if self._links.get(link.member.peer_id) is not link:
-            return False
-        del self._links[link.member.peer_id]
-        self._negotiation.unlinked(link.member.peer_id)
-        return True
-
-    def _close(self, link: Link) -> None:
-        task = self._background(self._close_later(link), f"closing {link.name}")
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    def _background(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _close_later(self, link: Link) -> None:
-        """Not at once where its session goes on elsewhere: the peer is to hear that there, before it hears it here."""
-        if link.session is not None and link.session.error is None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(OVERLAP):
-                    await self._stopping.wait()
-        await link.aclose()
-
-    async def _close_links(self) -> None:
-        self._stopping.set()
-        await self._peers.aclose()
-        for link in [*self._links.values(), *self._left]:
-            self._close(link)
-        self._links.clear()
-        self._left.clear()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
 
 
 async def _first_of(*work: Coroutine[Any, Any, None]) -> None:

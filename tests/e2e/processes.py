@@ -204,13 +204,13 @@ class Processes:
 
     def member(self, role: str, room: str, signal: str, *flags: str) -> Process:
         """A serve or proxy of ours."""
-        common = ("--room", room, "--signal", signal, "--stun", "none", "--json", "-v")
+        common = ("--room", room, "--signal", signal, "--stun", "none", "--resume-for", "2", "--json", "-v")
         return self.start("-m", "llmtunnel", role, *common, *flags, name=role)
 
-    def tunnel(self, room: str, upstream: str, signal: str) -> Tunnel:
+    def tunnel(self, room: str, upstream: str, signal: str, *flags: str) -> Tunnel:
         """A serve and a proxy that have met."""
-        serve = self.serve(room, upstream, signal)
-        proxy = self.proxy(room, signal)
+        serve = self.serve(room, upstream, signal, *flags)
+        proxy = self.proxy(room, signal, *flags)
         proxy.process.wait_event("ready")
         return Tunnel(serve, proxy.process, proxy.url)
 

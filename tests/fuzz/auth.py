@@ -11,7 +11,6 @@ from typing import Final
 from llmtunnel.bucket import Bucket
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.auth import ProxyCredentials, ServeCredentials
-from llmtunnel.protocol.connection import Connection
 from llmtunnel.protocol.door import Door
 from llmtunnel.protocol.events import ConnectionEnded
 from llmtunnel.protocol.frames import FrameType
@@ -19,6 +18,7 @@ from llmtunnel.protocol.hello import Agree, AuthAnswer, Hello
 from llmtunnel.protocol.keys import Certificates, Ticket
 from llmtunnel.status import Role
 
+from ..protocol.pair import Core
 from . import mutations
 from .wire import SMALL, spoil_message
 
@@ -39,20 +39,20 @@ EXTRA: Final = [
 
 
 @cache
-def _proxy(secret: str, *, returns: bool) -> Connection:
+def _proxy(secret: str, *, returns: bool) -> Core:
     """One that has said nothing yet, to be copied: its key exchange takes long to make."""
     ticket = TICKET if returns else None
     credentials = ProxyCredentials(room="r", certificates=SEEN, secret=secret, ticket=ticket)
-    return Connection(Role.PROXY, now=0.0, limits=SMALL, credentials=credentials)
+    return Core(Role.PROXY, now=0.0, limits=SMALL, credentials=credentials)
 
 
-def _serve(secret: str, *, guesses: int = 1) -> Connection:
+def _serve(secret: str, *, guesses: int = 1) -> Core:
     """One at whose door the proxy with the ticket was, and strangers too."""
     door = Door(secret)
     door.enter(SEEN.proxy, TICKET, 0.0)
     door._guesses = Bucket(guesses, every=1e9)
     credentials = ServeCredentials(room="r", certificates=SEEN, door=door)
-    return Connection(Role.SERVE, now=0.0, limits=SMALL, credentials=credentials)
+    return Core(Role.SERVE, now=0.0, limits=SMALL, credentials=credentials)
 
 
 @cache
@@ -61,18 +61,18 @@ def _recorded() -> tuple[bytes, ...]:
     heard: list[bytes] = []
     for secret, returns in (("secret", False), ("secret", True), ("a guess", False)):
         credentials = ProxyCredentials(room="r", certificates=SEEN, secret=secret, ticket=TICKET if returns else None)
-        heard += _talk(Connection(Role.PROXY, now=0.0, credentials=credentials), _serve("secret"))
+        heard += _talk(Core(Role.PROXY, now=0.0, credentials=credentials), _serve("secret"))
     return tuple(heard)
 
 
-def _talk(proxy: Connection, serve: Connection) -> Iterator[bytes]:
+def _talk(proxy: Core, serve: Core) -> Iterator[bytes]:
     for sender, receiver in ((proxy, serve), (serve, proxy)) * 2:
         for message in _sent(sender):
             yield message
             receiver.receive_message(message, 0.0)
 
 
-def _sent(core: Connection) -> list[bytes]:
+def _sent(core: Core) -> list[bytes]:
     messages = []
     while (message := core.message_to_send()) is not None:
         messages.append(message)
@@ -111,8 +111,8 @@ def _of_type(rng: Random, message: bytes, role: Role) -> bytes:
 def in_between(rng: Random) -> None:
     """Two with the secret, whose messages somebody spoils: a side is in only where it got what was sent, as it was."""
     proxy, serve = deepcopy(_proxy("secret", returns=rng.random() < 0.9)), _serve("secret")
-    sent: dict[Connection, list[bytes]] = {proxy: [], serve: []}
-    got: dict[Connection, list[bytes]] = {proxy: [], serve: []}
+    sent: dict[Core, list[bytes]] = {proxy: [], serve: []}
+    got: dict[Core, list[bytes]] = {proxy: [], serve: []}
     spoils = rng.random() < 0.9
     for sender, receiver in ((proxy, serve), (serve, proxy)) * 2:
         messages = _sent(sender)

@@ -90,6 +90,8 @@ class Core:
         return self._connection._streams if self._connection else {}
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_connection":  # not yet: it is being copied
+            raise AttributeError(name)
         return getattr(self._connection, name)
 
 

@@ -17,6 +17,7 @@ from llmtunnel.protocol.hello import (
     Feature,
     Features,
     Hello,
+    ResumeOffer,
     check_version,
 )
 
@@ -184,3 +185,20 @@ def test_an_auth_that_makes_no_sense_is_refused(auth: object) -> None:
 def test_serve_answers_with_a_share_or_a_nonce_and_not_with_both() -> None:
     with pytest.raises(ProtocolError):
         read_agree(auth={"share": "ab", "nonce": "cd"})
+
+
+def test_what_is_to_be_resumed_comes_as_it_was_sent() -> None:
+    offer = ResumeOffer(session=b"s" * 16, received=2**40)
+    assert Hello.decode(Hello(resume=offer).encode()).resume == offer
+    agree = Agree(session=b"s" * 16, received=0)
+    assert Agree.decode(agree.encode()) == agree
+    assert Agree.decode(Agree(session=b"s" * 16).encode()).received is None
+
+
+@pytest.mark.parametrize(
+    "resume", [1, [], {}, {"session": "0g", "received": 1}, {"session": "00", "received": -1}, {"session": "00"}]
+)
+def test_a_resume_that_makes_no_sense_is_refused(resume: object) -> None:
+    payload = json.dumps({"proto": "httptunnel", "min_version": 1, "max_version": 1, "resume": resume}).encode()
+    with pytest.raises(ProtocolError):
+        Hello.decode(payload)

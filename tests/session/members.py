@@ -63,7 +63,7 @@ class Member(Heard):
 
     @property
     def links(self) -> tuple[Link, ...]:
-        return tuple(self.room._links.values())
+        return tuple(self.room._links.by_id.values())
 
     def start(self) -> Self:
         self.task = asyncio.create_task(self.room.run(), name="a member's room")

@@ -242,7 +242,7 @@ def test_offers_to_everybody_cost_little_and_when_they_stop_honest_peers_meet(ru
                     await proxy.heard("error")
                     for side in (serve, proxy):
                         assert len(side.links) <= Limits().strangers
-                        assert len(side.room._closing) <= 2 * Limits().strangers
+                        assert len(side.room._links.closing) <= 2 * Limits().strangers
                     assert len(serve.of(ErrorNotice)) <= 1
                     server.greet = server.introduce
                     assert await proxy.ask() == b"/hello"
@@ -610,7 +610,7 @@ def test_a_thousand_strangers_cost_little_and_an_honest_proxy_comes_in_among_the
                     await server.the(Role.SERVE).tell("peer-joined", peerId=f"s{number}", role="proxy", instance="s")
                     await server.the(Role.SERVE).tell("peer-left", peerId=f"s{number - 8}")
                     await asyncio.sleep(0.002)
-                    most = max(most, len(serve.links) + len(serve.room._closing))
+                    most = max(most, len(serve.links) + len(serve.room._links.closing))
 
             async with running(serve):
                 await serve.heard("signal-connected")

@@ -12,6 +12,7 @@ from llmtunnel.config import Limits
 from llmtunnel.errors import PeerLost, PeerNotFound, TunnelError, VersionMismatch
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.session import link as link_module
+from llmtunnel.session import links as links_module
 from llmtunnel.session import room as room_module
 from llmtunnel.session.carrier import Carrier
 from llmtunnel.status import ErrorNotice, PeerLostNotice, Reconnecting, Resumed, Role
@@ -96,7 +97,7 @@ def test_a_serve_that_is_back_before_its_end_was_noticed_takes_over_and_the_loss
             await serve.die()
             again = Member(Role.SERVE, server.url)
             async with running(again):
-                await again.reached()
+                await proxy.heard("peer-connected", 2)
                 assert await proxy.ask() == b"/hello"
                 assert [event for event in proxy.events if event.startswith("peer")] == [
                     "peer-connected",
@@ -390,8 +391,8 @@ def test_strangers_who_never_answer_keep_nobody_out(run: Run) -> None:
 
 def test_only_so_many_arrive_at_once_and_more_with_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        monkeypatch.setattr(room_module, "ARRIVALS", 2)
-        monkeypatch.setattr(room_module, "ARRIVAL_EVERY", 1.0)
+        monkeypatch.setattr(links_module, "ARRIVALS", 2)
+        monkeypatch.setattr(links_module, "ARRIVAL_EVERY", 1.0)
         async with signal() as server:
             serve = Member(Role.SERVE, server.url)
             async with running(serve):
@@ -449,7 +450,7 @@ def test_a_member_that_goes_at_once_leaves_nothing_behind(run: Run) -> None:
                         await raw.say(type="join", room="r", role="proxy", instance="x")
                 await until(lambda: not serve.links and serve.room._negotiation.alone)
                 assert any("left before it was reached" in notice.message for notice in serve.of(ErrorNotice))
-                await until(lambda: not serve.room._closing)
+                await until(lambda: not serve.room._links.closing)
 
     run(main())
 
@@ -486,7 +487,7 @@ def test_a_newer_link_with_the_same_member_takes_the_place_of_the_older(run: Run
                     assert second is not first
                     assert first._task is not None
                     await asyncio.wait((first._task,))
-                    await until(lambda: not serve.room._closing)
+                    await until(lambda: not serve.room._links.closing)
                     assert serve.links == (second,)
                     assert not serve.of(ErrorNotice)
 
@@ -497,8 +498,8 @@ def test_a_link_that_was_parted_from_says_nothing_more(run: Run) -> None:
     async def main() -> None:
         async with signal() as server, pair(server.url) as (_serve, proxy):
             [link] = proxy.links
-            proxy.room._leave(link)
-            assert proxy.room._forget(link)
+            proxy.room._links.leave(link)
+            assert proxy.room._links.forget(link)
             proxy.notices.clear()
             assert proxy.room._link_up(link, link._carrier, None) is None
             proxy.room._link_down(link, PeerLost("late"))
@@ -666,7 +667,7 @@ def test_a_silent_death_of_the_path_is_noticed_without_the_signal_server_and_str
                 assert "peer-lost" not in member.events
                 assert member.of(Resumed)[0].gap_ms > 0
             assert (serve.connections, proxy.connections) == (1, 1)
-            await until(lambda: not serve.room._left and not proxy.room._left, "the old path is closed")
+            await until(lambda: not serve.room._links.left and not proxy.room._links.left, "the old path is closed")
 
     run(main())
 
@@ -746,7 +747,7 @@ def test_a_member_that_offers_again_and_again_has_few_connections_at_once(run: R
                     for _ in range(50):
                         await raw.say(type="offer", to=offer["peerId"], sdp=offer["sdp"])
                         await asyncio.sleep(0)
-                        most = max(most, len(serve.links) + len(serve.room._closing))
+                        most = max(most, len(serve.links) + len(serve.room._links.closing))
                     await raw.say(type="bye")
                     await until(lambda: serve.room._negotiation.alone and not serve.links)
                     assert most <= 2 + 2 * 2
@@ -769,7 +770,7 @@ def test_a_cancel_at_any_moment_leaves_no_task_socket_or_timer(run: Run, role: R
                     member = Member(role, server.url).start()
                     await asyncio.sleep(milliseconds / 1000)
                     await member.stop()
-                    assert not member.room._closing
+                    assert not member.room._links.closing
                     assert not member.links
             await until(lambda: descriptors() == before, "sockets are closed")
             assert not timers()

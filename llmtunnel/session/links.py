@@ -1,0 +1,121 @@
+"""The links of one side of a room: being made, carrying, left behind, and being closed, with what bounds them.
+
+A link leaves the others first and is closed then, so that nothing waits for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from ..bucket import Bucket
+from ..config import Limits
+from ..signaling.negotiation import Negotiation
+from .link import Link
+
+ARRIVALS = 16
+"""Members that may connect at once: all of a room, when serve is started again."""
+ARRIVAL_EVERY = 0.125
+"""Seconds until one more may: a connection costs some 30 ms of computing, for a stranger too."""
+OVERLAP: Final = 2.0
+"""Seconds for which the channel that a session has left stays open."""
+
+
+class Links:
+    """Whatever is added here is closed once, by `leave`, `close` or `aclose`."""
+
+    def __init__(self, limits: Limits, negotiation: Negotiation) -> None:
+        self.by_id: dict[str, Link] = {}
+        """By the member's id: being made, or carrying a session."""
+        self.left: set[Link] = set()
+        """Of members that have come, or that we go to, under another id: they carry as long as they can."""
+        self.closing: set[asyncio.Task[None]] = set()
+        self._limits = limits
+        self._negotiation = negotiation
+        self._arrivals = Bucket(ARRIVALS, every=ARRIVAL_EVERY)
+        self._stopping = asyncio.Event()
+
+    @property
+    def making(self) -> bool:
+        """Whether one is being made."""
+        return any(link.session is None for link in tuple(self.by_id.values()))
+
+    def make_place(self, standing: int) -> bool:
+        """Whether one more may be made; of too many that are being made, the oldest is given up for it."""
+        strangers = [link for link in self.by_id.values() if link.session is None]
+        # A peer that is waited for has no place of its own: it may be the one that comes.
+        full = standing >= self._limits.peers or len(self.closing) >= 2 * self._limits.strangers
+        if full or not self._arrivals.take(asyncio.get_running_loop().time()):
+            return False
+        if len(strangers) >= self._limits.strangers:
+            self.leave(strangers[0])
+        return True
+
+    def add(self, link: Link) -> Link:
+        """One is being made."""
+        self._negotiation.linked(link.member)
+        self.by_id[link.member.peer_id] = link
+        return link
+
+    def rename(self, old: str, new: str) -> None:
+        """A member is called otherwise."""
+        link = self.by_id.pop(old)
+        if stray := self.by_id.pop(new, None):
+            self._set_aside(stray)
+        link.member = replace(link.member, peer_id=new)
+        self.by_id[new] = link
+
+    def leave(self, link: Link) -> None:
+        """Its member is not reached through it any more: it goes on carrying a session, if it has one, or is closed."""
+        self._forget_id(link)
+        self._set_aside(link)
+
+    def forget(self, link: Link) -> bool:
+        """Whether it was ours until now: one that is being closed may still call."""
+        if link in self.left:
+            self.left.remove(link)
+            return True
+        if self.by_id.get(link.member.peer_id) is not link:
+            return False
+        self._forget_id(link)
+        return True
+
+    def close(self, link: Link) -> None:
+        """Close it in the background."""
+        task = asyncio.create_task(self._close(link), name=f"closing {link.name}")
+        self.closing.add(task)
+        task.add_done_callback(self.closing.discard)
+
+    async def aclose(self) -> None:
+        """Close all."""
+        self._stopping.set()
+        for link in [*self.by_id.values(), *self.left]:
+            self.close(link)
+        self.by_id.clear()
+        self.left.clear()
+        if self.closing:
+            await asyncio.wait(self.closing)
+
+    def _forget_id(self, link: Link) -> None:
+        del self.by_id[link.member.peer_id]
+        self._negotiation.unlinked(link.member.peer_id)
+
+    def _set_aside(self, link: Link) -> None:
+        if _carries(link):
+            self.left.add(link)
+        else:
+            self.close(link)
+
+    async def _close(self, link: Link) -> None:
+        """Not at once where its session goes on elsewhere: the peer is to hear that there, before it hears it here."""
+        if _carries(link):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(OVERLAP):
+                    await self._stopping.wait()
+        await link.aclose()
+
+
+def _carries(link: Link) -> bool:
+    return link.session is not None and link.session.error is None
