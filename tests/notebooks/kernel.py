@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
@@ -32,7 +33,6 @@ class Place:
     """A checkout, and an environment in which llmtunnel is not installed yet."""
 
     checkout: Path
-    python: str
     folder: Path
 
     @classmethod
@@ -48,17 +48,30 @@ class Place:
         made = builder.ensure_directories(folder / "environment")
         [packages] = Path(made.env_dir).glob("[Ll]ib/**/site-packages")
         (packages / "tests.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
-        return cls(checkout, made.env_exe, folder)
+        place = cls(checkout, folder)
+        kernel = place.kernels / "python3" / "kernel.json"
+        kernel.parent.mkdir(parents=True)
+        kernel.write_text(json.dumps(place._kernel(made.env_exe)), "utf-8")
+        return place
 
-    def environ(self, changes: dict[str, str]) -> dict[str, str]:
-        """A kernel's: pip builds with what is here, and asks no index."""
-        ours = environment(changes)
-        del ours["PYTHONPATH"]  # what the first cell has installed is to be used
-        return ours | {
-            "PIP_NO_INDEX": "1",
-            "PIP_NO_BUILD_ISOLATION": "0",  # which means: none
-            "IPYTHONDIR": str(self.folder / "ipython"),
-            "MPLCONFIGDIR": str(self.folder / "matplotlib"),
+    @property
+    def kernels(self) -> Path:
+        """The folder where Jupyter finds what starts a kernel here."""
+        return self.folder / "jupyter" / "kernels"
+
+    def _kernel(self, python: str) -> dict[str, Any]:
+        """A kernel, as Jupyter reads it: its pip builds with what is here, and asks no index."""
+        return {
+            "display_name": "Python 3",
+            "language": "python",
+            "argv": [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            "env": {
+                "PYTHONPATH": "",  # what the first cell has installed is to be used
+                "PIP_NO_INDEX": "1",
+                "PIP_NO_BUILD_ISOLATION": "0",  # which means: none
+                "IPYTHONDIR": str(self.folder / "ipython"),
+                "MPLCONFIGDIR": str(self.folder / "matplotlib"),
+            },
         }
 
 
@@ -78,6 +91,8 @@ class Running:
             self._next += 1
             if not LEFT_OUT & set(cell.metadata.get("tags", ())):
                 self._client.execute_cell(cell, self._next - 1)
+            if cell.id == "install":
+                assert not re.search("error|warning", _text(cell), re.IGNORECASE), _text(cell)
             if cell.id == until:
                 return
         assert not until, f"there is no cell {until!r} left"
@@ -124,12 +139,11 @@ def read(name: str) -> Any:
 @contextmanager
 def running(place: Place, name: str, **environ: str) -> Iterator[Running]:
     """A notebook of the checkout, whose kernel has started, with these variables."""
-    manager = AsyncKernelManager(kernel_name="python3")
-    assert manager.kernel_spec is not None
-    manager.kernel_spec.argv = [place.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    specs = KernelSpecManager(kernel_dirs=[str(place.kernels)])
+    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
     folder = place.checkout / "notebooks"
     client = NotebookClient(read(name), km=manager, timeout=PATIENCE, resources={"metadata": {"path": str(folder)}})
-    with client.setup_kernel(env=place.environ(environ), cleanup_kc=True):
+    with client.setup_kernel(env=environment(environ), cleanup_kc=True):
         yield Running(client)
 
 

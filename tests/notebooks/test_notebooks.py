@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
@@ -12,24 +13,13 @@ import pytest
 import llmtunnel
 from llmtunnel.invite import Invite
 
-from ..e2e.processes import PATIENCE, Process, Processes, Signal, processes
+from ..e2e.processes import PATIENCE, Process, Processes, Signal
 from .kernel import Place, Running, running
 
 pytestmark = pytest.mark.timeout(240)
 
 HELD = "[each.name for each in __import__('threading').enumerate() if 'llmtunnel' in each.name]"
 """The thread of a tunnel that runs."""
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place.make(tmp_path_factory.mktemp("notebooks"))
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Processes]:
-    with processes() as all_of_them:
-        yield all_of_them
 
 
 @pytest.fixture(scope="module")
