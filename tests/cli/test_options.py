@@ -177,7 +177,8 @@ def test_the_other_commands_have_their_flags() -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["-h"], ["serve", "--help"], ["proxy", "-h"], ["demo", "--help"], ["toy", "-h"], ["invite", "-h"]]
+    "argv",
+    [["--help"], ["-h"], ["serve", "--help"], ["proxy", "-h"], ["demo", "--help"], ["toy", "-h"], ["invite", "-h"]],
 )
 def test_help_is_a_text_and_shows_an_example_and_what_keeps_a_code_secret(argv: list[str]) -> None:
     command = parse(argv, {})
