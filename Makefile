@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(or $(VIRTUAL_ENV),.venv)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-local test-unit serve proxy signal demo check format bench fuzz
+.PHONY: help build test test-local test-unit serve proxy signal demo lab check format bench fuzz
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -37,6 +37,9 @@ signal: build  ## make signal [listen=127.0.0.1:8787]
 
 demo: build  ## Both sides, a signal server and a toy model, on this machine
 	$(BIN)/llmtunnel demo
+
+lab: build  ## The notebooks, in JupyterLab
+	$(BIN)/jupyter lab notebooks/04_whole_tunnel_here.ipynb
 
 check: build  ## Lint, formatting, types
 	$(BIN)/python -m ruff check .

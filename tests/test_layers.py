@@ -34,7 +34,7 @@ LAYERS = [
     {"doctor"},
     {"tunnel", "aio", "nested", "sync"},
     {"cli"},
-    {"notebook"},
+    {"local", "notebook"},
     {"", "__main__"},
 ]
 """From the bottom; the last is the package's own face."""
@@ -57,7 +57,7 @@ HOMES = {
     "threading": ["runtime"],
     "multiprocessing": [],
     "concurrent": ["runtime"],
-    "signal_server": ["cli"],
+    "signal_server": ["cli", "local"],
     "spake2": ["protocol.keys"],
     "IPython": ["", "notebook"],
     "ipywidgets": ["notebook"],

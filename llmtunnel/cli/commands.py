@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import sys
 import time
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from ..config import Settings
 from ..errors import TunnelError
 from ..invite import Invite
-from ..status import Notice, SignalConnected
+from ..status import Listening, Notice, SignalConnected
 from ..upstream import NAMED
 from . import logs
 from .console import Console
-from .options import DemoCommand, DoctorCommand, InviteCommand, ProxyCommand, ServeCommand, SignalCommand
+from .options import DemoCommand, DoctorCommand, InviteCommand, ProxyCommand, ServeCommand, SignalCommand, ToyCommand
 from .parsers import PROG
 from .signals import READER_GONE, Stop, on_signals
 
@@ -40,7 +41,7 @@ LONG_ENOUGH: Final = 8
 """Characters. Whoever guesses has to ask serve, which takes one guess in a few seconds."""
 
 Work = Coroutine[Any, Any, int]
-Running = ServeCommand | ProxyCommand | DoctorCommand | DemoCommand
+Running = ServeCommand | ProxyCommand | DoctorCommand | DemoCommand | ToyCommand
 Command = Running | InviteCommand | SignalCommand
 
 
@@ -95,6 +96,8 @@ def _work(command: Running, console: Console) -> Work:
             from .demo import demo
 
             return demo(console, stay=command.stay)
+        case ToyCommand():
+            return _toy(command, console)
 
 
 async def _until_stopped(work: Work, console: Console) -> int:
@@ -148,6 +151,18 @@ async def _doctor(command: DoctorCommand, console: Console) -> int:
     else:
         console.say(text(found, sys.stdout))
     return 0 if found.connects else 1
+
+
+async def _toy(command: ToyCommand, console: Console) -> int:
+    from ..endpoints.listen import parse_listen
+    from .toy import Toy
+
+    listen = parse_listen(command.listen)
+    async with Toy(listen.host, listen.port) as toy:
+        console.record(Listening(url=toy.url))
+        console.say(f"toy model server on {toy.url}\n  for others: {PROG} serve {toy.url}\n")
+        await asyncio.Event().wait()
+    return 0
 
 
 def _warn(settings: Settings, console: Console) -> None:

@@ -43,6 +43,7 @@ from .parsers import (
     invite_parser,
     proxy_parser,
     serve_parser,
+    toy_parser,
 )
 
 
@@ -132,6 +133,14 @@ class DemoCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToyCommand:
+    """``llmtunnel toy``."""
+
+    view: View
+    listen: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorCommand:
     """``llmtunnel doctor``."""
 
@@ -141,7 +150,9 @@ class DoctorCommand:
     listen: str
 
 
-Parsed = ShowText | ServeCommand | ProxyCommand | InviteCommand | SignalCommand | DoctorCommand | DemoCommand
+Parsed = (
+    ShowText | ServeCommand | ProxyCommand | InviteCommand | SignalCommand | DoctorCommand | DemoCommand | ToyCommand
+)
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Parsed:
@@ -230,6 +241,14 @@ def _demo(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     return DemoCommand(view=_view(_Values(given, environ)), stay=given.stay)
 
 
+def _toy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
+    parser = toy_parser()
+    given = parser.read(argv)
+    if given.help:
+        return ShowText(text=parser.format_help())
+    return ToyCommand(view=_view(_Values(given, environ)), listen=given.listen)
+
+
 def _doctor(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     parser = doctor_parser()
     given = parser.read(argv)
@@ -267,6 +286,7 @@ _COMMANDS: Final[Mapping[str, Callable[[Sequence[str], Mapping[str, str] | None]
     "signal": _signal,
     "doctor": _doctor,
     "demo": _demo,
+    "toy": _toy,
 }
 
 

@@ -32,6 +32,8 @@ PROG: Final = "llmtunnel"
 LEVELS: Final = ("error", "warning", "info", "debug", "trace")
 """How much is logged; ``trace`` is everything that aiortc and aioice say too."""
 DEFAULT_LEVEL: Final = "warning"
+TOY_LISTEN: Final = "127.0.0.1:8900"
+"""Of the toy model server: no port where a model server is looked for, as it shall stand in for none by accident."""
 
 SECURITY: Final = """\
 security:
@@ -51,6 +53,7 @@ commands:
   signal    run a signal server, where the two find each other
   doctor    say why a tunnel will or will not connect from here
   demo      try it all on this machine: both sides, a signal server, a toy model
+  toy       run that toy model server alone, for want of another
 
   {PROG} COMMAND --help     the options of a command
   {PROG} --version
@@ -179,6 +182,20 @@ def demo_parser() -> Parser:
         examples=["demo", "demo --stay"],
     )
     parser.add_argument("--stay", action="store_true", help="keep all of it up until Ctrl-C")
+    _add_view(parser, drawn=False)
+    return parser
+
+
+def toy_parser() -> Parser:
+    """``llmtunnel toy``."""
+    parser = Parser(
+        "toy",
+        about="Run a toy model server: OpenAI's interface, token by token, and no model behind it.",
+        examples=["toy", "toy --listen 127.0.0.1:0"],
+    )
+    parser.add_argument(
+        "--listen", metavar="ADDRESS", default=TOY_LISTEN, help=f"where; port 0: a free one (default: {TOY_LISTEN})"
+    )
     _add_view(parser, drawn=False)
     return parser
 

@@ -1,7 +1,7 @@
 """A toy model server: the OpenAI interface, and a word of Ollama's, with no model behind it.
 
 What it answers depends on the prompt alone, so that an answer through the tunnel can be compared with a direct one
-byte for byte. It is for the demo and for tests.
+byte for byte. It is for the demo, for ``llmtunnel toy``, for notebooks and for tests.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
+from ..endpoints.listen import Listen, open_servers, port_of, reachable
 from ..errors import StreamError
 
 MODEL = "toy"
@@ -44,22 +45,39 @@ class ToyError(Exception):
 class Toy:
     """The toy model server on one address; ``async with`` starts and stops it.
 
-    ``delay`` is the time between two tokens, in seconds; port 0 takes a free one, and `url` tells which.
+    ``delay`` is the time between two tokens, in seconds; port 0 takes a free one, and `url` tells which. `start` raises
+    `AddressInUse`, or another `SettingError` where the address cannot be used.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, *, delay: float = TOKEN_DELAY) -> None:
         self.url = ""
-        self._host, self._port, self._delay = host, port, delay
+        self._listen, self._delay = Listen(host=host, port=port), delay
+        self._servers: list[asyncio.Server] = []
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Listen."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
-        self.url = f"http://{self._host}:{self._runner.addresses[0][1]}"
+        assert self._runner.server is not None, "set up"
+        try:
+            self._servers = await open_servers(self._listen, self._runner.server)
+        except BaseException:
+            await self.aclose()
+            raise
+        self.url = f"http://{reachable(self._listen.host, port_of(self._servers[0]))}"
+
+    async def aclose(self) -> None:
+        """Listen no more, and close every connection; idempotent."""
+        for server in self._servers:
+            server.close()
+        await self._runner.cleanup()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._runner.cleanup()
+        await self.aclose()
 
     def _application(self) -> web.Application:
         application = web.Application(client_max_size=MAX_BODY, middlewares=[_errors_as_openai])

@@ -11,6 +11,7 @@ from llmtunnel.cli.options import (
     ServeCommand,
     ShowText,
     SignalCommand,
+    ToyCommand,
     View,
     parse,
 )
@@ -163,6 +164,7 @@ def test_how_much_is_logged(line: str, variable: str, level: str) -> None:
 
 
 def test_the_other_commands_have_their_flags() -> None:
+    assert parse(["toy", "--listen", "9"], {}) == ToyCommand(view=View(), listen="9")
     assert parse(["demo"], {}) == DemoCommand(view=View(), stay=False)
     assert proxy("--room r --plain").view == View(plain=True)
     assert parse(["demo", "--stay", "--json"], {}) == DemoCommand(view=View(json=True), stay=True)
@@ -175,7 +177,8 @@ def test_the_other_commands_have_their_flags() -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["-h"], ["serve", "--help"], ["proxy", "-h"], ["demo", "--help"], ["invite", "-h"]]
+    "argv",
+    [["--help"], ["-h"], ["serve", "--help"], ["proxy", "-h"], ["demo", "--help"], ["toy", "-h"], ["invite", "-h"]],
 )
 def test_help_is_a_text_and_shows_an_example_and_what_keeps_a_code_secret(argv: list[str]) -> None:
     command = parse(argv, {})

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -12,6 +14,7 @@ from llmtunnel.cli.toy import Toy, ask, text_of
 from llmtunnel.errors import StreamError
 
 from ..conftest import run
+from ..e2e.processes import Processes, processes
 
 MESSAGES = [{"role": "user", "content": "Tell me, 你好"}]
 
@@ -133,6 +136,37 @@ def test_a_client_that_goes_away_ends_its_answer_alone() -> None:
             assert b"".join([data async for data in ask(toy.url, "a")]).endswith(b"[DONE]\n\n")
 
     run(main())
+
+
+@pytest.fixture
+def started() -> Iterator[Processes]:
+    with processes() as all_of_them:
+        yield all_of_them
+
+
+def test_as_a_command_it_says_where_it_is_and_what_to_do_with_it(started: Processes) -> None:
+    command = started.start("-m", "llmtunnel", "toy", "--listen", "127.0.0.1:0", name="toy")
+    url = command.wait_line(r"toy model server on (http://127\.0\.0\.1:\d+)")[1]
+    command.wait_line(f"llmtunnel serve {url}")
+    assert b"toy" in run(fetch(f"{url}/v1/models"))
+    if os.name == "posix":
+        command.interrupt()
+        assert command.wait_exit() == 130
+
+
+def test_as_a_command_it_tells_programs_the_same(started: Processes) -> None:
+    command = started.command("toy", "--listen", "127.0.0.1:0")
+    url = command.wait_event("listening")["url"]
+    assert b"ok" in run(fetch(f"{url}/health"))
+    other = started.start("-m", "llmtunnel", "toy", "--listen", url.removeprefix("http://"), name="other")
+    assert other.wait_exit() == 2
+    other.wait_line("in use by another program")
+    other.wait_line("--listen")
+
+
+async def fetch(url: str) -> bytes:
+    async with aiohttp.ClientSession() as client, client.get(url) as response:
+        return await response.read()
 
 
 def test_the_text_of_a_line() -> None:

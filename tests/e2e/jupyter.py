@@ -18,6 +18,7 @@ NOTEBOOK = "[...jupyterapp.shell.widgets('main')].find(each => each.sessionConte
 SETTINGS = {
     "@jupyter-widgets/jupyterlab-manager/plugin": {"saveState": True},
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
 }
 
 
@@ -33,15 +34,20 @@ class Lab:
         """Start JupyterLab with a notebook of these cells, and open it; its kernel runs when this returns."""
         file = folder / NAME
         file.write_text(json.dumps(_notebook(cells)), "utf-8")
+        return cls.open(processes, page, folder, file)
+
+    @classmethod
+    def open(cls, processes: Processes, page: Page, folder: Path, file: Path, *, kernels: str = "") -> Lab:
+        """The same with a notebook that lies somewhere in ``folder``; ``kernels``: where its kernel is described."""
         token = secrets.token_hex(16)
         server = processes.start(
             *("-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0"),
             *(f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}", "--expose-app-in-browser"),
             name="jupyterlab",
-            environ=_environment(folder),
+            environ=_environment(folder) | ({"JUPYTER_PATH": kernels} if kernels else {}),
         )
         url = server.wait_line(r"(http://127\.0\.0\.1:\d+)/lab", timeout=3 * PATIENCE)[1]
-        page.open(f"{url}/lab/tree/{NAME}?token={token}")
+        page.open(f"{url}/lab/tree/{file.relative_to(folder).as_posix()}?token={token}")
         page.until(f"{NOTEBOOK}.sessionContext.session.kernel.status === 'idle'", timeout=2 * PATIENCE)
         page.js(f"jupyterapp.shell.activateById({NOTEBOOK}.id)")
         return cls(page, file)

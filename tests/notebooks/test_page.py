@@ -1,0 +1,48 @@
+"""The fourth notebook in a real JupyterLab, in a real browser.
+
+``SCREENSHOTS=notebooks/images pytest tests/notebooks/test_page.py`` takes README's picture anew.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ..e2e.browser import CHROMIUM, browser
+from ..e2e.jupyter import Lab
+from ..e2e.processes import Processes
+from .kernel import PATIENCE, Place, read
+
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), pytest.mark.timeout(240)]
+
+NAME = "04_whole_tunnel_here"
+
+
+def test_all_cells_run_and_their_pictures_are_seen(place: Place, started: Processes, tmp_path: Path) -> None:
+    numbers = {cell.id: number for number, cell in enumerate(read(NAME).cells)}
+    file = place.checkout / "notebooks" / f"{NAME}.ipynb"
+    with browser(tmp_path) as page:
+        page.resize(860, 4200)
+        lab = Lab.open(started, page, place.folder, file, kernels=str(place.kernels.parent))
+        lab.command("application:toggle-left-area")
+        page.until(f"{cell(lab, numbers['title'])}.querySelector('img[src*=meeting]').naturalWidth > 100")
+        lab.command("notebook:run-all-cells", wait=False)
+        plot, panel = lab.output(numbers["plot"]), lab.output(numbers["serve"])
+        page.until(f"{plot}.querySelector('img').naturalWidth > 100", timeout=PATIENCE)
+        page.until(f"{panel}.innerText.includes('0 under way, 21 ended')")
+        assert page.js(f"{panel}.scrollWidth <= {panel}.clientWidth")
+        if folder := os.environ.get("SCREENSHOTS"):
+            page.resize(960, 1240)
+            page.js(f"void ({lab.notebook}.content.activeCellIndex = {numbers['serve']})")
+            lab.command("notebook:create-output-view")
+            page.until("document.querySelectorAll('.llmtunnel').length === 2")
+            page.js(f"{cell(lab, numbers['plot'])}.scrollIntoView({{block: 'end'}})")
+            page.js("new Promise(done => setTimeout(done, 1000))")
+            Path(folder, "whole_tunnel.png").write_bytes(page.screenshot("document.getElementById('main')"))
+
+
+def cell(lab: Lab, number: int) -> str:
+    """The expression for a cell's element."""
+    return f"{lab.notebook}.content.widgets[{number}].node"
