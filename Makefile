@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 BIN := $(or $(VIRTUAL_ENV),.venv)/bin
+SHARED := -n 3 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help build test test-local test-unit serve proxy signal demo lab check format bench fuzz
@@ -18,13 +19,13 @@ $(BIN)/llmtunnel: pyproject.toml
 	touch $@
 
 test: build  ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SHARED)
 
 test-local: build  ## Run the end-to-end tests: real processes over a signal server of their own
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest $(SHARED) tests/e2e
 
 test-unit: build  ## Run all tests but the end-to-end ones
-	$(BIN)/python -m pytest --ignore tests/e2e
+	$(BIN)/python -m pytest $(SHARED) --ignore tests/e2e
 
 serve: build  ## make serve upstream=http://localhost:11434 [signal=ws://…] [room=myroom]
 	$(BIN)/llmtunnel serve $(call flags,invite room secret upstream signal)

@@ -17,6 +17,14 @@ settings.load_profile("llmtunnel")
 T = TypeVar("T")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests out (``-n 3 --dist loadgroup``), a module's tests stay together."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 def run(
     main: Coroutine[Any, Any, T],
     *,

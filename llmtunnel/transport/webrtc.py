@@ -259,17 +259,18 @@ class WebRtcPeer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             async with asyncio.timeout(self._timeouts.close):
-                await self._stop()
+                await self._say_goodbye()
         except Exception as exc:
             _log.info("The connection did not close in order: %r", exc)
+        finally:
+            await self._ice.stop()  # whatever became of the goodbye: it has the sockets
 
-    async def _stop(self) -> None:
+    async def _say_goodbye(self) -> None:
         await self._sctp.stop()
         pump = self._dtls._task
         await self._dtls.stop()
         if pump is not None:
             await asyncio.gather(pump, return_exceptions=True)
-        await self._ice.stop()
 
 
 class WebRtcChannel(Channel):

@@ -20,13 +20,16 @@ STUN = ("--stun", f"stun:{PUBLIC}:3478")
 TURN = ("--turn", f"turn:{PUBLIC}:3478", "--turn-user", "u", "--turn-pass", "p")
 TURN_TCP = ("--turn", f"turn:{PUBLIC}:3478?transport=tcp", *TURN[2:])
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux"
-    or os.geteuid() != 0
-    or not Path("/dev/net/tun").exists()
-    or not all(map(shutil.which, ("ip", "iptables", "turnserver"))),
-    reason="needs root, /dev/net/tun, iproute2, iptables and coturn",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        sys.platform != "linux"
+        or os.geteuid() != 0
+        or not Path("/dev/net/tun").exists()
+        or not all(map(shutil.which, ("ip", "iptables", "turnserver"))),
+        reason="needs root, /dev/net/tun, iproute2, iptables and coturn",
+    ),
+    pytest.mark.xdist_group("lab"),  # there is one of it on a machine
+]
 
 
 class Lab:

@@ -43,9 +43,9 @@ class Peer:
         return await self.reader.readexactly(size)
 
     async def ended(self) -> bool:
-        """Whether the other side ends within a second, whatever it sends before."""
+        """Whether the other side ends within some seconds, whatever it sends before."""
         try:
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(5):
                 while await self.reader.read(65536):
                     pass
         except ConnectionError:

@@ -41,20 +41,22 @@ class End:
         self.news.set()
         self.tell(candidate)
 
-    async def open(self, *, attach: bool = True) -> Channel:
+    async def open(self, *, attach: bool = True, trust: bool = True) -> Channel:
         self.channel = await self.peer.channel()
+        if trust:
+            self.channel.trust()
         if attach:
             self.channel.attach(self)
         return self.channel
 
     async def until(self, done: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not done():
                 self.news.clear()
                 await self.news.wait()
 
     async def send(self, message: bytes) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not self.channel.has_room:
                 self.room.clear()
                 await self.room.wait()
@@ -79,12 +81,12 @@ async def introduce(offerer: End, answerer: End) -> None:
     await offerer.peer.accept(await answerer.peer.answer(await offerer.peer.offer()))
 
 
-async def connected() -> tuple[End, End]:
-    """Two ends with open, attached channels: the offerer's and the answerer's."""
+async def connected(*, trust: bool = True) -> tuple[End, End]:
+    """Two ends with open, attached channels, the offerer's and the answerer's, which let each other in."""
     left, right = End(), End()
     await introduce(left, right)
-    await left.open()
-    await right.open()
+    await left.open(trust=trust)
+    await right.open(trust=trust)
     return left, right
 
 

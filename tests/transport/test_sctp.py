@@ -65,9 +65,7 @@ def test_a_peer_that_breaks_sctp_loses_its_channel_and_nothing_is_thrown(run: Ru
 @pytest.mark.parametrize("trusted", [True, False])
 def test_fragments_of_a_stranger_are_fewer_than_those_of_who_was_let_in(run: Run, trusted: bool) -> None:
     async def main() -> None:
-        left, right = await connected()
-        if trusted:
-            right.channel.trust()
+        left, right = await connected(trust=trusted)
         rogue = left.peer._sctp
         for number in range(sctp._FRAGMENTS_FIRST + 1):
             await rogue._send_chunk(data(rogue, b"x", flags=0 if number else 2, stream=7))
