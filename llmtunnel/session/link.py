@@ -287,6 +287,8 @@ class Link:
             await self._take_turn()
             if not self._wanted(channel.path, certificate):
                 raise ConnectFailed("A better path carries.")
+        if self.session is not None and not (self.session.suspended or self.session.line.resumable):
+            raise ConnectFailed("The session that stands cannot change its path.")
         if certificate and not self._is_welcome(certificate):
             raise ConnectFailed("Somebody else's certificate is shown on it.")
         self._name(channel)

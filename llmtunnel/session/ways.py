@@ -28,6 +28,9 @@ from ..transport.webrtc import WebRtcPeer
 HEAD_START: Final = 0.3
 """Seconds in which a direct path may come up before the relay is asked for: an easy one costs the relay nothing."""
 
+PATIENT_START: Final = 5.0
+"""The same where a session cannot go over to a better path later."""
+
 Send = Callable[[str], None]
 """Queues a signalling message; one that cannot be sent any more is dropped: the peer will time out."""
 
@@ -195,6 +198,7 @@ class AskedRelayWay(RelayWay):
         super().__init__(settings, identity=identity, server=False, welcome=welcome)
         self._ask = ask
         self._wanted = wanted
+        self._head_start = HEAD_START if settings.resume_for > 0 else PATIENT_START
         self._look = asyncio.Event()
         self._last = False
 
@@ -206,7 +210,7 @@ class AskedRelayWay(RelayWay):
     async def open(self) -> Channel:
         """As `Way.open`."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(HEAD_START):
+            async with asyncio.timeout(self._head_start):
                 while not self._last:
                     await self._wait_for_look()
         while not self._wanted():

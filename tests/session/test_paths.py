@@ -409,6 +409,30 @@ def test_a_path_that_one_side_restricts_itself_to_is_the_only_one(run: Run, path
     run(main())
 
 
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize("who", list(Role))
+def test_a_session_that_cannot_change_its_path_keeps_the_first(
+    run: Run, monkeypatch: pytest.MonkeyPatch, who: Role
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(ways, "PATIENT_START", 0.1)
+        gate = Gate(monkeypatch)
+
+        def make(role: Role, url: str) -> Member:
+            return Invited(role, url, timeouts=quicker(answer=PATIENCE), resume_for=0.0 if role is who else PATIENCE)
+
+        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+            await on(Path.RELAY, serve, proxy)
+            [link] = proxy.links
+            gate.open()
+            await until(lambda: link._failures)
+            assert "cannot change its path" in proxy.room.standing[0].detail
+            assert await echo(proxy, 1, 100_000)
+            assert proxy.connections == 1
+
+    run(main())
+
+
 def test_the_relay_alone_where_there_is_none_says_so(run: Run) -> None:
     async def main() -> None:
         async with signal(relay=None) as server:
