@@ -207,8 +207,8 @@ class Room:
         self._retry_signal.reset()
         self._token = joined.token or self._token
         self._addressed = joined.role is not None
-        self._relay = self._may_relay(joined)
         self._notify(SignalConnected(signal=self._settings.signal, room=self._settings.room))
+        self._relay = self._may_relay(joined)
         for instruction in self._negotiation.joined(joined):
             await self._act(instruction)
         self._tell_if_alone()
