@@ -65,7 +65,7 @@ class Liveness:
     def renew(self, now: float) -> None:
         """The channel is another one."""
         self.heard(now)
-        self._sent = None
+        self._sent = self.rtt = None
 
     def give_up(self) -> None:
         """Ask no more until something is heard."""

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ..config import Settings
+from ..config import AUTO, Settings
 from ..errors import ErrorCode, PeerNotFound, TunnelError
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
-from ..protocol.hello import ALL_FEATURES, Feature, ResumeOffer
+from ..protocol.hello import ALL_FEATURES, Feature, Features, ResumeOffer
 from ..protocol.resume import Claim
-from ..status import Notice, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
+from ..status import Notice, Path, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
 from ..transport.base import Channel
 from .access import Access
 from .carrier import AGENT, FAREWELL, Carrier
 from .mux import Handler, Session
+from .ways import rank
 
 
 class Peers:
@@ -45,7 +46,7 @@ class Peers:
         self._notify = notify
         self._disturbed = disturbed
         self._restored = restored
-        self._features = ALL_FEATURES if settings.resume_for > 0 else ALL_FEATURES - {Feature.RESUME}
+        self._features = _features(settings)
         self._up = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -77,6 +78,13 @@ class Peers:
             session.suspect()
 
     # -- channels
+
+    def wanted(self, path: Path, certificate: bytes) -> bool:
+        """Proxy: whether a channel over such a path is as good as what carries, or better, or another serve's."""
+        return all(
+            session.suspended or rank(path) <= rank(session.path) or certificate not in (b"", session.certificate)
+            for session in self.sessions
+        )
 
     def greeting(self, channel: Channel) -> Greeting:
         """What to say on a channel that has just opened."""
@@ -196,3 +204,10 @@ class Peers:
         closing = [session.aclose() for session in self.sessions]
         self.sessions.clear()
         await asyncio.gather(*closing, *self._closing)
+
+
+def _features(settings: Settings) -> Features:
+    if settings.resume_for == 0:
+        return ALL_FEATURES - {Feature.RESUME}
+    nearby = settings.secret is not None and settings.path == AUTO
+    return ALL_FEATURES | {Feature.PATH} if nearby else ALL_FEATURES

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..bucket import Bucket
-from ..config import Settings
+from ..config import AUTO, Settings
 from ..errors import SignalError, TunnelError
 from ..protocol.handshake import Agreement
 from ..signaling.client import SignalClient
@@ -29,8 +29,9 @@ from ..signaling.negotiation import (
     Suspect,
     TakeAnswer,
     TakeCandidate,
+    TakeTicket,
 )
-from ..status import ErrorNotice, Notice, Reconnecting, Role, SignalConnected, Waiting
+from ..status import ErrorNotice, Notice, Path, Reconnecting, Role, SignalConnected, Waiting
 from ..transport.identity import Identity
 from .access import Access, ProxyAccess, ServeAccess
 from .backoff import Backoff
@@ -38,11 +39,14 @@ from .carrier import Carrier
 from .link import Link
 from .links import Links
 from .mux import Handler, Session
+from .nearby import Nearby
 from .peers import Peers
 from .watch import watch
 
 logger = logging.getLogger(__name__)
 
+NO_PIPE = ("no-relay", "relay-limit")
+"""What the signal server says where it opens no pipe."""
 OUTGOING = 256
 """Signalling messages that may wait for the socket; an exchange has about twenty."""
 COMPLAINT_EVERY = 10.0
@@ -66,6 +70,7 @@ class Room:
         self._notify = notify
         self._negotiation = Negotiation(role)
         self._identity = Identity()
+        self._nearby = Nearby(settings, self._identity)
         now = asyncio.get_running_loop().time()
         self._access: Access = ServeAccess(settings, now) if role is Role.SERVE else ProxyAccess(settings)
         self._complaints = Bucket(1, every=COMPLAINT_EVERY)
@@ -73,6 +78,8 @@ class Room:
         self._instance = _new_instance()
         self._token: str | None = None
         self._addressed = False
+        self._relay = False
+        """The signal server has one, and we may use it."""
         self._peers = Peers(
             role,
             settings,
@@ -133,6 +140,7 @@ class Room:
             watching.cancel()
             await self._peers.aclose()
             await self._links.aclose()
+            await self._nearby.aclose()
             if self._leaving:
                 await asyncio.wait(self._leaving)
             await asyncio.wait((watching,))
@@ -200,9 +208,19 @@ class Room:
         self._token = joined.token or self._token
         self._addressed = joined.role is not None
         self._notify(SignalConnected(signal=self._settings.signal, room=self._settings.room))
+        self._relay = self._may_relay(joined)
         for instruction in self._negotiation.joined(joined):
             await self._act(instruction)
         self._tell_if_alone()
+
+    def _may_relay(self, joined: Joined) -> bool:
+        """Whether there is a relay for us; without a secret nobody could prove who is at a pipe's other end."""
+        settings = self._settings
+        offered = self._addressed and joined.relay is not None
+        if settings.path == Path.RELAY and not offered:
+            hint = "Use another one (`llmtunnel signal` relays), or another --path."
+            self._notify(ErrorNotice(message=f"The signal server {settings.signal} has no relay.", hint=hint))
+        return offered and settings.secret is not None and settings.path in (AUTO, Path.RELAY)
 
     async def _send_outgoing(self, client: SignalClient) -> None:
         while True:
@@ -211,12 +229,19 @@ class Room:
     async def _receive(self, client: SignalClient) -> None:
         while True:
             message = await client.receive()
-            if isinstance(message, ServerError) and self._warnings.take(asyncio.get_running_loop().time()):
-                logger.warning("the signal server says: %s", message.message)
+            if isinstance(message, ServerError):
+                self._take_error(message)
             for instruction in self._negotiation.receive(message):
                 await self._act(instruction)
             if isinstance(message, PeerLeft):
                 self._tell_if_alone()
+
+    def _take_error(self, error: ServerError) -> None:
+        if error.code in NO_PIPE:
+            for link in self._links.by_id.values():
+                link.refuse_relay(error.message)
+        if self._warnings.take(asyncio.get_running_loop().time()):
+            logger.warning("the signal server says: %s", error.message)
 
     async def _until_rejoin(self) -> None:
         """Until a proxy wants to come in anew: it has lost its link, or somebody is there who does not offer."""
@@ -265,6 +290,8 @@ class Room:
                 await self._links.by_id[peer_id].take_answer(sdp)
             case TakeCandidate(peer_id, candidate):
                 self._links.by_id[peer_id].take_candidate(candidate)
+            case TakeTicket(peer_id, ticket):
+                self._links.by_id[peer_id].take_ticket(ticket)
             case Suspect(peer_id):
                 self._links.by_id[peer_id].suspect()
             case Rename(old, new):
@@ -280,14 +307,21 @@ class Room:
             Link(
                 member,
                 self._settings,
+                role=self._role,
                 identity=self._identity,
                 greeting=self._peers.greeting,
+                wanted=self._is_of_use,
                 send=self._tx,
                 addressed=self._addressed,
+                nearby=self._nearby,
+                relay=self._relay and member.role is not None,
                 up=self._link_up,
                 down=self._link_down,
             )
         )
+
+    def _is_of_use(self, path: Path, certificate: bytes) -> bool:
+        return self._wanted or self._peers.wanted(path, certificate)
 
     def _link_up(self, link: Link, carrier: Carrier, agreement: Agreement) -> Session | None:
         if self._links.by_id.get(link.member.peer_id) is not link:
@@ -342,6 +376,8 @@ class Room:
             self._wanted = True
             self._come_again(reason)
         else:
+            for link in self._links.by_id.values():
+                link.look()
             self._want_another()
 
     def _moved(self) -> None:

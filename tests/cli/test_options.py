@@ -361,3 +361,20 @@ def test_several_turn_servers_may_be_given() -> None:
         command = parse(["proxy", "--room", "r", *arguments], environ)
         assert isinstance(command, ProxyCommand)
         assert command.settings.ice.turn == urls
+
+
+def test_a_path_is_given_by_flag_or_environment_and_the_flag_wins() -> None:
+    line = "--room r --secret s"
+    assert serve(line).common.path == "auto"
+    assert serve(f"{line} --path relay").common.path == "relay"
+    assert proxy(line, TUNNEL_PATH="relay").settings.path == "relay"
+    assert proxy(f"{line} --path direct", TUNNEL_PATH="relay").settings.path == "direct"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("--room r --path relay", "needs a secret"), ("--room r --secret s --path turn", "needs a TURN server")],
+)
+def test_a_path_that_cannot_be_is_refused(line: str, words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        proxy(line)

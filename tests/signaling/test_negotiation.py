@@ -2,7 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from llmtunnel.signaling.messages import Answer, Candidate, IceCandidate, Joined, Member, Offer, PeerJoined, PeerLeft
+from llmtunnel.signaling.messages import (
+    Answer,
+    Candidate,
+    IceCandidate,
+    Joined,
+    Member,
+    Offer,
+    PeerJoined,
+    PeerLeft,
+    PipeTicket,
+)
 from llmtunnel.signaling.negotiation import (
     MEMBERS,
     MakeAnswer,
@@ -12,6 +22,7 @@ from llmtunnel.signaling.negotiation import (
     Suspect,
     TakeAnswer,
     TakeCandidate,
+    TakeTicket,
 )
 from llmtunnel.status import Role
 
@@ -58,6 +69,13 @@ def test_answers_and_candidates_count_only_for_a_link_that_there_is() -> None:
     assert view.receive(Candidate("p1", FOUND)) == [TakeCandidate("p1", FOUND)]
     view.unlinked("p1")
     assert view.receive(Candidate("p1", FOUND)) == []
+
+
+def test_a_ticket_is_for_the_member_that_a_connection_is_being_made_to() -> None:
+    view = Negotiation(Role.SERVE)
+    assert view.receive(PipeTicket("p1", "t")) == []
+    view.linked(PROXY)
+    assert view.receive(PipeTicket("p1", "t")) == [TakeTicket("p1", "t")]
 
 
 def test_an_offer_of_somebody_who_is_not_there_is_nothing() -> None:
