@@ -41,7 +41,7 @@ def test_a_network_without_udp_is_left_by_the_relay_and_the_first_response_is_th
 
 def test_udp_that_is_blocked_from_now_on_is_a_pause_and_the_relay_goes_on() -> None:
     with lab("cone", "cone") as made:
-        serve, proxy, client = under_way(made, *STUN, *SECRET)
+        serve, proxy, client = under_way(made, *STUN, *SECRET, tokens=100)
         if proxy.wait_event("peer-connected")["path"] == "relay":
             proxy.wait_event("resumed", path="direct")
         blocked = time.time()

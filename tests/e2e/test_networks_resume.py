@@ -12,7 +12,7 @@ from .test_networks import PUBLIC, STUN, Lab, lab, pytestmark  # noqa: F401  (th
 
 SCRIPT = """
 import hashlib, json, sys, threading, time, urllib.request
-url, done = sys.argv[1], []
+url, tokens, done = sys.argv[1], int(sys.argv[2]), []
 def stream(name, count):
     last, worst, body = time.monotonic(), 0.0, b""
     with urllib.request.urlopen(f"{url}/tokens?name={name}&count={count}&pause=0.1", timeout=60) as answer:
@@ -26,7 +26,7 @@ def exchange(body):
     with urllib.request.urlopen(urllib.request.Request(url + target, data=body), timeout=60) as answer:
         got = hashlib.sha256(answer.read()).hexdigest()
     done.append((not body or got == hashlib.sha256(body).hexdigest(), 0.0))
-work = [(stream, f"s{n}", 220) for n in range(20)] + [(exchange, b""), (exchange, bytes(range(256)) * 20000)]
+work = [(stream, f"s{n}", tokens) for n in range(20)] + [(exchange, b""), (exchange, bytes(range(256)) * 20000)]
 threads = [threading.Thread(target=call, args=rest) for call, *rest in work]
 [thread.start() for thread in threads]
 print("begun", flush=True)
@@ -35,8 +35,8 @@ print("whole", sum(whole for whole, _ in done), "of", len(work), "worst", max(wo
 """
 
 
-def under_way(made: Lab, *flags: str) -> tuple[Process, Process, Process]:
-    """A tunnel from host-a to host-b, and a client there with streams, a download and an upload."""
+def under_way(made: Lab, *flags: str, tokens: int = 220) -> tuple[Process, Process, Process]:
+    """A tunnel from host-a to host-b, and a client there with streams of ten tokens a second, a download, an upload."""
     common = ("--room", "lab", "--signal", f"ws://{PUBLIC}:8787", "--json", *flags)
     upstream = made.run("host-a", "upstream", sys.executable, "-m", "tests.e2e.upstream", "9001")
     upstream.wait_line("upstream on")
@@ -44,7 +44,7 @@ def under_way(made: Lab, *flags: str) -> tuple[Process, Process, Process]:
     serve.wait_event("signal-connected")
     proxy = made.llmtunnel("host-b", "proxy", "--listen", "127.0.0.1:8000", *common)
     proxy.wait_event("ready")
-    client = made.run("host-b", "client", sys.executable, "-c", SCRIPT, "http://127.0.0.1:8000")
+    client = made.run("host-b", "client", sys.executable, "-c", SCRIPT, "http://127.0.0.1:8000", str(tokens))
     client.wait_line("begun")
     time.sleep(1.5)
     return serve, proxy, client
