@@ -138,7 +138,8 @@ class Resuming(Interleavings):
     def memory_is_bounded(self) -> None:
         if hasattr(self, "pair"):
             for end in (self.pair.proxy, self.pair.serve):
-                assert end.connection.line._journal.size <= 400 + 5100, "a frame went past the room, and no other"
+                # A body's frame may go past the room, and one that was cut beside it.
+                assert end.connection.line._journal.size <= 400 + 2 * 5100
 
     def teardown(self) -> None:
         """On one more channel all comes: whole bodies, and credit for more."""
