@@ -41,6 +41,8 @@ class Carrier:
 
     def __init__(self, channel: Channel, greeting: Greeting, *, agreed: Callable[[Carrier, Agreement], None]) -> None:
         self.channel = channel
+        self.settled = asyncio.Event()
+        """Set once there is an agreement, or there will be none."""
         self._greeting = greeting
         self._agreed = agreed
         self._session: Session | None = None
@@ -59,6 +61,7 @@ class Carrier:
     def carry(self, session: Session) -> None:
         """The session that speaks and listens here from now on."""
         self._session = session
+        self.settled.set()
         self.channel.trust()
 
     @property
@@ -135,6 +138,7 @@ class Carrier:
     def _end(self, error: TunnelError) -> None:
         """It is over, for whatever reason came first."""
         self._session = None
+        self.settled.set()
         self._stop_timer()
         if self._over.done():
             return

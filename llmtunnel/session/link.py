@@ -1,37 +1,60 @@
-"""One connection to one member of the room: WebRTC, then what it carries, from the first offer to the end."""
+"""All connections to one member of the room, from the first offer to the end: ways to it side by side, and what is said
+on the channels that they open.
+
+The first channel that stands carries the session. One that comes later takes it over where it is better, and is closed
+where it is not: the proxy judges, serve answers on each. It has to be the same peer's, which its certificate tells.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Final
 
+from ..bucket import Bucket
 from ..config import Settings
-from ..errors import ConnectFailed, ErrorCode, PeerError, PeerLost, TunnelError
+from ..errors import (
+    AuthenticationFailed,
+    ConnectFailed,
+    ErrorCode,
+    PeerError,
+    PeerLost,
+    TunnelError,
+    Unwelcome,
+    VersionMismatch,
+)
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..signaling import messages
 from ..signaling.messages import IceCandidate, Member
+from ..status import Path, Role
 from ..transport.base import Channel
 from ..transport.identity import Identity
-from ..transport.webrtc import WebRtcPeer
 from .carrier import FAREWELL, Carrier
 from .mux import Session
+from .ways import AskedRelayWay, DirectWay, RelayWay, Send, Way
 
 logger = logging.getLogger(__name__)
 
-Send = Callable[[str], None]
-"""Queues a signalling message; one that cannot be sent any more is dropped: the peer will time out."""
-Connect = Callable[[], Coroutine[Any, Any, None]]
+OVERLAP: Final = 2.0
+"""Seconds for which the channel that a session has left stays open."""
+TURN: Final = 3.0
+"""Seconds that a channel waits for what is being said on another one, before that is given up for it."""
+_PIPES: Final = 4
+"""Pipes that a member may have serve open at once, and then one every `_PIPE` s."""
+_PIPE: Final = 3.0
 
 
 class Link:
     """Make with a member, start with `offer` or `answer`, feed what the member signals, end with `aclose`.
 
-    ``greeting`` says what to say on its channel. ``up`` is called with what was agreed on there, and gives the session
-    that it carries from then on; ``down`` once when the link is over, with the reason. It is to be closed then too.
+    ``relay``: the signal server has one for us and this member. ``greeting`` says what to say on a channel, and
+    ``wanted`` whether one of this kind would be of use. ``up`` is called with what was agreed on there, and gives the
+    session that it carries from then on; ``down`` once when the link is over, with the reason. It is to be closed then
+    too.
     """
 
     def __init__(
@@ -39,10 +62,13 @@ class Link:
         member: Member,
         settings: Settings,
         *,
+        role: Role,
         identity: Identity,
         greeting: Callable[[Channel], Greeting],
+        wanted: Callable[[Path], bool],
         send: Send,
         addressed: bool,
+        relay: bool,
         up: Callable[[Link, Carrier, Agreement], Session | None],
         down: Callable[[Link, TunnelError], None],
     ) -> None:
@@ -50,49 +76,73 @@ class Link:
         self.name = f"{member.role or 'peer'}-{member.peer_id[:6]}"
         """Short, for people: of its id in the room, then of its certificate, which stays when it comes back."""
         self.certificate = b""
-        """SHA-256 of the one that the member showed; empty until the channel is open."""
+        """SHA-256 of the one that the member showed; empty until a channel is open."""
         self.session: Session | None = None
         """The one that it carries, or has carried; None before there is an agreement."""
-        self._carrier: Carrier | None = None
         self._settings = settings
+        self._role = role
+        self._identity = identity
         self._greeting = greeting
+        self._wanted = wanted
         self._send = send
-        self._to = member.peer_id if addressed else None
+        self._relay = relay
         self._up, self._down = up, down
-        self._peer = WebRtcPeer(
-            ice=settings.ice,
-            timeouts=settings.timeouts,
-            limits=settings.limits,
-            identity=identity,
-            on_candidate=self._tx_candidate,
-            loopback=settings.loopback,
-        )
-        self._answered = asyncio.Event()
+        to = member.peer_id if addressed else None
+        self._direct = DirectWay(settings, identity=identity, send=send, to=to, peer=self.name)
+        self._asked: AskedRelayWay | None = None
+        self._pipes = Bucket(_PIPES, every=_PIPE)
+        self._running: dict[Way, asyncio.Task[TunnelError]] = {}
+        """Ways that are not over."""
+        self._carriers: dict[Way, Carrier] = {}
+        self._latest: Carrier | None = None
+        """The one that has begun to greet last."""
+        self._failures: dict[Way, TunnelError] = {}
+        self._closing: dict[Way, asyncio.Task[None]] = {}
+        self._stopping = asyncio.Event()
         self._reason: TunnelError = PeerError("The connection was given up.")
-        self._task: asyncio.Task[TunnelError] | None = None
+
+    # -- what the member signals
 
     def offer(self) -> None:
         """Connect: we offer."""
-        self._start(self._make_offer)
+        self._start()
 
     def answer(self, sdp: str) -> None:
         """Connect: the member offers."""
-        self._answered.set()
-        self._start(partial(self._make_answer, sdp))
+        self._direct.answer(sdp)
+        self._start()
 
     async def take_answer(self, sdp: str) -> None:
-        """The member's answer came; another one than the first counts for nothing."""
-        if self._answered.is_set():
-            return
-        self._answered.set()
+        """The member's answer came."""
         try:
-            await self._peer.accept(sdp)
+            await self._direct.take_answer(sdp)
         except ConnectFailed as exc:
-            self._give_up(exc)
+            self._give_up_way(self._direct, exc)
 
     def take_candidate(self, candidate: IceCandidate) -> None:
         """A candidate of the member's came."""
-        self._peer.add_candidate(candidate)
+        self._direct.peer.add_candidate(candidate)
+
+    def take_ticket(self, ticket: str) -> None:
+        """One for a pipe to the member came: a proxy has asked for it, serve opens its end."""
+        if self._asked is not None:
+            self._asked.take_ticket(ticket)
+        elif self._relay and self._role is Role.SERVE and self._pipes.take(asyncio.get_running_loop().time()):
+            for way in [way for way in self._running if isinstance(way, RelayWay) and way not in self._carriers]:
+                self._give_up_way(way, ConnectFailed("The peer has asked for another pipe."))
+            pipe = RelayWay(self._settings, identity=self._identity, server=True, welcome=self._is_welcome)
+            pipe.take_ticket(ticket)
+            self._try(pipe)
+
+    def refuse_relay(self, reason: str) -> None:
+        """The signal server opens no pipe."""
+        if self._asked is not None:
+            self._asked.refuse(reason)
+
+    def look(self) -> None:
+        """What carries has failed: a path that was not wanted may be."""
+        if self._asked is not None:
+            self._asked.look()
 
     def suspect(self) -> None:
         """The member is said to be gone: find out soon, or give up at once where nothing stands yet."""
@@ -101,71 +151,172 @@ class Link:
         else:
             self._give_up(PeerLost(f"{self.name} left before it was reached."))
 
+    def settle(self) -> None:
+        """Open nothing more."""
+        for way in [way for way in self._running if way not in self._carriers]:
+            self._give_up_way(way, PeerError("Another connection is made."))
+
     async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
-        """Close the channel in order, and the connection; to be called once, also of a link that is over."""
-        if self._carrier is not None:
-            await self._carrier.aclose(code, message)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
-        await self._peer.aclose()
+        """Close the channels in order, and all else; to be called once, also of a link that is over."""
+        self._stopping.set()
+        await asyncio.gather(*(carrier.aclose(code, message) for carrier in self._carriers.values()))
+        running = dict(self._running)
+        for task in running.values():
+            task.cancel()
+        if running:
+            await asyncio.wait(running.values())
+        for way in {self._direct, *running}:
+            self._close(way)
+        await asyncio.gather(*self._closing.values())
 
-    def _start(self, connect: Connect) -> None:
-        self._task = asyncio.create_task(self._run(connect), name=f"link to {self.name}")
+    # -- the ways
+
+    def _start(self) -> None:
+        self._try(self._direct)
+        if self._relay and self._role is Role.PROXY:
+            self._asked = AskedRelayWay(
+                self._settings,
+                identity=self._identity,
+                welcome=self._is_welcome,
+                ask=self._ask_for_pipe,
+                wanted=self._wanted,
+            )
+            self._try(self._asked)
+
+    def _ask_for_pipe(self) -> None:
+        self._send(messages.pipe(self.member.peer_id))
+
+    def _try(self, way: Way) -> None:
+        task = self._running[way] = asyncio.create_task(self._use(way), name=f"{way.name} link to {self.name}")
         # Not from within the task: one that is cancelled before its first step never runs.
-        self._task.add_done_callback(self._is_over)
+        task.add_done_callback(partial(self._way_over, way))
 
-    def _give_up(self, reason: TunnelError) -> None:
-        self._reason = reason
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _run(self, connect: Connect) -> TunnelError:
+    async def _use(self, way: Way) -> TunnelError:
         """Connect, then stay until the channel is over; returns why it is."""
         try:
-            await connect()
-            channel = await self._peer.channel()
-            self._name(channel)
-            self._carrier = Carrier(channel, self._greeting(channel), agreed=self._begin)
-            self._carrier.start()
-            return await self._carrier.wait_over()
+            channel = await way.open()
+            return await (await self._greet(way, channel)).wait_over()
         except TunnelError as exc:
             return exc
         except Exception as exc:
             logger.exception("a defect ended the connection to %s", self.name)
             return PeerError(f"A defect ended the connection to {self.name}: {exc!r}.", hint="Please report it.")
 
-    def _is_over(self, task: asyncio.Task[TunnelError]) -> None:
-        self._down(self, self._given_up() if task.cancelled() else task.result())
+    def _give_up(self, reason: TunnelError) -> None:
+        self._reason = reason
+        for task in self._running.values():
+            task.cancel()
 
-    def _given_up(self) -> TunnelError:
+    def _give_up_way(self, way: Way, reason: TunnelError) -> None:
+        self._failures[way] = reason
+        if way in self._running:
+            self._running[way].cancel()
+
+    def _way_over(self, way: Way, task: asyncio.Task[TunnelError]) -> None:
+        del self._running[way]
+        reason = self._given_up(way) if task.cancelled() else task.result()
+        self._failures[way] = reason
+        logger.info("%s: the way %s is over: %s", self.name, way.name, reason)
+        self._close(way)
+        if not self._running:
+            self._down(self, self._verdict())
+        elif self.session is None and _is_refusal(reason) and not self._greets:
+            self._give_up(reason)
+        else:
+            self._explain()
+            if self._asked is not None and set(self._running) == {self._asked}:
+                self._asked.look(last=True)
+
+    def _given_up(self, way: Way) -> TunnelError:
         """Why; who gives the link up, as the signal server may, does not hide that a guess was made on it."""
-        if self._carrier is None:
-            return self._reason
-        self._carrier.leave(self._reason.message)
-        error = self._carrier.error
-        return self._reason if error is None or isinstance(error, PeerLost) else error
+        reason = self._failures.get(way, self._reason)
+        carrier = self._carriers.get(way)
+        if carrier is None:
+            return reason
+        carrier.leave(reason.message)
+        error = carrier.error
+        return reason if error is None or isinstance(error, PeerLost) else error
+
+    def _verdict(self) -> TunnelError:
+        """Of all failures the one to be told: what was said on a channel, else why there is no direct one."""
+        said = [each for each in self._failures.values() if not isinstance(each, ConnectFailed)]
+        return said[-1] if said else self._failures[self._direct]
+
+    def _close(self, way: Way) -> None:
+        if way not in self._closing:
+            task = asyncio.create_task(self._close_later(way), name=f"closing the way {way.name} to {self.name}")
+            self._closing[way] = task
+
+    async def _close_later(self, way: Way) -> None:
+        """Not at once where its session goes on elsewhere: the peer is to hear that there, before it hears it here."""
+        if self.session is not None and self.session.error is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(OVERLAP):
+                    await self._stopping.wait()
+        if way in self._carriers:
+            await self._carriers[way].aclose()
+        await way.aclose()
+
+    # -- the channels
+
+    async def _greet(self, way: Way, channel: Channel) -> Carrier:
+        """Begin on a channel that is open. Raises `ConnectFailed` where it is of no use."""
+        if self._role is Role.PROXY:
+            await self._take_turn()
+            if not self._wanted(channel.path):
+                raise ConnectFailed("A better path carries.")
+        if channel.binding is not None and not self._is_welcome(channel.binding.remote):
+            raise ConnectFailed("Somebody else's certificate is shown on it.")
+        self._name(channel)
+        carrier = Carrier(channel, self._greeting(channel), agreed=self._begin)
+        self._latest = self._carriers[way] = carrier
+        carrier.start()
+        return carrier
+
+    @property
+    def _greets(self) -> bool:
+        """Whether something is being said that may end well."""
+        return self._latest is not None and not self._latest.settled.is_set()
+
+    async def _take_turn(self) -> None:
+        """A proxy greets on one channel after the other: there is one session, and each greeting would begin one."""
+        while (before := self._latest) is not None and not before.settled.is_set():
+            try:
+                async with asyncio.timeout(TURN):
+                    await before.settled.wait()
+            except TimeoutError:
+                before.leave("Another path came up meanwhile.")
 
     def _begin(self, carrier: Carrier, agreement: Agreement) -> None:
-        self.session = self._up(self, carrier, agreement)
-        if self.session is None:
+        self._name(carrier.channel)
+        session = self._up(self, carrier, agreement)
+        if session is None:
             carrier.leave("The session that was to go on has ended.")
+            return
+        self.session = session
+        self._explain()
+
+    def _is_welcome(self, fingerprint: bytes) -> bool:
+        """Whether a peer may be the one that we have found, where we have."""
+        return self.session is None or fingerprint == self.certificate
 
     def _name(self, channel: Channel) -> None:
         if channel.binding is not None:
             self.certificate = channel.binding.remote
             self.name = f"{self.member.role or 'peer'}-{self.certificate.hex()[:8]}"
 
-    async def _make_offer(self) -> None:
-        self._send(messages.offer(await self._peer.offer(), to=self._to))
-        try:
-            async with asyncio.timeout(self._settings.timeouts.answer):
-                await self._answered.wait()
-        except TimeoutError as exc:
-            raise ConnectFailed(f"{self.name} did not answer our offer.") from exc
+    def _explain(self) -> None:
+        """Say why it is not on a better path."""
+        if self.session is None:
+            return
+        failure = self._failures.get(self._direct)
+        if self.session.path is not Path.RELAY:
+            self.session.detail = ""
+        elif failure is None:
+            self.session.detail = "direct: is being tried"
+        elif isinstance(failure, ConnectFailed):
+            self.session.detail = f"direct: {failure.message}"
 
-    async def _make_answer(self, sdp: str) -> None:
-        self._send(messages.answer(await self._peer.answer(sdp), to=self._to))
 
-    def _tx_candidate(self, candidate: IceCandidate) -> None:
-        self._send(messages.candidate(candidate, to=self._to))
+def _is_refusal(reason: TunnelError) -> bool:
+    return isinstance(reason, AuthenticationFailed | Unwelcome | VersionMismatch)

@@ -8,19 +8,16 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
 
 from ..bucket import Bucket
 from ..config import Limits
 from ..signaling.negotiation import Negotiation
-from .link import Link
+from .link import OVERLAP, Link
 
 ARRIVALS = 16
 """Members that may connect at once: all of a room, when serve is started again."""
 ARRIVAL_EVERY = 0.125
 """Seconds until one more may: a connection costs some 30 ms of computing, for a stranger too."""
-OVERLAP: Final = 2.0
-"""Seconds for which the channel that a session has left stays open."""
 
 
 class Links:
@@ -103,6 +100,7 @@ class Links:
         self._negotiation.unlinked(link.member.peer_id)
 
     def _set_aside(self, link: Link) -> None:
+        link.settle()
         if _carries(link):
             self.left.add(link)
         else:

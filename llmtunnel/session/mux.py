@@ -64,6 +64,8 @@ class Session:
         self.id = agreement.session
         self.certificate = agreement.certificate
         """SHA-256 of the one that the peer showed; empty where its channel had none."""
+        self.detail = ""
+        """Why it is not on a better path, for people; empty where it is on the best that there may be."""
         self._carrier = carrier
         self._owner = owner
         self._resume_for = resume_for

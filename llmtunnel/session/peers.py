@@ -15,11 +15,12 @@ from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..protocol.hello import ALL_FEATURES, Feature, ResumeOffer
 from ..protocol.resume import Claim
-from ..status import Notice, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
+from ..status import Notice, Path, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
 from ..transport.base import Channel
 from .access import Access
 from .carrier import AGENT, FAREWELL, Carrier
 from .mux import Handler, Session
+from .ways import rank
 
 
 class Peers:
@@ -77,6 +78,10 @@ class Peers:
             session.suspect()
 
     # -- channels
+
+    def wanted(self, path: Path) -> bool:
+        """Proxy: whether a channel over such a path is as good as what carries, or better."""
+        return all(session.suspended or rank(path) <= rank(session.path) for session in self.sessions)
 
     def greeting(self, channel: Channel) -> Greeting:
         """What to say on a channel that has just opened."""

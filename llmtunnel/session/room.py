@@ -29,6 +29,7 @@ from ..signaling.negotiation import (
     Suspect,
     TakeAnswer,
     TakeCandidate,
+    TakeTicket,
 )
 from ..status import ErrorNotice, Notice, Reconnecting, Role, SignalConnected, Waiting
 from ..transport.identity import Identity
@@ -43,6 +44,8 @@ from .watch import watch
 
 logger = logging.getLogger(__name__)
 
+NO_PIPE = ("no-relay", "relay-limit")
+"""What the signal server says where it opens no pipe."""
 OUTGOING = 256
 """Signalling messages that may wait for the socket; an exchange has about twenty."""
 COMPLAINT_EVERY = 10.0
@@ -73,6 +76,8 @@ class Room:
         self._instance = _new_instance()
         self._token: str | None = None
         self._addressed = False
+        self._relay = False
+        """The signal server has one, and we may use it."""
         self._peers = Peers(
             role,
             settings,
@@ -199,6 +204,8 @@ class Room:
         self._retry_signal.reset()
         self._token = joined.token or self._token
         self._addressed = joined.role is not None
+        # Without a secret nobody could prove who is at the pipe's other end.
+        self._relay = self._addressed and joined.relay is not None and self._settings.secret is not None
         self._notify(SignalConnected(signal=self._settings.signal, room=self._settings.room))
         for instruction in self._negotiation.joined(joined):
             await self._act(instruction)
@@ -211,12 +218,19 @@ class Room:
     async def _receive(self, client: SignalClient) -> None:
         while True:
             message = await client.receive()
-            if isinstance(message, ServerError) and self._warnings.take(asyncio.get_running_loop().time()):
-                logger.warning("the signal server says: %s", message.message)
+            if isinstance(message, ServerError):
+                self._take_error(message)
             for instruction in self._negotiation.receive(message):
                 await self._act(instruction)
             if isinstance(message, PeerLeft):
                 self._tell_if_alone()
+
+    def _take_error(self, error: ServerError) -> None:
+        if error.code in NO_PIPE:
+            for link in self._links.by_id.values():
+                link.refuse_relay(error.message)
+        if self._warnings.take(asyncio.get_running_loop().time()):
+            logger.warning("the signal server says: %s", error.message)
 
     async def _until_rejoin(self) -> None:
         """Until a proxy wants to come in anew: it has lost its link, or somebody is there who does not offer."""
@@ -265,6 +279,8 @@ class Room:
                 await self._links.by_id[peer_id].take_answer(sdp)
             case TakeCandidate(peer_id, candidate):
                 self._links.by_id[peer_id].take_candidate(candidate)
+            case TakeTicket(peer_id, ticket):
+                self._links.by_id[peer_id].take_ticket(ticket)
             case Suspect(peer_id):
                 self._links.by_id[peer_id].suspect()
             case Rename(old, new):
@@ -280,10 +296,13 @@ class Room:
             Link(
                 member,
                 self._settings,
+                role=self._role,
                 identity=self._identity,
                 greeting=self._peers.greeting,
+                wanted=self._peers.wanted,
                 send=self._tx,
                 addressed=self._addressed,
+                relay=self._relay and member.role is not None,
                 up=self._link_up,
                 down=self._link_down,
             )
@@ -342,6 +361,8 @@ class Room:
             self._wanted = True
             self._come_again(reason)
         else:
+            for link in self._links.by_id.values():
+                link.look()
             self._want_another()
 
     def _moved(self) -> None:

@@ -11,11 +11,11 @@ that lost its link leaves the room and joins again under a new instance, which m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ..status import Role
-from .messages import Answer, Candidate, IceCandidate, Joined, Member, Message, Offer, PeerJoined, PeerLeft
+from .messages import Answer, Candidate, IceCandidate, Joined, Member, Message, Offer, PeerJoined, PeerLeft, PipeTicket
 
 MEMBERS: Final = 256
 """Members of a room that are remembered: twice what our signal server takes at most, and a bound for a hostile one."""
@@ -53,6 +53,14 @@ class TakeCandidate:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeTicket:
+    """A pipe through the relay to a member may be opened."""
+
+    peer_id: str
+    ticket: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Suspect:
     """A member with a link may be gone."""
 
@@ -67,7 +75,7 @@ class Rename:
     new: str
 
 
-Instruction = MakeOffer | MakeAnswer | TakeAnswer | TakeCandidate | Suspect | Rename
+Instruction = MakeOffer | MakeAnswer | TakeAnswer | TakeCandidate | TakeTicket | Suspect | Rename
 
 
 @dataclass(slots=True)
@@ -125,6 +133,8 @@ class Negotiation:
                 return [TakeAnswer(peer_id, sdp)]
             case Candidate(peer_id, candidate) if peer_id in self._links:
                 return [TakeCandidate(peer_id, candidate)]
+            case PipeTicket(peer_id, ticket) if peer_id in self._links:
+                return [TakeTicket(peer_id, ticket)]
         return []
 
     def _concerns(self, member: Member) -> bool:

@@ -109,7 +109,7 @@ class Member(Heard):
 
 def silence(link: Link) -> None:
     """Nothing goes out, nothing comes in, nobody is told."""
-    for protocol in link._peer._connection._protocols:
+    for protocol in link._direct.peer._connection._protocols:
         protocol.transport.sendto = lambda *_: None
         protocol.datagram_received = lambda *_: None
 

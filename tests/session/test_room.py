@@ -485,8 +485,7 @@ def test_a_newer_link_with_the_same_member_takes_the_place_of_the_older(run: Run
                     await raw.hear("answer")
                     [second] = serve.links
                     assert second is not first
-                    assert first._task is not None
-                    await asyncio.wait((first._task,))
+                    await until(lambda: not first._running)
                     await until(lambda: not serve.room._links.closing)
                     assert serve.links == (second,)
                     assert not serve.of(ErrorNotice)
@@ -501,7 +500,7 @@ def test_a_link_that_was_parted_from_says_nothing_more(run: Run) -> None:
             proxy.room._links.leave(link)
             assert proxy.room._links.forget(link)
             proxy.notices.clear()
-            assert proxy.room._link_up(link, link._carrier, None) is None
+            assert proxy.room._link_up(link, link._latest, None) is None
             proxy.room._link_down(link, PeerLost("late"))
             assert proxy.events == []
             await link.aclose()

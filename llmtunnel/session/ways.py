@@ -1,0 +1,204 @@
+"""Ways to one member, tried side by side: each opens a channel, or says why it cannot.
+
+    direct    WebRTC by offer and answer: straight, or by a TURN server
+    relay     a pipe through the signal server, which only the proxy asks for; both are sent a ticket
+
+What is said on a channel, and which of them carries, is link.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from ..config import Settings
+from ..errors import ConnectFailed
+from ..signaling import messages
+from ..signaling.messages import IceCandidate
+from ..status import Path
+from ..transport.base import Channel
+from ..transport.identity import Identity
+from ..transport.relay import open_relay
+from ..transport.tls import Welcome
+from ..transport.webrtc import WebRtcPeer
+
+HEAD_START: Final = 0.3
+"""Seconds in which a direct path may come up before the relay is asked for: an easy one costs the relay nothing."""
+
+Send = Callable[[str], None]
+"""Queues a signalling message; one that cannot be sent any more is dropped: the peer will time out."""
+
+_RANKS: Final = {Path.TCP: 0, Path.DIRECT: 1, Path.TURN: 2, Path.RELAY: 3}
+
+
+def rank(path: Path) -> int:
+    """How good a path is; the lowest is the best. One that is not known is taken for a direct one."""
+    return _RANKS.get(path, _RANKS[Path.DIRECT])
+
+
+class Way(ABC):
+    """One of them. `open` once; `aclose` once, in any case and also while it opens."""
+
+    name: str
+    """For people."""
+
+    @abstractmethod
+    async def open(self) -> Channel:
+        """The open channel. Raises `ConnectFailed`."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close all that there is of it, at once where the channel was not closed in order."""
+
+
+class DirectWay(Way):
+    """WebRTC: `offer` or `answer` says which it is to be, before `open`."""
+
+    name = "direct"
+
+    def __init__(self, settings: Settings, *, identity: Identity, send: Send, to: str | None, peer: str) -> None:
+        self._timeout = settings.timeouts.answer
+        self._send = send
+        self._to = to
+        self._member = peer
+        self._offer: str | None = None
+        """The member's; None where we offer."""
+        self._answered = asyncio.Event()
+        self.peer = WebRtcPeer(
+            ice=settings.ice,
+            timeouts=settings.timeouts,
+            limits=settings.limits,
+            identity=identity,
+            on_candidate=self._tx_candidate,
+            loopback=settings.loopback,
+        )
+
+    def answer(self, sdp: str) -> None:
+        """The member offers."""
+        self._answered.set()
+        self._offer = sdp
+
+    async def take_answer(self, sdp: str) -> None:
+        """The member's answer came; another one than the first counts for nothing. Raises `ConnectFailed`."""
+        if not self._answered.is_set():
+            self._answered.set()
+            await self.peer.accept(sdp)
+
+    async def open(self) -> Channel:
+        """As `Way.open`."""
+        if self._offer is None:
+            await self._make_offer()
+        else:
+            self._send(messages.answer(await self.peer.answer(self._offer), to=self._to))
+        return await self.peer.channel()
+
+    async def aclose(self) -> None:
+        """As `Way.aclose`."""
+        await self.peer.aclose()
+
+    async def _make_offer(self) -> None:
+        self._send(messages.offer(await self.peer.offer(), to=self._to))
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._answered.wait()
+        except TimeoutError as exc:
+            raise ConnectFailed(f"{self._member} did not answer our offer.") from exc
+
+    def _tx_candidate(self, candidate: IceCandidate) -> None:
+        self._send(messages.candidate(candidate, to=self._to))
+
+
+class RelayWay(Way):
+    """A pipe through the relay, once there is a ticket; ``welcome``: whose certificate is let in."""
+
+    name = "relay"
+
+    def __init__(self, settings: Settings, *, identity: Identity, server: bool, welcome: Welcome) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._server = server
+        self._welcome = welcome
+        self._answered = asyncio.Event()
+        self._ticket: str | None = None
+        self._refusal = ""
+        self._channel: Channel | None = None
+
+    def take_ticket(self, ticket: str) -> None:
+        """One came; the first counts."""
+        if not self._answered.is_set():
+            self._ticket = ticket
+            self._answered.set()
+
+    def refuse(self, reason: str) -> None:
+        """The signal server gives none."""
+        if not self._answered.is_set():
+            self._refusal = reason
+            self._answered.set()
+
+    async def open(self) -> Channel:
+        """As `Way.open`."""
+        try:
+            async with asyncio.timeout(self._settings.timeouts.answer):
+                await self._answered.wait()
+        except TimeoutError as exc:
+            raise ConnectFailed("The signal server has sent no ticket for its relay.") from exc
+        if self._ticket is None:
+            raise ConnectFailed(f"The signal server opens no pipe: {self._refusal}.")
+        self._channel = await open_relay(
+            self._settings.signal,
+            self._ticket,
+            identity=self._identity,
+            server=self._server,
+            timeouts=self._settings.timeouts,
+            welcome=self._welcome,
+        )
+        return self._channel
+
+    async def aclose(self) -> None:
+        """As `Way.aclose`."""
+        if self._channel is not None:
+            await self._channel.aclose()
+
+
+class AskedRelayWay(RelayWay):
+    """The proxy's: it is asked for after a head start for the direct way, and only while ``wanted``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        identity: Identity,
+        welcome: Welcome,
+        ask: Callable[[], None],
+        wanted: Callable[[Path], bool],
+    ) -> None:
+        super().__init__(settings, identity=identity, server=False, welcome=welcome)
+        self._ask = ask
+        self._wanted = wanted
+        self._look = asyncio.Event()
+        self._last = False
+
+    def look(self, *, last: bool = False) -> None:
+        """It may be wanted now; ``last``: no other way is left, so that it is now or never."""
+        self._last = self._last or last
+        self._look.set()
+
+    async def open(self) -> Channel:
+        """As `Way.open`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAD_START):
+                while not self._last:
+                    await self._wait_for_look()
+        while not self._wanted(Path.RELAY):
+            if self._last:
+                raise ConnectFailed("The relay is not needed.")
+            await self._wait_for_look()
+        self._ask()
+        return await super().open()
+
+    async def _wait_for_look(self) -> None:
+        self._look.clear()
+        await self._look.wait()
