@@ -1,0 +1,317 @@
+"""One session over several paths: real WebRTC, and the signal server's relay, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from llmtunnel.config import Timeouts
+from llmtunnel.errors import AuthenticationFailed, ConnectFailed
+from llmtunnel.protocol.heads import RequestHead
+from llmtunnel.session import ways
+from llmtunnel.session.ways import AskedRelayWay, DirectWay, RelayWay
+from llmtunnel.signaling import messages
+from llmtunnel.status import ErrorNotice, Path, Resumed, Role
+from llmtunnel.transport.base import Channel
+from llmtunnel.transport.ice import Connection
+from llmtunnel.transport.identity import Identity
+from llmtunnel.transport.relay import open_relay
+from signal_server.limits import Limits as SignalLimits
+from signal_server.limits import RelayLimits
+from signal_server.server import SignalServer
+
+from ..embedded import PATIENCE, QUICK, quicker, until
+from ..transport.pipes import Ear
+from ..transport.pipes import channel as tls_end
+from .members import Member, pair, running, silence
+from .test_over_tls import Forward
+
+Run = Callable[..., Any]
+SECRET = "a secret that nobody guesses"
+Invited = partial(Member, secret=SECRET, resume_for=PATIENCE)
+LOAD = 8
+
+
+def signal(**limits: Any) -> SignalServer:
+    return SignalServer("127.0.0.1", 0, limits=SignalLimits(**limits))
+
+
+class Gate:
+    """Holds the proxy's direct way back until it is opened; counts the pipes that were asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, held: bool = True) -> None:
+        self.asked = 0
+        self._opened = asyncio.Event()
+        if not held:
+            self._opened.set()
+        open_direct, ask = DirectWay.open, messages.pipe
+
+        async def hold(way: DirectWay) -> Channel:
+            if way._offer is not None:  # the proxy's, which came last
+                await self._opened.wait()
+            return await open_direct(way)
+
+        def count(to: str) -> str:
+            self.asked += 1
+            return ask(to)
+
+        monkeypatch.setattr(DirectWay, "open", hold)
+        monkeypatch.setattr(messages, "pipe", count)
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+def without_udp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on no new connection has an address to send from."""
+
+    async def no_hosts(self: Connection) -> None:
+        self._local_candidates_start = self._local_candidates_end = True
+
+    monkeypatch.setattr(Connection, "gather_candidates", no_hosts)
+
+
+async def echo(proxy: Member, seed: int, size: int = 1_500_000) -> bool:
+    """Whether a body that is sent piece by piece comes back whole."""
+    body = random.Random(seed).randbytes(size)
+    session = await proxy.session()
+    stream = await session.open(RequestHead(method=b"POST", target=b"/echo"))
+
+    async def send() -> None:
+        for start in range(0, size, 50_000):
+            await stream.send(body[start : start + 50_000])
+            await asyncio.sleep(0.02)
+        await stream.send_end()
+
+    sending = asyncio.create_task(send(), name="sending a body")
+    got = hashlib.sha256()
+    await stream.response()
+    while data := await stream.receive():
+        got.update(data)
+    await sending
+    return got.digest() == hashlib.sha256(body).digest()
+
+
+async def on(path: Path, *members: Member) -> None:
+    """Until all of them are on this path."""
+    for member in members:
+        await until(lambda: [each.path for each in member.room.standing] == [path], f"on {path}")  # noqa: B023
+
+
+def test_the_relay_carries_first_and_a_direct_path_takes_over_under_load(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        gate = Gate(monkeypatch)
+        make = partial(Invited, timeouts=quicker(answer=PATIENCE))
+        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+            await on(Path.RELAY, serve, proxy)
+            assert proxy.room.standing[0].detail == "direct: is being tried"
+            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+            await until(lambda: len(serve.started) == LOAD)
+            gate.open()
+            await on(Path.DIRECT, serve, proxy)
+            assert not any(each.done() for each in asking)
+            assert all(await asyncio.gather(*asking))
+            assert proxy.room.standing[0].detail == ""
+            assert [(each.path, each.gap_ms) for each in proxy.of(Resumed)] == [(Path.DIRECT, 0.0)]
+            assert "suspended" not in proxy.events + serve.events
+            assert proxy.connections == serve.connections == 1
+            await until(lambda: not len(server._relay), "the pipe is dropped")
+
+    run(main())
+
+
+def test_an_easy_direct_path_costs_the_relay_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        gate = Gate(monkeypatch, held=False)
+        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+            await on(Path.DIRECT, serve, proxy)
+            await asyncio.sleep(2 * ways.HEAD_START)
+            assert gate.asked == 0
+            assert await proxy.ask() == b"/hello"
+
+    run(main())
+
+
+def test_without_udp_the_relay_carries_within_two_seconds_and_says_what_is_missing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        without_udp(monkeypatch)
+        make = partial(Invited, timeouts=quicker(connect=3.0))
+        async with signal() as server:
+            begun = asyncio.get_running_loop().time()
+            async with pair(server.url, make=make) as (serve, proxy):
+                assert await proxy.ask() == b"/hello"
+                took = asyncio.get_running_loop().time() - begun
+                print(f"up over the relay in {took:.2f} s")
+                assert took < 2.0
+                await on(Path.RELAY, serve, proxy)
+                assert all(await asyncio.gather(*(echo(proxy, seed) for seed in range(LOAD))))
+                for member in (serve, proxy):
+                    await until(lambda: "No network path" in member.room.standing[0].detail)  # noqa: B023
+                assert await proxy.ask() == b"/hello"
+                assert proxy.events == ["signal-connected", "peer-connected"]
+
+    run(main())
+
+
+def test_a_direct_path_that_falls_silent_is_left_for_the_relay(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        make = partial(Invited, timeouts=quicker(ping_busy=0.3, dead_busy=0.9))
+        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+            await on(Path.DIRECT, serve, proxy)
+            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+            await until(lambda: len(serve.started) == LOAD)
+            without_udp(monkeypatch)
+            for link in serve.links + proxy.links:
+                silence(link)
+            await on(Path.RELAY, serve, proxy)
+            assert all(await asyncio.gather(*asking))
+            [resumed] = proxy.of(Resumed)
+            print(f"gap {resumed.gap_ms} ms")
+            assert resumed.path is Path.RELAY
+            assert proxy.connections == serve.connections == 1
+
+    run(main())
+
+
+def test_a_relay_that_is_killed_is_a_pause_until_another_path_is_there(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        gate = Gate(monkeypatch)
+        make = partial(Invited, timeouts=quicker(answer=PATIENCE))
+        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+            await on(Path.RELAY, serve, proxy)
+            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+            await until(lambda: len(serve.started) == LOAD)
+            monkeypatch.setattr(RelayWay, "open", no_relay)
+            monkeypatch.setattr(AskedRelayWay, "open", no_relay)
+            assert server._relay is not None
+            server._relay.stop()
+            await proxy.heard("suspended")
+            gate.open()
+            await on(Path.DIRECT, serve, proxy)
+            assert all(await asyncio.gather(*asking))
+            assert proxy.connections == serve.connections == 1
+
+    run(main())
+
+
+async def no_relay(way: RelayWay) -> Channel:
+    raise ConnectFailed("The relay is gone.")
+
+
+def test_a_relay_that_plays_each_peer_to_the_other_gets_nowhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a certificate of its own, shows it to both, and passes on what they say."""
+    middle = Identity()
+
+    async def hostile(url: str, ticket: str, *, identity: Identity, server: bool, **rest: Any) -> Channel:
+        if server:
+            return await open_relay(url, ticket, identity=identity, server=server, **rest)
+        ours, our_wire = tls_end(identity, server=False)
+        theirs, their_wire = tls_end(middle, server=True)
+        our_wire.carry, our_wire.end = their_wire.arrive, their_wire.arrive_end
+        their_wire.carry, their_wire.end = our_wire.arrive, our_wire.arrive_end
+        theirs.connection_made(their_wire)
+        ours.connection_made(our_wire)
+        await asyncio.gather(ours.stand(PATIENCE), theirs.stand(PATIENCE))
+        beyond = await open_relay(url, ticket, identity=middle, server=False, **rest)
+        theirs.attach(Forward(beyond))
+        beyond.attach(Forward(theirs))
+        return ours
+
+    async def main() -> None:
+        without_udp(monkeypatch)
+        monkeypatch.setattr(ways, "open_relay", hostile)
+        async with signal() as server:
+            serve, proxy = (Invited(role, server.url) for role in Role)
+            async with running(serve, proxy):
+                await asyncio.wait((proxy.task,), timeout=PATIENCE)
+                assert isinstance(proxy.task.exception(), AuthenticationFailed)
+                assert serve.connections == proxy.connections == 0
+                assert serve.of(ErrorNotice)
+                proxy.task = asyncio.create_task(asyncio.sleep(0))
+
+    run(main())
+
+
+def test_who_comes_later_with_another_certificate_is_not_let_in_and_nothing_is_told(run: Run) -> None:
+    async def main() -> None:
+        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+            await on(Path.DIRECT, serve, proxy)
+            [link], [ours] = proxy.links, serve.links
+            assert link._asked is not None
+            link._ask_for_pipe()
+            await link._asked._answered.wait()
+            assert link._asked._ticket is not None
+            ticket, ear = link._asked._ticket, Ear()
+            stranger = await open_relay(server.url, ticket, identity=Identity(), server=False, timeouts=QUICK)
+            stranger.attach(ear)
+            await ear.until(lambda: ear.closed)
+            assert ear.closed == ["the other end does not let our certificate in"]
+            await stranger.aclose()
+            await until(lambda: len(ours._running) == 1)
+            assert await proxy.ask() == b"/hello"
+            assert [event for event in serve.events if event != "waiting"] == ["signal-connected", "peer-connected"]
+
+    run(main())
+
+
+def test_two_invited_proxies_without_udp_have_a_session_each(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        without_udp(monkeypatch)
+        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+            other = Invited(Role.PROXY, server.url)
+            async with running(other):
+                assert all(await asyncio.gather(echo(proxy, 1), echo(other, 2)))
+                await serve.reached(2)
+                assert proxy.room.standing[0].id != other.room.standing[0].id
+            assert proxy.events == ["signal-connected", "peer-connected"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("missing", ["secret", "relay"])
+def test_there_is_no_relay_without_a_secret_or_where_the_signal_server_has_none(
+    run: Run, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    async def main() -> None:
+        gate = Gate(monkeypatch, held=False)
+        without_udp(monkeypatch)
+        timeouts: Timeouts = quicker(connect=1.0)
+        make = partial(Member, secret=None if missing == "secret" else SECRET, timeouts=timeouts)
+        async with signal(**({"relay": None} if missing == "relay" else {})) as server:
+            serve, proxy = (make(role, server.url) for role in Role)
+            async with running(serve, proxy):
+                await proxy.heard("error")
+                assert "No network path" in proxy.of(ErrorNotice)[0].message
+                assert gate.asked == 0
+
+    run(main())
+
+
+def test_a_signal_server_that_gives_no_ticket_is_told_of_only_where_nothing_else_connects(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        gate = Gate(monkeypatch)
+        make = partial(Invited, timeouts=quicker(answer=PATIENCE))
+        async with signal(relay=RelayLimits(asks=0)) as server:
+            serve, proxy = (make(role, server.url) for role in Role)
+            async with running(serve, proxy):
+                await until(lambda: proxy.links and proxy.links[0]._failures)
+                assert "The signal server opens no pipe" in str(*proxy.links[0]._failures.values())
+                gate.open()
+                await on(Path.DIRECT, proxy)
+                assert not proxy.of(ErrorNotice)
+
+    run(main())
