@@ -59,11 +59,11 @@ class Lab:
 
 
 @contextmanager
-def lab(nat_a: str, nat_b: str) -> Iterator[Lab]:
-    """Two hosts behind such NATs, 40 ms apart; coturn and a signal server between them."""
+def lab(nat_a: str, nat_b: str, *, delay: int = 10) -> Iterator[Lab]:
+    """Two hosts behind such NATs, four times the delay apart (ms); coturn and a signal server between them."""
     made = Lab()
     try:
-        made.start("netlab", "up", "--nat-a", nat_a, "--nat-b", nat_b, "--delay", "10").wait_line("netlab: up")
+        made.start("netlab", "up", "--nat-a", nat_a, "--nat-b", nat_b, "--delay", str(delay)).wait_line("netlab: up")
         coturn = ("-n", "--no-tls", "--no-dtls", "-L", PUBLIC, "-p", "3478", "--lt-cred-mech", "-u", "u:p", "-r", "lab")
         turn = made.run("inet", "turnserver", "turnserver", *coturn, "--no-cli", "--log-file", "stdout")
         turn.wait_line("Total General servers")
