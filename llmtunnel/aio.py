@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from .config import (
+    AUTO,
     DEFAULT_LISTEN,
     DEFAULT_RESUME_FOR,
     DEFAULT_STUN,
@@ -89,6 +90,7 @@ def serve(
     turn_user: str | None = None,
     turn_pass: str | None = None,
     resume_for: float = DEFAULT_RESUME_FOR,
+    path: str = AUTO,
     timeout: float | None = WAIT,
 ) -> Opening[Server]:
     """Expose an HTTP service; opened when the signal server has taken us into the room.
@@ -99,7 +101,8 @@ def serve(
     ``upstream``: as ``--upstream``; None looks for a model server on this machine. ``policy``, ``allow`` and ``deny``:
     what is let through, see `Policy`. ``max_…``: for each proxy, see `Exposure`; ``max_body`` in bytes.
     ``on_disconnect``: what becomes of a request whose client has left, ``cancel`` or ``drain``. ``resume_for``: seconds
-    for which requests under way wait for a peer that is not heard any more; 0: they end at once.
+    for which requests under way wait for a peer that is not heard any more; 0: they end at once. ``path``: ``auto``, or
+    one of ``direct``, ``turn`` and ``relay`` alone.
     Raises `SettingError`, `UpstreamNotFound`, or `WaitTimeout` after ``timeout`` seconds (None: never).
     """
 
@@ -124,6 +127,7 @@ def serve(
                 ),
                 ice=IceServers(stun=stun, turn=turn, turn_user=turn_user, turn_pass=turn_pass),
                 resume_for=resume_for,
+                path=path,
             )
         )
 
@@ -147,6 +151,7 @@ def proxy(
     turn_user: str | None = None,
     turn_pass: str | None = None,
     resume_for: float = DEFAULT_RESUME_FOR,
+    path: str = AUTO,
     timeout: float | None = WAIT,
 ) -> Opening[Proxy]:
     """Bring the other side's HTTP service here; opened when serve is reached.
@@ -155,7 +160,7 @@ def proxy(
     ``listen``: ``host:port``; port 0 takes a free one. Where that is not loopback, clients must send ``api_key``, or
     ``no_auth`` says that they need not. ``allow_hosts``, ``allow_origins``: as ``--allow-host``, ``--allow-origin``.
     ``keepalive``: seconds of silence after which a client that waits for events gets a comment; None: never.
-    ``resume_for``: as in `serve`; the shorter one counts.
+    ``resume_for``: as in `serve`; the shorter one counts. ``path``: as in `serve`.
     Raises `AddressInUse` or another `SettingError`, `VersionMismatch`, or `WaitTimeout` after ``timeout`` seconds
     (None: never).
     """
@@ -176,6 +181,7 @@ def proxy(
                 keepalive=keepalive,
                 ice=IceServers(stun=stun, turn=turn, turn_user=turn_user, turn_pass=turn_pass),
                 resume_for=resume_for,
+                path=path,
             )
         )
 

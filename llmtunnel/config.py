@@ -33,6 +33,10 @@ DEFAULT_RESUME_FOR: Final = 60.0
 _STUN_URL: Final = re.compile(r"stun:[^?:/@\s]+(:\d{1,5})?")
 _TURN_URL: Final = re.compile(r"turns?:[^?:/@\s]+(:\d{1,5})?(\?transport=(udp|tcp))?")
 
+AUTO: Final = "auto"
+PATHS: Final = (AUTO, "direct", "turn", "relay")
+"""What `Settings.path` may be."""
+
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
@@ -150,6 +154,8 @@ class Settings:
     """Offer 127.0.0.1 as an address too, as the demo does; done anyway where there is no other."""
     resume_for: float = DEFAULT_RESUME_FOR
     """Seconds for which requests wait for a peer that is not heard any more; 0: they end at once."""
+    path: str = AUTO
+    """One of `PATHS`: ``auto`` tries all that there are, and takes the best; another one, that alone."""
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
 
@@ -161,6 +167,18 @@ class Settings:
         if self.secret is not None and not _has_bytes(self.secret, 1024):
             raise SettingError("A secret is 1 to 1024 bytes of UTF-8.", hint="Or have serve make an invite.")
         check_signal(self.signal)
+        self._check_path()
+
+    def _check_path(self) -> None:
+        if self.path not in PATHS:
+            raise SettingError(f"{self.path!r} is not a path.", hint=f"Give one of {', '.join(PATHS)}.")
+        if self.path == "turn" and not self.ice.turn:
+            raise SettingError("--path turn needs a TURN server.", hint="Give one with --turn.")
+        if self.path == "relay" and self.secret is None:
+            raise SettingError(
+                "--path relay needs a secret: without one nobody can prove who is at the relay's other end.",
+                hint="Use an invite, or --secret.",
+            )
 
 
 class OnDisconnect(StrEnum):

@@ -71,6 +71,8 @@ class PeerStatus:
     """``host:port`` at the other end of the path; a relay's, where there is one."""
     authenticated: bool = False
     """It has proven that it holds the secret."""
+    detail: str = ""
+    """Why it is not on a better path, one line; empty where it is on the best."""
     requests: int = 0
     """Exchanges with it that ended."""
     active: int = 0

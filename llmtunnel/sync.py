@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from . import aio, nested, runtime
-from .config import DEFAULT_LISTEN, DEFAULT_RESUME_FOR, DEFAULT_STUN, OnDisconnect, ProxySettings, ServeSettings
+from .config import AUTO, DEFAULT_LISTEN, DEFAULT_RESUME_FOR, DEFAULT_STUN, OnDisconnect, ProxySettings, ServeSettings
 from .environment import Environ
 from .errors import TunnelError
 from .invite import Invite
@@ -168,6 +168,7 @@ def serve(
     turn_user: str | None = None,
     turn_pass: str | None = None,
     resume_for: float = DEFAULT_RESUME_FOR,
+    path: str = AUTO,
     timeout: float | None = aio.WAIT,
     in_loop: bool = False,
 ) -> Server:
@@ -199,6 +200,7 @@ def serve(
                 turn_user=turn_user,
                 turn_pass=turn_pass,
                 resume_for=resume_for,
+                path=path,
                 timeout=timeout,
             ),
             in_loop=in_loop,
@@ -223,6 +225,7 @@ def proxy(
     turn_user: str | None = None,
     turn_pass: str | None = None,
     resume_for: float = DEFAULT_RESUME_FOR,
+    path: str = AUTO,
     timeout: float | None = aio.WAIT,
     in_loop: bool = False,
 ) -> Proxy:
@@ -246,6 +249,7 @@ def proxy(
                 turn_user=turn_user,
                 turn_pass=turn_pass,
                 resume_for=resume_for,
+                path=path,
                 timeout=timeout,
             ),
             in_loop=in_loop,

@@ -115,6 +115,7 @@ class Tunnel(ABC):
             fingerprint=session.certificate.hex(),
             address=session.address,
             authenticated=session.authenticated,
+            detail=session.detail,
             requests=totals.requests,
             active=totals.active,
             bytes_up=totals.bytes_up,

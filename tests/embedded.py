@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from llmtunnel.config import IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
+from llmtunnel.config import AUTO, IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
 from llmtunnel.status import Health, Notice, Phase
 from llmtunnel.tunnel import Proxy, Server, Tunnel
 from llmtunnel.upstream import Upstream as Address
@@ -104,6 +104,7 @@ def settings(
     timeouts: Timeouts = QUICK,
     limits: Limits | None = None,
     resume_for: float = 1.0,
+    path: str = AUTO,
 ) -> Settings:
     """Peers in this process."""
     return Settings(
@@ -115,6 +116,7 @@ def settings(
         timeouts=timeouts,
         limits=limits or Limits(),
         resume_for=resume_for,
+        path=path,
     )
 
 
@@ -131,7 +133,7 @@ def proxy(signal: str, *, room: str = "r", listen: str = "127.0.0.1:0", timeouts
 
 def fields_of(common: Settings) -> dict[str, Any]:
     """Its fields, as arguments of a subclass."""
-    names = ("room", "secret", "signal", "ice", "loopback", "timeouts", "limits", "resume_for")
+    names = ("room", "secret", "signal", "ice", "loopback", "timeouts", "limits", "resume_for", "path")
     return {name: getattr(common, name) for name in names}
 
 

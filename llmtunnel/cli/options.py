@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ..config import (
+    AUTO,
     DEFAULT_LISTEN,
     DEFAULT_SIGNAL,
     DEFAULT_STUN,
@@ -91,6 +92,7 @@ class ServeCommand:
             signal=common.signal,
             ice=common.ice,
             resume_for=common.resume_for,
+            path=common.path,
             invite=self.invite,
             expires=self.expires,
             once=self.once,
@@ -179,6 +181,7 @@ def _serve(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
             signal=meeting.signal,
             ice=_ice(values),
             resume_for=given.resume_for,
+            path=values.text("path") or AUTO,
         ),
         invite=meeting.invite,
         new=new,
@@ -209,6 +212,7 @@ def _proxy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
             signal=meeting.signal,
             ice=_ice(values),
             resume_for=given.resume_for,
+            path=values.text("path") or AUTO,
             timeouts=Timeouts(wait_for_peer=given.wait_for_peer),
             listen=values.text("listen") or DEFAULT_LISTEN,
             keepalive=given.keepalive,

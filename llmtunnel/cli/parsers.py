@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from ..config import DEFAULT_LISTEN, DEFAULT_RESUME_FOR, DEFAULT_SIGNAL, DEFAULT_STUN, OnDisconnect, Timeouts
+from ..config import DEFAULT_LISTEN, DEFAULT_RESUME_FOR, DEFAULT_SIGNAL, DEFAULT_STUN, PATHS, OnDisconnect, Timeouts
 from ..errors import SettingError
 from ..invite import EXAMPLE
 from ..policy import READY
@@ -293,6 +293,12 @@ def _add_network(parser: Parser) -> None:
     add("--turn-user", metavar="NAME", help="its user (TUNNEL_TURN_USER)")
     add("--turn-pass", metavar="TEXT", help="its password (TUNNEL_TURN_PASS)")
     if not parser.prog.endswith("doctor"):
+        add(
+            "--path",
+            choices=PATHS,
+            help="how to reach the other side: all ways at once, and the best that works (the default), or that one"
+            " alone: direct by UDP, by a TURN server, or by the signal server's relay (TUNNEL_PATH)",
+        )
         add(
             "--resume-for",
             metavar="SECONDS",

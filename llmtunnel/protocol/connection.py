@@ -20,8 +20,9 @@ from typing import Final
 from ..config import Limits, Timeouts
 from ..errors import ErrorCode, ProtocolError, TooManyStreams
 from ..status import Role
-from . import fields, frames
+from . import fields, frames, paths
 from .events import (
+    AddressesReceived,
     ConnectionEnded,
     DataReceived,
     EndReceived,
@@ -186,6 +187,10 @@ class Connection:
         if grant and state.rx.state is State.OPEN:
             self._outbox.add_urgent(frames.encode(FrameType.CREDIT, stream, frames.encode_credit(grant)))
 
+    def tell_addresses(self, addresses: tuple[str, ...]) -> None:
+        """Serve: where it listens for this peer, where `Feature.PATH` is agreed on."""
+        self.line.control(FrameType.PATH, paths.encode_addresses(addresses))
+
     def close(self, code: ErrorCode, message: str) -> None:
         """End the session in order; one last message is to be sent."""
         if self.ended is None:
@@ -216,6 +221,8 @@ class Connection:
     def _rx_frame(self, frame: Frame) -> None:
         if handler := self._handlers.get(frame.type):
             self._rx_stream_frame(frame, handler)
+        elif frame.type == FrameType.PATH and Feature.PATH in self.features and self.role is Role.PROXY:
+            self._events.append(AddressesReceived(paths.decode_addresses(frame.payload)))
         elif frame.type in V1 or (frame.type == FrameType.AUTH and Feature.AUTH in self.features):
             raise ProtocolError(f"A frame of type {frame.type} came from the wrong side, or late.")
 

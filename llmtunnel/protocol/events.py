@@ -57,6 +57,13 @@ class RestUnwanted:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressesReceived:
+    """Proxy: serve listens for us there, ``host:port`` each; any text, of a few."""
+
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PeerSilent:
     """Nothing comes any more on a channel of a session that can go on with another one, or when something does."""
 
@@ -78,5 +85,6 @@ Event = (
     | StreamEnded
     | RestUnwanted
     | PeerSilent
+    | AddressesReceived
     | ConnectionEnded
 )

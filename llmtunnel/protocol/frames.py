@@ -33,6 +33,7 @@ class FrameType(IntEnum):
     AUTH = 6
     RESUME = 7
     ACK = 8
+    PATH = 9
     REQ_HEADERS = 10
     REQ_BODY = 11
     REQ_END = 12

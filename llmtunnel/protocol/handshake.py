@@ -23,7 +23,8 @@ from .resume import Claim, Resumable
 Credentials = ProxyCredentials | ServeCredentials
 
 V1: Final = frozenset(FrameType) - {
-    *(FrameType.BUNDLE, FrameType.AUTH, FrameType.RESUME, FrameType.ACK, FrameType.RESET, FrameType.CREDIT)
+    *(FrameType.BUNDLE, FrameType.AUTH, FrameType.RESUME, FrameType.ACK, FrameType.PATH),
+    *(FrameType.RESET, FrameType.CREDIT),
 }
 """Types that every peer knows; of the others, one that was not agreed on is an unknown one, and skipped."""
 

@@ -33,11 +33,12 @@ class Feature(StrEnum):
     BUNDLE = "bundle"
     AUTH = "auth"
     RESUME = "resume"
+    PATH = "path"
 
 
 Features = frozenset[Feature]
-ALL_FEATURES: Final[Features] = frozenset(Feature) - {Feature.AUTH}
-"""What every peer of ours can do; `Feature.AUTH` comes with a secret."""
+ALL_FEATURES: Final[Features] = frozenset(Feature) - {Feature.AUTH, Feature.PATH}
+"""What every peer of ours can do; `Feature.AUTH` and `Feature.PATH` come with a secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,13 +28,16 @@ from ..errors import (
 )
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
+from ..protocol.hello import Feature
 from ..signaling import messages
 from ..signaling.messages import IceCandidate, Member
 from ..status import Path, Role
 from ..transport.base import Channel
 from ..transport.identity import Identity
+from ..transport.tcp import TcpDialler
 from .carrier import FAREWELL, Carrier
 from .mux import Session
+from .nearby import DialWay, ListenWay, Nearby
 from .ways import AskedRelayWay, DirectWay, RelayWay, Send, Way
 
 logger = logging.getLogger(__name__)
@@ -51,10 +54,10 @@ _PIPE: Final = 3.0
 class Link:
     """Make with a member, start with `offer` or `answer`, feed what the member signals, end with `aclose`.
 
-    ``relay``: the signal server has one for us and this member. ``greeting`` says what to say on a channel, and
-    ``wanted`` whether one of this kind would be of use. ``up`` is called with what was agreed on there, and gives the
-    session that it carries from then on; ``down`` once when the link is over, with the reason. It is to be closed then
-    too.
+    ``relay``: the signal server has one for us and this member; ``nearby``: serve's listener. ``greeting`` says what to
+    say on a channel, and ``wanted`` whether one over such a path would be of use. ``up`` is called with what was agreed
+    on there, and gives the session that it carries from then on; ``down`` once when the link is over, with the reason.
+    It is to be closed then too.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Link:
         send: Send,
         addressed: bool,
         relay: bool,
+        nearby: Nearby,
         up: Callable[[Link, Carrier, Agreement], Session | None],
         down: Callable[[Link, TunnelError], None],
     ) -> None:
@@ -86,9 +90,14 @@ class Link:
         self._wanted = wanted
         self._send = send
         self._relay = relay
+        self._nearby = nearby
+        self._dialler: TcpDialler | None = None
+        """Proxy: for the peer that was found."""
         self._up, self._down = up, down
         to = member.peer_id if addressed else None
-        self._direct = DirectWay(settings, identity=identity, send=send, to=to, peer=self.name)
+        self._direct = DirectWay(
+            settings, server=role is Role.SERVE, identity=identity, send=send, to=to, peer=self.name
+        )
         self._asked: AskedRelayWay | None = None
         self._pipes = Bucket(_PIPES, every=_PIPE)
         self._running: dict[Way, asyncio.Task[TunnelError]] = {}
@@ -220,12 +229,19 @@ class Link:
         self._close(way)
         if not self._running:
             self._down(self, self._verdict())
-        elif self.session is None and _is_refusal(reason) and not self._greets:
+        elif self._is_final(reason):
             self._give_up(reason)
         else:
             self._explain()
             if self._asked is not None and set(self._running) == {self._asked}:
                 self._asked.look(last=True)
+
+    def _is_final(self, reason: TunnelError) -> bool:
+        """Whether no other way would do better."""
+        if self.session is not None:
+            return self.session.error is not None
+        refused = isinstance(reason, AuthenticationFailed | Unwelcome | VersionMismatch)
+        return refused and not (self._latest and not self._latest.settled.is_set())
 
     def _given_up(self, way: Way) -> TunnelError:
         """Why; who gives the link up, as the signal server may, does not hide that a guess was made on it."""
@@ -273,11 +289,6 @@ class Link:
         carrier.start()
         return carrier
 
-    @property
-    def _greets(self) -> bool:
-        """Whether something is being said that may end well."""
-        return self._latest is not None and not self._latest.settled.is_set()
-
     async def _take_turn(self) -> None:
         """A proxy greets on one channel after the other: there is one session, and each greeting would begin one."""
         while (before := self._latest) is not None and not before.settled.is_set():
@@ -295,6 +306,24 @@ class Link:
             return
         self.session = session
         self._explain()
+        if session.features >= {Feature.PATH, Feature.AUTH} and session.path is not Path.TCP:
+            self._come_nearer(session)
+
+    def _come_nearer(self, session: Session) -> None:
+        """Try local TCP too, now that it is known who may come, and who may be dialled."""
+        if self._role is Role.PROXY:
+            session.addresses_came = self._dial
+        elif not any(isinstance(way, ListenWay) for way in self._running):
+            self._try(ListenWay(self._nearby, self.certificate, tell=session.tell_addresses))
+
+    def _dial(self, addresses: tuple[str, ...]) -> None:
+        """Serve says where it listens; once at a time."""
+        if any(isinstance(way, DialWay) for way in self._running) or not self._wanted(Path.TCP):
+            return
+        if self._dialler is None:
+            timeouts, loopback = self._settings.timeouts, self._settings.loopback
+            self._dialler = TcpDialler(self._identity, self.certificate, timeouts=timeouts, loopback=loopback)
+        self._try(DialWay(self._dialler, addresses))
 
     def _is_welcome(self, fingerprint: bytes) -> bool:
         """Whether a peer may be the one that we have found, where we have."""
@@ -316,7 +345,3 @@ class Link:
             self.session.detail = "direct: is being tried"
         elif isinstance(failure, ConnectFailed):
             self.session.detail = f"direct: {failure.message}"
-
-
-def _is_refusal(reason: TunnelError) -> bool:
-    return isinstance(reason, AuthenticationFailed | Unwelcome | VersionMismatch)

@@ -15,6 +15,7 @@ from ..config import Limits, Timeouts
 from ..errors import ChannelClosed, ErrorCode, PeerLost, ProtocolError, StreamReset, TooManyStreams, TunnelError
 from ..protocol.connection import Connection
 from ..protocol.events import (
+    AddressesReceived,
     ConnectionEnded,
     DataReceived,
     EndReceived,
@@ -66,6 +67,8 @@ class Session:
         """SHA-256 of the one that the peer showed; empty where its channel had none."""
         self.detail = ""
         """Why it is not on a better path, for people; empty where it is on the best that there may be."""
+        self.addresses_came: Callable[[tuple[str, ...]], None] = lambda addresses: None
+        """Proxy: called with where serve listens for us on networks that we may share; any text, of a few."""
         self._carrier = carrier
         self._owner = owner
         self._resume_for = resume_for
@@ -166,6 +169,11 @@ class Session:
         self._schedule_flush()
         return stream
 
+    def tell_addresses(self, addresses: tuple[str, ...]) -> None:
+        """Serve: where it listens for this peer, where `Feature.PATH` is agreed on."""
+        self._connection.tell_addresses(addresses)
+        self._schedule_flush()
+
     def suspect(self) -> None:
         """Somebody says that the peer is gone: find out within a second or so."""
         self.line.suspect()
@@ -263,6 +271,8 @@ class Session:
                 self._stream_ended(id, StreamReset(code, message, remote=remote))
             case RestUnwanted(id):
                 self._stream_ended(id, StreamReset(ErrorCode.NO_ERROR, "The request's rest is not needed."))
+            case AddressesReceived(addresses):
+                self.addresses_came(addresses)
             case PeerSilent():
                 self._suspend("The peer is silent.")
             case ConnectionEnded(code, message, remote):

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ..config import Settings
+from ..config import AUTO, Settings
 from ..errors import ErrorCode, PeerNotFound, TunnelError
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
-from ..protocol.hello import ALL_FEATURES, Feature, ResumeOffer
+from ..protocol.hello import ALL_FEATURES, Feature, Features, ResumeOffer
 from ..protocol.resume import Claim
 from ..status import Notice, Path, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
 from ..transport.base import Channel
@@ -46,7 +46,7 @@ class Peers:
         self._notify = notify
         self._disturbed = disturbed
         self._restored = restored
-        self._features = ALL_FEATURES if settings.resume_for > 0 else ALL_FEATURES - {Feature.RESUME}
+        self._features = _features(settings)
         self._up = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -201,3 +201,10 @@ class Peers:
         closing = [session.aclose() for session in self.sessions]
         self.sessions.clear()
         await asyncio.gather(*closing, *self._closing)
+
+
+def _features(settings: Settings) -> Features:
+    if settings.resume_for == 0:
+        return ALL_FEATURES - {Feature.RESUME}
+    nearby = settings.secret is not None and settings.path == AUTO
+    return ALL_FEATURES | {Feature.PATH} if nearby else ALL_FEATURES

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..bucket import Bucket
-from ..config import Settings
+from ..config import AUTO, Settings
 from ..errors import SignalError, TunnelError
 from ..protocol.handshake import Agreement
 from ..signaling.client import SignalClient
@@ -31,7 +31,7 @@ from ..signaling.negotiation import (
     TakeCandidate,
     TakeTicket,
 )
-from ..status import ErrorNotice, Notice, Reconnecting, Role, SignalConnected, Waiting
+from ..status import ErrorNotice, Notice, Path, Reconnecting, Role, SignalConnected, Waiting
 from ..transport.identity import Identity
 from .access import Access, ProxyAccess, ServeAccess
 from .backoff import Backoff
@@ -39,6 +39,7 @@ from .carrier import Carrier
 from .link import Link
 from .links import Links
 from .mux import Handler, Session
+from .nearby import Nearby
 from .peers import Peers
 from .watch import watch
 
@@ -69,6 +70,7 @@ class Room:
         self._notify = notify
         self._negotiation = Negotiation(role)
         self._identity = Identity()
+        self._nearby = Nearby(settings, self._identity)
         now = asyncio.get_running_loop().time()
         self._access: Access = ServeAccess(settings, now) if role is Role.SERVE else ProxyAccess(settings)
         self._complaints = Bucket(1, every=COMPLAINT_EVERY)
@@ -138,6 +140,7 @@ class Room:
             watching.cancel()
             await self._peers.aclose()
             await self._links.aclose()
+            await self._nearby.aclose()
             if self._leaving:
                 await asyncio.wait(self._leaving)
             await asyncio.wait((watching,))
@@ -204,12 +207,20 @@ class Room:
         self._retry_signal.reset()
         self._token = joined.token or self._token
         self._addressed = joined.role is not None
-        # Without a secret nobody could prove who is at the pipe's other end.
-        self._relay = self._addressed and joined.relay is not None and self._settings.secret is not None
+        self._relay = self._may_relay(joined)
         self._notify(SignalConnected(signal=self._settings.signal, room=self._settings.room))
         for instruction in self._negotiation.joined(joined):
             await self._act(instruction)
         self._tell_if_alone()
+
+    def _may_relay(self, joined: Joined) -> bool:
+        """Whether there is a relay for us; without a secret nobody could prove who is at a pipe's other end."""
+        settings = self._settings
+        offered = self._addressed and joined.relay is not None
+        if settings.path == Path.RELAY and not offered:
+            hint = "Use another one (`llmtunnel signal` relays), or another --path."
+            self._notify(ErrorNotice(message=f"The signal server {settings.signal} has no relay.", hint=hint))
+        return offered and settings.secret is not None and settings.path in (AUTO, Path.RELAY)
 
     async def _send_outgoing(self, client: SignalClient) -> None:
         while True:
@@ -302,6 +313,7 @@ class Room:
                 wanted=self._peers.wanted,
                 send=self._tx,
                 addressed=self._addressed,
+                nearby=self._nearby,
                 relay=self._relay and member.role is not None,
                 up=self._link_up,
                 down=self._link_down,

@@ -59,8 +59,14 @@ class DirectWay(Way):
 
     name = "direct"
 
-    def __init__(self, settings: Settings, *, identity: Identity, send: Send, to: str | None, peer: str) -> None:
+    def __init__(
+        self, settings: Settings, *, server: bool, identity: Identity, send: Send, to: str | None, peer: str
+    ) -> None:
         self._timeout = settings.timeouts.answer
+        self._patience = settings.timeouts.connect
+        self._server = server
+        self._unused = settings.path == Path.RELAY
+        """The peers only find each other by it."""
         self._send = send
         self._to = to
         self._member = peer
@@ -74,6 +80,7 @@ class DirectWay(Way):
             identity=identity,
             on_candidate=self._tx_candidate,
             loopback=settings.loopback,
+            path=settings.path,
         )
 
     def answer(self, sdp: str) -> None:
@@ -93,14 +100,24 @@ class DirectWay(Way):
             await self._make_offer()
         else:
             self._send(messages.answer(await self.peer.answer(self._offer), to=self._to))
+        if self._unused:
+            await self._let_others_come()
         return await self.peer.channel()
 
     async def aclose(self) -> None:
         """As `Way.aclose`."""
         await self.peer.aclose()
 
+    async def _let_others_come(self) -> None:
+        """Serve waits for the proxy to ask for the relay."""
+        if self._server:
+            await asyncio.sleep(self._patience)
+        raise ConnectFailed("Only the relay is to be used.")
+
     async def _make_offer(self) -> None:
         self._send(messages.offer(await self.peer.offer(), to=self._to))
+        if self._unused:
+            return
         try:
             async with asyncio.timeout(self._timeout):
                 await self._answered.wait()

@@ -23,7 +23,7 @@ import aioice
 from aioice import ice, stun
 from aiortc.rtcicetransport import parse_stun_turn_uri
 
-from ..config import IceServers
+from ..config import AUTO, IceServers
 from ..status import Path
 
 _log = logging.getLogger(__name__)
@@ -47,11 +47,15 @@ _WAITING_FIRST: Final = 128
 
 
 class Connection(aioice.Connection):
-    """One ICE agent with one component. ``loopback`` offers 127.0.0.1 too, as a machine with no other address does."""
+    """One ICE agent with one component. ``loopback`` offers 127.0.0.1 too, as a machine with no other address does.
 
-    def __init__(self, *, servers: IceServers, candidates: int, loopback: bool) -> None:
+    ``path``: see `Settings.path`; ``relay`` uses nothing.
+    """
+
+    def __init__(self, *, servers: IceServers, candidates: int, loopback: bool, path: str = AUTO) -> None:
         super().__init__(ice_controlling=False)
-        self._servers = servers
+        self._servers = _servers_for(path, servers)
+        self._path = path
         self._loopback = loopback
         self._room = candidates
         self._most_waiting = _WAITING_FIRST
@@ -89,6 +93,9 @@ class Connection(aioice.Connection):
 
     async def gather_candidates(self) -> None:
         """Bind the host's own addresses, and the loopback's where asked or where there is no other."""
+        if self._path not in (AUTO, Path.DIRECT):
+            self._local_candidates_start = self._local_candidates_end = True
+            return
         # Shielded: aioice loses the sockets that it has where it is cancelled while it opens another.
         self._binding = asyncio.create_task(self._bind(), name="ice-bind")
         await asyncio.shield(self._binding)
@@ -107,12 +114,15 @@ class Connection(aioice.Connection):
 
     def take(self, texts: Iterable[str]) -> list[aioice.Candidate]:
         """The usable ones of a peer's candidates, as far as there is room: `add_remote_candidate` takes each."""
-        usable = [candidate for text in texts if (candidate := parse_candidate(text)) is not None]
+        usable = [candidate for text in texts if (candidate := parse_candidate(text)) and self._may_use(candidate)]
         taken, left = usable[: self._room], usable[self._room :]
         self._room -= len(taken)
         if left:
             _log.info("The peer sends more candidates than are taken; %d left out.", len(left))
         return taken
+
+    def _may_use(self, candidate: aioice.Candidate) -> bool:
+        return self._path in (AUTO, Path.TURN) or (self._path == Path.DIRECT and candidate.type != "relay")
 
     def data_received(self, data: bytes, component: int) -> None:
         """A datagram for DTLS, from anybody: an empty one would end aiortc's reader, a flood would fill memory."""
@@ -183,6 +193,15 @@ class Connection(aioice.Connection):
         if address not in self._handed_out:
             self._handed_out.add(address)
             found(candidate)
+
+
+def _servers_for(path: str, servers: IceServers) -> IceServers:
+    return IceServers(
+        stun=servers.stun if path in (AUTO, Path.DIRECT) else (),
+        turn=servers.turn if path in (AUTO, Path.TURN) else (),
+        turn_user=servers.turn_user,
+        turn_pass=servers.turn_pass,
+    )
 
 
 def parse_candidate(text: str) -> aioice.Candidate | None:

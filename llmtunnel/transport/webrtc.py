@@ -33,7 +33,7 @@ from aiortc import (
 )
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from ..config import KIB, IceServers, Limits, Timeouts
+from ..config import AUTO, KIB, IceServers, Limits, Timeouts
 from ..errors import ChannelClosed, ConnectFailed
 from ..signaling.messages import IceCandidate
 from ..status import Path
@@ -61,7 +61,8 @@ class WebRtcPeer:
     """One connection to one peer: `offer` and `accept`, or `answer`, then `channel`, then `aclose`.
 
     ``on_candidate`` is called with each candidate that is found after the SDP was made, and at the end with an empty
-    one; ``identity`` is whose certificate we show; ``loopback`` offers 127.0.0.1 beside the machine's other addresses.
+    one; ``identity`` is whose certificate we show; ``loopback`` offers 127.0.0.1 beside the machine's other addresses;
+    ``path``: see `Settings.path`.
     """
 
     def __init__(
@@ -73,10 +74,11 @@ class WebRtcPeer:
         identity: Identity,
         on_candidate: Callable[[IceCandidate], None],
         loopback: bool = False,
+        path: str = AUTO,
     ) -> None:
         self._timeouts = timeouts
         self._on_candidate = on_candidate
-        self._connection = Connection(servers=ice, candidates=limits.candidates, loopback=loopback)
+        self._connection = Connection(servers=ice, candidates=limits.candidates, loopback=loopback, path=path)
         gatherer = RTCIceGatherer(iceServers=[])
         gatherer._connection = self._connection
         self._ice = RTCIceTransport(gatherer)

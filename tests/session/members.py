@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
-from llmtunnel.config import Limits, ServeSettings, Timeouts
+from llmtunnel.config import AUTO, Limits, ServeSettings, Timeouts
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.session.link import Link
 from llmtunnel.session.mux import Session
@@ -34,10 +34,19 @@ class Member(Heard):
         timeouts: Timeouts = QUICK,
         limits: Limits | None = None,
         resume_for: float = 1.0,
+        path: str = AUTO,
         **serve: Any,
     ) -> None:
         super().__init__()
-        common = settings(signal, room=room, secret=secret, timeouts=timeouts, limits=limits, resume_for=resume_for)
+        common = settings(
+            signal,
+            room=room,
+            secret=secret,
+            timeouts=timeouts,
+            limits=limits,
+            resume_for=resume_for,
+            path=path,
+        )
         self.room = Room(
             ServeSettings(**fields_of(common), upstream=NOWHERE, **serve) if role is Role.SERVE else common,
             role,

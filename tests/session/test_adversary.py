@@ -50,11 +50,11 @@ def an_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def serve_at(server: HostileSignal | SignalServer, secret: str | None = SECRET, **more: Any) -> Member:
-    return Member(Role.SERVE, server.url, secret=secret, **more)
+    return Member(Role.SERVE, server.url, secret=secret, path="direct", **more)
 
 
 def proxy_at(server: HostileSignal | SignalServer, secret: str | None = SECRET, **more: Any) -> Member:
-    return Member(Role.PROXY, server.url, secret=secret, **more)
+    return Member(Role.PROXY, server.url, secret=secret, path="direct", **more)
 
 
 async def end_of(proxy: Member) -> TunnelError:

@@ -1,0 +1,112 @@
+"""Ways by local TCP between peers that stand already: serve says in the session where it listens, the proxy dials."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from ..config import Settings
+from ..errors import ConnectFailed
+from ..status import Path
+from ..transport.base import Channel
+from ..transport.identity import Identity
+from ..transport.tcp import Accept, TcpDialler, TcpListener
+from .ways import Way
+
+EXPECT: Final = 10.0
+"""Seconds for which serve listens for a peer that it has told where; it may still be dialling other addresses."""
+
+
+class Nearby:
+    """Serve's listener, for all its peers: it is there only while one is expected."""
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._listener: TcpListener | None = None
+        self._expected = 0
+        self._starting = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def expect(self, fingerprint: bytes, accept: Accept) -> tuple[str, ...]:
+        """Where the peer with this certificate may come from now on, until `forget`, which is called once for each."""
+        self._expected += 1
+        async with self._starting:
+            if self._listener is None:
+                timeouts, loopback = self._settings.timeouts, self._settings.loopback
+                self._listener = TcpListener(self._identity, timeouts=timeouts, loopback=loopback)
+                await self._listener.start()
+            self._listener.expect(fingerprint, accept)
+            return self._listener.addresses
+
+    def forget(self, fingerprint: bytes) -> None:
+        """It is expected no more; where nobody is, stop listening."""
+        self._expected -= 1
+        if self._listener is None:
+            return
+        self._listener.forget(fingerprint)
+        if self._expected == 0:
+            closing = asyncio.create_task(self._listener.aclose(), name="listening no more")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            self._listener = None
+
+    async def aclose(self) -> None:
+        """Return when all is closed; nobody is expected any more."""
+        await asyncio.gather(*self._closing)
+
+
+class ListenWay(Way):
+    """Serve's: wait for the peer with this certificate, which ``tell`` tells where."""
+
+    name = "tcp"
+
+    def __init__(self, nearby: Nearby, fingerprint: bytes, *, tell: Callable[[tuple[str, ...]], None]) -> None:
+        self._nearby = nearby
+        self._fingerprint = fingerprint
+        self._tell = tell
+        self._came: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+
+    async def open(self) -> Channel:
+        """As `Way.open`."""
+        try:
+            addresses = await self._nearby.expect(self._fingerprint, self._accept)
+            if not addresses:
+                raise ConnectFailed("This machine has no address to listen on.")
+            self._tell(addresses)
+            async with asyncio.timeout(EXPECT):
+                return await asyncio.shield(self._came)
+        except TimeoutError as exc:
+            raise ConnectFailed(f"The peer is not reached over {Path.TCP}: it has not come.") from exc
+        finally:
+            self._nearby.forget(self._fingerprint)
+
+    async def aclose(self) -> None:
+        """As `Way.aclose`."""
+        if self._came.done():
+            await self._came.result().aclose()
+
+    def _accept(self, channel: Channel) -> None:
+        self._came.set_result(channel)
+
+
+class DialWay(Way):
+    """The proxy's: to where serve says that it listens."""
+
+    name = "tcp"
+
+    def __init__(self, dialler: TcpDialler, addresses: tuple[str, ...]) -> None:
+        self._dialler = dialler
+        self._addresses = addresses
+        self._channel: Channel | None = None
+
+    async def open(self) -> Channel:
+        """As `Way.open`."""
+        self._channel = await self._dialler.dial(self._addresses)
+        return self._channel
+
+    async def aclose(self) -> None:
+        """As `Way.aclose`."""
+        if self._channel is not None:
+            await self._channel.aclose()
