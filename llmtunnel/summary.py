@@ -57,7 +57,7 @@ class State:
     words: str
     """``ready``, ``waiting for a proxy``."""
     detail: str = ""
-    """Why it is not ready, or what is wrong; empty where there is nothing to say."""
+    """Why it is not ready, what is wrong, or why it is not on a better path; empty where there is nothing to say."""
 
 
 def state_words(status: Status) -> State:
@@ -94,7 +94,7 @@ def upstream_words(upstream: UpstreamStatus | None) -> str:
 
 
 def _detail(status: Status) -> str:
-    return printable(status.detail)
+    return printable(status.detail or next((peer.detail for peer in status.peers if peer.detail), ""))
 
 
 def _is_down(upstream: UpstreamStatus | None) -> bool:

@@ -166,3 +166,12 @@ def test_the_environment_is_the_processes_own_unless_told(monkeypatch: pytest.Mo
     monkeypatch.setenv("LLMTUNNEL_LOG", "")
     assert from_env()["room"] == "mine"
     assert "log_level" not in from_env()
+
+
+@pytest.mark.parametrize(
+    ("path", "secret", "words"),
+    [("relay", None, "needs a secret"), ("turn", "s", "needs a TURN server"), ("pigeon", "s", "is not a path")],
+)
+def test_a_path_that_cannot_be_says_why(path: str, secret: str | None, words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        Settings(room="r", secret=secret, path=path)

@@ -17,8 +17,9 @@ from ..endpoints.origin import Origin
 from ..errors import ConnectFailed, SettingError, SignalError, TunnelError
 from ..platforms import Platform, platform
 from ..signaling.client import SignalClient
-from ..signaling.messages import Candidate, IceCandidate, Member, PeerJoined, candidate
+from ..signaling.messages import Candidate, IceCandidate, Member, PeerJoined, RelayOffer, candidate
 from ..status import Health, Role
+from ..summary import size
 from ..transport import servers
 from ..upstream import Upstream
 from .findings import Diagnosis, Facts, Finding, Verdict, mapping_of, mapping_row
@@ -56,6 +57,7 @@ class _Part:
     signal: bool = False
     seen: tuple[tuple[str, int], ...] = ()
     turn: bool = False
+    relay: bool = False
 
 
 async def diagnose(settings: Settings, *, upstream: Upstream | None, address: str) -> Diagnosis:
@@ -75,6 +77,7 @@ async def diagnose(settings: Settings, *, upstream: Upstream | None, address: st
         udp=bool(seen),
         mapping=mapping,
         turn=any(part.turn for part in parts),
+        relay=any(part.relay for part in parts),
     )
     findings = [finding for part in parts for finding in part.findings]
     return Diagnosis(findings=(*findings, mapping_row(mapping)), facts=facts)
@@ -99,20 +102,33 @@ async def _signal(settings: Settings) -> _Part:
         async with await _connect(settings) as client:
             reached = time.perf_counter() - begun
             clock = _clock(client.server_date, time.time())
-            echo = await _echo(client, settings)
+            echo, offer = await _echo(client, settings)
     except SignalError as exc:
         return _Part(findings=(_bad("signal server", exc),))
     verdict = Verdict.GOOD if reached < SLOW else Verdict.POOR
     row = Finding(subject="signal server", verdict=verdict, detail=f"{settings.signal} answers in {_ms(reached)}.")
-    return _Part(findings=(row, *echo, *clock), signal=True)
+    relay = _relay_row(offer, settings)
+    return _Part(findings=(row, *echo, relay, *clock), signal=True, relay=offer is not None)
+
+
+def _relay_row(offer: RelayOffer | None, settings: Settings) -> Finding:
+    if offer is None:
+        detail = f"{settings.signal} has none."
+        hint = "Only where UDP does not pass is one needed. `llmtunnel signal` runs a server that relays."
+        return Finding(subject="relay", verdict=Verdict.UNKNOWN, detail=detail, hint=hint)
+    detail = f"{settings.signal} relays, up to {size(offer.rate)} a second and {size(offer.total)} a day."
+    return Finding(subject="relay", verdict=Verdict.GOOD, detail=detail)
 
 
 async def _connect(settings: Settings) -> SignalClient:
     return await SignalClient.connect(settings.signal, timeouts=settings.timeouts, limits=settings.limits)
 
 
-async def _echo(client: SignalClient, settings: Settings) -> tuple[Finding, ...]:
-    """Whether messages pass one by one: two members of a room of their own, and what one says to the other."""
+async def _echo(client: SignalClient, settings: Settings) -> tuple[tuple[Finding, ...], RelayOffer | None]:
+    """Whether messages pass one by one: two members of a room of their own, and what one says to the other.
+
+    And whether the signal server relays for such two.
+    """
     room = f"doctor-{secrets.token_hex(8)}"
     async with AsyncExitStack() as stack:
         other = await stack.enter_async_context(await _connect(settings))
@@ -124,10 +140,12 @@ async def _echo(client: SignalClient, settings: Settings) -> tuple[Finding, ...]
                 times = [await _one_echo(client, other, to, number) for number in range(ECHOES)]
         except TimeoutError:
             detail = "Messages do not come through: something on the way holds WebSockets back."
-            return (Finding(subject="WebSocket", verdict=Verdict.BAD, detail=detail, hint="Try another network."),)
+            row = Finding(subject="WebSocket", verdict=Verdict.BAD, detail=detail, hint="Try another network.")
+            return (row,), joined.relay
     worst = max(times)
     verdict = Verdict.GOOD if worst < SLOW else Verdict.POOR
-    return (Finding(subject="WebSocket", verdict=verdict, detail=f"Messages pass unbuffered, {_ms(worst)} each."),)
+    row = Finding(subject="WebSocket", verdict=verdict, detail=f"Messages pass unbuffered, {_ms(worst)} each.")
+    return (row,), joined.relay
 
 
 async def _id_of_other(client: SignalClient) -> str:

@@ -52,6 +52,8 @@ class Facts:
     mapping: Mapping = Mapping.UNKNOWN
     turn: bool = False
     """A TURN server relays for us."""
+    relay: bool = False
+    """The signal server relays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ class Diagnosis:
     @property
     def connects(self) -> bool:
         """Whether a tunnel from here is likely to come up."""
-        return self.facts.signal and (self.facts.udp or self.facts.turn)
+        return self.facts.signal and (self.facts.udp or self.facts.turn or self.facts.relay)
 
     def as_dict(self) -> dict[str, object]:
         """The JSON object of ``--json``."""
@@ -109,11 +111,15 @@ def expect(facts: Facts) -> str:
         return "No tunnel from here before the signal server is reached."
     if facts.turn and not facts.udp:
         return "UDP does not pass; expect the path turn."
+    if facts.relay and not facts.udp:
+        return "UDP does not pass; expect the path relay, with an invite or a secret."
     if not facts.udp:
         return "UDP does not pass, and no TURN server relays for us: expect a direct path only in the same network."
     match facts.mapping:
         case Mapping.EACH if facts.turn:
             return "Expect a direct path, or turn where the other side's NAT is as strict as this one's."
+        case Mapping.EACH if facts.relay:
+            return "Expect a direct path, or the relay where the other side's NAT is as strict as this one's."
         case Mapping.EACH:
             return "Expect a direct path; none where the other side's NAT is as strict as this one's, without --turn."
         case Mapping.UNKNOWN:

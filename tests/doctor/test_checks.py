@@ -18,6 +18,7 @@ from llmtunnel.doctor.checks import TERMS, _clock, diagnose
 from llmtunnel.doctor.findings import Diagnosis, Mapping, Verdict
 from llmtunnel.platforms import Platform
 from llmtunnel.upstream import Upstream
+from signal_server.limits import Limits
 from signal_server.server import SignalServer
 
 from ..embedded import until
@@ -72,6 +73,17 @@ def test_a_signal_server_that_works_is_good_and_lets_messages_through(run: Run) 
             for subject in ("signal server", "WebSocket", "clock"):
                 ((verdict, _),) = rows(found, subject)
                 assert verdict is Verdict.GOOD
+
+    run(main())
+
+
+@pytest.mark.parametrize(("limits", "verdict"), [(Limits(), Verdict.GOOD), (Limits(relay=None), Verdict.UNKNOWN)])
+def test_whether_the_signal_server_relays_is_told(run: Run, limits: Limits, verdict: Verdict) -> None:
+    async def main() -> None:
+        async with SignalServer("127.0.0.1", 0, limits=limits) as signal:
+            found = await examine(signal=signal.url)
+            assert found.facts.relay is (verdict is Verdict.GOOD)
+            assert [each for each, _ in rows(found, "relay")] == [verdict]
 
     run(main())
 

@@ -40,12 +40,19 @@ def test_what_servers_see_tells_how_a_nat_maps(seen: list[tuple[str, int]], mapp
         (replace(GOOD, mapping=Mapping.EACH), "without --turn"),
         (replace(GOOD, mapping=Mapping.EACH, turn=True), "or turn where"),
         (replace(GOOD, udp=False, turn=True), "expect the path turn"),
+        (replace(GOOD, udp=False, relay=True), "expect the path relay"),
+        (replace(GOOD, mapping=Mapping.EACH, relay=True), "or the relay where"),
         (replace(GOOD, udp=False), "only in the same network"),
         (replace(GOOD, signal=False), "before the signal server is reached"),
     ],
 )
 def test_the_closing_line_says_which_path_to_expect(facts: Facts, words: str) -> None:
     assert words in expect(facts)
+
+
+def test_a_relay_is_a_path_too() -> None:
+    assert Diagnosis(findings=(), facts=Facts(signal=True, relay=True)).connects
+    assert not Diagnosis(findings=(), facts=Facts(signal=False, relay=True)).connects
 
 
 def test_a_tunnel_needs_the_signal_server_and_some_path() -> None:
