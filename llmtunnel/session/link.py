@@ -46,6 +46,8 @@ OVERLAP: Final = 2.0
 """Seconds for which the channel that a session has left stays open."""
 TURN: Final = 3.0
 """Seconds that a channel waits for what is being said on another one, before that is given up for it."""
+Wanted = Callable[[Path, bytes], bool]
+"""Whether a channel over a path is of use, where it shows this certificate: see `Peers.wanted`."""
 _PIPES: Final = 4
 """Pipes that a member may have serve open at once, and then one every `_PIPE` s."""
 _PIPE: Final = 3.0
@@ -68,7 +70,7 @@ class Link:
         role: Role,
         identity: Identity,
         greeting: Callable[[Channel], Greeting],
-        wanted: Callable[[Path], bool],
+        wanted: Wanted,
         send: Send,
         addressed: bool,
         relay: bool,
@@ -188,9 +190,12 @@ class Link:
                 identity=self._identity,
                 welcome=self._is_welcome,
                 ask=self._ask_for_pipe,
-                wanted=self._wanted,
+                wanted=self._wants_relay,
             )
             self._try(self._asked)
+
+    def _wants_relay(self) -> bool:
+        return self._wanted(Path.RELAY, b"")
 
     def _ask_for_pipe(self) -> None:
         self._send(messages.pipe(self.member.peer_id))
@@ -277,11 +282,12 @@ class Link:
 
     async def _greet(self, way: Way, channel: Channel) -> Carrier:
         """Begin on a channel that is open. Raises `ConnectFailed` where it is of no use."""
+        certificate = channel.binding.remote if channel.binding is not None else b""
         if self._role is Role.PROXY:
             await self._take_turn()
-            if not self._wanted(channel.path):
+            if not self._wanted(channel.path, certificate):
                 raise ConnectFailed("A better path carries.")
-        if channel.binding is not None and not self._is_welcome(channel.binding.remote):
+        if certificate and not self._is_welcome(certificate):
             raise ConnectFailed("Somebody else's certificate is shown on it.")
         self._name(channel)
         carrier = Carrier(channel, self._greeting(channel), agreed=self._begin)
@@ -318,7 +324,7 @@ class Link:
 
     def _dial(self, addresses: tuple[str, ...]) -> None:
         """Serve says where it listens; once at a time."""
-        if any(isinstance(way, DialWay) for way in self._running) or not self._wanted(Path.TCP):
+        if any(isinstance(way, DialWay) for way in self._running) or not self._wanted(Path.TCP, self.certificate):
             return
         if self._dialler is None:
             timeouts, loopback = self._settings.timeouts, self._settings.loopback

@@ -79,9 +79,12 @@ class Peers:
 
     # -- channels
 
-    def wanted(self, path: Path) -> bool:
-        """Proxy: whether a channel over such a path is as good as what carries, or better."""
-        return all(session.suspended or rank(path) <= rank(session.path) for session in self.sessions)
+    def wanted(self, path: Path, certificate: bytes) -> bool:
+        """Proxy: whether a channel over such a path is as good as what carries, or better, or another serve's."""
+        return all(
+            session.suspended or rank(path) <= rank(session.path) or certificate not in (b"", session.certificate)
+            for session in self.sessions
+        )
 
     def greeting(self, channel: Channel) -> Greeting:
         """What to say on a channel that has just opened."""

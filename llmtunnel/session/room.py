@@ -310,7 +310,7 @@ class Room:
                 role=self._role,
                 identity=self._identity,
                 greeting=self._peers.greeting,
-                wanted=self._peers.wanted,
+                wanted=self._is_of_use,
                 send=self._tx,
                 addressed=self._addressed,
                 nearby=self._nearby,
@@ -319,6 +319,9 @@ class Room:
                 down=self._link_down,
             )
         )
+
+    def _is_of_use(self, path: Path, certificate: bytes) -> bool:
+        return self._wanted or self._peers.wanted(path, certificate)
 
     def _link_up(self, link: Link, carrier: Carrier, agreement: Agreement) -> Session | None:
         if self._links.by_id.get(link.member.peer_id) is not link:

@@ -190,7 +190,7 @@ class AskedRelayWay(RelayWay):
         identity: Identity,
         welcome: Welcome,
         ask: Callable[[], None],
-        wanted: Callable[[Path], bool],
+        wanted: Callable[[], bool],
     ) -> None:
         super().__init__(settings, identity=identity, server=False, welcome=welcome)
         self._ask = ask
@@ -209,7 +209,7 @@ class AskedRelayWay(RelayWay):
             async with asyncio.timeout(HEAD_START):
                 while not self._last:
                     await self._wait_for_look()
-        while not self._wanted(Path.RELAY):
+        while not self._wanted():
             if self._last:
                 raise ConnectFailed("The relay is not needed.")
             await self._wait_for_look()

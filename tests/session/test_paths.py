@@ -355,6 +355,21 @@ def test_local_tcp_takes_over_where_the_two_are_near_and_what_dies_with_it_goes_
     run(main())
 
 
+def test_connecting_anew_from_a_better_path_goes_on_and_comes_back_to_it(run: Run) -> None:
+    async def main() -> None:
+        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+            await on(Path.TCP, serve, proxy)
+            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+            await until(lambda: len(serve.started) == LOAD)
+            proxy.room.reconnect()
+            await until(lambda: len(proxy.of(Resumed)) >= 3, "to tcp, to another link, to tcp")
+            await on(Path.TCP, serve, proxy)
+            assert all(await asyncio.gather(*asking))
+            assert not proxy.of(ErrorNotice) and proxy.connections == 1
+
+    run(main())
+
+
 def test_without_udp_the_relay_introduces_and_local_tcp_carries(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         without_udp(monkeypatch)
