@@ -30,13 +30,15 @@ URL: Final = "http://127.0.0.1:8000"
 PATIENCE: Final = 60.0
 """Seconds that a path may take to come up, or back: far over what it takes, for machines that are busy."""
 
-needs_lab = pytest.mark.skipif(
-    sys.platform != "linux"
-    or os.geteuid() != 0
-    or not Path("/dev/net/tun").exists()
-    or not all(map(shutil.which, ("ip", "iptables", "conntrack", "turnserver"))),
-    reason="needs root, /dev/net/tun, iproute2, iptables, conntrack and coturn",
+NEEDS: Final = "needs Linux, root, /dev/net/tun, iproute2, iptables, conntrack and coturn"
+available: Final = (
+    sys.platform == "linux"
+    and os.geteuid() == 0
+    and Path("/dev/net/tun").exists()
+    and all(map(shutil.which, ("ip", "iptables", "conntrack", "turnserver")))
 )
+"""Whether this machine can have one."""
+needs_lab = pytest.mark.skipif(not available, reason=NEEDS)
 
 
 class Lab:
