@@ -53,30 +53,32 @@ def _round(made: Lab, tunnel: Tunnel, *, until: float) -> tuple[int, float, int]
     client = made.load(seconds=ROUND, size=SIZE)
     until = min(until, time.monotonic() + ROUND)
     while time.monotonic() < until:
-        for strike in _misfortune():
+        what, strikes = _misfortune()
+        print(what, file=sys.stderr)
+        for strike in strikes:
             strike(made, tunnel)
             time.sleep(random.uniform(0.5, 5.0))
     ended = client.wait_event("load", timeout=ROUND + 2 * PATIENCE)
+    print(f"{ended['whole']} of {ended['of']} whole, longest pause {ended['worst']:.1f} s", file=sys.stderr)
     for name, why in ended["broken"].items():
         print(f"{name}: {why}", file=sys.stderr)
     return ended["whole"], ended["worst"], len(ended["broken"])
 
 
-def _misfortune() -> tuple[Strike, ...]:
+def _misfortune() -> tuple[str, tuple[Strike, ...]]:
     """What may happen next; what does not end by itself, with its end."""
     seconds = random.uniform(0.2, 8.0)
-    return random.choice(
-        (
-            (cut("a", seconds),),
-            (cut("b", seconds),),
-            (stop("serve", seconds),),
-            (stop("proxy", seconds),),
-            (kill_signal(seconds),),
-            (renumber,),
-            (block_udp, pass_udp),
-            (lose, mend),
-        )
-    )
+    what = {
+        f"serve's network is cut for {seconds:.1f} s": (cut("a", seconds),),
+        f"proxy's network is cut for {seconds:.1f} s": (cut("b", seconds),),
+        f"serve is stopped for {seconds:.1f} s": (stop("serve", seconds),),
+        f"proxy is stopped for {seconds:.1f} s": (stop("proxy", seconds),),
+        f"the signal server is gone for {seconds:.1f} s": (kill_signal(seconds),),
+        "proxy has a new address": (renumber,),
+        "UDP is blocked for a while": (block_udp, pass_udp),
+        "packets are lost for a while": (lose, mend),
+    }
+    return random.choice(list(what.items()))
 
 
 def _memory(tunnel: Tunnel) -> dict[str, float]:

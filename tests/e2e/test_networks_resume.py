@@ -39,8 +39,11 @@ OFTEN = {
 LONG = {
     "a cut of 10 s at serve": Failure(strike=cut("a", 10), then="direct", seconds=22),
     "a cut of 10 s at proxy": Failure(strike=cut("b", 10), then="direct", seconds=22),
-    "a cut of 10 s of the relay": Failure(
-        strike=cut("b", 10), nats=("cone", "blocked-udp"), path="relay", then="relay", seconds=22
+    "a cut of 10 s at serve, on the relay": Failure(
+        strike=cut("a", 10), nats=("cone", "blocked-udp"), path="relay", then="relay", seconds=25
+    ),
+    "a cut of 10 s at proxy, on the relay": Failure(
+        strike=cut("b", 10), nats=("cone", "blocked-udp"), path="relay", then="relay", seconds=25
     ),
     "a new address, 20 MB": Failure(strike=renumber, then="direct", seconds=20),
     "UDP blocked, 20 MB": Failure(strike=block_udp, then="relay", seconds=20),
