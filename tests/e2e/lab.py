@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from .processes import Event, Process
+from .processes import Event, Process, assert_sound
 
 NETLAB: Final = Path(__file__).resolve().parents[1] / "netlab" / "netlab.py"
 PUBLIC: Final = "198.51.100.1"
@@ -108,10 +108,11 @@ class Lab:
         return client
 
     def close(self) -> None:
-        """End all, the newest first, the network last."""
+        """End all, the newest first, the network last; fails where one of them has shown a defect."""
         for process in reversed(self._processes):
             process.thaw()
             process.stop()
+        assert_sound(self._processes)
 
 
 @dataclass(frozen=True, slots=True)
