@@ -50,6 +50,7 @@ def _soak(seconds: float) -> list[Row]:
 
 def _round(made: Lab, tunnel: Tunnel, *, until: float) -> tuple[int, float, int]:
     """One client, struck while its streams last; how many parts were whole, the longest pause, how many were not."""
+    assert tunnel.serve.running and tunnel.proxy.running, tunnel.proxy.report() + tunnel.serve.report()
     client = made.load(seconds=ROUND, size=SIZE)
     until = min(until, time.monotonic() + ROUND)
     while time.monotonic() < until:

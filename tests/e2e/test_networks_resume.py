@@ -37,8 +37,8 @@ class Failure:
 
 OFTEN = {
     "a cut of 3 s": Failure(strike=cut("b", 3), then="direct", seconds=5, size=4 * MEGABYTE, pause=2),
-    "a new address": Failure(strike=renumber, then="direct", seconds=5, size=4 * MEGABYTE),
-    "UDP blocked": Failure(strike=block_udp, then="relay", seconds=5, size=4 * MEGABYTE),
+    "a new address": Failure(strike=renumber, then="direct", seconds=4, size=4 * MEGABYTE),
+    "UDP blocked": Failure(strike=block_udp, then="relay", seconds=4, size=4 * MEGABYTE),
 }
 LONG = {
     "a cut of 10 s at serve": Failure(strike=cut("a", 10), then="direct", seconds=22, pause=9),
