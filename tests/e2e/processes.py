@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,8 +231,13 @@ class Processes:
         """End them all, the newest first; fails where one of them has shown a defect."""
         for process in reversed(self.started):
             process.kill()
-        defects = [process.report() for process in self.started if _defect(process)]
-        assert not defects, "\n".join(["a process had a defect:", *defects])
+        assert_sound(self.started)
+
+
+def assert_sound(processes: Iterable[Process]) -> None:
+    """None of them has shown a defect."""
+    defects = [process.report() for process in processes if _defect(process)]
+    assert not defects, "\n".join(["a process had a defect:", *defects])
 
 
 def _defect(process: Process) -> bool:

@@ -20,7 +20,7 @@ or cut while programs run.
 
 `up` stays in the foreground: it carries the packets. Delay is one way, in
 milliseconds, on each of the two links (a round trip between the hosts is four
-times it). Needs root, /dev/net/tun, iproute2 and iptables.
+times it). A second `up` waits until the first one is down. Needs root, /dev/net/tun, iproute2 and iptables.
 
 NAT kinds: none (routed), cone (endpoint-independent mapping, port-restricted
 filtering), symmetric (a new public port for each destination), blocked-udp
@@ -292,6 +292,8 @@ def main():
         ask(side=args.side, renumber=True)
     else:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        lock = open(CONTROL + ".lock", "w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
         destroy()
         kinds = {"a": args.nat_a, "b": args.nat_b}
         try:
