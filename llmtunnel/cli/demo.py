@@ -76,6 +76,7 @@ async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator
         "signal": invite.signal,
         "ice": IceServers(stun=()),
         "loopback": True,
+        "path": "direct",  # as between two machines: on one, local TCP would take over
     }
     serve = aio.Server(ServeSettings(**common, invite=invite, upstream=Upstream.parse(upstream)))
     proxy = aio.Proxy(ProxySettings(**common, listen=f"{HOST}:0"))
