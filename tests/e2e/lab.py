@@ -38,7 +38,11 @@ available: Final = (
     and all(map(shutil.which, ("ip", "iptables", "conntrack", "turnserver")))
 )
 """Whether this machine can have one."""
-needs_lab = pytest.mark.skipif(not available, reason=NEEDS)
+marks = [
+    pytest.mark.skipif(not available, reason=NEEDS),
+    pytest.mark.xdist_group("lab"),  # there is one of it on a machine
+]
+"""Of each module whose tests have one."""
 
 
 class Lab:

@@ -8,9 +8,9 @@ from itertools import product
 
 import pytest
 
-from .lab import PUBLIC, SECRET, STUN, TURN, TURN_TCP, URL, Lab, lab, needs_lab
+from .lab import PUBLIC, SECRET, STUN, TURN, TURN_TCP, URL, Lab, lab, marks
 
-pytestmark = [needs_lab, pytest.mark.xdist_group("lab")]
+pytestmark = marks
 
 ASK = f"""
 import time, urllib.request

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from .failures import Strike, block_udp, cut, kill_signal, kill_turn, lose, renumber, stop
-from .lab import PATIENCE, SECRET, STUN, TURN, lab, needs_lab
+from .lab import PATIENCE, SECRET, STUN, TURN, lab, marks
 
-pytestmark = [needs_lab, pytest.mark.xdist_group("lab"), pytest.mark.timeout(300)]
+pytestmark = [*marks, pytest.mark.timeout(300)]
 
 MEGABYTE = 1_000_000
 SOON = 20.0
