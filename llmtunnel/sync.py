@@ -14,7 +14,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from . import aio, nested, runtime
-from .config import AUTO, DEFAULT_LISTEN, DEFAULT_RESUME_FOR, DEFAULT_STUN, OnDisconnect, ProxySettings, ServeSettings
+from .config import (
+    AUTO,
+    DEFAULT_LISTEN,
+    DEFAULT_RESUME_FOR,
+    DEFAULT_STUN,
+    OnDisconnect,
+    ProxySettings,
+    ServeSettings,
+    Settings,
+)
 from .environment import Environ
 from .errors import TunnelError
 from .invite import Invite
@@ -22,6 +31,7 @@ from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
 from .upstream import Upstream
 
 if TYPE_CHECKING:
+    from .doctor.findings import Diagnosis
     from .notebook.panel import Panel
 
 T = TypeVar("T", bound=aio.Tunnel)
@@ -255,6 +265,17 @@ def proxy(
             in_loop=in_loop,
         )
     )
+
+
+def diagnose(settings: Settings, *, upstream: Upstream | None, address: str) -> Diagnosis:
+    """See `doctor.checks.diagnose`; takes some seconds."""
+    from .doctor.checks import diagnose
+
+    hold = _thread("diagnose")
+    try:
+        return hold.call(diagnose(settings, upstream=upstream, address=address))
+    finally:
+        hold.close()
 
 
 def start(settings: ServeSettings | ProxySettings) -> Server | Proxy:

@@ -250,7 +250,8 @@ def test_a_cancel_at_any_moment_of_the_opening_leaves_nothing(run: Run) -> None:
                 [ended] = await asyncio.gather(opening, return_exceptions=True)
                 if isinstance(ended, aio.Proxy):
                     await ended.aclose()
-                assert not {name for name in other_tasks() - tasks if "proxy" in name or "serve-" in name}
+                # By the other side's name: serve, in this process too, closes its links to "proxy-…" in its own time.
+                assert not {name for name in other_tasks() - tasks if "llmtunnel proxy" in name or "serve-" in name}
             await until(lambda: descriptors() == before, "sockets are closed")
             assert not timers()
 
@@ -268,7 +269,7 @@ def test_a_cancel_while_the_listener_is_opened_closes_it(run: Run) -> None:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
             await handle.aclose()
-            assert descriptors() == before
+            await until(lambda count=before: descriptors() <= count, "sockets are closed")
 
     run(main())
 

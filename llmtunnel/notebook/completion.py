@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ..cli.parsers import LEVELS, Parser, proxy_parser, serve_parser
+from ..cli.parsers import LEVELS, Parser, doctor_parser, proxy_parser, serve_parser
 from ..policy import READY
 from ..upstream import NAMED
 
-VERBS: Final = ("serve", "proxy", "status", "invite", "peers", "kick", "stop", "reconnect", "help")
+VERBS: Final = ("serve", "proxy", "status", "invite", "peers", "kick", "stop", "reconnect", "doctor", "help")
 NAME: Final = "--name"
 ALL: Final = "all"
 """In place of a name, for stop."""
@@ -31,6 +31,8 @@ def candidates(words: Sequence[str], *, tunnels: Sequence[str], peers: Sequence[
             return _opening(serve_parser(), rest, tunnels, first=tuple(NAMED))
         case ["proxy", *rest]:
             return _opening(proxy_parser(), rest, tunnels)
+        case ["doctor", *_]:
+            return list(doctor_parser().flags)
         case ["kick"]:
             return list(peers)
         case ["stop"]:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Final
 from IPython.core.error import StdinNotImplementedError, UsageError
 
 from .. import sync
+from ..cli import doctor
 from ..cli.commands import InviteShown
-from ..cli.options import ShowText
+from ..cli.options import DoctorCommand, ShowText, parse
 from ..cli.parsers import did_you_mean
 from ..errors import SettingError, TunnelError
 from . import completer, display, tables
@@ -42,6 +43,7 @@ An HTTP service on one machine, answering on another through a peer-to-peer chan
   %tunnel kick PEER                            put one out
   %tunnel reconnect [NAME]                     leave, and come again
   %tunnel stop [NAME|all]
+  %tunnel doctor [CODE] ...                    why a tunnel will or will not connect from here
 
   %%tunnel serve ...     over a cell: the tunnel is up first, then the cell runs, which may start the model server
 
@@ -104,6 +106,7 @@ class Magics:
             "kick": self._kick,
             "stop": self._stop,
             "reconnect": self._reconnect,
+            "doctor": self._doctor,
             "help": lambda words: _say(HELP),
         }
         assert tuple(self._verbs) == VERBS
@@ -235,6 +238,15 @@ class Magics:
         name, handle = self._tunnels.chosen(_only_name(words))
         handle.reconnect()
         _say(f"{name}: connecting anew\n")
+
+    def _doctor(self, words: list[str]) -> None:
+        command = parse(["doctor", *self._asked(words)])
+        if isinstance(command, ShowText):
+            _say(command.text)
+            return
+        assert isinstance(command, DoctorCommand), "by its name"
+        found = sync.diagnose(command.settings, upstream=command.upstream, address=command.listen)
+        _say(doctor.json_text(found) if command.view.json else doctor.text(found, sys.stdout))
 
 
 Magics.line.__doc__ = Magics.cell.__doc__ = HELP

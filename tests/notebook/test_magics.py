@@ -99,6 +99,13 @@ def test_serve_shows_how_it_goes_and_answers_whoever_has_the_invite(
     assert notebook.run("%tunnel peers").text == "nobody is connected\n"
 
 
+def test_the_doctor_says_what_to_expect_and_its_mistakes_are_one_line(notebook: Kernel, flags: str) -> None:
+    found = notebook.run(f"%tunnel doctor {flags} --listen 127.0.0.1:0").text
+    assert "✓" in found.splitlines()[0] and "signal server" in found.splitlines()[0]
+    assert "expect" in found.splitlines()[-1].lower()
+    assert '"signal": true' in notebook.run(f"%tunnel doctor {flags} --json --listen 127.0.0.1:0").text
+
+
 def test_proxy_brings_the_other_side_into_the_notebook(notebook: Kernel, flags: str) -> None:
     cell = notebook.run(f"%tunnel proxy --room {SERVED} --listen 127.0.0.1:0 {flags}")
     assert "warning: a room without a secret" in cell.text
