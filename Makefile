@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := $(or $(VIRTUAL_ENV),.venv)/bin
-SHARED := -n 4 --dist loadgroup
+SHARED := -n 3 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help build test test-local test-unit serve proxy signal demo lab check format bench fuzz

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests out (``-n 4 --dist loadgroup``), a module's tests stay together."""
+    """Where several processes share the tests out (``-n 3 --dist loadgroup``), a module's tests stay together."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))

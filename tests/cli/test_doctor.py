@@ -55,7 +55,10 @@ def test_the_signal_server_is_the_codes_or_the_flags_or_the_default() -> None:
     assert signal(f"{EXAMPLE}@ws://127.0.0.1:2") == "ws://127.0.0.1:2"
 
 
-def test_where_nothing_is_reached_the_command_says_so_and_fails(capfd: pytest.CaptureFixture[str]) -> None:
+def test_where_nothing_is_reached_the_command_says_so_and_fails(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmtunnel.cli.logs.configure", lambda level: None)  # it is for a whole process
     arguments = ["doctor", "--signal", "ws://127.0.0.1:9", "--stun", "none", "--listen", "127.0.0.1:0"]
     assert main(arguments) == 1
     shown = capfd.readouterr().out
