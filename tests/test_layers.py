@@ -27,7 +27,7 @@ LAYERS = [
         "upstream",
         "words",
     },
-    {"protocol", "signaling.messages", "signaling.negotiation"},
+    {"protocol", "signaling.address", "signaling.messages", "signaling.negotiation"},
     {"transport", "signaling.client", "runtime"},
     {"session"},
     {"endpoints"},

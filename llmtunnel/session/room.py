@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from ..bucket import Bucket
 from ..config import AUTO, Settings
@@ -33,6 +32,7 @@ from ..signaling.negotiation import (
 )
 from ..status import ErrorNotice, Notice, Path, Reconnecting, Role, SignalConnected, Waiting
 from ..transport.identity import Identity
+from ..transport.tasks import first_of
 from .access import Access, ProxyAccess, ServeAccess
 from .backoff import Backoff
 from .carrier import Carrier
@@ -195,7 +195,7 @@ class Room:
         try:
             joined = await client.join(settings.room, role=self._role, instance=self._instance, token=self._token)
             await self._enter(joined)
-            await _first_of(self._send_outgoing(client), self._receive(client), self._until_rejoin())
+            await first_of(self._send_outgoing(client), self._receive(client), self._until_rejoin(), name="in the room")
         finally:
             leaving = asyncio.create_task(client.aclose(), name="leaving the signal server")
             self._leaving.add(leaving)
@@ -405,19 +405,6 @@ class Room:
             Reconnecting(what="peer", reason=str(reason), hint=reason.hint, delay=round(self._rejoin_delay, 3))
         )
         self._want.set()
-
-
-async def _first_of(*work: Coroutine[Any, Any, None]) -> None:
-    """Run all until one returns or raises, which counts; the others are cancelled."""
-    tasks = [asyncio.create_task(each, name="in the room") for each in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
 
 
 def _new_instance() -> str:

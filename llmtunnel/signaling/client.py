@@ -12,6 +12,7 @@ from ..config import Limits, Timeouts
 from ..errors import ProtocolError, RoomFull, SignalRejected, SignalUnreachable
 from ..status import Role
 from . import messages
+from .address import for_proxies
 from .messages import Joined, Message, ServerError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class SignalClient:
             try:
                 async with asyncio.timeout(timeouts.signal):
                     socket = await http.ws_connect(
-                        _for_proxies(url), heartbeat=HEARTBEAT, max_msg_size=limits.signal_message
+                        for_proxies(url), heartbeat=HEARTBEAT, max_msg_size=limits.signal_message
                     )
             except (aiohttp.ClientError, OSError, ValueError) as exc:
                 raise _unreachable(url, exc) from exc
@@ -142,11 +143,6 @@ class SignalClient:
 
     def _lost(self) -> SignalUnreachable:
         return SignalUnreachable(f"The connection to the signal server {self._url} is lost.", hint=RUN_YOUR_OWN)
-
-
-def _for_proxies(url: str) -> str:
-    """The address as aiohttp gets it: of ``wss`` it would not know that the environment's https proxy is for it."""
-    return "https" + url.removeprefix("wss") if url.startswith("wss://") else url
 
 
 def _refusal(error: ServerError) -> RoomFull | SignalRejected:

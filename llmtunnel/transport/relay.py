@@ -18,10 +18,12 @@ from urllib.parse import urlsplit
 
 from ..config import KIB, Timeouts
 from ..errors import ConnectFailed
+from ..signaling.address import for_proxies
 from ..status import Path
 from .base import Channel
 from .identity import Identity
 from .pipe import TlsChannel
+from .tasks import first_of
 from .tls import Welcome, anybody
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ async def _connect(
         try:
             async with asyncio.timeout(timeouts.signal):
                 socket = await http.ws_connect(
-                    _for_proxies(url), protocols=(PROTOCOL, ticket), max_msg_size=_MESSAGE + 1, autoclose=False
+                    for_proxies(url), protocols=(PROTOCOL, ticket), max_msg_size=_MESSAGE + 1, autoclose=False
                 )
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {_reason(exc)}.") from exc
@@ -156,25 +158,13 @@ class SocketTransport(asyncio.Transport):
     async def _run(self) -> None:
         error = None
         try:
-            await self._until_over()
+            await first_of(self._read(), self._write(), self._wait_aborted(), name="relay pump")
         except (OSError, RuntimeError) as exc:  # aiohttp raises RuntimeError on a socket that is closed
             error = exc
         finally:
             await self._say_goodbye(0.0 if error or self._aborted.is_set() else self._patience)
             await self._http.close()
             self._protocol.connection_lost(error)
-
-    async def _until_over(self) -> None:
-        work = self._read(), self._write(), self._wait_aborted()
-        tasks = [asyncio.create_task(each, name="relay pump") for each in work]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done:
-            task.result()
 
     async def _read(self) -> None:
         import aiohttp
@@ -216,11 +206,6 @@ class SocketTransport(asyncio.Transport):
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._socket.close()
-
-
-def _for_proxies(url: str) -> str:
-    """As aiohttp gets it: of ``wss`` it would not know that the environment's https proxy is for it."""
-    return "https" + url.removeprefix("wss") if url.startswith("wss://") else url
 
 
 def _address(url: str) -> str:

@@ -118,8 +118,8 @@ def test_a_proxy_that_dies_is_forgotten_and_its_successor_is_served(run: Run) ->
                 assert await again.ask() == b"/hello"
                 await serve.heard("peer-lost")
                 await serve.reached(1)
-            await serve.heard("waiting", 2)
-            assert serve.events[-2:] == ["peer-lost", "waiting"]
+            # Not the second time for certain: the first proxy may have been there before serve.
+            await until(lambda: serve.events[-2:] == ["peer-lost", "waiting"], "serve is alone again")
 
     run(main())
 
