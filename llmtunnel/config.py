@@ -84,6 +84,8 @@ class Timeouts:
     retry_first: float = 0.25
     """First wait before trying again; doubles up to ``retry_max``."""
     retry_max: float = 3.0
+    retry_waiting: float = 0.5
+    """The longest wait before the signal server is tried again while streams wait for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

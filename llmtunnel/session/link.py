@@ -56,7 +56,8 @@ _PIPE: Final = 3.0
 class Link:
     """Make with a member, start with `offer` or `answer`, feed what the member signals, end with `aclose`.
 
-    ``relay``: the signal server has one for us and this member; ``nearby``: serve's listener. ``greeting`` says what to
+    ``relay``: how many seconds the relay is asked for after the direct way, by a proxy; None where there is none for us
+    and this member. ``nearby``: serve's listener. ``greeting`` says what to
     say on a channel, and ``wanted`` whether one over such a path would be of use. ``up`` is called with what was agreed
     on there, and gives the session that it carries from then on; ``down`` once when the link is over, with the reason.
     It is to be closed then too.
@@ -73,7 +74,7 @@ class Link:
         wanted: Wanted,
         send: Send,
         addressed: bool,
-        relay: bool,
+        relay: float | None,
         nearby: Nearby,
         up: Callable[[Link, Carrier, Agreement], Session | None],
         down: Callable[[Link, TunnelError], None],
@@ -138,7 +139,9 @@ class Link:
         """One for a pipe to the member came: a proxy has asked for it, serve opens its end."""
         if self._asked is not None:
             self._asked.take_ticket(ticket)
-        elif self._relay and self._role is Role.SERVE and self._pipes.take(asyncio.get_running_loop().time()):
+        elif (
+            self._relay is not None and self._role is Role.SERVE and self._pipes.take(asyncio.get_running_loop().time())
+        ):
             for way in [way for way in self._running if isinstance(way, RelayWay) and way not in self._carriers]:
                 self._give_up_way(way, ConnectFailed("The peer has asked for another pipe."))
             pipe = RelayWay(self._settings, identity=self._identity, server=True, welcome=self._is_welcome)
@@ -184,11 +187,12 @@ class Link:
 
     def _start(self) -> None:
         self._try(self._direct)
-        if self._relay and self._role is Role.PROXY:
+        if self._relay is not None and self._role is Role.PROXY:
             self._asked = AskedRelayWay(
                 self._settings,
                 identity=self._identity,
                 welcome=self._is_welcome,
+                head_start=self._relay,
                 ask=self._ask_for_pipe,
                 wanted=self._wants_relay,
             )

@@ -20,7 +20,7 @@ from ..transport.base import Channel
 from .access import Access
 from .carrier import AGENT, FAREWELL, Carrier
 from .mux import Handler, Session
-from .ways import rank
+from .ways import HEAD_START, PATIENT_START, rank
 
 
 class Peers:
@@ -56,6 +56,11 @@ class Peers:
         # A copy first: other threads ask too, and the loop goes on meanwhile.
         return [session for session in tuple(self.sessions) if not session.suspended]
 
+    @property
+    def waiting(self) -> bool:
+        """Whether streams wait for a channel."""
+        return any(session.suspended and session.active for session in self.sessions)
+
     async def session(self, wait: float) -> Session:
         """Proxy: the session with serve. Raises `PeerNotFound` where none stands within ``wait`` seconds."""
         if standing := self.standing:
@@ -85,6 +90,13 @@ class Peers:
             session.suspended or rank(path) <= rank(session.path) or certificate not in (b"", session.certificate)
             for session in self.sessions
         )
+
+    def head_start(self) -> float:
+        """Proxy: for how many seconds the direct way is tried before the relay is asked for."""
+        if self._settings.resume_for == 0:
+            return PATIENT_START
+        waiting = any(session.suspended and session.path is Path.RELAY for session in self.sessions)
+        return 0.0 if waiting else HEAD_START
 
     def greeting(self, channel: Channel) -> Greeting:
         """What to say on a channel that has just opened."""

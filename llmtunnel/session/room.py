@@ -177,6 +177,8 @@ class Room:
     async def _pause(self, exc: SignalError) -> None:
         """Wait before the signal server is tried again; a lost link ends that, as it may be the end of all."""
         delay = self._retry_signal.next()
+        if self._peers.waiting:
+            delay = min(delay, self._settings.timeouts.retry_waiting)
         self._notify(Reconnecting(what="signal server", reason=str(exc), hint=exc.hint, delay=round(delay, 3)))
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
@@ -314,7 +316,7 @@ class Room:
                 send=self._tx,
                 addressed=self._addressed,
                 nearby=self._nearby,
-                relay=self._relay and member.role is not None,
+                relay=self._peers.head_start() if self._relay and member.role is not None else None,
                 up=self._link_up,
                 down=self._link_down,
             )
@@ -367,6 +369,7 @@ class Room:
     def _disturbed(self, reason: TunnelError | None) -> None:
         """A session is suspended, or over where there is a reason."""
         if self._role is Role.SERVE:
+            self._want.set()  # it may be waiting for a signal server, which is in a hurry now
             if reason is not None:
                 self._tell_if_alone()
         elif reason is not None and self._is_final(reason, stood=True):

@@ -1,4 +1,5 @@
-"""Notices at once what would else cost a silence: that this machine's way to the network changed, or that it slept.
+"""Notices at once what would else cost a silence: that this machine's way to the network changed, or came back, or that
+it slept.
 
 No packet is sent: connecting a UDP socket only asks the system which address it would send from.
 """
@@ -11,8 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-EVERY: Final = 1.0
-"""Seconds between two looks."""
+EVERY: Final = 0.5
+"""Seconds between two looks, each of which costs some 20 µs."""
 JUMP: Final = 3.0
 """Seconds by which a look may be late before we take it that the machine, or this process, was stopped."""
 _TARGETS: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
@@ -34,10 +35,9 @@ class Watch:
     def look(self, now: float, addresses: tuple[str, ...]) -> bool:
         """Whether anything has changed since the last look; ``now`` by a clock that does not stop with the machine."""
         jumped = abs(now - self._seen - EVERY) > JUMP
-        changed = addresses != self._addresses and any(addresses)
+        changed = addresses != self._addresses and any(addresses)  # while there is no way at all, nothing can be done
         self._seen = now
-        if any(addresses):  # while there is no way at all, the last one may come back
-            self._addresses = addresses
+        self._addresses = addresses
         return jumped or changed
 
 

@@ -184,7 +184,7 @@ class RelayWay(Way):
 
 
 class AskedRelayWay(RelayWay):
-    """The proxy's: it is asked for after a head start for the direct way, and only while ``wanted``."""
+    """The proxy's: it is asked for ``head_start`` seconds after the direct way, and only while ``wanted``."""
 
     def __init__(
         self,
@@ -192,13 +192,14 @@ class AskedRelayWay(RelayWay):
         *,
         identity: Identity,
         welcome: Welcome,
+        head_start: float,
         ask: Callable[[], None],
         wanted: Callable[[], bool],
     ) -> None:
         super().__init__(settings, identity=identity, server=False, welcome=welcome)
+        self._head_start = head_start
         self._ask = ask
         self._wanted = wanted
-        self._head_start = HEAD_START if settings.resume_for > 0 else PATIENT_START
         self._look = asyncio.Event()
         self._last = False
 

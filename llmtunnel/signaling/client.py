@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from ..config import Limits, Timeouts
 from ..errors import ProtocolError, RoomFull, SignalRejected, SignalUnreachable
 from ..status import Role
+from ..transport.websocket import WebSocket, open_websocket
 from . import messages
-from .address import for_proxies
 from .messages import Joined, Message, ServerError
-
-if TYPE_CHECKING:
-    import aiohttp
 
 logger = logging.getLogger(__name__)
 
@@ -31,39 +27,25 @@ RUN_YOUR_OWN: Final = "Is it running, and is --signal right? `llmtunnel signal` 
 class SignalClient:
     """A connection to a signal server: `connect`, `join`, then `send` and `receive` until it breaks."""
 
-    def __init__(
-        self,
-        http: aiohttp.ClientSession,
-        socket: aiohttp.ClientWebSocketResponse,
-        *,
-        url: str,
-        timeouts: Timeouts,
-    ) -> None:
-        self._http = http
-        self._socket = socket
+    def __init__(self, opened: WebSocket, *, url: str, timeouts: Timeouts) -> None:
+        self._opened = opened
+        self._socket = opened.socket
         self._url = url
         self._timeouts = timeouts
         self._rubbish = 0
 
     @classmethod
     async def connect(cls, url: str, *, timeouts: Timeouts, limits: Limits) -> SignalClient:
-        """Open the WebSocket. Raises `SignalUnreachable` with what to do.
-
-        The proxy that the environment names is used, and the system's certificates for ``wss``.
-        """
+        """Open the WebSocket. Raises `SignalUnreachable` with what to do."""
         import aiohttp
 
-        async with AsyncExitStack() as stack:
-            http = await stack.enter_async_context(aiohttp.ClientSession(trust_env=True))
-            try:
-                async with asyncio.timeout(timeouts.signal):
-                    socket = await http.ws_connect(
-                        for_proxies(url), heartbeat=HEARTBEAT, max_msg_size=limits.signal_message
-                    )
-            except (aiohttp.ClientError, OSError, ValueError) as exc:
-                raise _unreachable(url, exc) from exc
-            stack.pop_all()
-        return cls(http, socket, url=url, timeouts=timeouts)
+        try:
+            opened = await open_websocket(
+                url, timeout=timeouts.signal, heartbeat=HEARTBEAT, max_msg_size=limits.signal_message
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            raise _unreachable(url, exc) from exc
+        return cls(opened, url=url, timeouts=timeouts)
 
     @property
     def server_date(self) -> str | None:
@@ -115,12 +97,7 @@ class SignalClient:
 
     async def aclose(self) -> None:
         """Leave, by closing the connection; idempotent."""
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._timeouts.close):
-                    await self._socket.close()
-        finally:
-            await self._http.close()
+        await self._opened.aclose(self._timeouts.close)
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,22 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from ..config import KIB, Timeouts
 from ..errors import ConnectFailed
-from ..signaling.address import for_proxies
 from ..status import Path
 from .base import Channel
 from .identity import Identity
 from .pipe import TlsChannel
 from .tasks import first_of
 from .tls import Welcome, anybody
-
-if TYPE_CHECKING:
-    import aiohttp
+from .websocket import WebSocket, open_websocket
 
 _log = logging.getLogger(__name__)
 
@@ -42,12 +38,10 @@ async def open_relay(
 ) -> Channel:
     """A channel to the peer that comes with the other ticket. Raises `ConnectFailed`.
 
-    ``url`` is the signal server's; ``server``: whether we are TLS's server, as one of the two is. The HTTP proxy that
-    the environment names is used, and the system's certificates for ``wss``.
+    ``url`` is the signal server's; ``server``: whether we are TLS's server, as one of the two is.
     """
     channel = TlsChannel(identity, server=server, path=Path.RELAY, welcome=welcome, address=_address(url))
-    http, socket = await _connect(url, ticket, timeouts)
-    SocketTransport(http, socket, channel, patience=timeouts.close)
+    SocketTransport(await _connect(url, ticket, timeouts), channel, patience=timeouts.close)
     try:
         await channel.stand(timeouts.connect)
     except BaseException:
@@ -56,44 +50,35 @@ async def open_relay(
     return channel
 
 
-async def _connect(
-    url: str, ticket: str, timeouts: Timeouts
-) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
+async def _connect(url: str, ticket: str, timeouts: Timeouts) -> WebSocket:
     import aiohttp
 
-    async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(aiohttp.ClientSession(trust_env=True))
-        try:
-            async with asyncio.timeout(timeouts.signal):
-                socket = await http.ws_connect(
-                    for_proxies(url), protocols=(PROTOCOL, ticket), max_msg_size=_MESSAGE + 1, autoclose=False
-                )
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
-            raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {_reason(exc)}.") from exc
-        if socket.protocol != PROTOCOL:
-            await socket.close()
-            raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {url} is no relay.")
-        stack.pop_all()
-    return http, socket
+    try:
+        opened = await open_websocket(
+            url,
+            timeout=timeouts.signal,
+            protocols=(PROTOCOL, ticket),
+            max_msg_size=_MESSAGE + 1,
+            autoclose=False,
+        )
+    except (aiohttp.ClientError, OSError, ValueError) as exc:
+        raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {_reason(exc)}.") from exc
+    if opened.socket.protocol != PROTOCOL:
+        await opened.aclose(timeouts.close)
+        raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {url} is no relay.")
+    return opened
 
 
 class SocketTransport(asyncio.Transport):
     """A WebSocket as asyncio's transport of a protocol: bytes in, bytes out, by messages of any size.
 
-    It lives until either end closes, and then closes ``http`` too; the protocol hears of that last.
+    It lives until either end closes, and then closes its HTTP session too; the protocol hears of that last.
     """
 
-    def __init__(
-        self,
-        http: aiohttp.ClientSession,
-        socket: aiohttp.ClientWebSocketResponse,
-        protocol: asyncio.Protocol,
-        *,
-        patience: float,
-    ) -> None:
-        super().__init__({"socket": socket.get_extra_info("socket")})
-        self._http = http
-        self._socket = socket
+    def __init__(self, opened: WebSocket, protocol: asyncio.Protocol, *, patience: float) -> None:
+        super().__init__({"socket": opened.socket.get_extra_info("socket")})
+        self._opened = opened
+        self._socket = opened.socket
         self._protocol = protocol
         self._patience = patience
         self._high, self._low = _MESSAGE, _MESSAGE
@@ -162,8 +147,7 @@ class SocketTransport(asyncio.Transport):
         except (OSError, RuntimeError) as exc:  # aiohttp raises RuntimeError on a socket that is closed
             error = exc
         finally:
-            await self._say_goodbye(0.0 if error or self._aborted.is_set() else self._patience)
-            await self._http.close()
+            await self._opened.aclose(0.0 if error or self._aborted.is_set() else self._patience)
             self._protocol.connection_lost(error)
 
     async def _read(self) -> None:
@@ -201,11 +185,6 @@ class SocketTransport(asyncio.Transport):
             self._changed.clear()
             await self._changed.wait()
         return bool(self._queue)
-
-    async def _say_goodbye(self, patience: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self._socket.close()
 
 
 def _address(url: str) -> str:

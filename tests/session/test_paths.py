@@ -15,7 +15,7 @@ from llmtunnel.config import Timeouts
 from llmtunnel.errors import AuthenticationFailed, ConnectFailed
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import Feature
-from llmtunnel.session import ways
+from llmtunnel.session import peers, ways
 from llmtunnel.session.ways import AskedRelayWay, DirectWay, RelayWay
 from llmtunnel.signaling import messages
 from llmtunnel.status import ErrorNotice, Path, Resumed, Role
@@ -219,6 +219,27 @@ def test_a_relay_that_is_killed_is_a_pause_until_another_path_is_there(
     run(main())
 
 
+@pytest.mark.usefixtures("apart")
+def test_a_signal_server_that_was_away_is_tried_often_while_streams_wait_for_its_relay(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        without_udp(monkeypatch)
+        patient = quicker(retry_first=60.0, retry_max=60.0, retry_waiting=0.05)
+        async with signal() as server:
+            port = int(server.url.rpartition(":")[2])
+            async with pair(server.url, make=partial(Invited, timeouts=patient)) as (serve, proxy):
+                await on(Path.RELAY, serve, proxy)
+                asking = asyncio.create_task(echo(proxy, 1))
+                await until(lambda: serve.started)
+                await server.aclose()
+                await until(lambda: serve.events.count("reconnecting") > 2 and "reconnecting" in proxy.events)
+                async with SignalServer("127.0.0.1", port):
+                    assert await asking
+
+    run(main())
+
+
 async def no_relay(way: RelayWay) -> Channel:
     raise ConnectFailed("The relay is gone.")
 
@@ -415,7 +436,7 @@ def test_a_session_that_cannot_change_its_path_keeps_the_first(
     run: Run, monkeypatch: pytest.MonkeyPatch, who: Role
 ) -> None:
     async def main() -> None:
-        monkeypatch.setattr(ways, "PATIENT_START", 0.1)
+        monkeypatch.setattr(peers, "PATIENT_START", 0.1)
         gate = Gate(monkeypatch)
 
         def make(role: Role, url: str) -> Member:
