@@ -226,9 +226,10 @@ class Session:
 
     def message_received(self, message: bytes) -> None:
         """See `transport.base.Receiver`."""
-        if self._giving_up is not None:
+        now = self._loop.time()
+        if self._giving_up is not None or self.line.overslept(now, busy=bool(self._streams)):
             self._go_on(self._silence())
-        self._dispatch(self._connection.receive_message(message, self._loop.time()))
+        self._dispatch(self._connection.receive_message(message, now))
         self._schedule_flush()
 
     def room_available(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -35,6 +36,8 @@ class Network:
         self._resume_for = resume_for
         self.sessions: dict[Role, Session] = {}
         self.told: list[str] = []
+        self.gap = 0.0
+        """The longest, seconds."""
         self.channel: MemoryChannel
 
     @property
@@ -91,6 +94,7 @@ class Network:
 
     def session_resumed(self, session: Session, gap: float) -> None:
         self.told.append(f"{session.role} resumed")
+        self.gap = max(self.gap, gap)
 
     def session_ended(self, session: Session, error: TunnelError) -> None:
         self.told.append(f"{session.role} ended")
@@ -175,6 +179,22 @@ def test_a_channel_that_was_only_silent_is_good_enough() -> None:
                     end._land()
             assert await stream.receive() == b"kept on the way"
             assert not net.proxy.suspended
+
+    run(main())
+
+
+def test_who_was_stopped_tells_for_how_long_nothing_was_heard() -> None:
+    async def main() -> None:
+        async with network() as net:
+            stream = await net.proxy.open(POST)
+            await stream.response()
+            await stream.send(b"sent before")
+            await until(lambda: net.channel._far._travelling)
+            time.sleep(2.0)  # noqa: ASYNC251 (as a process that is stopped)
+            assert await stream.receive() == b"sent before"
+            assert "proxy suspended" not in net.told
+            assert net.told.count("proxy resumed") == 1
+            assert net.gap >= 2.0
 
     run(main())
 
