@@ -34,7 +34,7 @@ _STUN_URL: Final = re.compile(r"stun:[^?:/@\s]+(:\d{1,5})?")
 _TURN_URL: Final = re.compile(r"turns?:[^?:/@\s]+(:\d{1,5})?(\?transport=(udp|tcp))?")
 
 AUTO: Final = "auto"
-PATHS: Final = (AUTO, "direct", "turn", "relay")
+PATHS: Final = (AUTO, "direct", "turn", "relay", "tcp")
 """What `Settings.path` may be."""
 
 KIB: Final = 1024
@@ -179,6 +179,11 @@ class Settings:
         if self.path == "relay" and self.secret is None:
             raise SettingError(
                 "--path relay needs a secret: without one nobody can prove who is at the relay's other end.",
+                hint="Use an invite, or --secret.",
+            )
+        if self.path == "tcp" and (self.secret is None or self.resume_for == 0):
+            raise SettingError(
+                "--path tcp needs a secret, and --resume-for above 0: the two find each other otherwise, then go over.",
                 hint="Use an invite, or --secret.",
             )
 

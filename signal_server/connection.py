@@ -92,6 +92,10 @@ class Connection:
         now = asyncio.get_running_loop().time()
         self._bucket = Bucket(rate=limits.rate, burst=limits.burst, now=now)
         self._over = asyncio.Event()
+        self._ending = False
+        """We end it."""
+        self._abrupt = False
+        """The client's side has ended, and no Close came before."""
 
     async def run(self) -> None:
         """Serve the client until it goes, or is cut off."""
@@ -102,7 +106,7 @@ class Connection:
             await self._read()
         finally:
             patience.cancel()
-            self._hub.leave(self)
+            self._hub.leave(self, abrupt=self._abrupt)
             await self._finish(writer)
 
     def send(self, message: Message) -> None:
@@ -113,10 +117,12 @@ class Connection:
 
     def drop(self) -> None:
         """Cut the client off, at once; what waits for it is lost."""
+        self._ending = True
         self._transport.abort()
 
     async def aclose(self) -> None:
         """Close in order, as the server stops; returns when `run` has."""
+        self._ending = True
         try:
             async with asyncio.timeout(self._limits.close):
                 await self._socket.close(code=WSCloseCode.GOING_AWAY)
@@ -132,6 +138,8 @@ class Connection:
         while True:
             raw = await self._socket.receive()
             if raw.type not in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG):
+                # Not of one that was silent for too long, which aiohttp tells by an error: it may be asleep.
+                self._abrupt = raw.type is WSMsgType.CLOSED and not self._ending
                 return
             try:
                 await self._take(raw)

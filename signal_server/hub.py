@@ -57,14 +57,14 @@ class Hub:
             case Bye():
                 self.leave(outlet)
 
-    def leave(self, outlet: Outlet) -> None:
-        """It is gone, or says bye; nothing happens where it is in no room."""
+    def leave(self, outlet: Outlet, *, abrupt: bool = False) -> None:
+        """It is gone, or says bye; nothing happens where it is in no room. ``abrupt``: see `Rooms.leave`."""
         member = self._members.pop(outlet, None)
         if member is None:
             return
         del self._outlets[member]
         self._void_tickets(member)
-        deliveries = self._rooms.leave(member)
+        deliveries = self._rooms.leave(member, abrupt=abrupt)
         self._log(member, "left")
         self._deliver(deliveries)
 

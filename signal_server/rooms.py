@@ -3,7 +3,7 @@
 `Rooms` is the interface behind which the rooms of several servers can stand.
 
     join  ->  who was there is told peer-joined, the newcomer joined
-    leave ->  who is there is told peer-left
+    leave ->  who is there is told peer-left, and whether the member's process seems to have ended
     relay ->  the one other member gets it, or the one that it is addressed to
 """
 
@@ -90,15 +90,18 @@ class Rooms:
         deliveries.append(Delivery(member, _joined(member, others) | self._offer(member)))
         return Admission(member=member, ghost=ghost, deliveries=deliveries)
 
-    def leave(self, member: Member) -> list[Delivery]:
-        """Let a member go."""
+    def leave(self, member: Member, *, abrupt: bool = False) -> list[Delivery]:
+        """Let a member go; ``abrupt``: its connection ended without a goodbye, as that of a killed process does."""
         room = self._rooms[member.room]
         del room[member.peer_id]
         self._count -= 1
         if not room:
             del self._rooms[member.room]
         departure: Message = {"type": "peer-left", "peerId": member.peer_id}
-        return [Delivery(other, departure) for other in room.values() if other.sees(member)]
+        more: Message = {"abrupt": True} if abrupt else {}
+        others = [other for other in room.values() if other.sees(member)]
+        # An original member would not know what to do with more.
+        return [Delivery(other, departure | more if other.role else departure) for other in others]
 
     def relay(self, sender: Member, request: Relay) -> list[Delivery]:
         """Pass a message on. Raises `Refused`."""

@@ -314,7 +314,8 @@ def _add_network(parser: Parser) -> None:
             "--path",
             choices=PATHS,
             help="how to reach the other side: all ways at once, and the best that works (the default), or that one"
-            " alone: direct by UDP, by a TURN server, or by the signal server's relay (TUNNEL_PATH)",
+            " alone: direct by UDP, by a TURN server, by the signal server's relay, or by TCP where the two are on one"
+            " network (TUNNEL_PATH)",
         )
         add(
             "--resume-for",

@@ -40,6 +40,7 @@ class Greeting:
         certificate: bytes = b"",
         resume: ResumeOffer | None = None,
         resumable: Resumable = lambda claim: None,
+        tcp_only: bool = False,
     ) -> None:
         self.role = role
         self.ended: ConnectionEnded | None = None
@@ -53,6 +54,7 @@ class Greeting:
             certificate=certificate,
             resume=resume,
             resumable=resumable,
+            tcp_only=tcp_only,
         )
         self._handshake = handshake(role, offer, credentials)
         self._outgoing: deque[bytes] = deque()

@@ -42,6 +42,8 @@ class Offer:
     """Proxy: the session that it wants to go on with."""
     resumable: Resumable = lambda claim: None
     """Serve: which session a proxy may go on with."""
+    tcp_only: bool = False
+    """Only local TCP is to carry streams."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,8 @@ class Agreement:
     """The session's id; empty where it cannot be resumed."""
     received: int | None = None
     """How many of our frames the peer has of that session, which goes on; None where the session is a new one."""
+    tcp_only: bool = False
+    """One side wants it so; a channel of another kind only introduces the two."""
 
 
 class Handshake(ABC):
@@ -99,6 +103,7 @@ class ProxyHandshake(Handshake):
             agent=offer.agent,
             auth=self._auth.offer if self._auth else None,
             resume=offer.resume,
+            tcp_only=offer.tcp_only,
         ).encode()
         self._agree: Agree | None = None
 
@@ -141,6 +146,7 @@ class ProxyHandshake(Handshake):
             certificate=self._offer.certificate,
             session=agree.session if agree.session and Feature.RESUME in self.features else b"",
             received=agree.received,
+            tcp_only=self._offer.tcp_only or agree.tcp_only,
         )
 
     def _check_session(self, agree: Agree) -> None:
@@ -193,6 +199,7 @@ class ServeHandshake(Handshake):
             auth=answer,
             session=self._session or None,
             received=received,
+            tcp_only=self._offer.tcp_only,
         ).encode()
         if self._auth is None:
             self._finish(hello)
@@ -209,6 +216,7 @@ class ServeHandshake(Handshake):
             certificate=self._offer.certificate,
             session=self._session,
             received=hello.resume.received if self._resumed and hello.resume else None,
+            tcp_only=self._offer.tcp_only or hello.tcp_only,
         )
 
     def _find_session(self, hello: Hello) -> int | None:

@@ -16,6 +16,7 @@ UNLIMITED: Final = 2**31 - 1
 MIN_WINDOW: Final = 1024
 MAX_COUNT: Final = 2**53 - 1
 """The highest integer that each JSON reader takes."""
+_TCP: Final = "tcp"
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2}){1,64}")
 """What authentication and resuming carry: a share of SPAKE2 has 33 bytes."""
 
@@ -79,6 +80,8 @@ class Hello:
     agent: str = ""
     auth: AuthOffer | None = None
     resume: ResumeOffer | None = None
+    tcp_only: bool = False
+    """Only local TCP is to carry streams."""
 
     def encode(self) -> bytes:
         """The payload of HELLO."""
@@ -91,6 +94,7 @@ class Hello:
             agent=self.agent,
             auth=self.auth and _hex(share=self.auth.share, ticket=self.auth.ticket),
             resume=self.resume and _hex(session=self.resume.session) | {"received": self.resume.received},
+            path=_TCP if self.tcp_only else None,
         )
 
     @classmethod
@@ -107,6 +111,7 @@ class Hello:
             agent=_agent(values),
             auth=_offer(values),
             resume=_resume_offer(values),
+            tcp_only=values.get("path") == _TCP,
         )
 
 
@@ -124,6 +129,8 @@ class Agree:
     """The session's id: that of the one which goes on, or a new one's."""
     received: int | None = None
     """How many frames of the proxy's have come, where the session that it asked for goes on."""
+    tcp_only: bool = False
+    """As in `Hello`."""
 
     def encode(self) -> bytes:
         """The payload of AGREE."""
@@ -136,6 +143,7 @@ class Agree:
             auth=self.auth and _hex(share=self.auth.share, nonce=self.auth.nonce),
             session=self.session and self.session.hex(),
             resume=None if self.received is None else {"received": self.received},
+            path=_TCP if self.tcp_only else None,
         )
 
     @classmethod
@@ -151,6 +159,7 @@ class Agree:
             auth=_answer(values),
             session=_bytes(values, "session"),
             received=_received(values),
+            tcp_only=values.get("path") == _TCP,
         )
 
 

@@ -58,6 +58,8 @@ class Outbox:
         self._next: bytes | None = None
         """A stream's frame that did not fit the last bundle."""
         self._cut: set[int] = set()
+        self.paused = False
+        """Frames of streams wait, those of the session itself do not."""
 
     def __bool__(self) -> bool:
         return bool(self._control or self._again or self._urgent or self._turns or self._next)
@@ -70,7 +72,7 @@ class Outbox:
     @property
     def held(self) -> bool:
         """Whether frames of streams wait for nothing but the journal."""
-        return self._is_full and bool(self._urgent or self._turns)
+        return self._is_full and not self.paused and bool(self._urgent or self._turns)
 
     def take_cut(self) -> set[int]:
         """Streams of which body bytes have left since the last call: there is room again."""
@@ -146,6 +148,8 @@ class Outbox:
             return held
         if self._control:
             return self._control.popleft()
+        if self.paused:
+            return None
         if self._again:
             return self._again.popleft()
         if self._is_full:

@@ -158,10 +158,13 @@ class Link:
         if self._asked is not None:
             self._asked.look()
 
-    def suspect(self) -> None:
-        """The member is said to be gone: find out soon, or give up at once where nothing stands yet."""
+    def suspect(self, *, gone: bool = False) -> None:
+        """The member is said to be gone: find out soon, or give up at once where nothing stands yet.
+
+        ``gone``: its process seems to have ended, and is waited for less long.
+        """
         if self.session is not None:
-            self.session.suspect()
+            self.session.suspect(gone=gone)
         else:
             self._give_up(PeerLost(f"{self.name} left before it was reached."))
 
@@ -199,7 +202,8 @@ class Link:
             self._try(self._asked)
 
     def _wants_relay(self) -> bool:
-        return self._wanted(Path.RELAY, b"")
+        introduced = self.session is not None and self.session.introduced
+        return not introduced and self._wanted(Path.RELAY, b"")
 
     def _ask_for_pipe(self) -> None:
         self._send(messages.pipe(self.member.peer_id))
@@ -236,6 +240,8 @@ class Link:
         self._failures[way] = reason
         logger.info("%s: the way %s is over: %s", self.name, way.name, reason)
         self._close(way)
+        if self.session is not None and isinstance(way, DialWay):
+            self.session.miss(reason.message)
         if not self._running:
             self._down(self, self._verdict())
         elif self._is_final(reason):
@@ -318,14 +324,18 @@ class Link:
             return
         self.session = session
         self._explain()
-        if session.features >= {Feature.PATH, Feature.AUTH} and session.path is not Path.TCP:
+        if session.path is not Path.TCP:
             self._come_nearer(session)
 
     def _come_nearer(self, session: Session) -> None:
         """Try local TCP too, now that it is known who may come, and who may be dialled."""
-        if self._role is Role.PROXY:
+        if not session.features >= {Feature.PATH, Feature.AUTH}:
+            session.miss("Only local TCP is to be used, and the other side does not do that.")
+        elif self._role is Role.PROXY:
             session.addresses_came = self._dial
-        elif not any(isinstance(way, ListenWay) for way in self._running):
+        elif listening := next((way for way in self._running if isinstance(way, ListenWay)), None):
+            listening.tell_again(session.tell_addresses)
+        else:
             self._try(ListenWay(self._nearby, self.certificate, tell=session.tell_addresses))
 
     def _dial(self, addresses: tuple[str, ...]) -> None:

@@ -63,6 +63,8 @@ class Links:
             self._set_aside(stray)
         link.member = replace(link.member, peer_id=new)
         self.by_id[new] = link
+        if link.session is not None:
+            link.session.reassure()
 
     def leave(self, link: Link) -> None:
         """Its member is not reached through it any more: it goes on carrying a session, if it has one, or is closed."""

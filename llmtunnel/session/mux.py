@@ -2,7 +2,7 @@
 
 Messages go down when the channel has room, and once per turn of the loop, so that what is written in one turn shares a
 message. Where the channel falls silent or goes, streams wait, for ``resume_for`` at most: for the channel to speak
-again, or for another one (`Session.resume`).
+again, or for another one (`Session.resume`). They wait too where the channel is one that only introduces the peers.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from ..protocol.line import Line
 from ..status import Path, Role
 from .carrier import FAREWELL, Carrier, session_error
 from .owner import Owner
+from .patience import Patience
 from .stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -71,9 +72,11 @@ class Session:
         """Proxy: called with where serve listens for us on networks that we may share; any text, of a few."""
         self._carrier = carrier
         self._owner = owner
-        self._resume_for = resume_for
-        self._giving_up: asyncio.TimerHandle | None = None
+        self._resumes = resume_for > 0
+        self._patience = Patience(resume_for, self._give_up)
         """Runs while the session is suspended."""
+        self._introduced = False
+        self._silent_since = 0.0
         self._handler = handler
         self._limits = limits or Limits()
         self._loop = asyncio.get_running_loop()
@@ -86,6 +89,7 @@ class Session:
         self._timer_at = 0.0  # uvloop's handle of a time that has come does not tell it
         self._ended: asyncio.Future[TunnelError] = self._loop.create_future()
         carrier.carry(self)
+        self._look_at_channel(agreement)
         self._arm()
 
     @property
@@ -131,7 +135,12 @@ class Session:
     @property
     def suspended(self) -> bool:
         """Whether it has no channel that works, and waits for one."""
-        return self._giving_up is not None
+        return self._patience.running
+
+    @property
+    def introduced(self) -> bool:
+        """Whether its channel only introduces the peers to each other: local TCP alone is to carry streams."""
+        return self._introduced
 
     @property
     def line(self) -> Line:
@@ -144,13 +153,15 @@ class Session:
         last, self._carrier = self._carrier, carrier
         last.leave("The session goes on over another connection.")
         carrier.carry(self)
+        self._look_at_channel(agreement)
         try:
             self.line.resume(agreement, self._loop.time())
         except ProtocolError as exc:
-            self._give_up(exc.code, exc.message)
+            self._abandon(exc.code, exc.message)
             return
         self._flush()
-        self._go_on(gap)
+        if not self._introduced:
+            self._go_on(gap)
 
     async def open(self, head: RequestHead, *, ended: bool = False) -> Stream:
         """Proxy: begin an exchange, when the peer takes one more; ``ended`` where the request has no body.
@@ -174,10 +185,25 @@ class Session:
         self._connection.tell_addresses(addresses)
         self._schedule_flush()
 
-    def suspect(self) -> None:
-        """Somebody says that the peer is gone: find out within a second or so."""
+    def suspect(self, *, gone: bool = False) -> None:
+        """Somebody says that the peer is gone: find out within a second or so. ``gone``: that its process has ended."""
+        if gone:
+            self._patience.expect(gone=True)
         self.line.suspect()
         self._arm()
+
+    def reassure(self) -> None:
+        """Somebody says that the peer's process is there."""
+        self._patience.expect(gone=False)
+
+    def miss(self, reason: str) -> None:
+        """Proxy: local TCP has not come up. Where that alone may carry it, it is over, but for streams that wait."""
+        if self._introduced and not self._streams:
+            self._connection.close(ErrorCode.INTERNAL, reason)
+            self._flush()
+            self._end(
+                PeerLost(reason, hint="Are the two on one network, or VPN? --path auto tries all other ways too.")
+            )
 
     async def wait_ended(self) -> TunnelError:
         """Why the session ended, once it has."""
@@ -227,7 +253,7 @@ class Session:
     def message_received(self, message: bytes) -> None:
         """See `transport.base.Receiver`."""
         now = self._loop.time()
-        if self._giving_up is not None or self.line.overslept(now, busy=bool(self._streams)):
+        if not self._introduced and (self.suspended or self.line.overslept(now, busy=bool(self._streams))):
             self._go_on(self._silence())
         self._dispatch(self._connection.receive_message(message, now))
         self._schedule_flush()
@@ -239,7 +265,7 @@ class Session:
     def channel_closed(self, reason: str) -> None:
         """See `transport.base.Receiver`."""
         reason = f"The connection to the peer closed: {reason}"
-        if self.line.resumable and self._resume_for > 0:
+        if self.line.resumable and self._resumes:
             self.line.suspend()
             self._suspend(reason)
         else:
@@ -333,39 +359,52 @@ class Session:
         for task in self._tasks.values():
             task.cancel()
         self._slot.set()
-        for handle in (self._timer, self._flush_handle, self._giving_up):
+        self._patience.stop()
+        for handle in (self._timer, self._flush_handle):
             if handle is not None:
                 handle.cancel()
-        self._giving_up = None
         if self._owner is not None:
             self._owner.session_ended(self, error)
 
     # -- without a channel
 
+    def _look_at_channel(self, agreement: Agreement) -> None:
+        """Whether it may carry streams."""
+        self._introduced = self.line.outbox.paused = agreement.tcp_only and self.path is not Path.TCP
+        if self._introduced:
+            self._wait("Only local TCP is to be used, and the peer is not reached over it.")
+
     def _suspend(self, reason: str) -> None:
-        if self._giving_up is not None or self._ended.done():
+        known = self.suspended and not self._introduced
+        if known or self._ended.done():
             return
-        told = f"{reason} It did not come back within {self._resume_for:g} s."
-        self._giving_up = self._loop.call_later(self._resume_for, self._give_up, ErrorCode.INTERNAL, told)
+        self._introduced = False
+        self._wait(reason)
         if self._owner is not None:
             self._owner.session_suspended(self, reason)
 
+    def _wait(self, reason: str) -> None:
+        if not self.suspended:
+            self._silent_since = self.line.last_heard
+        self._patience.start(reason)
+
     def _go_on(self, gap: float) -> None:
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-            self._giving_up = None
+        self._patience.stop()
         self._arm()
         if self._owner is not None:
             self._owner.session_resumed(self, gap)
 
-    def _give_up(self, code: ErrorCode, message: str) -> None:
+    def _give_up(self, why: str) -> None:
+        self._abandon(ErrorCode.INTERNAL, why)
+
+    def _abandon(self, code: ErrorCode, message: str) -> None:
         """End the session; the peer hears why, where it still can."""
         self._connection.close(code, message)
         self._flush()
         self._end(session_error(code, message, remote=False))
 
     def _silence(self) -> float:
-        return self._loop.time() - self.line.last_heard
+        return self._loop.time() - (self._silent_since if self.suspended else self.line.last_heard)
 
     # -- the channel
 

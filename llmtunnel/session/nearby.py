@@ -66,21 +66,29 @@ class ListenWay(Way):
         self._nearby = nearby
         self._fingerprint = fingerprint
         self._tell = tell
+        self._addresses: tuple[str, ...] | None = None
+        """None before it listens."""
         self._came: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> Channel:
         """As `Way.open`."""
         try:
-            addresses = await self._nearby.expect(self._fingerprint, self._accept)
-            if not addresses:
+            self._addresses = await self._nearby.expect(self._fingerprint, self._accept)
+            self._tell(self._addresses)  # none too: the peer need not wait then
+            if not self._addresses:
                 raise ConnectFailed("This machine has no address to listen on.")
-            self._tell(addresses)
             async with asyncio.timeout(EXPECT):
                 return await asyncio.shield(self._came)
         except TimeoutError as exc:
             raise ConnectFailed(f"The peer is not reached over {Path.TCP}: it has not come.") from exc
         finally:
             self._nearby.forget(self._fingerprint)
+
+    def tell_again(self, tell: Callable[[tuple[str, ...]], None]) -> None:
+        """The session is on another channel: what was told may have been lost with the last one."""
+        self._tell = tell
+        if self._addresses is not None:
+            tell(self._addresses)
 
     async def aclose(self) -> None:
         """As `Way.aclose`."""

@@ -47,6 +47,8 @@ class Peers:
         self._disturbed = disturbed
         self._restored = restored
         self._features = _features(settings)
+        self._introduced: set[Session] = set()
+        """Those that have never stood, of which nobody is told yet."""
         self._up = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -112,6 +114,7 @@ class Peers:
             certificate=certificate,
             resume=self._offer(certificate) if self._role is Role.PROXY else None,
             resumable=self._answer,
+            tcp_only=self._settings.path == Path.TCP,
         )
 
     def agreed(self, carrier: Carrier, agreement: Agreement, *, name: str) -> Session | None:
@@ -146,17 +149,10 @@ class Peers:
         )
         self._access.established(session)
         self.sessions.append(session)
-        self._stands(session)
-        self._notify(
-            PeerConnected(
-                peer=name,
-                path=session.path,
-                version=session.version,
-                address=session.address,
-                fingerprint=session.certificate.hex(),
-                authenticated=session.authenticated,
-            )
-        )
+        if session.introduced:
+            self._introduced.add(session)
+        else:
+            self._stands(session)
         return session
 
     def _make_place(self, agreement: Agreement) -> None:
@@ -174,14 +170,19 @@ class Peers:
 
     def session_suspended(self, session: Session, reason: str) -> None:
         """See `Owner`."""
-        if session in self.sessions:
+        if session not in self.sessions:
+            return
+        if session not in self._introduced:
             self._notify(Suspended(peer=session.peer, reason=reason, path=session.path))
-            self._disturbed(None)
+        self._disturbed(None)
 
     def session_resumed(self, session: Session, gap: float) -> None:
         """See `Owner`."""
-        if session in self.sessions:
+        if session in self._introduced:
+            self._introduced.remove(session)
             self._stands(session)
+        elif session in self.sessions:
+            self._reached()
             self._notify(Resumed(peer=session.peer, path=session.path, gap_ms=round(gap * 1000, 1)))
 
     def session_ended(self, session: Session, error: TunnelError) -> None:
@@ -191,6 +192,20 @@ class Peers:
             self._disturbed(error)
 
     def _stands(self, session: Session) -> None:
+        """For the first time."""
+        self._reached()
+        self._notify(
+            PeerConnected(
+                peer=session.peer,
+                path=session.path,
+                version=session.version,
+                address=session.address,
+                fingerprint=session.certificate.hex(),
+                authenticated=session.authenticated,
+            )
+        )
+
+    def _reached(self) -> None:
         self._up.set()
         self._restored()
 
@@ -206,7 +221,10 @@ class Peers:
     def end(self, session: Session, reason: str, *, code: ErrorCode = ErrorCode.NO_ERROR, told: str = FAREWELL) -> None:
         """End one, now; its streams and the peer are told, and the channel is closed in the background."""
         self.sessions.remove(session)
-        self._notify(PeerLostNotice(peer=session.peer, reason=reason))
+        if session in self._introduced:
+            self._introduced.remove(session)
+        else:
+            self._notify(PeerLostNotice(peer=session.peer, reason=reason))
         task = asyncio.create_task(session.aclose(code, told), name=f"closing {session.peer}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -221,5 +239,5 @@ class Peers:
 def _features(settings: Settings) -> Features:
     if settings.resume_for == 0:
         return ALL_FEATURES - {Feature.RESUME}
-    nearby = settings.secret is not None and settings.path == AUTO
+    nearby = settings.secret is not None and settings.path in (AUTO, Path.TCP)
     return ALL_FEATURES | {Feature.PATH} if nearby else ALL_FEATURES

@@ -222,7 +222,7 @@ class Room:
         if settings.path == Path.RELAY and not offered:
             hint = "Use another one (`llmtunnel signal` relays), or another --path."
             self._notify(ErrorNotice(message=f"The signal server {settings.signal} has no relay.", hint=hint))
-        return offered and settings.secret is not None and settings.path in (AUTO, Path.RELAY)
+        return offered and settings.secret is not None and settings.path in (AUTO, Path.RELAY, Path.TCP)
 
     async def _send_outgoing(self, client: SignalClient) -> None:
         while True:
@@ -294,8 +294,8 @@ class Room:
                 self._links.by_id[peer_id].take_candidate(candidate)
             case TakeTicket(peer_id, ticket):
                 self._links.by_id[peer_id].take_ticket(ticket)
-            case Suspect(peer_id):
-                self._links.by_id[peer_id].suspect()
+            case Suspect(peer_id, gone):
+                self._links.by_id[peer_id].suspect(gone=gone)
             case Rename(old, new):
                 self._links.rename(old, new)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from ..config import Settings
+from ..config import AUTO, Settings
 from ..errors import ConnectFailed
 from ..signaling import messages
 from ..signaling.messages import IceCandidate
@@ -83,7 +83,7 @@ class DirectWay(Way):
             identity=identity,
             on_candidate=self._tx_candidate,
             loopback=settings.loopback,
-            path=settings.path,
+            path=AUTO if settings.path == Path.TCP else settings.path,
         )
 
     def answer(self, sdp: str) -> None:

@@ -75,6 +75,8 @@ class PeerLeft:
     """Somebody went, or lost the signal server."""
 
     peer_id: str
+    abrupt: bool = False
+    """Its connection ended without a goodbye, as that of a killed process does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def parse(text: str) -> Message | None:
         case "peer-joined":
             return PeerJoined(_member(values))
         case "peer-left":
-            return PeerLeft(_id(values))
+            return PeerLeft(_id(values), values.get("abrupt") is True)
         case "offer":
             return Offer(_id(values), _text(values, "sdp"))
         case "answer":

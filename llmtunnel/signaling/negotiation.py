@@ -65,6 +65,8 @@ class Suspect:
     """A member with a link may be gone."""
 
     peer_id: str
+    gone: bool = False
+    """Its process seems to have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,9 @@ class Negotiation:
             case PeerJoined(member) if self._concerns(member) and len(self._members) < MEMBERS:
                 self._members[member.peer_id] = member
                 return self._peer_joined(member)
-            case PeerLeft(peer_id):
+            case PeerLeft(peer_id, abrupt):
                 self._members.pop(peer_id, None)
-                return [Suspect(peer_id)] if peer_id in self._links else []
+                return [Suspect(peer_id, gone=abrupt)] if peer_id in self._links else []
             case Offer(peer_id, sdp):
                 return self._offered(self._members.get(peer_id), sdp)
             case Answer(peer_id, sdp) if peer_id in self._links:

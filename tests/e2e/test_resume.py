@@ -20,6 +20,8 @@ EVENTS = 150
 BIG = 20 << 20
 FROZEN = 5.0
 """Seconds that a process is stopped: it is noticed after 3."""
+KNOWN = 60.0
+"""Seconds within which a killed peer is known to be gone: far over what it takes, far under what is asked for."""
 
 
 class Load:
@@ -128,3 +130,14 @@ def test_a_serve_that_is_killed_ends_its_streams_loudly_when_another_is_there(
     processes.serve("killed", own_upstream.url, signal.url)
     client.check_broken()
     made.proxy.wait_event("peer-lost")
+
+
+def test_a_serve_that_is_killed_ends_its_streams_soon_where_nobody_takes_its_place(
+    processes: Processes, own_upstream: Upstream
+) -> None:
+    made = processes.tunnel("killed alone", own_upstream.url, processes.signal().url, "--resume-for", "600")
+    client = begin(made.address, b"/endless")
+    made.serve.kill()
+    lost = made.proxy.wait_event("peer-lost", timeout=KNOWN)
+    assert "did not come back" in lost["reason"]
+    client.check_broken()

@@ -18,12 +18,14 @@ from llmtunnel.protocol.hello import Feature
 from llmtunnel.session import peers, ways
 from llmtunnel.session.ways import AskedRelayWay, DirectWay, RelayWay
 from llmtunnel.signaling import messages
-from llmtunnel.status import ErrorNotice, Path, Resumed, Role
+from llmtunnel.status import ErrorNotice, Path, PeerConnected, Reconnecting, Resumed, Role
 from llmtunnel.transport import tcp
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.ice import Connection
 from llmtunnel.transport.identity import Identity
+from llmtunnel.transport.pipe import TlsChannel
 from llmtunnel.transport.relay import open_relay
+from llmtunnel.transport.webrtc import WebRtcChannel
 from signal_server.limits import Limits as SignalLimits
 from signal_server.limits import RelayLimits
 from signal_server.server import SignalServer
@@ -31,6 +33,7 @@ from signal_server.server import SignalServer
 from ..embedded import PATIENCE, QUICK, quicker, until
 from ..transport.pipes import Ear
 from ..transport.pipes import channel as tls_end
+from .hostile import http_in
 from .members import Member, pair, running, silence
 from .test_over_tls import Forward
 
@@ -402,6 +405,63 @@ def test_without_udp_the_relay_introduces_and_local_tcp_carries(run: Run, monkey
     run(main())
 
 
+@pytest.mark.parametrize("who", list(Role))
+@pytest.mark.parametrize("udp", [True, False])
+def test_where_local_tcp_alone_may_carry_no_byte_of_a_stream_goes_elsewhere(
+    run: Run, monkeypatch: pytest.MonkeyPatch, who: Role, udp: bool
+) -> None:
+    """Not before it is up, and not while it is away."""
+    elsewhere: list[bytes] = []
+    for kind in (WebRtcChannel, TlsChannel):
+        monkeypatch.setattr(kind, "send", spy(kind.send, elsewhere))
+
+    async def main() -> None:
+        def make(role: Role, url: str) -> Member:
+            return Invited(role, url, path="tcp" if role is who else "auto")
+
+        if not udp:
+            without_udp(monkeypatch)
+        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+            await until(lambda: len(serve.started) == LOAD)
+            [session] = proxy.room.standing
+            assert [each.path for each in proxy.of(PeerConnected) + serve.of(PeerConnected)] == [Path.TCP, Path.TCP]
+            session._carrier.channel.give_up("the cable is pulled")  # type: ignore[attr-defined]
+            await proxy.heard("resumed")
+            assert all(await asyncio.gather(*asking))
+            assert {each.path for each in proxy.of(Resumed) + serve.of(Resumed)} == {Path.TCP}
+            assert elsewhere and not http_in(elsewhere)
+            assert "peer-lost" not in proxy.events + serve.events
+
+    run(main())
+
+
+def spy(send: Callable[[Any, bytes], None], sent: list[bytes]) -> Callable[[Any, bytes], None]:
+    """Keeps what goes over another path than local TCP."""
+
+    def spying(channel: Any, message: bytes) -> None:
+        if channel.path is not Path.TCP:
+            sent.append(message)
+        send(channel, message)
+
+    return spying
+
+
+@pytest.mark.usefixtures("apart")
+def test_where_local_tcp_alone_may_carry_and_cannot_it_is_said_and_tried_again(run: Run) -> None:
+    async def main() -> None:
+        async with signal() as server:
+            serve, proxy = Invited(Role.SERVE, server.url), Invited(Role.PROXY, server.url, path="tcp")
+            async with running(serve, proxy):
+                await until(lambda: len([each for each in proxy.of(Reconnecting) if each.what == "peer"]) >= 2)
+                [told, *_] = proxy.of(Reconnecting)
+                assert "not reached over tcp" in told.reason and "--path auto" in told.hint
+                assert not proxy.room.standing and not proxy.of(PeerConnected)
+                assert not {"peer-connected", "peer-lost"} & set(serve.events)
+
+    run(main())
+
+
 def test_without_a_secret_nobody_says_where_it_listens(run: Run) -> None:
     async def main() -> None:
         async with signal() as server, pair(server.url) as (serve, proxy):
@@ -414,7 +474,7 @@ def test_without_a_secret_nobody_says_where_it_listens(run: Run) -> None:
 
 
 @pytest.mark.parametrize("who", list(Role))
-@pytest.mark.parametrize("path", [Path.DIRECT, Path.RELAY])
+@pytest.mark.parametrize("path", [Path.DIRECT, Path.RELAY, Path.TCP])
 def test_a_path_that_one_side_restricts_itself_to_is_the_only_one(run: Run, path: Path, who: Role) -> None:
     async def main() -> None:
         def make(role: Role, url: str) -> Member:
@@ -425,7 +485,7 @@ def test_a_path_that_one_side_restricts_itself_to_is_the_only_one(run: Run, path
             assert await echo(proxy, 1, 100_000)
             await on(path, serve, proxy)
             assert not proxy.of(Resumed) + proxy.of(ErrorNotice) + serve.of(ErrorNotice)
-            assert Feature.PATH not in proxy.room.standing[0].features
+            assert (Feature.PATH in proxy.room.standing[0].features) is (path is Path.TCP)
 
     run(main())
 

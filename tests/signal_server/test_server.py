@@ -87,18 +87,22 @@ def test_who_says_bye_leaves_and_may_join_again_on_the_same_socket() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("roles", [(None, None), ("serve", "proxy")])
 @pytest.mark.parametrize("orderly", [True, False])
-def test_who_closes_or_loses_its_socket_has_left(orderly: bool) -> None:
+def test_who_closes_or_loses_its_socket_has_left(orderly: bool, roles: tuple[str | None, str | None]) -> None:
+    """Whether it said goodbye is told, but not to an original member."""
+
     async def main() -> None:
         async with meeting() as here:
-            first, second = await here.members(None, None)
+            first, second = await here.members(*roles)
             if orderly:
                 await second.socket.close()
             else:
                 connection = second.socket._response.connection
                 assert connection is not None and connection.transport is not None
                 connection.transport.abort()
-            assert await first.hear() == {"type": "peer-left", "peerId": second.id}
+            abrupt = {} if orderly or roles[0] is None else {"abrupt": True}
+            assert await first.hear() == {"type": "peer-left", "peerId": second.id} | abrupt
 
     run(main())
 

@@ -60,6 +60,8 @@ def test_joined_of_our_server_has_roles_instances_and_a_token() -> None:
         ),
         (dump(type="peer-joined", peerId="you", role="later"), PeerJoined(Member("you"))),
         (dump(type="peer-left", peerId="you"), PeerLeft("you")),
+        (dump(type="peer-left", peerId="you", abrupt=True), PeerLeft("you", abrupt=True)),
+        (dump(type="peer-left", peerId="you", abrupt="yes"), PeerLeft("you")),
         (dump(type="offer", peerId="you", sdp="v=0\r\n"), Offer("you", "v=0\r\n")),
         (dump(type="answer", peerId="you", sdp="v=0\r\n", later=1), Answer("you", "v=0\r\n")),
         (dump(type="error", message="room 'R' is full (max 2)"), ServerError("room 'R' is full (max 2)")),

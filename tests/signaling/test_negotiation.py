@@ -88,6 +88,10 @@ def test_that_a_member_left_makes_its_link_suspected_and_no_more() -> None:
     assert view.receive(PeerLeft("unknown")) == []
 
 
+def test_that_it_left_without_a_goodbye_is_told() -> None:
+    assert live(Role.SERVE, PROXY).receive(PeerLeft("p1", abrupt=True)) == [Suspect("p1", gone=True)]
+
+
 def test_a_member_that_comes_back_is_known_by_its_instance_and_its_link_goes_on() -> None:
     view = live(Role.SERVE, PROXY)
     view.receive(PeerLeft("p1"))
