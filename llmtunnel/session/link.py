@@ -57,10 +57,10 @@ class Link:
     """Make with a member, start with `offer` or `answer`, feed what the member signals, end with `aclose`.
 
     ``relay``: how many seconds the relay is asked for after the direct way, by a proxy; None where there is none for us
-    and this member. ``nearby``: serve's listener. ``greeting`` says what to
-    say on a channel, and ``wanted`` whether one over such a path would be of use. ``up`` is called with what was agreed
-    on there, and gives the session that it carries from then on; ``down`` once when the link is over, with the reason.
-    It is to be closed then too.
+    and this member. ``nearby``: serve's listener. ``spare``: what there is goes on without it, too. ``greeting`` says
+    what to say on a channel, and ``wanted`` whether one over such a path would be of use. ``up`` is called with what
+    was agreed on there, and gives the session that it carries from then on; ``down`` once when the link is over, with
+    the reason. It is to be closed then too.
     """
 
     def __init__(
@@ -76,10 +76,12 @@ class Link:
         addressed: bool,
         relay: float | None,
         nearby: Nearby,
+        spare: bool,
         up: Callable[[Link, Carrier, Agreement], Session | None],
         down: Callable[[Link, TunnelError], None],
     ) -> None:
         self.member = member
+        self.spare = spare
         self.name = f"{member.role or 'peer'}-{member.peer_id[:6]}"
         """Short, for people: of its id in the room, then of its certificate, which stays when it comes back."""
         self.certificate = b""
@@ -112,6 +114,11 @@ class Link:
         self._closing: dict[Way, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
         self._reason: TunnelError = PeerError("The connection was given up.")
+
+    @property
+    def tries_direct(self) -> bool:
+        """Whether a direct path may still come up on it."""
+        return self._direct in self._running and self._direct not in self._carriers
 
     # -- what the member signals
 

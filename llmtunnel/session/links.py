@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ..bucket import Bucket
 from ..config import Limits
+from ..signaling.messages import Member
 from ..signaling.negotiation import Negotiation
 from .link import OVERLAP, Link
 
@@ -36,8 +37,17 @@ class Links:
 
     @property
     def making(self) -> bool:
-        """Whether one is being made."""
-        return any(link.session is None for link in tuple(self.by_id.values()))
+        """Whether one is being made that is needed."""
+        return any(link.session is None and not link.spare for link in tuple(self.by_id.values()))
+
+    def reaches(self, member: Member) -> bool:
+        """Whether a member is reached over another link, under whatever id."""
+        return any(member.instance and link.member.instance == member.instance for link in self.standing)
+
+    @property
+    def standing(self) -> list[Link]:
+        """Those over which a peer is reached, by their ids or left."""
+        return [link for link in [*self.by_id.values(), *self.left] if link.session and not link.session.suspended]
 
     def make_place(self, standing: int) -> bool:
         """Whether one more may be made; of too many that are being made, the oldest is given up for it."""
@@ -72,13 +82,14 @@ class Links:
         self._set_aside(link)
 
     def forget(self, link: Link) -> bool:
-        """Whether it was ours until now: one that is being closed may still call."""
+        """Whether it was ours until now: one that is being closed may still call. The last one may take its place."""
         if link in self.left:
             self.left.remove(link)
             return True
         if self.by_id.get(link.member.peer_id) is not link:
             return False
         self._forget_id(link)
+        self._take_back(link.member.peer_id)
         return True
 
     def close(self, link: Link) -> None:
@@ -100,6 +111,15 @@ class Links:
     def _forget_id(self, link: Link) -> None:
         del self.by_id[link.member.peer_id]
         self._negotiation.unlinked(link.member.peer_id)
+
+    def _take_back(self, peer_id: str) -> None:
+        """A member that is still called so is reached by its link from before, where that carries on."""
+        for link in self.left:
+            if link.member.peer_id == peer_id and _carries(link):
+                self.left.remove(link)
+                self.add(link)
+                self._negotiation.established(peer_id)
+                return
 
     def _set_aside(self, link: Link) -> None:
         link.settle()

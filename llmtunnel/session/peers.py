@@ -93,6 +93,13 @@ class Peers:
             for session in self.sessions
         )
 
+    def is_better(self, path: Path, certificate: bytes) -> bool:
+        """Proxy: whether a channel over such a path, to the same serve, is better than what carries."""
+        return any(
+            not session.suspended and rank(path) < rank(session.path) and certificate == session.certificate
+            for session in self.sessions
+        )
+
     def head_start(self) -> float:
         """Proxy: for how many seconds the direct way is tried before the relay is asked for."""
         if self._settings.resume_for == 0:

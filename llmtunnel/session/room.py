@@ -34,13 +34,14 @@ from ..status import ErrorNotice, Notice, Path, Reconnecting, Role, SignalConnec
 from ..transport.identity import Identity
 from ..transport.tasks import first_of
 from .access import Access, ProxyAccess, ServeAccess
-from .backoff import Backoff
 from .carrier import Carrier
 from .link import Link
 from .links import Links
 from .mux import Handler, Session
 from .nearby import Nearby
 from .peers import Peers
+from .rejoin import Rejoin
+from .upgrade import Upgrade
 from .watch import watch
 
 logger = logging.getLogger(__name__)
@@ -90,17 +91,11 @@ class Room:
             restored=self._restored,
         )
         self._links = Links(settings.limits, self._negotiation)
-        self._wanted = True
-        """Proxy: another link is."""
         self._leaving: set[asyncio.Task[None]] = set()
         """Connections to the signal server that are being closed."""
         self._outgoing: asyncio.Queue[str] = asyncio.Queue(OUTGOING)
-        self._want = asyncio.Event()
-        self._rejoin_delay = 0.0
-        self._reached_at = 0.0
-        self._retry_signal = Backoff(settings.timeouts)
-        self._retry_link = Backoff(settings.timeouts)
-        self._failure: TunnelError | None = None
+        self._upgrade = Upgrade(self._seek_better)
+        self._rejoin = Rejoin(settings.timeouts, connecting=lambda: self.connecting, notify=notify)
 
     @property
     def sessions(self) -> list[Session]:
@@ -130,14 +125,15 @@ class Room:
         """Stay in the room until cancelled. Raises what cannot be mended, at a proxy: see `ProxyAccess.is_final`."""
         watching = asyncio.create_task(watch(self._moved), name="watching the network")
         try:
-            while self._failure is None:
+            while self._rejoin.failure is None:
                 try:
                     await self._visit()
                 except SignalError as exc:
-                    await self._pause(exc)
-            raise self._failure
+                    await self._rejoin.pause(exc, soon=self._peers.waiting)
+            raise self._rejoin.failure
         finally:
             watching.cancel()
+            self._upgrade.stop()
             await self._peers.aclose()
             await self._links.aclose()
             await self._nearby.aclose()
@@ -165,31 +161,21 @@ class Room:
 
     def reconnect(self) -> None:
         """Come again at once, to the signal server and, as a proxy, to serve: what stands goes on there."""
-        self._retry_signal.reset()
         for link in [link for link in self._links.by_id.values() if link.session is None]:
             self._links.leave(link)
         self._notify(Reconnecting(what="signal server", reason="Connecting anew, as asked.", delay=0.0))
         self._peers.suspect()
-        self._want_another()
+        self._rejoin.hurry()
+        self._rejoin.want()
 
     # -- the signal server
-
-    async def _pause(self, exc: SignalError) -> None:
-        """Wait before the signal server is tried again; a lost link ends that, as it may be the end of all."""
-        delay = self._retry_signal.next()
-        if self._peers.waiting:
-            delay = min(delay, self._settings.timeouts.retry_waiting)
-        self._notify(Reconnecting(what="signal server", reason=str(exc), hint=exc.hint, delay=round(delay, 3)))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(delay):
-                await self._want.wait()
 
     async def _visit(self) -> None:
         """One connection to the signal server, until it is lost or another one is wanted."""
         settings = self._settings
-        self._want.clear()
+        self._rejoin.begin()
         self._outgoing = asyncio.Queue(OUTGOING)
-        if self._role is Role.PROXY and self._wanted:
+        if self._role is Role.PROXY and self._rejoin.wanted:
             self._instance = _new_instance()
             for link in tuple(self._links.by_id.values()):
                 self._links.leave(link)
@@ -206,7 +192,7 @@ class Room:
                 await asyncio.shield(leaving)
 
     async def _enter(self, joined: Joined) -> None:
-        self._retry_signal.reset()
+        self._rejoin.joined()
         self._token = joined.token or self._token
         self._addressed = joined.role is not None
         self._notify(SignalConnected(signal=self._settings.signal, room=self._settings.room))
@@ -250,23 +236,12 @@ class Room:
         expected = self._role is Role.PROXY and not self._negotiation.alone
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.timeouts.offer if expected else None):
-                await self._until_wanted()
+                await self._rejoin.wait()
                 return
-        if self.connecting or not self._wanted or self._negotiation.alone:
-            await self._until_wanted()
+        if self.connecting or not self._rejoin.wanted or self._negotiation.alone:
+            await self._rejoin.wait()
         else:
             logger.info("nobody has offered a connection: joining again")
-
-    async def _until_wanted(self) -> None:
-        """Until another link is wanted, and none is being made when it is time to try."""
-        while True:
-            await self._want.wait()
-            self._want.clear()
-            if self._failure is not None:
-                return
-            await asyncio.sleep(self._rejoin_delay)
-            if self._wanted and not self.connecting:
-                return
 
     def _tx(self, message: str) -> None:
         try:
@@ -299,7 +274,7 @@ class Room:
             case Rename(old, new):
                 self._links.rename(old, new)
 
-    def _new_link(self, member: Member) -> Link | None:
+    def _new_link(self, member: Member, *, spare: bool = False) -> Link | None:
         if old := self._links.by_id.get(member.peer_id):
             self._links.leave(old)
         if not self._links.make_place(len(self.standing)):
@@ -312,18 +287,19 @@ class Room:
                 role=self._role,
                 identity=self._identity,
                 greeting=self._peers.greeting,
-                wanted=self._is_of_use,
+                wanted=self._peers.is_better if spare else self._is_of_use,
                 send=self._tx,
                 addressed=self._addressed,
                 nearby=self._nearby,
-                relay=self._peers.head_start() if self._relay and member.role is not None else None,
+                relay=self._peers.head_start() if self._relay and member.role and not spare else None,
+                spare=spare,
                 up=self._link_up,
                 down=self._link_down,
             )
         )
 
     def _is_of_use(self, path: Path, certificate: bytes) -> bool:
-        return self._wanted or self._peers.wanted(path, certificate)
+        return self._rejoin.wanted or self._peers.wanted(path, certificate)
 
     def _link_up(self, link: Link, carrier: Carrier, agreement: Agreement) -> Session | None:
         if self._links.by_id.get(link.member.peer_id) is not link:
@@ -335,24 +311,25 @@ class Room:
         if not self._links.forget(link):
             return
         self._links.close(link)
-        if self._role is Role.SERVE:
+        if link.spare and link.session is None:
+            logger.info("%s is not reached over a better path: %s", link.name, reason)
+        elif self._role is Role.SERVE:
             self._tell_failure(link, reason)
             self._tell_if_alone()
         elif link.session is not None:
             return  # `_disturbed` hears what becomes of it
         elif self._is_final(reason, stood=False) and not self.connecting and not self.standing:
-            self._failure = reason
-            self._want.set()
+            self._rejoin.give_up(reason)
         else:
             self._tell_failure(link, reason)
-            if self._wanted and not self.connecting:
-                self._come_again(reason)
+            if self._rejoin.wanted and not self.connecting:
+                self._rejoin.want_again(reason)
 
     def _is_final(self, reason: TunnelError, *, stood: bool) -> bool:
         return self._access.is_final(reason, asyncio.get_running_loop().time(), stood=stood)
 
     def _tell_failure(self, link: Link, reason: TunnelError) -> None:
-        if link.session is not None:
+        if link.session is not None or self._links.reaches(link.member):
             return
         unasked = self._role is Role.SERVE or bool(self.standing)
         if unasked and not self._complaints.take(asyncio.get_running_loop().time()):
@@ -363,51 +340,40 @@ class Room:
     # -- what becomes of sessions
 
     def _restored(self) -> None:
-        self._wanted = False
-        self._reached_at = asyncio.get_running_loop().time()
+        self._rejoin.reached()
+        if self._settings.path == AUTO and self._role is Role.PROXY:
+            self._upgrade.carries(self.standing[-1].path)
 
     def _disturbed(self, reason: TunnelError | None) -> None:
         """A session is suspended, or over where there is a reason."""
+        self._upgrade.stop()
         if self._role is Role.SERVE:
-            self._want.set()  # it may be waiting for a signal server, which is in a hurry now
+            self._rejoin.hurry()  # it may be waiting for a signal server, which is in a hurry now
             if reason is not None:
                 self._tell_if_alone()
         elif reason is not None and self._is_final(reason, stood=True):
-            self._failure = reason
-            self._want.set()
+            self._rejoin.give_up(reason)
         elif reason is not None:
-            self._wanted = True
-            self._come_again(reason)
+            self._rejoin.want_again(reason)
         else:
             for link in self._links.by_id.values():
                 link.look()
-            self._want_another()
+            self._rejoin.want()
+
+    def _seek_better(self) -> None:
+        """Proxy: offer serve a direct link beside the one that carries."""
+        for link in self._links.standing[:1]:
+            member = self._negotiation.present(link.member) if self._addressed else None
+            if member is None or self._rejoin.wanted or any(each.tries_direct for each in self._links.standing):
+                return
+            if spare := self._new_link(member, spare=True):
+                spare.offer()
 
     def _moved(self) -> None:
         """Our way to the network is another one, or we slept: what stands may not stand, and a second is long."""
         if self._peers.sessions:
             self._peers.suspect()
-            self._want_another()
-
-    def _want_another(self) -> None:
-        """A link beside what there is, now. Serve only comes to the signal server anew."""
-        self._wanted = True
-        self._retry_link.reset()
-        self._rejoin_delay = 0.0
-        self._want.set()
-
-    def _come_again(self, reason: TunnelError) -> None:
-        """A proxy without a link leaves and joins: at once after a session that lasted, later after a failure."""
-        lasted = asyncio.get_running_loop().time() - self._reached_at
-        if self._reached_at and lasted > self._settings.timeouts.retry_max:
-            self._retry_link.reset()
-            self._rejoin_delay = self._reached_at = 0.0
-        else:
-            self._rejoin_delay = self._retry_link.next()
-        self._notify(
-            Reconnecting(what="peer", reason=str(reason), hint=reason.hint, delay=round(self._rejoin_delay, 3))
-        )
-        self._want.set()
+            self._rejoin.want()
 
 
 def _new_instance() -> str:

@@ -99,6 +99,10 @@ class Negotiation:
         """Whether nobody to talk to is in the room."""
         return not self._members
 
+    def present(self, member: Member) -> Member | None:
+        """A member as it is called now, where it is in the room."""
+        return next((each for each in self._members.values() if each.instance == member.instance), None)
+
     # -- what the room does with links
 
     def linked(self, member: Member) -> None:

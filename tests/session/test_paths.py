@@ -15,7 +15,7 @@ from llmtunnel.config import Timeouts
 from llmtunnel.errors import AuthenticationFailed, ConnectFailed
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import Feature
-from llmtunnel.session import peers, ways
+from llmtunnel.session import peers, upgrade, ways
 from llmtunnel.session.ways import AskedRelayWay, DirectWay, RelayWay
 from llmtunnel.signaling import messages
 from llmtunnel.status import ErrorNotice, Path, PeerConnected, Reconnecting, Resumed, Role
@@ -401,6 +401,60 @@ def test_without_udp_the_relay_introduces_and_local_tcp_carries(run: Run, monkey
             await on(Path.TCP, serve, proxy)
             assert await echo(proxy, 1)
             await until(lambda: not len(server._relay), "the pipe is dropped")
+
+    run(main())
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_network_that_lets_udp_pass_later_is_noticed_and_the_relay_left_under_load(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(upgrade, "FIRST", 0.2)
+        with monkeypatch.context() as blocked:
+            without_udp(blocked)
+            async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+                await on(Path.RELAY, serve, proxy)
+                await until(lambda: not any(link.tries_direct for link in proxy.links), "there is none")
+                await another_try(proxy)
+                asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+                await until(lambda: len(serve.started) == LOAD)
+                blocked.undo()
+                await on(Path.DIRECT, serve, proxy)
+                assert not any(each.done() for each in asking)
+                assert all(await asyncio.gather(*asking))
+                assert [(each.path, each.gap_ms) for each in proxy.of(Resumed)] == [(Path.DIRECT, 0.0)]
+                assert proxy.room._upgrade._timer is None
+                assert set(proxy.events + serve.events) <= {"signal-connected", "waiting", "peer-connected", "resumed"}
+
+    run(main())
+
+
+async def another_try(proxy: Member) -> None:
+    """Until a direct path was tried beside what carries, and was none."""
+    await until(lambda: any(link.spare for link in proxy.links), "one more is tried")
+    await until(lambda: proxy.links and not any(link.spare for link in proxy.links), "and has failed")
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_try_for_a_better_path_that_fails_leaves_all_as_it_was(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(upgrade, "FIRST", 0.2)
+        without_udp(monkeypatch)
+        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+            await until(lambda: not any(link.tries_direct for link in proxy.links), "there is no direct path")
+            links = proxy.links
+            for _ in range(2):
+                await another_try(proxy)
+            assert proxy.links == links and serve.links[0].session is serve.room.sessions[0]
+            assert proxy.room.standing[0].detail.startswith("direct: ")
+            assert set(proxy.events + serve.events) <= {"signal-connected", "waiting", "peer-connected"}
+            asking = asyncio.create_task(echo(proxy, 1))
+            await until(lambda: serve.started)
+            assert server._relay is not None
+            server._relay.stop()
+            await proxy.heard("suspended")
+            assert await asking
 
     run(main())
 
