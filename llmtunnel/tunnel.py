@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from .endpoints.origin import Origin
     from .environment import Environ
     from .invite import Invite
-    from .session.mux import Handler, Session
+    from .session.answers import Handler
+    from .session.mux import Session
     from .session.stream import Stream
 
 logger = logging.getLogger(__name__)

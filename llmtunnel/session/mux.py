@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from ..config import Limits, Timeouts
 from ..errors import ChannelClosed, ErrorCode, PeerLost, ProtocolError, StreamReset, TooManyStreams, TunnelError
@@ -32,14 +32,14 @@ from ..protocol.hello import Feature, Features
 from ..protocol.keys import Ticket
 from ..protocol.line import Line
 from ..status import Path, Role
+from .alarm import Alarm
+from .answers import Answers, Handler
 from .carrier import FAREWELL, Carrier, session_error
 from .owner import Owner
 from .patience import Patience
 from .stream import Stream
 
 logger = logging.getLogger(__name__)
-
-Handler = Callable[[Stream], Awaitable[None]]
 
 
 class Session:
@@ -77,20 +77,18 @@ class Session:
         """Runs while the session is suspended."""
         self._introduced = False
         self._silent_since = 0.0
-        self._handler = handler
         self._limits = limits or Limits()
+        self._answers = Answers(handler, most=2 * self._limits.streams)
         self._loop = asyncio.get_running_loop()
         self._connection = Connection(role, agreement, now=self._loop.time(), limits=self._limits, timeouts=timeouts)
         self._streams: dict[int, Stream] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._slot = asyncio.Event()
         self._flush_handle: asyncio.Handle | None = None
-        self._timer: asyncio.Handle | None = None
-        self._timer_at = 0.0  # uvloop's handle of a time that has come does not tell it
+        self._alarm = Alarm(self._connection.next_timer, self._on_timer)
         self._ended: asyncio.Future[TunnelError] = self._loop.create_future()
         carrier.carry(self)
         self._look_at_channel(agreement)
-        self._arm()
+        self._alarm.set()
 
     @property
     def features(self) -> Features:
@@ -190,7 +188,7 @@ class Session:
         if gone:
             self._patience.expect(gone=True)
         self.line.suspect()
-        self._arm()
+        self._alarm.set()
 
     def reassure(self) -> None:
         """Somebody says that the peer's process is there."""
@@ -215,8 +213,7 @@ class Session:
         self._flush()
         self._end(PeerLost(message))
         await self._carrier.aclose()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
+        await self._answers.wait()
 
     # -- for streams
 
@@ -293,7 +290,7 @@ class Session:
                 if stream := self._streams.get(id):
                     stream.rx_head(head)
             case RequestReceived(id, request):
-                self._start_handler(id, request)
+                self._answer(id, request)
             case StreamEnded(id, code, message, remote):
                 self._stream_ended(id, StreamReset(code, message, remote=remote))
             case RestUnwanted(id):
@@ -306,26 +303,12 @@ class Session:
                 self._flush()
                 self._end(session_error(code, message, remote=remote))
 
-    def _start_handler(self, id: int, request: RequestHead) -> None:
-        assert self._handler is not None, "only serve receives requests"
-        if len(self._tasks) >= 2 * self._limits.streams:
-            # Handlers of streams that were reset are still cleaning up, and the peer resets faster than they can.
+    def _answer(self, id: int, request: RequestHead) -> None:
+        if self._answers.full:  # the peer resets faster than handlers clean up
             self.reset(id, ErrorCode.REFUSED, "Too many requests at once.")
-            return
-        stream = self._streams[id] = Stream(self, id, request)
-        task = self._loop.create_task(self._run_handler(self._handler, stream), name=f"{self.peer} stream {id}")
-        self._tasks[id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(id, None))
-
-    async def _run_handler(self, handler: Handler, stream: Stream) -> None:
-        try:
-            await handler(stream)
-        except TunnelError as exc:
-            logger.debug("stream %d of %s ended: %s", stream.id, self.peer, exc)
-        except Exception:
-            logger.exception("a defect while answering stream %d of %s", stream.id, self.peer)
-        finally:
-            stream.finish()
+        else:
+            stream = self._streams[id] = Stream(self, id, request)
+            self._answers.start(stream)
 
     def _stream_ended(self, id: int, error: StreamReset) -> None:
         stream = self._streams.pop(id, None)
@@ -334,8 +317,7 @@ class Session:
         if not error.remote:
             logger.warning("stream %d of %s broke the protocol: %s", id, self.peer, error)
         stream.rx_ended(error)
-        if task := self._tasks.get(id):
-            task.cancel()
+        self._answers.cancel(id)
         self._slot.set()
 
     def _forget_if_finished(self, id: int) -> None:
@@ -356,13 +338,12 @@ class Session:
         for stream in self._streams.values():
             stream.rx_ended(error)
         self._streams.clear()
-        for task in self._tasks.values():
-            task.cancel()
+        self._answers.cancel_all()
         self._slot.set()
         self._patience.stop()
-        for handle in (self._timer, self._flush_handle):
-            if handle is not None:
-                handle.cancel()
+        self._alarm.stop()
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
         if self._owner is not None:
             self._owner.session_ended(self, error)
 
@@ -390,7 +371,7 @@ class Session:
 
     def _go_on(self, gap: float) -> None:
         self._patience.stop()
-        self._arm()
+        self._alarm.set()
         if self._owner is not None:
             self._owner.session_resumed(self, gap)
 
@@ -423,27 +404,11 @@ class Session:
         for id in self._connection.take_writable():
             if stream := self._streams.get(id):
                 stream.wake_writer()
-        self._arm()
-
-    # -- the timer
-
-    def _arm(self) -> None:
-        """Keep one timer that fires at the connection's, or before it (it moves on with every message)."""
-        when = self._connection.next_timer()
-        if when is None or self._ended.done():
-            return
-        if self._timer is not None:
-            if self._timer_at <= when:
-                return
-            self._timer.cancel()
-        self._timer_at = when
-        self._timer = self._loop.call_at(when, self._on_timer)
+        self._alarm.set()
 
     def _on_timer(self) -> None:
-        self._timer = None
         self._dispatch(self._connection.handle_timer(self._loop.time()))
         self._schedule_flush()
-        self._arm()
 
     def __repr__(self) -> str:
         return f"<Session {self.role} with {self.peer}: {self.error or ('suspended' if self.suspended else 'stands')}>"

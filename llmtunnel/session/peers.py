@@ -18,8 +18,9 @@ from ..protocol.resume import Claim
 from ..status import Notice, Path, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
 from ..transport.base import Channel
 from .access import Access
+from .answers import Handler
 from .carrier import AGENT, FAREWELL, Carrier
-from .mux import Handler, Session
+from .mux import Session
 from .ways import HEAD_START, PATIENT_START, rank
 
 

@@ -34,10 +34,11 @@ from ..status import ErrorNotice, Notice, Path, Reconnecting, Role, SignalConnec
 from ..transport.identity import Identity
 from ..transport.tasks import first_of
 from .access import Access, ProxyAccess, ServeAccess
+from .answers import Handler
 from .carrier import Carrier
 from .link import Link
 from .links import Links
-from .mux import Handler, Session
+from .mux import Session
 from .nearby import Nearby
 from .peers import Peers
 from .rejoin import Rejoin

@@ -13,7 +13,8 @@ from llmtunnel.errors import PeerNotFound
 from llmtunnel.listener import ListenerPolicy
 from llmtunnel.protocol.heads import ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Features
-from llmtunnel.session.mux import Handler, Session
+from llmtunnel.session.answers import Handler
+from llmtunnel.session.mux import Session
 from llmtunnel.session.stream import Stream
 from llmtunnel.status import RequestRecord, Role
 from llmtunnel.transport.memory import linked_pair

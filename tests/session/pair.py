@@ -13,8 +13,9 @@ from llmtunnel.protocol.greeting import Greeting
 from llmtunnel.protocol.handshake import Agreement, Credentials
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Features
+from llmtunnel.session.answers import Handler
 from llmtunnel.session.carrier import Carrier
-from llmtunnel.session.mux import Handler, Session
+from llmtunnel.session.mux import Session
 from llmtunnel.session.stream import Stream
 from llmtunnel.status import Role
 from llmtunnel.transport.base import Channel
@@ -98,8 +99,8 @@ async def linked(
         for session in (proxy, serve):
             assert session.error is not None
             assert session.active == 0
-            assert session._timer is None or session._timer.cancelled()
-            assert not session._tasks
+            assert session._alarm._handle is None
+            assert not session._answers._tasks
 
 
 async def echo(stream: Stream) -> None:

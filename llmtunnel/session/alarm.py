@@ -1,0 +1,42 @@
+"""A timer for a time that moves on with every message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+class Alarm:
+    """Calls ``ring`` at the time that ``due`` tells (`loop.time()`; None: never), or before it: then it is set anew."""
+
+    def __init__(self, due: Callable[[], float | None], ring: Callable[[], None]) -> None:
+        self._due = due
+        self._ring = ring
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.Handle | None = None
+        self._stopped = False
+        self._at = 0.0  # uvloop's handle of a time that has come does not tell it
+
+    def set(self) -> None:
+        """The time may have moved: on, which costs nothing, or back."""
+        when = self._due()
+        if when is None or self._stopped or (self._handle is not None and self._at <= when):
+            return
+        self._cancel()
+        self._at = when
+        self._handle = self._loop.call_at(when, self._over)
+
+    def stop(self) -> None:
+        """Never ring again; idempotent."""
+        self._stopped = True
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _over(self) -> None:
+        self._handle = None
+        self._ring()
+        self.set()

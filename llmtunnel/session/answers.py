@@ -1,0 +1,61 @@
+"""Serve's work for one peer: a task for each of its requests, from the request to the end of its handler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from ..errors import TunnelError
+from .stream import Stream
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[Stream], Awaitable[None]]
+
+
+class Answers:
+    """At most ``most`` tasks at once: `full` is asked before `start`."""
+
+    def __init__(self, handler: Handler | None, *, most: int) -> None:
+        self._handler = handler
+        self._most = most
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no more: handlers of streams that were reset may still be cleaning up."""
+        return len(self._tasks) >= self._most
+
+    def start(self, stream: Stream) -> None:
+        """A request came."""
+        assert self._handler is not None, "only serve receives requests"
+        task = asyncio.create_task(_run(self._handler, stream), name=f"{stream.peer} stream {stream.id}")
+        self._tasks[stream.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(stream.id, None))
+
+    def cancel(self, id: int) -> None:
+        """Its stream is over; nothing happens where there is none."""
+        if task := self._tasks.get(id):
+            task.cancel()
+
+    def cancel_all(self) -> None:
+        """The session is over."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def wait(self) -> None:
+        """Until none is left."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+
+async def _run(handler: Handler, stream: Stream) -> None:
+    try:
+        await handler(stream)
+    except TunnelError as exc:
+        logger.debug("stream %d of %s ended: %s", stream.id, stream.peer, exc)
+    except Exception:
+        logger.exception("a defect while answering stream %d of %s", stream.id, stream.peer)
+    finally:
+        stream.finish()
