@@ -183,8 +183,8 @@ class Settings:
             )
         if self.path == "tcp" and (self.secret is None or self.resume_for == 0):
             raise SettingError(
-                "--path tcp needs a secret, and --resume-for above 0: the two find each other otherwise, then go over.",
-                hint="Use an invite, or --secret.",
+                "--path tcp needs a secret, and --resume-for above 0: the two meet otherwise, and go over then.",
+                hint="Use an invite, or --secret, and leave --resume-for as it is.",
             )
 
 

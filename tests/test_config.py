@@ -170,7 +170,12 @@ def test_the_environment_is_the_processes_own_unless_told(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("path", "secret", "words"),
-    [("relay", None, "needs a secret"), ("turn", "s", "needs a TURN server"), ("pigeon", "s", "is not a path")],
+    [
+        ("relay", None, "needs a secret"),
+        ("tcp", None, "needs a secret"),
+        ("turn", "s", "needs a TURN server"),
+        ("pigeon", "s", "is not a path"),
+    ],
 )
 def test_a_path_that_cannot_be_says_why(path: str, secret: str | None, words: str) -> None:
     with pytest.raises(SettingError, match=words):

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final
 
 from ..bucket import Bucket
-from ..config import Settings
+from ..config import AUTO, Settings
 from ..errors import (
     AuthenticationFailed,
     ConnectFailed,
@@ -367,8 +367,10 @@ class Link:
         """Say why it is not on a better path."""
         if self.session is None:
             return
-        failure = self._failures.get(self._direct)
-        if self.session.path is not Path.RELAY:
+        path, failure = self.session.path, self._failures.get(self._direct)
+        if path is Path.TURN and self._settings.path == AUTO:
+            self.session.detail = "direct: nothing passes straight between the two networks"
+        elif path is not Path.RELAY:
             self.session.detail = ""
         elif failure is None:
             self.session.detail = "direct: is being tried"

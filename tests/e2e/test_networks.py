@@ -79,6 +79,22 @@ def test_a_network_without_udp_is_left_by_turn_over_tcp(nat_a: str, nat_b: str) 
         assert connects_by(made, "turn", *STUN, *TURN_TCP, *SECRET) < SLOW
 
 
+@pytest.mark.parametrize(
+    ("path", "flags"),
+    [
+        pytest.param("turn", TURN, id="turn"),
+        pytest.param("turn", TURN_TCP, id="turn over tcp", marks=pytest.mark.long),
+        pytest.param("relay", (), id="relay", marks=pytest.mark.long),
+        pytest.param("direct", (), id="direct", marks=pytest.mark.long),
+    ],
+)
+def test_a_path_that_is_asked_for_is_the_only_one_though_there_are_better_ones(
+    path: str, flags: tuple[str, ...]
+) -> None:
+    with lab("none", "none") as made:
+        connects_by(made, path, "--path", path, *flags, *SECRET)
+
+
 def test_servers_that_do_not_answer_hold_nobody_up() -> None:
     silent = ("--stun", f"stun:{PUBLIC}:9", "--turn", f"turn:{PUBLIC}:9", "--turn-user", "u", "--turn-pass", "p")
     with lab("none", "none") as made:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from .failures import Strike, block_udp, cut, kill_signal, kill_turn, lose, renumber, stop
+from .failures import Strike, block_udp, cut, kill_signal, kill_turn, lose, pass_udp, renumber, stop
 from .lab import PATIENCE, SECRET, STUN, TURN, lab, marks
 
 pytestmark = [*marks, pytest.mark.timeout(300)]
 
 MEGABYTE = 1_000_000
+AGAIN = 90.0
+"""Seconds within which a better path is tried for: the first time after 45."""
 SOON = 20.0
 """Seconds from its end within which all goes on: far over what it takes, for machines that are busy."""
 
@@ -70,6 +72,23 @@ LONG = {
     "serve stopped for 15 s": Failure(strike=stop("serve", 15), seconds=28, pause=14),
     "proxy stopped for 15 s": Failure(strike=stop("proxy", 15), seconds=28, pause=14),
 }
+
+
+@pytest.mark.long
+def test_what_the_relay_carries_goes_back_to_a_direct_path_when_udp_passes_again() -> None:
+    with lab("cone", "cone") as made:
+        tunnel = made.meet(*STUN, *SECRET)
+        tunnel.wait_path("direct")
+        block_udp(made, tunnel)
+        client = made.load(seconds=AGAIN, size=20 * MEGABYTE)
+        tunnel.wait_path("relay")
+        pass_udp(made, tunnel)
+        passed, before = time.time(), tunnel.proxy.count("resumed")
+        again = tunnel.proxy.wait_event("resumed", after=before, path="direct", timeout=AGAIN)
+        print(f"direct {again['time'] - passed:.1f} s after it, gap {again['gap_ms'] / 1000:.2f} s")
+        ended = client.wait_event("load", timeout=AGAIN + 2 * PATIENCE)
+        assert ended["whole"] == ended["of"], ended["broken"]
+        assert tunnel.lost() == 0, tunnel.proxy.report()
 
 
 @pytest.mark.parametrize(

@@ -527,6 +527,18 @@ def test_without_a_secret_nobody_says_where_it_listens(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.usefixtures("apart")
+def test_why_a_turn_server_carries_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WebRtcChannel, "path", Path.TURN)
+
+    async def main() -> None:
+        async with signal() as server, pair(server.url, make=Invited) as (_, proxy):
+            await on(Path.TURN, proxy)
+            assert proxy.room.standing[0].detail == "direct: nothing passes straight between the two networks"
+
+    run(main())
+
+
 @pytest.mark.parametrize("who", list(Role))
 @pytest.mark.parametrize("path", [Path.DIRECT, Path.RELAY, Path.TCP])
 def test_a_path_that_one_side_restricts_itself_to_is_the_only_one(run: Run, path: Path, who: Role) -> None:
