@@ -176,7 +176,9 @@ class Room:
         settings = self._settings
         self._rejoin.begin()
         self._outgoing = asyncio.Queue(OUTGOING)
-        if self._role is Role.PROXY and self._rejoin.wanted:
+        if self._role is Role.SERVE:
+            self._rejoin.wanted = False  # it comes for the signal server alone
+        elif self._rejoin.wanted:
             self._instance = _new_instance()
             for link in tuple(self._links.by_id.values()):
                 self._links.leave(link)

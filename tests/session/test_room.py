@@ -141,6 +141,18 @@ def test_one_that_connects_anew_when_told_to_goes_on_with_its_session(run: Run, 
     run(main())
 
 
+def test_a_serve_that_came_anew_stays_whatever_becomes_of_its_sessions(run: Run) -> None:
+    async def main() -> None:
+        async with signal() as server, pair(server.url) as (serve, proxy):
+            serve.room.reconnect()
+            await serve.heard("signal-connected", 2)
+            await proxy.die()
+            await serve.heard("peer-lost")
+            assert serve.events.count("signal-connected") == 2
+
+    run(main())
+
+
 def test_connecting_anew_ends_the_wait_for_a_signal_server_that_was_away(run: Run) -> None:
     async def main() -> None:
         async with signal() as server:
