@@ -202,6 +202,7 @@ class Link:
                 self._settings,
                 identity=self._identity,
                 welcome=self._is_welcome,
+                told=self._direct.told,
                 head_start=self._relay,
                 ask=self._ask_for_pipe,
                 wanted=self._wants_relay,

@@ -60,4 +60,4 @@ class Patience:
     def _over(self) -> None:
         self._timer = None
         waited = self._loop.time() - self._since
-        self._give_up(f"{self._reason} It did not come back within {round(waited, 1):g} s.")
+        self._give_up(f"{self._reason.rstrip('.')}. It did not come back within {round(waited, 1):g} s.")

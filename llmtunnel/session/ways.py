@@ -76,6 +76,8 @@ class DirectWay(Way):
         self._offer: str | None = None
         """The member's; None where we offer."""
         self._answered = asyncio.Event()
+        self.told = asyncio.Event()
+        """Set once the member knows of this link, or never will: what is signalled before would be nobody's."""
         self.peer = WebRtcPeer(
             ice=settings.ice,
             timeouts=settings.timeouts,
@@ -88,6 +90,7 @@ class DirectWay(Way):
 
     def answer(self, sdp: str) -> None:
         """The member offers."""
+        self.told.set()
         self._answered.set()
         self._offer = sdp
 
@@ -99,12 +102,14 @@ class DirectWay(Way):
 
     async def open(self) -> Channel:
         """As `Way.open`."""
-        if self._offer is None:
-            await self._make_offer()
-        else:
-            self._send(messages.answer(await self.peer.answer(self._offer), to=self._to))
+        try:
+            self._send(await self._introduction())
+        finally:
+            self.told.set()
         if self._unused:
             await self._let_others_come()
+        if self._offer is None:
+            await self._wait_for_answer()
         return await self.peer.channel()
 
     async def aclose(self) -> None:
@@ -117,10 +122,12 @@ class DirectWay(Way):
             await asyncio.sleep(self._patience)
         raise ConnectFailed("Only the relay is to be used.")
 
-    async def _make_offer(self) -> None:
-        self._send(messages.offer(await self.peer.offer(), to=self._to))
-        if self._unused:
-            return
+    async def _introduction(self) -> str:
+        if self._offer is None:
+            return messages.offer(await self.peer.offer(), to=self._to)
+        return messages.answer(await self.peer.answer(self._offer), to=self._to)
+
+    async def _wait_for_answer(self) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 await self._answered.wait()
@@ -184,7 +191,7 @@ class RelayWay(Way):
 
 
 class AskedRelayWay(RelayWay):
-    """The proxy's: it is asked for ``head_start`` seconds after the direct way, and only while ``wanted``."""
+    """The proxy's: asked for ``head_start`` seconds after the member was ``told`` of us, and only while ``wanted``."""
 
     def __init__(
         self,
@@ -192,11 +199,13 @@ class AskedRelayWay(RelayWay):
         *,
         identity: Identity,
         welcome: Welcome,
+        told: asyncio.Event,
         head_start: float,
         ask: Callable[[], None],
         wanted: Callable[[], bool],
     ) -> None:
         super().__init__(settings, identity=identity, server=False, welcome=welcome)
+        self._told = told
         self._head_start = head_start
         self._ask = ask
         self._wanted = wanted
@@ -210,6 +219,7 @@ class AskedRelayWay(RelayWay):
 
     async def open(self) -> Channel:
         """As `Way.open`."""
+        await self._told.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._head_start):
                 while not self._last:

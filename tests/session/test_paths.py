@@ -25,7 +25,7 @@ from llmtunnel.transport.ice import Connection
 from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.pipe import TlsChannel
 from llmtunnel.transport.relay import open_relay
-from llmtunnel.transport.webrtc import WebRtcChannel
+from llmtunnel.transport.webrtc import WebRtcChannel, WebRtcPeer
 from signal_server.limits import Limits as SignalLimits
 from signal_server.limits import RelayLimits
 from signal_server.server import SignalServer
@@ -223,20 +223,33 @@ def test_a_relay_that_is_killed_is_a_pause_until_another_path_is_there(
 
 
 @pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize("first", list(Role))
 def test_a_signal_server_that_was_away_is_tried_often_while_streams_wait_for_its_relay(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch, first: Role
 ) -> None:
+    """The one that comes back first offers, and that takes its time."""
+    offer = WebRtcPeer.offer
+
+    async def slow(peer: WebRtcPeer) -> str:
+        await asyncio.sleep(0.1)
+        return await offer(peer)
+
     async def main() -> None:
         without_udp(monkeypatch)
-        patient = quicker(retry_first=60.0, retry_max=60.0, retry_waiting=0.05)
+        monkeypatch.setattr(WebRtcPeer, "offer", slow)
+
+        def make(role: Role, url: str) -> Member:
+            often = 0.05 if role is first else 1.0
+            return Invited(role, url, timeouts=quicker(retry_first=60.0, retry_max=60.0, retry_waiting=often))
+
         async with signal() as server:
             port = int(server.url.rpartition(":")[2])
-            async with pair(server.url, make=partial(Invited, timeouts=patient)) as (serve, proxy):
+            async with pair(server.url, make=make) as (serve, proxy):
                 await on(Path.RELAY, serve, proxy)
                 asking = asyncio.create_task(echo(proxy, 1))
                 await until(lambda: serve.started)
                 await server.aclose()
-                await until(lambda: serve.events.count("reconnecting") > 2 and "reconnecting" in proxy.events)
+                await until(lambda: (serve.events + proxy.events).count("reconnecting") > 4)
                 async with SignalServer("127.0.0.1", port):
                     assert await asking
 
