@@ -49,10 +49,6 @@ class Line:
         """When the last message came, as ``now``."""
         return self._liveness.last_heard
 
-    def overslept(self, now: float, *, busy: bool) -> bool:
-        """Whether what comes now ends a silence that the timer has not seen, since this process was stopped."""
-        return self._liveness.overslept(now, busy=busy)
-
     # -- on one channel
 
     def frames_of(self, message: bytes, now: float) -> Iterator[Frame]:

@@ -52,11 +52,6 @@ class Liveness:
         self._pinged = None
         self._suspected = False
 
-    def overslept(self, now: float, *, busy: bool) -> bool:
-        """Whether `check` should have been called long ago: what comes now ends a silence that it has not seen."""
-        deadline = self.deadline(busy=busy)
-        return deadline is not None and now - deadline > OVERSLEPT
-
     def pong(self, now: float) -> None:
         """A PONG came."""
         if self._sent is not None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
+
+LATE: Final = 1.0
+"""Seconds over its time after which this process was stopped, and not only busy."""
 
 
 class Alarm:
@@ -15,6 +19,7 @@ class Alarm:
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.Handle | None = None
         self._stopped = False
+        self._overslept = False
         self._at = 0.0  # uvloop's handle of a time that has come does not tell it
 
     def set(self) -> None:
@@ -23,8 +28,14 @@ class Alarm:
         if when is None or self._stopped or (self._handle is not None and self._at <= when):
             return
         self._cancel()
-        self._at = when
+        self._at = max(when, self._loop.time())
         self._handle = self._loop.call_at(when, self._over)
+
+    def take_overslept(self, now: float) -> bool:
+        """Whether it rang long after its time, or still has to; told once."""
+        told = self._overslept or (self._handle is not None and now - self._at > LATE)
+        self._overslept = False
+        return told
 
     def stop(self) -> None:
         """Never ring again; idempotent."""
@@ -38,5 +49,6 @@ class Alarm:
 
     def _over(self) -> None:
         self._handle = None
+        self._overslept = self._overslept or self._loop.time() - self._at > LATE
         self._ring()
         self.set()

@@ -78,9 +78,12 @@ class Session:
         self._introduced = False
         self._silent_since = 0.0
         self._limits = limits or Limits()
+        self._timeouts = timeouts or Timeouts()
         self._answers = Answers(handler, most=2 * self._limits.streams)
         self._loop = asyncio.get_running_loop()
-        self._connection = Connection(role, agreement, now=self._loop.time(), limits=self._limits, timeouts=timeouts)
+        self._connection = Connection(
+            role, agreement, now=self._loop.time(), limits=self._limits, timeouts=self._timeouts
+        )
         self._streams: dict[int, Stream] = {}
         self._slot = asyncio.Event()
         self._flush_handle: asyncio.Handle | None = None
@@ -250,7 +253,7 @@ class Session:
     def message_received(self, message: bytes) -> None:
         """See `transport.base.Receiver`."""
         now = self._loop.time()
-        if not self._introduced and (self.suspended or self.line.overslept(now, busy=bool(self._streams))):
+        if not self._introduced and (self.suspended or self._has_slept(now)):
             self._go_on(self._silence())
         self._dispatch(self._connection.receive_message(message, now))
         self._schedule_flush()
@@ -374,6 +377,10 @@ class Session:
         self._alarm.set()
         if self._owner is not None:
             self._owner.session_resumed(self, gap)
+
+    def _has_slept(self, now: float) -> bool:
+        """Whether the peer was not heard for long since this process was stopped: the alarm had no chance to tell."""
+        return self._alarm.take_overslept(now) and self._silence() > self._timeouts.dead_busy
 
     def _give_up(self, why: str) -> None:
         self._abandon(ErrorCode.INTERNAL, why)
