@@ -66,17 +66,23 @@ async def open_websocket(url: str, *, timeout: float, **options: Any) -> WebSock
     `aiohttp.ClientError`, `OSError` (`TimeoutError` is one) or `ValueError`.
     """
     attempts: list[_Attempt] = []
-    won: WebSocket | None = None
     try:
         async with asyncio.timeout(timeout):
             won = await _race(url, options, attempts)
-            return won
-    finally:
-        for each in attempts:
-            each.task.cancel()
-        for result in await asyncio.gather(*(each.task for each in attempts), return_exceptions=True):
-            if isinstance(result, WebSocket) and result is not won:
-                await result.aclose(0.0)
+        await _drop(attempts, won)
+        return won
+    except BaseException:
+        await _drop(attempts, None)  # the one that has won too, where it is cancelled since
+        raise
+
+
+async def _drop(attempts: list[_Attempt], won: WebSocket | None) -> None:
+    """Give all others up."""
+    for each in attempts:
+        each.task.cancel()
+    for result in await asyncio.gather(*(each.task for each in attempts), return_exceptions=True):
+        if isinstance(result, WebSocket) and result is not won:
+            await result.aclose(0.0)
 
 
 async def _race(url: str, options: dict[str, Any], attempts: list[_Attempt]) -> WebSocket:

@@ -503,6 +503,20 @@ def test_where_local_tcp_alone_may_carry_no_byte_of_a_stream_goes_elsewhere(
     run(main())
 
 
+def test_where_local_tcp_alone_may_carry_connecting_anew_loses_nothing(run: Run) -> None:
+    async def main() -> None:
+        async with signal() as server, pair(server.url, make=partial(Invited, path="tcp")) as (serve, proxy):
+            await on(Path.TCP, serve, proxy)
+            [session] = proxy.room.standing
+            proxy.room.reconnect()
+            await proxy.heard("resumed")
+            assert proxy.room.standing == [session] and session.path is Path.TCP
+            assert await proxy.ask() == b"/hello"
+            assert "peer-lost" not in proxy.events + serve.events
+
+    run(main())
+
+
 def spy(send: Callable[[Any, bytes], None], sent: list[bytes]) -> Callable[[Any, bytes], None]:
     """Keeps what goes over another path than local TCP."""
 
