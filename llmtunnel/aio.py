@@ -102,7 +102,7 @@ def serve(
     what is let through, see `Policy`. ``max_…``: for each proxy, see `Exposure`; ``max_body`` in bytes.
     ``on_disconnect``: what becomes of a request whose client has left, ``cancel`` or ``drain``. ``resume_for``: seconds
     for which requests under way wait for a peer that is not heard any more; 0: they end at once. ``path``: ``auto``, or
-    one of ``direct``, ``turn`` and ``relay`` alone.
+    one of ``direct``, ``turn``, ``relay`` and ``tcp`` alone.
     Raises `SettingError`, `UpstreamNotFound`, or `WaitTimeout` after ``timeout`` seconds (None: never).
     """
 
