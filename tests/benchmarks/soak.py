@@ -33,18 +33,21 @@ def _soak(seconds: float) -> list[Row]:
         tunnel = made.meet(*STUN, *SECRET)
         tunnel.wait_path("direct")
         rounds = [_round(made, tunnel, until=0.0)]  # one in peace, for what a tunnel holds once it has been used
-        begun = _memory(tunnel)
+        held = [_memory(tunnel)]
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             rounds.append(_round(made, tunnel, until=until))
-        ended = _memory(tunnel)
+            held.append(_memory(tunnel))
+            print(_told(held[-1:]), file=sys.stderr)
         cuts = len([one for one in tunnel.proxy.events if one["event"] == "resumed"])
     whole, worst = sum(one[0] for one in rounds), max(one[1] for one in rounds)
-    sizes = ", ".join(f"{name} {begun[name]:.0f} → {ended[name]:.0f}" for name in begun)
     return [
         Row(figure=f"soak of {seconds:.0f} s: whole", tunnel=f"{whole} of {whole + sum(one[2] for one in rounds)}"),
         Row(figure="soak: longest pause of a stream", tunnel=f"{worst:.1f} s", result=f"resumed {cuts} times"),
-        Row(figure="soak: memory, MB", tunnel=sizes),
+        Row(
+            figure="soak: memory, MB, at the start, half-way, at the end",
+            tunnel=_told([held[0], held[len(held) // 2], held[-1]]),
+        ),
     ]
 
 
@@ -85,3 +88,7 @@ def _misfortune() -> tuple[str, tuple[Strike, ...]]:
 def _memory(tunnel: Tunnel) -> dict[str, float]:
     """MB by process."""
     return {"serve": tunnel.serve.resident / 1e6, "proxy": tunnel.proxy.resident / 1e6}
+
+
+def _told(held: list[dict[str, float]]) -> str:
+    return ", ".join(f"{name} {' → '.join(f'{each[name]:.0f}' for each in held)}" for name in held[0])
