@@ -21,8 +21,10 @@ from llmtunnel.status import Role
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.webrtc import WebRtcPeer
+from signal_server.relay import PROTOCOL, offered_ticket
 
 from ..embedded import NO_ICE_SERVERS, PATIENCE, QUICK
+from ..transport.pipes import Hostile
 
 Json = dict[str, Any]
 Tamper = Callable[["Guest", Json], "list[Json | str | bytes]"]
@@ -96,10 +98,62 @@ class Wire:
         self._arrived.put_nowait(None)
 
 
+class Pipe:
+    """A pipe through the hostile relay: each message passes as ``attack``, one of `ATTACKS`, makes it, where it is set.
+
+    ``opened``: how many ends it has ever had.
+    """
+
+    def __init__(self, attack: str | None = None) -> None:
+        self.attack = attack
+        self.opened = 0
+        self._ends: list[web.WebSocketResponse] = []
+        self._met = asyncio.Event()
+
+    @property
+    def open(self) -> bool:
+        """Whether an end is connected."""
+        return bool(self._ends)
+
+    async def run(self, socket: web.WebSocketResponse) -> None:
+        """Be one end's until it closes, and the other end with it."""
+        self._ends.append(socket)
+        self.opened += 1
+        if self.opened == 2:
+            self._met.set()
+        try:
+            await self._carry(socket)
+        finally:
+            self._ends.remove(socket)
+            await self.cut()
+
+    async def cut(self) -> None:
+        """Close both ends in order, wherever they are at."""
+        self._met.set()
+        await asyncio.gather(*(end.close() for end in self._ends))
+
+    async def _carry(self, socket: web.WebSocketResponse) -> None:
+        await self._met.wait()
+        tampered: list[bytes] = []
+        hostile = Hostile(tampered.append)
+        async for message in socket:
+            others = [each for each in self._ends if each is not socket]
+            if self.attack is None:
+                tampered.append(message.data)
+            else:
+                getattr(hostile, self.attack)(message.data)
+            for data in tampered:
+                for other in others:
+                    with suppress(ConnectionError):
+                        await other.send_bytes(data)
+            tampered.clear()
+
+
 class HostileSignal:
     """Relays between its guests what `tamper` makes of it, unless ``greet`` does something else with who joins.
 
     `pose` puts a member of its own before a guest, which connects to it. ``seen``: all that guests say to such members.
+    Where it ``relays``, who asks for a pipe to another guest gets one; ``keeps``: whose tickets it tells to nobody.
     """
 
     def __init__(self) -> None:
@@ -111,6 +165,15 @@ class HostileSignal:
         self.seen: list[bytes] = []
         self.relayed: list[Json] = []
         """What guests have said to each other."""
+        self.relays = False
+        self.keeps: Role | None = None
+        self.kept: asyncio.Queue[str] = asyncio.Queue()
+        """The tickets that it has told to nobody."""
+        self.attack: str | None = None
+        """What further pipes begin with."""
+        self.pipes: list[Pipe] = []
+        """All that there have been."""
+        self._tickets: dict[str, Pipe] = {}
         self._identity = Identity()
         self._poses: dict[str, Script] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,6 +193,7 @@ class HostileSignal:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(pipe.cut() for pipe in self.pipes))
         await self._runner.cleanup()
 
     def the(self, role: Role) -> Guest:
@@ -148,14 +212,38 @@ class HostileSignal:
         await guest.tell("peer-joined", peerId=id_, role=role or guest.role.other, instance=id_)
         return id_
 
+    def ticket(self, pipe: Pipe | None = None) -> str:
+        """One for a pipe, or for one to whose other end nobody comes."""
+        if pipe is None:
+            pipe = Pipe(self.attack)
+        if pipe not in self.pipes:
+            self.pipes.append(pipe)
+        ticket = secrets.token_urlsafe(8)
+        self._tickets[ticket] = pipe
+        return ticket
+
+    async def _give_pipe(self, guest: Guest, other: Guest) -> None:
+        pipe = Pipe(self.attack)
+        for each, peer in ((guest, other), (other, guest)):
+            ticket = self.ticket(pipe)
+            if each.role is self.keeps:
+                self.kept.put_nowait(ticket)
+            else:
+                await each.tell("pipe", peerId=peer.id, ticket=ticket)
+
     async def _connected(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
+        ticket = offered_ticket(request)
+        socket = web.WebSocketResponse(protocols=(PROTOCOL,), timeout=0.2)
         await socket.prepare(request)
+        if ticket is not None:
+            await self._tickets[ticket].run(socket)
+            return socket
         guest = Guest(socket, await socket.receive_json())
         others = self._others(guest) if self.greet == self.introduce else []
         members = [{"peerId": each.id, "role": guest.role.other, "instance": each.instance} for each in others]
         peers = [each.id for each in others]
-        await guest.tell("joined", peerId=guest.id, peers=peers, members=members, role=guest.role, token="t")
+        more = {"relay": {}} if self.relays else {}
+        await guest.tell("joined", peerId=guest.id, peers=peers, members=members, role=guest.role, token="t", **more)
         self.guests[guest.id] = guest
         try:
             await self.greet(guest)
@@ -170,7 +258,9 @@ class HostileSignal:
 
     async def _received(self, guest: Guest, message: Json) -> None:
         to = message.pop("to", "")
-        if to in self.guests:
+        if to in self.guests and message["type"] == "pipe":
+            await self._give_pipe(guest, self.guests[to])
+        elif to in self.guests:
             message["peerId"] = guest.id
             self.relayed.append(dict(message))
             for each in self.tamper(self.guests[to], message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 
 from llmtunnel.status import Path
@@ -135,6 +136,50 @@ class Wire(asyncio.Transport):
             self.protocol.resume_writing()
         if self._eof:
             self.end()
+
+
+class Hostile:
+    """Has the bytes of one direction in its hands."""
+
+    def __init__(self, deliver: Callable[[bytes], None]) -> None:
+        self.deliver = deliver
+        self.chance = random.Random(11)
+        self.seen: list[bytes] = []
+
+    def flip(self, data: bytes) -> None:
+        altered = bytearray(data)
+        altered[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
+        self.deliver(bytes(altered))
+
+    def drop(self, data: bytes) -> None:
+        self.seen.append(data)
+        if len(self.seen) % 2:
+            self.deliver(data)
+
+    def truncate(self, data: bytes) -> None:
+        self.deliver(data[: self.chance.randrange(len(data))])
+
+    def reorder(self, data: bytes) -> None:
+        self.seen.append(data)
+        if len(self.seen) == 2:
+            self.deliver(self.seen[1])
+            self.deliver(self.seen[0])
+            self.seen.clear()
+
+    def replay(self, data: bytes) -> None:
+        self.deliver(data)
+        self.deliver(data)
+
+    def inject(self, data: bytes) -> None:
+        self.deliver(b"\x17\x03\x03\x00\x30" + self.chance.randbytes(48))
+        self.deliver(data)
+
+    def reflect(self, data: bytes) -> None:
+        """What we sent comes back to us in the end, in place of what the peer sends."""
+        self.deliver(data[::-1])
+
+
+ATTACKS = ["flip", "drop", "truncate", "reorder", "replay", "inject", "reflect"]
 
 
 def channel(identity: Identity, *, server: bool, welcome: Welcome = anybody) -> tuple[TlsChannel, Wire]:

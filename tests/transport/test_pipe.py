@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from llmtunnel.transport import pipe
 from llmtunnel.transport.base import MAX_MESSAGE, Binding
 from llmtunnel.transport.identity import Identity
 
-from .pipes import LEFT, PATIENCE, RIGHT, Ear, channel, close, standing, wired
+from .pipes import ATTACKS, LEFT, PATIENCE, RIGHT, Ear, Hostile, channel, close, standing, wired
 
 Run = Callable[..., Any]
 
@@ -231,50 +230,6 @@ def test_a_pipe_that_ends_without_a_word_was_cut(run: Run, exc: Exception | None
         await close(left, right)
 
     run(main())
-
-
-class Hostile:
-    """Has the bytes of one direction in its hands."""
-
-    def __init__(self, deliver: Callable[[bytes], None]) -> None:
-        self.deliver = deliver
-        self.chance = random.Random(11)
-        self.seen: list[bytes] = []
-
-    def flip(self, data: bytes) -> None:
-        altered = bytearray(data)
-        altered[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
-        self.deliver(bytes(altered))
-
-    def drop(self, data: bytes) -> None:
-        self.seen.append(data)
-        if len(self.seen) % 2:
-            self.deliver(data)
-
-    def truncate(self, data: bytes) -> None:
-        self.deliver(data[: self.chance.randrange(len(data))])
-
-    def reorder(self, data: bytes) -> None:
-        self.seen.append(data)
-        if len(self.seen) == 2:
-            self.deliver(self.seen[1])
-            self.deliver(self.seen[0])
-            self.seen.clear()
-
-    def replay(self, data: bytes) -> None:
-        self.deliver(data)
-        self.deliver(data)
-
-    def inject(self, data: bytes) -> None:
-        self.deliver(b"\x17\x03\x03\x00\x30" + self.chance.randbytes(48))
-        self.deliver(data)
-
-    def reflect(self, data: bytes) -> None:
-        """What we sent comes back to us in the end, in place of what the peer sends."""
-        self.deliver(data[::-1])
-
-
-ATTACKS = ["flip", "drop", "truncate", "reorder", "replay", "inject", "reflect"]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
