@@ -12,6 +12,7 @@ from aiohttp import web
 
 from llmtunnel.transport import websocket
 from llmtunnel.transport.websocket import open_websocket
+from signal_server.server import SignalServer
 
 from ..embedded import until
 from ..signaling.test_client import self_signed
@@ -122,4 +123,25 @@ def test_nothing_is_left_of_attempts_that_are_all_stuck(
             await until(lambda: len(gate.left) == gate.came)
             assert gate.came > 2
 
+    run(main())
+
+
+def test_one_that_is_open_as_it_is_given_up_is_closed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[websocket.WebSocket] = []
+    race = websocket._race
+
+    async def given_up_at_the_end(*args: Any) -> websocket.WebSocket:
+        opened.append(await race(*args))
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return opened[0]
+
+    async def main() -> None:
+        async with SignalServer("127.0.0.1", 0) as server:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.create_task(open_websocket(server.url, timeout=PATIENCE))
+            assert opened[0].socket.closed and opened[0]._http.closed
+
+    monkeypatch.setattr(websocket, "_race", given_up_at_the_end)
     run(main())
