@@ -262,7 +262,7 @@ def test_who_comes_with_a_stolen_ticket_is_nobody_and_the_two_meet_by_the_next(
     async def main() -> None:
         async with relaying() as server:
             server.keeps = stolen
-            make = partial(Relayed, timeouts=quicker(connect=2.0, handshake=0.5, answer=1.0))
+            make = partial(Relayed, timeouts=quicker(answer=1.0))
             serve, proxy = (make(role, server.url) for role in Role)
             async with running(serve, proxy):
                 asking = asyncio.create_task(proxy.ask(), name="a request")
