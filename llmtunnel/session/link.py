@@ -248,7 +248,7 @@ class Link:
         self._failures[way] = reason
         logger.info("%s: the way %s is over: %s", self.name, way.name, reason)
         self._close(way)
-        if self.session is not None and isinstance(way, DialWay):
+        if self.session is not None and isinstance(way, DialWay) and way not in self._carriers:
             self.session.miss(reason.message)
         if not self._running:
             self._down(self, self._verdict())
