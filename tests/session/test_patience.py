@@ -30,6 +30,7 @@ class Told:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GONE", 0.1)
+    monkeypatch.setattr(module, "FRESH", 0.1)
 
 
 def test_it_lasts_as_long_as_it_was_made_for_and_says_why(run: Run) -> None:
@@ -73,5 +74,24 @@ def test_one_that_is_there_after_all_has_all_the_time_again(run: Run, how: str) 
         if how == "it comes to the room again":
             told.patience.expect(gone=False)
         assert await told.after() >= 0.5
+
+    run(main())
+
+
+def test_a_word_that_came_before_the_silence_takes_nothing_of_the_time_from_then_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who says it again and again would end each session at its first silence."""
+    monkeypatch.setattr(module, "GONE", 0.3)
+    monkeypatch.setattr(module, "FRESH", 20.0)
+
+    async def main() -> None:
+        told = Told(60)
+        told.patience.expect(gone=True)
+        await asyncio.sleep(0.2)
+        begun = asyncio.get_running_loop().time()
+        told.patience.start("It is silent.")
+        await told.after()
+        assert asyncio.get_running_loop().time() - begun >= 0.3
 
     run(main())
