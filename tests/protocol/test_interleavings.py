@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -25,6 +27,8 @@ from .pair import OK, POST, ConnectionPair, End
 features = st.frozensets(st.sampled_from(sorted(ALL_FEATURES)))
 sides = st.booleans()
 picks = st.integers(0, 10)
+MOST: Final = 6000
+"""Body bytes that are sent at once, at most; where no credit is agreed on, one frame has all of them."""
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -68,7 +72,7 @@ class Interleavings(RuleBasedStateMachine):
             self.pair.serve.connection.send_response(self.pick(pick), OK)
 
     @precondition(lambda self: self.streams)
-    @rule(proxy=sides, pick=picks, size=st.integers(1, 6000), fill=st.binary(min_size=1, max_size=1))
+    @rule(proxy=sides, pick=picks, size=st.integers(1, MOST), fill=st.binary(min_size=1, max_size=1))
     def send(self, proxy: bool, pick: int, size: int, fill: bytes) -> None:
         stream = self.pick(pick)
         if self.can_send(proxy, stream):

@@ -32,6 +32,15 @@ def test_a_journal_that_is_asked_first_never_holds_more_than_its_limit(size: int
     assert not journal.full
 
 
+def test_a_journal_that_a_frame_of_full_size_just_fits_is_filled_to_its_last_byte() -> None:
+    journal = Journal(1 << 20)
+    while (room := (1 << 20) - journal.size - MAX_MESSAGE - 2 * OVERHEAD) > 0:
+        journal.add(bytes(min(room, MAX_MESSAGE)))
+    assert not journal.full
+    journal.add(bytes(MAX_MESSAGE))
+    assert journal.size == 1 << 20 and journal.full
+
+
 def test_receipts_are_due_after_so_many_bytes_and_told_once() -> None:
     receipts = Receipts()
     assert not receipts.pending

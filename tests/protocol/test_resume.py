@@ -17,18 +17,22 @@ from llmtunnel.protocol import frames
 from llmtunnel.protocol.auth import ProxyCredentials, ServeCredentials
 from llmtunnel.protocol.door import Door
 from llmtunnel.protocol.events import ConnectionEnded, DataReceived, EndReceived
-from llmtunnel.protocol.frames import FrameType
+from llmtunnel.protocol.frames import MAX_MESSAGE, FrameType
 from llmtunnel.protocol.greeting import Greeting
 from llmtunnel.protocol.hello import ALL_FEATURES, Agree, Feature, Features, ResumeOffer
+from llmtunnel.protocol.journal import OVERHEAD
 from llmtunnel.protocol.keys import Certificates, Ticket
 from llmtunnel.protocol.line import Line
 from llmtunnel.status import Role
 
 from .pair import POST, ConnectionPair, End, frames_of, request_frame, sent
-from .test_interleavings import Interleavings
+from .test_interleavings import MOST, Interleavings
 
-JOURNAL = Limits(journal=66_000)
-"""Room for one message of full size, and 400 bytes more."""
+FRAME = frames.HEADER.size + OVERHEAD
+"""What a frame costs the journal beside its payload."""
+ROOM = 400
+JOURNAL = Limits(journal=MAX_MESSAGE + OVERHEAD + ROOM)
+"""A frame of full size may be added until it holds over `ROOM` bytes."""
 
 
 class Switching(ConnectionPair):
@@ -138,8 +142,7 @@ class Resuming(Interleavings):
     def memory_is_bounded(self) -> None:
         if hasattr(self, "pair"):
             for end in (self.pair.proxy, self.pair.serve):
-                # A body's frame may go past the room, and one that was cut beside it.
-                assert end.connection.line._journal.size <= 400 + 2 * 5100
+                assert end.connection.line._journal.size <= ROOM + FRAME + MOST, "the last frame alone is past the room"
 
     def teardown(self) -> None:
         """On one more channel all comes: whole bodies, and credit for more."""
@@ -359,6 +362,24 @@ def test_what_comes_twice_is_taken_once() -> None:
 
 
 # -- a full journal
+
+
+def test_a_journal_holds_its_room_and_the_one_frame_that_goes_past_it() -> None:
+    """Without credit a frame has all that is sent at once, and not only what a window lets through."""
+    pair = Switching(proxy_features=ALL_FEATURES - {Feature.CREDIT}, limits=JOURNAL)
+    journal = pair.proxy.connection.line._journal
+    stream = pair.open(POST)
+    pair.proxy.connection.handle_timer(1.0)
+    pair.pump()
+    assert journal.size == 0, "the head is acknowledged"
+    pair.lose()
+    for size in (ROOM - FRAME, MOST, 1):
+        pair.proxy.connection.send_data(stream, memoryview(bytes(size)))
+    pair.flush(pair.proxy)
+    assert journal.size == ROOM + FRAME + MOST, "and not the byte behind it"
+    pair.switch()
+    pair.pump()
+    assert len(pair.serve.body(stream)) == ROOM - FRAME + MOST + 1
 
 
 def test_a_full_journal_holds_streams_back_and_asks_for_an_acknowledgement_and_loses_nothing() -> None:
