@@ -187,11 +187,15 @@ async def _follow(meeting: Meeting, room: str) -> None:
 
 @contextlib.asynccontextmanager
 async def closing(meeting: Meeting) -> AsyncIterator[Meeting]:
-    """A meeting that is left in any case."""
+    """A meeting that is left in any case, and wholly: a close of aiortc's that is cancelled halfway never ends."""
     try:
         yield meeting
     finally:
-        await meeting.close()
+        leaving = asyncio.create_task(meeting.close(), name="leaving a meeting")
+        try:
+            await asyncio.shield(leaving)
+        finally:
+            await asyncio.wait((leaving,))
 
 
 async def keep_meeting(side: Side, room: str, signal: str) -> None:
