@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+_UNFINISHED = re.compile(r"\x1b(\[[?\d;]*)?\Z")
 _PIECE = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|\x1b|.", re.DOTALL)
 
 
@@ -18,11 +19,16 @@ class Emulator:
         """The styles that were asked for, as SGR parameters."""
         self._lines = [""]
         self._row = self._column = 0
+        self._shown: list[str] | None = None
+        """What stands there while a frame is drawn, which is shown when it is whole."""
+        self._rest = ""
+        """The beginning of a sequence."""
 
     @property
     def lines(self) -> list[str]:
         """What stands on the screen, without what is empty below and to the right."""
-        return "\n".join(line.rstrip() for line in self._lines).rstrip().split("\n")
+        lines = self._lines if self._shown is None else self._shown
+        return "\n".join(line.rstrip() for line in lines).rstrip().split("\n")
 
     @property
     def text(self) -> str:
@@ -30,8 +36,11 @@ class Emulator:
         return "\n".join(self.lines)
 
     def feed(self, text: str) -> None:
-        """Do as the text says."""
-        for piece in _PIECE.finditer(text):
+        """Do as the text says, which may end anywhere."""
+        text = self._rest + text
+        unfinished = _UNFINISHED.search(text)
+        self._rest = unfinished[0] if unfinished else ""
+        for piece in _PIECE.finditer(text.removesuffix(self._rest)):
             match f"CSI {piece[2]}" if piece[2] else piece[0]:
                 case "CSI A":
                     self._row = max(self._row - int(piece[1]), 0)
@@ -41,8 +50,10 @@ class Emulator:
                     self._lines[self._row :] = [self._before()]
                 case "CSI m":
                     self.styles.update(filter(None, piece[1].split(";")))
-                case "CSI h" | "CSI l" if piece[1] in ("?25", "?2026"):
-                    self.cursor_seen = self.cursor_seen if piece[1] == "?2026" else piece[2] == "h"
+                case "CSI h" | "CSI l" if piece[1] == "?25":
+                    self.cursor_seen = piece[2] == "h"
+                case "CSI h" | "CSI l" if piece[1] == "?2026":
+                    self._shown = list(self._lines) if piece[2] == "h" else None
                 case "\r":
                     self._column = 0
                 case "\n":

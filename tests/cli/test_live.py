@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import logging
 import os
 import signal
@@ -109,11 +110,13 @@ class OnTerminal:
         os.close(self._ours)
 
     def _read(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")()  # what is read may end within a character
         with suppress(OSError):  # the process has ended, and the terminal with it
             while data := os.read(self._ours, 65536):
                 with self._grew:
-                    self.raw += data.decode()
-                    self.screen.feed(data.decode())
+                    text = decoder.decode(data)
+                    self.raw += text
+                    self.screen.feed(text)
                     self._grew.notify_all()
 
 

@@ -60,3 +60,12 @@ def test_a_view_that_is_forgotten_stays_and_the_next_one_is_drawn_below() -> Non
     drawn.screen.forget()
     drawn.show("another view")
     assert drawn.terminal.lines == ["last words", "another view"]
+
+
+def test_a_frame_that_comes_in_pieces_is_shown_once_it_is_whole() -> None:
+    drawn = Drawn()
+    drawn.show("the first", "the second")
+    for char in drawn.screen.show(["1", "2", "3"], columns=20, said=["hello"]).replace("\n", "\r\n"):
+        assert drawn.terminal.lines == ["the first", "the second"]
+        drawn.terminal.feed(char)
+    assert drawn.terminal.lines == ["hello", "1", "2", "3"]
