@@ -64,6 +64,11 @@ class Carrier:
         self.settled.set()
         self.channel.trust()
 
+    def refuse(self) -> None:
+        """The session that was to go on here has ended: say so to a peer that has gone over and hears nothing else."""
+        self._greeting.close(ErrorCode.NO_ERROR, FAREWELL)
+        self._flush()
+
     @property
     def error(self) -> TunnelError | None:
         """Why nothing more will come; None while something may."""

@@ -328,7 +328,7 @@ class Link:
         self._name(carrier.channel)
         session = self._up(self, carrier, agreement)
         if session is None:
-            carrier.leave("The session that was to go on has ended.")
+            carrier.refuse()
             return
         self.session = session
         self._explain()

@@ -100,7 +100,11 @@ class Kernel:
                     said += message["content"]["text"]
 
     def restart(self) -> None:
-        """As a page's button does it: the kernel is asked to end, and another one takes its place."""
+        """As a page's button does it: the kernel is asked to end, and another one takes its place.
+
+        A page kills it after 5 s; here it has the time that a busy machine takes.
+        """
+        self.manager.shutdown_wait_time = PATIENCE
         self.manager.restart_kernel(now=False)
         self.client.wait_for_ready(timeout=PATIENCE)
 

@@ -217,8 +217,7 @@ def test_a_kernel_that_restarts_leaves_its_room_in_order_and_its_port_free(
         assert not server.status.peers
         [gone] = lost
         assert isinstance(gone, PeerLostNotice)
-        # In order, not by silence; its last word may be lost where the kernel is ended in a hurry.
-        assert "The peer stops." in gone.reason or "closed by the peer" in gone.reason
+        assert "The peer stops." in gone.reason, "in order, not by silence"
 
 
 def test_without_ipywidgets_text_and_a_picture_do(tmp_path: Path, other: Background, setup: str) -> None:

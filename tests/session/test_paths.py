@@ -13,12 +13,15 @@ import pytest
 
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import AuthenticationFailed, ConnectFailed
+from llmtunnel.protocol.handshake import Agreement
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import Feature
 from llmtunnel.session import peers, upgrade, ways
+from llmtunnel.session.carrier import Carrier
+from llmtunnel.session.mux import Session
 from llmtunnel.session.ways import AskedRelayWay, DirectWay, RelayWay
 from llmtunnel.signaling import messages
-from llmtunnel.status import ErrorNotice, Path, PeerConnected, Reconnecting, Resumed, Role
+from llmtunnel.status import ErrorNotice, Path, PeerConnected, PeerLostNotice, Reconnecting, Resumed, Role
 from llmtunnel.transport import tcp
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.ice import Connection
@@ -614,5 +617,24 @@ def test_the_relay_alone_where_there_is_none_says_so(run: Run) -> None:
             async with running(proxy):
                 await proxy.heard("error")
                 assert "has no relay" in proxy.of(ErrorNotice)[0].message
+
+    run(main())
+
+
+def test_a_session_that_ends_as_it_goes_over_to_another_path_is_over_at_both_ends(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Serve has gone over by then, and takes no farewell that comes on the path before."""
+    agreed = peers.Peers.agreed
+
+    def too_late(each: peers.Peers, carrier: Carrier, agreement: Agreement, *, name: str) -> Session | None:
+        late = each._role is Role.PROXY and agreement.received is not None
+        return None if late else agreed(each, carrier, agreement, name=name)
+
+    async def main() -> None:
+        monkeypatch.setattr(peers.Peers, "agreed", too_late)
+        async with signal() as server, pair(server.url, make=Invited) as (serve, _):
+            await serve.heard("peer-lost")
+            assert "The peer stops." in serve.of(PeerLostNotice)[0].reason
 
     run(main())
