@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, cast
 
@@ -169,8 +169,7 @@ class TcpDialler:
         finally:
             for task in connecting:
                 task.cancel()
-            for sock in _connected(await asyncio.gather(*connecting, return_exceptions=True)):
-                sock.close()
+                task.add_done_callback(_close)  # and not waited for: a wait can be cancelled, and loses what there is
 
     async def _connect(self, endpoint: Endpoint) -> socket.socket:
         sock = socket.socket(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET, socket.SOCK_STREAM)
@@ -211,8 +210,9 @@ def _is(expected: bytes, fingerprint: bytes) -> bool:
     return fingerprint == expected
 
 
-def _connected(results: Iterable[socket.socket | BaseException]) -> Iterator[socket.socket]:
-    return (each for each in results if isinstance(each, socket.socket))
+def _close(connecting: asyncio.Task[socket.socket]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
 
 
 def _netloc(host: str, port: int) -> str:

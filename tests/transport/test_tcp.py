@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import socket
@@ -161,6 +162,29 @@ async def silent() -> AsyncIterator[str]:
     """Somebody who accepts connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_whoever_gives_up_again_and_again_leaves_no_socket_open(run: Run) -> None:
+    """What is left open warns when it is collected, which fails the test."""
+
+    async def main() -> None:
+        async with listening() as listener, silent() as mute:
+            for turns in range(0, 40, 2):
+                taken: list[Channel] = []
+                listener.expect(LEFT.fingerprint, taken.append)
+                dialling = asyncio.create_task(dialler().dial([mute, *listener.addresses]))
+                for _ in range(turns):
+                    await asyncio.sleep(0.001)
+                while not dialling.done():
+                    dialling.cancel()
+                    await asyncio.sleep(0)
+                if not dialling.cancelled():
+                    await dialling.result().aclose()
+                for channel in taken:
+                    await channel.aclose()
+                gc.collect()
+
+    run(main())
 
 
 def test_nobody_near_by_is_said_in_a_sentence(run: Run) -> None:
