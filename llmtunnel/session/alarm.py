@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
 
-LATE: Final = 1.0
-"""Seconds over its time after which this process was stopped, and not only busy."""
+from ..protocol.liveness import OVERSLEPT
 
 
 class Alarm:
@@ -33,7 +31,7 @@ class Alarm:
 
     def take_overslept(self, now: float) -> bool:
         """Whether it rang long after its time, or still has to; told once."""
-        told = self._overslept or (self._handle is not None and now - self._at > LATE)
+        told = self._overslept or (self._handle is not None and now - self._at > OVERSLEPT)
         self._overslept = False
         return told
 
@@ -49,6 +47,6 @@ class Alarm:
 
     def _over(self) -> None:
         self._handle = None
-        self._overslept = self._overslept or self._loop.time() - self._at > LATE
+        self._overslept = self._overslept or self._loop.time() - self._at > OVERSLEPT
         self._ring()
         self.set()

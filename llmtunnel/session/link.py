@@ -116,6 +116,11 @@ class Link:
         self._reason: TunnelError = PeerError("The connection was given up.")
 
     @property
+    def carries(self) -> bool:
+        """Whether it has a session that is not over."""
+        return self.session is not None and self.session.error is None
+
+    @property
     def tries_direct(self) -> bool:
         """Whether a direct path may still come up on it."""
         return self._direct in self._running and self._direct not in self._carriers
@@ -179,6 +184,16 @@ class Link:
         """Open nothing more."""
         for way in [way for way in self._running if way not in self._carriers]:
             self._give_up_way(way, PeerError("Another connection is made."))
+
+    async def overlap(self, stopping: asyncio.Event) -> None:
+        """A while where its session goes on elsewhere: the peer is to hear that there, before it hears of an end here.
+
+        ``stopping`` cuts it short.
+        """
+        if self.carries:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(OVERLAP):
+                    await stopping.wait()
 
     async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
         """Close the channels in order, and all else; to be called once, also of a link that is over."""
@@ -287,11 +302,7 @@ class Link:
             self._closing[way] = task
 
     async def _close_later(self, way: Way) -> None:
-        """Not at once where its session goes on elsewhere: the peer is to hear that there, before it hears it here."""
-        if self.session is not None and self.session.error is None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(OVERLAP):
-                    await self._stopping.wait()
+        await self.overlap(self._stopping)
         if way in self._carriers:
             await self._carriers[way].aclose()
         await way.aclose()

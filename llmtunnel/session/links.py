@@ -6,14 +6,13 @@ A link leaves the others first and is closed then, so that nothing waits for tha
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 
 from ..bucket import Bucket
 from ..config import Limits
 from ..signaling.messages import Member
 from ..signaling.negotiation import Negotiation
-from .link import OVERLAP, Link
+from .link import Link
 
 ARRIVALS = 16
 """Members that may connect at once: all of a room, when serve is started again."""
@@ -115,7 +114,7 @@ class Links:
     def _take_back(self, peer_id: str) -> None:
         """A member that is still called so is reached by its link from before, where that carries on."""
         for link in self.left:
-            if link.member.peer_id == peer_id and _carries(link):
+            if link.member.peer_id == peer_id and link.carries:
                 self.left.remove(link)
                 self.add(link)
                 self._negotiation.established(peer_id)
@@ -123,19 +122,11 @@ class Links:
 
     def _set_aside(self, link: Link) -> None:
         link.settle()
-        if _carries(link):
+        if link.carries:
             self.left.add(link)
         else:
             self.close(link)
 
     async def _close(self, link: Link) -> None:
-        """Not at once where its session goes on elsewhere: the peer is to hear that there, before it hears it here."""
-        if _carries(link):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(OVERLAP):
-                    await self._stopping.wait()
+        await link.overlap(self._stopping)
         await link.aclose()
-
-
-def _carries(link: Link) -> bool:
-    return link.session is not None and link.session.error is None

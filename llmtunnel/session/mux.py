@@ -200,11 +200,8 @@ class Session:
     def miss(self, reason: str) -> None:
         """Proxy: local TCP has not come up. Where that alone may carry it, it is over, but for streams that wait."""
         if self._introduced and not self._streams:
-            self._connection.close(ErrorCode.INTERNAL, reason)
-            self._flush()
-            self._end(
-                PeerLost(reason, hint="Are the two on one network, or VPN? --path auto tries all other ways too.")
-            )
+            hint = "Are the two on one network, or VPN? --path auto tries all other ways too."
+            self._abandon(ErrorCode.INTERNAL, reason, PeerLost(reason, hint=hint))
 
     async def wait_ended(self) -> TunnelError:
         """Why the session ended, once it has."""
@@ -385,11 +382,11 @@ class Session:
     def _give_up(self, why: str) -> None:
         self._abandon(ErrorCode.INTERNAL, why)
 
-    def _abandon(self, code: ErrorCode, message: str) -> None:
-        """End the session; the peer hears why, where it still can."""
+    def _abandon(self, code: ErrorCode, message: str, error: TunnelError | None = None) -> None:
+        """End the session; the peer hears why, where it still can. ``error``: what it is for us, if not the usual."""
         self._connection.close(code, message)
         self._flush()
-        self._end(session_error(code, message, remote=False))
+        self._end(error or session_error(code, message, remote=False))
 
     def _silence(self) -> float:
         return self._loop.time() - (self._silent_since if self.suspended else self.line.last_heard)

@@ -365,12 +365,12 @@ class Room:
 
     def _seek_better(self) -> None:
         """Proxy: offer serve a direct link beside the one that carries."""
-        for link in self._links.standing[:1]:
-            member = self._negotiation.present(link.member) if self._addressed else None
-            if member is None or self._rejoin.wanted or any(each.tries_direct for each in self._links.standing):
-                return
-            if spare := self._new_link(member, spare=True):
-                spare.offer()
+        standing = self._links.standing
+        if not (standing and self._addressed) or self._rejoin.wanted or any(link.tries_direct for link in standing):
+            return
+        member = self._negotiation.present(standing[0].member)
+        if member and (spare := self._new_link(member, spare=True)):
+            spare.offer()
 
     def _moved(self) -> None:
         """Our way to the network is another one, or we slept: what stands may not stand, and a second is long."""

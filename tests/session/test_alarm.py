@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from llmtunnel.session.alarm import LATE, Alarm
+from llmtunnel.protocol.liveness import OVERSLEPT
+from llmtunnel.session.alarm import Alarm
 
 from ..embedded import until
 
@@ -64,7 +65,7 @@ def test_that_this_process_was_stopped_is_told_once_before_it_rings_or_after(run
         for rings_first in (True, False):
             clock = Clock()
             clock.set(0.01)
-            time.sleep(LATE + 0.2)  # noqa: ASYNC251 (as a process that is stopped)
+            time.sleep(OVERSLEPT + 0.2)  # noqa: ASYNC251 (as a process that is stopped)
             if rings_first:
                 await until(lambda: clock.rang)  # noqa: B023
             told = [clock.alarm.take_overslept(clock.loop.time()) for _ in range(1 + rings_first)]
