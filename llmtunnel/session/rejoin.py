@@ -27,7 +27,8 @@ class Rejoin:
         self._connecting = connecting
         self._notify = notify
         self._event = asyncio.Event()
-        self._delay = 0.0
+        self._due = 0.0
+        """When another link may be made, as the loop's time."""
         self._reached_at = 0.0
         self._retry_signal = Backoff(timeouts)
         self._retry_link = Backoff(timeouts)
@@ -57,19 +58,20 @@ class Rejoin:
         """A link beside what there is, now. Serve only comes to the signal server anew."""
         self.wanted = True
         self._retry_link.reset()
-        self._delay = 0.0
+        self._due = 0.0
         self._event.set()
 
     def want_again(self, reason: TunnelError) -> None:
         """A proxy has no link: at once after one that lasted, later after a failure."""
         self.wanted = True
-        lasted = asyncio.get_running_loop().time() - self._reached_at
-        if self._reached_at and lasted > self._timeouts.retry_max:
+        now = asyncio.get_running_loop().time()
+        if self._reached_at and now - self._reached_at > self._timeouts.retry_max:
             self._retry_link.reset()
-            self._delay = self._reached_at = 0.0
+            delay = self._reached_at = 0.0
         else:
-            self._delay = self._retry_link.next()
-        self._notify(Reconnecting(what="peer", reason=str(reason), hint=reason.hint, delay=round(self._delay, 3)))
+            delay = self._retry_link.next()
+        self._due = now + delay
+        self._notify(Reconnecting(what="peer", reason=str(reason), hint=reason.hint, delay=round(delay, 3)))
         self._event.set()
 
     # -- waiting
@@ -89,12 +91,18 @@ class Rejoin:
                 await self._event.wait()
 
     async def wait(self) -> None:
-        """Until another link is wanted, and none is being made when it is time to try; or until there is a failure."""
+        """Until another link is wanted, and none is being made when it is due; or until there is a failure.
+
+        Whatever happens meanwhile may change when it is due.
+        """
+        loop = asyncio.get_running_loop()
         while True:
             await self._event.wait()
             self._event.clear()
-            if self.failure is not None:
-                return
-            await asyncio.sleep(self._delay)
-            if self.wanted and not self._connecting():
+            while self.failure is None and (left := self._due - loop.time()) > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await self._event.wait()
+                self._event.clear()
+            if self.failure is not None or (self.wanted and not self._connecting()):
                 return

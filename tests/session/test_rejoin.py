@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import PeerLost, SignalUnreachable
 from llmtunnel.session.rejoin import Rejoin
@@ -75,6 +77,40 @@ def test_a_signal_server_that_streams_wait_for_is_tried_soon_and_at_once_when_th
         soon, late = proxy.of(Reconnecting)
         assert (soon.reason, soon.hint, soon.delay) == ("It is away.", "Wait.", 0.05)
         assert late.delay > 20
+
+    run(main())
+
+
+@pytest.mark.parametrize("event", ["asked to connect anew", "failed for good"])
+def test_what_happens_during_the_delay_after_a_failure_ends_it(run: Run, event: str) -> None:
+    async def main() -> None:
+        proxy = Proxy(PATIENT)
+        proxy.rejoin.want_again(PeerLost("It did not answer."))
+        due = asyncio.create_task(proxy.is_due())
+        await asyncio.sleep(0.1)
+        assert not due.done()
+        if event == "failed for good":
+            proxy.rejoin.give_up(PeerLost("Its secret is another one."))
+        else:
+            proxy.rejoin.want()
+        assert await due
+
+    run(main())
+
+
+def test_an_event_that_is_none_of_its_business_does_not_shorten_the_delay_or_begin_it_again(run: Run) -> None:
+    async def main() -> None:
+        proxy = Proxy(quicker(retry_first=0.4, retry_max=60.0))
+        began = asyncio.get_running_loop().time()
+        proxy.rejoin.want_again(PeerLost("It did not answer."))
+        [told] = proxy.of(Reconnecting)
+        due = asyncio.create_task(proxy.is_due())
+        for _ in range(3):
+            await asyncio.sleep(told.delay / 4)
+            assert not due.done()
+            proxy.rejoin.hurry()
+        assert await due
+        assert told.delay - 0.01 <= asyncio.get_running_loop().time() - began
 
     run(main())
 
