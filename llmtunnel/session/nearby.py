@@ -40,12 +40,12 @@ class Nearby:
             self._listener.expect(fingerprint, accept)
             return self._listener.addresses
 
-    def forget(self, fingerprint: bytes) -> None:
-        """It is expected no more; where nobody is, stop listening."""
+    def forget(self, fingerprint: bytes, accept: Accept) -> None:
+        """Withdraw one expectation; where none is left, stop listening."""
         self._expected -= 1
         if self._listener is None:
             return
-        self._listener.forget(fingerprint)
+        self._listener.forget(fingerprint, accept)
         if self._expected == 0:
             closing = asyncio.create_task(self._listener.aclose(), name="listening no more")
             self._closing.add(closing)
@@ -82,7 +82,7 @@ class ListenWay(Way):
         except TimeoutError as exc:
             raise ConnectFailed(f"The peer is not reached over {Path.TCP}: it has not come.") from exc
         finally:
-            self._nearby.forget(self._fingerprint)
+            self._nearby.forget(self._fingerprint, self._accept)
 
     def tell_again(self, tell: Callable[[tuple[str, ...]], None]) -> None:
         """The session is on another channel: what was told may have been lost with the last one."""

@@ -51,7 +51,8 @@ class TcpListener:
         self._timeout = min(_CONNECT, timeouts.connect)
         self._loopback = loopback
         self._servers: list[asyncio.Server] = []
-        self._expected: dict[bytes, Accept] = {}
+        self._expected: dict[bytes, list[Accept]] = {}
+        """By certificate; the newest last. Two links to one peer may both expect it."""
         self._strangers: list[asyncio.Task[None]] = []
         """Those who are being greeted, the one that has been at it longest first."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,12 +84,25 @@ class TcpListener:
                 self._servers.append(server)
 
     def expect(self, fingerprint: bytes, accept: Accept) -> None:
-        """Take the peer with this certificate, once, the next time that it comes."""
-        self._expected[fingerprint] = accept
+        """Take the peer with this certificate, once, the next time that it comes. The newest expectation comes first."""
+        self._expected.setdefault(fingerprint, []).append(accept)
 
-    def forget(self, fingerprint: bytes) -> None:
-        """Do not take it any more; nothing where it was not expected."""
-        self._expected.pop(fingerprint, None)
+    def forget(self, fingerprint: bytes, accept: Accept) -> None:
+        """Withdraw one expectation; does nothing where that has been met, or never was."""
+        expectations = self._expected.get(fingerprint, [])
+        if accept in expectations:
+            expectations.remove(accept)
+        if not expectations:
+            self._expected.pop(fingerprint, None)
+
+    def _take(self, fingerprint: bytes) -> Accept | None:
+        """Who takes the peer that has come; None where nobody expects it."""
+        expectations = self._expected.get(fingerprint)
+        if not expectations:
+            return None
+        accept = expectations[-1]
+        self.forget(fingerprint, accept)
+        return accept
 
     async def aclose(self) -> None:
         """Listen no more; idempotent. Channels that were given away are their owners'."""
@@ -125,7 +139,7 @@ class TcpListener:
             await channel.stand(self._timeout)
         except ConnectFailed as exc:
             self._tell(str(exc))
-        accept = self._expected.pop(channel.binding.remote, None) if channel.binding else None
+        accept = self._take(channel.binding.remote) if channel.binding else None
         if accept is None:
             await channel.aclose()
         else:

@@ -82,6 +82,27 @@ def test_an_expected_peer_is_taken_and_both_ends_know_each_other(run: Run) -> No
     run(main())
 
 
+def test_two_expectations_of_one_peer_are_met_and_withdrawn_apart(run: Run) -> None:
+    async def main() -> None:
+        async with listening() as listener:
+            first: asyncio.Queue[Channel] = asyncio.Queue()
+            second: asyncio.Queue[Channel] = asyncio.Queue()
+            third: asyncio.Queue[Channel] = asyncio.Queue()
+            for taken in (first, second, third):
+                listener.expect(LEFT.fingerprint, taken.put_nowait)
+            listener.forget(LEFT.fingerprint, first.put_nowait)
+            listener.forget(LEFT.fingerprint, first.put_nowait)
+            ends = []
+            for taken in (third, second):
+                ends += [await dialler().dial(listener.addresses), await taken.get()]
+            with pytest.raises(ConnectFailed):
+                await dialler().dial(listener.addresses)
+            assert first.empty()
+            await close(*ends)
+
+    run(main())
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system takes what it likes (Windows)")
 def test_the_system_takes_no_more_than_is_soon_on_its_way(run: Run) -> None:
     """A token would wait behind it: what waits here is what `has_room` tells of."""
@@ -112,7 +133,7 @@ def test_the_listener_takes_an_expected_peer_once_and_none_that_it_forgot(run: R
                 with pytest.raises(ConnectFailed):
                     await again.dial(listener.addresses)
                 listener.expect(LEFT.fingerprint, taken.put_nowait)
-                listener.forget(LEFT.fingerprint)
+                listener.forget(LEFT.fingerprint, taken.put_nowait)
             assert taken.empty()
             await close(left, right)
 
