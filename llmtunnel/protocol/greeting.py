@@ -47,6 +47,7 @@ class Greeting:
         """Why there will be no agreement."""
         self._limits = limits or Limits()
         self._deadline = now + (timeouts or Timeouts()).handshake
+        self._resumes = resume is not None
         offer = Offer(
             limits=self._limits,
             features=features,
@@ -91,7 +92,7 @@ class Greeting:
         """The time of `next_timer` has come, or nearly."""
         timer = self.next_timer()
         if timer is not None and now >= timer:
-            self.close(ErrorCode.PROTOCOL, "The peer did not say hello in time.")
+            self.break_off(ErrorCode.PROTOCOL, "The peer did not say hello in time.")
 
     def message_to_send(self) -> bytes | None:
         """The next message for the channel; None where nothing waits."""
@@ -105,6 +106,17 @@ class Greeting:
             last = frames.encode(FrameType.ERROR, 0, frames.encode_error(message))
         self._outgoing.append(last)
         self.ended = ConnectionEnded(code, message, remote=False)
+
+    def break_off(self, code: ErrorCode, message: str) -> None:
+        """Give up although the peer has done nothing wrong.
+
+        A proxy that has asked to resume a session says nothing: serve may have moved the session to this channel, and a
+        last message would end it. The end of the channel only suspends it.
+        """
+        if self._resumes:
+            self.ended = ConnectionEnded(code, message, remote=False)
+        else:
+            self.close(code, message)
 
     def _rx_frame(self, frame: Frame, now: float) -> None:
         if frame.type == FrameType.PING:

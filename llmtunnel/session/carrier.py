@@ -82,12 +82,16 @@ class Carrier:
         """Nothing that comes means anything from now on, and nobody is told of the channel's end; idempotent."""
         self._end(PeerLost(reason))
 
-    async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
-        """Close the channel in order; a greeting is broken off with these words. Idempotent."""
+    async def aclose(self, *, stopping: bool = False) -> None:
+        """Close the channel in order, and break off a greeting. Idempotent.
+
+        ``stopping``: this peer ends all its sessions, which includes the one that the greeting asks to resume.
+        """
         if self._session is None and self._greeting.next_timer() is not None:
-            self._greeting.close(code, message)
+            give_up = self._greeting.close if stopping else self._greeting.break_off
+            give_up(ErrorCode.NO_ERROR, FAREWELL)
             self._flush()
-        self.leave(message)
+        self.leave(FAREWELL)
         if self._closing is None:
             self._closing = asyncio.create_task(self.channel.aclose(), name="closing a channel")
         await asyncio.shield(self._closing)

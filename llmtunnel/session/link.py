@@ -19,7 +19,6 @@ from ..config import AUTO, Settings
 from ..errors import (
     AuthenticationFailed,
     ConnectFailed,
-    ErrorCode,
     PeerError,
     PeerLost,
     TunnelError,
@@ -35,7 +34,7 @@ from ..status import Path, Role
 from ..transport.base import Channel
 from ..transport.identity import Identity
 from ..transport.tcp import TcpDialler
-from .carrier import FAREWELL, Carrier
+from .carrier import Carrier
 from .mux import Session
 from .nearby import DialWay, ListenWay, Nearby
 from .ways import AskedRelayWay, DirectWay, RelayWay, Send, Way
@@ -51,6 +50,12 @@ Wanted = Callable[[Path, bytes], bool]
 _PIPES: Final = 4
 """Pipes that a member may have serve open at once, and then one every `_PIPE` s."""
 _PIPE: Final = 3.0
+_DIALS: Final = 8
+"""Times that serve may have a proxy dial it at once, and then one more every `_DIAL` s.
+
+It says where it listens once on each channel.
+"""
+_DIAL: Final = 3.0
 
 
 class Link:
@@ -110,8 +115,11 @@ class Link:
         self._carriers: dict[Way, Carrier] = {}
         self._latest: Carrier | None = None
         """The one that has begun to greet last."""
+        self._dials = Bucket(_DIALS, every=_DIAL)
         self._failures: dict[Way, TunnelError] = {}
+        """Why ways that run are given up, and why the last one of each kind is over; the latest failure is last."""
         self._closing: dict[Way, asyncio.Task[None]] = {}
+        """Ways that are over, until all of theirs is closed."""
         self._stopping = asyncio.Event()
         self._reason: TunnelError = PeerError("The connection was given up.")
 
@@ -195,17 +203,18 @@ class Link:
                 async with asyncio.timeout(OVERLAP):
                     await stopping.wait()
 
-    async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
-        """Close the channels in order, and all else; to be called once, also of a link that is over."""
+    async def aclose(self, *, stopping: bool) -> None:
+        """Close the channels in order, and all else; to be called once, also of a link that is over.
+
+        ``stopping``: the room closes, and its sessions with it.
+        """
         self._stopping.set()
-        await asyncio.gather(*(carrier.aclose(code, message) for carrier in self._carriers.values()))
-        running = dict(self._running)
-        for task in running.values():
+        await asyncio.gather(*(carrier.aclose(stopping=stopping) for carrier in self._carriers.values()))
+        running = list(self._running.values())
+        for task in running:
             task.cancel()
         if running:
-            await asyncio.wait(running.values())
-        for way in {self._direct, *running}:
-            self._close(way)
+            await asyncio.wait(running)  # each closes what it has when it is over
         await asyncio.gather(*self._closing.values())
 
     # -- the ways
@@ -260,11 +269,13 @@ class Link:
     def _way_over(self, way: Way, task: asyncio.Task[TunnelError]) -> None:
         del self._running[way]
         reason = self._given_up(way) if task.cancelled() else task.result()
+        for last in [each for each in self._failures if each not in self._running and each.name == way.name]:
+            del self._failures[last]
         self._failures[way] = reason
         logger.info("%s: the way %s is over: %s", self.name, way.name, reason)
-        self._close(way)
         if self.session is not None and isinstance(way, DialWay) and way not in self._carriers:
             self.session.miss(reason.message)
+        self._close(way)
         if not self._running:
             self._down(self, self._verdict())
         elif self._is_final(reason):
@@ -297,15 +308,17 @@ class Link:
         return said[-1] if said else self._failures[self._direct]
 
     def _close(self, way: Way) -> None:
-        if way not in self._closing:
-            task = asyncio.create_task(self._close_later(way), name=f"closing the way {way.name} to {self.name}")
-            self._closing[way] = task
+        """Close a way that is over, in the background; then nothing is kept of it."""
+        task = asyncio.create_task(self._close_later(way), name=f"closing the way {way.name} to {self.name}")
+        self._closing[way] = task
+        task.add_done_callback(lambda _: self._closing.pop(way))
 
     async def _close_later(self, way: Way) -> None:
         await self.overlap(self._stopping)
-        if way in self._carriers:
-            await self._carriers[way].aclose()
+        if carrier := self._carriers.get(way):
+            await carrier.aclose()
         await way.aclose()
+        self._carriers.pop(way, None)
 
     # -- the channels
 
@@ -339,7 +352,8 @@ class Link:
         self._name(carrier.channel)
         session = self._up(self, carrier, agreement)
         if session is None:
-            carrier.refuse()
+            if carrier.error is None:
+                carrier.refuse()
             return
         self.session = session
         self._explain()
@@ -359,7 +373,10 @@ class Link:
 
     def _dial(self, addresses: tuple[str, ...]) -> None:
         """Serve says where it listens; once at a time."""
-        if any(isinstance(way, DialWay) for way in self._running) or not self._wanted(Path.TCP, self.certificate):
+        dialling = any(isinstance(way, DialWay) for way in self._running)
+        if dialling or not self._wanted(Path.TCP, self.certificate):
+            return
+        if not self._dials.take(asyncio.get_running_loop().time()):
             return
         if self._dialler is None:
             timeouts, loopback = self._settings.timeouts, self._settings.loopback

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from ..bucket import Bucket
 from ..config import Limits
-from ..signaling.messages import Member
 from ..signaling.negotiation import Negotiation
 from .link import Link
 
@@ -39,14 +38,25 @@ class Links:
         """Whether one is being made that is needed."""
         return any(link.session is None and not link.spare for link in tuple(self.by_id.values()))
 
-    def reaches(self, member: Member) -> bool:
-        """Whether a member is reached over another link, under whatever id."""
-        return any(member.instance and link.member.instance == member.instance for link in self.standing)
+    def reaches(self, failed: Link) -> bool:
+        """Whether another link reaches the same peer: the same instance, or the certificate that it has shown.
+
+        A proxy that rejoins is a new instance to serve, and its session may stay on the link from before.
+        """
+        same = failed.member.instance, failed.certificate
+        return any(
+            (same[0] and link.member.instance == same[0]) or (same[1] and link.certificate == same[1])
+            for link in self.standing
+        )
 
     @property
     def standing(self) -> list[Link]:
         """Those over which a peer is reached, by their ids or left."""
         return [link for link in [*self.by_id.values(), *self.left] if link.session and not link.session.suspended]
+
+    def holds(self, link: Link) -> bool:
+        """Whether the link is still in use, under the member's id or left behind; otherwise it is being closed."""
+        return link in self.left or self.by_id.get(link.member.peer_id) is link
 
     def make_place(self, standing: int) -> bool:
         """Whether one more may be made; of too many that are being made, the oldest is given up for it."""
@@ -129,4 +139,4 @@ class Links:
 
     async def _close(self, link: Link) -> None:
         await link.overlap(self._stopping)
-        await link.aclose()
+        await link.aclose(stopping=self._stopping.is_set())

@@ -305,9 +305,13 @@ class Room:
         return self._rejoin.wanted or self._peers.wanted(path, certificate)
 
     def _link_up(self, link: Link, carrier: Carrier, agreement: Agreement) -> Session | None:
-        if self._links.by_id.get(link.member.peer_id) is not link:
+        """The session that the link carries from now on; None where there is none for it."""
+        if not self._links.holds(link):
+            if agreement.received is not None:  # the session itself lives, and goes on over another link
+                carrier.leave("The connection was given up.")
             return None
-        self._negotiation.established(link.member.peer_id)
+        if link not in self._links.left:
+            self._negotiation.established(link.member.peer_id)
         return self._peers.agreed(carrier, agreement, name=link.name)
 
     def _link_down(self, link: Link, reason: TunnelError) -> None:
@@ -332,7 +336,7 @@ class Room:
         return self._access.is_final(reason, asyncio.get_running_loop().time(), stood=stood)
 
     def _tell_failure(self, link: Link, reason: TunnelError) -> None:
-        if link.session is not None or self._links.reaches(link.member):
+        if link.session is not None or self._links.reaches(link):
             return
         unasked = self._role is Role.SERVE or bool(self.standing)
         if unasked and not self._complaints.take(asyncio.get_running_loop().time()):

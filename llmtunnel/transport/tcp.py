@@ -84,7 +84,7 @@ class TcpListener:
                 self._servers.append(server)
 
     def expect(self, fingerprint: bytes, accept: Accept) -> None:
-        """Take the peer with this certificate, once, the next time that it comes. The newest expectation comes first."""
+        """Take the peer with this certificate once, when it next comes. The newest expectation is met first."""
         self._expected.setdefault(fingerprint, []).append(accept)
 
     def forget(self, fingerprint: bytes, accept: Accept) -> None:

@@ -286,6 +286,21 @@ def test_a_serve_that_goes_on_with_what_was_not_asked_for_is_not_believed() -> N
     assert nameless.ended
 
 
+@pytest.mark.parametrize("offer", [None, ResumeOffer(session=b"session", received=0)])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_proxy_that_gives_up_a_greeting_says_so_only_where_no_session_can_have_moved_there(
+    offer: ResumeOffer | None, late: bool
+) -> None:
+    proxy = Greeting(Role.PROXY, now=0.0, resume=offer)
+    assert proxy.message_to_send()
+    if late:
+        proxy.handle_timer(proxy.next_timer() or 0.0)
+    else:
+        proxy.break_off(ErrorCode.NO_ERROR, "Another connection is made.")
+    assert proxy.ended and proxy.next_timer() is None
+    assert (proxy.message_to_send() is None) == (offer is not None)
+
+
 # -- what is said on the next channel
 
 

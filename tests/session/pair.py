@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from llmtunnel.config import Limits, Timeouts
-from llmtunnel.errors import ErrorCode
 from llmtunnel.protocol.greeting import Greeting
 from llmtunnel.protocol.handshake import Agreement, Credentials
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
@@ -73,7 +72,7 @@ async def start(
     finally:
         over.cancel()
         if not made.done():
-            await carrier.aclose(ErrorCode.CANCELLED, "The hello was given up.")
+            await carrier.aclose()
 
 
 @asynccontextmanager

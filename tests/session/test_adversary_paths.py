@@ -26,6 +26,7 @@ from llmtunnel.session.access import ProxyAccess
 from llmtunnel.session.mux import Session
 from llmtunnel.session.nearby import DialWay
 from llmtunnel.status import ErrorNotice, Path, Role, Suspended
+from llmtunnel.transport import tcp
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.relay import open_relay
@@ -322,6 +323,38 @@ def test_a_serve_that_names_what_only_the_proxy_reaches_has_it_connect_nowhere(
                     assert await proxy.ask() == b"/hello"
             assert not knocks
             assert {port for _, port in connected} == {int(server.url.rpartition(":")[2])}
+
+    run(main())
+
+
+def test_a_serve_that_says_again_and_again_where_it_listens_is_dialled_seldom_and_nothing_piles_up(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialled = 0
+    dial = DialWay.open
+
+    async def count(way: DialWay) -> Channel:
+        nonlocal dialled
+        dialled += 1
+        return await dial(way)
+
+    monkeypatch.setattr(DialWay, "open", count)
+    monkeypatch.setattr(tcp, "listenable", lambda own, *, loopback: [])
+
+    async def main() -> None:
+        async with relaying() as server:
+            serve, proxy = Invited(Role.SERVE, server.url), Invited(Role.PROXY, server.url)
+            async with running(serve, proxy):
+                assert await proxy.ask() == b"/hello"
+                for number in range(200):
+                    serve.room.standing[0].tell_addresses((f"203.0.113.9:{40_000 + number}",))
+                    await asyncio.sleep(0.002)
+                assert await proxy.ask() == b"/hello"
+                [link] = proxy.links
+                await until(lambda: not link._closing, "what was dialled is closed")
+                assert 1 < dialled <= 2 * link_module._DIALS
+                assert len(link._failures) <= 3
+                assert len(link._carriers) <= len(link._running)
 
     run(main())
 

@@ -13,7 +13,7 @@ import pytest
 
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import AuthenticationFailed, ConnectFailed
-from llmtunnel.protocol.handshake import Agreement
+from llmtunnel.protocol.handshake import Agreement, ProxyHandshake
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import Feature
 from llmtunnel.session import peers, upgrade, ways
@@ -636,5 +636,84 @@ def test_a_session_that_ends_as_it_goes_over_to_another_path_is_over_at_both_end
         async with signal() as server, pair(server.url, make=Invited) as (serve, _):
             await serve.heard("peer-lost")
             assert "The peer stops." in serve.of(PeerLostNotice)[0].reason
+
+    run(main())
+
+
+class Withheld:
+    """Serve's proof on the proxy's channels of one path, and all behind it, which `release` delivers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        self.waiting: list[tuple[Carrier, bytes]] = []
+        self._active = True
+        self._receive = receive = Carrier.message_received
+
+        def hold(carrier: Carrier, message: bytes) -> None:
+            handshake = carrier._greeting._handshake
+            awaits_proof = isinstance(handshake, ProxyHandshake) and handshake._agree and not handshake.agreement
+            if self._active and awaits_proof and carrier.channel.path is path:
+                self.waiting.append((carrier, message))
+            else:
+                receive(carrier, message)
+
+        monkeypatch.setattr(Carrier, "message_received", hold)
+
+    def release(self) -> None:
+        self._active = False
+        for carrier, message in self.waiting:
+            self._receive(carrier, message)
+
+
+@pytest.mark.parametrize("path", [Path.DIRECT, Path.TCP])
+@pytest.mark.parametrize("again", ["moved", "reconnect"])
+def test_a_better_path_that_is_agreed_on_as_the_proxy_rejoins_loses_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, path: Path, again: str
+) -> None:
+    """Serve has moved the session to the better channel. The proxy hears so when it has left the link behind."""
+
+    async def main() -> None:
+        gate, withheld = Gate(monkeypatch, held=path is Path.DIRECT), Withheld(monkeypatch, path)
+        if path is Path.DIRECT:
+            monkeypatch.setattr(tcp, "listenable", lambda own, *, loopback: [])
+        make = partial(Invited, timeouts=quicker(answer=PATIENCE))
+        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+            await until(lambda: len(serve.started) == LOAD)
+            gate.open()
+            await on(path, serve)
+            proxy.room._moved() if again == "moved" else proxy.room.reconnect()
+            await until(lambda: proxy.room._links.left, "the link is left behind")
+            withheld.release()
+            assert all(await asyncio.gather(*asking))
+            assert proxy.connections == serve.connections == 1
+            await on(path, serve, proxy)
+            assert await proxy.ask() == b"/hello"
+            await until(lambda: not serve.room.connecting and not proxy.room.connecting, "no link is being made")
+            assert not {"peer-lost", "error"} & {*proxy.events, *serve.events}
+
+    run(main())
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_greeting_that_the_proxy_breaks_off_ends_no_session_that_serve_has_moved(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user has the proxy connect anew while it greets on the link that is to replace a silent one."""
+
+    async def main() -> None:
+        make = partial(Invited, timeouts=quicker(ping_busy=0.3, dead_busy=0.9))
+        async with signal(relay=None) as server, pair(server.url, make=make) as (serve, proxy):
+            await on(Path.DIRECT, serve, proxy)
+            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+            await until(lambda: len(serve.started) == LOAD)
+            withheld = Withheld(monkeypatch, Path.DIRECT)
+            for link in serve.links + proxy.links:
+                silence(link)
+            await until(lambda: withheld.waiting, "serve has moved the session to another link")
+            proxy.room.reconnect()
+            withheld.release()
+            assert all(await asyncio.gather(*asking))
+            assert proxy.connections == serve.connections == 1
+            assert "peer-lost" not in proxy.events + serve.events
 
     run(main())

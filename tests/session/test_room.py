@@ -10,7 +10,9 @@ import pytest
 
 from llmtunnel.config import Limits
 from llmtunnel.errors import PeerLost, PeerNotFound, TunnelError, VersionMismatch
+from llmtunnel.protocol.handshake import Agreement
 from llmtunnel.protocol.heads import RequestHead
+from llmtunnel.protocol.hello import ALL_FEATURES
 from llmtunnel.session import link as link_module
 from llmtunnel.session import links as links_module
 from llmtunnel.session import room as room_module
@@ -505,17 +507,24 @@ def test_a_newer_link_with_the_same_member_takes_the_place_of_the_older(run: Run
     run(main())
 
 
-def test_a_link_that_was_parted_from_says_nothing_more(run: Run) -> None:
+@pytest.mark.parametrize("received", [None, 0])
+def test_a_link_that_is_being_closed_carries_nothing_and_says_nothing_more(run: Run, received: int | None) -> None:
+    """Where the agreement resumes a session, no last word may end that session at the peer."""
+
     async def main() -> None:
         async with signal() as server, pair(server.url) as (_serve, proxy):
             [link] = proxy.links
             proxy.room._links.leave(link)
             assert proxy.room._links.forget(link)
             proxy.notices.clear()
-            assert proxy.room._link_up(link, link._latest, None) is None
+            carrier = link._latest
+            assert carrier is not None and carrier.error is None
+            agreement = Agreement(features=ALL_FEATURES, window=65_536, received=received)
+            assert proxy.room._link_up(link, carrier, agreement) is None
+            assert (carrier.error is not None) == (received is not None)
             proxy.room._link_down(link, PeerLost("late"))
             assert proxy.events == []
-            await link.aclose()
+            await link.aclose(stopping=False)
 
     run(main())
 
