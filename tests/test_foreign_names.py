@@ -1,0 +1,161 @@
+"""Private names of other packages that we rely on. Most of them fail silently where a new version renames them.
+
+The list is complete for the classes that we derive from aiortc's and aioice's: a test reads our source for names that
+are neither ours nor listed. Whoever raises a version bound in pyproject.toml runs this first.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import aioice
+import pytest
+from aioice import ice, turn
+from aiortc import RTCCertificate, RTCDtlsTransport, RTCIceGatherer, RTCIceTransport, RTCSctpTransport
+from aiortc import rtcsctptransport as sctp
+from cryptography import x509
+
+from llmtunnel.transport import ice as our_ice
+from llmtunnel.transport import sctp as our_sctp
+
+Run = Callable[..., Any]
+ROOT = Path(__file__).parent.parent / "llmtunnel"
+
+METHODS: list[tuple[Any, str, list[str]]] = [
+    (RTCSctpTransport, "_handle_data", ["self", "data"]),
+    (RTCSctpTransport, "_transmit", ["self"]),
+    (RTCSctpTransport, "_send_chunk", ["self", "chunk"]),
+    (RTCSctpTransport, "_send_sack", ["self"]),
+    (RTCSctpTransport, "_receive_sack_chunk", ["self", "chunk"]),
+    (RTCSctpTransport, "_update_rto", ["self", "R"]),
+    (RTCDtlsTransport, "_set_role", ["self", "role"]),
+    (aioice.Connection, "gather_candidates", ["self"]),
+    (aioice.Connection, "get_component_candidates", ["self", "component", "addresses", "timeout"]),
+    (aioice.Connection, "check_incoming", ["self", "message", "addr", "protocol"]),
+    (aioice.Connection, "data_received", ["self", "data", "component"]),
+    (aioice.Connection, "sort_check_list", ["self"]),
+    (aioice.Connection, "_pair_remote_candidate", ["self", "remote_candidate"]),
+    (ice, "server_reflexive_candidate", ["protocol", "stun_server"]),
+]
+"""What we override or call: the owner, the name, the parameters."""
+
+ATTRIBUTES: dict[str, dict[str, type]] = {
+    "sctp": {
+        "_association_state": RTCSctpTransport.State,
+        "_cwnd": int,
+        "_flight_size": int,
+        "_inbound_streams": dict,
+        "_rto": float,
+        "_rttvar": type(None),
+        "_sack_misordered": set,
+        "_sent_queue": object,
+        "_srtt": type(None),
+    },
+    "ice": {
+        "_check_list": list,
+        "_local_candidates": list,
+        "_local_candidates_end": bool,
+        "_local_candidates_start": bool,
+        "_nominated": dict,
+        "_protocols": list,
+        "_queue": asyncio.Queue,
+    },
+    "gatherer": {"_connection": aioice.Connection},
+    "dtls": {"_ssl": type(None), "_task": type(None)},
+}
+"""What we read or set on objects that have just been made, and its type there."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "parameters"), METHODS, ids=lambda each: each if isinstance(each, str) else ""
+)
+def test_a_foreign_function_is_there_and_takes_what_we_give_it(owner: Any, name: str, parameters: list[str]) -> None:
+    assert list(inspect.signature(getattr(owner, name)).parameters) == parameters
+
+
+def test_foreign_attributes_are_there(run: Run) -> None:
+    async def main() -> None:
+        gatherer = RTCIceGatherer(iceServers=[])
+        dtls = RTCDtlsTransport(RTCIceTransport(gatherer), [RTCCertificate.generateCertificate()])
+        made = {
+            "gatherer": gatherer,
+            "dtls": dtls,
+            "sctp": RTCSctpTransport(dtls),
+            "ice": aioice.Connection(ice_controlling=False),
+        }
+        found = {
+            where: {name: isinstance(getattr(made[where], name, NotImplemented), kind) for name, kind in names.items()}
+            for where, names in ATTRIBUTES.items()
+        }
+        assert found == {where: dict.fromkeys(names, True) for where, names in ATTRIBUTES.items()}
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("module", "base", "listed"),
+    [(our_sctp, RTCSctpTransport, ATTRIBUTES["sctp"]), (our_ice, aioice.Connection, ATTRIBUTES["ice"])],
+    ids=["sctp", "ice"],
+)
+def test_no_private_name_of_a_base_class_is_used_that_is_not_listed(module: Any, base: Any, listed: Any) -> None:
+    [ours] = [each for each in ast.walk(ast.parse(inspect.getsource(module))) if is_derived(each, base.__name__)]
+    own = {each.name for each in ours.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
+    used = {
+        each.attr
+        for each in ast.walk(ours)
+        if isinstance(each, ast.Attribute) and each.attr.startswith("_") and not each.attr.startswith("__")
+    }
+    created = {target for each in ast.walk(ours) if isinstance(each, ast.FunctionDef) for target in assigned(each)}
+    methods = {name for owner, name, _ in METHODS if owner is base}
+    assert used - own - created - methods - set(listed) == set()
+    unused = set(listed) - used
+    assert unused == set()
+
+
+def is_derived(node: ast.AST, base: str) -> bool:
+    return isinstance(node, ast.ClassDef) and base in [ast.unparse(each).rpartition(".")[2] for each in node.bases]
+
+
+def assigned(function: ast.FunctionDef) -> set[str]:
+    """What `__init__` gives the object that its base class does not have."""
+    if function.name != "__init__":
+        return set()
+    targets = [
+        each.targets[0] if isinstance(each, ast.Assign) else each.target
+        for each in function.body
+        if isinstance(each, ast.Assign | ast.AnnAssign)
+    ]
+    return {each.attr for each in targets if isinstance(each, ast.Attribute)}
+
+
+def test_fragments_that_wait_are_counted_where_aiortc_keeps_them() -> None:
+    assert sctp.InboundStream().reassembly == []
+    assert sctp.SackChunk().gaps == []
+    assert sctp.USERDATA_MAX_LENGTH > 1000 and sctp.SCTP_RTO_MAX > 1
+
+
+def test_a_certificate_tells_what_it_is() -> None:
+    assert isinstance(RTCCertificate.generateCertificate()._cert, x509.Certificate)
+
+
+def test_a_turn_servers_transport_closes_in_a_task_that_can_be_cancelled() -> None:
+    source = inspect.getsource(turn.TurnTransport)
+    assert "self.__close_task = asyncio" in source  # what ice._abandon cancels
+
+
+def test_the_head_of_a_websockets_answer_is_kept() -> None:
+    assert "response" in inspect.signature(aiohttp.ClientWebSocketResponse.__init__).parameters
+    assert "self._response = response" in inspect.getsource(aiohttp.ClientWebSocketResponse.__init__)
+
+
+def test_a_widget_counts_its_views_and_says_which_version_draws_it() -> None:
+    import ipywidgets
+
+    assert ipywidgets.Widget._view_count.default_value is None  # no page counts before it is asked to
+    assert ipywidgets.Image._view_module_version.default_value
