@@ -1,6 +1,7 @@
 """What changes in a head on its way to the upstream and back, and how a request's body is framed there. Pure.
 
 A request gets what its client sent and nothing else: no field is added but Host and those of the upstream's settings.
+Fields that name an address of the client or the upstream change with Host: `addresses`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ..errors import ErrorCode, ProtocolError, SettingError, UpstreamBroken
-from ..protocol.heads import Fields, RequestHead, ResponseHead, get_all, is_upgrade, tokens
+from ..protocol.heads import Fields, RequestHead, ResponseHead, is_upgrade, tokens
 from ..protocol.hello import Feature, Features
 from ..upstream import Upstream
+from .addresses import Addresses, without_prefix
 from .encoding import LAST_CHUNK, encode_chunk
 from .http1 import BadMessage, ResponseEvent, ResponseReader, content_length, end_to_end
 
 _CHUNKED: Final[Fields] = ((b"Transfer-Encoding", b"chunked"),)
-_URL: Final = re.compile(rb"(?:([A-Za-z]+):)?//([^/?#]*)(.*)", re.DOTALL)
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 """Methods that may be sent twice (RFC 9110 section 9.2.2); not PUT and DELETE, whose second answer may differ."""
 
@@ -76,53 +77,28 @@ class Forwarding:
         if head.method == b"CONNECT":
             raise ProtocolError("CONNECT is not carried.")
         target = self.upstream.request_target(self.target(head))
-        fields = ((b"Host", self.upstream.authority), *self._request_fields(head.fields, features, upgrade))
+        fields = ((b"Host", self.upstream.authority), *self._request_fields(head, features, upgrade))
         lines = [b"%b: %b\r\n" % field for field in fields + (_CHUNKED if chunked else ())]
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, target, b"".join(lines))
 
     def target(self, head: RequestHead) -> bytes:
         """The target without the advertised prefix; the upstream gets it behind its base path."""
-        return _without_prefix(head.target, self.advertise)
+        return without_prefix(head.target, self.advertise)
 
-    def _request_fields(self, fields: Fields, features: Features, upgrade: bool) -> Fields:
+    def _request_fields(self, head: RequestHead, features: Features, upgrade: bool) -> Fields:
         dropped = {b"host", *(name.lower() for name, _ in self.upstream.fields)}
         if Feature.INTERIM not in features:  # the client would never hear of the 100 that it waits for
             dropped.add(b"expect")
-        kept = end_to_end(fields, upgrade=upgrade)
-        return tuple(field for field in kept if field[0].lower() not in dropped) + self.upstream.fields
+        kept = tuple(field for field in end_to_end(head.fields, upgrade=upgrade) if field[0].lower() not in dropped)
+        return self._addresses(head).to_upstream(kept) + self.upstream.fields
 
     def response(self, head: ResponseHead, request: RequestHead) -> ResponseHead:
-        """The response's head as the client gets it: end-to-end fields, and a Location that it can follow."""
+        """The response's head as the client gets it: end-to-end fields, and addresses that it can reach."""
         fields = end_to_end(head.fields, upgrade=head.status == 101)
-        return replace(
-            head,
-            fields=tuple(
-                (name, self._location(value, request) if name.lower() == b"location" else value)
-                for name, value in fields
-            ),
-        )
+        return replace(head, fields=self._addresses(request).to_client(head.status, fields))
 
-    def _location(self, value: bytes, request: RequestHead) -> bytes:
-        """A redirect within the upstream's own space, as one within the client's; any other as it is."""
-        url = _URL.match(value)
-        path = url[3] if url else value
-        if url and not self._is_upstream(url[1], url[2]):
-            return value
-        inside = _below(path, self.upstream.base_path)
-        if inside is None or not (url or value.startswith(b"/")):
-            return value
-        client = get_all(request.fields, b"x-forwarded-host")
-        if url and client:
-            return b"http://" + client[0] + inside
-        # `//x` alone would name the host x.
-        return b"/." + inside if inside.startswith(b"//") else _as_path(inside)
-
-    def _is_upstream(self, scheme: bytes | None, authority: bytes) -> bool:
-        ours = self.upstream.scheme.encode()
-        if scheme is not None and scheme.lower() != ours:
-            return False
-        default = b":443" if ours == b"https" else b":80"
-        return authority.lower().removesuffix(default) == self.upstream.authority.lower()
+    def _addresses(self, request: RequestHead) -> Addresses:
+        return Addresses(self.upstream, self.advertise, request)
 
 
 def advertised(text: str) -> bytes:
@@ -168,20 +144,3 @@ def wants_upgrade(head: RequestHead, features: Features) -> bool:
 def repeatable(head: RequestHead, body: RequestBody) -> bool:
     """Whether the request may be sent again when a kept connection turns out to have died."""
     return head.method in _IDEMPOTENT and body.whole
-
-
-def _without_prefix(target: bytes, prefix: bytes) -> bytes:
-    inside = _below(target, prefix) if prefix else None
-    return target if inside is None else _as_path(inside)
-
-
-def _below(path: bytes, prefix: bytes) -> bytes | None:
-    """What stands behind ``prefix``; None where that is not in front, up to a segment's end."""
-    if not path.startswith(prefix):
-        return None
-    rest = path[len(prefix) :]
-    return rest if rest[:1] in (b"/", b"", b"?", b"#") else None
-
-
-def _as_path(rest: bytes) -> bytes:
-    return rest if rest.startswith(b"/") else b"/" + rest
