@@ -42,6 +42,10 @@ _SCHEMES: Final = {b"http": b"http", b"https": b"https", b"ws": b"http", b"wss":
 _HERE: Final = (LOCALHOST.encode(), b"127.0.0.1", b"[::1]", b"0.0.0.0", b"[::]")
 """What a server on serve's own machine may call itself, whichever of them serve was given."""
 
+_FOREIGN: Final = b"http://foreign.invalid"
+"""Stands for a foreign address that is spelled like the upstream's. RFC 2606 keeps the name from ever being anybody's;
+``null`` would not do, since ComfyUI takes it for no origin at all."""
+
 _ORIGINS: Final = frozenset((b"origin", b"sec-websocket-origin"))
 """Request fields with an origin. Tornado reads the second one, of the WebSocket drafts, where the first is absent."""
 _SENT: Final = _ORIGINS | {b"referer", b"destination", b"if"}
@@ -121,17 +125,16 @@ class Addresses:
         if name == b"referer":
             if self._is_own(url):
                 return self._upstream_origin + self._path_there(url[3])
-            return b"about:blank" if self._would_pass(url) else value
+            return _FOREIGN + b"/" if self._would_pass(url) else value
         if self._is_own(url) and not url[3]:
             return self._upstream_origin
-        return b"null" if self._would_pass(url) else value
+        return _FOREIGN if self._would_pass(url) else value
 
     def _would_pass(self, url: re.Match[bytes]) -> bool:
         """Whether the upstream would take a foreign address for its own, since Host is the upstream's.
 
         A page at localhost:8888 of the client's machine is not one of the upstream at localhost:8888 of serve's. If
-        both are a JupyterLab, what one shows must not use the other. `null` and `about:blank` are what browsers and
-        clients say where there is no address to tell (RFC 6454 section 7.3, RFC 9110 section 10.1.3).
+        both are a JupyterLab, what one shows must not use the other.
         """
         return _canonical(url[1], url[2])[1] == self._upstream.authority.lower()
 
@@ -226,10 +229,10 @@ class Addresses:
         return scheme in self._schemes and authority in _authorities(self._upstream)
 
     def _echo(self, value: bytes) -> bytes:
-        """An origin that the upstream repeats: where that is its own, the client sent another."""
+        """An origin that the upstream repeats, as the client sent it."""
         for name in _ORIGINS:
             asked = get_all(self._request.fields, name)
-            if len(asked) == 1 and self._own and value == self._upstream_origin == self._sent(name, asked[0]):
+            if len(asked) == 1 and self._own and value == self._sent(name, asked[0]):
                 return asked[0]
         return value
 
