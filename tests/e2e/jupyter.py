@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .browser import Page
 from .processes import PATIENCE, Processes
@@ -30,15 +31,35 @@ class Lab:
     file: Path
 
     @classmethod
-    def start(cls, processes: Processes, page: Page, folder: Path, cells: Sequence[str]) -> Lab:
+    def start(
+        cls,
+        processes: Processes,
+        page: Page,
+        folder: Path,
+        cells: Sequence[str],
+        *,
+        reach: Callable[[str], str] = lambda url: url,
+    ) -> Lab:
         """Start JupyterLab with a notebook of these cells, and open it; its kernel runs when this returns."""
         file = folder / NAME
         file.write_text(json.dumps(_notebook(cells)), "utf-8")
-        return cls.open(processes, page, folder, file)
+        return cls.open(processes, page, folder, file, reach=reach)
 
     @classmethod
-    def open(cls, processes: Processes, page: Page, folder: Path, file: Path, *, kernels: str = "") -> Lab:
-        """The same with a notebook that lies somewhere in ``folder``; ``kernels``: where its kernel is described."""
+    def open(
+        cls,
+        processes: Processes,
+        page: Page,
+        folder: Path,
+        file: Path,
+        *,
+        kernels: str = "",
+        reach: Callable[[str], str] = lambda url: url,
+    ) -> Lab:
+        """The same with a notebook that lies somewhere in ``folder``; ``kernels``: where its kernel is described.
+
+        ``reach``: by which URL the browser reaches the server at this one.
+        """
         token = secrets.token_hex(16)
         server = processes.start(
             *("-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0"),
@@ -47,7 +68,10 @@ class Lab:
             environ=_environment(folder) | ({"JUPYTER_PATH": kernels} if kernels else {}),
         )
         url = server.wait_line(r"(http://127\.0\.0\.1:\d+)/lab", timeout=3 * PATIENCE)[1]
-        page.open(f"{url}/lab/tree/{file.relative_to(folder).as_posix()}?token={token}")
+        page.open(f"{reach(url)}/login?next={quote(f'/lab/tree/{file.relative_to(folder).as_posix()}')}")
+        page.until("document.querySelector('#password_input')")
+        page.js(f"document.querySelector('#password_input').value = {json.dumps(token)}")
+        page.click("document.querySelector('#login_submit')")
         page.until(f"{NOTEBOOK}.sessionContext.session.kernel.status === 'idle'", timeout=2 * PATIENCE)
         page.js(f"jupyterapp.shell.activateById({NOTEBOOK}.id)")
         return cls(page, file)
