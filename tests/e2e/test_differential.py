@@ -5,7 +5,8 @@ What may differ, all of it, and why:
 - hop-by-hop fields, and those that Connection names: they speak of one connection (RFC 9110 section 7.6.1)
 - the HTTP version and a body's framing, chunked, sized or closed: they belong to each connection too (RFC 9112)
 - Host at the upstream, which is its own, and X-Forwarded-Host, the client's: model servers refuse a foreign Host
-- Location where it names the upstream's own origin: it names the one that the client knows
+- Location, and its like, where it names the upstream's own origin: it names the one that the client knows; the other
+  way round, Origin and Referer that name the client's (`tests/endpoints/test_addresses.py` has them all)
 - how much of a body arrived before the connection broke, and of a request body that the upstream did not read
 - no answer, or one that is not HTTP, is 502 from the tunnel
 """
