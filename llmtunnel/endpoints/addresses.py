@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import cached_property, lru_cache
 from typing import Final
 
-from ..listener import LOCALHOST, canonical_host, is_loopback
+from ..listener import LOCALHOST, canonical_host, is_loopback, is_unspecified
 from ..protocol.heads import Fields, RequestHead, get_all
 from ..upstream import Upstream
 
@@ -136,7 +136,7 @@ class Addresses:
         A page at localhost:8888 of the client's machine is not one of the upstream at localhost:8888 of serve's. If
         both are a JupyterLab, what one shows must not use the other.
         """
-        return _canonical(url[1], url[2])[1] == self._upstream.authority.lower()
+        return _is_local(self._upstream) and _canonical(url[1], url[2])[1] == self._upstream.authority.lower()
 
     def _destination(self, value: bytes) -> bytes:
         url = _URL.fullmatch(value)
@@ -298,11 +298,17 @@ def _canonical(scheme: bytes, authority: bytes) -> tuple[bytes, bytes]:
 
 
 @lru_cache(maxsize=64)
+def _is_local(upstream: Upstream) -> bool:
+    """Whether the upstream's name means serve's own machine there, and the client's at the client."""
+    host = canonical_host(upstream.host)
+    return host is not None and (is_loopback(host) or is_unspecified(host))
+
+
+@lru_cache(maxsize=64)
 def _authorities(upstream: Upstream) -> frozenset[bytes]:
     """The upstream's authority, and what else that may be called on serve's own machine."""
     authority = upstream.authority.lower()
-    host = canonical_host(upstream.host)
-    if host is None or not is_loopback(host):
+    if not _is_local(upstream):
         return frozenset((authority,))
     port = _PORT.search(authority)
     return frozenset((authority, *(name + (port[0] if port else b"") for name in _HERE)))

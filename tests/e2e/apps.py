@@ -38,6 +38,15 @@ def free_port() -> int:
         return port
 
 
+def uvicorn(app: Any) -> None:
+    """Run an ASGI application. X-Forwarded-Proto is believed from loopback, which is uvicorn's default."""
+    from uvicorn import Config, Server
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        tell(listening.getsockname()[1])
+        Server(Config(app, log_level="warning", lifespan="off")).run(sockets=[listening])
+
+
 def comfyui() -> None:
     """An application with ComfyUI's rule: on loopback, the host and port of Origin must be those of Host."""
     from aiohttp import web
@@ -107,12 +116,10 @@ def tornado() -> None:
 
 
 def django() -> None:
-    """A form with CSRF protection, whose answer is a redirect to an absolute URL."""
-    from wsgiref.simple_server import WSGIServer, make_server
-
+    """A form with CSRF protection, whose answer is a redirect to an absolute URL; by uvicorn."""
     from django import setup
     from django.conf import settings
-    from django.core.wsgi import get_wsgi_application
+    from django.core.asgi import get_asgi_application
     from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
     from django.middleware.csrf import get_token
     from django.urls import path
@@ -134,17 +141,11 @@ def django() -> None:
     )
     setup()
 
-    class Server(WSGIServer):
-        request_queue_size = 50
-
-    with make_server("127.0.0.1", 0, get_wsgi_application(), server_class=Server) as server:
-        tell(server.server_port)
-        server.serve_forever()
+    uvicorn(get_asgi_application())
 
 
 def fastapi() -> None:
-    """One that redirects ``/items`` to ``/items/``, by uvicorn, which believes X-Forwarded-Proto from loopback."""
-    import uvicorn
+    """One that redirects ``/items`` to ``/items/``, by uvicorn."""
     from fastapi import FastAPI
 
     app = FastAPI()
@@ -153,9 +154,7 @@ def fastapi() -> None:
     def items() -> list[str]:
         return []
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        tell(listening.getsockname()[1])
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+    uvicorn(app)
 
 
 def gradio() -> None:

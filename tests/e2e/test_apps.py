@@ -17,10 +17,10 @@ from websockets.exceptions import InvalidStatus
 
 from ..conftest import run
 from .browser import CHROMIUM, Page, browser
-from .exchanges import request, sized
+from .exchanges import CLIENT_HOST, request, sized
 from .jupyter import Lab
 from .processes import PATIENCE, Address, Processes, Proxy, Signal, processes
-from .raw import fetch
+from .raw import Response, fetch
 
 NAMES = ("127.0.0.1", "app.localhost")
 CALLED = ("--allow-host", "app.localhost", "--allow-host", "ai.example")
@@ -174,7 +174,7 @@ def prompt(apps: Apps, origin: bytes) -> int:
     address = apps.address("comfyui")
     host = b"127.0.0.1:%d" % address[1]
     asked = sized(b"POST", b"/prompt", b'{"prompt": "x"}', b"Origin: " + origin)
-    return fetch(address, asked.replace(b"client.example:1234", host)).status
+    return fetch(address, asked.replace(CLIENT_HOST, host)).status
 
 
 def test_comfyuis_rule_lets_the_proxys_own_pages_ask(apps: Apps) -> None:
@@ -220,3 +220,21 @@ def test_behind_a_tls_terminator_a_redirect_of_fastapi_leads_to_its_name(apps: A
     assert location(host=b"ai.example") == [b"http://ai.example/items/?a=b"]
     here = b"127.0.0.1:%d" % address[1]
     assert location(host=here) == [b"http://%b/items/?a=b" % here]
+
+
+@needs("django")
+def test_behind_a_tls_terminator_a_django_form_is_sent(apps: Apps) -> None:
+    address = apps.address("django")
+    tls = (b"X-Forwarded-Proto: https", b"Origin: https://ai.example", b"Referer: https://ai.example/")
+    form = fetch(address, request(b"GET", b"/", *tls[::2], host=b"ai.example"))
+    cookie = form.values(b"set-cookie")[0].partition(b";")[0]
+    token = form.body.partition(b'csrfmiddlewaretoken value="')[2].partition(b'"')[0]
+
+    def post(*fields: bytes) -> Response:
+        body = b"name=Ada&csrfmiddlewaretoken=" + token
+        typed = (b"Content-Type: application/x-www-form-urlencoded", b"Cookie: " + cookie)
+        return fetch(address, sized(b"POST", b"/", body, *typed, *fields).replace(CLIENT_HOST, b"ai.example"))
+
+    for told in (tls, tls[:2], tls[::2]):  # a browser sends both; without Origin, Django goes by Referer
+        assert post(*told).values(b"location") == [b"https://ai.example/done?Ada"]
+    assert post(tls[0], b"Origin: http://127.0.0.1:%d" % address[1]).status == 403
