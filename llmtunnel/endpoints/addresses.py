@@ -31,10 +31,10 @@ from ..upstream import Upstream
 _URL: Final = re.compile(rb"(?:([A-Za-z][A-Za-z0-9+.-]*):)?//([^/?#]*)(.*)", re.DOTALL)
 _HOST: Final = re.compile(rb"[^\s/?#@\\]+")
 _PORT: Final = re.compile(rb":[0-9]*$")
-_IN_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|<([^>]*)>', re.DOTALL)
+_IN_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|<([^<>]*)>', re.DOTALL)
 """A URL in angle brackets, as Link and If have it; a quoted string is matched so that it can be left alone."""
-_REFRESH: Final = re.compile(rb"([^;,]*[;,]\s*(?:url\s*=\s*)?[\"']?)(.*?)([\"']?\s*)", re.DOTALL | re.IGNORECASE)
-"""What stands before the URL, the URL, what stands behind it (HTML, 4.2.5.3)."""
+_REFRESH: Final = re.compile(rb"([^;,]*[;,]\s*(?:url\s*=\s*)?[\"']?)(.*?)([\"']?)", re.DOTALL | re.IGNORECASE)
+"""What stands before the URL, the URL, and its closing quote (HTML, 4.2.5.3)."""
 
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 _SCHEMES: Final = {b"http": b"http", b"https": b"https", b"ws": b"http", b"wss": b"https"}

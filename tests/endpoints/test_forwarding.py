@@ -45,6 +45,17 @@ def test_a_request_gets_the_upstreams_host_and_nothing_that_its_client_did_not_s
     )
 
 
+@pytest.mark.parametrize("upgrade", [False, True])
+def test_the_clients_own_origin_becomes_the_upstreams_in_its_place_and_an_upgrade_too(upgrade: bool) -> None:
+    fields = ((b"oRigin", b"http://c:8000"), (b"REFERER", b"http://c:8000/p/a"), (b"X-Forwarded-Host", b"c:8000"))
+    asked = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")) if upgrade else ()
+    head = sent(request(b"/p/b", fields + asked), url="http://h:1/base", advertise="/p", upgrade=upgrade)
+    assert head.startswith(b"GET /base/b HTTP/1.1\r\nHost: h:1\r\noRigin: http://h:1\r\nREFERER: http://h:1/base/a\r\n")
+    replaced = sent(request(b"/", fields), headers=("Origin: https://other",))
+    assert replaced.endswith(b"\r\nOrigin: https://other\r\n\r\n")
+    assert b"oRigin" not in replaced
+
+
 def test_hop_by_hop_fields_stay_behind() -> None:
     fields = (
         (b"Connection", b"close, X-Hop"),
