@@ -214,9 +214,10 @@ class Addresses:
 
     def _path_here(self, inside: bytes) -> bytes:
         """A path below the base path, as the client has to ask for it: with the prefix where its request had it."""
-        advertise = self._advertise
-        if advertise and (_below(self._request.target, advertise) or _below(inside, advertise)) is not None:
-            return advertise + inside
+        prefix = self._advertise
+        # A path that begins with the prefix by itself would lose it on the way back.
+        if prefix and any(_below(path, prefix) is not None for path in (self._request.target, inside)):
+            return prefix + inside
         return inside
 
     def _is_called_so(self, url: re.Match[bytes]) -> bool:

@@ -288,6 +288,7 @@ def test_an_upstreams_url_becomes_the_one_that_the_client_reaches(
     [
         (b"/v1/x", b"http://up:1/base/a", b"http://127.0.0.1:8000/v1/a"),
         (b"/v1/x", b"/base/a", b"/v1/a"),
+        (b"/v1", b"/base/a", b"/v1/a"),
         (b"/v1?x", b"/base", b"/v1"),
         (b"/v1/x", b"/base/v1/a", b"/v1/v1/a"),
         (b"/x", b"/base/a", b"/a"),
