@@ -8,7 +8,8 @@ that ``/v1/*`` is all below ``/v1/`` and not ``/v1``. ``GET`` is HEAD too. The q
 
 A program behind serve may take two paths for one that are two to us. So under a policy each path must be in normal
 form, of which there is one for each path, and where doubt is left it refuses: allow patterns match exactly, deny
-patterns in any case and with a slash more at the end.
+patterns in any case and with a slash more at the end. Only a model's name (``/v1/models/org%2Fmodel``) has two
+spellings: both are one text to the patterns, and both are below the same path to every program.
 """
 
 from __future__ import annotations
@@ -23,12 +24,28 @@ from urllib.parse import unquote_to_bytes
 
 from .errors import SettingError
 
-_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+# fmt: off
+_METHODS: Final = frozenset(
+    (
+        # RFC 9110 without CONNECT, which is never carried; RFC 5789; draft-ietf-httpbis-safe-method-w-body.
+        "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "QUERY",
+        # WebDAV and what extends it, as in IANA's registry of methods.
+        "ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "COPY", "LABEL", "LINK", "LOCK", "MERGE",
+        "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE", "ORDERPATCH", "PROPFIND",
+        "PROPPATCH", "REBIND", "REPORT", "SEARCH", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE",
+        "UPDATEREDIRECTREF", "VERSION-CONTROL",
+    )
+)
+# fmt: on
+_METHODS_SHOWN: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, QUERY or one of WebDAV's"
 _RAW: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,=:@/-]*")
 """What stands for itself in a path: RFC 3986's pchar and ``/``, but for ``;``."""
 _ESCAPE: Final = re.compile(rb"%([0-9A-F]{2})")
 _ESCAPED_ASCII: Final = frozenset(b' "<>[]^`{|}')
 """The ASCII that may be escaped: what can stand in a path in no other way, and means nothing to any program."""
+_MODEL: Final = re.compile(rb"((?:/v1)?/models/)([^/]+)")
+"""OpenAI's path of one model. Clients escape what the name has of ``/ : @``, which keeps it one segment."""
+_ESCAPED_IN_NAME: Final = re.compile(rb"%(2F|3A|40)")
 
 
 class NotNormal(ValueError):
@@ -36,9 +53,14 @@ class NotNormal(ValueError):
 
 
 def normal(path: bytes) -> str:
-    """A path in normal form, its escapes decoded, so that no two spellings give one text. Raises `NotNormal`."""
+    """A path in normal form, its escapes decoded. Raises `NotNormal`.
+
+    No two spellings give one text, but for a model's name.
+    """
     if not path.startswith(b"/"):
         raise NotNormal("it does not begin with a slash")  # absolute-form, ``*``, ``@host``
+    if model := _MODEL.fullmatch(path):  # what follows looks at the name as a program has it that decodes it
+        path = model[1] + _ESCAPED_IN_NAME.sub(lambda each: bytes.fromhex(each[1].decode()), model[2])
     rest = _ESCAPE.sub(_checked_escape, path)
     if not _RAW.fullmatch(rest):
         raise NotNormal(_foreign(rest))
@@ -89,11 +111,18 @@ class Rule:
     path: str
     """Decoded, with ``*``."""
 
+    def __post_init__(self) -> None:
+        if self.method and self.method not in _METHODS:
+            raise SettingError(
+                f"{self.method!r} is not a method of HTTP, so the pattern '{self}' matches nothing.",
+                hint=f"Write {_METHODS_SHOWN}, or the path alone for every method.",
+            )
+
     @classmethod
     def parse(cls, text: str) -> Rule:
         """Read ``/path`` or ``METHOD /path``. Raises `SettingError`, also where no path could ever match."""
         *method, path = text.split()[:3] or [""]
-        if len(method) > 1 or (method and not _METHOD.fullmatch(method[0])):
+        if len(method) > 1:
             raise SettingError(f"{text!r} is not a pattern.", hint="Write '/v1/*' or 'GET /v1/models'.")
         if "?" in path:
             raise SettingError(f"The pattern {text!r} has a query, which is not looked at.", hint="Leave it out.")
@@ -223,18 +252,23 @@ class Policy:
     def _allowed(self) -> tuple[Rule, ...]:
         return READY[self.ready or "all"] + self.allow
 
-    def refusal(self, method: str, path: bytes) -> str | None:
-        """Why a request is not let through, as a sentence's end that names the flag; None where it is."""
+    def refusal(self, method: str, path: bytes, *, preflight_for: str | None = None) -> str | None:
+        """Why a request is not let through, as a sentence's end that names the flag; None where it is.
+
+        ``preflight_for``: it is a CORS preflight for this method. A request that is let through is let through with its
+        preflight, since no page can do without. What denies either of the two denies the preflight.
+        """
         if not self.restricts:
             return None
         try:
             text = normal(path)
         except NotNormal as exc:
             return f"is not in normal form: {exc}; refused under serve's {self.flags}"
+        methods = (method,) if preflight_for is None else (method, preflight_for)
         for rule in self.deny:
-            if rule.denies(method, text):
+            if any(rule.denies(each, text) for each in methods):
                 return f"is refused by serve's --deny '{rule}'"
         allowed = self._allowed
-        if allowed and not any(rule.allows(method, text) for rule in allowed):
+        if allowed and not any(rule.allows(each, text) for rule in allowed for each in methods):
             return f"is not let through by serve's {' and '.join(self._allowing)}"
         return None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 import pytest
@@ -23,6 +24,19 @@ NORMAL = [
     b"/caf%C3%A9/%E4%BD%A0%E5%A5%BD",
 ]
 
+MODELS = {
+    b"/v1/models/org%2Fmodel": "/v1/models/org/model",
+    b"/models/org%2Fmodel": "/models/org/model",
+    b"/v1/models/org%2Fmodel:latest@main": "/v1/models/org/model:latest@main",
+    b"/v1/models/hf.co%2Forg%2Fmodel%3AQ4_K_M": "/v1/models/hf.co/org/model:Q4_K_M",
+    b"/v1/models/org%2Fmodel%40main": "/v1/models/org/model@main",
+    b"/v1/models/llama3%3A8b": "/v1/models/llama3:8b",
+    b"/v1/models/a%2F...": "/v1/models/a/...",
+    b"/v1/models/a%2Fb%20c": "/v1/models/a/b c",
+    b"/v1/models/a%2F%E4%BD%A0": "/v1/models/a/\u4f60",
+}
+"""Models as OpenAI's SDKs and JavaScript's ``encodeURIComponent`` ask for them, and what patterns see."""
+
 TRICKS = [
     # empty segments, dot segments, each way of writing them
     b"//",
@@ -44,6 +58,40 @@ TRICKS = [
     # encoded slashes and backslashes
     b"/v1%2Fmodels",
     b"/v1%2fmodels",
+    b"/v1/chat%2Fcompletions",
+    b"/api/show/a%2Fb",
+    b"/v1/models%2Fa",
+    b"/v1%2Fmodels/a%2Fb",
+    b"/V1/models/a%2Fb",
+    b"/v2/models/a%2Fb",
+    b"/x/v1/models/a%2Fb",
+    b"/v1/models/a%2Fb/c",
+    b"/v1/models/a/b%2Fc",
+    b"/v1/models/a%2fb",
+    b"/v1/models/a%252Fb",
+    b"/v1/models/a%252fb",
+    b"/v1/models/a%25252Fb",
+    b"/v1/models/..%2F..%2Fapi%2Fpull",
+    b"/v1/models/..%2Fx",
+    b"/v1/models/x%2F..",
+    b"/v1/models/x%2F.%2Fy",
+    b"/v1/models/x%2F..%2Fy",
+    b"/v1/models/%2E%2E%2Fx",
+    b"/v1/models/%2e%2e%2fx",
+    b"/v1/models/%2Fx",
+    b"/v1/models/%2F",
+    b"/v1/models/x%2F%2Fy",
+    b"/v1/models/x%2F/y",
+    b"/v1/models/x%2F%5C..",
+    b"/v1/models/x%5Cy",
+    b"/v1/models/x%3Bv=1",
+    b"/v1/models/x;v=1",
+    b"/v1/models/x%3Fa",
+    b"/v1/models/x%23a",
+    b"/v1/models/x%00",
+    b"/v1/models/x%2F%EF%BC%8E%EF%BC%8E",
+    b"/models/..%2Fapi",
+    b"/models/a%2fb",
     b"/v1/..%2Fapi%2Fpull",
     b"/v1/..%2fapi",
     b"/v1%5Cmodels",
@@ -138,6 +186,28 @@ def test_a_path_in_normal_form_is_that_of_its_decoded_text(path: bytes) -> None:
     assert quote(normal(path), safe="/!$&'()*+,=~:@").encode() == path
 
 
+@pytest.mark.parametrize("path", MODELS)
+def test_a_models_name_may_be_one_segment_and_patterns_see_it_decoded(path: bytes) -> None:
+    text = MODELS[path]
+    assert normal(path) == text
+    assert Policy.parse(ready="openai").refusal("GET", path) is None
+    assert Policy.parse(ready="openai").refusal("DELETE", path) is not None
+    for denied in (text, text.upper(), path.decode(), "/*models/*", text[:-1] + "*"):
+        try:
+            policy = Policy.parse(ready="openai", deny=[denied])
+        except SettingError:
+            assert not denied.isascii() or " " in denied  # it has to be escaped in a pattern
+        else:
+            assert "--deny" in str(policy.refusal("GET", path))
+
+
+def test_what_is_denied_below_a_model_is_denied_in_both_spellings() -> None:
+    policy = Policy.parse(allow=["/v1/models/*"], deny=["/v1/models/secret/*", "/v1/models/*/load"])
+    for path in (b"secret%2Fx", b"SECRET%2Fx", b"secret/x", b"a%2Fload", b"a/load", b"a%2Fb%2Fload"):
+        assert policy.refusal("GET", b"/v1/models/" + path) is not None
+    assert policy.refusal("GET", b"/v1/models/public%2Fx") is None
+
+
 @pytest.mark.parametrize("path", TRICKS)
 def test_a_path_that_has_another_spelling_is_refused_under_any_policy(path: bytes) -> None:
     with pytest.raises(NotNormal) as caught:
@@ -149,15 +219,27 @@ def test_a_path_that_has_another_spelling_is_refused_under_any_policy(path: byte
     assert Policy().refusal("GET", path) is None
 
 
+_ODD = st.text("/.%25;2fFeE\\aA", max_size=20).map(str.encode)
+
+
 @given(
-    st.binary(max_size=30).map(b"/".__add__) | st.text("/.%25;2fFeE\\aA", max_size=20).map(lambda t: b"/" + t.encode())
+    st.binary(max_size=30).map(b"/".__add__)
+    | _ODD.map(b"/".__add__)
+    | _ODD.map(b"/v1/models/".__add__)
+    | st.lists(st.sampled_from([b"a", b"%2F", b"%3A", b".", b"/", b"%2f", b"%25", b"%20"])).map(
+        lambda pieces: b"/models/" + b"".join(pieces)
+    )
 )
 def test_no_two_paths_in_normal_form_have_one_decoded_text(path: bytes) -> None:
     try:
         text = normal(path)
     except NotNormal:
         return
-    assert quote(text, safe="/!$&'()*+,=~:@").encode() == path
+    spelled = quote(text, safe="/!$&'()*+,=~:@").encode()
+    if path != spelled:  # but for a model's name
+        assert re.fullmatch(rb"(/v1)?/models/[^/]+", path)
+        assert path.replace(b"%2F", b"/").replace(b"%3A", b":").replace(b"%40", b"@") == spelled
+        assert normal(spelled) == text
 
 
 @given(st.text(max_size=20))
@@ -201,8 +283,6 @@ def test_an_asterisk_stands_for_any_characters_and_all_else_for_itself(pattern: 
 
 @given(st.text("a*/", max_size=8), st.text("a/", max_size=10))
 def test_an_asterisk_matches_as_in_a_regular_expression(pattern: str, path: str) -> None:
-    import re
-
     expected = re.fullmatch(re.escape("/" + pattern).replace(r"\*", ".*"), "/" + path)
     assert Rule(path="/" + pattern).allows("GET", "/" + path) is bool(expected)
 
@@ -334,12 +414,40 @@ def test_everything_passes_where_nothing_was_chosen_or_all_was() -> None:
         "/a%2Fb",
         "/é",
         "/a;b",
+        "FETCH /v1/models",
+        "GETS /x",
+        "GET,POST /x",
+        "GET|POST /x",
+        "CONNECT /x",
+        "* /x",
+        "/v1/models GET",
     ],
 )
 def test_a_pattern_that_matches_nothing_is_refused(text: str) -> None:
     with pytest.raises(SettingError) as caught:
         Policy.parse(allow=[text])
     assert caught.value.hint
+
+
+METHODS = "GET HEAD POST PUT DELETE OPTIONS TRACE PATCH QUERY PROPFIND MKCOL COPY MOVE LOCK UNLOCK REPORT SEARCH"
+
+
+@pytest.mark.parametrize("method", [*METHODS.split(), "get", "Post", "propfind"])
+def test_a_method_of_http_or_webdav_is_known_in_any_case(method: str) -> None:
+    assert str(Rule.parse(f"{method} /x")) == f"{method.upper()} /x"
+
+
+@pytest.mark.parametrize("flag", ["allow", "deny"])
+@pytest.mark.parametrize("method", ["FETCH", "GTE", "fetch", "G@T", "CONNECT", "PRI"])
+def test_a_method_that_does_not_exist_is_refused_with_those_that_do(method: str, flag: str) -> None:
+    with pytest.raises(SettingError, match="is not a method of HTTP") as caught:
+        Policy.parse(**{flag: [f"{method} /v1/models"]})  # type: ignore[arg-type]
+    assert all(known in caught.value.hint for known in ("GET", "POST", "PATCH", "WebDAV", "every method"))
+
+
+def test_a_rule_that_is_made_by_hand_is_held_to_the_same() -> None:
+    with pytest.raises(SettingError):
+        Rule(method="FETCH", path="/x")
 
 
 def test_a_policy_that_is_not_there_is_refused_with_those_that_are() -> None:

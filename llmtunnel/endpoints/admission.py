@@ -7,11 +7,21 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from ..config import Exposure
 from ..errors import TunnelError
-from ..protocol.heads import Fields, RequestHead, is_upgrade, tokens
+from ..protocol.heads import (
+    PREFLIGHT_METHOD,
+    Fields,
+    RequestHead,
+    get_all,
+    is_preflight,
+    is_websocket,
+    keep_upgrades,
+    leaves_http,
+)
 from .responses import Failure
 
 MINUTE: Final = 60.0
@@ -45,25 +55,29 @@ class Admission:
         self._clock = clock
         self._peers: dict[str, _Usage] = {}
 
-    def check(self, head: RequestHead, target: bytes) -> None:
-        """Hold a request to the policy; ``target`` is the upstream's, without its base path. Raises `Refused`."""
-        if self._exposure.policy.restricts:
+    def check(self, head: RequestHead, target: bytes) -> RequestHead:
+        """Hold a request to the policy; ``target`` is the upstream's, without its base path. Raises `Refused`.
+
+        Returns the request as it may be passed on: without an offer to upgrade to a protocol in which other paths could
+        be asked for, unseen. Under a policy WebSocket is the only other protocol.
+        """
+        restricts = self._exposure.policy.restricts
+        if restricts:
             reason = self._refusal(head, target)
             if reason is not None:
                 method = head.method.decode("ascii", "backslashreplace")
                 raise _refused(403, "not_allowed", f"{method} {_shown(head.path)} {reason}.")
+        return replace(head, fields=keep_upgrades(head.fields, is_websocket if restricts else leaves_http))
 
     def _refusal(self, head: RequestHead, target: bytes) -> str | None:
         policy = self._exposure.policy
         path, _, query = target.partition(b"?")
         if b"#" in query:
             return f"has a fragment; refused under serve's {policy.flags}"
-        reason = policy.refusal(head.method.decode("latin-1"), path)
+        asked = get_all(head.fields, PREFLIGHT_METHOD)[0].decode("latin-1") if is_preflight(head) else None
+        reason = policy.refusal(head.method.decode("latin-1"), path, preflight_for=asked)
         if reason is None and (name := _override(head.fields)):
             reason = f"has the field {name}, which may make it another; refused under serve's {policy.flags}"
-        if reason is None and is_upgrade(head.fields) and tokens(head.fields, b"upgrade") != [b"websocket"]:
-            # Inside an h2c or TLS connection any path could be asked for, unseen.
-            reason = f"asks for another protocol than websocket; refused under serve's {policy.flags}"
         return reason
 
     def check_length(self, length: int) -> None:

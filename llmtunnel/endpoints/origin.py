@@ -118,6 +118,8 @@ class _Exchange:
         limits: Limits,
     ) -> None:
         self._stream = stream
+        self._request = stream.request
+        """As it is passed on."""
         self._entry = entry
         self._pool = pool
         self._forwarding = forwarding
@@ -134,7 +136,7 @@ class _Exchange:
     async def run(self) -> None:
         """The whole exchange, whose failures the client hears of."""
         try:
-            self._admission.check(self._stream.request, self._forwarding.target(self._stream.request))
+            self._request = self._admission.check(self._stream.request, self._forwarding.target(self._stream.request))
             with self._held:
                 self._held.enter_context(self._admission.admitted(self._stream.peer))
                 await self._forward()
@@ -149,7 +151,7 @@ class _Exchange:
     # -- the request
 
     async def _forward(self) -> None:
-        request, features = self._stream.request, self._stream.features
+        request, features = self._request, self._stream.features
         body, first = await self._body()
         self._admission.check_length(body.length)
         upgrade = wants_upgrade(request, features) and body.whole

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 Fields = tuple[tuple[bytes, bytes], ...]
 """Header fields in order: name in the sender's case, value as raw bytes without surrounding white space."""
@@ -50,3 +53,61 @@ def tokens(fields: Fields, name: bytes) -> list[bytes]:
 def is_upgrade(fields: Fields) -> bool:
     """Whether a head asks for, or grants, another protocol (RFC 9110 section 7.8)."""
     return b"upgrade" in tokens(fields, b"connection") and bool(get_all(fields, b"upgrade"))
+
+
+_CARRIES_HTTP: Final = re.compile(rb"h2c?(-.*)?|(http|tls)(/.*)?")
+
+
+def leaves_http(protocol: bytes) -> bool:
+    """Whether a protocol of an Upgrade field, in lower case, is another one than HTTP.
+
+    After an upgrade to HTTP/2 (``h2c``, which RFC 9113 section 3.1 has deprecated) or to TLS more requests would follow
+    in an opaque pipe: no policy, limit or record would know of them.
+    """
+    return not _CARRIES_HTTP.fullmatch(protocol)
+
+
+def is_websocket(protocol: bytes) -> bool:
+    """Whether a protocol of an Upgrade field, in lower case, is WebSocket's."""
+    return protocol == b"websocket"
+
+
+def keep_upgrades(fields: Fields, keeps: Callable[[bytes], bool]) -> Fields:
+    """The fields without the protocols of Upgrade for which ``keeps`` is false, and what belongs to those.
+
+    A client offers an upgrade, and a server is free to ignore it (RFC 9110 section 7.8). Where no protocol is left, the
+    request asks for no upgrade any more.
+    """
+    offered = get_all(fields, b"upgrade")
+    if not offered:
+        return fields
+    protocols = [each.strip() for value in offered for each in value.split(b",") if each.strip()]
+    kept = [each for each in protocols if keeps(each.lower())]
+    if kept and len(kept) == len(protocols):
+        return fields
+    gone = {b"http2-settings"} if kept else {b"http2-settings", b"upgrade"}
+    found: list[tuple[bytes, bytes]] = []
+    for name, value in fields:
+        match name.lower():
+            case b"upgrade" if kept:
+                found.append((name, b", ".join(kept)))
+                kept = []
+            case b"connection":
+                options = [each.strip() for each in value.split(b",")]
+                if left := [each for each in options if each and each.lower() not in gone]:
+                    found.append((name, b", ".join(left)))
+            case b"upgrade" | b"http2-settings":
+                pass
+            case _:
+                found.append((name, value))
+    return tuple(found)
+
+
+def is_preflight(head: RequestHead) -> bool:
+    """Whether a browser asks whether a page may send a request (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
+    fields = head.fields
+    return head.method == b"OPTIONS" and bool(get_all(fields, b"origin") and get_all(fields, PREFLIGHT_METHOD))
+
+
+PREFLIGHT_METHOD: Final = b"access-control-request-method"
+"""The field in which it names the request's method."""

@@ -77,18 +77,64 @@ def test_a_field_that_may_make_the_request_another_is_refused_under_a_policy_alo
     check(Policy(), fields=((name, b"DELETE"),))
 
 
-@pytest.mark.parametrize("protocol", [b"h2c", b"TLS/1.0", b"HTTP/2.0", b"websocket, h2c", b"shout/1"])
-def test_no_protocol_in_which_other_paths_could_be_asked_for_is_let_through_under_a_policy(protocol: bytes) -> None:
-    fields = ((b"Connection", b"Upgrade, HTTP2-Settings"), (b"Upgrade", protocol))
-    assert "websocket" in refused(OPEN, fields=fields)
-    check(Policy(), fields=fields)
-    check(OPEN, fields=((b"Upgrade", protocol),))  # not asked for: the field is a connection's own and stays behind
+def passed(policy: Policy, *fields: tuple[bytes, bytes], method: bytes = b"GET", target: bytes = b"/") -> Fields:
+    """The fields with which a request is passed on."""
+    head = RequestHead(method=method, target=target, fields=fields)
+    return Admission(Exposure(policy=policy), clock=Clock()).check(head, target).fields
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"TLS/1.0", b"HTTP/2.0", b"shout/1", b"h2c, shout/1", b""])
+def test_an_upgrade_to_what_is_not_websocket_is_dropped_under_a_policy(protocol: bytes) -> None:
+    fields = (
+        (b"Connection", b"Upgrade, HTTP2-Settings, close"),
+        (b"Upgrade", protocol),
+        (b"HTTP2-Settings", b"AAMAAABkAAQCAAAAAAIAAAAA"),
+        (b"A", b"b"),
+    )
+    assert passed(OPEN, *fields) == ((b"Connection", b"close"), (b"A", b"b"))
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"TLS/1.0", b"HTTP/2.0"])
+def test_an_upgrade_in_which_more_requests_would_follow_is_dropped_without_a_policy_too(protocol: bytes) -> None:
+    assert passed(Policy(), (b"Connection", b"Upgrade"), (b"Upgrade", protocol)) == ()
+
+
+@pytest.mark.parametrize("policy", [OPEN, Policy()])
+@pytest.mark.parametrize("protocols", [b"websocket, h2c", b"TLS/1.0,websocket"])
+def test_of_several_protocols_websocket_is_left(protocols: bytes, policy: Policy) -> None:
+    asked = ((b"Connection", b"Upgrade"), (b"Upgrade", protocols))
+    assert passed(policy, *asked) == ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+
+
+def test_without_a_policy_any_other_upgrade_is_the_upstreams_to_answer() -> None:
+    asked = ((b"Connection", b"Upgrade"), (b"Upgrade", b"shout/1"))
+    assert passed(Policy(), *asked) == asked
 
 
 def test_a_websocket_is_let_through_where_its_path_is() -> None:
     fields = ((b"connection", b"keep-alive, Upgrade"), (b"upgrade", b"WebSocket"))
-    check(OPEN, fields=fields)
+    assert passed(OPEN, *fields) == fields
     refused(Policy.parse(allow=["/v1/*"]), b"/ws", fields)
+
+
+def preflight(method: bytes) -> Fields:
+    return ((b"Origin", b"http://localhost:3000"), (b"Access-Control-Request-Method", method))
+
+
+def test_a_preflight_is_let_through_where_what_it_asks_for_is() -> None:
+    policy = Policy.parse(ready="openai", deny=["POST /v1/embeddings"])
+    chat, models = b"/v1/chat/completions", b"/v1/models"
+    check(policy, chat, preflight(b"POST"), b"OPTIONS")
+    check(policy, models, preflight(b"GET"), b"OPTIONS")
+    for target, asked in ((chat, b"DELETE"), (models, b"POST"), (b"/api/pull", b"POST"), (b"/v1/embeddings", b"POST")):
+        refused(policy, target, preflight(asked), b"OPTIONS")
+    for fields in (preflight(b"POST")[:1], preflight(b"POST")[1:], ()):  # no preflights
+        refused(policy, chat, fields, b"OPTIONS")
+    refused(policy, chat, preflight(b"POST"), b"TRACE")
+    refused(policy, chat, preflight(b"post"), b"OPTIONS")
+    for denied in ("OPTIONS /v1/*", "/v1/*", "POST /v1/chat/*"):
+        refused(Policy.parse(deny=[denied]), chat, preflight(b"POST"), b"OPTIONS")
+    check(Policy.parse(deny=["GET /v1/*"]), chat, preflight(b"POST"), b"OPTIONS")
 
 
 def test_without_a_policy_nothing_is_looked_at() -> None:
