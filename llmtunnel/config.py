@@ -26,7 +26,8 @@ DEFAULT_SIGNAL: Final = "wss://signal-server.fly.dev"
 """The original's public signal server. It keeps two members to a room."""
 
 DEFAULT_STUN: Final = "stun:stun.l.google.com:19302"
-DEFAULT_LISTEN: Final = "127.0.0.1:8000"
+DEFAULT_PORT: Final = 8000
+DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
 DEFAULT_RESUME_FOR: Final = 60.0
 
 # What aiortc takes of RFC 7064 and RFC 7065: no IPv6 literals.
@@ -258,7 +259,7 @@ class ProxySettings(Settings):
     """What proxy needs."""
 
     listen: str = DEFAULT_LISTEN
-    """``host:port``, a bare port or a bare host; port 0 takes a free one."""
+    """``host:port``, a bare port, or a bare host for `DEFAULT_PORT`; port 0 takes a free one."""
     listener: ListenerPolicy = field(default_factory=ListenerPolicy)
     """Whom it answers."""
     keepalive: float | None = None

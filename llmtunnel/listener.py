@@ -13,10 +13,18 @@ from typing import Final, NamedTuple
 from .errors import SettingError
 
 LOCALHOST: Final = "localhost"
+LOOPBACK: Final = "127.0.0.1"
+LOOPBACK6: Final = "::1"
 
 _NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+_NUMBER: Final = re.compile(r"0x([0-9a-f]*)|0([0-7]*)|([1-9][0-9]*)")
+"""One part of an IPv4 address as C's inet_aton and browsers read it: hexadecimal, octal or decimal."""
+_LONGEST_NUMBERS: Final = 64
+"""Characters of such an address: four octal numbers with their leading zeros have far fewer."""
 _AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{0,5}))?")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_APP_HOST: Final = re.compile(r"[A-Za-z0-9._~-]*")
+"""What follows an application's own scheme: an id, a word, a dot (``app://.``) or nothing (``file://``)."""
 _KEY: Final = re.compile(r"[!-~]{1,4096}")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -36,32 +44,54 @@ class WebOrigin(NamedTuple):
     port: int | None
     """The scheme's own where none is named."""
 
+    def __str__(self) -> str:
+        """As ``--allow-origin`` takes it."""
+        if self == OPAQUE:
+            return "null"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}" + (
+            "" if self.port in (None, _DEFAULT_PORTS.get(self.scheme)) else f":{self.port}"
+        )
+
+
+OPAQUE: Final = WebOrigin("", "", None)
+"""What browsers send as ``null``: a page that was opened from a file, or any site's sandboxed frame."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerPolicy:
     """Whom the proxy's listener answers, beside programs on this machine."""
 
     allow_hosts: tuple[str, ...] = ()
-    """Names by which clients may call it, beside the address listened on and ``localhost``."""
+    """Names by which clients may call it, beside the address listened on and those of `is_loopback`."""
     allow_origins: tuple[str, ...] = ()
-    """Web pages, ``https://app.example``, that may use it, beside those of this machine."""
+    """Pages that may use it, beside those of this machine: ``https://app.example``, ``tauri://localhost``, ``file://``.
+
+    ``null`` allows pages without an origin of their own. Every web site can produce such a page."""
     api_key: str | None = field(default=None, repr=False)
     """What clients must send, as ``Authorization: Bearer`` or ``X-Api-Key``."""
     no_auth: bool = False
     """Listen where other machines reach it without a key: they all may use it."""
 
     def __post_init__(self) -> None:
-        for name in self.allow_hosts:
-            if canonical_host(name) is None:
-                raise SettingError(f"{name!r} is not a host's name.", hint="Write --allow-host host.docker.internal.")
+        _check_tuple("allow_hosts", self.allow_hosts)
+        _check_tuple("allow_origins", self.allow_origins)
+        for host in self.allow_hosts:
+            _check_host(host)
         for origin in self.allow_origins:
             if parse_origin(origin) is None:
                 raise SettingError(
                     f"{origin!r} is not a web page's origin.",
-                    hint="Write each as --allow-origin https://app.example: scheme, host and port, nothing else.",
+                    hint="Write --allow-origin https://app.example: scheme, host and port, nothing else. For a desktop"
+                    " app or a file: app://name, file://, or null.",
                 )
         if self.api_key is not None:
             self._check_key(self.api_key)
+
+    @property
+    def any_site(self) -> bool:
+        """Whether ``null`` is allowed, which a page of any web site can send."""
+        return OPAQUE in map(parse_origin, self.allow_origins)
 
     def _check_key(self, key: str) -> None:
         if not _KEY.fullmatch(key):
@@ -71,6 +101,23 @@ class ListenerPolicy:
             )
         if self.no_auth:
             raise SettingError("An API key and --no-auth contradict each other.", hint="Leave one of them out.")
+
+
+def _check_tuple(name: str, value: object) -> None:
+    if isinstance(value, str):  # its letters would be taken for hosts
+        raise SettingError(f"{name} is a tuple, not the text {value!r}.", hint=f"Write {name}=({value!r},).")
+
+
+def _check_host(name: str) -> None:
+    """Raise `SettingError` where this is no name by which clients may call the listener."""
+    host = canonical_host(name)
+    if host is None:
+        raise SettingError(f"{name!r} is not a host's name.", hint="Write --allow-host host.docker.internal.")
+    if usual := usual_address(host):
+        raise SettingError(
+            f"--allow-host {name}: browsers do not mark the requests of web pages to this address as such.",
+            hint=f"Call the proxy by {usual} instead.",
+        )
 
 
 def canonical_host(text: str) -> str | None:
@@ -83,8 +130,49 @@ def canonical_host(text: str) -> str | None:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host if _NAME.fullmatch(host) else None
+    return None if "%" in host else str(address)
+
+
+def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that some program takes a host for, whatever its spelling; None for a name.
+
+    ``127.1``, ``2130706433``, ``0x7f.1`` and ``::ffff:127.0.0.1`` are all 127.0.0.1.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return _address_of_numbers(host)
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return None if "%" in host else str(mapped or address)
+    return mapped or address
+
+
+def _address_of_numbers(host: str) -> ipaddress.IPv4Address | None:
+    """One to four numbers, the last of which fills what is left (https://url.spec.whatwg.org/#concept-ipv4-parser)."""
+    found = [_NUMBER.fullmatch(part) for part in host.lower().split(".")]
+    if len(host) > _LONGEST_NUMBERS or len(found) > 4 or None in found:
+        return None
+    *numbers, last = [int(each[each.lastindex or 0] or "0", _BASES[each.lastindex or 0]) for each in found if each]
+    if any(number > 255 for number in numbers) or last >= 256 ** (4 - len(numbers)):
+        return None
+    return ipaddress.IPv4Address(sum(each << 8 * (3 - at) for at, each in enumerate(numbers)) + last)
+
+
+_BASES: Final = (10, 16, 8, 10)
+"""The base of each group of `_NUMBER`."""
+
+
+def usual_address(host: str) -> str | None:
+    """By which address to call this machine instead of a canonical host; None where the host is fine as it is.
+
+    0.0.0.0, ``::`` and IPv4 addresses inside IPv6 ones reach this machine too. Browsers know them for no loopback, and
+    send no Sec-Fetch-Site there: a GET of a web page would look like a program's.
+    """
+    address = address_of(host)
+    if address is None:
+        return None
+    if address.is_unspecified:
+        return LOOPBACK if address.version == 4 else LOOPBACK6
+    return None if str(address) == host else str(address)
 
 
 def parse_authority(text: str) -> Authority | None:
@@ -97,13 +185,21 @@ def parse_authority(text: str) -> Authority | None:
 
 
 def parse_origin(text: str) -> WebOrigin | None:
-    """``scheme://host`` or ``scheme://host:port``; None for all else: ``null``, ``file://``, two of them, a path."""
+    """``scheme://host`` or ``scheme://host:port``, or `OPAQUE`; None for all else: ``*``, two of them, a path.
+
+    An application's own scheme may stand before any word, or before none: ``app://.``, ``file://``.
+    """
+    if text == "null":
+        return OPAQUE
     scheme, mark, rest = text.partition("://")
-    authority = parse_authority(rest)
-    if not (mark and authority and _SCHEME.fullmatch(scheme)):
+    if not (mark and _SCHEME.fullmatch(scheme)):
         return None
     scheme = scheme.lower()
-    return WebOrigin(scheme, authority.host, authority.port or _DEFAULT_PORTS.get(scheme))
+    if authority := parse_authority(rest):
+        return WebOrigin(scheme, authority.host, authority.port or _DEFAULT_PORTS.get(scheme))
+    if scheme in _DEFAULT_PORTS or not _APP_HOST.fullmatch(rest):
+        return None
+    return WebOrigin(scheme, rest.lower(), None)
 
 
 def is_address(host: str) -> bool:
@@ -116,8 +212,14 @@ def is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a canonical host is this machine, and nobody else reaches it."""
-    return host == LOCALHOST or (is_address(host) and ipaddress.ip_address(host).is_loopback)
+    """Whether a canonical host is this machine, nobody else reaches it, and browsers know that.
+
+    The names are RFC 6761's, section 6.3. Browsers take 127.0.0.0/8, ::1 and these names for potentially trustworthy
+    (https://w3c.github.io/webappsec-secure-contexts/), so that they send Sec-Fetch-Site with all requests to them.
+    """
+    if host == LOCALHOST or host.endswith(f".{LOCALHOST}"):
+        return True
+    return is_address(host) and usual_address(host) is None and ipaddress.ip_address(host).is_loopback
 
 
 def is_unspecified(host: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 from .limits import DAY, MAX_PROXIES, Limits, RelayLimits
@@ -143,12 +143,21 @@ def parse_address(text: str) -> Address:
     if text.isdecimal():
         return DEFAULT_HOST, _port(text)
     host, colon, port = text.rpartition(":")
+    if _is_ipv6(text) and not (_is_ipv6(host) and port.isdecimal() and len(port) > 1):  # ::1:8787 may mean a port
+        return text, DEFAULT_PORT
     if text.endswith("]") or not colon:
         host, port = text, str(DEFAULT_PORT)
     bracketed = host.startswith("[") and host.endswith("]")
     if not host or (":" in host) != bracketed:
         raise argparse.ArgumentTypeError(f"{text!r} is no address: write host:port, or [::1]:port")
     return host.strip("[]"), _port(port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def _everywhere(text: str) -> Address:

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import ipaddress
+import socket
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmtunnel.errors import SettingError
 from llmtunnel.listener import (
+    OPAQUE,
     Authority,
     ListenerPolicy,
     WebOrigin,
+    address_of,
     canonical_host,
     is_loopback,
     parse_authority,
     parse_origin,
+    usual_address,
 )
 
 
@@ -24,9 +32,7 @@ from llmtunnel.listener import (
         ("127.0.0.1.", "127.0.0.1"),
         ("::1", "::1"),
         ("0:0:0:0:0:0:0:1", "::1"),
-        ("::FFFF:127.0.0.1", "127.0.0.1"),
-        ("::ffff:7f00:1", "127.0.0.1"),
-        ("127.1", "127.1"),  # a name, to us: nobody allows it
+        ("127.1", "127.1"),  # see `usual_address`
         ("0x7f.0.0.1", "0x7f.0.0.1"),
         ("127.0.0.01", "127.0.0.01"),
     ],
@@ -86,8 +92,37 @@ def test_an_authority_is_a_host_with_or_without_a_port(text: str, authority: Aut
         ("http://a", WebOrigin("http", "a", 80)),
         ("HTTPS://A:443", WebOrigin("https", "a", 443)),
         ("http://[::1]:3000", WebOrigin("http", "::1", 3000)),
+        ("http://[::FFFF:7f00:1]", WebOrigin("http", canonical_host("::ffff:127.0.0.1") or "", 80)),
         ("chrome-extension://abc", WebOrigin("chrome-extension", "abc", None)),
-        *((bad, None) for bad in ["", "null", "*", "a", "//a", "file://", "http://", "http://a/", "http://a http://b"]),
+        ("vscode-webview://0Ab-c", WebOrigin("vscode-webview", "0ab-c", None)),
+        ("tauri://localhost", WebOrigin("tauri", "localhost", None)),
+        ("capacitor://localhost:80", WebOrigin("capacitor", "localhost", 80)),
+        ("app://.", WebOrigin("app", ".", None)),
+        ("app://-", WebOrigin("app", "-", None)),
+        ("file://", WebOrigin("file", "", None)),
+        ("null", OPAQUE),
+        *(
+            (bad, None)
+            for bad in [
+                "",
+                "NULL",
+                "*",
+                "a",
+                "//a",
+                "http://",
+                "https://.",
+                "http://a/",
+                "http://a http://b",
+                "file:///",
+                "file:///home/me",
+                "app://a/b",
+                "app://a b",
+                "app://a@b",
+                "://a",
+                "1app://a",
+                "null, null",
+            ]
+        ),
     ],
 )
 def test_an_origin_is_a_scheme_a_host_and_a_port(text: str, origin: WebOrigin | None) -> None:
@@ -96,11 +131,70 @@ def test_an_origin_is_a_scheme_a_host_and_a_port(text: str, origin: WebOrigin | 
 
 @pytest.mark.parametrize(
     ("host", "loopback"),
-    [("localhost", True), ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True)]
-    + [(other, False) for other in ("0.0.0.0", "::", "10.0.0.1", "127.1", "localhost.evil.example", "a.localhost")],
+    [(own, True) for own in ("localhost", "jupyter.localhost", "a.b.localhost", "127.0.0.1", "127.9.9.9", "::1")]
+    + [
+        (other, False)
+        for other in (
+            "0.0.0.0",
+            "::",
+            "10.0.0.1",
+            "127.1",
+            "::ffff:127.0.0.1",
+            "::ffff:7f00:1",
+            "",
+            "localhost.evil.example",
+            "notlocalhost",
+            ".localhost.a",
+        )
+    ],
 )
-def test_loopback_is_what_no_other_machine_reaches(host: str, loopback: bool) -> None:
+def test_loopback_is_what_no_other_machine_reaches_and_browsers_know_for_it(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+SPELLINGS = {
+    "127.0.0.1": "127.1 127.0.1 2130706433 0x7f000001 0x7f.1 0X7F.0.0.1 0177.1 017700000001 127.0.0.01 0x7f.0.0x0.01",
+    "0.0.0.0": "0 0.0 0.0.0 00 0x 0x0.0 00.0.0.0 000000000000",
+    "192.168.1.5": "192.168.261 3232235781 0xc0a80105",
+}
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [(host, address) for address, hosts in SPELLINGS.items() for host in hosts.split()]
+)
+def test_an_address_is_known_in_every_spelling_and_named_in_the_usual_one(host: str, address: str) -> None:
+    assert address_of(host) == ipaddress.IPv4Address(address)
+    assert usual_address(host) == {"0.0.0.0": "127.0.0.1"}.get(address, address)
+
+
+@pytest.mark.parametrize(
+    ("host", "usual"),
+    [
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "::1"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+        ("::ffff:7f00:1", "127.0.0.1"),
+        ("::ffff:0:0", "127.0.0.1"),
+        ("::ffff:c0a8:105", "192.168.1.5"),
+        *(
+            (fine, None)
+            for fine in ["127.0.0.1", "::1", "10.0.0.1", "2001:db8::1", "localhost", "a.localhost", "gpu.lan"]
+        ),
+        *((name, None) for name in ["256.1", "1.2.3.4.5", "08", "0xg", "127.0.0.1.nip.io", "4294967296", "1.16777216"]),
+        *((name, None) for name in ["", ".", "1.", "1..2", "-1", "+1", "1_0", "9" * 5000]),
+    ],
+)
+def test_another_address_is_named_for_one_that_browsers_do_not_mark(host: str, usual: str | None) -> None:
+    assert usual_address(host) == usual
+
+
+@given(st.integers(0, 2**32 - 1), st.data())
+def test_inet_aton_and_we_read_the_same_address(number: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 4))
+    parts = [number >> 8 * (3 - at) & 255 for at in range(count - 1)]
+    parts.append(number & (1 << 8 * (5 - count)) - 1)
+    text = ".".join(data.draw(st.sampled_from([f"{part}", f"{part:#x}", f"0{part:o}"])) for part in parts)
+    assert address_of(text) == ipaddress.IPv4Address(socket.inet_aton(text))
 
 
 @pytest.mark.parametrize("name", ["", "http://a", "a:80", "*", "a b"])
@@ -109,8 +203,35 @@ def test_a_host_to_allow_is_a_name_or_an_address(name: str) -> None:
         ListenerPolicy(allow_hosts=(name,))
 
 
-@pytest.mark.parametrize("origin", ["", "*", "null", "file://", "app.example", "https://app.example/path"])
-def test_an_origin_to_allow_is_one_that_no_other_page_has_too(origin: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["0.0.0.0", "::", "0", "127.1", "2130706433", "0x7f.1", "::ffff:127.0.0.1", "::ffff:7f00:1"]
+)
+def test_a_host_that_browsers_do_not_mark_cannot_be_allowed_and_another_is_named(name: str) -> None:
+    with pytest.raises(SettingError, match="do not mark") as caught:
+        ListenerPolicy(allow_hosts=(name,))
+    assert "127.0.0.1" in caught.value.hint or "::1" in caught.value.hint
+
+
+def test_one_text_is_not_taken_for_a_tuple_of_its_letters() -> None:
+    with pytest.raises(SettingError, match="allow_hosts is a tuple"):
+        ListenerPolicy(allow_hosts="gpu")  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="allow_origins is a tuple"):
+        ListenerPolicy(allow_origins="https://app.example")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://app.example", "http://[::1]:3000", "file://", "null", "app://.", "tauri://localhost", "http://a:80"],
+)
+def test_an_origin_is_shown_as_it_is_allowed(origin: str) -> None:
+    parsed = parse_origin(origin)
+    assert parsed is not None
+    assert parse_origin(str(parsed)) == parsed
+    assert ListenerPolicy(allow_origins=(str(parsed),)).any_site is (origin == "null")
+
+
+@pytest.mark.parametrize("origin", ["", "*", "NULL", "file:///", "app.example", "https://app.example/path"])
+def test_an_origin_to_allow_is_one_that_a_browser_sends(origin: str) -> None:
     with pytest.raises(SettingError, match="origin") as caught:
         ListenerPolicy(allow_origins=(origin,))
     assert "--allow-origin https://app.example" in caught.value.hint

@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from ..config import Settings
+from ..config import ProxySettings, Settings
 from ..errors import TunnelError
 from ..invite import Invite
 from ..status import Listening, Notice, SignalConnected
@@ -18,7 +18,7 @@ from ..upstream import NAMED
 from . import logs
 from .console import Console
 from .options import DemoCommand, DoctorCommand, InviteCommand, ProxyCommand, ServeCommand, SignalCommand, ToyCommand
-from .parsers import PROG
+from .parsers import PROG, TOY_PORT
 from .signals import READER_GONE, Stop, on_signals
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ ROOM_ALONE: Final = (
 SHORT_SECRET: Final = "the secret is short, and can be guessed in time; an invite's is as long as it should be"
 LONG_ENOUGH: Final = 8
 """Characters. Whoever guesses has to ask serve, which takes one guess in a few seconds."""
+ANY_SITE: Final = (
+    "--allow-origin null lets every web site use the proxy: any page can send this origin from a sandboxed frame;"
+    " open your page by http://localhost instead, or give it an --api-key"
+)
 
 Work = Coroutine[Any, Any, int]
 Running = ServeCommand | ProxyCommand | DoctorCommand | DemoCommand | ToyCommand
@@ -157,24 +161,29 @@ async def _toy(command: ToyCommand, console: Console) -> int:
     from ..endpoints.listen import parse_listen
     from .toy import Toy
 
-    listen = parse_listen(command.listen)
+    listen = parse_listen(command.listen, port=TOY_PORT)
     async with Toy(listen.host, listen.port) as toy:
-        console.record(Listening(url=toy.url))
+        console.record(Listening(url=toy.url, addresses=toy.addresses))
         console.say(f"toy model server on {toy.url}\n  for others: {PROG} serve {toy.url}\n")
         await asyncio.Event().wait()
     return 0
 
 
 def _warn(settings: Settings, console: Console) -> None:
-    if weak := weakness(settings):
+    for weak in weaknesses(settings):
         console.warn(weak)
 
 
-def weakness(settings: Settings) -> str:
-    """What is weak about how the two know each other, in one line; empty where nothing is."""
+def weaknesses(settings: Settings) -> tuple[str, ...]:
+    """What is weak about how the two know each other and about whom the listener lets in, in a line each."""
+    found = []
     if settings.secret is None:
-        return ROOM_ALONE
-    return SHORT_SECRET if len(settings.secret) < LONG_ENOUGH else ""
+        found.append(ROOM_ALONE)
+    elif len(settings.secret) < LONG_ENOUGH:
+        found.append(SHORT_SECRET)
+    if isinstance(settings, ProxySettings) and settings.listener.any_site:
+        found.append(ANY_SITE)
+    return tuple(found)
 
 
 def _show_invite(server: Server, invite: Invite, console: Console, command: ServeCommand) -> None:

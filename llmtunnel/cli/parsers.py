@@ -32,7 +32,8 @@ PROG: Final = "llmtunnel"
 LEVELS: Final = ("error", "warning", "info", "debug", "trace")
 """How much is logged; ``trace`` is everything that aiortc and aioice say too."""
 DEFAULT_LEVEL: Final = "warning"
-TOY_LISTEN: Final = "127.0.0.1:8900"
+TOY_PORT: Final = 8900
+TOY_LISTEN: Final = f"127.0.0.1:{TOY_PORT}"
 """Of the toy model server: no port where a model server is looked for, as it shall stand in for none by accident."""
 
 SECURITY: Final = """\
@@ -152,7 +153,8 @@ def proxy_parser() -> Parser:
     add(
         "--listen",
         metavar="ADDRESS",
-        help=f"where to answer, port 0 for a free one (TUNNEL_LISTEN; default: {DEFAULT_LISTEN})",
+        help="where to answer: host:port, a port, or a host for port 8000; port 0 takes a free one; [::]:PORT is every"
+        f" address, IPv4 too (TUNNEL_LISTEN; default: {DEFAULT_LISTEN})",
     )
     add(
         "--wait-for-peer",
@@ -194,7 +196,10 @@ def toy_parser() -> Parser:
         examples=["toy", "toy --listen 127.0.0.1:0"],
     )
     parser.add_argument(
-        "--listen", metavar="ADDRESS", default=TOY_LISTEN, help=f"where; port 0: a free one (default: {TOY_LISTEN})"
+        "--listen",
+        metavar="ADDRESS",
+        default=TOY_LISTEN,
+        help=f"where: host:port, a port or a host; port 0: a free one (default: {TOY_LISTEN})",
     )
     _add_view(parser, drawn=False)
     return parser
@@ -274,13 +279,15 @@ def _add_access(parser: Parser) -> None:
         "--allow-host",
         metavar="NAME",
         action="append",
-        help="another name that clients call it by, such as host.docker.internal, repeatable",
+        help="another name that clients call it by, such as host.docker.internal, repeatable; names that end in"
+        " .localhost need no flag",
     )
     add(
         "--allow-origin",
         metavar="ORIGIN",
         action="append",
-        help="web pages that may use it, such as https://app.example, repeatable",
+        help="pages that may use it, repeatable: https://app.example, or what a desktop app sends (app://name,"
+        " vscode-webview://id, file://). null, which a page opened from a file sends: any web site can send it too",
     )
     add(
         "--api-key",

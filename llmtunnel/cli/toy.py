@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
-from ..endpoints.listen import Listen, open_servers, port_of, reachable
+from ..endpoints.listen import Listen, addresses_of, open_servers, url_of
 from ..errors import StreamError
 
 MODEL = "toy"
@@ -51,6 +51,8 @@ class Toy:
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, *, delay: float = TOKEN_DELAY) -> None:
         self.url = ""
+        self.addresses: tuple[str, ...] = ()
+        """Every address that it listens on."""
         self._listen, self._delay = Listen(host=host, port=port), delay
         self._servers: list[asyncio.Server] = []
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
@@ -64,7 +66,8 @@ class Toy:
         except BaseException:
             await self.aclose()
             raise
-        self.url = f"http://{reachable(self._listen.host, port_of(self._servers[0]))}"
+        self.url = url_of(self._listen, self._servers)
+        self.addresses = addresses_of(self._servers)
 
     async def aclose(self) -> None:
         """Listen no more, and close every connection; idempotent."""

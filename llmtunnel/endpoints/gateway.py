@@ -14,7 +14,7 @@ from .exchange import Exchange, RequestBody, SessionSource
 from .guard import Guard
 from .http1 import BadMessage, RequestEvent, RequestReader, RequestReceived
 from .ledger import Ledger
-from .listen import Listen, open_servers, parse_listen, port_of, reachable, shown
+from .listen import Listen, addresses_of, open_servers, parse_listen, url_of
 from .probe import PROBE_FIELD
 from .responses import BUSY, PROBED, Failure, failure
 
@@ -54,8 +54,8 @@ class Gateway:
     async def start(self) -> None:
         """Listen. Raises `AddressInUse`, or `SettingError` where the address cannot be used."""
         self._servers = await open_servers(self._listen, self._accept)
-        self.addresses = tuple(shown(*each.getsockname()[:2]) for server in self._servers for each in server.sockets)
-        self.url = f"http://{reachable(self._listen.host, port_of(self._servers[0]))}"
+        self.addresses = addresses_of(self._servers)
+        self.url = url_of(self._listen, self._servers)
 
     async def aclose(self) -> None:
         """Stop listening and break off what is under way, so that clients see an error; idempotent."""

@@ -4,7 +4,8 @@ A web page that the user visits can make the browser send requests to this machi
 
 - Host: a page whose own name was pointed at 127.0.0.1 (DNS rebinding) calls us by that name.
 - Origin: what a page of another site posts, or reads with its script, names that site.
-- Sec-Fetch-Site: what it has loaded without a script, as an image, say.
+- Sec-Fetch-Site: what it has loaded without a script, as an image, say. Browsers send it to addresses and names that
+  they know for loopback, so the listener may not be called by others that reach this machine (0.0.0.0).
 
 Other machines, where they reach the listener, need its key.
 """
@@ -18,7 +19,8 @@ from typing import Final
 
 from ..errors import SettingError
 from ..listener import (
-    LOCALHOST,
+    OPAQUE,
+    Authority,
     ListenerPolicy,
     canonical_host,
     is_address,
@@ -26,16 +28,19 @@ from ..listener import (
     is_unspecified,
     parse_authority,
     parse_origin,
+    usual_address,
 )
-from ..protocol.heads import Fields, ResponseHead, get_all, tokens
+from ..protocol.heads import Fields, ResponseHead, get_all, is_preflight, keep_upgrades, leaves_http, tokens
 from .http1 import RequestReceived
 from .listen import Listen, shown
 from .responses import Failure
 
 _PREFLIGHT_AGE: Final = b"600"
 """Seconds for which a browser need not ask again (Chromium's own limit is 7200)."""
-_SHOWN: Final = 100
-"""Characters of a client's Host or Origin that its answer repeats."""
+_ZONE: Final = re.compile(rb"%[^]]*(?=\])")
+"""An IPv6 address's interface, which means something on one machine only (RFC 6874)."""
+_SHOWN: Final = 260
+"""Characters of a client's Host or Origin that its answer repeats: a host's name has up to 253."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +48,7 @@ class Verdict:
     """What to do with a request."""
 
     request: RequestReceived
-    """As it is to be passed on: without the listener's key."""
+    """As it is to be passed on: without the listener's key, and without an upgrade to HTTP/2 or TLS."""
     answer: Failure | ResponseHead | None = None
     """What to answer in the peer's place; None: pass it on."""
     cors: Fields = ()
@@ -62,7 +67,7 @@ class Guard:
                 hint="Give a key that clients have to send (TUNNEL_API_KEY, --api-key-file or --api-key),"
                 " or say --no-auth, or listen on 127.0.0.1.",
             )
-        self._hosts = {LOCALHOST, host, listen.beside, *map(canonical_host, policy.allow_hosts)}
+        self._hosts = {host, *map(canonical_host, policy.allow_hosts)}
         # The addresses behind a name or "any" may be those of a container's or a router's other side.
         self._by_any_address = host is None or is_unspecified(host) or not is_address(host)
         self._origins = frozenset(map(parse_origin, policy.allow_origins))
@@ -73,12 +78,13 @@ class Guard:
         if refusal := self._refusal(request):
             return Verdict(request=request, answer=refusal)
         cors = self._cors(request)
-        if cors and _is_preflight(request):  # a browser asks it without the key
+        if cors and is_preflight(request.head):  # a browser asks it without the key
             return Verdict(request=request, answer=_preflight_answer(request, cors))
-        passed = self._without_key(request)
-        if passed is None:
+        fields = self._without_key(request.head.fields)
+        if fields is None:
             return Verdict(request=request, answer=_KEY_WANTED, cors=cors)
-        return Verdict(request=passed, cors=cors)
+        head = replace(request.head, fields=keep_upgrades(fields, leaves_http))
+        return Verdict(request=replace(request, head=head), cors=cors)
 
     # -- web pages
 
@@ -99,9 +105,11 @@ class Guard:
         if not host:  # as HTTP/1.0 has it, but no browser
             return not from_browser
         asked = parse_authority(host.decode("latin-1"))
-        if asked is None:
+        if asked is None or usual_address(asked.host):
             return False
-        return asked.host in self._hosts or (self._by_any_address and is_address(asked.host))
+        if is_loopback(asked.host) or asked.host in self._hosts:
+            return True
+        return self._by_any_address and is_address(asked.host)
 
     def _is_our_origin(self, value: bytes, host: bytes) -> bool:
         """A page of this machine, one that was allowed, or one that came through this listener itself."""
@@ -115,21 +123,25 @@ class Guard:
         return is_loopback(origin.host) or origin == parse_origin(f"{origin.scheme}://{host.decode('latin-1')}")
 
     def _cors(self, request: RequestReceived) -> Fields:
-        """For a page that was allowed; others that may ask are the upstream's to answer."""
+        """For a page that was allowed, and for every page that may ask where a key tells who may read.
+
+        Without a key the other pages are the upstream's to answer, preflights and all, as if it were asked directly.
+        """
         origins = get_all(request.head.fields, b"origin")
-        if not origins or parse_origin(origins[0].decode("latin-1")) not in self._origins:
+        if not origins:
+            return ()
+        if self._key is None and parse_origin(origins[0].decode("latin-1")) not in self._origins:
             return ()
         return ((b"Access-Control-Allow-Origin", origins[0]), (b"Vary", b"Origin"))
 
     # -- the key
 
-    def _without_key(self, request: RequestReceived) -> RequestReceived | None:
-        """The request as it is passed on; None where it needs a key and has none."""
+    def _without_key(self, fields: Fields) -> Fields | None:
+        """The fields as they are passed on; None where they need a key and have none."""
         if self._key is None:
-            return request
-        fields = request.head.fields
+            return fields
         kept = tuple(field for field in fields if not self._has_key(*field))
-        return replace(request, head=replace(request.head, fields=kept)) if len(kept) < len(fields) else None
+        return kept if len(kept) < len(fields) else None
 
     def _has_key(self, name: bytes, value: bytes) -> bool:
         assert self._key is not None
@@ -150,19 +162,17 @@ def readable(head: ResponseHead, cors: Fields) -> ResponseHead:
     return replace(head, fields=head.fields + cors)
 
 
-def _is_preflight(request: RequestReceived) -> bool:
-    asked = get_all(request.head.fields, b"access-control-request-method")
-    return request.head.method == b"OPTIONS" and bool(asked)
-
-
 def _preflight_answer(request: RequestReceived, cors: Fields) -> ResponseHead:
     """Yes to what the browser asks for (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
     asked = request.head.fields
     granted = [(b"Access-Control-Allow-Methods", get_all(asked, b"access-control-request-method")[0])]
     if names := get_all(asked, b"access-control-request-headers"):
         granted.append((b"Access-Control-Allow-Headers", b", ".join(names)))
-    if b"true" in tokens(asked, b"access-control-request-private-network"):
-        granted.append((b"Access-Control-Allow-Private-Network", b"true"))
+    granted += [
+        (b"Access-Control-Allow-%b-Network" % network, b"true")
+        for network in (b"Private", b"Local")  # Chromium has sent the first; drafts had the second name for a while
+        if b"true" in tokens(asked, b"access-control-request-%b-network" % network.lower())
+    ]
     granted.append((b"Access-Control-Max-Age", _PREFLIGHT_AGE))
     return ResponseHead(status=204, reason=b"No Content", fields=(*cors, *granted))
 
@@ -181,23 +191,47 @@ _FOREIGN_SITE: Final = Failure(
 
 
 def _foreign_host(host: bytes) -> Failure:
-    asked = parse_authority(host.decode("latin-1"))
-    name = asked.host[:_SHOWN] if asked else "NAME"
-    return Failure(
-        status=403,
-        code="foreign_host",
-        message=f"The proxy was called by a name that it does not know ({_quoted(host)}), as a hostile web page might."
-        f" If that is you, start it with --allow-host {name}.",
-    )
+    asked = parse_authority(_ZONE.sub(b"", host).decode("latin-1"))
+    called = f"The proxy was called by {_quoted(host)}"
+    if asked is None:
+        message = f"{called}, which is no host's name. Call it by the address that it listens on, or by localhost."
+    elif usual := usual_address(asked.host) or (b"%" in host and asked.host):
+        message = (
+            f"{called}. Browsers do not mark what web pages send to an address of this spelling, so it is refused."
+            f" Call it by {_authority(Authority(usual, asked.port))}."
+        )
+    else:
+        message = (
+            f"{called}, a name that it does not know, as a hostile web page might call it."
+            f" If that is you, start it with --allow-host {asked.host[:_SHOWN]}."
+        )
+    return Failure(status=403, code="foreign_host", message=message)
 
 
 def _foreign_origin(value: bytes) -> Failure:
-    return Failure(
-        status=403,
-        code="foreign_origin",
-        message=f"A web page of another origin ({_quoted(value)}) asked for this. If it may use the model, start the"
-        " proxy with --allow-origin and that origin.",
-    )
+    origin = parse_origin(value.decode("latin-1"))
+    if origin is None:
+        message = f"The request's Origin ({_quoted(value)}) is none that a browser sends. It must be one origin."
+    elif origin == OPAQUE:
+        message = (
+            "A page without an origin of its own (null) asked for this: one that was opened from a file, or a sandboxed"
+            " frame of any web site. Open your page by http://localhost. Or start the proxy with --allow-origin null:"
+            " then every web site can use the model."
+        )
+    else:
+        message = (
+            f"A web page of another origin ({_quoted(value)}) asked for this. Start the proxy with --allow-origin"
+            f" {str(origin)[:_SHOWN]} if it may use the model."
+        )
+        if usual := usual_address(origin.host):
+            message += f" If it is a page of this machine, open it by {origin._replace(host=usual)} instead."
+    return Failure(status=403, code="foreign_origin", message=message)
+
+
+def _authority(authority: Authority) -> str:
+    if authority.port is not None:
+        return shown(authority.host, authority.port)
+    return f"[{authority.host}]" if ":" in authority.host else authority.host
 
 
 def _quoted(value: bytes) -> str:

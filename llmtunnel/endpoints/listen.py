@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import re
 import socket
 from collections.abc import Callable
@@ -11,11 +12,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
+from ..config import DEFAULT_PORT
 from ..errors import AddressInUse, SettingError
+from ..listener import LOOPBACK, LOOPBACK6, address_of, canonical_host, is_loopback
 
-_ADDRESS: Final = re.compile(r"(?:(?:\[([^\[\]]+)\]|([^:\[\]]*)):)?(\d{1,5})")
-_LOOPBACK: Final = "127.0.0.1"
-_LOOPBACK6: Final = "::1"
+_ADDRESS: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:\[\]/?#@]*))(?::([0-9]{1,5}))?")
+_ANY: Final = "0.0.0.0"
+_ANY6: Final = "::"
+_NO_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, None)
+"""What `open_servers` gets for ``::`` where the machine has no IPv6; Python 3.12 and later give no number."""
 _BACKLOG: Final = 512
 _TRIED_PORTS: Final = 100
 """Ports above a taken one that are looked at for a free one."""
@@ -29,23 +34,55 @@ ProtocolFactory = Callable[[], asyncio.Protocol]
 class Listen:
     """An address to listen on."""
 
-    host: str = _LOOPBACK
+    host: str = LOOPBACK
     port: int
     """0 takes a free one."""
 
     @property
     def beside(self) -> str | None:
-        """Another host that clients mean by the same address: ``localhost`` is ``::1`` for many."""
-        return _LOOPBACK6 if self.host == _LOOPBACK else None
+        """Another host that clients mean by the same address: ``localhost`` is ``::1`` for many.
+
+        ``::`` is IPv4 too, as with most servers.
+        """
+        return {LOOPBACK: LOOPBACK6, _ANY6: _ANY}.get(self.host)
 
 
-def parse_listen(text: str) -> Listen:
-    """``8000``, ``:8000``, ``127.0.0.1:8000``, ``[::1]:8000``, ``localhost:0``. Raises `SettingError`."""
-    match = _ADDRESS.fullmatch(text.strip())
-    if not match or int(match[3]) > 65_535:
-        raise SettingError(f"{text!r} is not an address to listen on.", hint="Write it as --listen 127.0.0.1:8000.")
-    host = match[1] or match[2] or _LOOPBACK
-    return Listen(host=_LOOPBACK if host.lower() == "localhost" else host, port=int(match[3]))
+def parse_listen(text: str, *, port: int = DEFAULT_PORT) -> Listen:
+    """``8000``, ``:8000``, ``127.0.0.1:8000``, ``[::1]:8000``, ``localhost:0``; ``gpu.lan``, ``[::1]``, ``::1``.
+
+    ``port`` is that of an address that names none. Raises `SettingError`.
+    """
+    text = text.strip()
+    if text.isascii() and text.isdecimal():
+        text = f":{text}"
+    elif _is_bare_ipv6(text):
+        text = f"[{text}]"
+    match = _ADDRESS.fullmatch(text)
+    if not match or not text or (match[1] and not _is_ipv6(match[1])) or int(match[3] or 0) > 65_535:
+        raise SettingError(
+            f"{text!r} is not an address to listen on.", hint="Write --listen 127.0.0.1:8000, or [::1]:8000 for IPv6."
+        )
+    return Listen(host=_host(match[1] or match[2] or LOOPBACK), port=int(match[3]) if match[3] else port)
+
+
+def _is_bare_ipv6(text: str) -> bool:
+    """Whether this is an IPv6 address without brackets, which no port follows: ``::1:8000`` may be meant as either."""
+    address, _, port = text.rpartition(":")
+    return _is_ipv6(text) and not (port.isdecimal() and len(port) > 1 and _is_ipv6(address))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def _host(text: str) -> str:
+    """The host to bind: an address in its one spelling, which the guard and URLs know too."""
+    if is_loopback(canonical_host(text) or "") and address_of(text) is None:
+        return LOOPBACK  # localhost, and the names below it
+    return str(address_of(text) or text)
 
 
 def shown(host: str, port: int) -> str:
@@ -53,28 +90,50 @@ def shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def reachable(host: str, port: int) -> str:
-    """The address for a URL: a client on this machine does not connect to "any"."""
-    return shown({"0.0.0.0": _LOOPBACK, "::": _LOOPBACK6}.get(host, host), port)
+def url_of(listen: Listen, servers: list[asyncio.Server]) -> str:
+    """The URL for clients on this machine, which do not connect to "any": ``http://127.0.0.1:8000``."""
+    host = listen.host
+    if host in (_ANY, _ANY6):
+        has_ipv4 = any(each.family == socket.AF_INET for server in servers for each in server.sockets)
+        host = LOOPBACK if has_ipv4 else LOOPBACK6
+    return f"http://{shown(host, port_of(servers[0]))}"
+
+
+def addresses_of(servers: list[asyncio.Server]) -> tuple[str, ...]:
+    """Every address that is listened on."""
+    return tuple(shown(*each.getsockname()[:2]) for server in servers for each in server.sockets)
 
 
 async def open_servers(listen: Listen, factory: ProtocolFactory) -> list[asyncio.Server]:
     """Listen on the address and, where that can be, on the one beside it, at one port.
 
-    Raises `AddressInUse`, or `SettingError` where the address cannot be used.
+    Raises `AddressInUse`, or `SettingError` where the address cannot be used. Where another program has the port at
+    ``::1``, 127.0.0.1 is listened on alone; half of ``::`` is never.
     """
-    for _ in range(_FREE_PAIRS):
-        server = await _open(listen, factory)
+    for tries_left in reversed(range(_FREE_PAIRS)):
+        try:
+            server = await _server(listen.host, listen.port, factory)
+        except (OSError, UnicodeError) as exc:
+            if listen.host == _ANY6 and _has_no_family(exc):
+                return await open_servers(Listen(host=_ANY, port=listen.port), factory)
+            raise _unusable(listen, exc) from exc
         if listen.beside is None:
             return [server]
-        port = port_of(server)
         try:
-            return [server, await _server(listen.beside, port, factory)]
+            return [server, await _server(listen.beside, port_of(server), factory)]
         except OSError as exc:
-            if listen.port or exc.errno != errno.EADDRINUSE:  # the port is a given, or there is no IPv6 here
+            is_taken = exc.errno == errno.EADDRINUSE
+            is_enough = listen.host == LOOPBACK and (listen.port or not tries_left)
+            if is_enough or not is_taken:  # or there is no IPv6, or no IPv4, here
                 return [server]
             await _close(server)
-    return [await _open(listen, factory)]
+            if listen.port or not tries_left:
+                raise _unusable(listen, exc) from exc
+    raise AssertionError("the last try returns or raises")
+
+
+def _has_no_family(exc: Exception) -> bool:
+    return isinstance(exc, socket.gaierror) or (isinstance(exc, OSError) and exc.errno in _NO_FAMILY)
 
 
 def port_of(server: asyncio.Server) -> int:
@@ -82,15 +141,12 @@ def port_of(server: asyncio.Server) -> int:
     return int(server.sockets[0].getsockname()[1])
 
 
-async def _open(listen: Listen, factory: ProtocolFactory) -> asyncio.Server:
-    try:
-        return await _server(listen.host, listen.port, factory)
-    except (OSError, UnicodeError) as exc:
-        raise _unusable(listen, exc) from exc
-
-
 async def _server(host: str, port: int, factory: ProtocolFactory) -> asyncio.Server:
-    return await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
+    server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
+    if not server.sockets:  # asyncio passes over a family that the system does not have
+        server.close()
+        raise OSError(errno.EAFNOSUPPORT, f"no socket for {host}")
+    return server
 
 
 async def _close(server: asyncio.Server) -> None:
@@ -111,7 +167,8 @@ def _unusable(listen: Listen, exc: Exception) -> SettingError:
 
 def _next_free(listen: Listen) -> int | None:
     ports = range(listen.port + 1, min(listen.port + 1 + _TRIED_PORTS, 65_536))
-    return next((port for port in ports if _is_free(listen.host, port)), None)
+    hosts = (_ANY6, _ANY) if listen.host == _ANY6 else (listen.host,)
+    return next((port for port in ports if all(_is_free(host, port) for host in hosts)), None)
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Final
 
 from .. import runtime
 from ..cli import logs
-from ..cli.commands import OLLAMA, OLLAMA_HINT, weakness
+from ..cli.commands import OLLAMA, OLLAMA_HINT, weaknesses
 from ..cli.options import ProxyCommand, ServeCommand, ShowText, View, parse
 from ..cli.parsers import DEFAULT_LEVEL
 from ..config import ProxySettings, ServeSettings
@@ -87,5 +87,4 @@ def _found(settings: ServeSettings, found: list[Found]) -> tuple[str, ...]:
 
 
 def _remarks(settings: ServeSettings | ProxySettings) -> tuple[str, ...]:
-    weak = weakness(settings)
-    return (f"warning: {weak}",) if weak else ()
+    return tuple(f"warning: {weak}" for weak in weaknesses(settings))

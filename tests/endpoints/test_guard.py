@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -49,63 +50,132 @@ def code(verdict: Verdict) -> str:
 # -- Host
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
-        b"127.0.0.1:8000",
-        b"127.0.0.1",
-        b"localhost:8000",
-        b"LOCALHOST:8000",
-        b"localhost.:8000",
-        b"localhost:",
-        b"localhost:9000",  # mapped to our port by ssh -L, say
-        b"[::1]:8000",
-        b"[0:0:0:0:0:0:0:1]",
-        b"[::ffff:127.0.0.1]:8000",
-        b"Host.Docker.Internal:8000",
-        b"host.docker.internal.",
-    ],
-)
-def test_a_client_may_call_it_by_what_it_listens_on_by_localhost_and_by_what_was_allowed(host: bytes) -> None:
+OURS = [
+    b"127.0.0.1:8000",
+    b"127.0.0.1",
+    b"127.0.0.2:8000",
+    b"127.255.255.254",
+    b"localhost:8000",
+    b"LOCALHOST:8000",
+    b"localhost.:8000",
+    b"localhost:",
+    b"localhost:9000",  # mapped to our port by ssh -L, say
+    b"jupyter.localhost:8000",
+    b"Jupyter.LocalHost.:8000",
+    b"a.b-c.localhost",
+    b"[::1]:8000",
+    b"[0:0:0:0:0:0:0:1]",
+    b"[0000::0001]:8000",
+]
+"""By what a browser and programs on this machine may call any listener: names that nobody else has."""
+UNMARKED = {
+    b"0.0.0.0:8000": "127.0.0.1:8000",
+    b"0.0.0.0": "127.0.0.1",
+    b"0:8000": "127.0.0.1:8000",
+    b"0x0:8000": "127.0.0.1:8000",
+    b"000.0.0.0:8000": "127.0.0.1:8000",
+    b"[::]:8000": "[::1]:8000",
+    b"[0:0:0:0:0:0:0:0]": "[::1]",
+    b"[::0.0.0.0]:8000": "[::1]:8000",
+    b"[::ffff:0.0.0.0]:8000": "127.0.0.1:8000",
+    b"[::ffff:127.0.0.1]:8000": "127.0.0.1:8000",
+    b"[::FFFF:7f00:1]": "127.0.0.1",
+    b"[0:0:0:0:0:ffff:7f00:0001]:8000": "127.0.0.1:8000",
+    b"[::ffff:10.0.0.5]:8000": "10.0.0.5:8000",
+    b"127.1:8000": "127.0.0.1:8000",
+    b"2130706433": "127.0.0.1",
+    b"0x7f000001": "127.0.0.1",
+    b"0x7f.1:8000": "127.0.0.1:8000",
+    b"0177.0.0.1:8000": "127.0.0.1:8000",
+    b"127.0.0.01:8000": "127.0.0.1:8000",
+    b"[::1%25lo]:8000": "[::1]:8000",
+    b"[::1%lo]": "[::1]",
+}
+"""Spellings that are refused, and what to call instead."""
+FOREIGN = [
+    b"evil.example",
+    b"evil.example:8000",
+    b"localhost.evil.example",
+    b"notlocalhost",
+    b"127.0.0.1.evil.example",
+    b"127.0.0.1.nip.io:8000",
+    b"localhost.localdomain",
+    b"null",
+]
+NO_HOSTS = [
+    b"localhost..",
+    b"a..localhost",
+    b"[::1]evil.example",
+    b"[localhost]",
+    b"localhost:80:80",
+    b"localhost:99999",
+    b"localhost:port",
+    b"user@localhost",
+    b"localhost@evil.example",
+    b"evil.example#localhost",
+    b"localhost, evil.example",
+    b"localhost/evil",
+    b"loc\xe0lhost",
+]
+LISTENS = [
+    "127.0.0.1:8000",
+    "[::1]:8000",
+    "127.0.0.2:8000",
+    "10.0.0.5:8000",
+    "gpu.lan:8000",
+    "0.0.0.0:8000",
+    "[::]:8000",
+]
+
+
+def no_auth(listen: str) -> bool:
+    return not listen.startswith(("127", "[::1"))
+
+
+@pytest.mark.parametrize("listen", LISTENS)
+@pytest.mark.parametrize("host", OURS)
+def test_a_client_may_call_it_by_every_name_of_this_very_machine(host: bytes, listen: str) -> None:
+    assert code(judged(b"Host: " + host, listen=listen, no_auth=no_auth(listen))) == ""
+
+
+@pytest.mark.parametrize("host", [b"Host.Docker.Internal:8000", b"host.docker.internal."])
+def test_a_client_may_call_it_by_what_was_allowed(host: bytes) -> None:
     assert code(judged(b"Host: " + host, hosts=("HOST.docker.internal",))) == ""
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
-        b"evil.example",
-        b"evil.example:8000",
-        b"localhost.evil.example",
-        b"127.0.0.1.evil.example",
-        b"127.0.0.1.nip.io:8000",
-        b"a.localhost",
-        b"localhost..",
-        b"0.0.0.0:8000",
-        b"[::]:8000",
-        b"127.0.0.2:8000",
-        b"127.1:8000",
-        b"2130706433",
-        b"0x7f000001",
-        b"192.168.1.5:8000",
-        b"[::1%25lo]:8000",
-        b"[::1]evil.example",
-        b"[localhost]",
-        b"localhost:80:80",
-        b"localhost:99999",
-        b"localhost:port",
-        b"user@localhost",
-        b"localhost@evil.example",
-        b"evil.example#localhost",
-        b"localhost, evil.example",
-        b"localhost/evil",
-        b"loc\xe0lhost",
-        b"null",
-    ],
-)
-def test_any_other_host_is_refused(host: bytes) -> None:
-    told = refusal(judged(b"Host: " + host))
+@pytest.mark.parametrize("listen", LISTENS)
+@pytest.mark.parametrize("host", UNMARKED)
+def test_an_address_of_this_machine_that_browsers_do_not_mark_is_refused_and_another_named(
+    host: bytes, listen: str
+) -> None:
+    told = refusal(judged(b"Host: " + host, listen=listen, no_auth=no_auth(listen)))
     assert (told.status, told.code) == (403, "foreign_host")
-    assert "--allow-host" in told.message
+    assert f"Call it by {UNMARKED[host]}." in told.message
+    assert "--allow-host" not in told.message  # which would be refused
+
+
+@pytest.mark.parametrize("host", UNMARKED)
+def test_the_address_that_a_refusal_names_is_one_that_works(host: bytes) -> None:
+    named = UNMARKED[host].encode()
+    assert code(judged(b"Host: " + named, listen="0.0.0.0:8000", no_auth=True)) == ""
+
+
+@pytest.mark.parametrize("listen", LISTENS)
+@pytest.mark.parametrize("host", FOREIGN)
+def test_any_other_host_is_refused_until_the_flag_that_is_named_allows_it(host: bytes, listen: str) -> None:
+    told = refusal(judged(b"Host: " + host, listen=listen, no_auth=no_auth(listen)))
+    assert (told.status, told.code) == (403, "foreign_host")
+    _, mark, name = told.message.partition("--allow-host ")
+    assert mark
+    assert code(judged(b"Host: " + host, listen=listen, no_auth=no_auth(listen), hosts=(name.removesuffix("."),))) == ""
+
+
+@pytest.mark.parametrize("listen", LISTENS)
+@pytest.mark.parametrize("host", NO_HOSTS)
+def test_what_is_no_host_is_refused_and_no_flag_is_named(host: bytes, listen: str) -> None:
+    told = refusal(judged(b"Host: " + host, listen=listen, no_auth=no_auth(listen)))
+    assert (told.status, told.code) == (403, "foreign_host")
+    assert "--allow-host" not in told.message
 
 
 def test_the_refusal_names_the_flag_with_the_name_that_was_called() -> None:
@@ -119,7 +189,7 @@ def test_the_refusal_names_the_flag_with_the_name_that_was_called() -> None:
 def test_what_a_client_says_reaches_a_terminal_only_as_printable_text() -> None:
     told = refusal(judged(b"Host: \x1b[31mevil\xff" + b"x" * 500))
     assert told.message.isprintable()
-    assert len(told.message) < 400
+    assert len(told.message) < 600
 
 
 def test_two_hosts_are_no_request() -> None:
@@ -160,7 +230,6 @@ def test_no_host_is_fine_from_what_is_no_browser() -> None:
         ("[::1]:8000", b"[::1]:8000", ""),
         ("[::1]:8000", b"localhost", ""),
         ("127.0.0.2:8000", b"127.0.0.2:8000", ""),
-        ("127.0.0.2:8000", b"127.0.0.1:8000", "foreign_host"),
         ("192.168.1.5:8000", b"192.168.1.5:8000", ""),
         ("192.168.1.5:8000", b"192.168.1.6:8000", "foreign_host"),
         ("192.168.1.5:8000", b"evil.example", "foreign_host"),
@@ -173,6 +242,10 @@ def test_no_host_is_fine_from_what_is_no_browser() -> None:
         ("[::]:8000", b"10.0.0.1:8000", ""),
         ("0.0.0.0:8000", b"gpu.lan", "foreign_host"),
         ("0.0.0.0:8000", b"localhost", ""),
+        ("[::]:8000", b"[2001:db8::1]:8000", ""),
+        ("[::]:8000", b"gpu.lan", "foreign_host"),
+        ("0:8000", b"10.0.0.1:8000", ""),
+        ("127.1:8000", b"10.0.0.1:8000", "foreign_host"),
     ],
 )
 def test_what_it_is_called_follows_what_it_listens_on(listen: str, host: bytes, found: str) -> None:
@@ -194,6 +267,9 @@ HOST = b"Host: localhost:8000"
         b"http://127.8.8.8",
         b"https://[::1]:3000",
         b"HTTP://LocalHost:3000",
+        b"http://jupyter.localhost:8000",
+        b"https://tauri.localhost",
+        b"http://a.b.localhost.:3000",
     ],
 )
 def test_a_page_of_this_machine_may_ask(origin: bytes) -> None:
@@ -207,27 +283,26 @@ def test_a_page_of_this_machine_may_ask(origin: bytes) -> None:
     [
         b"https://evil.example",
         b"null",
-        b"",
-        b"*",
         b"file://",
-        b"file:///home/me/page.html",
+        b"app://.",
+        b"app://-",
+        b"app://obsidian.md",
+        b"vscode-webview://0m3v5d1rqk",
+        b"vscode-file://vscode-app",
+        b"tauri://localhost",
+        b"capacitor://localhost",
+        b"ionic://localhost",
+        b"chrome-extension://localhost",
+        b"chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+        b"moz-extension://0f4e0f6c-1c4e-4f0a-9d2c-0123456789ab",
+        b"safari-web-extension://0F4E0F6C-1C4E-4F0A-9D2C-0123456789AB",
+        b"ftp://localhost",
         b"http://localhost.evil.example",
-        b"http://localhost@evil.example",
-        b"http://evil.example#localhost",
         b"http://127.0.0.1.evil.example",
         b"http://0.0.0.0:8000",
         b"http://[::]",
+        b"http://[::ffff:7f00:1]:3000",
         b"http://127.1",
-        b"http://a.localhost",
-        b"http://localhost:99999",
-        b"http://localhost/",
-        b"http://localhost http://evil.example",
-        b"http://localhost, http://evil.example",
-        b"//localhost",
-        b"localhost",
-        b"ftp://localhost",
-        b"chrome-extension://localhost",
-        b"http://loc\xe0lhost",
         b"http://192.168.1.5",
         b"https://app.example:444",
         b"http://app.example",
@@ -235,10 +310,64 @@ def test_a_page_of_this_machine_may_ask(origin: bytes) -> None:
         b"https://app.example.evil.example",
     ],
 )
-def test_a_page_of_any_other_origin_is_refused(origin: bytes) -> None:
-    told = refusal(judged(HOST, b"Origin: " + origin, origins=(APP.decode(),)))
+def test_a_page_of_any_other_origin_is_refused_until_the_flag_that_is_named_allows_it(origin: bytes) -> None:
+    page = b"Origin: " + origin
+    told = refusal(judged(HOST, page, origins=(APP.decode(),)))
     assert (told.status, told.code) == (403, "foreign_origin")
-    assert "--allow-origin" in told.message
+    named = re.search(r"--allow-origin (\S+?)(:? |$)", told.message)
+    assert named, told.message
+    verdict = judged(HOST, page, b"Sec-Fetch-Site: cross-site", origins=(APP.decode(), named[1]))
+    assert code(verdict) == ""
+    assert verdict.cors[0] == (b"Access-Control-Allow-Origin", origin)
+
+
+def test_the_refusal_of_a_page_without_an_origin_says_whom_the_flag_lets_in() -> None:
+    told = refusal(judged(HOST, b"Origin: null"))
+    assert "--allow-origin null: then every web site can use the model" in told.message
+
+
+@pytest.mark.parametrize(
+    ("origin", "instead"),
+    [
+        (b"http://0.0.0.0:8000", "http://127.0.0.1:8000"),
+        (b"http://[::]:3000", "http://[::1]:3000"),
+        (b"https://[::ffff:7f00:1]", "https://127.0.0.1"),
+    ],
+)
+def test_the_refusal_of_a_page_of_this_machine_says_how_to_open_it(origin: bytes, instead: str) -> None:
+    assert f"open it by {instead} instead" in refusal(judged(HOST, b"Origin: " + origin)).message
+
+
+@pytest.mark.parametrize("allowed", ["null", "file://", "app://.", "tauri://localhost"])
+@pytest.mark.parametrize("origin", [b"https://evil.example", b"null", b"file://", b"app://.", b"tauri://localhost"])
+def test_an_application_that_was_allowed_lets_no_other_in(origin: bytes, allowed: str) -> None:
+    verdict = judged(HOST, b"Origin: " + origin, origins=(allowed,))
+    assert code(verdict) == ("" if origin.decode() == allowed else "foreign_origin")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        b"",
+        b"*",
+        b"NULL",
+        b"file:///home/me/page.html",
+        b"http://localhost@evil.example",
+        b"http://evil.example#localhost",
+        b"http://localhost:99999",
+        b"http://localhost/",
+        b"http://localhost http://evil.example",
+        b"http://localhost, http://evil.example",
+        b"//localhost",
+        b"localhost",
+        b"http://loc\xe0lhost",
+        b"null, null",
+    ],
+)
+def test_what_no_browser_sends_as_an_origin_is_refused_and_no_flag_is_named(origin: bytes) -> None:
+    told = refusal(judged(HOST, b"Origin: " + origin, origins=(APP.decode(), "null", "file://")))
+    assert (told.status, told.code) == (403, "foreign_origin")
+    assert "--allow-origin" not in told.message
 
 
 def test_two_origins_are_refused_whatever_they_are() -> None:
@@ -314,18 +443,77 @@ def test_a_preflight_of_an_allowed_page_is_answered_in_the_peers_place_and_witho
     )
 
 
-def test_a_preflight_may_ask_for_the_private_network() -> None:
-    private = b"Access-Control-Request-Private-Network: true"
-    answer = judged(*ASK, private, line=OPTIONS, origins=(APP.decode(),)).answer
+@pytest.mark.parametrize("network", [b"Private", b"Local"])
+@pytest.mark.parametrize("key", [None, KEY])
+def test_a_preflight_may_ask_for_the_private_network(network: bytes, key: str | None) -> None:
+    asked = b"Access-Control-Request-%b-Network: true" % network
+    answer = judged(*ASK, asked, line=OPTIONS, origins=(APP.decode(),), key=key).answer
     assert isinstance(answer, ResponseHead)
-    assert get_all(answer.fields, b"access-control-allow-private-network") == [b"true"]
+    granted = [field for field in answer.fields if field[0].endswith(b"-Network")]
+    assert granted == [(b"Access-Control-Allow-%b-Network" % network, b"true")]
+
+
+LOCAL_PAGES = [b"http://localhost:3000", b"http://jupyter.localhost:8000", b"https://[::1]:3000", b"http://127.0.0.1"]
+
+
+@pytest.mark.parametrize("origin", [*LOCAL_PAGES, APP, b"null", b"https://gpu.lan:8000"])
+def test_with_a_key_the_preflight_of_every_page_that_may_ask_is_answered_here(origin: bytes) -> None:
+    page = (b"Host: gpu.lan:8000", b"Origin: " + origin, b"Access-Control-Request-Method: POST")
+    verdict = judged(*page, line=OPTIONS, hosts=("gpu.lan",), origins=(APP.decode(), "null"), key=KEY)
+    assert isinstance(verdict.answer, ResponseHead)
+    assert get_all(verdict.answer.fields, b"access-control-allow-origin") == [origin]
+    assert get_all(verdict.answer.fields, b"access-control-allow-methods") == [b"POST"]
+    with_key = judged(
+        *page[:2], b"X-Api-Key: " + KEY.encode(), hosts=("gpu.lan",), origins=(APP.decode(), "null"), key=KEY
+    )
+    assert with_key.answer is None
+    assert with_key.cors[0] == (b"Access-Control-Allow-Origin", origin)  # a preflight that says yes promises that
+
+
+def test_with_a_key_nothing_but_a_preflight_is_answered_without_it() -> None:
+    page = (HOST, b"Origin: http://localhost:3000")
+    asks = b"Access-Control-Request-Method: POST"
+    assert code(judged(HOST, asks, line=OPTIONS, key=KEY)) == "invalid_api_key"  # no browser's
+    assert code(judged(*page, line=OPTIONS, key=KEY)) == "invalid_api_key"
+    assert code(judged(*page, asks, line=b"POST / HTTP/1.1", key=KEY)) == "invalid_api_key"
+    for origin in (b"https://evil.example", b"null"):
+        assert code(judged(HOST, b"Origin: " + origin, asks, line=OPTIONS, key=KEY)) == "foreign_origin"
+    assert code(judged(b"Host: evil.example", *page[1:], asks, line=OPTIONS, key=KEY)) == "foreign_host"
+
+
+@pytest.mark.parametrize("origin", LOCAL_PAGES)
+def test_without_a_key_the_pages_of_this_machine_are_the_upstreams_to_answer(origin: bytes) -> None:
+    verdict = judged(HOST, b"Origin: " + origin, ASK[2], line=OPTIONS, origins=(APP.decode(),))
+    assert (verdict.answer, verdict.cors) == (None, ())
 
 
 def test_other_preflights_are_refused_or_the_upstreams_to_answer() -> None:
     assert code(judged(*ASK, line=OPTIONS)) == "foreign_origin"
-    ours = (HOST, b"Origin: http://localhost:3000", b"Access-Control-Request-Method: POST")
-    assert judged(*ours, line=OPTIONS, origins=(APP.decode(),)).answer is None
     assert judged(*ASK[:2], line=OPTIONS, origins=(APP.decode(),)).answer is None  # no preflight: just OPTIONS
+
+
+# -- upgrades
+
+JDK = (
+    b"Connection: Upgrade, HTTP2-Settings",
+    b"Content-Length: 0",
+    HOST,
+    b"HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA",
+    b"Upgrade: h2c",
+    b"User-Agent: Java-http-client/17.0.15",
+)
+
+
+def test_an_upgrade_to_http2_is_dropped_with_its_settings_and_the_request_passes() -> None:
+    verdict = judged(*JDK)
+    assert verdict.answer is None
+    assert not verdict.request.upgrade
+    assert verdict.request.head.fields == (
+        (b"Content-Length", b"0"),
+        (b"Host", b"localhost:8000"),
+        (b"User-Agent", b"Java-http-client/17.0.15"),
+    )
+    assert verdict.request.keep_alive
 
 
 def test_a_page_can_read_the_response_unless_the_upstream_said_who_may() -> None:
@@ -407,7 +595,10 @@ def test_without_a_key_credentials_are_the_upstreams() -> None:
 # -- other machines
 
 
-@pytest.mark.parametrize("listen", ["0.0.0.0:8000", "[::]:8000", "192.168.1.5:0", "gpu.lan:80", "127.1:80", "0:80"])
+@pytest.mark.parametrize(
+    "listen",
+    ["0.0.0.0:8000", "[::]:8000", "0.0.0.0", "[::]", "::", "192.168.1.5:0", "gpu.lan", "0:80", "[::ffff:10.0.0.5]:1"],
+)
 def test_where_other_machines_reach_it_a_key_or_no_auth_is_needed(listen: str) -> None:
     with pytest.raises(SettingError) as caught:
         Guard(ListenerPolicy(), parse_listen(listen))
@@ -416,6 +607,8 @@ def test_where_other_machines_reach_it_a_key_or_no_auth_is_needed(listen: str) -
     Guard(ListenerPolicy(no_auth=True), parse_listen(listen))
 
 
-@pytest.mark.parametrize("listen", ["8000", ":8000", "localhost:8000", "LocalHost:1", "127.0.0.9:1", "[::1]:1"])
+@pytest.mark.parametrize(
+    "listen", ["8000", ":8000", "localhost", "LocalHost.:1", "a.localhost", "127.0.0.9:1", "127.1", "[::1]", "::1"]
+)
 def test_on_loopback_nothing_is_needed(listen: str) -> None:
     assert code(Guard(ListenerPolicy(), parse_listen(listen)).judge(received(HOST))) == ""

@@ -22,6 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
         ("[::1]:8787", ("::1", 8787)),
         ("[::]:0", ("::", 0)),
         ("[::1]", ("::1", 8787)),
+        ("::1", ("::1", 8787)),
+        ("::", ("::", 8787)),
+        ("2001:db8:0:0:0:0:0:1", ("2001:db8:0:0:0:0:0:1", 8787)),
         ("9000", ("127.0.0.1", 9000)),
         ("example.org", ("example.org", 8787)),
     ],
@@ -31,7 +34,8 @@ def test_addresses_are_read_as_people_write_them(text: str, address: tuple[str, 
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", ":9000", "::1:8787", "::1", "a:b", "a:65536", "a:-1", "[::1]:", "ws://a:1", "[::1", "٣"]
+    "text",
+    ["", ":", ":9000", "::1:8787", "2001:db8::5:80", "a:b", "a:65536", "a:-1", "[::1]:", "ws://a:1", "[::1", "٣"],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
