@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .browser import CHROMIUM
+from .browser import CHROMIUM, browser
 from .processes import PATIENCE, Processes, Proxy, Signal
 from .server import reply
 from .upstream import Upstream
@@ -160,10 +160,11 @@ def test_a_page_that_was_allowed_reads_and_posts(
     assert seen & {(b"GET", b"/image"), (b"GET", b"/frame")} == set()  # no Origin tells whose they are
 
 
+@pytest.mark.parametrize("name", ["localhost", "app.localhost"])
 def test_a_page_of_this_machine_reaches_the_upstream(
-    proxy: Proxy, site: Site, own_upstream: Upstream, tmp_path: Path
+    name: str, proxy: Proxy, site: Site, own_upstream: Upstream, tmp_path: Path
 ) -> None:
-    told(f"http://localhost:{site.port}/", tmp_path)
+    told(f"http://{name}:{site.port}/", tmp_path)
     assert {each.target for each in own_upstream.requests} >= {b"/read", b"/shout"}
 
 
@@ -177,6 +178,73 @@ def test_a_name_that_was_rebound_to_this_machine_is_refused(
 
 
 def test_the_proxys_own_address_is_answered(proxy: Proxy, own_upstream: Upstream, tmp_path: Path) -> None:
-    for name in ("127.0.0.1", "localhost"):
+    for name in ("127.0.0.1", "localhost", "jupyter.localhost", "127.1"):  # the browser makes 127.0.0.1 of the last
+        own_upstream.requests.clear()
         assert "ok" in dom(f"http://{name}:{proxy.address[1]}/frame", tmp_path / name)
-    assert {each.target for each in own_upstream.requests} >= {b"/frame"}
+        assert {each.target for each in own_upstream.requests} >= {b"/frame"}
+
+
+@pytest.mark.parametrize("name", ["0.0.0.0", "0", "[::ffff:127.0.0.1]"])
+def test_an_address_to_which_browsers_do_not_mark_requests_is_refused_with_another(
+    name: str, proxy: Proxy, own_upstream: Upstream, tmp_path: Path
+) -> None:
+    document = dom(f"http://{name}:{proxy.address[1]}/frame", tmp_path)
+    assert f"Call it by 127.0.0.1:{proxy.address[1]}." in document
+    assert own_upstream.requests == []
+
+
+def test_with_a_key_a_page_of_this_machine_that_sends_it_reads_and_posts(
+    processes: Processes, own_upstream: Upstream, signal: Signal, site: Site, tmp_path: Path
+) -> None:
+    processes.serve("keyed", own_upstream.url, signal.url)
+    proxy = processes.proxy("keyed", signal.url, "--api-key", "of-the-page")  # which `PAGE` sends where it posts
+    proxy.process.wait_event("ready")
+    site.proxy = proxy.url.removeprefix("http://")
+    for origin, read, post in (
+        (f"http://localhost:{site.port}", "invalid_api_key", "ok"),
+        (f"http://evil.test:{site.port}", "error", "error"),
+    ):
+        own_upstream.requests.clear()
+        site.released.clear()
+        outcome = told(f"{origin}/", tmp_path / post)
+        assert read in outcome["read"]
+        assert outcome["post"] == post
+        assert [(each.method, each.target) for each in own_upstream.requests] == [(b"POST", b"/post")] * (post == "ok")
+        assert not any(each.values(b"authorization") for each in own_upstream.requests)
+
+
+def test_a_page_that_was_opened_from_a_file_is_let_in_by_null_alone(
+    processes: Processes, own_upstream: Upstream, signal: Signal, site: Site, tmp_path: Path
+) -> None:
+    processes.serve("files", own_upstream.url, signal.url)
+    for allowed, post in (("file://", "error"), ("null", "ok")):
+        proxy = processes.proxy("files", signal.url, "--allow-origin", allowed)
+        proxy.process.wait_event("ready")
+        page = tmp_path / f"{post}.html"
+        text = PAGE % proxy.url.removeprefix("http://")
+        for own in ('"/held"', '"/release"'):  # the site's, whose page it is not
+            text = text.replace(own, f'"http://localhost:{site.port}{own[1:]}')
+        page.write_text(text, "utf-8")
+        site.released.clear()
+        outcome = told(page.as_uri(), tmp_path / post)
+        assert (outcome["read"], outcome["post"]) == (post, post)
+
+
+def test_a_pages_preflight_passes_a_policy_that_lets_its_request_through(
+    processes: Processes, own_upstream: Upstream, signal: Signal, tmp_path: Path
+) -> None:
+    shared = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Headers: content-type\r\n"
+    for target in (b"/v1/chat/completions", b"/api/pull"):
+        own_upstream.answers[target] = reply(b"HTTP/1.1 200 OK\r\n" + shared + b"Content-Length: 2\r\n\r\nok")
+    processes.serve("preflights", own_upstream.url, signal.url, "--policy", "openai")
+    proxy = processes.proxy("preflights", signal.url)
+    proxy.process.wait_event("ready")
+    with browser(tmp_path) as page:
+        page.open(own_upstream.url)
+        page.until("document.readyState == 'complete' && location.protocol == 'http:'")
+        own_upstream.requests.clear()
+        for target, text in (("/v1/chat/completions", "ok"), ("/api/pull", "error")):
+            sent = "{method: 'POST', body: '{}', headers: {'Content-Type': 'application/json'}}"
+            asked = f"fetch('{proxy.url}{target}', {sent}).then(answer => answer.text())"
+            assert page.js(f"{asked}.catch(() => 'error')") == text
+    assert [each.method for each in own_upstream.requests] == [b"OPTIONS", b"POST"]

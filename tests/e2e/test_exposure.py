@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from .exchanges import request, sized, streamed
 from .processes import Processes, Signal
 from .raw import Client, fetch, get
@@ -47,3 +49,42 @@ def test_a_proxy_gets_what_serve_exposes_and_is_told_what_it_does_not(
     whole = [one.target for one in own_upstream.requests if one.target != b"/api/embed"]
     assert whole == [b"/api/tags", b"/api/chat", b"/slow", b"/api/tags"]
     assert all(one.target != b"/api/embed" or not one.whole for one in own_upstream.requests)
+
+
+JDK = (
+    b"Connection: Upgrade, HTTP2-Settings\r\n%b: %b\r\nHost: 127.0.0.1:8000\r\n"
+    b"HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\nUpgrade: h2c\r\n"
+    b"User-Agent: Java-http-client/17.0.15\r\n\r\n"
+)
+"""The fields of each request of the JDK's HttpClient, byte for byte."""
+
+
+@pytest.mark.parametrize("flags", [(), ("--policy", "openai")])
+def test_the_jdks_offer_of_http2_is_dropped_and_its_requests_pass(
+    flags: tuple[str, ...], processes: Processes, signal: Signal, own_upstream: Upstream
+) -> None:
+    processes.serve("jdk", own_upstream.url, signal.url, *flags)
+    proxy = processes.proxy("jdk", signal.url)
+    proxy.process.wait_event("ready")
+    sent = (
+        b"GET /v1/models HTTP/1.1\r\n" + JDK % (b"Content-Length", b"0"),
+        b"GET /v1/models/org%2Fmodel HTTP/1.1\r\n" + JDK % (b"Content-Length", b"0"),
+        b"POST /v1/chat/completions HTTP/1.1\r\n" + JDK % (b"Content-Length", b"7") + b'{"a":1}',
+        b"POST /v1/embeddings HTTP/1.1\r\n" + JDK % (b"Transfer-encoding", b"chunked") + b"2\r\nhi\r\n0\r\n\r\n",
+    )
+    for each in sent:
+        assert fetch(proxy.address, each).status == 200
+    received = own_upstream.requests
+    assert [one.target for one in received] == [each.split(b" ")[1] for each in sent]
+    assert [one.body for one in received] == [b"", b"", b'{"a":1}', b"hi"]
+    for one in received:
+        names = {name.lower() for name, _ in one.fields}
+        assert not names & {b"upgrade", b"http2-settings", b"connection"}
+
+
+@pytest.mark.parametrize("flag", ["--allow", "--deny"])
+def test_a_method_that_does_not_exist_ends_serve_with_those_that_do(flag: str, processes: Processes) -> None:
+    process = processes.start("-m", "llmtunnel", "serve", "1", flag, "FETCH /v1/models", name="serve")
+    assert process.wait_exit() == 2
+    assert process.wait_line("'FETCH' is not a method of HTTP")
+    assert process.wait_line("Write GET, HEAD, POST")

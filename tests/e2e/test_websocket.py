@@ -287,7 +287,7 @@ def test_bytes_sent_right_behind_the_upgrade_request_are_not_lost(address: Addre
 
 
 def test_an_upgrade_that_the_upstream_ignores_is_an_ordinary_answer(address: Address, upstream: Upstream) -> None:
-    asked = request(b"GET", b"/ordinary", b"Connection: Upgrade", b"Upgrade: h2c")
+    asked = request(b"GET", b"/ordinary", b"Connection: Upgrade", b"Upgrade: shout/9")
     with Client(address) as client:
         client.send(asked)
         assert client.response(b"GET").body == b"ok"
