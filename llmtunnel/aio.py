@@ -157,8 +157,9 @@ def proxy(
     """Bring the other side's HTTP service here; opened when serve is reached.
 
     ``invite``: what serve shows, or else ``room`` and ``secret``, the same as serve has; ``signal`` too, then.
-    ``listen``: ``host:port``; port 0 takes a free one. Where that is not loopback, clients must send ``api_key``, or
-    ``no_auth`` says that they need not. ``allow_hosts``, ``allow_origins``: as ``--allow-host``, ``--allow-origin``.
+    ``listen``: as ``--listen``: ``host:port``, or a host; port 0 takes a free one. Where that is not loopback, clients
+    must send ``api_key``, or ``no_auth`` says that they need not. ``allow_hosts``: as ``--allow-host``.
+    ``allow_origins``: as ``--allow-origin``; ``"null"`` lets every web site in.
     ``keepalive``: seconds of silence after which a client that waits for events gets a comment; None: never.
     ``resume_for``: as in `serve`; the shorter one counts. ``path``: as in `serve`.
     Raises `AddressInUse` or another `SettingError`, `VersionMismatch`, or `WaitTimeout` after ``timeout`` seconds

@@ -208,7 +208,10 @@ def test_settings_that_cannot_be_used_are_told_when_awaited(run: Run) -> None:
             aio.proxy(room="r", api_key=""),
             aio.proxy(room="r", api_key="k", no_auth=True),
             aio.proxy(room="r", allow_hosts=("http://a",)),
+            aio.proxy(room="r", allow_hosts=("0.0.0.0",)),
             aio.proxy(room="r", allow_origins=("*",)),
+            aio.proxy(room="r", listen="::1:8000"),
+            aio.serve("ollama", room="r", allow=("FETCH /v1/models",)),
             aio.proxy(room="r", stun=("none",)),
         ):
             with pytest.raises(SettingError):

@@ -6,6 +6,7 @@ import pytest
 
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import ErrorCode
+from llmtunnel.protocol.heads import Fields
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 
@@ -89,6 +90,39 @@ def test_without_the_feature_a_request_goes_on_as_a_normal_one(features: frozens
         async with tunnel(handle, features=features) as rig, await rig.connect() as client:
             client.write(ASK)
             assert (await client.head()).startswith(b"HTTP/1.1 204 ")
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "passed"),
+    [
+        (b"h2c", ()),
+        (b"TLS/1.0", ()),
+        (b"HTTP/2.0, tls/1.2", ()),
+        (b"h2c, websocket", ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))),
+        (
+            b"shout/1",
+            ((b"Connection", b"Upgrade, HTTP2-Settings"), (b"Upgrade", b"shout/1"), (b"HTTP2-Settings", b"AAM")),
+        ),
+    ],
+)
+def test_an_upgrade_to_http2_or_tls_goes_no_further_than_the_listener(protocol: bytes, passed: Fields) -> None:
+    async def handle(stream: Stream) -> None:
+        assert stream.request.fields == (*passed, (b"X-Forwarded-Host", b"a"))
+        if not passed:
+            assert await stream.receive() == b""  # an ordinary request, which has ended
+        await stream.send_response(ok((b"Content-Length", b"2")))
+        await stream.send(b"ok")
+        await stream.send_end()
+
+    async def main() -> None:
+        asked = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %b\r\nHTTP2-Settings: AAM\r\n" % protocol
+        async with tunnel(handle) as rig, await rig.connect() as client:
+            for _ in range(2):  # the connection goes on
+                client.write(b"GET / HTTP/1.1\r\nHost: a\r\n" + asked + b"\r\n")
+                assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+                assert await client.reader.readexactly(2) == b"ok"
 
     run(main())
 
