@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from .errors import SettingError
@@ -19,8 +20,10 @@ LOOPBACK6: Final = "::1"
 _NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _NUMBER: Final = re.compile(r"0x([0-9a-f]*)|0([0-7]*)|([1-9][0-9]*)")
 """One part of an IPv4 address as C's inet_aton and browsers read it: hexadecimal, octal or decimal."""
-_LONGEST_NUMBERS: Final = 64
-"""Characters of such an address: four octal numbers with their leading zeros have far fewer."""
+_LONGEST: Final = 260
+"""Characters of a host and its port: a name of 253 (RFC 1035), a dot after it, and ``:65535``."""
+_REMEMBERED: Final = 128
+"""Hosts whose parsing is not repeated: clients name the same few with every request. None is longer than `_LONGEST`."""
 _AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{0,5}))?")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _APP_HOST: Final = re.compile(r"[A-Za-z0-9._~-]*")
@@ -120,6 +123,7 @@ def _check_host(name: str) -> None:
         )
 
 
+@lru_cache(_REMEMBERED)
 def canonical_host(text: str) -> str | None:
     """A host as it is compared: lower case, no trailing dot, an address in its one spelling; None where it is none.
 
@@ -149,7 +153,7 @@ def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 def _address_of_numbers(host: str) -> ipaddress.IPv4Address | None:
     """One to four numbers, the last of which fills what is left (https://url.spec.whatwg.org/#concept-ipv4-parser)."""
     found = [_NUMBER.fullmatch(part) for part in host.lower().split(".")]
-    if len(host) > _LONGEST_NUMBERS or len(found) > 4 or None in found:
+    if len(host) > _LONGEST or len(found) > 4 or None in found:
         return None
     *numbers, last = [int(each[each.lastindex or 0] or "0", _BASES[each.lastindex or 0]) for each in found if each]
     if any(number > 255 for number in numbers) or last >= 256 ** (4 - len(numbers)):
@@ -161,6 +165,7 @@ _BASES: Final = (10, 16, 8, 10)
 """The base of each group of `_NUMBER`."""
 
 
+@lru_cache(_REMEMBERED)
 def usual_address(host: str) -> str | None:
     """By which address to call this machine instead of a canonical host; None where the host is fine as it is.
 
@@ -177,7 +182,7 @@ def usual_address(host: str) -> str | None:
 
 def parse_authority(text: str) -> Authority | None:
     """``host``, ``host:port``, ``[::1]:port``; None where it is something else (RFC 3986 section 3.2, no userinfo)."""
-    match = _AUTHORITY.fullmatch(text)
+    match = _AUTHORITY.fullmatch(text) if len(text) <= _LONGEST else None
     if not match or (match[1] and ":" not in match[1]):
         return None
     host, port = canonical_host(match[1] or match[2]), int(match[3]) if match[3] else None
@@ -197,7 +202,7 @@ def parse_origin(text: str) -> WebOrigin | None:
     scheme = scheme.lower()
     if authority := parse_authority(rest):
         return WebOrigin(scheme, authority.host, authority.port or _DEFAULT_PORTS.get(scheme))
-    if scheme in _DEFAULT_PORTS or not _APP_HOST.fullmatch(rest):
+    if scheme in _DEFAULT_PORTS or len(rest) > _LONGEST or not _APP_HOST.fullmatch(rest):
         return None
     return WebOrigin(scheme, rest.lower(), None)
 
@@ -211,6 +216,7 @@ def is_address(host: str) -> bool:
     return True
 
 
+@lru_cache(_REMEMBERED)
 def is_loopback(host: str) -> bool:
     """Whether a canonical host is this machine, nobody else reaches it, and browsers know that.
 
