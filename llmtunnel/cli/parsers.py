@@ -26,7 +26,8 @@ A PATTERN is a path or a method and a path: '/v1/*', 'GET /v1/models'. * stands
 for any characters, none and / among them; GET is HEAD too. What --deny matches
 is refused, whatever else matches. With --allow, openai or ollama, what none of
 them matches is refused. With any of these, so is a path that programs may read
-in two ways (//, .., %2F, ...), in whatever way it was meant."""
+in two ways (//, .., %2F but in a model's name, ...), in whatever way it was
+meant."""
 
 PROG: Final = "llmtunnel"
 LEVELS: Final = ("error", "warning", "info", "debug", "trace")

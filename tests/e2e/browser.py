@@ -117,12 +117,12 @@ class Page:
 
 
 @contextmanager
-def browser(folder: Path) -> Iterator[Page]:
-    """A browser with a new profile in ``folder``."""
+def browser(folder: Path, *flags: str) -> Iterator[Page]:
+    """A browser with a new profile in ``folder``, and these flags beside `FLAGS`."""
     assert CHROMIUM is not None
     profile = folder / "chromium"
     with subprocess.Popen(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:

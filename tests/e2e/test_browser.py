@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.endpoints.test_listen import has_ipv6
+
 from .browser import CHROMIUM, browser
 from .processes import PATIENCE, Processes, Proxy, Signal
 from .server import reply
@@ -191,6 +193,38 @@ def test_an_address_to_which_browsers_do_not_mark_requests_is_refused_with_anoth
     document = dom(f"http://{name}:{proxy.address[1]}/frame", tmp_path)
     assert f"Call it by 127.0.0.1:{proxy.address[1]}." in document
     assert own_upstream.requests == []
+
+
+NAMES = ("127.0.0.1", "127.0.0.2", "localhost", "a.localhost", "[::1]", "127.1")
+UNMARKED = ("0.0.0.0", "0", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:2]")
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_by_no_name_of_this_machine_does_a_foreign_page_reach_a_listener_on_every_address(
+    processes: Processes, own_upstream: Upstream, signal: Signal, tmp_path: Path
+) -> None:
+    processes.serve("every", own_upstream.url, signal.url)
+    proxy = processes.proxy("every", signal.url, "--no-auth", listen="[::]:0")
+    proxy.process.wait_event("ready")
+    host, port = own_upstream.address
+    page = f"http://%s:{port}/page"
+    own_upstream.answers[b"/page"] = reply(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\npage"
+    )
+    urls = [f"http://{name}:{proxy.address[1]}/blind?{name}" for name in (*NAMES, *UNMARKED)]
+    asked = f"""Promise.all({urls}.flatMap(url => [
+        fetch(url, {{mode: "no-cors"}}).catch(() => 0),
+        new Promise(done => {{ const image = new Image(); image.onload = image.onerror = done; image.src = url; }}),
+    ])).then(() => "asked")"""
+    with browser(tmp_path, "--host-resolver-rules=MAP *.test 127.0.0.1") as tab:
+        for name, reaches in (("evil.test", False), (host, True)):
+            own_upstream.requests.clear()
+            tab.open(page % name)
+            tab.until(f"document.body.textContent == 'page' && location.hostname == '{name}'")
+            assert tab.js(asked) == "asked"
+            assert any(each.target.startswith(b"/blind") for each in own_upstream.requests) is reaches
+    refused = [each for each in proxy.process.events if each["event"] == "request" and each["status"] == 403]
+    assert len(refused) >= 2 * 5  # those that it reached at all: browsers may refuse some by themselves
 
 
 def test_with_a_key_a_page_of_this_machine_that_sends_it_reads_and_posts(
