@@ -20,6 +20,8 @@ LOOPBACK6: Final = "::1"
 _NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _NUMBER: Final = re.compile(r"0x([0-9a-f]*)|0([0-7]*)|([1-9][0-9]*)")
 """One part of an IPv4 address as C's inet_aton and browsers read it: hexadecimal, octal or decimal."""
+_BASES: Final = (10, 16, 8, 10)
+"""The base of each group of `_NUMBER`, which count from 1."""
 _LONGEST: Final = 260
 """Characters of a host and its port: a name of 253 (RFC 1035), a dot after it, and ``:65535``."""
 _REMEMBERED: Final = 128
@@ -159,10 +161,6 @@ def _address_of_numbers(host: str) -> ipaddress.IPv4Address | None:
     if any(number > 255 for number in numbers) or last >= 256 ** (4 - len(numbers)):
         return None
     return ipaddress.IPv4Address(sum(each << 8 * (3 - at) for at, each in enumerate(numbers)) + last)
-
-
-_BASES: Final = (10, 16, 8, 10)
-"""The base of each group of `_NUMBER`."""
 
 
 @lru_cache(_REMEMBERED)

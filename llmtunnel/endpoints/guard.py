@@ -35,6 +35,7 @@ from .http1 import RequestReceived
 from .listen import Listen, shown
 from .responses import Failure
 
+_WEB: Final = ("http", "https")
 _PREFLIGHT_AGE: Final = b"600"
 """Seconds for which a browser need not ask again (Chromium's own limit is 7200)."""
 _ZONE: Final = re.compile(rb"%[^]]*(?=\])")
@@ -118,7 +119,7 @@ class Guard:
             return False
         if origin in self._origins:
             return True
-        if origin.scheme not in ("http", "https"):
+        if origin.scheme not in _WEB:
             return False
         return is_loopback(origin.host) or origin == parse_origin(f"{origin.scheme}://{host.decode('latin-1')}")
 
@@ -223,7 +224,7 @@ def _foreign_origin(value: bytes) -> Failure:
             f"A web page of another origin ({_quoted(value)}) asked for this. Start the proxy with --allow-origin"
             f" {str(origin)[:_SHOWN]} if it may use the model."
         )
-        if usual := usual_address(origin.host):
+        if origin.scheme in _WEB and (usual := usual_address(origin.host)):
             message += f" If it is a page of this machine, open it by {origin._replace(host=usual)} instead."
     return Failure(status=403, code="foreign_origin", message=message)
 

@@ -122,7 +122,7 @@ async def open_servers(listen: Listen, factory: ProtocolFactory) -> list[asyncio
         try:
             return [server, await _server(listen.beside, port_of(server), factory)]
         except OSError as exc:
-            is_taken = exc.errno == errno.EADDRINUSE
+            is_taken = exc.errno in (errno.EADDRINUSE, errno.EACCES)  # see `_unusable`
             is_enough = listen.host == LOOPBACK and (listen.port or not tries_left)
             if is_enough or not is_taken:  # or there is no IPv6, or no IPv4, here
                 return [server]
