@@ -11,7 +11,7 @@ from typing import Final
 from ..errors import TunnelError
 from .forwarding import response_events
 from .http1 import END, ResponseEvent, ResponseReader
-from .pool import UpstreamConnection
+from .upstream_connection import UpstreamConnection
 
 logger = logging.getLogger(__name__)
 

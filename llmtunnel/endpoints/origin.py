@@ -37,8 +37,9 @@ from .forwarding import (
 )
 from .http1 import END, ResponseEvent, ResponseReader
 from .ledger import Entry, Ledger
-from .pool import UpstreamConnection, UpstreamPool
+from .pool import UpstreamPool
 from .responses import Failure
+from .upstream_connection import UpstreamConnection
 from .watch import Watch
 
 GIVEN_UP: Final = "The other side gave the exchange up."

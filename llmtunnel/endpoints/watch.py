@@ -14,8 +14,9 @@ from ..status import Health, UpstreamStatus
 from .forwarding import Forwarding, response_events
 from .http1 import END, ResponseReader
 from .models import ACCEPT, MAX_ANSWER, Answer, look
-from .pool import UpstreamConnection, UpstreamPool
+from .pool import UpstreamPool
 from .probe import PROBE_FIELD
+from .upstream_connection import UpstreamConnection
 
 PERIOD_UP: Final = 30.0
 """Seconds between two looks at an upstream that is up: a line in its log, now and then."""

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from llmtunnel.config import MIB, Limits, Timeouts
-from llmtunnel.endpoints.pool import READ_AHEAD, UpstreamPool
+from llmtunnel.endpoints.pool import UpstreamPool
+from llmtunnel.endpoints.upstream_connection import READ_AHEAD
 from llmtunnel.errors import SettingError, UpstreamBroken, UpstreamUnreachable
 from llmtunnel.upstream import Upstream
 from tests.conftest import run
