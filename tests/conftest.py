@@ -1,10 +1,11 @@
-"""What every test may use: `run`, for a test that needs a loop."""
+"""What every test may use: `run`, for a test that needs a loop, and `on_each_loop`, for one that needs both."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -13,6 +14,13 @@ from hypothesis import HealthCheck, settings
 # A shared or slow machine must not fail a property that holds.
 settings.register_profile("llmtunnel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("llmtunnel")
+
+try:
+    from uvloop import new_event_loop as uvloop
+except ImportError:  # Windows
+    LOOPS = [asyncio.new_event_loop]
+else:
+    LOOPS = [asyncio.new_event_loop, uvloop]
 
 T = TypeVar("T")
 
@@ -54,3 +62,9 @@ async def _alone(main: Coroutine[Any, Any, T], timeout: float) -> T:
 def run_fixture() -> Callable[..., Any]:
     """`run`, for tests that rather take it as an argument."""
     return run
+
+
+@pytest.fixture(params=LOOPS, ids=lambda loop: loop.__module__)
+def on_each_loop(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """`run` on asyncio's loop and on uvloop's: their sockets differ in what they forgive."""
+    return partial(run, loop_factory=request.param)

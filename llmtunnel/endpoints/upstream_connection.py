@@ -280,6 +280,8 @@ async def connect(
     end = None if tls is None else _Tls(tls, host.partition("%")[0])
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(lambda: UpstreamConnection(on_lost, end), sock=sock)
+    if connection.lost.is_set():
+        sock.detach()  # uvloop has closed its descriptor, and left the number here for somebody else's to be closed
     try:
         await connection.stand()
     except BaseException:

@@ -81,6 +81,11 @@ class TlsChannel(Channel, asyncio.Protocol):
         if self._pipe is not None:
             self._pipe.abort()
 
+    @property
+    def gone(self) -> bool:
+        """Whether the pipe has been there, and is closed."""
+        return self._gone.is_set()
+
     # -- as `Channel`
 
     def attach(self, receiver: Receiver) -> None:

@@ -211,7 +211,10 @@ class TcpDialler:
 
     async def _secure(self, sock: socket.socket) -> Channel:
         channel = TlsChannel(self._identity, server=False, path=Path.TCP, welcome=partial(_is, self._expected))
-        await asyncio.get_running_loop().create_connection(lambda: channel, sock=sock.dup())
+        end = sock.dup()
+        await asyncio.get_running_loop().create_connection(lambda: channel, sock=end)
+        if channel.gone:
+            end.detach()  # uvloop has closed its descriptor, and left the number here for somebody else's to be closed
         try:
             await channel.stand(self._timeout)
         except BaseException:

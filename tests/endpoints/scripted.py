@@ -28,6 +28,16 @@ from ..session.pair import start
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
+def reset_on_close(raw: socket.socket) -> None:
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0))
+
+
+def reset(raw: socket.socket) -> None:
+    """Break a connection off; what was sent on it has arrived."""
+    reset_on_close(raw)
+    raw.close()
+
+
 @dataclass
 class Peer:
     """One connection that the upstream accepted."""
@@ -71,10 +81,7 @@ class Peer:
 
     def rst(self) -> None:
         """Break the connection off, as a process that is killed with unread data does."""
-        raw: socket.socket = self.writer.get_extra_info("socket")
-        raw.setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-        )
+        reset_on_close(self.writer.get_extra_info("socket"))
         self.writer.transport.abort()
 
 
