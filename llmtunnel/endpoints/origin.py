@@ -274,6 +274,8 @@ class _Exchange:
                 self._entry.up(data)
                 await connection.write(data)
             connection.end()
+        except UpstreamError:
+            pass  # it may have said something before it broke off: whoever reads from it tells
         except TunnelError as exc:
             connection.abort(exc)
             raise
