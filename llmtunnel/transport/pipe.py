@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from typing import Final, cast
 
 from ..config import KIB
@@ -254,7 +255,8 @@ class TlsChannel(Channel, asyncio.Protocol):
         self._giving_up = self._loop.call_later(_DRAIN, pipe.abort)
         if not pipe.is_closing():
             pipe.resume_reading()
-            pipe.write_eof()
+            with suppress(OSError):  # a reset has come that the loop has not seen: it calls connection_lost
+                pipe.write_eof()
 
     def _tell_closed(self) -> None:
         if self._receiver is not None and self._reason is not None:
@@ -266,7 +268,8 @@ def keep_unsent_short(transport: asyncio.BaseTransport) -> None:
     """Have the system take no more than is soon on its way, where it knows how (Linux, macOS)."""
     end = transport.get_extra_info("socket")
     if end is not None and hasattr(socket, "TCP_NOTSENT_LOWAT") and end.family != getattr(socket, "AF_UNIX", None):
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+        with suppress(OSError):  # macOS: it is reset already
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
 def _netloc(address: object) -> str:

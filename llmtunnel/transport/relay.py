@@ -147,8 +147,12 @@ class SocketTransport(asyncio.Transport):
         except (OSError, RuntimeError) as exc:  # aiohttp raises RuntimeError on a socket that is closed
             error = exc
         finally:
-            await self._opened.aclose(0.0 if error or self._aborted.is_set() else self._patience)
-            self._protocol.connection_lost(error)
+            try:
+                await self._opened.aclose(0.0 if error or self._aborted.is_set() else self._patience)
+            except OSError as exc:
+                error = error or exc
+            finally:
+                self._protocol.connection_lost(error)
 
     async def _read(self) -> None:
         import aiohttp

@@ -16,12 +16,13 @@ from llmtunnel.signaling.client import SignalClient
 from llmtunnel.signaling.messages import Joined, PeerJoined, PipeTicket, RelayOffer, pipe
 from llmtunnel.status import Path, Role
 from llmtunnel.transport.base import MAX_MESSAGE, Binding, Channel
-from llmtunnel.transport.relay import PROTOCOL, open_relay
+from llmtunnel.transport.pipe import TlsChannel
+from llmtunnel.transport.relay import PROTOCOL, SocketTransport, open_relay
 from signal_server.limits import Limits as ServerLimits
 from signal_server.limits import RelayLimits
 from signal_server.server import SignalServer
 
-from .pipes import LEFT, RIGHT, Ear, close
+from .pipes import LEFT, PATIENCE, RIGHT, Ear, close
 
 Run = Callable[..., Any]
 QUICK = Timeouts(signal=2.0, connect=1.0, close=0.3)
@@ -282,5 +283,30 @@ def test_text_from_a_relay_ends_the_channel(run: Run) -> None:
         async with impostor(texts) as url:
             with pytest.raises(ConnectFailed, match="the relay is gone"):
                 await open_relay(url, "x", identity=LEFT, server=False, timeouts=QUICK)
+
+    run(main())
+
+
+def test_a_pipe_whose_socket_does_not_close_in_order_is_over_all_the_same(run: Run) -> None:
+    class Broken:
+        def __init__(self) -> None:
+            self.socket = self
+
+        def get_extra_info(self, name: str) -> None:
+            return None
+
+        async def receive(self) -> None:
+            raise ConnectionResetError("gone")
+
+        async def aclose(self, patience: float) -> None:
+            raise OSError("cannot be closed")
+
+    async def main() -> None:
+        channel = TlsChannel(LEFT, server=False, path=Path.RELAY)
+        _pipe = SocketTransport(Broken(), channel, patience=1)  # type: ignore[arg-type]
+        with pytest.raises(ConnectFailed, match="gone"):
+            await channel.stand(PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            await channel.aclose()
 
     run(main())

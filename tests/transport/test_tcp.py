@@ -18,8 +18,10 @@ from llmtunnel.transport import pipe, tcp
 from llmtunnel.transport.base import Binding, Channel
 from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.networks import Interface
+from llmtunnel.transport.pipe import TlsChannel
 from llmtunnel.transport.tcp import TcpDialler, TcpListener
 
+from ..endpoints.scripted import reset
 from .pipes import LEFT, PATIENCE, RIGHT, Ear, close
 
 Run = Callable[..., Any]
@@ -308,5 +310,83 @@ def test_a_machine_that_lets_nobody_listen_says_no_addresses(run: Run, monkeypat
         monkeypatch.setattr(tcp, "listenable", lambda own, *, loopback: ["203.0.113.1"])
         async with listening() as listener:
             assert listener.addresses == ()
+
+    run(main())
+
+
+async def dialled_and_reset() -> TlsChannel:
+    """A channel whose pipe the other end has reset, which the loop has not seen."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock = socket.create_connection(server.getsockname())
+        channel = TlsChannel(LEFT, server=False, path=Path.TCP)
+        await asyncio.get_running_loop().create_connection(lambda: channel, sock=sock)
+        reset(server.accept()[0])
+        return channel
+
+
+def test_closing_a_pipe_that_was_reset_unseen_finishes(run: Run) -> None:
+    async def main() -> None:
+        channel = await dialled_and_reset()
+        async with asyncio.timeout(PATIENCE):
+            await channel.aclose()
+        assert channel.gone
+
+    run(main())
+
+
+def test_a_handshake_over_a_pipe_that_was_reset_unseen_is_given_up_like_any(run: Run) -> None:
+    async def main() -> None:
+        channel = await dialled_and_reset()
+        channel.give_up("it takes too long")
+        with pytest.raises(ConnectFailed, match="takes too long"):
+            await channel.stand(PATIENCE)
+        await channel.aclose()
+
+    run(main())
+
+
+def test_a_dialled_socket_that_is_reset_at_once_is_closed_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop loses track of a socket whose first write fails: its number would be closed again, as another's."""
+
+    async def main() -> None:
+        given: list[socket.socket] = []
+        dup = socket.socket.dup
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            ours = socket.create_connection(server.getsockname())
+            reset(server.accept()[0])
+            monkeypatch.setattr(socket.socket, "dup", lambda sock: given.append(dup(sock)) or given[-1])
+            with ours, pytest.raises(ConnectFailed):
+                await dialler()._secure(ours)
+            assert [each.fileno() for each in given] == [-1]
+
+    run(main())
+
+
+def test_the_last_words_of_a_peer_come_although_we_go_on_sending(run: Run) -> None:
+    """It closes while we write: our next write fails, and what it said before lies unread."""
+
+    async def main() -> None:
+        async with listening() as listener:
+            coming: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+            listener.expect(LEFT.fingerprint, coming.set_result)
+            ours = await dialler().dial(listener.addresses, own=HERE)
+            theirs, ear = await coming, Ear()
+            ours.trust()
+            theirs.trust()
+            ours.attach(ear)
+            theirs.attach(Ear())
+            closing = None
+            for turn in range(2_000):
+                if ours.has_room and not ear.closed:
+                    ours.send(bytes(60_000))
+                if turn == 100:
+                    theirs.send(b"last words")
+                    closing = asyncio.create_task(theirs.aclose())
+                await asyncio.sleep(0)
+            assert closing is not None
+            await closing
+            await ear.until(lambda: ear.closed)
+            assert (ear.messages, ear.closed) == ([b"last words"], ["closed by the peer"])
+            await ours.aclose()
 
     run(main())
