@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import queue
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmtunnel.config import KIB, MIB, Limits, Timeouts
+from llmtunnel.endpoints.origin import Origin
+from llmtunnel.endpoints.upstream_connection import UpstreamConnection
 from llmtunnel.errors import ErrorCode, StreamReset
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
+from llmtunnel.upstream import Upstream
 from tests.conftest import run
-from tests.endpoints.scripted import OK, Peer, Rig, answer, rig
+from tests.endpoints.scripted import OK, Peer, Rig, answer, reset, rig
+from tests.endpoints.tunnel import Rig as TunnelRig
+from tests.endpoints.tunnel import tunnel
 
 CHUNKED = ((b"Transfer-Encoding", b"chunked"),)
 WEBSOCKET = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Sec-WebSocket-Key", b"x"))
@@ -475,3 +488,158 @@ def test_a_pipe_holds_little_for_a_side_that_does_not_read() -> None:
             stream.reset(ErrorCode.CANCELLED, "gone")
 
     run(main())
+
+
+# -- an upstream that ends early, or not in order
+
+
+BIG = b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig"
+
+
+@asynccontextmanager
+async def blocking_upstream(
+    serve: Callable[[socket.socket], None], *, certificate: Path | None = None
+) -> AsyncIterator[TunnelRig]:
+    """A whole tunnel before a server that runs ``serve`` on one connection after the other, in a thread."""
+    context = None
+    if certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+
+    def accept(server: socket.socket) -> None:
+        with suppress(OSError):  # it is shut down
+            while True:
+                raw = server.accept()[0]
+                raw.settimeout(10)
+                with context.wrap_socket(raw, server_side=True) if context else raw as end:
+                    serve(end)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepting = threading.Thread(target=accept, args=(server,))
+        accepting.start()
+        scheme, ca_file = ("https", str(certificate)) if certificate else ("http", None)
+        origin = Origin(Upstream.parse(f"{scheme}://127.0.0.1:{server.getsockname()[1]}", ca_file=ca_file))
+        try:
+            async with tunnel(origin.handle) as whole:
+                yield whole
+        finally:
+            await origin.aclose()
+            server.shutdown(socket.SHUT_RDWR)
+            await asyncio.to_thread(accepting.join)
+
+
+def test_an_upload_that_is_refused_before_it_has_ended_gets_the_refusal(on_each_loop: Callable[..., Any]) -> None:
+    """As a server with a limit does it: it reads some, answers and closes, with the rest unread: a reset."""
+
+    def refuse(raw: socket.socket) -> None:
+        received = 0
+        while received < 2 * MIB:
+            received += len(raw.recv(64 * KIB))
+        raw.sendall(BIG)
+
+    async def main() -> None:
+        async with blocking_upstream(refuse) as whole:
+            for _ in range(10):
+                async with await whole.connect() as client:
+                    client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (30 * MIB))
+                    client.write(bytes(30 * MIB))
+                    assert (await client.head()).startswith(b"HTTP/1.1 413 ")
+                    assert await client.reader.readexactly(3) == b"big"
+
+    on_each_loop(main())
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_what_the_upstream_says_before_its_reset_fails_our_write_is_passed_on(
+    upgraded: bool, on_each_loop: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reset comes between the answer and a write, before the loop has looked: none of it by chance."""
+    asked = b"Content-Length: 1000\r\n\r\n"
+    if upgraded:
+        asked = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    holding: queue.Queue[socket.socket] = queue.Queue()
+    ended = threading.Event()
+
+    def hold(raw: socket.socket) -> None:
+        raw.recv(64 * KIB)
+        holding.put(raw)
+        ended.wait(10)
+
+    async def main() -> None:
+        async with blocking_upstream(hold) as whole, await whole.connect() as client:
+            client.write(b"POST / HTTP/1.1\r\nHost: a\r\n" + asked)
+            raw = await asyncio.to_thread(holding.get)
+            if upgraded:
+                raw.sendall(SWITCH)
+                await client.head()
+            write_now = UpstreamConnection.write_now
+
+            def after_a_reset(connection: UpstreamConnection, data: bytes) -> None:
+                if raw.fileno() != -1:
+                    raw.sendall(b"last words" if upgraded else BIG)
+                    reset(raw)
+                    ended.set()
+                write_now(connection, data)
+
+            monkeypatch.setattr(UpstreamConnection, "write_now", after_a_reset)
+            client.write(b"x")
+            said = b"last words" if upgraded else b"big"
+            if not upgraded:
+                assert (await client.head()).startswith(b"HTTP/1.1 413 ")
+            assert await client.reader.readexactly(len(said)) == said
+
+    on_each_loop(main())
+
+
+CUT = {
+    "a length": (b"Content-Length: 2\r\n\r\nok", True),
+    "chunks": (b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", True),
+    "no body": (b"Content-Length: 0\r\n\r\n", True),
+    "too little for its length": (b"Content-Length: 3\r\n\r\nok", False),
+    "chunks without the last": (b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", False),
+    "only the end": (b"\r\nok", False),
+}
+
+
+@pytest.mark.parametrize("how", CUT)
+def test_an_answer_over_tls_that_ends_without_close_notify_is_whole_where_its_framing_says_so(
+    how: str, certificate: Path, on_each_loop: Callable[..., Any]
+) -> None:
+    """RFC 9112 section 9.8, and curl: what only the end of the connection delimits may have been cut by anybody."""
+    said, whole = CUT[how]
+
+    def answer_and_leave(raw: socket.socket) -> None:
+        raw.recv(64 * KIB)
+        raw.sendall(b"HTTP/1.1 200 OK\r\n" + said)
+        raw.shutdown(socket.SHUT_WR)  # TCP's end alone
+
+    async def main() -> None:
+        async with blocking_upstream(answer_and_leave, certificate=certificate) as tunnel:
+            answered = await tunnel.ask(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
+            if how == "only the end":  # it is passed on in chunks
+                assert not answered.endswith(b"0\r\n\r\n")
+            record = tunnel.records[0]
+            assert (record.error == "") is whole
+
+    on_each_loop(main())
+
+
+def test_an_answer_over_tls_that_only_the_end_delimits_is_whole_with_close_notify(
+    certificate: Path, on_each_loop: Callable[..., Any]
+) -> None:
+    def answer_and_end(raw: socket.socket) -> None:
+        raw.recv(64 * KIB)
+        raw.sendall(b"HTTP/1.1 200 OK\r\n\r\nok")
+        assert isinstance(raw, ssl.SSLSocket)
+        raw.settimeout(1)
+        with suppress(OSError):  # close_notify goes out; ours is not waited for
+            raw.unwrap()
+
+    async def main() -> None:
+        async with blocking_upstream(answer_and_end, certificate=certificate) as tunnel:
+            answered = await tunnel.ask(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert answered.endswith(b"2\r\nok\r\n0\r\n\r\n")
+            assert tunnel.records[0].error == ""
+
+    on_each_loop(main())
