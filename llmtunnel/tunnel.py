@@ -40,6 +40,7 @@ from .status import (
     UpstreamStatus,
     Waiting,
 )
+from .transport.tasks import report
 
 if TYPE_CHECKING:
     from .endpoints.origin import Origin
@@ -369,6 +370,7 @@ class Server(Tunnel):
     async def _open(self) -> None:
         if self._serve_settings.seek:
             self._seeking = asyncio.create_task(self._seek(), name="llmtunnel seek")
+            self._seeking.add_done_callback(report)
         else:
             self._origin.watch.start()
 

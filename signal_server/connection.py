@@ -101,6 +101,7 @@ class Connection:
         """Serve the client until it goes, or is cut off."""
         loop = asyncio.get_running_loop()
         writer = asyncio.create_task(self._write(), name="signal writer")
+        writer.add_done_callback(self._written)
         patience = loop.call_later(self._limits.join, self._drop_idle)
         try:
             await self._read()
@@ -166,6 +167,11 @@ class Connection:
     async def _write(self) -> None:
         while (data := await self._outgoing.get()) is not None:
             await self._socket.send_frame(data, WSMsgType.TEXT)
+
+    def _written(self, writer: asyncio.Task[None]) -> None:
+        """Cut off a client that cannot be sent anything more; `_finish` hears of the reason."""
+        if not writer.cancelled() and writer.exception() is not None:
+            self.drop()
 
     async def _finish(self, writer: asyncio.Task[None]) -> None:
         """Send what still waits, then close; a client that does not take it in time is cut off."""

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from ..errors import TunnelError
+from ..transport.tasks import report
 from .forwarding import response_events
 from .http1 import END, ResponseEvent, ResponseReader
 from .upstream_connection import UpstreamConnection
@@ -40,6 +41,7 @@ class Drains:
         task = asyncio.create_task(_drain(connection, reader, events, held.pop_all()), name="a drained response")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(report)
         return True
 
     async def aclose(self) -> None:

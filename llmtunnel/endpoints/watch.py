@@ -11,6 +11,7 @@ from ..config import Limits
 from ..errors import UpstreamError
 from ..protocol.heads import RequestHead, ResponseHead
 from ..status import Health, UpstreamStatus
+from ..transport.tasks import report
 from .forwarding import Forwarding, response_events
 from .http1 import END, ResponseReader
 from .models import ACCEPT, MAX_ANSWER, Answer, look
@@ -50,6 +51,7 @@ class Watch:
     def start(self) -> None:
         """Look at once, then again and again."""
         self._task = asyncio.create_task(self._run(), name="upstream watch")
+        self._task.add_done_callback(report)
 
     def doubt(self) -> None:
         """A request has failed there: look soon."""

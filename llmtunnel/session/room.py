@@ -32,7 +32,7 @@ from ..signaling.negotiation import (
 )
 from ..status import ErrorNotice, Notice, Path, Reconnecting, Role, SignalConnected, Waiting
 from ..transport.identity import Identity
-from ..transport.tasks import first_of
+from ..transport.tasks import first_of, report
 from .access import Access, ProxyAccess, ServeAccess
 from .answers import Handler
 from .carrier import Carrier
@@ -125,6 +125,7 @@ class Room:
     async def run(self) -> None:
         """Stay in the room until cancelled. Raises what cannot be mended, at a proxy: see `ProxyAccess.is_final`."""
         watching = asyncio.create_task(watch(self._moved), name="watching the network")
+        watching.add_done_callback(report)
         try:
             while self._rejoin.failure is None:
                 try:

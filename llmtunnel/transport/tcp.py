@@ -25,6 +25,7 @@ from .base import Channel
 from .identity import Identity
 from .networks import Endpoint, Interface, dialable, interfaces, listenable
 from .pipe import TlsChannel
+from .tasks import report
 
 _log = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ class TcpListener:
         self._tasks.discard(task)
         if task in self._strangers:
             self._strangers.remove(task)
+        report(task)
 
     async def _greet(self, channel: TlsChannel) -> None:
         try:

@@ -42,6 +42,7 @@ from .ice import Connection
 from .identity import Identity
 from .sctp import Sctp
 from .sdp import Description, Fingerprint, Setup, parse
+from .tasks import report
 
 _log = logging.getLogger(__name__)
 
@@ -252,6 +253,7 @@ class WebRtcPeer:
         task = asyncio.create_task(main, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(report)
         return task
 
     async def _close(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 from llmtunnel.config import KIB, MIB, Limits, Timeouts
 from llmtunnel.endpoints.origin import Origin
 from llmtunnel.endpoints.upstream_connection import UpstreamConnection
-from llmtunnel.errors import ErrorCode, StreamReset
+from llmtunnel.errors import ErrorCode, StreamReset, UpstreamBroken
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 from llmtunnel.upstream import Upstream
@@ -589,6 +589,34 @@ def test_what_the_upstream_says_before_its_reset_fails_our_write_is_passed_on(
             assert await client.reader.readexactly(len(said)) == said
 
     on_each_loop(main())
+
+
+def test_an_upgraded_upstream_is_heard_to_its_end_although_nothing_can_be_written_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed = asyncio.Event()
+
+    async def write(connection: UpstreamConnection, data: bytes) -> None:
+        failed.set()
+        raise UpstreamBroken("The upstream takes no more.")
+
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream = await tunnel.ask(fields=WEBSOCKET, ended=False)
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            peer.say(SWITCH)
+            assert (await stream.response()).status == 101
+            monkeypatch.setattr(UpstreamConnection, "write", write)
+            await stream.send(b"x")
+            await failed.wait()
+            await asyncio.sleep(0)
+            peer.say(b"last words")
+            peer.close()
+            assert await stream.receive() == b"last words"
+            assert await stream.receive() == b""
+
+    run(main())
 
 
 CUT = {

@@ -227,3 +227,16 @@ def test_an_origins_looks_leave_no_record_and_a_502_has_it_look_again() -> None:
             assert (tunnel.ledger.totals.requests, tunnel.ledger.totals.active) == (1, 0)
 
     run(main())
+
+
+def test_a_defect_that_ends_the_watch_is_logged_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with watching() as eye:
+            del eye.seen  # whoever hears of what is seen fails
+            eye.watch._on_change = lambda status: eye.seen.put_nowait(status)
+            await eye.answers(*[NONE] * 2)
+            async with asyncio.timeout(10):
+                while "AttributeError" not in caplog.text:  # noqa: ASYNC110 (a log has no event)
+                    await asyncio.sleep(0.01)
+
+    run(main())
