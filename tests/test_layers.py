@@ -52,6 +52,7 @@ HOMES = {
     "OpenSSL": ["transport"],
     "ifaddr": ["transport"],
     "h11": ["endpoints"],
+    "aiohappyeyeballs": ["endpoints"],
     "aiohttp": ["signaling.client", "transport.relay", "transport.websocket", "endpoints.discovery", "cli.toy"],
     "uvloop": ["runtime"],
     "nest_asyncio2": ["nested"],

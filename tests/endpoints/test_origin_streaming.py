@@ -633,7 +633,7 @@ CUT = {
 def test_an_answer_over_tls_that_ends_without_close_notify_is_whole_where_its_framing_says_so(
     how: str, certificate: Path, on_each_loop: Callable[..., Any]
 ) -> None:
-    """RFC 9112 section 9.8, and curl: what only the end of the connection delimits may have been cut by anybody."""
+    """RFC 9112 section 9.8: anybody may have cut what only the end of the connection delimits."""
     said, whole = CUT[how]
 
     def answer_and_leave(raw: socket.socket) -> None:
