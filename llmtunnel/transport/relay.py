@@ -21,7 +21,7 @@ from ..status import Path
 from .base import Channel
 from .identity import Identity
 from .pipe import TlsChannel
-from .tasks import first_of
+from .tasks import first_of, report
 from .tls import Welcome, anybody
 from .websocket import WebSocket, open_websocket
 
@@ -92,6 +92,7 @@ class SocketTransport(asyncio.Transport):
         self._readable = asyncio.Event()
         self._readable.set()
         self._task = asyncio.create_task(self._run(), name="relay")
+        self._task.add_done_callback(report)
         protocol.connection_made(self)
 
     # -- as asyncio's transport

@@ -298,6 +298,9 @@ def test_a_pipe_whose_socket_does_not_close_in_order_is_over_all_the_same(run: R
         async def receive(self) -> None:
             raise ConnectionResetError("gone")
 
+        async def send_bytes(self, data: bytes) -> None:
+            raise ConnectionResetError("gone")
+
         async def aclose(self, patience: float) -> None:
             raise OSError("cannot be closed")
 
