@@ -23,7 +23,7 @@ from .processes import PATIENCE, Address, Processes, Proxy, Signal, processes
 from .raw import Response, fetch
 
 NAMES = ("127.0.0.1", "app.localhost")
-CALLED = ("--allow-host", "app.localhost", "--allow-host", "ai.example")
+CALLED = ("--allow-host", "ai.example")
 
 pytestmark = pytest.mark.timeout(240)
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
