@@ -150,7 +150,10 @@ async def ask(url: str, prompt: str) -> AsyncIterator[bytes]:
     body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": prompt}]}
     try:
         async with ClientSession(timeout=ClientTimeout(total=None, sock_read=30)) as client:
-            async with client.post(f"{url}/v1/chat/completions", json=body, raise_for_status=True) as response:
+            request = client.post(f"{url}/v1/chat/completions", json=body, allow_redirects=False, raise_for_status=True)
+            async with request as response:
+                if response.status != 200:
+                    raise StreamError(f"{url} answered with HTTP status {response.status}.")
                 async for data in response.content.iter_any():
                     yield data
     except (ClientError, TimeoutError) as exc:

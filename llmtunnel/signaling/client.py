@@ -10,7 +10,7 @@ from typing import Final, Self
 from ..config import Limits, Timeouts
 from ..errors import ProtocolError, RoomFull, SignalRejected, SignalUnreachable
 from ..status import Role
-from ..transport.websocket import WebSocket, open_websocket
+from ..transport.websocket import Redirected, WebSocket, open_websocket
 from . import messages
 from .messages import Joined, Message, ServerError
 
@@ -145,6 +145,11 @@ def _diagnosis(url: str, exc: Exception) -> tuple[str, str]:
     match exc:
         case TimeoutError():
             return f"The signal server {url} does not answer in time.", RUN_YOUR_OWN
+        case Redirected(to=to):
+            return (
+                f"The signal server {url} redirects to {to}, and llmtunnel does not follow redirects.",
+                f"If you trust that address, use it yourself: --signal {to}.",
+            )
         case aiohttp.WSServerHandshakeError():
             return f"{url} answers, but is no signal server (HTTP status {exc.status}).", "Check --signal."
         case aiohttp.ClientConnectorCertificateError():

@@ -23,7 +23,7 @@ from .identity import Identity
 from .pipe import TlsChannel
 from .tasks import first_of, report
 from .tls import Welcome, anybody
-from .websocket import WebSocket, open_websocket
+from .websocket import Redirected, WebSocket, open_websocket
 
 _log = logging.getLogger(__name__)
 
@@ -204,6 +204,8 @@ def _reason(exc: Exception) -> str:
     match exc:
         case TimeoutError():
             return "the relay does not answer in time"
+        case Redirected(to=to):
+            return f"the relay redirects to {to}, and llmtunnel does not follow redirects"
         case aiohttp.WSServerHandshakeError(status=403):
             return "the relay does not take our ticket"
         case aiohttp.WSServerHandshakeError(status=503):

@@ -2,6 +2,9 @@
 
 A connect that began while the network was away keeps TCP's own pace: it asks again after 1, 3, 7 s. So another one
 begins beside it every so often, until one has got through; the first that is open is taken.
+
+A redirect is never followed: a signal server, or anybody on the way to it over ``ws://``, could otherwise have this
+machine send requests to any address that it reaches, and pass the ticket of a relay on.
 """
 
 from __future__ import annotations
@@ -9,6 +12,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urljoin, urlsplit
+
+from ..listener import is_loopback
 
 if TYPE_CHECKING:
     import aiohttp
@@ -16,6 +22,17 @@ if TYPE_CHECKING:
 ANEW: Final = 0.5
 """Seconds after which another connect begins, where none has got through."""
 _HOW: Final = "connecting to the signal server"
+_SHOWN: Final = 200
+"""Characters of a redirect's target that an error shows: the server chooses it."""
+
+
+class Redirected(OSError):
+    """The server answered with a redirect, which was not followed."""
+
+    def __init__(self, to: str) -> None:
+        super().__init__(f"it redirects to {to}, and llmtunnel does not follow redirects")
+        self.to = to
+        """The address that it named, as ``ws://`` or ``wss://`` where it was HTTP's; without a query or a password."""
 
 
 class WebSocket:
@@ -48,7 +65,8 @@ class _Attempt:
 
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(self._get_through)
-        http = aiohttp.ClientSession(trust_env=True, trace_configs=[trace])
+        trace.on_request_redirect.append(_refuse_redirect)  # it is told before the redirect is followed
+        http = aiohttp.ClientSession(trust_env=not _is_here(url), trace_configs=[trace])
         try:
             return WebSocket(http, await http.ws_connect(_for_proxies(url), **options))
         except BaseException:
@@ -62,8 +80,8 @@ class _Attempt:
 async def open_websocket(url: str, *, timeout: float, **options: Any) -> WebSocket:
     """Open one within ``timeout`` seconds; ``options`` are those of `aiohttp.ClientSession.ws_connect`.
 
-    The proxy that the environment names is used, and the system's certificates for ``wss``. Raises
-    `aiohttp.ClientError`, `OSError` (`TimeoutError` is one) or `ValueError`.
+    The proxy that the environment names is used, but not for a server on this machine, and the system's certificates
+    for ``wss``. Raises `Redirected`, `aiohttp.ClientError`, `OSError` (`TimeoutError` is one) or `ValueError`.
     """
     attempts: list[_Attempt] = []
     try:
@@ -101,3 +119,32 @@ async def _race(url: str, options: dict[str, Any], attempts: list[_Attempt]) -> 
 def _for_proxies(url: str) -> str:
     """As aiohttp gets it: of ``wss`` it would not know that the environment's https proxy is for it."""
     return "https" + url.removeprefix("wss") if url.startswith("wss://") else url
+
+
+def _is_here(url: str) -> bool:
+    """Whether the server is on this machine, which no proxy elsewhere can reach."""
+    try:
+        return is_loopback((urlsplit(url).hostname or "").lower())
+    except ValueError:  # aiohttp says the same of it, and more
+        return False
+
+
+async def _refuse_redirect(
+    _session: aiohttp.ClientSession, _context: object, params: aiohttp.TraceRequestRedirectParams
+) -> None:
+    raise Redirected(_target(str(params.url), params.response.headers.get("Location", "")))
+
+
+def _target(url: str, location: str) -> str:
+    """Where a redirect leads, for people; the server may have written anything there."""
+    try:
+        parts = urlsplit(urljoin(url, location))
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host = ""
+    if not host:
+        return "an address that makes no sense"
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
+    text = f"{scheme}://{netloc}{parts.path}"[:_SHOWN]
+    return "".join(each if each.isascii() and each.isprintable() else "?" for each in text)

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from aiohttp import web
 
 from llmtunnel.cli.toy import Toy, ask, text_of
 from llmtunnel.errors import StreamError
@@ -121,6 +122,23 @@ def test_an_answer_that_is_not_one_is_our_error() -> None:
         async with Toy() as toy:
             with pytest.raises(StreamError, match="did not come whole"):
                 [data async for data in ask(f"{toy.url}/elsewhere", "a")]
+
+    run(main())
+
+
+def test_an_answer_that_redirects_is_not_followed() -> None:
+    async def main() -> None:
+        async with Toy() as toy:
+
+            async def redirects(_request: web.BaseRequest) -> web.Response:
+                return web.Response(status=307, headers={"Location": f"{toy.url}/v1/chat/completions"})
+
+            runner = web.ServerRunner(web.Server(redirects))
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            with pytest.raises(StreamError, match="HTTP status 307"):
+                [data async for data in ask(f"http://127.0.0.1:{runner.addresses[0][1]}", "a")]
+            await runner.cleanup()
 
     run(main())
 

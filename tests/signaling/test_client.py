@@ -307,6 +307,20 @@ def test_a_web_server_is_told_from_a_signal_server() -> None:
     run(main())
 
 
+def test_a_redirect_is_said_with_both_addresses_and_is_not_followed() -> None:
+    async def main() -> None:
+        async def answer(_request: web.BaseRequest) -> web.Response:
+            return web.Response(status=307, headers={"Location": "https://other.example:8443/signal?key=1"})
+
+        async with serving(web.Server(answer)) as url:
+            error = await failure(url)
+            said = f"The signal server {url} redirects to wss://other.example:8443/signal,"
+            assert str(error) == f"{said} and llmtunnel does not follow redirects."
+            assert "--signal wss://other.example:8443/signal." in error.hint
+
+    run(main())
+
+
 @asynccontextmanager
 async def raw(said: bytes, *, hang: bool = False) -> AsyncIterator[str]:
     """A server that says something which is not HTTP, and hangs up or does not."""

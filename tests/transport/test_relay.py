@@ -271,6 +271,28 @@ def test_a_relay_that_speaks_for_itself_gets_no_further_than_the_handshake(run: 
     run(main())
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_ticket_goes_nowhere_else_when_the_relay_redirects(run: Run, status: int) -> None:
+    async def main() -> None:
+        heard = []
+
+        async def hears(request: web.BaseRequest) -> web.StreamResponse:
+            heard.append(request.headers.get("Sec-WebSocket-Protocol"))
+            return web.Response()
+
+        async with impostor(hears) as target:
+
+            async def redirects(_request: web.BaseRequest) -> web.StreamResponse:
+                return web.Response(status=status, headers={"Location": target.replace("ws", "http", 1)})
+
+            async with impostor(redirects) as url:
+                with pytest.raises(ConnectFailed, match=f"the relay redirects to {target}, and llmtunnel does not"):
+                    await open_relay(url, "ticket", identity=LEFT, server=False, timeouts=QUICK)
+        assert heard == []
+
+    run(main())
+
+
 def test_text_from_a_relay_ends_the_channel(run: Run) -> None:
     async def main() -> None:
         async def texts(request: web.BaseRequest) -> web.StreamResponse:

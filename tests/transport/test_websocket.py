@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from llmtunnel.transport import websocket
-from llmtunnel.transport.websocket import open_websocket
+from llmtunnel.transport.websocket import Redirected, open_websocket
 from signal_server.server import SignalServer
 
 from ..embedded import until
@@ -144,4 +144,122 @@ def test_one_that_is_open_as_it_is_given_up_is_closed(run: Run, monkeypatch: pyt
             assert opened[0].socket.closed and opened[0]._http.closed
 
     monkeypatch.setattr(websocket, "_race", given_up_at_the_end)
+    run(main())
+
+
+@asynccontextmanager
+async def redirecting(location: str, *, status: int = 302, good: int = 0) -> AsyncIterator[str]:
+    """A server that takes the first ``good`` WebSockets and redirects all others; ``{port}`` is its own."""
+    taken = 0
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal taken
+        taken += 1
+        if taken > good:
+            own = runner.addresses[0][1]
+            return web.Response(status=status, headers={"Location": location.replace("{port}", str(own))})
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.receive()
+        return socket
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"ws://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def victim() -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A local service: its port, and what each connection to it said first."""
+    heard: list[bytes] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(1000))
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], heard
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("scheme", ["ws", "wss", "http", "https"])
+def test_a_redirect_is_not_followed_and_names_where_it_leads(run: Run, status: int, scheme: str) -> None:
+    async def main() -> None:
+        async with victim() as (port, heard):
+            location = f"{scheme}://user:word@127.0.0.1:{port}/admin/shutdown?now=1"
+            async with redirecting(location, status=status) as url:
+                with pytest.raises(Redirected) as caught:
+                    await open_websocket(url, timeout=PATIENCE, protocols=("llmtunnel-relay", "ticket"))
+            assert heard == []
+            shown = {"http": "ws", "https": "wss"}.get(scheme, scheme)
+            assert caught.value.to == f"{shown}://127.0.0.1:{port}/admin/shutdown"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("/elsewhere", "ws://127.0.0.1:{port}/elsewhere"),
+        ("//other.example/x", "ws://other.example/x"),
+        ("ws://[fe80::1]:9/", "ws://[fe80::1]:9/"),
+        ("file:///etc/passwd", "an address that makes no sense"),
+        ("http://[::1", "an address that makes no sense"),
+        ("http://a:99999/", "an address that makes no sense"),
+        ("http://a/\x1b[2Jb", "ws://a/?[2Jb"),
+        ("http://a/" + "x" * 5000, "ws://a/" + "x" * 193),
+        ("", "ws://127.0.0.1:{port}/"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_redirect_to_anywhere_is_refused_whatever_it_says(run: Run, location: str, shown: str) -> None:
+    """Also to the server itself, or to nothing: what is shown of it is short and printable."""
+
+    async def main() -> None:
+        async with redirecting("/") as url:
+            port = url.rpartition(":")[2]
+            assert websocket._target(f"http://127.0.0.1:{port}/", location) == shown.replace("{port}", port)
+        if location.isprintable():
+            async with redirecting(location) as url:
+                with pytest.raises(Redirected):
+                    await open_websocket(url, timeout=PATIENCE)
+
+    run(main())
+
+
+def test_a_redirect_after_a_good_connection_is_not_followed_either(run: Run) -> None:
+    async def main() -> None:
+        async with victim() as (port, heard), redirecting(f"http://127.0.0.1:{port}/", good=2) as url:
+            for _ in range(2):
+                await (await open_websocket(url, timeout=PATIENCE)).aclose(PATIENCE)
+            for _ in range(3):
+                with pytest.raises(Redirected):
+                    await open_websocket(url, timeout=PATIENCE)
+            assert heard == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["ws_proxy", "http_proxy", "https_proxy", "all_proxy"])
+def test_no_proxy_of_the_environment_is_asked_for_a_server_on_this_machine(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    async def main() -> None:
+        async with (
+            victim() as (port, heard),
+            SignalServer("127.0.0.1", 0) as server,
+            gated(tmp_path, stuck=0) as (_, tls),
+        ):
+            for variable in (name, name.upper()):
+                monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
+            monkeypatch.delenv("no_proxy", raising=False)
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            await (await open_websocket(server.url, timeout=PATIENCE)).aclose(PATIENCE)
+            assert await greeting(tls) == "hello"
+            assert heard == []
+
     run(main())
