@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from .hub import Hub
-from .limits import MESSAGE, TOKEN_BYTES, Bucket, Limits
-from .messages import Code, Message, Refused, encode, too_large
+from .limits import MESSAGE, Limits
+from .messages import Code, Message, Refused, encode, parse, too_fast, too_large
 
 logger = logging.getLogger(__name__)
 
@@ -81,16 +82,31 @@ class Outgoing:
 
 
 class Connection:
-    """A client, from the opened WebSocket to its end: `run` it. It is the hub's outlet."""
+    """A client, from the opened WebSocket to its end: `run` it. It is the hub's outlet.
 
-    def __init__(self, socket: Socket, transport: asyncio.Transport, hub: Hub, limits: Limits) -> None:
+    ``settle`` hears when it has joined a room, and when it has left one.
+    """
+
+    def __init__(
+        self,
+        socket: Socket,
+        transport: asyncio.Transport,
+        hub: Hub,
+        limits: Limits,
+        *,
+        network: str,
+        settle: Callable[[bool], None],
+    ) -> None:
+        self.network = network
         self._socket = socket
         self._transport = transport
         self._hub = hub
         self._limits = limits
+        self._settle = settle
+        self._settled = False
         self._outgoing = Outgoing(limits.outgoing)
-        now = asyncio.get_running_loop().time()
-        self._bucket = Bucket(rate=limits.rate, burst=limits.burst, now=now)
+        self._reading: asyncio.Timeout | None = None
+        self._flooded = False
         self._over = asyncio.Event()
         self._ending = False
         """We end it."""
@@ -99,16 +115,23 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the client until it goes, or is cut off."""
-        loop = asyncio.get_running_loop()
         writer = asyncio.create_task(self._write(), name="signal writer")
         writer.add_done_callback(self._written)
-        patience = loop.call_later(self._limits.join, self._drop_idle)
         try:
-            await self._read()
+            async with asyncio.timeout(0.0 if self._flooded else None) as self._reading:
+                await self._read()
+        except TimeoutError:
+            self.send(too_fast().message)
         finally:
-            patience.cancel()
+            self._reading = None
             self._hub.leave(self, abrupt=self._abrupt)
             await self._finish(writer)
+
+    def flood(self) -> None:
+        """It sends too much: nothing of that is read any more, and it is told why it ends."""
+        self._flooded = True
+        if self._reading is not None:
+            self._reading.reschedule(asyncio.get_running_loop().time())
 
     def send(self, message: Message) -> None:
         """Queue a message; a client that does not read is cut off, and holds nobody else up."""
@@ -131,10 +154,6 @@ class Connection:
             self.drop()
         await self._over.wait()
 
-    def _drop_idle(self) -> None:
-        if not self._hub.joined(self):
-            self.drop()
-
     async def _read(self) -> None:
         while True:
             raw = await self._socket.receive()
@@ -150,19 +169,25 @@ class Connection:
                     return
 
     async def _take(self, raw: WSMessage) -> None:
-        self._pay(len(raw.data))
         match raw.type:
             case WSMsgType.TEXT:
-                self._hub.receive(self, raw.data, now=asyncio.get_running_loop().time())
+                await self._act(raw.data)
             case WSMsgType.BINARY:
                 raise Refused(Code.INVALID_JSON, "invalid JSON: binary")
             case WSMsgType.PING:
                 await self._socket.pong(raw.data)
 
-    def _pay(self, size: int) -> None:
-        now = asyncio.get_running_loop().time()
-        if not self._bucket.take(1 + size // TOKEN_BYTES, now=now):
-            raise Refused(Code.TOO_FAST, "too many messages")
+    async def _act(self, text: str) -> None:
+        loop = asyncio.get_running_loop()
+        request = parse(text)
+        if wait := self._hub.delay(self, request, now=loop.time()):
+            await asyncio.sleep(wait)
+        if self._transport.is_closing():
+            return
+        self._hub.receive(self, request, now=loop.time())
+        if (joined := self._hub.joined(self)) is not self._settled:
+            self._settled = joined
+            self._settle(joined)
 
     async def _write(self) -> None:
         while (data := await self._outgoing.get()) is not None:

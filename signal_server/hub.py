@@ -12,8 +12,9 @@ import secrets
 from collections.abc import Iterable
 from typing import Protocol
 
+from .accounts import Joins
 from .limits import Limits
-from .messages import Bye, Code, Join, Message, OpenPipe, Refused, Relay, parse
+from .messages import Bye, Code, Join, Message, OpenPipe, Refused, Relay, Request
 from .rooms import Delivery, Member, Rooms
 from .tickets import Tickets
 
@@ -21,7 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 class Outlet(Protocol):
-    """A client's socket, as seen from here. Neither may raise or block."""
+    """A client's socket, as seen from here. Neither method may raise or block."""
+
+    @property
+    def network(self) -> str:
+        """Whom it counts for: see `accounts.network`."""
 
     def send(self, message: Message) -> None:
         """Tell the client, soon; one that cannot be told is dropped."""
@@ -35,6 +40,7 @@ class Hub:
 
     def __init__(self, limits: Limits) -> None:
         self._rooms = Rooms(limits)
+        self._joins = Joins(limits)
         self._members: dict[Outlet, Member] = {}
         self._outlets: dict[Member, Outlet] = {}
         self._key = secrets.token_bytes(16)
@@ -45,12 +51,22 @@ class Hub:
         """Whether it is in a room."""
         return outlet in self._members
 
-    def receive(self, outlet: Outlet, text: str, *, now: float) -> None:
+    def is_member(self, member: Member) -> bool:
+        """Whether it is still in its room."""
+        return member in self._outlets
+
+    def delay(self, outlet: Outlet, request: Request, *, now: float) -> float:
+        """The seconds to hold a request for, before it is received. Raises `Refused`."""
+        if not isinstance(request, Join) or outlet in self._members or self._rooms.returns(request):
+            return 0.0
+        return self._joins.wait(outlet.network, now=now)
+
+    def receive(self, outlet: Outlet, request: Request, *, now: float) -> None:
         """Act on a message. Raises `Refused`."""
-        match parse(text):
-            case Join() as request:
+        match request:
+            case Join():
                 self._join(outlet, request)
-            case Relay() as request:
+            case Relay():
                 self._relay(outlet, request)
             case OpenPipe(to=to):
                 self._open_pipe(outlet, to, now)
@@ -71,7 +87,7 @@ class Hub:
     def _join(self, outlet: Outlet, request: Join) -> None:
         if outlet in self._members:
             raise Refused(Code.ALREADY_JOINED, "already in a room")
-        admission = self._rooms.join(request)
+        admission = self._rooms.join(request, outlet.network)
         if admission.ghost:
             ghost = self._outlets.pop(admission.ghost)
             del self._members[ghost]

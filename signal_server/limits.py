@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 MESSAGE: Final = 64 * 1024
@@ -23,6 +24,10 @@ PIPE_MESSAGE: Final = 64 * 1024
 """Bytes of a message in a pipe: four records of TLS."""
 PIPE_LEAST: Final = 512
 """What a message in a pipe counts at least, bytes: an empty one costs as much work as that."""
+HEAD: Final = 64 * 1024
+"""Bytes that a connection may send before it is a WebSocket. Browsers and HTTP proxies send heads of some 2 KiB."""
+NEWCOMERS: Final = 8
+"""One in so many connections stays free for those that are not in a room yet."""
 DAY: Final = 86_400.0
 
 KIB: Final = 1024
@@ -72,10 +77,17 @@ class Limits:
     """Rooms at once."""
     members: int = 10_000
     """Members at once, of all rooms: some 20 KB each."""
-    sockets: int = 12_000
-    """WebSockets at once: members, and those who have not joined yet."""
+    sockets: int = 14_000
+    """Connections at once: members, ends of pipes, and those that are neither yet, for which an eighth is kept."""
+    rooms_each: int = 600
+    """Rooms at once that one address has created (of IPv6: a /64). A class of 500 behind one NAT, each with a serve."""
+    members_each: int = 1_200
+    """Members at once from one address, and joins at once: both sides of that class, and a few that come again."""
+    joins: float = 300.0
+    """Joins a minute from one address for long; more are slowed. That class comes within 2 minutes after a first 1,200.
+    Whoever guesses numbers of rooms tries 5 a second, 23 days for all of 7 digits."""
     rate: float = 50.0
-    """Messages a second that one socket may send for long."""
+    """Frames a second that one socket may send for long: a message is one, or several."""
     outgoing: int = 1024 * 1024
     """Bytes that may wait for one socket: more than all of a full room's offers and candidates together."""
     join: float = 30.0
@@ -90,11 +102,26 @@ class Limits:
     def __post_init__(self) -> None:
         if not 1 <= self.proxies <= MAX_PROXIES:
             raise ValueError(f"a room takes 1 to {MAX_PROXIES} proxies")
+        if min(self.rooms_each, self.members_each, self.joins) <= 0:
+            raise ValueError("the limits of an address are above 0")
 
     @property
     def burst(self) -> int:
-        """Messages that a socket may send at once: a serve that comes back offers to all its proxies."""
+        """Frames that a socket may send at once: a serve that comes back offers to all its proxies."""
         return 200 + 40 * self.proxies
+
+    @property
+    def strangers_each(self) -> int:
+        """Connections from one address that are not in a room yet, where others need places too."""
+        return max(1, self.sockets // NEWCOMERS)
+
+    def within(self, connections: int) -> Limits:
+        """These limits, for a process that can hold so many connections at once."""
+        places = max(1, min(self.sockets, connections))
+        settled = places - places // NEWCOMERS
+        relay = self.relay and replace(self.relay, pipes=min(self.relay.pipes, settled // 8))
+        ends = 2 * relay.pipes if relay else 0
+        return replace(self, sockets=places, members=min(self.members, settled - ends), relay=relay)
 
 
 class Bucket:
@@ -118,3 +145,61 @@ class Bucket:
         self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate) - count
         self._filled = now
         return max(0.0, -self._tokens / self._rate)
+
+
+def frames(data: bytes, state: FrameState) -> Iterator[tuple[int, int]]:
+    """The frames that begin in what a WebSocket has received: each one's first byte, and its payload's size.
+
+    RFC 6455 section 5.2. What is no frame is for the WebSocket itself to refuse.
+    """
+    data, state.head = state.head + data, b""
+    at, end = state.skip, len(data)
+    while end - at >= 2:
+        first, second = data[at], data[at + 1]
+        size = second & 127
+        extended = {126: 2, 127: 8}.get(size, 0)
+        head = 2 + extended + (4 if second & 128 else 0)
+        if end - at < head:
+            break
+        if extended:
+            size = int.from_bytes(data[at + 2 : at + 2 + extended])
+        at += head + size
+        yield first, size
+    state.head, state.skip = data[at:], max(0, at - end)
+
+
+@dataclass(slots=True)
+class FrameState:
+    """Where `frames` goes on with the next bytes."""
+
+    head: bytes = b""
+    """A frame's head that has come in part."""
+    skip: int = 0
+    """Bytes of a payload that are still to come."""
+
+
+class Meter:
+    """Counts a socket's frames as they arrive, also those of which no message comes."""
+
+    def __init__(self, cost: Callable[[int, int], int], *, rate: float, burst: float, now: float) -> None:
+        self._cost = cost
+        self._bucket = Bucket(rate=rate, burst=burst, now=now)
+        self._state = FrameState()
+
+    def take(self, data: bytes, *, now: float) -> bool:
+        """Count what has come; False, for good, where it is too much."""
+        return all(self._bucket.take(self._cost(*frame), now=now) for frame in frames(data, self._state))
+
+
+def signalling_cost(_first: int, size: int) -> int:
+    """What a frame of a signalling socket counts."""
+    return 1 if size > MESSAGE else 1 + size // TOKEN_BYTES  # one that is too long is refused as such
+
+
+def pipe_cost(first: int, size: int) -> int:
+    """What a frame of a pipe counts. A whole message counts nothing here: it is slowed by its bytes (`accounts`)."""
+    final, opcode = first & 0x80, first & 0x0F
+    if opcode >= 8:
+        return 1
+    whole = final and (size > 0 or opcode == 0)
+    return 0 if whole or size >= PIPE_LEAST else 1

@@ -36,6 +36,7 @@ class Code(StrEnum):
     TOO_LARGE = "too-large"
     TOO_FAST = "too-fast"
     SERVER_FULL = "server-full"
+    ADDRESS_LIMIT = "address-limit"
     NO_RELAY = "no-relay"
     RELAY_LIMIT = "relay-limit"
 
@@ -94,12 +95,20 @@ class Bye:
     """Leave the room."""
 
 
+Request = Join | Relay | OpenPipe | Bye
+
+
 def too_large() -> Refused:
     """The refusal of a message that is over the bound."""
     return Refused(Code.TOO_LARGE, f"message too large (max {MESSAGE} bytes)")
 
 
-def parse(text: str) -> Join | Relay | OpenPipe | Bye:
+def too_fast() -> Refused:
+    """The refusal of a socket that sends more than `limits.Limits.rate`."""
+    return Refused(Code.TOO_FAST, "too many messages")
+
+
+def parse(text: str) -> Request:
     """Read what a client sent. Raises `Refused`."""
     values = _object(text)
     kind = values.get("type")

@@ -8,14 +8,24 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from .cli import USAGE
 from .limits import Limits
-from .server import THIS_MACHINE, SignalServer, netloc
+from .server import THIS_MACHINE, SignalServer, netloc, open_files
+
+logger = logging.getLogger(__name__)
+
+FILES: Final = 16_384
+"""Open files that are asked for: some more than `Limits.sockets`."""
+QUIET: Final = 5.0
+"""Seconds between two log lines that say that connections cannot be accepted."""
 
 BY_SIGNAL: Final = 128
 """A process that a signal ended has this and the signal's number as its exit status."""
+
+_NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Errors by which the system says that it has no place for another connection."""
 
 # SIGBREAK is Ctrl-Break, and what Windows sends to a console that closes.
 _SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
@@ -25,6 +35,7 @@ def run(host: str, port: int, *, limits: Limits, trusted: Sequence[str] | None =
     """Serve until a signal comes; returns the exit status. ``trusted``: see `SignalServer`; None is this machine."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("signal_server").setLevel(log_level.upper())
+    raise_open_files()
     try:
         return BY_SIGNAL + asyncio.run(_serve(host, port, limits, trusted))
     except OSError as exc:
@@ -37,8 +48,43 @@ async def _serve(host: str, port: int, limits: Limits, trusted: Sequence[str] | 
     stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     _on_signals(lambda number: None if stopped.done() else stopped.set_result(number))
     async with SignalServer(host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE) as server:
+        asyncio.get_running_loop().set_exception_handler(_Trouble(server))
         print(f"signal server listening on {server.url}", flush=True)  # noqa: T201
         return await stopped
+
+
+def raise_open_files() -> None:
+    """Have this process permitted as many open files as it may use, as far as the system lets it."""
+    try:
+        import resource
+    except ImportError:  # Windows, where sockets are no files
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    while most > open_files():  # macOS names no limit and refuses over 10,240
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (ValueError, OSError):
+            most //= 2
+
+
+class _Trouble:
+    """What asyncio tells of outside of any task: that it cannot accept connections, a line now and then."""
+
+    def __init__(self, server: SignalServer) -> None:
+        self._server = server
+        self._quiet_until = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """As asyncio's exception handlers."""
+        exc = context.get("exception")
+        if not (isinstance(exc, OSError) and exc.errno in _NO_ROOM):
+            loop.default_exception_handler(context)
+            return
+        self._server.make_room()
+        if loop.time() >= self._quiet_until:
+            self._quiet_until = loop.time() + QUIET
+            logger.error("connections cannot be accepted: %s (open files: %d at most)", exc.strerror, open_files())
 
 
 def _on_signals(stop: Callable[[int], None]) -> None:

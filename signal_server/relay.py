@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +21,7 @@ from typing import Final
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from .accounts import Account, Accounts, Opened
+from .hub import Hub
 from .limits import PIPE_LEAST, PIPE_MESSAGE, Limits, RelayLimits
 from .messages import Code, Refused
 from .tickets import Pass, Tickets
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 PROTOCOL: Final = "llmtunnel-relay"
 """The WebSocket subprotocol of a pipe; the ticket is offered as a second one, which is a field that browsers can set
 and that, unlike a URL, no proxy logs."""
+PIPES_OF_PAIR: Final = 2
+"""Pipes between two members."""
 UNSENT: Final = 128 * 1024
 """Bytes that the system takes for an end beyond what is on the way to it, where that can be said."""
 
@@ -64,6 +67,14 @@ class End:
     opened: Opened
     stuck_since: float | None = None
     """Since when a message waits for it to be taken."""
+    pipe: Pipe | None = None
+
+    def flood(self) -> None:
+        """It sends frames of which no messages come: nothing of that is read any more."""
+        if self.pipe is None:
+            self.transport.abort()
+        else:
+            self.pipe.stop(Over("one end sent too many frames", WSCloseCode.POLICY_VIOLATION))
 
     async def close(self, over: Over, patience: float) -> None:
         """Close the socket, and cut it off where that does not end in time."""
@@ -94,6 +105,7 @@ class Pipe:
     async def run(self, end: End) -> Over:
         """Be one end's until the pipe is over; returns why it is."""
         self._ends.append(end)
+        end.pipe = self
         if len(self._ends) == 2:
             self._met.set()
             await self._carry()
@@ -105,6 +117,21 @@ class Pipe:
         """End it, and close both ends; the first reason counts."""
         if not self._stop.done():
             self._stop.set_result(over)
+
+    def give_way(self) -> None:
+        """End it for another pipe, which has its places at once."""
+        self.stop(Over("another pipe needs its place", WSCloseCode.TRY_AGAIN_LATER))
+        for end in self._ends:
+            end.opened.close()
+
+    @property
+    def waits(self) -> bool:
+        """Whether only one of its ends has come."""
+        return not self._met.is_set()
+
+    def holds(self, accounts: frozenset[Account]) -> bool:
+        """Whether it counts for one of these."""
+        return any(end.opened.counts and end.opened.accounts & accounts for end in self._ends)
 
     async def _wait_for_other(self) -> None:
         try:
@@ -174,12 +201,11 @@ class Pipe:
 class Relay:
     """All pipes of a server."""
 
-    def __init__(self, limits: Limits, relay: RelayLimits, tickets: Tickets, *, alias: Callable[[str], str]) -> None:
+    def __init__(self, limits: Limits, relay: RelayLimits, hub: Hub, tickets: Tickets) -> None:
         self._limits = limits
         self._relay = relay
+        self._hub = hub
         self._tickets = tickets
-        self._alias = alias
-        """What a room is called where it is remembered or logged."""
         self._accounts = Accounts(relay, now=asyncio.get_running_loop().time())
         self._pipes: dict[Pass, Pipe] = {}
 
@@ -190,11 +216,34 @@ class Relay:
         """Use a ticket. Raises `Refused`; else what is opened is to be closed, whatever comes of it."""
         now = asyncio.get_running_loop().time()
         granted = self._tickets.redeem(ticket, now=now)
-        return granted, self._accounts.open(self._alias(granted.room), address, now=now)
+        room = self._hub.alias(granted.room)
+        self._end_older(granted)
+        while full := self._accounts.full(room, address, now=now):
+            if not self._make_place(full, granted):
+                break
+        return granted, self._accounts.open(room, address, now=now)
+
+    def _end_older(self, granted: Pass) -> None:
+        """Two members have two pipes at most: one, and another while they make it anew."""
+        older = [each for each in self._pipes if each.members == granted.members and each is not granted]
+        for each in older[: 1 - PIPES_OF_PAIR]:
+            self._pipes[each].give_way()
+
+    def _make_place(self, full: frozenset[Account], granted: Pass) -> bool:
+        """End the oldest pipe that counts for one of these and is not both ends' of two members; False: there is none.
+
+        So a stranger's pipes, which serve lets nobody come through, keep no member's out for longer than it stays.
+        """
+        for each, pipe in self._pipes.items():
+            stands = not pipe.waits and all(self._hub.is_member(member) for member in each.members)
+            if each is not granted and not stands and pipe.holds(full):
+                self._pipes[each].give_way()
+                return True
+        return False
 
     async def run(self, granted: Pass, end: End) -> None:
         """Be one end's until its pipe is over."""
-        room = self._alias(granted.room)
+        room = self._hub.alias(granted.room)
         pipe = self._pipes.get(granted)
         if pipe is None:
             pipe = self._pipes[granted] = Pipe(self._relay, self._limits.close)

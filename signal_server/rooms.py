@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -29,6 +30,8 @@ class Member:
     instance: str | None = None
     token: str | None = field(default=None, repr=False)
     """Who knows it may take this member's place; an original member has none."""
+    address: str = field(default="", repr=False)
+    """Whose limits it counts for."""
 
     def sees(self, other: Member) -> bool:
         """Whether they are there for each other: proxies are not."""
@@ -66,6 +69,11 @@ class Rooms:
         self._limits = limits
         self._rooms: dict[str, dict[str, Member]] = {}
         self._count = 0
+        self._creators: dict[str, str] = {}
+        """The address that each room was created from."""
+        self._members_of: Counter[str] = Counter()
+        self._rooms_of: Counter[str] = Counter()
+        """By address; one without any is in neither."""
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -74,16 +82,25 @@ class Rooms:
         """Who is in that room, in the order in which they came."""
         return tuple(self._rooms.get(room, {}).values())
 
-    def join(self, request: Join) -> Admission:
+    def returns(self, request: Join) -> bool:
+        """Whether a member comes back that is still there."""
+        return self._ghost(request) is not None
+
+    def join(self, request: Join, address: str = "") -> Admission:
         """Let somebody in. Raises `Refused`; nothing has changed then."""
         ghost = self._ghost(request)
         if ghost is None:
             self._check_server(request)
+            self._check_address(request, address)
         self._check_room(request, [member for member in self.members(request.room) if member is not ghost])
         deliveries = self.leave(ghost) if ghost else []
-        member = _member(request, ghost)
+        member = _member(request, ghost, address)
         others = [other for other in self.members(request.room) if other.sees(member)]
+        if request.room not in self._rooms:
+            self._creators[request.room] = address
+            self._rooms_of[address] += 1
         self._rooms.setdefault(request.room, {})[member.peer_id] = member
+        self._members_of[address] += 1
         self._count += 1
         arrival: Message = {"type": "peer-joined", **member.description()}
         deliveries += [Delivery(other, arrival) for other in others]
@@ -95,8 +112,10 @@ class Rooms:
         room = self._rooms[member.room]
         del room[member.peer_id]
         self._count -= 1
+        _decrease(self._members_of, member.address)
         if not room:
             del self._rooms[member.room]
+            _decrease(self._rooms_of, self._creators.pop(member.room))
         departure: Message = {"type": "peer-left", "peerId": member.peer_id}
         more: Message = {"abrupt": True} if abrupt else {}
         others = [other for other in room.values() if other.sees(member)]
@@ -146,6 +165,14 @@ class Rooms:
         if self._count >= self._limits.members or (new_room and len(self._rooms) >= self._limits.rooms):
             raise Refused(Code.SERVER_FULL, "server is full")
 
+    def _check_address(self, request: Join, address: str) -> None:
+        """Raise `Refused` where the address has as much as one may."""
+        limits, new_room = self._limits, request.room not in self._rooms
+        if self._members_of[address] >= limits.members_each:
+            raise Refused(Code.ADDRESS_LIMIT, f"your address has too many members (max {limits.members_each})")
+        if new_room and self._rooms_of[address] >= limits.rooms_each:
+            raise Refused(Code.ADDRESS_LIMIT, f"your address has too many rooms (max {limits.rooms_each})")
+
     def _check_room(self, request: Join, present: list[Member]) -> None:
         """Raise `Refused` where there is no place beside those who are present."""
         roles = [member.role for member in present]
@@ -160,12 +187,18 @@ class Rooms:
             raise Refused(Code.ROOM_FULL, f"room '{request.room}' is full (max {most})")
 
 
-def _member(request: Join, ghost: Member | None) -> Member:
+def _decrease(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
+
+
+def _member(request: Join, ghost: Member | None, address: str) -> Member:
     token = None
     if request.role is not None:
         # The ghost's token goes on: the client may never have got the answer to this join.
         token = (ghost and ghost.token) or secrets.token_urlsafe()
-    return Member(room=request.room, role=request.role, instance=request.instance, token=token)
+    return Member(room=request.room, role=request.role, instance=request.instance, token=token, address=address)
 
 
 def _joined(member: Member, others: Iterable[Member]) -> Message:

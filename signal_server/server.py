@@ -1,25 +1,47 @@
-"""The server: HTTP on an address, a WebSocket on any path of it."""
+"""The server: HTTP on an address, a WebSocket on any path of it, and no more connections than the process can hold.
+
+A connection is a stranger until it joins a room, or brings a ticket for a pipe. It has `Limits.join` seconds for that.
+Where places run out, the oldest stranger makes room for the newcomer: connections that only sit there keep nobody out.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_network
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from .accounts import Strangers, client_address, is_in, network
 from .connection import Connection, Socket
 from .hub import Hub
-from .limits import Limits
+from .limits import HEAD, Limits, Meter, pipe_cost, signalling_cost
 from .messages import Refused
 from .relay import End, PipeSocket, Relay, offered_ticket, status
 
 GREETING: Final = "llmtunnel signal server\n"
 THIS_MACHINE: Final = ("127.0.0.0/8", "::1/128")
+BACKLOG: Final = 128
+"""Connections that the system keeps for us, and that are accepted at one go: asyncio takes them for the same."""
+SPARE: Final = 32
+"""Files that a process has open beside its connections; Python itself has some ten."""
+AT_ONCE: Final = 16
+"""Strangers that go where the system has no file left for a newcomer."""
+
+
+@dataclass(slots=True, eq=False)
+class _Visitor:
+    """A TCP connection."""
+
+    transport: asyncio.Transport
+    patience: asyncio.TimerHandle
 
 
 class SignalServer:
@@ -38,12 +60,18 @@ class SignalServer:
         trusted_proxies: Iterable[str] = THIS_MACHINE,
     ) -> None:
         self._host, self._port = host, port
-        self._limits = limits or Limits()
+        files = open_files()
+        self._backlog = max(4, min(BACKLOG, files // 16))
+        # Four times the backlog: so many may have been accepted before the first one of them has made another one go.
+        self._limits = (limits or Limits()).within(files - SPARE - 4 * self._backlog)
         self._hub = Hub(self._limits)
         self._trusted = tuple(ip_network(each) for each in trusted_proxies)
         self._relay: Relay | None = None
-        self._connections: dict[asyncio.BaseTransport, Connection] = {}
-        self._pipes: set[asyncio.BaseTransport] = set()
+        self._visitors: dict[_Handler, _Visitor] = {}
+        """Everybody who is connected, by connection."""
+        self._strangers: Strangers[_Handler] = Strangers()
+        self._connections: set[Connection] = set()
+        self._pipes: set[_Handler] = set()
         self._runner: web.ServerRunner | None = None
 
     @property
@@ -55,11 +83,11 @@ class SignalServer:
     async def start(self) -> None:
         """Listen."""
         if self._limits.relay is not None and self._hub.tickets is not None:
-            self._relay = Relay(self._limits, self._limits.relay, self._hub.tickets, alias=self._hub.alias)
+            self._relay = Relay(self._limits, self._limits.relay, self._hub, self._hub.tickets)
         self._runner = web.ServerRunner(_Door(self), shutdown_timeout=self._limits.close)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            await web.TCPSite(self._runner, self._host, self._port, backlog=self._backlog).start()
         except BaseException:
             await self.aclose()
             raise
@@ -73,7 +101,7 @@ class SignalServer:
             await site.stop()
         if self._relay is not None:
             self._relay.stop()
-        await asyncio.gather(*(connection.aclose() for connection in self._connections.values()))
+        await asyncio.gather(*(connection.aclose() for connection in self._connections))
         await runner.cleanup()
 
     async def __aenter__(self) -> Self:
@@ -85,68 +113,131 @@ class SignalServer:
     ) -> None:
         await self.aclose()
 
-    def admit(self, transport: asyncio.Transport) -> None:
-        """Somebody has connected: if no WebSocket comes of it in time, that was it."""
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._limits.join, self._drop_stranger, transport)
+    def admit(self, handler: _Handler, transport: asyncio.Transport) -> None:
+        """Somebody has connected: if no member comes of it in time, that was it."""
+        patience = asyncio.get_running_loop().call_later(self._limits.join, self._drop, handler)
+        self._visitors[handler] = _Visitor(transport, patience)
+        remote = (transport.get_extra_info("peername") or ("",))[0]
+        # Whom a proxy in front brings is told by its request.
+        of = None if is_in(remote, self._trusted) else network(remote)
+        self._strangers.add(handler, of)
+        self._keep_places(handler, of)
+
+    def leave(self, handler: _Handler) -> None:
+        """A connection is over; idempotent."""
+        visitor = self._visitors.pop(handler, None)
+        if visitor is not None:
+            visitor.patience.cancel()
+            self._strangers.remove(handler)
+
+    def make_room(self) -> None:
+        """The system has no file for a newcomer: the oldest strangers go."""
+        for _ in range(AT_ONCE):
+            if (oldest := self._strangers.oldest()) is not None:
+                self._drop(oldest)
+
+    def _keep_places(self, newcomer: _Handler, of: str | None) -> None:
+        """Have a stranger go where there are too many of its network, or too many connections in all."""
+        victim = None
+        if self._strangers.count(of) > self._limits.strangers_each:
+            victim = self._strangers.oldest(of, but=newcomer)
+        elif len(self._visitors) > self._limits.sockets:
+            victim = self._strangers.oldest(but=newcomer)
+        if victim is not None:
+            self._drop(victim)
+
+    def _drop(self, handler: _Handler) -> None:
+        visitor = self._visitors[handler]
+        self.leave(handler)
+        visitor.transport.abort()
+
+    def _settle(self, handler: _Handler, joined: bool = True) -> None:
+        """It is in a room, or has a pipe; or not any more: then it makes room for others as strangers do."""
+        visitor = self._visitors.get(handler)
+        if visitor is None:
+            return
+        if joined:
+            visitor.patience.cancel()
+            self._strangers.remove(handler)
+        else:
+            self._strangers.add(handler, None)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """A WebSocket where one is asked for, else a line of text."""
+        handler, transport = request.protocol, request.transport
+        assert isinstance(handler, _Handler), "as the door makes them"
+        if transport is None:
+            return _plain("")  # it is gone already
+        of = network(self._address(request))
+        self._strangers.place(handler, of)
+        self._keep_places(handler, of)
         if (ticket := offered_ticket(request)) is not None:
-            return await self._answer_pipe(request, ticket)
+            return await self._answer_pipe(request, handler, transport, ticket)
         socket = Socket(self._limits)
         if not socket.can_prepare(request):
-            return web.Response(text="ok\n" if request.path == "/healthz" else GREETING)
-        transport = request.transport
-        if transport is None or len(self._connections) >= self._limits.sockets:
-            return web.Response(status=503, text="server is full\n")
+            return _plain("ok\n" if request.path == "/healthz" else GREETING)
+        settle = partial(self._settle, handler)
+        connection = Connection(socket, transport, self._hub, self._limits, network=of, settle=settle)
+        handler.measure(self._meter(signalling_cost), connection.flood)
         try:
             await socket.prepare(request)
         except ConnectionError:
             return socket  # it is gone already
-        await self._serve(socket, transport)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.remove(connection)
         return socket
 
-    async def _answer_pipe(self, request: web.BaseRequest, ticket: str) -> web.StreamResponse:
-        socket, transport = PipeSocket(self._limits), request.transport
-        if self._relay is None or transport is None or not socket.can_prepare(request):
-            return web.Response(status=403, text="no relay\n")
+    async def _answer_pipe(
+        self, request: web.BaseRequest, handler: _Handler, transport: asyncio.Transport, ticket: str
+    ) -> web.StreamResponse:
+        socket = PipeSocket(self._limits)
+        if self._relay is None or not socket.can_prepare(request):
+            return _plain("no relay\n", status=403)
         try:
-            granted, accounts = self._relay.admit(ticket, address=self._address(request))
+            granted, opened = self._relay.admit(ticket, address=self._address(request))
         except Refused as refusal:
-            return web.Response(status=status(refusal), text=f"{refusal}\n")
-        self._pipes.add(transport)
+            return _plain(f"{refusal}\n", status=status(refusal))
+        end = End(socket, transport, opened)
+        self._settle(handler)
+        handler.measure(self._meter(pipe_cost), end.flood)
+        self._pipes.add(handler)
         try:
             await socket.prepare(request)
-            await self._relay.run(granted, End(socket, transport, accounts))
+            await self._relay.run(granted, end)
         except ConnectionError:
             pass  # it is gone already
         finally:
-            accounts.close()
-            self._pipes.discard(transport)
+            opened.close()
+            self._pipes.discard(handler)
         return socket
 
     def _address(self, request: web.BaseRequest) -> str:
         """The client's address: where a trusted proxy is it, what that says."""
-        remote = request.remote or ""
-        forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-        try:
-            trusted = any(ip_address(remote) in each for each in self._trusted)
-            return str(ip_address(forwarded)) if trusted else remote
-        except ValueError:
-            return remote
+        return client_address(request.remote or "", request.headers.getall("X-Forwarded-For", ()), self._trusted)
 
-    async def _serve(self, socket: Socket, transport: asyncio.Transport) -> None:
-        connection = Connection(socket, transport, self._hub, self._limits)
-        self._connections[transport] = connection
-        try:
-            await connection.run()
-        finally:
-            del self._connections[transport]
+    def _meter(self, cost: Callable[[int, int], int]) -> Meter:
+        now = asyncio.get_running_loop().time()
+        return Meter(cost, rate=self._limits.rate, burst=self._limits.burst, now=now)
 
-    def _drop_stranger(self, transport: asyncio.Transport) -> None:
-        if transport not in self._connections and transport not in self._pipes:
-            transport.abort()
+
+def _plain(text: str, *, status: int = 200) -> web.Response:
+    """An answer that is no WebSocket, and the connection's last: nobody holds a place with such."""
+    response = web.Response(text=text, status=status)
+    response.force_close()
+    return response
+
+
+def open_files() -> int:
+    """How many files this process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows, where sockets are no files
+        return sys.maxsize
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def netloc(host: str, port: int) -> str:
@@ -154,16 +245,67 @@ def netloc(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class _Handler(web.RequestHandler):
+    """aiohttp's, of which every byte is counted before it is parsed: aiohttp counts messages at most."""
+
+    def __init__(self, door: _Door) -> None:
+        options: dict[str, Any] = {"access_log": None, "logger": door.log}
+        super().__init__(door, loop=asyncio.get_running_loop(), **options)
+        self._head = HEAD
+        self._meter: Meter | None = None
+        self._flood: Callable[[], None] | None = None
+        self._deaf = False
+
+    def measure(self, meter: Meter, flood: Callable[[], None]) -> None:
+        """What comes from here on are a WebSocket's frames; ``flood`` hears where they are too many."""
+        self._meter, self._flood = meter, flood
+
+    def data_received(self, data: bytes) -> None:
+        """As aiohttp's, but for what is too much."""
+        if self._deaf:
+            return
+        if self._take(data):
+            super().data_received(data)
+            return
+        self._deaf = True
+        if self._flood is None:
+            if self.transport is not None:
+                self.transport.abort()
+            return
+        if self.transport is not None:
+            self.transport.pause_reading()
+        self._flood()
+
+    def _take(self, data: bytes) -> bool:
+        if self._meter is not None:
+            return self._meter.take(data, now=asyncio.get_running_loop().time())
+        self._head -= len(data)
+        return self._head >= 0
+
+
 class _Door(web.Server):
     """aiohttp's server, which alone hears of connections that never ask for anything."""
 
     def __init__(self, server: SignalServer) -> None:
-        super().__init__(server.answer, access_log=None, logger=_http_logger())
+        super().__init__(server.answer)
+        self.log = _http_logger()
         self._signal_server = server
 
+    def __call__(self) -> web.RequestHandler:
+        """As aiohttp's: the protocol of a connection."""
+        return _Handler(self)
+
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """As aiohttp's."""
         super().connection_made(handler, transport)
-        self._signal_server.admit(transport)
+        assert isinstance(handler, _Handler), "as they are made here"
+        self._signal_server.admit(handler, transport)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """As aiohttp's."""
+        super().connection_lost(handler, exc)
+        assert isinstance(handler, _Handler), "as they are made here"
+        self._signal_server.leave(handler)
 
 
 def _http_logger() -> logging.Logger:

@@ -15,7 +15,7 @@ from llmtunnel.status import Role
 from llmtunnel.transport import sdp
 from signal_server.hub import Hub
 from signal_server.limits import MESSAGE, Limits
-from signal_server.messages import Message, Refused, encode
+from signal_server.messages import Message, Refused, encode, parse
 
 from . import mutations
 
@@ -91,8 +91,9 @@ def descriptions(rng: Random) -> None:
 class _Outlet:
     """A client of the signal server's hub."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, network: str) -> None:
         self._hub = hub
+        self.network = network
         self.ids: list[str] = []
 
     def send(self, message: Message) -> None:
@@ -109,9 +110,9 @@ class _Outlet:
 
 def from_clients(rng: Random) -> None:
     """What clients say to the signal server: it is acted on, or `Refused`; rooms stay within their bounds."""
-    limits = Limits(proxies=2, rooms=3, members=6)
+    limits = Limits(proxies=2, rooms=3, members=6, rooms_each=2, members_each=3, joins=1)
     hub = Hub(limits)
-    outlets = [_Outlet(hub) for _ in range(5)]
+    outlets = [_Outlet(hub, f"192.0.2.{number % 3}") for number in range(5)]
     for _ in range(rng.randrange(1, 15)):
         outlet, said = rng.choice(outlets), rng.choice(FROM_CLIENT)
         known = [each for other in outlets for each in other.ids]
@@ -120,7 +121,9 @@ def from_clients(rng: Random) -> None:
             hub.leave(outlet)
             continue
         try:
-            hub.receive(outlet, _text(rng, text) if rng.random() < 0.5 else text, now=0.0)
+            request = parse(_text(rng, text) if rng.random() < 0.5 else text)
+            hub.delay(outlet, request, now=0.0)
+            hub.receive(outlet, request, now=0.0)
         except Refused as refusal:
             outlet.send(refusal.message)
         _check_hub(hub, limits)
@@ -130,4 +133,7 @@ def _check_hub(hub: Hub, limits: Limits) -> None:
     rooms = hub._rooms
     assert len(rooms) <= limits.rooms
     assert rooms._count == len(hub._members) == len(hub._outlets) <= limits.members
+    assert sum(rooms._members_of.values()) == rooms._count and sum(rooms._rooms_of.values()) == len(rooms)
+    assert max(rooms._rooms_of.values(), default=0) <= limits.rooms_each
+    assert max(rooms._members_of.values(), default=0) <= limits.members_each
     assert all(len(room) <= 1 + limits.proxies for room in rooms._rooms.values())

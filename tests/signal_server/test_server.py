@@ -450,15 +450,14 @@ def test_healthz_answers_ok() -> None:
     run(main())
 
 
-def test_sockets_beyond_the_limit_get_503_until_one_goes() -> None:
+def test_a_server_full_of_members_says_so_to_newcomers_until_one_goes() -> None:
     async def main() -> None:
         async with meeting(Limits(sockets=1)) as here:
             only = await here.member()
-            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
-                await here.peer()
-            assert caught.value.status == 503
+            late = await here.peer()
+            assert (await late.refused("join", room="S"))["code"] == "server-full"
             await only.socket.close()
-            await here.member()
+            await late.join()
 
     run(main())
 
