@@ -40,7 +40,13 @@ def _limits(arguments: argparse.Namespace) -> Limits:
         idle=arguments.relay_idle,
         pipes_each=max(RelayLimits().pipes_each, 4 * arguments.max_proxies),
     )
-    return Limits(proxies=arguments.max_proxies, relay=None if arguments.no_relay else relay)
+    return Limits(
+        proxies=arguments.max_proxies,
+        rooms_each=arguments.rooms_per_address,
+        members_each=arguments.members_per_address,
+        joins=arguments.joins_per_minute,
+        relay=None if arguments.no_relay else relay,
+    )
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -69,11 +75,31 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         default=Limits().proxies,
         help=f"proxies in a room, 1 to {MAX_PROXIES} (default: %(default)s)",
     )
+    _add_addresses(parser.add_argument_group("by address", "IPv4 addresses, and /64 networks of IPv6"))
     _add_relay(parser.add_argument_group("relay", "for peers between whose networks nothing else passes"))
     parser.add_argument(
         "--log-level", choices=LEVELS, default="info", help="how much is logged, to standard error (default: info)"
     )
     return parser
+
+
+def _add_addresses(group: argparse._ArgumentGroup) -> None:
+    defaults = Limits()
+    numbers = {
+        "--rooms-per-address": ("rooms at once that an address has created", defaults.rooms_each),
+        "--members-per-address": ("members at once from an address, and joins at once", defaults.members_each),
+        "--joins-per-minute": ("joins a minute from an address for long; more are slowed", int(defaults.joins)),
+    }
+    for flag, (what, default) in numbers.items():
+        group.add_argument(flag, metavar="N", type=_count, default=default, help=f"{what} (default: %(default)s)")
+    group.add_argument(
+        "--trusted-proxy",
+        metavar="NETWORK",
+        type=_network,
+        action="append",
+        help="where an HTTP server in front is whose X-Forwarded-For tells clients' addresses; repeatable"
+        " (default: this machine)",
+    )
 
 
 def _add_relay(group: argparse._ArgumentGroup) -> None:
@@ -94,14 +120,6 @@ def _add_relay(group: argparse._ArgumentGroup) -> None:
         type=_seconds,
         default=defaults.idle,
         help="how long a pipe lasts in which nothing passes (default: %(default)g)",
-    )
-    group.add_argument(
-        "--trusted-proxy",
-        metavar="NETWORK",
-        type=_network,
-        action="append",
-        help="where an HTTP server in front is whose X-Forwarded-For tells clients' addresses; repeatable"
-        " (default: this machine)",
     )
 
 
@@ -167,6 +185,12 @@ def _everywhere(text: str) -> Address:
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text[:6]) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text[:10]) > 0 and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
 
 

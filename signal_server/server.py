@@ -29,10 +29,10 @@ from .relay import End, PipeSocket, Relay, offered_ticket, status
 GREETING: Final = "llmtunnel signal server\n"
 THIS_MACHINE: Final = ("127.0.0.0/8", "::1/128")
 BACKLOG: Final = 128
-"""Connections that the system keeps for us, and that are accepted at one go: asyncio takes them for the same."""
+"""Connections that the system keeps for us until they are accepted. Where it keeps no more, a client waits for 1 s."""
 SPARE: Final = 32
 """Files that a process has open beside its connections; Python itself has some ten."""
-AT_ONCE: Final = 16
+EVICTED: Final = 16
 """Strangers that go where the system has no file left for a newcomer."""
 
 
@@ -61,9 +61,10 @@ class SignalServer:
     ) -> None:
         self._host, self._port = host, port
         files = open_files()
-        self._backlog = max(4, min(BACKLOG, files // 16))
-        # Four times the backlog: so many may have been accepted before the first one of them has made another one go.
-        self._limits = (limits or Limits()).within(files - SPARE - 4 * self._backlog)
+        self._at_once = max(4, min(BACKLOG, files // 16))
+        """Connections that asyncio accepts at one go, which it knows as the backlog."""
+        # Four times as many may have been accepted before the first of them has made another one go.
+        self._limits = (limits or Limits()).within(files - SPARE - 4 * self._at_once)
         self._hub = Hub(self._limits)
         self._trusted = tuple(ip_network(each) for each in trusted_proxies)
         self._relay: Relay | None = None
@@ -73,32 +74,40 @@ class SignalServer:
         self._connections: set[Connection] = set()
         self._pipes: set[_Handler] = set()
         self._runner: web.ServerRunner | None = None
+        self._server: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        assert self._runner is not None, "started"
-        return f"ws://{netloc(*self._runner.addresses[0][:2])}"
+        assert self._server is not None, "started"
+        return f"ws://{netloc(*self._server.sockets[0].getsockname()[:2])}"
 
     async def start(self) -> None:
         """Listen."""
         if self._limits.relay is not None and self._hub.tickets is not None:
             self._relay = Relay(self._limits, self._limits.relay, self._hub, self._hub.tickets)
-        self._runner = web.ServerRunner(_Door(self), shutdown_timeout=self._limits.close)
+        door = _Door(self)
+        self._runner = web.ServerRunner(door, shutdown_timeout=self._limits.close)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port, backlog=self._backlog).start()
+            self._server = await asyncio.get_running_loop().create_server(
+                door, self._host, self._port, backlog=self._at_once
+            )
         except BaseException:
             await self.aclose()
             raise
+        for each in self._server.sockets:
+            with each.dup() as listener:
+                listener.listen(BACKLOG)
 
     async def aclose(self) -> None:
         """Listen no more, and close every socket; idempotent."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
-        for site in runner.sites:
-            await site.stop()
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
         if self._relay is not None:
             self._relay.stop()
         await asyncio.gather(*(connection.aclose() for connection in self._connections))
@@ -132,7 +141,7 @@ class SignalServer:
 
     def make_room(self) -> None:
         """The system has no file for a newcomer: the oldest strangers go."""
-        for _ in range(AT_ONCE):
+        for _ in range(EVICTED):
             if (oldest := self._strangers.oldest()) is not None:
                 self._drop(oldest)
 

@@ -59,6 +59,10 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         ["--relay-idle", "0"],
         ["--relay-idle", "soon"],
         ["--trusted-proxy", "caddy"],
+        ["--rooms-per-address", "0"],
+        ["--members-per-address", "-1"],
+        ["--joins-per-minute", "many"],
+        ["--joins-per-minute", "9999999999"],
         ["unexpected"],
     ],
 )
@@ -88,6 +92,12 @@ def test_the_relays_flags_become_its_limits_and_their_defaults_are_the_relays() 
     flags = "--relay-rate 1KB --relay-rate-all 2KB --relay-total 3KB --relay-total-all 4KB --relay-idle 5"
     relay = RelayLimits(rate=1000, rate_all=2000, total=3000, total_all=4000, idle=5)
     assert _limits(_parser("x").parse_args(flags.split())).relay == relay
+
+
+def test_the_flags_of_an_address_become_its_limits() -> None:
+    flags = "--rooms-per-address 1 --members-per-address 2 --joins-per-minute 3"
+    limits = Limits(rooms_each=1, members_each=2, joins=3)
+    assert _limits(_parser("x").parse_args(flags.split())) == limits
 
 
 def test_help_says_what_a_bare_port_means(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -20,10 +22,15 @@ LISTENING = re.compile(r"signal server listening on (ws://(\S+):(\d+))\n")
 
 
 @contextmanager
-def server(*flags: str) -> Iterator[subprocess.Popen[str]]:
-    """The command line in a process of its own, killed at the end if it still runs."""
+def server(
+    *flags: str, files: str = "", run: Sequence[str] = ("-m", "signal_server")
+) -> Iterator[subprocess.Popen[str]]:
+    """The command line in a process of its own, killed at the end if it still runs; ``files``: arguments of ulimit."""
+    command = [sys.executable, *run, *flags]
+    if files:
+        command = ["sh", "-c", f'ulimit {files} && exec "$@"', "sh", *command]
     process = subprocess.Popen(
-        [sys.executable, "-m", "signal_server", *flags],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -112,3 +119,85 @@ def test_a_process_on_windows_which_lacks_signal_handlers_on_loops_ends_the_same
         url(process)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 130
+
+
+def crowd(stack: ExitStack, url: str, count: int, said: bytes = b"") -> list[socket.socket]:
+    """So many connections that say this and no more."""
+    host, _, port = url.removeprefix("ws://").rpartition(":")
+    sockets = []
+    for _ in range(count):
+        sockets.append(stack.enter_context(socket.create_connection((host, int(port)), timeout=5)))
+        with suppress(ConnectionError):  # it may have had to make room already
+            sockets[-1].sendall(said)
+    return sockets
+
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+@posix
+@pytest.mark.parametrize(
+    "said", [b"", b"GET / HTTP/1.1\r\nX: ", HANDSHAKE, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"], ids=repr
+)
+def test_connections_that_only_sit_there_keep_no_newcomer_out(said: bytes) -> None:
+    with server("--listen", "127.0.0.1:0", files="-n 256") as process, ExitStack() as stack:
+        there = url(process)
+        crowd(stack, there, 400, said)
+        begun = time.monotonic()
+        run(join_twice(there))
+        assert time.monotonic() - begun < 3
+        process.terminate()
+        _, errors = process.communicate(timeout=10)
+    assert "Traceback" not in errors
+    assert len(errors) < 2000
+
+
+@posix
+def test_members_stay_whoever_comes() -> None:
+    async def main(there: str) -> None:
+        async with aiohttp.ClientSession() as http, http.ws_connect(there) as first, http.ws_connect(there) as second:
+            await first.send_str('{"type":"join","room":"R"}')
+            await first.receive_json()
+            with ExitStack() as stack:
+                await asyncio.to_thread(crowd, stack, there, 400)
+                await second.close()
+            async with http.ws_connect(there) as third:
+                await third.send_str('{"type":"join","room":"R"}')
+                assert len((await third.receive_json())["peers"]) == 1
+                assert (await first.receive_json())["type"] == "peer-joined"
+
+    with server("--listen", "127.0.0.1:0", files="-n 256") as process:
+        asyncio.run(main(url(process)))
+
+
+@posix
+def test_a_server_without_a_file_left_says_so_in_few_lines_and_goes_on() -> None:
+    code = (
+        "import sys\nfrom signal_server import server\nserver.open_files = lambda: 10**6\n"
+        "from signal_server.cli import main\nsys.exit(main(['--listen', '127.0.0.1:0']))"
+    )
+    with server(files="-n 64", run=("-c", code)) as process, ExitStack() as stack:
+        there = url(process)
+        crowd(stack, there, 150)
+        begun = time.monotonic()
+        run(join_twice(there))
+        assert time.monotonic() - begun < 10
+        process.terminate()
+        _, errors = process.communicate(timeout=10)
+    assert "connections cannot be accepted: Too many open files" in errors
+    assert "Traceback" not in errors
+    assert errors.count("cannot be accepted") <= 4
+
+
+@posix
+def test_it_asks_for_as_many_files_as_it_may_have() -> None:
+    code = (
+        "import resource, sys\nfrom signal_server.process import raise_open_files\n"
+        "for _ in range(2):\n    raise_open_files()\nprint(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    for files, expected in (("-n 1024 && ulimit -Sn 64", "1024 1024"), ("-n 300", "300 300")):
+        with server(files=files, run=("-c", code)) as process:
+            assert process.communicate(timeout=10)[0].strip() == expected
