@@ -17,7 +17,7 @@ from .messages import Code, Message, Refused, encode, parse, too_fast, too_large
 logger = logging.getLogger(__name__)
 
 LINGER: Final = 0.5
-"""Seconds that a client which sends too large a message has to read why: what it still sends is thrown away."""
+"""Seconds that a client which sends too much has to read why; what it still sends is thrown away, or not even read."""
 
 
 class Socket(web.WebSocketResponse):
@@ -202,7 +202,7 @@ class Connection:
         """Send what still waits, then close; a client that does not take it in time is cut off."""
         self._outgoing.close()
         try:
-            async with asyncio.timeout(self._limits.close):
+            async with asyncio.timeout(LINGER if self._flooded else self._limits.close):
                 await writer
                 await self._socket.close(code=WSCloseCode.POLICY_VIOLATION)
         except (TimeoutError, ConnectionError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, cast
 
 import aiohttp
@@ -16,6 +16,12 @@ from signal_server.server import SignalServer
 PATIENCE = 10.0
 """Seconds that an expected message may take."""
 Json = dict[str, Any]
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+"""What opens a WebSocket, by hand."""
 
 
 class Peer:
@@ -74,11 +80,13 @@ class Meeting:
         host, _, port = self.server.url.removeprefix("ws://").rpartition(":")
         return host, int(port)
 
-    async def peer(self, path: str = "/") -> Peer:
-        return Peer(await self._stack.enter_async_context(self.http.ws_connect(self.server.url + path)))
+    async def peer(self, path: str = "/", *, address: str = "") -> Peer:
+        """A client; ``address``: where a proxy on this machine says that it is."""
+        fields = {"X-Forwarded-For": address} if address else {}
+        return Peer(await self._stack.enter_async_context(self.http.ws_connect(self.server.url + path, headers=fields)))
 
-    async def member(self, role: str | None = None, *, room: str = "R") -> Peer:
-        peer = await self.peer()
+    async def member(self, role: str | None = None, *, room: str = "R", address: str = "") -> Peer:
+        peer = await self.peer(address=address)
         await peer.join(room, **({"role": role} if role else {}))
         return peer
 
@@ -93,8 +101,21 @@ class Meeting:
 
 
 @asynccontextmanager
-async def meeting(limits: Limits | None = None) -> AsyncIterator[Meeting]:
+async def meeting(limits: Limits | None = None, **options: Any) -> AsyncIterator[Meeting]:
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(SignalServer("127.0.0.1", 0, limits=limits))
+        server = await stack.enter_async_context(SignalServer("127.0.0.1", 0, limits=limits, **options))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         yield Meeting(server, stack, http)
+
+
+def masked(first: int, payload: bytes = b"") -> bytes:
+    """A frame of less than 126 bytes, as a client sends it."""
+    return bytes([first, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+
+
+async def pour_raw(writer: asyncio.StreamWriter, begin: bytes, flood: bytes) -> None:
+    with suppress(ConnectionError):
+        writer.write(begin)
+        while True:
+            writer.write(flood)
+            await writer.drain()

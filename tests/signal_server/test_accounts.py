@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
 from signal_server import accounts
-from signal_server.accounts import Accounts
-from signal_server.limits import DAY, RelayLimits
+from signal_server.accounts import JOIN_HELD, Accounts, Joins, Strangers, client_address, network
+from signal_server.limits import DAY, Limits, RelayLimits
 from signal_server.messages import Code, Refused
 
 LIMITS = RelayLimits(rate=100, rate_all=150, total=1000, total_all=1500, pipes=3, pipes_each=2)
@@ -99,3 +101,119 @@ def test_accounts_without_open_ends_are_forgotten_for_others(monkeypatch: pytest
         books.open(f"R{number}", f"address {number}", now=0).close()
     assert len(books) == 10
     refused(books, "kept", "other")
+
+
+def test_an_end_that_is_closed_twice_counts_once() -> None:
+    books = Accounts(RelayLimits(pipes_each=2), now=0)
+    first, _ = (books.open("R", "192.0.2.1", now=0) for _ in range(2))
+    first.close()
+    first.close()
+    books.open("R", "192.0.2.1", now=0)
+    refused(books, "R", "192.0.2.1")
+
+
+PROXIES = [ip_network(each) for each in ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "2001:db8:aaaa::/48")]
+
+
+@pytest.mark.parametrize(
+    ("remote", "forwarded", "client"),
+    [
+        ("192.0.2.7", ["198.51.100.1"], "192.0.2.7"),  # no proxy of ours: whatever it says
+        ("127.0.0.1", [], "127.0.0.1"),
+        ("127.0.0.1", ["198.51.100.1"], "198.51.100.1"),
+        ("::1", ["198.51.100.1"], "198.51.100.1"),
+        ("::ffff:127.0.0.1", ["198.51.100.1"], "198.51.100.1"),  # a socket of both kinds
+        ("127.0.0.1", ["203.0.113.9, 198.51.100.1"], "198.51.100.1"),  # the first is what the client says
+        ("127.0.0.1", ["203.0.113.9", "198.51.100.1"], "198.51.100.1"),  # a proxy that adds a line of its own
+        ("127.0.0.1", ["203.0.113.9", "203.0.113.8", "198.51.100.1, 10.0.0.5"], "198.51.100.1"),
+        ("127.0.0.1", ["198.51.100.1, 10.0.0.5", "10.0.0.6"], "198.51.100.1"),
+        ("127.0.0.1", ["203.0.113.9, 10.0.0.5, 198.51.100.1, 10.0.0.6"], "198.51.100.1"),
+        ("127.0.0.1", ["10.0.0.5, 10.0.0.6"], "10.0.0.5"),  # a client within the trusted network
+        ("127.0.0.1", ["198.51.100.1:4711"], "198.51.100.1"),
+        ("127.0.0.1", ["[2001:db8::1]:4711"], "2001:db8::1"),
+        ("127.0.0.1", ["[2001:db8::1]"], "2001:db8::1"),
+        ("127.0.0.1", ["2001:DB8:0:0::1"], "2001:db8::1"),
+        ("127.0.0.1", ["2001:db8::9, 2001:db8:aaaa::1"], "2001:db8::9"),
+        ("127.0.0.1", ["::ffff:198.51.100.1"], "198.51.100.1"),
+        ("127.0.0.1", ["198.51.100.1, ::ffff:10.0.0.5"], "198.51.100.1"),
+        ("127.0.0.1", ["fe80::1%eth0"], "fe80::1"),
+        ("127.0.0.1", [" 198.51.100.1 ,  "], "198.51.100.1"),
+        ("127.0.0.1", ["", ",,", "198.51.100.1", ""], "198.51.100.1"),
+        ("127.0.0.1", ["unknown"], "127.0.0.1"),
+        ("127.0.0.1", ["198.51.100.1, unknown"], "127.0.0.1"),
+        ("127.0.0.1", ["198.51.100.1, unknown, 10.0.0.5"], "10.0.0.5"),
+        ("127.0.0.1", ["198.51.100.1, _hidden"], "127.0.0.1"),
+        ("127.0.0.1", ["198.51.100.1, 1.2.3"], "127.0.0.1"),
+        ("127.0.0.1", ["198.51.100.1, 010.0.0.5"], "127.0.0.1"),
+        ("127.0.0.1", ["[198.51.100.1"], "198.51.100.1"),
+        ("127.0.0.1", ["1" * 5000], "127.0.0.1"),
+        ("", ["198.51.100.1"], ""),
+    ],
+)
+def test_the_client_is_the_last_hop_that_is_no_trusted_proxy(remote: str, forwarded: list[str], client: str) -> None:
+    assert client_address(remote, forwarded, PROXIES) == client
+
+
+@pytest.mark.parametrize(
+    ("address", "of"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:DB8:0:0:ffff::9", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_a_customer_is_an_ipv4_address_or_half_of_an_ipv6_one(address: str, of: str) -> None:
+    assert network(address) == of
+
+
+def test_joins_beyond_a_first_number_are_slowed_and_then_refused() -> None:
+    joins = Joins(Limits(members_each=10, joins=60))
+    assert [joins.wait("a", now=0) for _ in range(10)] == [0] * 10
+    assert [joins.wait("a", now=0) for _ in range(int(JOIN_HELD))] == [1, 2, 3, 4, 5]
+    for _ in range(100):  # refused ones cost nothing, or nobody behind that address would ever join again
+        with pytest.raises(Refused, match="too many joins from your address") as caught:
+            joins.wait("a", now=0)
+        assert caught.value.code is Code.ADDRESS_LIMIT
+        assert not caught.value.fatal
+    assert joins.wait("b", now=0) == 0
+    assert joins.wait("a", now=6) == 0
+
+
+def test_an_address_that_has_not_come_for_long_is_forgotten_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "ACCOUNTS", 10)
+    joins = Joins(Limits(members_each=1, joins=60))
+    for number in range(100):
+        joins.wait(f"{number}", now=0)
+    assert len(joins) == 10
+
+
+def test_a_class_behind_one_address_joins_at_once_and_a_guesser_needs_weeks() -> None:
+    joins, sides = Joins(Limits()), 2 * 500
+    assert sum(joins.wait("class", now=0) for _ in range(sides)) == 0
+    seconds = 10**7 / (Limits().joins / 60)
+    assert seconds > 21 * DAY
+
+
+def test_strangers_go_the_oldest_first_in_all_and_by_network() -> None:
+    strangers: Strangers[int] = Strangers()
+    for number, of in enumerate(["a", "b", "a", None, "b"]):
+        strangers.add(number, of)
+    assert (strangers.oldest(), strangers.oldest("b"), strangers.oldest("c"), strangers.oldest("b", but=1)) == (
+        0,
+        1,
+        None,
+        4,
+    )
+    assert [strangers.count(of) for of in ("a", "b", "c", None)] == [2, 2, 0, 0]
+    strangers.place(3, "b")
+    strangers.place(0, "b")  # it has a network already
+    strangers.place(9, "b")  # it is no stranger
+    assert (strangers.count("a"), strangers.count("b")) == (2, 3)
+    for number in (0, 0, 1, 2, 3, 4, 9):
+        strangers.remove(number)
+    assert (len(strangers), strangers.oldest(), strangers.count("b"), 0 in strangers) == (0, None, 0, False)
+    assert not strangers._of

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from ..conftest import run
+from .peers import HANDSHAKE
 
 ROOT = Path(__file__).resolve().parents[2]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process that gets these at once")
@@ -130,12 +131,6 @@ def crowd(stack: ExitStack, url: str, count: int, said: bytes = b"") -> list[soc
         with suppress(ConnectionError):  # it may have had to make room already
             sockets[-1].sendall(said)
     return sockets
-
-
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
 
 
 @posix

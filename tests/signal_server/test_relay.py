@@ -16,7 +16,7 @@ from signal_server.relay import PROTOCOL
 from signal_server.server import SignalServer
 
 from ..conftest import run
-from .peers import PATIENCE, Meeting, Peer, meeting
+from .peers import HANDSHAKE, PATIENCE, Meeting, Peer, masked, meeting, pour_raw
 
 Socket = aiohttp.ClientWebSocketResponse
 
@@ -285,6 +285,88 @@ def test_from_anywhere_else_a_forwarded_address_is_just_said() -> None:
     run(main())
 
 
+def test_a_third_pipe_of_two_members_ends_their_oldest() -> None:
+    async def main() -> None:
+        async with meeting(relay()) as here:
+            serve, proxy = await here.members("serve", "proxy")
+            pipes = []
+            for _ in range(3):
+                mine, others = await tickets(proxy, serve)
+                pipes.append((await come(here, mine), await come(here, others)))
+            for end in pipes[0]:
+                async with asyncio.timeout(PATIENCE):
+                    assert (await end.receive()).extra == "another pipe needs its place"
+            for left, right in pipes[1:]:
+                await left.send_bytes(b"stands")
+                assert await next_of(right) == b"stands"
+
+    run(main())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_strangers_pipes_keep_no_proxy_out(whole: bool, again: bool) -> None:
+    """It asks again and again, as the same member or as another, and holds its ends open; serve may come to its own."""
+
+    async def main() -> None:
+        async with meeting(relay(pipes_each=8)) as here:
+            serve, honest = await here.members("serve", "proxy")
+            stranger = await here.member("proxy")
+            await serve.hear("peer-joined")
+            for _ in range(8):
+                mine, others = await tickets(stranger, serve)
+                await come(here, mine)
+                if whole:
+                    await come(here, others)
+                if again:
+                    await stranger.say("bye")
+                    await serve.hear("peer-left")
+                    await stranger.join(role="proxy")
+                    await serve.hear("peer-joined")
+            mine, others = await tickets(honest, serve)
+            left, right = await come(here, mine), await come(here, others)
+            await left.send_bytes(b"through")
+            assert await next_of(right) == b"through"
+
+    run(main())
+
+
+def test_a_pipe_of_two_members_that_stands_gives_way_to_nobody() -> None:
+    async def main() -> None:
+        async with meeting(relay(pipes_each=2)) as here:
+            serve, proxy, other = await here.members("serve", "proxy", "proxy")
+            mine, others = await tickets(proxy, serve)
+            left, right = await come(here, mine), await come(here, others)
+            mine, _ = await tickets(other, serve)
+            assert await refused(here, mine) == 503
+            await left.send_bytes(b"stands")
+            assert await next_of(right) == b"stands"
+            await proxy.say("bye")  # from here on it may have to
+            await serve.hear("peer-left")
+            mine, others = await tickets(other, serve)
+            left, right = await come(here, mine), await come(here, others)
+            await left.send_bytes(b"through")
+            assert await next_of(right) == b"through"
+
+    run(main())
+
+
+def test_the_second_end_of_a_pipe_that_gave_way_is_closed_at_once() -> None:
+    async def main() -> None:
+        async with meeting(relay(pipes_each=1)) as here:
+            serve, proxy, other = await here.members("serve", "proxy", "proxy")
+            mine, others = await tickets(proxy, serve)
+            first = await come(here, mine)
+            late, _ = await tickets(other, serve)
+            await come(here, late)
+            async with asyncio.timeout(PATIENCE):
+                assert (await first.receive()).extra == "another pipe needs its place"
+            assert len(here.server._pipes) <= 2
+            del others
+
+    run(main())
+
+
 async def until_empty(here: Meeting) -> None:
     relay = here.server._relay
     assert relay is not None
@@ -325,6 +407,46 @@ def test_a_flood_of_nothing_counts_too(kind: str) -> None:
             while await next_of(pipe.right) != b"last":
                 pass
             assert loop.time() - began > 0.5
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("begin", "flood"),
+    [
+        (masked(0x02), masked(0x00)),
+        (masked(0x02), masked(0x00, b"x")),
+        (b"", masked(0x02) + masked(0x80)),
+        (b"", masked(0x82)),
+        (b"", masked(0x89)),
+        (b"", masked(0x8A)),
+    ],
+    ids=lambda frame: frame[:1].hex() or "none",
+)
+@pytest.mark.parametrize("met", [False, True])
+def test_a_flood_of_frames_of_which_no_messages_come_ends_its_pipe(begin: bytes, flood: bytes, met: bool) -> None:
+    async def main() -> None:
+        async with meeting(relay()) as here:
+            serve, proxy = await here.members("serve", "proxy")
+            mine, others = await tickets(proxy, serve)
+            other = await come(here, others) if met else None
+            reader, writer = await asyncio.open_connection(*here.address)
+            offer = f"Sec-WebSocket-Protocol: {PROTOCOL}, {mine}\r\n".encode()
+            writer.write(HANDSHAKE.replace(b"Host", offer + b"Host"))
+            await reader.readuntil(b"\r\n\r\n")
+            pouring = asyncio.create_task(pour_raw(writer, begin, flood * 20_000))
+            async with asyncio.timeout(PATIENCE):
+                with suppress(ConnectionResetError):
+                    assert b"too many frames" in await reader.read()
+            pouring.cancel()
+            await asyncio.wait([pouring])
+            writer.transport.abort()
+            if other is not None:
+                async with asyncio.timeout(PATIENCE):
+                    while (raw := await other.receive()).type is aiohttp.WSMsgType.BINARY:
+                        pass
+                assert raw.extra == "one end sent too many frames"
+            await until_empty(here)
 
     run(main())
 

@@ -257,10 +257,42 @@ def test_the_list_of_the_fullest_room_fits_a_message() -> None:
     assert len(encode(joined).encode()) <= MESSAGE
 
 
+def test_an_address_creates_so_many_rooms_and_has_so_many_members() -> None:
+    rooms = Rooms(Limits(rooms_each=2, members_each=3))
+
+    def join(room: str, address: str) -> Member:
+        return rooms.join(Join(room=room, role=Role.PROXY), address).member
+
+    def refusal(room: str, address: str) -> str:
+        with pytest.raises(Refused) as caught:
+            join(room, address)
+        assert caught.value.code is Code.ADDRESS_LIMIT
+        return str(caught.value)
+
+    members = [join("A", "x"), join("B", "x")]
+    assert refusal("C", "x") == "your address has too many rooms (max 2)"
+    join("C", "y")
+    join("C", "x")  # a room that somebody else has created
+    assert refusal("A", "x") == "your address has too many members (max 3)"
+    rooms.leave(members.pop())
+    join("D", "x")
+
+
+def test_a_member_that_comes_back_is_let_in_whatever_its_address_has() -> None:
+    rooms = Rooms(Limits(rooms_each=1, members_each=1))
+    token = rooms.join(Join(room="A", role=Role.SERVE), "x").member.token
+    for address in ("x", "y"):
+        back = Join(room="A", role=Role.SERVE, token=token)
+        assert rooms.returns(back)
+        assert rooms.join(back, address).ghost
+    assert not rooms.returns(Join(room="B", role=Role.SERVE, token=token))
+    assert not rooms.returns(Join(room="A", role=Role.SERVE, token="other"))
+
+
 class Crowd(RuleBasedStateMachine):
     """Anybody does anything; what must always hold is checked after each step."""
 
-    limits = Limits(proxies=2, rooms=3, members=6)
+    limits = Limits(proxies=2, rooms=3, members=6, rooms_each=2, members_each=4)
 
     def __init__(self) -> None:
         super().__init__()
@@ -286,11 +318,14 @@ class Crowd(RuleBasedStateMachine):
     @rule(room=st.sampled_from("ABCD"), role=st.sampled_from([None, *Role]), data=st.data())
     def join(self, room: str, role: Role | None, data: st.DataObject) -> None:
         token = data.draw(st.none() | st.sampled_from(self.tokens))
+        address = data.draw(st.sampled_from("xy"))
         try:
-            admission = self.rooms.join(Join(room=room, role=role, token=token))
+            admission = self.rooms.join(Join(room=room, role=role, token=token), address)
         except Refused as error:
-            assert error.code in (Code.ROOM_FULL, Code.SERVER_FULL)
+            assert error.code in (Code.ROOM_FULL, Code.SERVER_FULL, Code.ADDRESS_LIMIT)
             return
+        if not admission.ghost:
+            assert sum(member.address == address for member in self.present) < self.limits.members_each
         if admission.ghost:
             assert admission.ghost.token == token
             self.present.remove(admission.ghost)
@@ -326,6 +361,12 @@ class Crowd(RuleBasedStateMachine):
         assert set(inside) == set(self.present)
         assert len(inside) == len(self.present) <= self.limits.members
         assert len(self.rooms) == len({member.room for member in inside}) <= self.limits.rooms
+
+    @invariant()
+    def each_address_is_charged_for_its_members_and_each_room_for_its_creator(self) -> None:
+        assert self.rooms._members_of == Counter(member.address for member in self.present)
+        assert self.rooms._rooms_of == Counter(self.rooms._creators.values())
+        assert self.rooms._creators.keys() == self.rooms._rooms.keys()
 
     @invariant()
     def no_room_holds_too_many(self) -> None:

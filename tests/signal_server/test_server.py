@@ -5,8 +5,8 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import pytest
@@ -15,7 +15,7 @@ from signal_server.limits import ENVELOPE, MESSAGE, Limits
 from signal_server.server import SignalServer, netloc
 
 from ..conftest import run
-from .peers import PATIENCE, Meeting, Peer, meeting
+from .peers import HANDSHAKE, PATIENCE, Meeting, Peer, masked, meeting, pour_raw
 
 
 @pytest.fixture(autouse=True)
@@ -381,12 +381,6 @@ def test_garbage_in_place_of_http_is_nobody_elses_trouble(garbage: bytes) -> Non
     run(main())
 
 
-HANDSHAKE = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-)
-
-
 @pytest.mark.parametrize(
     "frame",
     [
@@ -414,6 +408,234 @@ def test_broken_frames_are_nobody_elses_trouble(frame: bytes) -> None:
                     await reader.read()
             writer.close()
             await assert_serves(here)
+
+    run(main())
+
+
+@asynccontextmanager
+async def raw_socket(here: Meeting) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """An opened WebSocket, by hand."""
+    reader, writer = await asyncio.open_connection(*here.address)
+    try:
+        writer.write(HANDSHAKE)
+        await reader.readuntil(b"\r\n\r\n")
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("begin", "flood"),
+    [
+        (masked(0x01), masked(0x00)),  # a message in endless empty parts
+        (masked(0x02), masked(0x00)),
+        (masked(0x01), masked(0x00, b"x")),
+        (b"", masked(0x01) + masked(0x80)),
+        (b"", masked(0x81)),
+        (b"", masked(0x82)),
+        (b"", masked(0x89)),
+        (b"", masked(0x8A)),
+        (masked(0x01), masked(0x8A)),
+    ],
+    ids=lambda frame: frame[:1].hex() or "none",
+)
+def test_a_flood_of_empty_frames_is_said_and_ends_its_sender_alone(begin: bytes, flood: bytes) -> None:
+    async def main() -> None:
+        async with meeting(Limits(close=0.3)) as here, raw_socket(here) as (reader, writer):
+            worked = time.process_time()
+            pouring = asyncio.create_task(pour_raw(writer, begin, flood * 20_000))
+            async with asyncio.timeout(PATIENCE):
+                with suppress(asyncio.IncompleteReadError, ConnectionResetError):
+                    said = await reader.readuntil(b"too-fast")
+                    await reader.read()
+            assert said.endswith(b'"code":"too-fast')
+            pouring.cancel()
+            await asyncio.wait([pouring])
+            assert time.process_time() - worked < 2
+            await assert_serves(here)
+
+    run(main())
+
+
+def test_an_honest_message_in_many_parts_arrives() -> None:
+    async def main() -> None:
+        async with meeting() as here, raw_socket(here) as (reader, writer):
+            text = b'{"type":"join","room":"R"}'
+            parts = [masked(0x01, text[:1]), *(masked(0x00, text[at : at + 1]) for at in range(1, len(text)))]
+            for part in (*parts, masked(0x89, b"ping"), masked(0x80)):
+                writer.write(part)
+                await asyncio.sleep(0)
+            async with asyncio.timeout(PATIENCE):
+                await reader.readuntil(b'"joined"')
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\n" + b"X: " + b"y" * 8000 + b"\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=lambda head: head[:15].decode(),
+)
+def test_a_connection_that_is_no_websocket_sends_little(head: bytes) -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            _, writer = await asyncio.open_connection(*here.address)
+            sent = 0
+            async with asyncio.timeout(PATIENCE):
+                with suppress(ConnectionError):
+                    writer.write(head)
+                    while True:
+                        writer.write(b"X: y\r\n" * 1000)
+                        await writer.drain()
+                        sent += 6000
+            writer.close()
+            assert sent < 32 * 1024 * 1024  # what the kernel's buffers take
+            await assert_serves(here)
+
+    run(main())
+
+
+async def crowd(here: Meeting, count: int) -> list[asyncio.StreamWriter]:
+    return [(await asyncio.open_connection(*here.address))[1] for _ in range(count)]
+
+
+def test_strangers_make_room_for_newcomers_the_oldest_first_and_members_stay() -> None:
+    async def main() -> None:
+        async with meeting(Limits(sockets=10)) as here:
+            first, idler = await here.member(), await here.peer()
+            strangers = await crowd(here, 30)
+            await idler.closed()
+            second = await here.member()
+            assert (await first.hear("peer-joined"))["peerId"] == second.id
+            assert len(here.server._visitors) <= 10
+            for each in strangers:
+                each.transport.abort()
+
+    run(main())
+
+
+def test_who_has_left_its_room_makes_room_too() -> None:
+    async def main() -> None:
+        async with meeting(Limits(sockets=10)) as here:
+            leaver = await here.member()
+            await leaver.say("bye")
+            await leaver.hears_nothing()
+            strangers = await crowd(here, 30)
+            await leaver.closed()
+            for each in strangers:
+                each.transport.abort()
+
+    run(main())
+
+
+def test_an_address_with_many_strangers_makes_its_own_go() -> None:
+    limits = Limits(sockets=80)  # 10 strangers of an address
+
+    async def main() -> None:
+        async with meeting(limits) as here:
+            other = await here.peer(address="192.0.2.2")
+            first, *peers = [await here.peer(address="192.0.2.1") for _ in range(11)]
+            await first.closed()
+            for each in (other, *peers):
+                await each.hears_nothing()
+
+    run(main())
+
+
+def test_behind_no_proxy_the_connections_own_address_counts() -> None:
+    async def main() -> None:
+        async with meeting(Limits(sockets=80), trusted_proxies=["192.0.2.0/24"]) as here:
+            first, *peers = [await here.peer(address=f"192.0.2.{number}") for number in range(11)]
+            await first.closed()
+            await peers[0].hears_nothing()
+
+    run(main())
+
+
+def test_an_answer_that_is_no_websocket_is_its_connections_last() -> None:
+    async def main() -> None:
+        async with meeting() as here:
+            reader, writer = await asyncio.open_connection(*here.address)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+            async with asyncio.timeout(PATIENCE):
+                said = await reader.read()
+            writer.close()
+            assert said.count(b"HTTP/1.1 200") == 1
+            assert b"\r\nConnection: close\r\n" in said
+
+    run(main())
+
+
+def test_who_joins_one_room_after_the_other_is_slowed_and_others_are_not() -> None:
+    limits = Limits(members_each=10, joins=120)  # 2 a second
+
+    async def main() -> None:
+        async with meeting(limits) as here:
+            loop = asyncio.get_running_loop()
+            guesser = await here.peer(address="192.0.2.1")
+            begun = loop.time()
+            for number in range(14):
+                await guesser.join(f"room {number}")
+                await guesser.say("bye")
+            assert loop.time() - begun > 1.9
+            begun = loop.time()
+            await here.member(room="R", address="192.0.2.2")
+            assert loop.time() - begun < 1.5
+
+    run(main())
+
+
+def test_too_many_joins_at_once_are_refused_and_none_waits_for_long() -> None:
+    limits = Limits(members_each=1, joins=60)
+
+    async def main() -> None:
+        async with meeting(limits) as here:
+            peers = [await here.peer() for _ in range(20)]
+            for number, each in enumerate(peers):
+                await each.say("join", room=f"room {number}")
+            codes = [(await each.hear()).get("code") for each in peers]
+            assert codes.count("address-limit") >= 14
+            assert None in codes
+            await peers[-1].hears_nothing()  # it may try again
+
+    run(main())
+
+
+def test_who_comes_back_with_its_token_is_not_slowed() -> None:
+    async def main() -> None:
+        async with meeting(Limits(members_each=3, joins=1)) as here:
+            serve = await here.member("serve")
+            for _ in range(10):
+                back = await here.peer()
+                await back.join(role="serve", token=serve.token)
+                serve = back
+
+    run(main())
+
+
+def test_rooms_and_members_are_counted_by_address() -> None:
+    async def main() -> None:
+        async with meeting(Limits(rooms_each=2, members_each=3)) as here:
+            for room in "AB":
+                await here.member(room=room, address="2001:db8::1")
+            late = await here.peer(address="2001:db8::2")  # in the same /64
+            error = await late.refused("join", room="C")
+            assert error == {
+                "type": "error",
+                "message": "your address has too many rooms (max 2)",
+                "code": "address-limit",
+            }
+            await late.join("A")
+            last = await here.peer(address="2001:db8::3")
+            assert "too many members" in (await last.refused("join", room="B"))["message"]
+            await here.member(room="C", address="2001:db8:0:1::1")
+            await late.say("bye")
+            await last.join("B")
 
     run(main())
 
