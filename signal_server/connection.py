@@ -121,7 +121,8 @@ class Connection:
             async with asyncio.timeout(0.0 if self._flooded else None) as self._reading:
                 await self._read()
         except TimeoutError:
-            self.send(too_fast().message)
+            if self._flooded:
+                self.send(too_fast().message)
         finally:
             self._reading = None
             self._hub.leave(self, abrupt=self._abrupt)
@@ -130,8 +131,7 @@ class Connection:
     def flood(self) -> None:
         """It sends too much: nothing of that is read any more, and it is told why it ends."""
         self._flooded = True
-        if self._reading is not None:
-            self._reading.reschedule(asyncio.get_running_loop().time())
+        self._stop_reading()
 
     def send(self, message: Message) -> None:
         """Queue a message; a client that does not read is cut off, and holds nobody else up."""
@@ -152,7 +152,12 @@ class Connection:
                 await self._socket.close(code=WSCloseCode.GOING_AWAY)
         except TimeoutError:
             self.drop()
+        self._stop_reading()  # a join may be held
         await self._over.wait()
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.reschedule(asyncio.get_running_loop().time())
 
     async def _read(self) -> None:
         while True:

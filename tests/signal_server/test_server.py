@@ -710,6 +710,20 @@ def test_a_server_stops_in_time_whatever_its_clients_do() -> None:
     run(main())
 
 
+def test_a_server_that_stops_waits_for_no_join_that_it_holds() -> None:
+    async def main() -> None:
+        async with meeting(Limits(members_each=1, joins=15)) as here:
+            await here.member()
+            held = await here.peer()
+            await held.say("join", room="S")  # for 4 s
+            await (await here.peer()).hears_nothing()
+            begun = asyncio.get_running_loop().time()
+            await here.server.aclose()
+            assert asyncio.get_running_loop().time() - begun < 2.5
+
+    run(main())
+
+
 def test_an_address_in_use_is_an_error_and_leaves_nothing_behind() -> None:
     async def main() -> None:
         async with meeting() as here:
