@@ -169,6 +169,7 @@ class Connection:
             try:
                 await self._take(raw)
             except Refused as refusal:
+                self._hub.note(refusal, now=asyncio.get_running_loop().time())
                 self.send(refusal.message)
                 if refusal.fatal:
                     return

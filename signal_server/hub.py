@@ -10,7 +10,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 from .accounts import Joins
 from .limits import Limits
@@ -19,6 +19,9 @@ from .rooms import Delivery, Member, Rooms
 from .tickets import Tickets
 
 logger = logging.getLogger(__name__)
+
+SILENCE: Final = 60.0
+"""Seconds between two log lines about limits of addresses: whoever meets one tries again and again."""
 
 
 class Outlet(Protocol):
@@ -43,6 +46,7 @@ class Hub:
         self._joins = Joins(limits)
         self._members: dict[Outlet, Member] = {}
         self._outlets: dict[Member, Outlet] = {}
+        self._silent_until = 0.0
         self._key = secrets.token_bytes(16)
         self.tickets = Tickets(limits.relay) if limits.relay else None
         """For the relay's pipes, where there is one."""
@@ -60,6 +64,12 @@ class Hub:
         if not isinstance(request, Join) or outlet in self._members or self._rooms.returns(request):
             return 0.0
         return self._joins.wait(outlet.network, now=now)
+
+    def note(self, refusal: Refused, *, now: float) -> None:
+        """Tell the operator now and then of addresses that are held to their limits: one may be a proxy's."""
+        if refusal.code is Code.ADDRESS_LIMIT and now >= self._silent_until:
+            self._silent_until = now + SILENCE
+            logger.warning("a join is refused: %s. Is it a proxy's address? See --trusted-proxy.", refusal)
 
     def receive(self, outlet: Outlet, request: Request, *, now: float) -> None:
         """Act on a message. Raises `Refused`."""

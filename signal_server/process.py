@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 FILES: Final = 16_384
 """Open files that are asked for: some more than `Limits.sockets`."""
+PAUSE: Final = 0.5
+"""Seconds between two times that strangers have to go for it; asyncio tries to accept again after 1 s."""
 QUIET: Final = 5.0
 """Seconds between two log lines that say that connections cannot be accepted."""
 
@@ -73,6 +75,7 @@ class _Trouble:
 
     def __init__(self, server: SignalServer) -> None:
         self._server = server
+        self._full_until = 0.0
         self._quiet_until = 0.0
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -81,9 +84,12 @@ class _Trouble:
         if not (isinstance(exc, OSError) and exc.errno in _NO_ROOM):
             loop.default_exception_handler(context)
             return
-        self._server.make_room()
-        if loop.time() >= self._quiet_until:
-            self._quiet_until = loop.time() + QUIET
+        now = loop.time()
+        if now >= self._full_until:  # it is told of each connection that asyncio would have accepted at one go
+            self._full_until = now + PAUSE
+            self._server.make_room()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET
             logger.error("connections cannot be accepted: %s (open files: %d at most)", exc.strerror, open_files())
 
 

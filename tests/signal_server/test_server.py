@@ -590,7 +590,7 @@ def test_who_joins_one_room_after_the_other_is_slowed_and_others_are_not() -> No
     run(main())
 
 
-def test_too_many_joins_at_once_are_refused_and_none_waits_for_long() -> None:
+def test_too_many_joins_at_once_are_refused_and_none_waits_for_long(log: pytest.LogCaptureFixture) -> None:
     limits = Limits(members_each=1, joins=60)
 
     async def main() -> None:
@@ -604,6 +604,7 @@ def test_too_many_joins_at_once_are_refused_and_none_waits_for_long() -> None:
             await peers[-1].hears_nothing()  # it may try again
 
     run(main())
+    assert [record.levelname for record in log.records if "--trusted-proxy" in record.getMessage()] == ["WARNING"]
 
 
 def test_who_comes_back_with_its_token_is_not_slowed() -> None:
