@@ -114,8 +114,9 @@ class Limits:
     """Client connections of the proxy at once: the descriptors that a process has by default on Linux."""
     signal_message: int = 64 * KIB
     """A signalling message, bytes. An SDP with many candidates has 5 KiB."""
-    idle_upstream: int = 32
-    """Upstream connections kept for the next request: more than a browser and an agent have in flight together."""
+    idle_upstream: int = 128
+    """Upstream connections kept for their clients' next requests, one a client at most: an SDK's pool has up to 100
+    connections, a browser 6 for each site. Beyond, the one kept longest closes."""
     peers: int = 16
     """Proxies that serve talks to at once."""
     strangers: int = 16

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, Final, cast
 
 from ..config import KIB, Limits, Timeouts
+from ..session.stream import Stream
 
 _FLUSH: Final = 64 * KIB
 """Bytes written in one turn of the loop that go out at once."""
@@ -33,6 +34,8 @@ class ClientConnection(asyncio.Protocol):
         """The socket is gone."""
         self.opaque = False
         """It speaks another protocol than HTTP, in which an end of the client's half is no more than that."""
+        self.stream: Stream | None = None
+        """The stream of its last request that went to a peer."""
         self.task: asyncio.Task[None]
         self._serve = serve
         self._clients = clients

@@ -146,8 +146,9 @@ class Exchange:
     async def _carry(self, session: Session) -> None:
         self._features = session.features
         upgrade = self._request.upgrade and Feature.UPGRADE in self._features
-        stream = await session.open(self._forwarded(upgrade), ended=self._request.length == 0 and not upgrade)
-        self._stream = stream
+        ended = self._request.length == 0 and not upgrade
+        stream = await session.open(self._forwarded(upgrade), ended=ended, after=self._client.stream)
+        self._stream = self._client.stream = stream
         self._entry.reached(stream.peer)
         if upgrade:
             await self._carry_upgrade(stream)
@@ -170,7 +171,7 @@ class Exchange:
             fields.append((b"X-Forwarded-Host", request.host))  # behind one of an outer proxy, as is usual
         if request.length is None:
             fields.append((b"Transfer-Encoding", b"chunked"))  # says that there is a body: README.md section 4
-        return replace(request.head, fields=tuple(fields))
+        return replace(request.head, fields=tuple(fields), last=not request.keep_alive)
 
     async def _send_body(self, stream: Stream) -> None:
         if self._request.expects_continue and Feature.INTERIM not in self._features and not self._body.begun:

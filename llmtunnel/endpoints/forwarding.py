@@ -1,7 +1,8 @@
 """What changes in a head on its way to the upstream and back, and how a request's body is framed there. Pure.
 
-A request gets what its client sent and nothing else: no field is added but Host and those of the upstream's settings.
-Fields that name an address of the client or the upstream change with Host: `addresses`.
+A request gets what its client sent and nothing else: no field is added but Host, those of the upstream's settings, and
+``Connection: close`` where the connection to the upstream ends with the response. Fields that name an address of the
+client or the upstream change with Host: `addresses`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .encoding import LAST_CHUNK, encode_chunk
 from .http1 import BadMessage, ResponseEvent, ResponseReader, content_length, end_to_end
 
 _CHUNKED: Final[Fields] = ((b"Transfer-Encoding", b"chunked"),)
+_CLOSE: Final[Fields] = ((b"Connection", b"close"),)
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 """Methods that may be sent twice (RFC 9110 section 9.2.2); not PUT and DELETE, whose second answer may differ."""
 
@@ -72,13 +74,17 @@ class Forwarding:
     advertise: bytes = b""
     """A prefix that is taken off paths: empty, or begins with ``/`` and does not end with one."""
 
-    def request(self, head: RequestHead, features: Features, *, chunked: bool, upgrade: bool) -> bytes:
-        """The request's head as the upstream gets it. Raises `ProtocolError` where it must not go there."""
+    def request(self, head: RequestHead, features: Features, *, chunked: bool, upgrade: bool, close: bool) -> bytes:
+        """The request's head as the upstream gets it. Raises `ProtocolError` where it must not go there.
+
+        ``close`` tells the upstream that no request follows, so that whatever it leaves unread of a body is never one.
+        """
         if head.method == b"CONNECT":
             raise ProtocolError("CONNECT is not carried.")
         target = self.upstream.request_target(self.target(head))
         fields = ((b"Host", self.upstream.authority), *self._request_fields(head, features, upgrade))
-        lines = [b"%b: %b\r\n" % field for field in fields + (_CHUNKED if chunked else ())]
+        fields += (_CLOSE if close else ()) + (_CHUNKED if chunked else ())
+        lines = [b"%b: %b\r\n" % field for field in fields]
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, target, b"".join(lines))
 
     def target(self, head: RequestHead) -> bytes:

@@ -95,6 +95,8 @@ class Gateway:
             logger.exception("a defect while answering a client")
         finally:
             client.close()
+            if client.stream:
+                client.stream.close_client()
 
     async def _serve_one(self, client: ClientConnection) -> bool:
         """Answer one request; whether there may be another. Raises `BadMessage`."""

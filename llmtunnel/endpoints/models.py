@@ -92,7 +92,7 @@ async def models_through(session: Session) -> tuple[str, ...]:
 
 
 async def _ask(session: Session, path: bytes) -> Answer:
-    stream = await session.open(RequestHead(method=b"GET", target=path, fields=ACCEPT), ended=True)
+    stream = await session.open(RequestHead(method=b"GET", target=path, fields=ACCEPT, last=True), ended=True)
     try:
         while (head := await stream.response()).interim:
             pass

@@ -156,12 +156,14 @@ class _Exchange:
         body, first = await self._body()
         self._admission.check_length(body.length)
         upgrade = wants_upgrade(request, features) and body.whole
-        head = self._forwarding.request(request, features, chunked=body.chunked, upgrade=upgrade)
-        again = repeatable(request, body)
+        # Only such a request goes on a connection that was used before, or leaves it to the client's next one.
+        shares = repeatable(request, body)
+        close = not upgrade and (not shares or self._stream.client.left)
+        head = self._forwarding.request(request, features, chunked=body.chunked, upgrade=upgrade, close=close)
         try:
-            await self._exchange(head, body, first, upgrade=upgrade, fresh=False, repeatable=again)
+            await self._exchange(head, body, first, upgrade=upgrade, shares=shares)
         except _StaleConnection:
-            await self._exchange(head, body, first, upgrade=upgrade, fresh=True, repeatable=False)
+            await self._exchange(head, body, first, upgrade=upgrade, shares=shares, fresh=True)
 
     async def _body(self) -> tuple[RequestBody, bytes]:
         """The request's body, and what had to be read of it to know that there is one."""
@@ -172,18 +174,18 @@ class _Exchange:
         return RequestBody(None if first else 0), first
 
     async def _exchange(
-        self, head: bytes, body: RequestBody, first: bytes, *, upgrade: bool, fresh: bool, repeatable: bool
+        self, head: bytes, body: RequestBody, first: bytes, *, upgrade: bool, shares: bool, fresh: bool = False
     ) -> None:
-        connection = await self._pool.acquire(fresh=fresh)
+        connection = await self._pool.acquire(self._stream.client, fresh=fresh or not shares)
         reader = ResponseReader(self._stream.request.method, upgrade=upgrade, limits=self._limits)
         try:
             connection.write_now(head)
             self._is_sent = body.whole
             if body.whole:
-                await self._answer(connection, reader, repeatable=repeatable)
+                await self._answer(connection, reader)
             else:
                 async with beside(self._send_body(connection, body, first), f"body of {self._stream.id}"):
-                    await self._answer(connection, reader, repeatable=False)
+                    await self._answer(connection, reader)
             if self._entry.status == 101:
                 await self._pipe(connection, reader.rest)
         except asyncio.CancelledError:
@@ -194,8 +196,8 @@ class _Exchange:
         except BaseException:
             connection.abort()
             raise
-        if reader.keep_alive and body.whole:
-            self._pool.release(connection)
+        if shares and reader.keep_alive:
+            self._pool.release(connection, self._stream.client)
         else:
             connection.abort()
 
@@ -216,9 +218,9 @@ class _Exchange:
 
     # -- the response
 
-    async def _answer(self, connection: UpstreamConnection, reader: ResponseReader, *, repeatable: bool) -> None:
+    async def _answer(self, connection: UpstreamConnection, reader: ResponseReader) -> None:
         """Pass on all heads, the body and its end; for a 101 the head alone."""
-        data = await self._first(connection, repeatable=repeatable)
+        data = await self._first(connection)
         while True:
             self._events = response_events(reader, data)
             for event in self._events:
@@ -227,16 +229,18 @@ class _Exchange:
                     return
             data = await connection.read()
 
-    async def _first(self, connection: UpstreamConnection, *, repeatable: bool) -> bytes:
-        """The first bytes that the upstream says. Raises `_StaleConnection` where a kept one says none."""
-        stale = connection.reused and repeatable
+    async def _first(self, connection: UpstreamConnection) -> bytes:
+        """The first bytes that the upstream says. Raises `_StaleConnection` where a kept one says none.
+
+        On a kept connection there are only requests that may be sent again.
+        """
         try:
             data = await connection.read()
         except UpstreamBroken as exc:
-            if stale:
+            if connection.reused:
                 raise _StaleConnection from exc
             raise
-        if stale and not data:
+        if connection.reused and not data:
             raise _StaleConnection
         return data
 

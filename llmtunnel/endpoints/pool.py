@@ -1,19 +1,25 @@
-"""Connections to the upstream: opening and keeping them. No HTTP here."""
+"""Connections to the upstream: opening and keeping them. No HTTP here.
+
+A connection belongs to one client, as it does without a tunnel: it is kept for that client's next request, and closed
+when the client leaves. So neither bytes nor an identity that stick to a connection reach another client.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import ssl
+from functools import partial
 
 from ..config import Limits, Timeouts
 from ..errors import SettingError, UpstreamUnreachable
+from ..session.stream import Client
 from ..upstream import Upstream
 from .upstream_connection import UpstreamConnection, connect
 
 
 class UpstreamPool:
-    """Opens connections to one upstream and keeps those that have nothing to do for a while."""
+    """Opens connections to one upstream, and keeps at most one for each client that has no request under way."""
 
     def __init__(self, upstream: Upstream, *, timeouts: Timeouts, limits: Limits) -> None:
         """Raises `SettingError` where the upstream's CA file cannot be used."""
@@ -22,31 +28,40 @@ class UpstreamPool:
         self._limits = limits
         self._tls = _tls_context(upstream) if upstream.scheme == "https" else None
         self._open: set[UpstreamConnection] = set()
-        self._idle: dict[UpstreamConnection, asyncio.TimerHandle] = {}
+        self._kept: dict[Client, tuple[UpstreamConnection, asyncio.TimerHandle]] = {}
+        """The one kept longest first."""
 
     @property
     def idle(self) -> int:
         """How many connections wait for a request."""
-        return len(self._idle)
+        return len(self._kept)
 
-    async def acquire(self, *, fresh: bool = False) -> UpstreamConnection:
-        """An open connection, an idle one unless it must be ``fresh``. Raises `UpstreamUnreachable`."""
-        while self._idle and not fresh:
-            connection, timer = self._idle.popitem()  # the one used last: the others may go
-            timer.cancel()
-            if connection.usable:
-                connection.idle, connection.reused = False, True
+    async def acquire(self, client: Client, *, fresh: bool = False) -> UpstreamConnection:
+        """The connection that is kept for the client, or a new one. Raises `UpstreamUnreachable`.
+
+        Where it must be ``fresh``, or the kept one is of no more use, that one closes first: a client never has two,
+        since each may hold a worker of the upstream.
+        """
+        if client in self._kept:
+            connection = self._take(client)
+            if connection.usable and connection.silent and not fresh:
+                connection.reused = True
                 return connection
-        return await self._connect()
+            connection.abort()
+            await connection.lost.wait()
+        return await self.connect()
 
-    def release(self, connection: UpstreamConnection) -> None:
-        """Take back a connection whose exchange ended in order; one that cannot be used again is closed."""
-        if not connection.usable or len(self._idle) >= self._limits.idle_upstream:
+    def release(self, connection: UpstreamConnection, client: Client) -> None:
+        """Keep a connection whose exchange ended in order, for this client's next request, if there may be one."""
+        if client.left or client in self._kept or not connection.usable:
             connection.abort()
             return
+        if len(self._kept) >= self._limits.idle_upstream:
+            self._drop(next(iter(self._kept)))
         connection.idle = True
-        loop = asyncio.get_running_loop()
-        self._idle[connection] = loop.call_later(self._timeouts.idle_upstream, connection.abort)
+        timer = asyncio.get_running_loop().call_later(self._timeouts.idle_upstream, self._drop, client)
+        self._kept[client] = connection, timer
+        client.on_left = partial(self._drop, client)
 
     async def aclose(self) -> None:
         """Close every connection, those in use too, and wait until their sockets are gone."""
@@ -54,13 +69,25 @@ class UpstreamPool:
             connection.abort()
             await connection.lost.wait()
 
+    def _take(self, client: Client) -> UpstreamConnection:
+        """The connection that is kept for a client, which the pool keeps no longer."""
+        connection, timer = self._kept.pop(client)
+        timer.cancel()
+        client.on_left = None
+        connection.idle = False
+        return connection
+
+    def _drop(self, client: Client) -> None:
+        self._take(client).abort()
+
     def _forget(self, connection: UpstreamConnection) -> None:
         self._open.discard(connection)
-        timer = self._idle.pop(connection, None)
-        if timer:
-            timer.cancel()
+        if connection.idle:
+            for client in [client for client, (kept, _) in self._kept.items() if kept is connection]:
+                self._take(client)
 
-    async def _connect(self) -> UpstreamConnection:
+    async def connect(self) -> UpstreamConnection:
+        """A new connection, which the pool closes only with itself. Raises `UpstreamUnreachable`."""
         try:
             async with asyncio.timeout(self._timeouts.upstream_connect):
                 connection = await self._open_socket()

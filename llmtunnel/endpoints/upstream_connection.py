@@ -11,6 +11,7 @@ Two things differ from what an event loop's transport does by itself:
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -155,6 +156,11 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether a next exchange may begin: it is open both ways, and nothing is left of the one before."""
         return not (self._ended or self._unread or self._transport.is_closing())
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has come, neither bytes nor an end, that the event loop has yet to read."""
+        return not _is_readable(self._transport.get_extra_info("socket").fileno())
+
     async def read(self) -> bytes:
         """All bytes that have come and are not yet read, at least one; b"" where the upstream has ended."""
         while not (self._unread or self._ended or self._error):
@@ -270,6 +276,15 @@ class _Tls:
     def bytes_to_send(self) -> bytes:
         """What is to go to the other end now."""
         return self._outgoing.read()
+
+
+def _is_readable(descriptor: int) -> bool:
+    """Whether something can be read from a socket now: bytes, an end or an error."""
+    if not hasattr(select, "poll"):  # Windows, where select takes descriptors of any value
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def connect(

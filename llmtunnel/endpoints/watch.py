@@ -91,9 +91,9 @@ class Watch:
     async def _ask(self, path: bytes) -> Answer:
         # The field has a proxy of ours answer by itself: a tunnel that leads to itself must not look at itself.
         head = RequestHead(method=b"GET", target=path, fields=(*ACCEPT, (PROBE_FIELD, b"1")))
-        connection = await self._pool.acquire(fresh=True)
+        connection = await self._pool.connect()
         try:
-            connection.write_now(self._forwarding.request(head, frozenset(), chunked=False, upgrade=False))
+            connection.write_now(self._forwarding.request(head, frozenset(), chunked=False, upgrade=False, close=True))
             async with asyncio.timeout(PATIENCE):
                 return await self._answer(connection)
         finally:

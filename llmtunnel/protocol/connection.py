@@ -15,6 +15,7 @@ that README.md names, and an event. What the caller does wrong is an assertion.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from ..config import Limits, Timeouts
@@ -23,6 +24,7 @@ from ..status import Role
 from . import fields, frames, paths
 from .events import (
     AddressesReceived,
+    ClientClosed,
     ConnectionEnded,
     DataReceived,
     EndReceived,
@@ -187,6 +189,15 @@ class Connection:
         if grant and state.rx.state is State.OPEN:
             self._outbox.add_urgent(frames.encode(FrameType.CREDIT, stream, frames.encode_credit(grant)))
 
+    def close_client(self, client: int) -> None:
+        """Proxy: a client's connection has closed; ``client`` is the id of the first stream that it used.
+
+        The frame waits behind those that this stream has queued. It may overtake frames of the client's later
+        streams, and serve takes both orders.
+        """
+        if Feature.CLIENT in self.features and self.ended is None:
+            self._outbox.add_frame(client, frames.encode(FrameType.CLIENT_CLOSED, client))
+
     def tell_addresses(self, addresses: tuple[str, ...]) -> None:
         """Serve: where it listens for this peer, where `Feature.PATH` is agreed on."""
         self.line.control(FrameType.PATH, paths.encode_addresses(addresses))
@@ -212,6 +223,8 @@ class Connection:
                 FrameType.RES_BODY: self._rx_body,
                 FrameType.RES_END: self._rx_end,
             }
+        if Feature.CLIENT in self.features:
+            common[FrameType.CLIENT_CLOSED] = self._rx_client_closed
         return common | {
             FrameType.REQ_HEADERS: self._rx_request,
             FrameType.REQ_BODY: self._rx_body,
@@ -247,8 +260,14 @@ class Connection:
         if len(self._streams) >= self._limits.streams:
             raise ProtocolError("Too many requests at once.", code=ErrorCode.REFUSED)
         head = fields.decode_request(frame.payload, self.features)
+        if head.client >= stream:
+            head = replace(head, client=0)
         self._add_stream(stream, head).rx.step(Step.HEAD)
         self._events.append(RequestReceived(stream, head))
+
+    def _rx_client_closed(self, frame: Frame) -> None:
+        # The first stream may never have come: its head can have been taken back before it was sent.
+        self._events.append(ClientClosed(frame.stream))
 
     def _rx_response(self, frame: Frame) -> None:
         state = self._find(frame.stream)

@@ -57,6 +57,13 @@ class RestUnwanted:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientClosed:
+    """Serve: the client connection whose first stream had this id has closed; no request of it will follow."""
+
+    client: int
+
+
+@dataclass(frozen=True, slots=True)
 class AddressesReceived:
     """Proxy: serve listens for us there, ``host:port`` each; any text, of a few."""
 
@@ -84,6 +91,7 @@ Event = (
     | EndReceived
     | StreamEnded
     | RestUnwanted
+    | ClientClosed
     | PeerSilent
     | AddressesReceived
     | ConnectionEnded

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from ..errors import ErrorCode, ProtocolError
-from .frames import MAX_PAYLOAD
+from .frames import MAX_PAYLOAD, MAX_STREAM
 from .heads import Fields, RequestHead, ResponseHead, get_all
 from .hello import Feature, Features
 
@@ -21,7 +21,9 @@ _UNSAFE: Final = re.compile(rb"[\r\n\0]")
 def encode_request(stream: int, head: RequestHead, features: Features) -> bytes:
     """The payload of REQ_HEADERS. Raises `ProtocolError` of code TOO_LARGE."""
     text = _reader(features)
-    values = {"stream_id": stream, "method": text(head.method), "path": text(head.target)}
+    values: dict[str, object] = {"stream_id": stream, "method": text(head.method), "path": text(head.target)}
+    if Feature.CLIENT in features:
+        values |= {name: value for name, value in (("client", head.client), ("last", head.last)) if value}
     return _dump(values | _fields_out(head.fields, features))
 
 
@@ -36,10 +38,14 @@ def encode_response(stream: int, head: ResponseHead, features: Features) -> byte
 def decode_request(payload: bytes, features: Features) -> RequestHead:
     """Raises `ProtocolError`."""
     values, raw = _load(payload), _writer(features)
+    client = values.get("client") if Feature.CLIENT in features else None
     head = RequestHead(
         method=raw(values.get("method")),
         target=raw(values.get("path")),
         fields=_fields_in(values, features),
+        # A value that no client can have makes the stream a client of its own, which shares nothing with others.
+        client=client if type(client) is int and 0 < client <= MAX_STREAM else 0,
+        last=Feature.CLIENT in features and values.get("last") is True,
     )
     if not _TOKEN.fullmatch(head.method):
         raise ProtocolError("A method is not a token.")

@@ -37,6 +37,7 @@ class FrameType(IntEnum):
     REQ_HEADERS = 10
     REQ_BODY = 11
     REQ_END = 12
+    CLIENT_CLOSED = 13
     RES_HEADERS = 20
     RES_BODY = 21
     RES_END = 22

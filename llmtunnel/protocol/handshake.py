@@ -24,7 +24,7 @@ Credentials = ProxyCredentials | ServeCredentials
 
 V1: Final = frozenset(FrameType) - {
     *(FrameType.BUNDLE, FrameType.AUTH, FrameType.RESUME, FrameType.ACK, FrameType.PATH),
-    *(FrameType.RESET, FrameType.CREDIT),
+    *(FrameType.RESET, FrameType.CREDIT, FrameType.CLIENT_CLOSED),
 }
 """Types that every peer knows; of the others, one that was not agreed on is an unknown one, and skipped."""
 

@@ -19,6 +19,10 @@ class RequestHead:
     target: bytes
     """The request target byte for byte: ``/path?query`` or ``*``."""
     fields: Fields = ()
+    client: int = 0
+    """The id of the first stream that the same client connection used on this session; 0: this stream is the first."""
+    last: bool = False
+    """The client closes its connection after the response (``Connection: close``, or HTTP/1.0 without keep-alive)."""
 
     @property
     def path(self) -> str:

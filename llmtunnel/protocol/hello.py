@@ -35,6 +35,7 @@ class Feature(StrEnum):
     AUTH = "auth"
     RESUME = "resume"
     PATH = "path"
+    CLIENT = "client"
 
 
 Features = frozenset[Feature]

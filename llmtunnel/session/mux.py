@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from weakref import WeakValueDictionary
 
 from ..config import Limits, Timeouts
 from ..errors import ChannelClosed, ErrorCode, PeerLost, ProtocolError, StreamReset, TooManyStreams, TunnelError
 from ..protocol.connection import Connection
 from ..protocol.events import (
     AddressesReceived,
+    ClientClosed,
     ConnectionEnded,
     DataReceived,
     EndReceived,
@@ -37,7 +40,7 @@ from .answers import Answers, Handler
 from .carrier import FAREWELL, Carrier, session_error
 from .owner import Owner
 from .patience import Patience
-from .stream import Stream
+from .stream import Client, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,9 @@ class Session:
             role, agreement, now=self._loop.time(), limits=self._limits, timeouts=self._timeouts
         )
         self._streams: dict[int, Stream] = {}
+        self._clients: WeakValueDictionary[int, Client] = WeakValueDictionary()
+        """Serve: by the id of their first stream. A client is remembered while it has a stream, or while an upstream
+        connection is kept for it: a peer cannot fill it beyond the limits of those."""
         self._slot = asyncio.Event()
         self._flush_handle: asyncio.Handle | None = None
         self._alarm = Alarm(self._connection.next_timer, self._on_timer)
@@ -164,11 +170,14 @@ class Session:
         if not self._introduced:
             self._go_on(gap)
 
-    async def open(self, head: RequestHead, *, ended: bool = False) -> Stream:
+    async def open(self, head: RequestHead, *, ended: bool = False, after: Stream | None = None) -> Stream:
         """Proxy: begin an exchange, when the peer takes one more; ``ended`` where the request has no body.
 
-        Raises `PeerLost`, or `ProtocolError` of code TOO_LARGE.
+        ``after`` is the stream of the same client connection's request before, on whatever session. Raises
+        `PeerLost`, or `ProtocolError` of code TOO_LARGE.
         """
+        if after is not None and after.session is self:
+            head = replace(head, client=after.client_id)
         while True:
             self._check()
             try:
@@ -184,6 +193,11 @@ class Session:
     def tell_addresses(self, addresses: tuple[str, ...]) -> None:
         """Serve: where it listens for this peer, where `Feature.PATH` is agreed on."""
         self._connection.tell_addresses(addresses)
+        self._schedule_flush()
+
+    def close_client(self, client: int) -> None:
+        """See `Stream.close_client`."""
+        self._connection.close_client(client)
         self._schedule_flush()
 
     def suspect(self, *, gone: bool = False) -> None:
@@ -295,6 +309,9 @@ class Session:
                 self._stream_ended(id, StreamReset(code, message, remote=remote))
             case RestUnwanted(id):
                 self._stream_ended(id, StreamReset(ErrorCode.NO_ERROR, "The request's rest is not needed."))
+            case ClientClosed(id):
+                if client := self._clients.pop(id, None):
+                    client.leave()
             case AddressesReceived(addresses):
                 self.addresses_came(addresses)
             case PeerSilent():
@@ -307,8 +324,15 @@ class Session:
         if self._answers.full:  # the peer resets faster than handlers clean up
             self.reset(id, ErrorCode.REFUSED, "Too many requests at once.")
         else:
-            stream = self._streams[id] = Stream(self, id, request)
+            stream = self._streams[id] = Stream(self, id, request, client=self._client_of(id, request))
             self._answers.start(stream)
+
+    def _client_of(self, id: int, request: RequestHead) -> Client:
+        if Feature.CLIENT not in self.features:
+            return Client(left=True)
+        client = self._clients.setdefault(request.client or id, Client())
+        client.left = client.left or request.last
+        return client
 
     def _stream_ended(self, id: int, error: StreamReset) -> None:
         stream = self._streams.pop(id, None)
@@ -339,6 +363,8 @@ class Session:
             stream.rx_ended(error)
         self._streams.clear()
         self._answers.cancel_all()
+        for client in list(self._clients.values()):
+            client.leave()
         self._slot.set()
         self._patience.stop()
         self._alarm.stop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..errors import ErrorCode, StreamReset, TunnelError
@@ -25,13 +26,34 @@ SMALL: Final = 1024
 """Unread chunks shorter than this are joined: of tiny ones, credit would allow many times its bytes in memory."""
 
 
+class Client:
+    """Serve: one client connection of the proxy, shared by the streams of its requests and by nothing else."""
+
+    __slots__ = ("__weakref__", "left", "on_left")
+
+    def __init__(self, *, left: bool = False) -> None:
+        self.left = left
+        """No further request will come: the client closes with this response, its connection or the session has ended,
+        or the peer does not tell clients apart."""
+        self.on_left: Callable[[], None] | None = None
+        """Called when its connection, or the session, ends; set by whoever keeps something for its next request."""
+
+    def leave(self) -> None:
+        """Its connection, or the session, has ended; idempotent."""
+        self.left = True
+        if self.on_left:
+            self.on_left()
+
+
 class Stream:
     """An open stream of a `Session`, made by `Session.open` or handed to serve's handler."""
 
-    def __init__(self, session: Session, id: int, request: RequestHead) -> None:
+    def __init__(self, session: Session, id: int, request: RequestHead, *, client: Client | None = None) -> None:
         self.id = id
         self.request = request
         """The head as received, or as sent."""
+        self.client = client or Client(left=True)
+        """Serve: whose request it is."""
         self._session = session
         self._heads: deque[ResponseHead] = deque()
         self._chunks: deque[bytes] = deque()
@@ -45,6 +67,16 @@ class Stream:
     def peer(self) -> str:
         """The other side's short name."""
         return self._session.peer
+
+    @property
+    def session(self) -> Session:
+        """The session that it belongs to."""
+        return self._session
+
+    @property
+    def client_id(self) -> int:
+        """The id of the first stream that the same client connection used on this session."""
+        return self.request.client or self.id
 
     @property
     def features(self) -> Features:
@@ -104,6 +136,10 @@ class Stream:
             self.reset(ErrorCode.NO_ERROR, "The request's rest is not needed.")
         else:
             self.reset(ErrorCode.INTERNAL, "The request was not answered in full.")
+
+    def close_client(self) -> None:
+        """Proxy: the connection of the client whose request this was has closed."""
+        self._session.close_client(self.client_id)
 
     # -- called by the session
 

@@ -126,11 +126,21 @@ class Rig:
     proxy: Session
     records: asyncio.Queue[RequestRecord]
     ledger: Ledger
+    before: Stream | None = None
+    """The last request of the client that asks; None: the next request is another client's."""
 
     async def ask(
-        self, method: bytes = b"GET", target: bytes = b"/", fields: Fields = (), *, ended: bool = True
+        self,
+        method: bytes = b"GET",
+        target: bytes = b"/",
+        fields: Fields = (),
+        *,
+        ended: bool = True,
+        last: bool = False,
     ) -> Stream:
-        return await self.proxy.open(RequestHead(method=method, target=target, fields=fields), ended=ended)
+        head = RequestHead(method=method, target=target, fields=fields, last=last)
+        self.before = await self.proxy.open(head, ended=ended, after=self.before)
+        return self.before
 
     async def record(self) -> RequestRecord:
         """The next exchange's record, once serve has it."""

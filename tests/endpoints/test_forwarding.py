@@ -33,9 +33,10 @@ def sent(
     features: frozenset[Feature] = ALL_FEATURES,
     chunked: bool = False,
     upgrade: bool = False,
+    close: bool = False,
 ) -> bytes:
     forwarding = Forwarding(upstream=Upstream.parse(url, headers=headers), advertise=advertised(advertise))
-    return forwarding.request(head, features, chunked=chunked, upgrade=upgrade)
+    return forwarding.request(head, features, chunked=chunked, upgrade=upgrade, close=close)
 
 
 def test_a_request_gets_the_upstreams_host_and_nothing_that_its_client_did_not_send() -> None:

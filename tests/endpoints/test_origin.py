@@ -30,7 +30,7 @@ def test_a_request_arrives_as_its_client_sent_it() -> None:
             peer = await tunnel.upstream.peer()
             assert await peer.head() == (
                 b"PROPFIND //a/../%%2F;+\xe9? HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
-                b"X-a: \xff\r\nX-A: 2\r\nAccept: */*\r\n\r\n" % tunnel.upstream.port
+                b"X-a: \xff\r\nX-A: 2\r\nAccept: */*\r\nConnection: close\r\n\r\n" % tunnel.upstream.port
             )
             peer.say(
                 b"HTTP/1.1 207 Multi \xff\r\nSet-Cookie: a\r\nset-cookie: b\r\nX: \xe9\r\n"
@@ -213,7 +213,7 @@ def test_a_v1_request_has_a_body_where_its_frames_say_so(pieces: list[bytes], fr
             await stream.send_end()
             peer = await tunnel.upstream.peer()
             head = await peer.head()
-            assert head.endswith(b"X: y\r\n" + framing + b"\r\n")
+            assert head.endswith(b"X: y\r\nConnection: close\r\n" + framing + b"\r\n")
             assert await peer.exactly(len(sent)) == sent
             peer.say(OK)
             assert (await answer(stream))[1] == b"ok"

@@ -18,6 +18,7 @@ from llmtunnel.config import KIB, MIB, Limits, Timeouts
 from llmtunnel.endpoints.origin import Origin
 from llmtunnel.endpoints.upstream_connection import UpstreamConnection
 from llmtunnel.errors import ErrorCode, StreamReset, UpstreamBroken
+from llmtunnel.protocol.heads import Fields, RequestHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 from llmtunnel.upstream import Upstream
@@ -30,6 +31,7 @@ CHUNKED = ((b"Transfer-Encoding", b"chunked"),)
 WEBSOCKET = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Sec-WebSocket-Key", b"x"))
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 SMALL = Limits(window=64 * KIB)
+V1 = frozenset({Feature.SSE})
 
 
 def test_both_bodies_are_on_their_way_at_once() -> None:
@@ -270,20 +272,125 @@ async def exchange(tunnel: Rig, peer: Peer | None = None, response: bytes = OK) 
     return peer
 
 
-def test_a_connection_is_used_again_also_after_a_request_with_a_body() -> None:
+def test_repeatable_requests_of_a_client_share_a_connection_and_another_clients_never_use_it() -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            mine = await exchange(tunnel)
+            first, tunnel.before = tunnel.before, None
+            theirs = await exchange(tunnel)
+            tunnel.before = first
+            await exchange(tunnel, mine)
+            assert tunnel.upstream.accepted == 2
+            assert await theirs.silent(), "the other client's is kept too"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "body"),
+    [
+        (b"POST", CHUNKED, b"3\r\nabc\r\n0\r\n\r\n"),
+        (b"POST", ((b"Content-Length", b"3"),), b"abc"),
+        (b"GET", ((b"Content-Length", b"3"),), b"abc"),
+        (b"POST", ((b"Content-Length", b"0"),), b""),
+        (b"PUT", (), b""),
+        (b"DELETE", (), b""),
+        (b"PROPFIND", (), b""),
+    ],
+)
+def test_a_request_with_a_body_or_that_cannot_be_repeated_has_a_connection_of_its_own(
+    method: bytes, fields: Fields, body: bytes
+) -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            kept = await exchange(tunnel)
+            stream = await tunnel.ask(method, fields=fields, ended=not body)
+            if body:
+                await stream.send(b"abc")
+                await stream.send_end()
+            assert await kept.ended(), "a client has one connection at a time"
+            peer = await tunnel.upstream.peer()
+            assert b"\r\nConnection: close\r\n" in await peer.head()
+            assert await peer.exactly(len(body)) == body
+            peer.say(OK)
+            assert (await answer(stream))[1] == b"ok"
+            assert await peer.ended(), "whatever it left unread of the body is never a request"
+            await tunnel.record()
+            await exchange(tunnel)
+            assert tunnel.upstream.accepted == 3
+
+    run(main())
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS", b"TRACE"])
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "fresh"])
+def test_the_last_request_of_a_client_says_so_to_the_upstream(method: bytes, kept: bool) -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            peer = await exchange(tunnel) if kept else None
+            stream = await tunnel.ask(method, last=True)
+            peer = peer or await tunnel.upstream.peer()
+            assert b"\r\nConnection: close\r\n" in await peer.head()
+            peer.say(b"HTTP/1.1 204 No Content\r\n\r\n")
+            await answer(stream)
+            assert await peer.ended()
+            assert tunnel.upstream.accepted == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("features", [V1, ALL_FEATURES - {Feature.CLIENT}], ids=["v1", "an older peer"])
+def test_of_a_peer_that_does_not_tell_clients_apart_each_request_has_its_own_connection(
+    features: frozenset[Feature],
+) -> None:
+    async def main() -> None:
+        async with rig(features=features) as tunnel:
+            for count in range(1, 4):
+                stream = await tunnel.ask(last=False)
+                peer = await tunnel.upstream.peer()
+                assert b"\r\nConnection: close\r\n" in await peer.head()
+                peer.say(OK)
+                await answer(stream)
+                assert await peer.ended()
+                assert tunnel.upstream.accepted == count
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["client", "session"])
+def test_a_kept_connection_closes_with_its_client_and_with_the_session(how: str) -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            mine = await exchange(tunnel)
+            first, tunnel.before = tunnel.before, None
+            theirs = await exchange(tunnel)
+            assert first
+            if how == "client":
+                first.close_client()
+                assert await mine.ended()
+                await exchange(tunnel, theirs)
+            else:
+                await tunnel.proxy.aclose()
+                assert await mine.ended()
+                assert await theirs.ended()
+
+    run(main())
+
+
+def test_a_client_that_closes_before_its_response_has_ended_leaves_no_connection_behind() -> None:
+    """Its close may overtake the rest of a stream that is not its first."""
+
     async def main() -> None:
         async with rig() as tunnel:
             peer = await exchange(tunnel)
-            stream = await tunnel.ask(b"POST", fields=CHUNKED, ended=False)
-            await stream.send(b"abc")
-            await stream.send_end()
+            stream = await tunnel.ask()
             await peer.head()
-            assert await peer.exactly(13) == b"3\r\nabc\r\n0\r\n\r\n"
+            stream.close_client()
+            await tunnel.proxy.open(RequestHead(method=b"GET", target=b"/another"))  # behind the frame
+            await tunnel.upstream.peer()
             peer.say(OK)
-            await answer(stream)
-            await tunnel.record()
-            await exchange(tunnel, peer)
-            assert tunnel.upstream.accepted == 1
+            assert (await answer(stream))[1] == b"ok"
+            assert await peer.ended()
 
     run(main())
 
@@ -294,13 +401,30 @@ def test_a_connection_is_used_again_also_after_a_request_with_a_body() -> None:
         b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
         OK + b"HTTP/1.1 200 Smuggled\r\nContent-Length: 0\r\n\r\n",
+        OK + b"HTTP/1.1 103 Early Hints\r\n\r\n",
+        OK + b"\r\n",
     ],
-    ids=["close", "1.0", "more than the response"],
+    ids=["close", "1.0", "more than the response", "an interim one after the end", "an empty line"],
 )
 def test_a_connection_that_cannot_be_used_again_is_closed(response: bytes) -> None:
     async def main() -> None:
         async with rig() as tunnel:
             assert await (await exchange(tunnel, response=response)).ended()
+            await exchange(tunnel)
+            assert tunnel.upstream.accepted == 2
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "late", [b"HTTP/1.1 200 Late\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n", b"\0"]
+)
+def test_what_comes_after_a_response_closes_the_connection_and_reaches_nobody(late: bytes) -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            peer = await exchange(tunnel)
+            peer.say(late)
+            assert await peer.ended()
             await exchange(tunnel)
             assert tunnel.upstream.accepted == 2
 
@@ -319,19 +443,6 @@ def test_a_get_on_a_connection_that_had_died_is_put_on_a_fresh_one(violent: bool
             await fresh.head()
             fresh.say(OK)
             assert (await answer(stream))[1] == b"ok"
-
-    run(main())
-
-
-def test_a_post_on_a_connection_that_had_died_is_not_sent_twice() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            peer = await exchange(tunnel)
-            stream = await tunnel.ask(b"POST")
-            await peer.head()
-            peer.rst()
-            assert (await stream.response()).status == 502
-            assert tunnel.upstream.accepted == 1
 
     run(main())
 

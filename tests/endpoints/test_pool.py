@@ -1,21 +1,26 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmtunnel.config import MIB, Limits, Timeouts
 from llmtunnel.endpoints.pool import UpstreamPool
-from llmtunnel.endpoints.upstream_connection import READ_AHEAD
+from llmtunnel.endpoints.upstream_connection import READ_AHEAD, UpstreamConnection, _is_readable
 from llmtunnel.errors import SettingError, UpstreamBroken, UpstreamUnreachable
+from llmtunnel.session.stream import Client
 from llmtunnel.upstream import Upstream
 from tests.conftest import run
-from tests.endpoints.scripted import Scripted
+from tests.endpoints.scripted import Peer, Scripted
 
 
 @asynccontextmanager
@@ -47,37 +52,124 @@ async def gone(pool: UpstreamPool) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_a_connection_that_was_released_is_used_again_the_last_one_first() -> None:
+def test_a_connection_that_was_released_is_its_clients_alone() -> None:
     async def main() -> None:
         async with plain() as (scripted, pool):
-            one, two = await pool.acquire(), await pool.acquire()
+            mine, yours = Client(), Client()
+            one, two = await pool.acquire(mine), await pool.acquire(yours)
             assert not one.reused
-            pool.release(one)
-            pool.release(two)
-            assert await pool.acquire() is two
-            assert two.reused
-            assert await pool.acquire() is one
-            assert await pool.acquire(fresh=True) not in (one, two)
-            for _ in range(3):
+            pool.release(one, mine)
+            assert await pool.acquire(yours) not in (one, two)
+            pool.release(two, yours)
+            assert pool.idle == 2
+            assert await pool.acquire(yours) is two
+            assert await pool.acquire(mine) is one
+            assert one.reused
+            assert await pool.acquire(Client()) not in (one, two)
+            for _ in range(4):
                 await scripted.peer()
-            assert scripted.accepted == 3
+            assert scripted.accepted == 4
 
     run(main())
+
+
+def test_a_fresh_connection_takes_the_place_of_the_one_that_is_kept() -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            client = Client()
+            kept = await pool.acquire(client)
+            peer = await scripted.peer()
+            pool.release(kept, client)
+            fresh = await pool.acquire(client, fresh=True)
+            assert (fresh.reused, kept.lost.is_set(), pool.idle) == (False, True, 0)
+            assert await peer.ended()
+
+    run(main())
+
+
+def test_a_client_that_leaves_takes_its_connection_with_it_and_no_other() -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            leaving, staying = Client(), Client()
+            for client in (leaving, staying):
+                pool.release(await pool.acquire(client), client)
+            peers = [await scripted.peer(), await scripted.peer()]
+            leaving.leave()
+            assert await peers[0].ended()
+            assert pool.idle == 1
+            assert (await pool.acquire(staying)).reused
+
+    run(main())
+
+
+def test_for_a_client_that_has_left_nothing_is_kept() -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            client = Client()
+            connection = await pool.acquire(client)
+            client.leave()
+            assert not connection.lost.is_set(), "its request may be let finish"
+            pool.release(connection, client)
+            assert pool.idle == 0
+            assert await (await scripted.peer()).ended()
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["end", "data"])
+def test_what_the_event_loop_has_not_seen_yet_counts_before_a_connection_is_used_again(how: str) -> None:
+    async def main() -> None:
+        async with plain() as (scripted, pool):
+            client = Client()
+            kept = await pool.acquire(client)
+            peer = await scripted.peer()
+            pool.release(kept, client)
+            raw: socket.socket = peer.writer.get_extra_info("socket")
+            if how == "data":
+                peer.say(b"HTTP/1.1 408 Slow\r\n\r\n")
+            else:
+                raw.shutdown(socket.SHUT_WR)
+            assert kept.usable, "the loop has not had a turn to read"
+            assert await pool.acquire(client) is not kept
+            assert kept.lost.is_set()
+
+    run(main())
+
+
+@pytest.mark.parametrize("poll", [True, False], ids=["poll", "select, as on Windows"])
+@pytest.mark.parametrize("event", ["nothing", "data", "end", "reset"])
+def test_a_socket_tells_without_being_read_whether_something_has_come(
+    monkeypatch: pytest.MonkeyPatch, *, poll: bool, event: str
+) -> None:
+    if not poll:
+        monkeypatch.delattr(select, "poll", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()) as near:
+        far, _ = listening.accept()
+        with far:
+            if event == "data":
+                far.send(b"x")
+            elif event == "end":
+                far.shutdown(socket.SHUT_WR)
+            elif event == "reset":
+                far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                far.close()
+            assert _is_readable(near.fileno()) is (event != "nothing")
 
 
 @pytest.mark.parametrize("how", ["end", "reset", "data"])
 def test_an_idle_connection_that_says_anything_is_thrown_away(how: str) -> None:
     async def main() -> None:
         async with plain() as (scripted, pool):
-            connection = await pool.acquire()
+            client = Client()
+            connection = await pool.acquire(client)
             peer = await scripted.peer()
-            pool.release(connection)
+            pool.release(connection, client)
             if how == "data":
                 peer.say(b"HTTP/1.1 408 Slow\r\n\r\n")
             else:
                 peer.rst() if how == "reset" else peer.close()
             await gone(pool)
-            assert await pool.acquire() is not connection
+            assert await pool.acquire(client) is not connection
 
     run(main())
 
@@ -85,22 +177,69 @@ def test_an_idle_connection_that_says_anything_is_thrown_away(how: str) -> None:
 def test_an_idle_connection_is_closed_after_its_time() -> None:
     async def main() -> None:
         async with plain(timeouts=Timeouts(idle_upstream=0.05)) as (scripted, pool):
-            pool.release(await pool.acquire())
+            client = Client()
+            pool.release(await pool.acquire(client), client)
             assert await (await scripted.peer()).ended()
             await gone(pool)
 
     run(main())
 
 
-def test_no_more_than_so_many_connections_are_kept() -> None:
+def test_of_more_connections_than_are_kept_the_one_kept_longest_closes() -> None:
     async def main() -> None:
         async with plain(limits=Limits(idle_upstream=2)) as (scripted, pool):
-            connections = [await pool.acquire() for _ in range(4)]
+            clients = [Client() for _ in range(4)]
+            connections = [await pool.acquire(client) for client in clients]
             peers = [await scripted.peer() for _ in connections]
-            for connection in connections:
-                pool.release(connection)
+            for connection, client in zip(connections, clients, strict=True):
+                pool.release(connection, client)
             assert pool.idle == 2
-            assert [await peer.ended() for peer in peers[2:]] == [True, True]
+            assert [await peer.ended() for peer in peers[:2]] == [True, True]
+            assert [await pool.acquire(client) for client in clients[2:]] == connections[2:]
+
+    run(main())
+
+
+NAMES = ["acquire", "acquire fresh", "release", "leave", "say", "end"]
+OPERATIONS = st.tuples(st.sampled_from(NAMES), st.integers(0, 3))
+
+
+@settings(max_examples=60)
+@given(st.lists(OPERATIONS, max_size=30))
+def test_whatever_happens_a_connection_serves_one_client_and_of_its_own_a_client_has_one_kept(
+    operations: list[tuple[str, int]],
+) -> None:
+    async def main() -> None:
+        async with plain(limits=Limits(idle_upstream=3)) as (scripted, pool):
+            clients = [Client() for _ in range(4)]
+            owner: dict[UpstreamConnection, tuple[Client, Peer]] = {}
+            used: list[list[UpstreamConnection]] = [[] for _ in clients]
+            for name, number in operations:
+                client = clients[number]
+                theirs = [peer for who, peer in owner.values() if who is client]
+                if name.startswith("acquire"):
+                    connection = await pool.acquire(client, fresh=name.endswith("fresh"))
+                    if connection not in owner:
+                        owner[connection] = client, await scripted.peer()
+                    assert owner[connection][0] is client
+                    assert connection not in used[number]
+                    assert connection.reused <= (name == "acquire")
+                    used[number].append(connection)
+                elif name == "release" and used[number]:
+                    pool.release(used[number].pop(), client)
+                elif name == "leave":
+                    client.leave()
+                    clients[number] = Client()
+                    used[number].clear()
+                elif theirs and name == "say":
+                    theirs[-1].say(b"late")
+                elif theirs and name == "end":
+                    theirs[-1].close()
+                assert pool.idle <= 3
+                assert set(pool._kept) <= set(clients)
+            for client in clients:
+                client.leave()
+            await gone(pool)
 
     run(main())
 
@@ -108,11 +247,12 @@ def test_no_more_than_so_many_connections_are_kept() -> None:
 def test_a_connection_with_something_unread_is_not_kept() -> None:
     async def main() -> None:
         async with plain() as (scripted, pool):
-            connection = await pool.acquire()
+            client = Client()
+            connection = await pool.acquire(client)
             peer = await scripted.peer()
             peer.say(b"left over")
             await asyncio.sleep(0.05)
-            pool.release(connection)
+            pool.release(connection, client)
             assert pool.idle == 0
             assert await peer.ended()
 
@@ -122,9 +262,10 @@ def test_a_connection_with_something_unread_is_not_kept() -> None:
 def test_closing_the_pool_closes_connections_in_use_and_idle() -> None:
     async def main() -> None:
         async with plain() as (scripted, pool):
-            used, idle = await pool.acquire(), await pool.acquire()
+            client = Client()
+            used, idle = await pool.connect(), await pool.acquire(client)
             peers = [await scripted.peer(), await scripted.peer()]
-            pool.release(idle)
+            pool.release(idle, client)
             await pool.aclose()
             assert await asyncio.gather(*(peer.ended() for peer in peers)) == [True, True]
             with pytest.raises(UpstreamBroken):
@@ -140,7 +281,7 @@ def test_closing_the_pool_closes_connections_in_use_and_idle() -> None:
 def test_what_came_before_an_end_is_read_first() -> None:
     async def main() -> None:
         async with plain() as (scripted, pool):
-            connection = await pool.acquire()
+            connection = await pool.connect()
             peer = await scripted.peer()
             peer.say(b"abc")
             peer.close()
@@ -153,7 +294,7 @@ def test_what_came_before_an_end_is_read_first() -> None:
 def test_a_reset_is_an_error_for_the_reader_and_the_writer() -> None:
     async def main() -> None:
         async with plain() as (scripted, pool):
-            connection = await pool.acquire()
+            connection = await pool.connect()
             (await scripted.peer()).rst()
             with pytest.raises(UpstreamBroken):
                 await connection.read()
@@ -168,7 +309,7 @@ def test_a_reset_is_an_error_for_the_reader_and_the_writer() -> None:
 def test_an_abort_wakes_whoever_waits_with_its_reason() -> None:
     async def main() -> None:
         async with plain() as (_, pool):
-            connection = await pool.acquire()
+            connection = await pool.connect()
             waiting = asyncio.create_task(connection.read())
             await asyncio.sleep(0)
             connection.abort(UpstreamUnreachable("enough"))
@@ -181,7 +322,7 @@ def test_an_abort_wakes_whoever_waits_with_its_reason() -> None:
 def test_a_writer_waits_while_the_upstream_does_not_read() -> None:
     async def main() -> None:
         async with plain() as (scripted, pool):
-            connection = await pool.acquire()
+            connection = await pool.connect()
             peer = await scripted.peer()
             peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
             written = 0
@@ -203,7 +344,7 @@ def test_a_writer_waits_while_the_upstream_does_not_read() -> None:
 def test_reading_goes_on_after_a_pause() -> None:
     async def main() -> None:
         async with plain() as (scripted, pool):
-            connection = await pool.acquire()
+            connection = await pool.connect()
             peer = await scripted.peer()
             size = 16 * MIB
             peer.say(b"x" * size)
@@ -226,7 +367,7 @@ def test_a_host_name_is_reached_on_either_loopback_address() -> None:
         scripted = Scripted()
         async with scripted.listening(host=host):
             async with pool_of(Upstream.parse(str(scripted.port))) as pool:
-                await pool.acquire()
+                await pool.connect()
                 await scripted.peer()
 
     run(main("127.0.0.1"))
@@ -238,7 +379,7 @@ def unreachable(upstream: Upstream, timeouts: Timeouts | None = None) -> Upstrea
     async def main() -> UpstreamUnreachable:
         async with pool_of(upstream, timeouts=timeouts) as pool:
             with pytest.raises(UpstreamUnreachable) as caught:
-                await pool.acquire()
+                await pool.connect()
             return caught.value
 
     error: UpstreamUnreachable = run(main())
@@ -267,7 +408,7 @@ def test_a_server_that_does_not_finish_tls_is_given_up_in_time() -> None:
             upstream = Upstream.parse(f"https://127.0.0.1:{scripted.port}")
             async with pool_of(upstream, timeouts=Timeouts(upstream_connect=0.1)) as pool:
                 with pytest.raises(UpstreamUnreachable, match="does not answer"):
-                    await pool.acquire()
+                    await pool.connect()
 
     run(main())
 
@@ -277,7 +418,7 @@ def test_a_plain_server_behind_https_is_a_hint_to_write_http() -> None:
         scripted = Scripted()
         async with scripted.listening():
             async with pool_of(Upstream.parse(f"https://127.0.0.1:{scripted.port}")) as pool:
-                connecting = asyncio.create_task(pool.acquire())
+                connecting = asyncio.create_task(pool.connect())
                 (await scripted.peer()).say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
                 with pytest.raises(UpstreamUnreachable) as caught:
                     await connecting
@@ -312,7 +453,8 @@ def test_an_https_upstream_is_reached_with_its_authority_or_without_asking(
                 insecure=insecure,
             )
             async with pool_of(upstream) as pool:
-                connection = await pool.acquire()
+                client = Client()
+                connection = await pool.acquire(client)
                 peer = await scripted.peer()
                 tls: ssl.SSLObject = peer.writer.get_extra_info("ssl_object")
                 assert tls.selected_alpn_protocol() == "http/1.1"
@@ -322,8 +464,8 @@ def test_an_https_upstream_is_reached_with_its_authority_or_without_asking(
                 received = 0
                 while received < MIB:
                     received += len(await connection.read())
-                pool.release(connection)
-                assert await pool.acquire() is connection
+                pool.release(connection, client)
+                assert await pool.acquire(client) is connection
                 connection.end()
                 assert await peer.ended()
                 assert await connection.read() == b""
@@ -336,7 +478,7 @@ def test_a_certificate_that_is_not_trusted_is_a_hint_to_the_flags(certificate: P
         async with secure(certificate) as scripted:
             async with pool_of(Upstream.parse(f"https://127.0.0.1:{scripted.port}")) as pool:
                 with pytest.raises(UpstreamUnreachable, match="not trusted") as caught:
-                    await pool.acquire()
+                    await pool.connect()
                 assert "--upstream-ca" in caught.value.hint
                 assert "--upstream-insecure" in caught.value.hint
 

@@ -20,7 +20,11 @@ from ..protocol.pair import Core
 from . import mutations
 
 REQUEST: Final = RequestHead(
-    method=b"POST", target=b"/v1/chat?x=%2F", fields=((b"Host", b"h"), (b"Content-Length", b"5"), (b"X-A", b"\xfc"))
+    method=b"POST",
+    target=b"/v1/chat?x=%2F",
+    fields=((b"Host", b"h"), (b"Content-Length", b"5"), (b"X-A", b"\xfc")),
+    client=1,
+    last=True,
 )
 RESPONSE: Final = ResponseHead(status=200, reason=b"OK", fields=((b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2")))
 SMALL: Final = Limits(window=2000, streams=2, v1_backlog=5000, control=50)
@@ -48,6 +52,7 @@ def _messages(role: Role, features: Features) -> list[bytes]:
             frames.encode(end, stream, length),
             frames.encode(FrameType.RESET, stream, frames.encode_reset(ErrorCode.CANCELLED, "enough")),
             frames.encode(FrameType.ERROR, stream, b"enough"),
+            frames.encode(FrameType.CLIENT_CLOSED, stream),
         )
     ]
     return [first, frames.encode(FrameType.PING, 0), *streams, frames.encode(FrameType.PONG, 0)]
@@ -112,6 +117,7 @@ def _react(rng: Random, core: Core, event: Event) -> None:
             core.consumed(stream, len(data))
         case RequestReceived(stream, head):
             check_clean(head)
+            assert 0 <= head.client < stream
             core.send_response(stream, RESPONSE)
             core.send_data(stream, memoryview(bytes(rng.choice([1, 100, 5000]))))
             if rng.random() < 0.5:

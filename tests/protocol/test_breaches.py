@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmtunnel.config import Limits
 from llmtunnel.errors import ErrorCode
 from llmtunnel.protocol import frames
-from llmtunnel.protocol.events import ConnectionEnded, DataReceived, EndReceived, Event, StreamEnded
+from llmtunnel.protocol.events import ClientClosed, ConnectionEnded, DataReceived, EndReceived, Event, StreamEnded
 from llmtunnel.protocol.frames import MAX_BODY, FrameType
 from llmtunnel.protocol.handshake import V1
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature, Features, Hello
@@ -264,7 +264,7 @@ def test_an_error_before_the_hello_ends_the_session(role: Role) -> None:
     assert event == ConnectionEnded(ErrorCode.VERSION, "version: no", remote=True)
 
 
-@pytest.mark.parametrize("type_", sorted({FrameType.CREDIT} | OF_PEER[Role.SERVE]))
+@pytest.mark.parametrize("type_", sorted({FrameType.CREDIT, FrameType.CLIENT_CLOSED} | OF_PEER[Role.SERVE]))
 def test_a_streams_frame_without_a_stream_ends_the_session(type_: FrameType) -> None:
     fails_session(victim(Role.SERVE).connection, frames.encode(type_, 0, b"1234"))
 
@@ -302,6 +302,8 @@ def test_frames_before_the_breach_in_a_bundle_count_and_those_after_do_not(role:
         (Feature.RESET, frames.encode(FrameType.RESET, 0, b"\0\1x")),
         (Feature.CREDIT, frames.encode(FrameType.CREDIT, 2, bytes(4))),
         (Feature.CREDIT, frames.encode(FrameType.CREDIT, 0, bytes(4))),
+        (Feature.CLIENT, frames.encode(FrameType.CLIENT_CLOSED, 2)),
+        (Feature.CLIENT, frames.encode(FrameType.CLIENT_CLOSED, 0)),
     ],
 )
 def test_a_frame_of_a_feature_that_was_not_agreed_on_is_skipped(role: Role, feature: Feature, message: bytes) -> None:
@@ -315,6 +317,16 @@ def test_a_frame_of_a_feature_that_was_not_agreed_on_is_skipped(role: Role, feat
     sent(early)
     assert early.receive_message(message, 0.0) == []
     assert early.ended is None
+
+
+def test_a_client_that_closes_ends_no_stream_and_needs_none(role: Role) -> None:
+    target = victim(role)
+    for client in (target.played, 9, 2**31 - 1, 2**32 - 1):
+        events = target.receive(frames.encode(FrameType.CLIENT_CLOSED, client, b"and more"))
+        assert events == ([ClientClosed(client)] if role is Role.SERVE else [])
+    assert without_acks(sent(target.connection)) == []
+    assert target.connection.is_open(target.played)
+    target.goes_on()
 
 
 # -- floods

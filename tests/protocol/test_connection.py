@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from llmtunnel.config import Limits, Timeouts
 from llmtunnel.errors import ErrorCode, ProtocolError, TooManyStreams
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.events import (
+    ClientClosed,
     ConnectionEnded,
     DataReceived,
     EndReceived,
@@ -310,6 +312,51 @@ def test_a_stream_taken_back_before_it_left_is_no_matter() -> None:
     later = pair.open()
     assert pair.serve.events == [RequestReceived(later, GET)]
     assert pair.proxy.events == []
+
+
+@pytest.mark.parametrize("shared", [ALL_FEATURES, ALL_FEATURES - {Feature.CLIENT}], ids=["agreed on", "not"])
+def test_serve_hears_which_client_a_stream_is_of_and_that_the_client_has_closed(shared: Features) -> None:
+    pair = ConnectionPair(proxy_features=shared)
+    agreed = Feature.CLIENT in shared
+    first = pair.open(ended=True)
+    second = pair.open(replace(GET, client=first, last=True), ended=True)
+    pair.proxy.connection.close_client(first)
+    pair.pump()
+    heads = [event.head for event in pair.serve.events if isinstance(event, RequestReceived)]
+    assert [(head.client, head.last) for head in heads] == [(0, False), (first, True) if agreed else (0, False)]
+    assert (ClientClosed(first) in pair.serve.events) is agreed
+    assert pair.serve.connection.is_open(second), "the close ends no stream"
+
+
+@pytest.mark.parametrize("client", [7, 8, 100, 2**31 - 1])
+def test_a_stream_cannot_be_of_a_client_that_comes_later(client: int) -> None:
+    """Its own id is the client's then, so that what a hostile proxy says of one stream names no other client's."""
+    serve = established(Role.SERVE)
+    (event,) = serve.receive_message(request_frame(7, client=client), 0.0)
+    assert isinstance(event, RequestReceived)
+    assert event.head.client == 0
+
+
+def test_a_clients_close_overtakes_nothing_of_its_first_stream() -> None:
+    pair = ConnectionPair()
+    client = pair.proxy.connection.open_stream(POST)
+    pair.proxy.connection.send_data(client, memoryview(bytes(60_000)))
+    pair.proxy.connection.send_end(client)
+    pair.proxy.connection.close_client(client)
+    pair.pump()
+    kinds = [type(event) for event in pair.serve.events]
+    assert (kinds[0], kinds[-2:]) == (RequestReceived, [EndReceived, ClientClosed])
+    assert len(pair.serve.body(client)) == 60_000
+
+
+def test_a_clients_close_is_told_also_where_its_head_was_taken_back() -> None:
+    pair = ConnectionPair()
+    client = pair.proxy.connection.open_stream(POST)
+    pair.proxy.connection.reset(client, ErrorCode.CANCELLED, "gone")
+    pair.proxy.connection.close_client(client)
+    pair.pump()
+    assert pair.serve.events == [ClientClosed(client)]
+    assert pair.serve.connection.ended is None
 
 
 def test_serve_may_answer_in_full_and_decline_the_rest_of_the_request() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,12 @@ from hypothesis import strategies as st
 
 from llmtunnel.errors import ErrorCode, ProtocolError
 from llmtunnel.protocol import fields
-from llmtunnel.protocol.frames import MAX_PAYLOAD
+from llmtunnel.protocol.frames import MAX_PAYLOAD, MAX_STREAM
 from llmtunnel.protocol.heads import Fields, RequestHead, ResponseHead
 from llmtunnel.protocol.hello import Feature, Features
 
 V2: Features = frozenset({Feature.FIELDS})
+CLIENTS: Features = V2 | {Feature.CLIENT}
 V1: Features = frozenset()
 TOKEN = "!#$%&'*+-.^_`|~0123456789ABCXYZabcxyz"
 
@@ -101,6 +103,29 @@ def test_v1_joins_repeated_fields_as_their_kind_allows() -> None:
         "path": "/",
         "headers": {"Accept": "a, b, c", "Cookie": "a=1; b=2", "Set-Cookie": "y=2"},
     }
+
+
+@given(requests, st.integers(0, MAX_STREAM), st.booleans())
+def test_whose_request_it_is_goes_with_the_head_where_that_was_agreed_on(
+    head: RequestHead, client: int, last: bool
+) -> None:
+    head = replace(head, client=client, last=last)
+    assert fields.decode_request(fields.encode_request(MAX_STREAM, head, CLIENTS), CLIENTS) == head
+    payload = fields.encode_request(MAX_STREAM, head, V2)
+    assert not {"client", "last"} & set(json.loads(payload))
+    unspoken = replace(head, client=0, last=False)
+    assert fields.decode_request(fields.encode_request(MAX_STREAM, head, CLIENTS), V2) == unspoken
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**31, 10**30, 1.0, True, "1", None, [1], {}])
+def test_a_client_that_no_stream_can_be_is_read_as_absent(value: object) -> None:
+    assert fields.decode_request(request(client=value), CLIENTS).client == 0
+
+
+@pytest.mark.parametrize("value", [0, 1, "true", None, [], {}])
+def test_only_true_says_that_a_request_is_the_last(value: object) -> None:
+    assert not fields.decode_request(request(last=value), CLIENTS).last
+    assert fields.decode_request(request(last=True), CLIENTS).last
 
 
 def test_v1_responses_have_neither_reason_nor_fields() -> None:

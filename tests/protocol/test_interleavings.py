@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from hypothesis import settings
@@ -11,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from llmtunnel.config import Limits
 from llmtunnel.errors import ErrorCode
 from llmtunnel.protocol.events import (
+    ClientClosed,
     ConnectionEnded,
     DataReceived,
     EndReceived,
@@ -19,6 +21,7 @@ from llmtunnel.protocol.events import (
     RestUnwanted,
     StreamEnded,
 )
+from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature, Features
 from llmtunnel.protocol.stream import State
 
@@ -47,6 +50,9 @@ class Interleavings(RuleBasedStateMachine):
         self.streams: list[int] = []
         self.known: set[int] = set()
         self.given_up: set[int] = set()
+        self.heads: dict[int, RequestHead] = {}
+        self.closed: set[int] = set()
+        self.seen_closed: set[int] = set()
 
     def end(self, proxy: bool) -> End:
         return self.pair.proxy if proxy else self.pair.serve
@@ -58,11 +64,30 @@ class Interleavings(RuleBasedStateMachine):
         state = self.end(proxy).connection._streams.get(stream)
         return state is not None and state.tx.state is State.OPEN
 
-    @rule()
-    def open(self) -> None:
+    @rule(pick=picks)
+    def open(self, pick: int) -> None:
         connection = self.pair.proxy.connection
         if len(self.streams) < 8:
-            self.streams.append(connection.open_stream(POST))
+            before = self.pick(pick) if self.streams and pick else 0
+            client = self.heads[before].client or before if before else 0
+            head = replace(POST, client=0 if client in self.closed else client)
+            stream = connection.open_stream(head)
+            self.streams.append(stream)
+            self.heads[stream] = head if Feature.CLIENT in connection.features else POST
+
+    @precondition(lambda self: self.streams)
+    @rule(pick=picks)
+    def close_client(self, pick: int) -> None:
+        """As a gateway does: the client's streams have ended, or been given up, before."""
+        connection = self.pair.proxy.connection
+        client = self.heads[self.pick(pick)].client or self.pick(pick)
+        theirs = [stream for stream in self.streams if client in (stream, self.heads[stream].client)]
+        if client not in self.closed:
+            for stream in theirs:
+                self.given_up |= {stream} if connection.is_open(stream) else set()
+                connection.reset(stream, ErrorCode.CANCELLED, "the client has left")
+            connection.close_client(client)
+            self.closed.add(client)
 
     @precondition(lambda self: self.streams)
     @rule(pick=picks)
@@ -118,8 +143,12 @@ class Interleavings(RuleBasedStateMachine):
     def see(self, proxy: bool, event: Event) -> None:
         match event:
             case RequestReceived(stream, head):
-                assert head == POST and stream not in self.known
+                assert head == self.heads[stream] and stream not in self.known
                 self.known.add(stream)
+            case ClientClosed(client):
+                assert client in self.closed - self.seen_closed
+                assert client in self.known | self.given_up, "it is behind the head, which may have been taken back"
+                self.seen_closed.add(client)
             case DataReceived(stream, data):
                 key = (proxy, stream)
                 self.came.setdefault(key, bytearray()).extend(data)
@@ -151,6 +180,10 @@ class Interleavings(RuleBasedStateMachine):
                 pass
             for proxy, stream in list(self.unread):
                 self.end(proxy).connection.consumed(stream, self.unread.pop((proxy, stream)))
+        if Feature.CLIENT in self.pair.serve.connection.features:
+            assert self.seen_closed == self.closed
+        else:
+            assert not self.seen_closed
         for proxy in (True, False):
             for stream in self.streams:
                 if self.can_send(proxy, stream) and self.end(not proxy).connection.is_open(stream):

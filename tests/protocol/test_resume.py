@@ -16,7 +16,7 @@ from llmtunnel.errors import ErrorCode
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.auth import ProxyCredentials, ServeCredentials
 from llmtunnel.protocol.door import Door
-from llmtunnel.protocol.events import ConnectionEnded, DataReceived, EndReceived
+from llmtunnel.protocol.events import ClientClosed, ConnectionEnded, DataReceived, EndReceived
 from llmtunnel.protocol.frames import MAX_MESSAGE, FrameType
 from llmtunnel.protocol.greeting import Greeting
 from llmtunnel.protocol.hello import ALL_FEATURES, Agree, Feature, Features, ResumeOffer
@@ -434,3 +434,24 @@ def test_without_the_feature_nothing_is_kept_and_nothing_numbered() -> None:
         assert not line.resumable
         assert line._receipts.count == 0
         assert line.offer(b"of serve") is None
+
+
+@pytest.mark.parametrize("arrived", [True, False], ids=["it had come", "it was lost"])
+def test_a_client_that_closes_while_the_channel_is_lost_is_told_of_once(arrived: bool) -> None:
+    pair = Switching()
+    client = pair.open(ended=True)
+    pair.proxy.connection.close_client(client)
+    if arrived:
+        pair.pump()
+    else:
+        pair.flush(pair.proxy)  # it is on its way when the channel goes
+    pair.lose()
+    pair.switch()
+    pair.pump()
+    assert pair.serve.events.count(ClientClosed(client)) == 1
+    late = pair.open(ended=True)
+    pair.lose()
+    pair.proxy.connection.close_client(late)  # nothing of it was ever cut
+    pair.switch()
+    pair.pump()
+    assert pair.serve.events.count(ClientClosed(late)) == 1
