@@ -17,29 +17,32 @@ ROUNDS = 3
 
 
 async def requests(quick: bool) -> list[Row]:
-    """Small GETs on 16 connections that stay, each with one request after another."""
+    """Small GETs, then small POSTs, on 16 connections that stay, each with one request after another."""
     seconds = 0.5 if quick else 4.0
+    rows = []
     async with tunnel() as rig:
-        direct = await requests_a_second(rig.upstream, seconds)
-        through = await requests_a_second(rig.address, seconds)
-    return [
-        Row(
-            figure=f"requests a second, {CONNECTIONS} connections",
-            direct=f"{direct:.0f}",
-            tunnel=f"{through:.0f}",
-            result=f"{through / direct:.2f} of direct",
-        )
-    ]
+        for kind, upload in (("requests", 0), ("POSTs of 500 bytes", 500)):
+            direct = await requests_a_second(rig.upstream, seconds, upload)
+            through = await requests_a_second(rig.address, seconds, upload)
+            rows.append(
+                Row(
+                    figure=f"{kind} a second, {CONNECTIONS} connections",
+                    direct=f"{direct:.0f}",
+                    tunnel=f"{through:.0f}",
+                    result=f"{through / direct:.2f} of direct",
+                )
+            )
+    return rows
 
 
-async def requests_a_second(address: Address, seconds: float) -> float:
-    """How many answers come in a second."""
+async def requests_a_second(address: Address, seconds: float, upload: int) -> float:
+    """How many answers come in a second, to GETs or to POSTs of ``upload`` bytes."""
 
     async def work() -> int:
         count = 0
         async with connect(address) as client:
             while time.perf_counter() < end:
-                await client.exchange("/small")
+                await client.exchange("/sink" if upload else "/small", upload=upload)
                 count += 1
         return count
 

@@ -16,7 +16,7 @@ from llmtunnel.endpoints.ledger import Ledger
 from llmtunnel.errors import ErrorCode, StreamReset
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature
-from llmtunnel.session.stream import Stream
+from llmtunnel.session.stream import Client, Stream
 
 from ..conftest import run
 from .answers import SAMPLES
@@ -445,6 +445,78 @@ def test_a_client_that_asks_for_the_close_gets_it() -> None:
     async def main() -> None:
         async with tunnel(answering(b"hi")) as rig:
             assert (await rig.ask(GET_CLOSE + GET)).count(b"HTTP/1.1") == 1
+
+    run(main())
+
+
+class Answered:
+    """A serve that answers, and knows whose each request was."""
+
+    def __init__(self) -> None:
+        self.clients: list[Client] = []
+        self.left: list[bool] = []
+        """Whether each request was said to be its client's last."""
+
+    async def __call__(self, stream: Stream) -> None:
+        self.clients.append(stream.client)
+        self.left.append(stream.client.left)
+        await answering(b"hi")(stream)
+
+
+def test_serve_knows_which_requests_came_on_one_connection_and_when_that_closes() -> None:
+    async def main() -> None:
+        serve = Answered()
+        async with tunnel(serve) as rig:
+            for _ in range(2):
+                async with await rig.connect() as client:
+                    client.write(GET + GET)
+                    for _ in range(2):
+                        assert b"200 OK" in await client.head()
+                        await client.reader.readexactly(2)
+                    client.write(GET)
+                    assert b"200 OK" in await client.head()
+                    assert not serve.clients[-1].left
+                await eventually(lambda: serve.clients[-1].left)
+            one, two = serve.clients[0], serve.clients[3]
+            assert serve.clients == [one, one, one, two, two, two]
+            assert one is not two
+            assert not any(serve.left)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "last"),
+    [
+        (GET, False),
+        (GET_CLOSE, True),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n", True),
+        (b"GET / HTTP/1.0\r\n\r\n", True),
+        (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", False),
+    ],
+)
+def test_a_request_that_is_its_connections_last_says_so(request_bytes: bytes, last: bool) -> None:
+    async def main() -> None:
+        serve = Answered()
+        async with tunnel(serve) as rig, await rig.connect() as client:
+            client.write(request_bytes)
+            assert b"200 OK" in await client.head()
+            assert serve.left == [last]
+
+    run(main())
+
+
+@pytest.mark.parametrize("abruptly", [False, True])
+def test_a_client_that_leaves_in_the_midst_of_a_request_has_left_for_serve_too(abruptly: bool) -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with tunnel(peer) as rig:
+            async with await rig.connect() as client:
+                client.write(GET)
+                stream = await peer.streams.get()
+                if abruptly:
+                    client.writer.transport.abort()
+            await eventually(lambda: stream.client.left and peer.cancelled)
 
     run(main())
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature, Features
 from llmtunnel.session.mux import Session
-from llmtunnel.session.stream import Stream
+from llmtunnel.session.stream import Client, Stream
 from llmtunnel.status import Path, Role
 from llmtunnel.transport.memory import linked_pair
 from tests.conftest import run
@@ -295,6 +296,117 @@ def test_a_handler_with_a_defect_ends_its_stream_alone(features: Features, caplo
     with caplog.at_level(logging.ERROR):
         run(main())
     assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+class Clients:
+    """A handler that keeps whose streams came, until `let`; it answers none."""
+
+    def __init__(self) -> None:
+        self.streams: dict[int, Stream] = {}
+
+    async def __call__(self, stream: Stream) -> None:
+        self.streams[stream.id] = stream
+        try:
+            await asyncio.Event().wait()
+        finally:
+            del self.streams[stream.id]
+
+    async def client_of(self, stream: Stream) -> Client:
+        await until(lambda: stream.id in self.streams)
+        return self.streams[stream.id].client
+
+
+def test_streams_share_a_client_where_one_comes_after_the_other_and_else_not() -> None:
+    async def main() -> None:
+        came = Clients()
+        async with linked(came) as pair:
+            first = await pair.proxy.open(GET, ended=True)
+            second = await pair.proxy.open(GET, ended=True, after=first)
+            third = await pair.proxy.open(GET, ended=True, after=second)
+            other = await pair.proxy.open(GET, ended=True)
+            mine, yours = await came.client_of(first), await came.client_of(other)
+            assert await came.client_of(second) is await came.client_of(third) is mine
+            assert yours is not mine
+            third.close_client()
+            await until(lambda: mine.left)
+            assert not yours.left
+            assert set(came.streams) == {first.id, second.id, third.id, other.id}, "a close ends no stream"
+            again = await pair.proxy.open(GET, ended=True, after=third)  # as a hostile proxy may say
+            assert (await came.client_of(again)).left is False
+            assert await came.client_of(again) is not mine
+
+    run(main())
+
+
+def test_a_stream_after_one_of_another_session_is_of_a_new_client() -> None:
+    async def main() -> None:
+        async with linked(never) as before:
+            last = await before.proxy.open(GET, ended=True)
+            second = await before.proxy.open(GET, ended=True, after=last)
+        came = Clients()
+        async with linked(came) as pair:
+            others = await pair.proxy.open(GET, ended=True)
+            stream = await pair.proxy.open(GET, ended=True, after=second)
+            assert stream.request.client == 0
+            assert await came.client_of(stream) is not await came.client_of(others)
+            second.close_client()  # of a session that has ended: nothing happens
+
+    run(main())
+
+
+def test_all_clients_leave_with_their_session() -> None:
+    async def main() -> None:
+        came = Clients()
+        async with linked(came) as pair:
+            streams = [await pair.proxy.open(GET, ended=True) for _ in range(3)]
+            clients = [await came.client_of(stream) for stream in streams]
+            told: list[Client] = []
+            for client in clients:
+                client.on_left = partial(told.append, client)
+            await pair.proxy.aclose()
+            await until(lambda: len(told) == 3)
+            assert all(client.left for client in clients)
+
+    run(main())
+
+
+@pytest.mark.parametrize("features", [frozenset({Feature.SSE}), ALL_FEATURES - {Feature.CLIENT}], ids=["v1", "v2"])
+def test_without_the_feature_each_stream_is_its_only_request(features: Features) -> None:
+    async def main() -> None:
+        came = Clients()
+        async with linked(came, features=features) as pair:
+            first = await pair.proxy.open(GET)
+            second = await pair.proxy.open(GET, after=first)
+            assert await came.client_of(first) is not await came.client_of(second)
+            assert (await came.client_of(first)).left
+            assert (await came.client_of(second)).left
+            second.close_client()
+            assert not pair.serve._clients
+
+    run(main())
+
+
+def test_a_client_is_remembered_no_longer_than_something_is_kept_for_it() -> None:
+    async def main() -> None:
+        kept: list[Client] = []
+
+        async def answer(stream: Stream) -> None:
+            if stream.request.target == b"/kept":
+                kept.append(stream.client)
+            await echo(stream)
+
+        async with linked(answer) as pair:
+            for target in [b"/"] * 500 + [b"/kept"]:
+                stream = await pair.proxy.open(RequestHead(method=b"GET", target=target), ended=True)
+                await stream.response()
+                assert await read_all(stream) == b""
+            gc.collect()
+            assert list(pair.serve._clients.values()) == kept
+            kept.clear()
+            gc.collect()
+            assert not pair.serve._clients
+
+    run(main())
 
 
 def test_an_end_and_a_cancel_in_one_message_cancel_the_handler() -> None:
