@@ -89,7 +89,9 @@ async def discover(avoid: Collection[int] = (), *, ports: Iterable[int] = PORTS)
 
     fields = {PROBE_FIELD.decode("ascii"): "1", "Accept": "application/json"}
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
-    async with aiohttp.ClientSession(headers=fields, timeout=timeout) as session:
+    # A connection that stays open behind its answer would hold a worker of a server that has one or few.
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(headers=fields, timeout=timeout, connector=connector) as session:
         found = await asyncio.gather(*(_look(session, port) for port in ports if port not in avoid))
     return [server for server in found if server is not None]
 

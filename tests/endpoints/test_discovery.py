@@ -21,10 +21,17 @@ Answers = dict[str, object]
 
 
 @asynccontextmanager
-async def server(answers: Answers, *, status: int = 200, heads: list[bytes] | None = None) -> AsyncIterator[int]:
-    """Answers each path with JSON, any other with a page; gives its port."""
+async def server(
+    answers: Answers, *, status: int = 200, heads: list[bytes] | None = None, workers: int = 100
+) -> AsyncIterator[int]:
+    """Answers each path with JSON, any other with a page; gives its port. A connection holds one of its workers."""
+    free = asyncio.Semaphore(workers)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with free:
+            await answer_all(reader, writer)
+
+    async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -45,6 +52,17 @@ async def server(answers: Answers, *, status: int = 200, heads: list[bytes] | No
     finally:
         listener.close()
         await listener.wait_closed()
+
+
+@pytest.mark.parametrize("path", ["/get_model_info", "/v1/models"])
+def test_a_server_with_one_worker_is_found_since_no_connection_holds_it(path: str) -> None:
+    answers: Answers = {path: OPENAI if path == "/v1/models" else {"model_path": "m"}}
+
+    async def main() -> None:
+        async with server(answers, workers=1) as port:
+            assert [found.port for found in await discover(ports=[port])] == [port]
+
+    run(main())
 
 
 def look_at(answers: Answers, *, status: int = 200) -> list[tuple[str, tuple[str, ...]]]:
