@@ -123,6 +123,7 @@ def test_it_asks_as_a_request_would_be_put_and_says_that_it_is_a_probe() -> None
             assert b"Host: 127.0.0.1:%d" % eye.upstream.port in lines
             assert b"X-Key: k" in lines
             assert PROBE_FIELD + b": 1" in lines
+            assert b"Connection: close" in lines, "it holds no worker behind its answer"
 
     run(main())
 
