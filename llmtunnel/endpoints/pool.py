@@ -7,15 +7,21 @@ when the client leaves. So neither bytes nor an identity that stick to a connect
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 from functools import partial
+from typing import Final
 
 from ..config import Limits, Timeouts
 from ..errors import SettingError, UpstreamUnreachable
 from ..session.stream import Client
 from ..upstream import Upstream
 from .upstream_connection import UpstreamConnection, connect
+
+FAMILIAR: Final = 10.0
+"""Seconds for which a name's loopback address is dialled without looking the name up again: each POST has a new
+connection, and a lookup costs as much as the connection itself. Elsewhere names may move, so they are looked up."""
 
 
 class UpstreamPool:
@@ -27,6 +33,8 @@ class UpstreamPool:
         self._timeouts = timeouts
         self._limits = limits
         self._tls = _tls_context(upstream) if upstream.scheme == "https" else None
+        self._familiar: tuple[str, float] | None = None
+        """A loopback address at which the upstream has answered, and until when that is used."""
         self._open: set[UpstreamConnection] = set()
         self._kept: dict[Client, tuple[UpstreamConnection, asyncio.TimerHandle]] = {}
         """The one kept longest first."""
@@ -48,7 +56,7 @@ class UpstreamPool:
                 connection.reused = True
                 return connection
             connection.abort()
-            await connection.lost.wait()
+            await connection.lost.wait()  # not for long: the event loop closes what was aborted in its next turn
         return await self.connect()
 
     def release(self, connection: UpstreamConnection, client: Client) -> None:
@@ -90,11 +98,33 @@ class UpstreamPool:
         """A new connection, which the pool closes only with itself. Raises `UpstreamUnreachable`."""
         try:
             async with asyncio.timeout(self._timeouts.upstream_connect):
-                connection = await self._open_socket()
+                connection = await self._open_familiar()
+                if connection is None:
+                    connection = await self._open_socket()
+                    self._remember(connection)
         except OSError as exc:
             raise _unreachable(self._upstream, exc) from exc
         self._open.add(connection)
         return connection
+
+    async def _open_familiar(self) -> UpstreamConnection | None:
+        """A connection to the address that the name had on this machine; None where it is not known, or not there."""
+        loop = asyncio.get_running_loop()
+        if self._familiar is None or self._familiar[1] < loop.time():
+            return None
+        try:
+            _, connection = await loop.create_connection(
+                lambda: UpstreamConnection(self._forget), self._familiar[0], self._upstream.port
+            )
+        except OSError:
+            self._familiar = None
+            return None
+        return connection
+
+    def _remember(self, connection: UpstreamConnection) -> None:
+        address = connection.address
+        if self._tls is None and address and ipaddress.ip_address(address).is_loopback:
+            self._familiar = address, asyncio.get_running_loop().time() + FAMILIAR
 
     async def _open_socket(self) -> UpstreamConnection:
         upstream = self._upstream

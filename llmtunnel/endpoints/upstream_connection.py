@@ -157,6 +157,12 @@ class UpstreamConnection(asyncio.Protocol):
         return not (self._ended or self._unread or self._transport.is_closing())
 
     @property
+    def address(self) -> str:
+        """The other end's; empty where the connection has gone meanwhile."""
+        peer = self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
+
+    @property
     def silent(self) -> bool:
         """Whether nothing has come, neither bytes nor an end, that the event loop has yet to read."""
         return not _is_readable(self._transport.get_extra_info("socket").fileno())

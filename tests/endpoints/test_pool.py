@@ -8,6 +8,7 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -373,6 +374,47 @@ def test_a_host_name_is_reached_on_either_loopback_address() -> None:
     run(main("127.0.0.1"))
     if "::1" in {address[4][0] for address in socket.getaddrinfo("localhost", 80)}:
         run(main("::1"))
+
+
+def test_a_name_of_this_machine_is_not_looked_up_for_each_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        asked: list[str] = []
+        look_up = loop.getaddrinfo
+
+        async def counted(host: str, *rest: Any, **options: Any) -> Any:
+            asked.append(host)
+            return await look_up(host, *rest, **options)
+
+        monkeypatch.setattr(loop, "getaddrinfo", counted)
+        scripted = Scripted()
+        async with scripted.listening():
+            asked.clear()
+            async with pool_of(Upstream.parse(str(scripted.port))) as pool:
+                for _ in range(3):
+                    await pool.connect()
+                    await scripted.peer()
+                assert asked == ["localhost"]
+                pool._familiar = "127.0.0.1", loop.time() - 1
+                for _ in range(2):
+                    await pool.connect()
+                    await scripted.peer()
+                assert asked == ["localhost"] * 2
+
+    run(main())
+
+
+def test_an_upstream_that_has_left_the_address_where_it_was_is_looked_up_again() -> None:
+    async def main() -> None:
+        scripted = Scripted()
+        async with scripted.listening(host="127.0.0.1"):
+            async with pool_of(Upstream.parse(str(scripted.port))) as pool:
+                pool._familiar = "::1", asyncio.get_running_loop().time() + 10
+                await pool.connect()
+                await scripted.peer()
+                assert pool._familiar[0] == "127.0.0.1"
+
+    run(main())
 
 
 def unreachable(upstream: Upstream, timeouts: Timeouts | None = None) -> UpstreamUnreachable:
