@@ -22,7 +22,7 @@ import pytest
 from llmtunnel.endpoints.probe import PROBE_FIELD
 
 from .exchanges import request, sized, streamed
-from .processes import Address, Processes, Signal
+from .processes import Address, Processes, Signal, address_of
 from .raw import Client, Response
 from .upstream import wait_until
 
@@ -277,7 +277,7 @@ class Workers:
 
     def __init__(self) -> None:
         self.longest_idle = 0.0
-        """Seconds for which a worker sat on a connection that was of no more use."""
+        """Seconds for which a worker sat on a connection without a request, at most."""
         self.closing = 0
         """Requests that said ``Connection: close``."""
 
@@ -307,12 +307,15 @@ def test_clients_that_are_done_hold_no_worker_of_the_upstream(processes: Process
             return ask(client, asked).body
 
     with threaded(workers, workers=8) as upstream:
-        address = tunnel_to(processes, signal, f"workers {last}", upstream.url)
-        with ThreadPoolExecutor(48) as pool:
-            assert list(pool.map(work, [address] * 48)) == [b"ok"] * 48
-        assert len(upstream.used) == 48
-        assert workers.closing == (48 if last else 0)
-        assert workers.longest_idle < 2, "a connection has closed with its client, not after its time"
+        tunnel = tunnel_to(processes, signal, f"workers {last}", upstream.url)
+        for address in (address_of(upstream.url), tunnel):
+            workers.closing = 0
+            upstream.used.clear()
+            with ThreadPoolExecutor(48) as pool:
+                assert list(pool.map(work, [address] * 48)) == [b"ok"] * 48
+            assert len(upstream.used) == 48
+            assert workers.closing == (48 if last else 0)
+            assert workers.longest_idle < 2, "a connection has closed with its client, not after its time"
 
 
 def test_a_client_that_posts_holds_one_worker_and_not_two(processes: Processes, signal: Signal) -> None:

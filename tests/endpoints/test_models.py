@@ -40,6 +40,7 @@ class Service:
         """The same, behind a session."""
         path = stream.request.target
         self.asked.append(path)
+        assert stream.client.left, "serve keeps no connection for a next request"
         status = 200 if path in self._bodies else self._other
         await stream.send_response(ResponseHead(status=103))
         await stream.send_response(ok(status=status))
