@@ -104,7 +104,8 @@ class UpstreamPool:
                     self._remember(connection)
         except OSError as exc:
             raise _unreachable(self._upstream, exc) from exc
-        self._open.add(connection)
+        if not connection.lost.is_set():  # else it has been forgotten before it was known
+            self._open.add(connection)
         return connection
 
     async def _open_familiar(self) -> UpstreamConnection | None:
