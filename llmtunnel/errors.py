@@ -29,6 +29,7 @@ TunnelError                     what a user may catch; its text is a sentence, i
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Self
 
 __all__ = [
     "AddressInUse",
@@ -101,6 +102,18 @@ class TunnelError(Exception):
     def message(self) -> str:
         """The sentence, without the hint."""
         return str(self.args[0])
+
+    def again(self) -> Self:
+        """Return a copy to raise, where one error is kept and raised more than once.
+
+        Each raise adds the frames that it passes to the exception's traceback, which keeps those frames alive. The
+        copy collects them, and the error that is kept does not grow, whichever tasks and threads raise it.
+        """
+        copy = type(self).__new__(type(self), *self.args)
+        copy.args = self.args  # OSError, which `WaitTimeout` is too, takes none in __new__
+        copy.__dict__.update(self.__dict__)
+        copy.__cause__, copy.__suppress_context__ = self.__cause__, self.__suppress_context__
+        return copy
 
 
 class SettingError(TunnelError):

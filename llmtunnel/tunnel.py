@@ -160,7 +160,7 @@ class Tunnel(ABC):
         while self._phase() not in _ENDED:
             await self._change()
         if self._error is not None:
-            raise self._error
+            raise self._error.again()
 
     def reconnect(self) -> None:
         """Drop every connection and come again at once; requests under way end with an error.
@@ -222,7 +222,7 @@ class Tunnel(ABC):
             self._fail(TunnelError(f"A defect ended the tunnel: {exc!r}.", hint="Please report it."))
 
     def _fail(self, error: TunnelError) -> None:
-        self._error = error
+        self._error = error.again()
         self._notify(ErrorNotice(message=error.message, hint=error.hint))
 
     async def _end(self) -> None:
@@ -300,7 +300,9 @@ class Tunnel(ABC):
         if now is phase:
             return True
         if now in _ENDED:
-            raise self._error or TunnelError(f"The tunnel was stopped before it was {phase}.")
+            if self._error is not None:
+                raise self._error.again()
+            raise TunnelError(f"The tunnel was stopped before it was {phase}.")
         return now in _PROGRESS and phase in _PROGRESS and _PROGRESS.index(now) >= _PROGRESS.index(phase)
 
     async def _change(self) -> None:

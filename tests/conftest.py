@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
@@ -56,6 +57,19 @@ async def _alone(main: Coroutine[Any, Any, T], timeout: float) -> T:
     left = [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left, f"tasks left behind: {left}"
     return result
+
+
+async def raised(call: Callable[[], Coroutine[Any, Any, object]], times: int = 5) -> list[Exception]:
+    """What a call that fails for one kept reason raises each time: the tracebacks must not grow."""
+    errors: list[Exception] = []
+    for _ in range(times):
+        try:
+            await call()
+        except Exception as exc:
+            errors.append(exc)
+    assert len({id(error) for error in errors}) == times, "one exception is raised again and again"
+    assert len({len([*traceback.walk_tb(error.__traceback__)]) for error in errors}) == 1, "tracebacks grow"
+    return errors
 
 
 @pytest.fixture(name="run")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 
 import pytest
 
@@ -86,3 +87,31 @@ def test_codes_are_the_ones_of_the_wire() -> None:
     ]
     assert StreamReset(ErrorCode.UPSTREAM, "It broke.").remote
     assert ProtocolError("It broke.").code is ErrorCode.PROTOCOL
+
+
+def make(kind: type[TunnelError]) -> TunnelError:
+    """One of this kind, with all that its kind may carry."""
+    if kind is AddressInUse:
+        return AddressInUse("127.0.0.1:8000", next_free=8001)
+    if kind is StreamReset:
+        return StreamReset(ErrorCode.UPSTREAM, "It failed.", remote=False)
+    if kind is ProtocolError:
+        return ProtocolError("It failed.", code=ErrorCode.TOO_LARGE)
+    return kind("It failed.", hint="Do something.")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_that_is_kept_is_raised_as_a_copy_that_tells_the_same(kind: type[TunnelError]) -> None:
+    kept, cause = make(kind), OSError("The reason.")
+    try:
+        raise kept from cause
+    except TunnelError:
+        size = len([*traceback.walk_tb(kept.__traceback__)])
+    for _ in range(3):
+        with pytest.raises(kind) as caught:
+            raise kept.again()
+        copy = caught.value
+        assert copy is not kept
+        assert (type(copy), str(copy), vars(copy), copy.args) == (kind, str(kept), vars(kept), kept.args)
+        assert copy.__cause__ is cause
+        assert len([*traceback.walk_tb(kept.__traceback__)]) == size

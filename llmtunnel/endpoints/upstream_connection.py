@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 from aiohappyeyeballs import start_connection
 
 from ..config import KIB
-from ..errors import UpstreamBroken
+from ..errors import TunnelError, UpstreamBroken
 
 READ_AHEAD: Final = 64 * KIB
 """Unread bytes after which a connection stops reading; asyncio reads 256 KiB at once, so it holds 320 KiB at most."""
@@ -57,7 +57,7 @@ class UpstreamConnection(asyncio.Protocol):
         """After a failed write: the socket, which may hold what the upstream sent before it closed."""
         self._ended = False
         """The upstream has ended in order: nothing is missing of what it sent."""
-        self._error: Exception | None = None
+        self._error: TunnelError | None = None
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -177,7 +177,7 @@ class UpstreamConnection(asyncio.Protocol):
         if data := self._take_leftover():
             return data
         if self._error and not self._ended:
-            raise self._error
+            raise self._error.again()
         return b""
 
     def _take(self) -> bytes:
@@ -210,7 +210,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.write_now(data)
         await self._writable.wait()
         if self._error:
-            raise self._error
+            raise self._error.again()
 
     def write_now(self, data: bytes) -> None:
         """Send without waiting: for a head. What cannot be sent any more is dropped, and `read` tells."""
@@ -233,9 +233,10 @@ class UpstreamConnection(asyncio.Protocol):
             with suppress(OSError):  # a reset has come that the loop has not seen: it calls connection_lost
                 self._transport.write_eof()
 
-    def abort(self, reason: Exception | None = None) -> None:
+    def abort(self, reason: TunnelError | None = None) -> None:
         """Close at once, whatever is under way; a waiting `read` or `write` raises ``reason``. Idempotent."""
-        self._error = self._error or reason
+        if self._error is None and reason is not None:
+            self._error = reason.again()
         self._ended = False
         self._unread.clear()
         self._drop_leftover()

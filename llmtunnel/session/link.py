@@ -251,7 +251,7 @@ class Link:
             channel = await way.open()
             return await (await self._greet(way, channel)).wait_over()
         except TunnelError as exc:
-            return exc
+            return exc.again()
         except Exception as exc:
             logger.exception("a defect ended the connection to %s", self.name)
             return PeerError(f"A defect ended the connection to {self.name}: {exc!r}.", hint="Please report it.")

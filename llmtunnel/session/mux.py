@@ -351,7 +351,7 @@ class Session:
 
     def _check(self) -> None:
         if self._ended.done():
-            raise self._ended.result()
+            raise self._ended.result().again()
 
     def _end(self, error: TunnelError) -> None:
         """The session is over, for whatever reason came first."""

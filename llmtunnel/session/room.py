@@ -132,7 +132,7 @@ class Room:
                     await self._visit()
                 except SignalError as exc:
                     await self._rejoin.pause(exc, soon=self._peers.waiting)
-            raise self._rejoin.failure
+            raise self._rejoin.failure.again()
         finally:
             watching.cancel()
             self._upgrade.stop()

@@ -180,7 +180,7 @@ class Stream:
 
     def _check(self) -> None:
         if self._error is not None:
-            raise self._error
+            raise self._error.again()
 
     def _wake_reader(self) -> None:
         if self._readable is not None and not self._readable.done():

@@ -23,6 +23,7 @@ from llmtunnel.transport.webrtc import WebRtcPeer
 from signal_server.limits import Limits as SignalLimits
 from signal_server.server import SignalServer
 
+from ..conftest import raised
 from ..embedded import PATIENCE, QUICK, RawMember, descriptors, quicker, timers, until
 from .members import Member, pair, running, silence
 
@@ -794,5 +795,15 @@ def test_a_cancel_at_any_moment_leaves_no_task_socket_or_timer(run: Run, role: R
                     assert not member.links
             await until(lambda: descriptors() == before, "sockets are closed")
             assert not timers()
+
+    run(main())
+
+
+def test_a_room_that_has_given_up_says_the_same_each_time(run: Run) -> None:
+    async def main() -> None:
+        member = Member(Role.PROXY, "ws://127.0.0.1:9")
+        member.room._rejoin.give_up(VersionMismatch("No common version.", hint="Install another."))
+        [error, *_] = await raised(member.room.run)
+        assert isinstance(error, VersionMismatch) and error.hint == "Install another."
 
     run(main())
