@@ -12,12 +12,16 @@ class Bucket:
         self._left = float(size)
         self._counted_at: float | None = None
 
-    def has_one(self, now: float) -> bool:
-        """Whether there is one to take."""
+    def count(self, now: float) -> int:
+        """How many there are to take."""
         if self._counted_at is not None:
             self._left = min(self._size, self._left + (now - self._counted_at) / self._every)
         self._counted_at = now
-        return self._left >= 1
+        return int(self._left)
+
+    def has_one(self, now: float) -> bool:
+        """Whether there is one to take."""
+        return self.count(now) >= 1
 
     def take(self, now: float) -> bool:
         """Take one, where there is one."""

@@ -20,7 +20,7 @@ from ..bucket import Bucket
 from ..errors import ErrorCode, ProtocolError
 from ..status import Role
 from . import keys
-from .door import Door
+from .door import Door, Networks
 from .hello import AuthAnswer, AuthOffer
 from .keys import Certificates, KeyExchange, Keys, Ticket
 
@@ -54,6 +54,8 @@ class ServeCredentials:
     room: str
     certificates: Certificates
     door: Door
+    networks: Networks = ()
+    """Where the proxy is, for the door's fairness between strangers."""
 
 
 class ProxyAuth:
@@ -118,8 +120,8 @@ class ServeAuth:
         self.ticket: Ticket | None = None
         """The proxy's for the next time, once it has confirmed."""
 
-    def answer(self, offer: AuthOffer | None, now: float) -> AuthAnswer:
-        """Its part of AGREE, if the door lets this proxy try. Raises `ProtocolError`."""
+    def answer(self, offer: AuthOffer | None, now: float) -> AuthAnswer | None:
+        """Its part of AGREE, if the door lets this proxy try; None where it has to wait. Raises `ProtocolError`."""
         if offer is None:
             raise unproven("Serve lets in who has its invite or secret, and this proxy has none.")
         self.returning = self._door.returning(offer.ticket, self._certificate) if offer.ticket else None
@@ -127,7 +129,8 @@ class ServeAuth:
             nonce = secrets.token_bytes(NONCE)
             self._shared = keys.returning(self.returning, offer.share, nonce)
             return AuthAnswer(nonce=nonce)
-        self._door.knock(self._certificate, now)
+        if not self._door.knock(self._certificate, self._credentials.networks, now):
+            return None
         exchange = KeyExchange(Role.SERVE, self._secret)
         self._shared = _finish(exchange, offer.share)
         return AuthAnswer(share=exchange.share)

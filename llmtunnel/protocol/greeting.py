@@ -85,14 +85,24 @@ class Greeting:
             self.close(exc.code, exc.message)
 
     def next_timer(self) -> float | None:
-        """When `handle_timer` wants to be called."""
-        return self._deadline if self.agreement is None and self.ended is None else None
+        """When `handle_timer` wants to be called; it may move with each message and each call."""
+        if self.agreement is not None or self.ended is not None:
+            return None
+        wake_at = self._handshake.wake_at
+        return self._deadline if wake_at is None else min(wake_at, self._deadline)
 
     def handle_timer(self, now: float) -> None:
         """The time of `next_timer` has come, or nearly."""
         timer = self.next_timer()
-        if timer is not None and now >= timer:
+        if timer is None or now < timer:
+            return
+        if now >= self._deadline:
             self.break_off(ErrorCode.PROTOCOL, "The peer did not say hello in time.")
+            return
+        try:
+            self._say(self._handshake.wake(now))
+        except ProtocolError as exc:
+            self.break_off(exc.code, exc.message)
 
     def message_to_send(self) -> bytes | None:
         """The next message for the channel; None where nothing waits."""

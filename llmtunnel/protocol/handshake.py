@@ -15,6 +15,7 @@ from ..errors import ErrorCode, ProtocolError
 from ..status import Role
 from . import keys
 from .auth import ProxyAuth, ProxyCredentials, ServeAuth, ServeCredentials
+from .door import ASK_EVERY
 from .frames import Frame, FrameType
 from .hello import UNLIMITED, VERSION, Agree, Feature, Features, Hello, ResumeOffer, check_version
 from .keys import Ticket
@@ -80,6 +81,8 @@ class Handshake(ABC):
         """What this side can do."""
         self.proved = False
         """Our confirmation of the secret is sent: a peer that plays a part has had its one guess."""
+        self.wake_at: float | None = None
+        """When `wake` is to be called, as ``now``; None while nothing waits for a time."""
         self._offer = offer
 
     @abstractmethod
@@ -89,6 +92,10 @@ class Handshake(ABC):
     @abstractmethod
     def receive(self, frame: Frame, now: float) -> list[Frame]:
         """Take a frame; what is to be sent for it. One that is not known here is skipped. Raises `ProtocolError`."""
+
+    def wake(self, now: float) -> list[Frame]:
+        """The time of `wake_at` has come; what is to be sent. Raises `ProtocolError`."""
+        return []
 
 
 class ProxyHandshake(Handshake):
@@ -166,6 +173,8 @@ class ServeHandshake(Handshake):
         self._credentials = credentials
         self._auth = ServeAuth(credentials, secret) if credentials and secret is not None else None
         self._hello: Hello | None = None
+        self._payload = b""
+        """HELLO as it came."""
         self._session = b""
         self._resumed = False
 
@@ -185,11 +194,24 @@ class ServeHandshake(Handshake):
 
     def _rx_hello(self, payload: bytes, now: float) -> list[Frame]:
         hello = self._hello = Hello.decode(payload)
+        self._payload = payload
         check_version(hello)
         self.features = hello.features & self.offered
         if self._credentials:
             self._credentials.door.check(self._credentials.certificates.proxy)
+        return self._agree(hello, now)
+
+    def wake(self, now: float) -> list[Frame]:
+        """See `Handshake.wake`: a stranger that had to wait at the door tries again."""
+        assert self._hello is not None
+        return self._agree(self._hello, now)
+
+    def _agree(self, hello: Hello, now: float) -> list[Frame]:
+        self.wake_at = None
         answer = self._auth.answer(hello.auth, now) if self._auth else None
+        if self._auth and answer is None:
+            self.wake_at = now + ASK_EVERY
+            return []
         received = self._find_session(hello)
         agree = Agree(
             features=self.features,
@@ -204,7 +226,7 @@ class ServeHandshake(Handshake):
         if self._auth is None:
             self._finish(hello)
         else:
-            self._auth.bind(hello=payload, agree=agree)
+            self._auth.bind(hello=self._payload, agree=agree)
         return [Frame(FrameType.AGREE, 0, agree)]
 
     def _finish(self, hello: Hello) -> None:

@@ -6,7 +6,7 @@ from ..bucket import Bucket
 from ..config import ServeSettings, Settings
 from ..errors import AuthenticationFailed, ConnectFailed, TunnelError, Unwelcome, VersionMismatch
 from ..protocol.auth import GUESS_EVERY, GUESSES, ProxyCredentials, ServeCredentials
-from ..protocol.door import Door
+from ..protocol.door import Door, Networks
 from ..protocol.handshake import Credentials
 from ..protocol.keys import Certificates, Ticket
 from ..status import Role
@@ -24,7 +24,7 @@ class ProxyAccess:
         self._guesses = Bucket(GUESSES, every=GUESS_EVERY)
         self._failures = 0
 
-    def credentials(self, binding: Binding | None) -> Credentials | None:
+    def credentials(self, binding: Binding | None, networks: Networks = ()) -> Credentials | None:
         """What to authenticate with on a channel; None where the room's name is all there is."""
         if self._secret is None:
             return None
@@ -40,6 +40,9 @@ class ProxyAccess:
         """A session stands."""
         self._ticket = session.ticket
         self._failures = 0
+
+    def ended(self, session: Session) -> None:
+        """A session is over; its ticket stays good."""
 
     def is_final(self, reason: TunnelError, now: float, *, stood: bool) -> bool:
         """Whether there is no sense in trying again after a link has ended so; ``stood``: a session had been there.
@@ -69,14 +72,29 @@ class ServeAccess:
             once=isinstance(settings, ServeSettings) and settings.once,
         )
 
-    def credentials(self, binding: Binding | None) -> Credentials | None:
-        """What to hold a peer on a channel to; None where a channel has no certificates, and nothing is asked for."""
+    def credentials(self, binding: Binding | None, networks: Networks = ()) -> Credentials | None:
+        """What to hold a peer on a channel to; None where a channel has no certificates, and nothing is asked for.
+
+        ``networks``: where the peer is, see `Channel.networks`.
+        """
         if self.door.secret is None and binding is None:
             return None
-        return ServeCredentials(room=self._room, certificates=_certificates(Role.SERVE, binding), door=self.door)
+        return ServeCredentials(
+            room=self._room,
+            certificates=_certificates(Role.SERVE, binding),
+            door=self.door,
+            networks=networks,
+        )
 
     def established(self, session: Session) -> None:
-        """A session stands: the door knows."""
+        """A session stands: its proxy is known while it lives."""
+        if session.ticket is not None:
+            self.door.begin(session.ticket)
+
+    def ended(self, session: Session) -> None:
+        """A session is over."""
+        if session.ticket is not None:
+            self.door.end(session.ticket)
 
     def is_final(self, reason: TunnelError, now: float, *, stood: bool) -> bool:
         """Serve goes on, whatever becomes of a peer."""

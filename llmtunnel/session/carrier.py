@@ -54,8 +54,6 @@ class Carrier:
     def start(self) -> None:
         """Begin to greet."""
         self.channel.attach(self)
-        if (when := self._greeting.next_timer()) is not None:
-            self._timer = self._loop.call_at(when, self._on_timer)
         self._flush()
 
     def carry(self, session: Session) -> None:
@@ -133,11 +131,18 @@ class Carrier:
         elif agreement := self._greeting.agreement:
             self._stop_timer()
             self._agreed(self, agreement)
+        else:
+            self._set_timer()
 
     def _on_timer(self) -> None:
         self._timer = None
         self._greeting.handle_timer(self._loop.time())
         self._flush()
+
+    def _set_timer(self) -> None:
+        self._stop_timer()
+        if (when := self._greeting.next_timer()) is not None:
+            self._timer = self._loop.call_at(when, self._on_timer)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -129,6 +129,11 @@ class Link:
         return self.session is not None and self.session.error is None
 
     @property
+    def networks(self) -> tuple[str, ...]:
+        """Where the member is, see `Channel.networks`; empty before a channel is open."""
+        return self._latest.channel.networks if self._latest else ()
+
+    @property
     def tries_direct(self) -> bool:
         """Whether a direct path may still come up on it."""
         return self._direct in self._running and self._direct not in self._carriers

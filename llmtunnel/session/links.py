@@ -6,6 +6,7 @@ A link leaves the others first and is closed then, so that nothing waits for tha
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 
 from ..bucket import Bucket
@@ -59,14 +60,19 @@ class Links:
         return link in self.left or self.by_id.get(link.member.peer_id) is link
 
     def make_place(self, standing: int) -> bool:
-        """Whether one more may be made; of too many that are being made, the oldest is given up for it."""
+        """Whether one more may be made; of too many that are being made, one is given up for it.
+
+        It is the oldest of those that come from where the most come from, or of those of which that is not known yet:
+        who waits at serve's door is not pushed out by another's flood.
+        """
         strangers = [link for link in self.by_id.values() if link.session is None]
         # A peer that is waited for has no place of its own: it may be the one that comes.
         full = standing >= self._limits.peers or len(self.closing) >= 2 * self._limits.strangers
         if full or not self._arrivals.take(asyncio.get_running_loop().time()):
             return False
         if len(strangers) >= self._limits.strangers:
-            self.leave(strangers[0])
+            crowds = Counter(link.networks for link in strangers)
+            self.leave(max(strangers, key=lambda link: crowds[link.networks]))
         return True
 
     def add(self, link: Link) -> Link:

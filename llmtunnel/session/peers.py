@@ -118,7 +118,7 @@ class Peers:
             timeouts=self._settings.timeouts,
             features=self._features,
             agent=AGENT,
-            credentials=self._access.credentials(channel.binding),
+            credentials=self._access.credentials(channel.binding, channel.networks),
             certificate=certificate,
             resume=self._offer(certificate) if self._role is Role.PROXY else None,
             resumable=self._answer,
@@ -229,6 +229,7 @@ class Peers:
     def end(self, session: Session, reason: str, *, code: ErrorCode = ErrorCode.NO_ERROR, told: str = FAREWELL) -> None:
         """End one, now; its streams and the peer are told, and the channel is closed in the background."""
         self.sessions.remove(session)
+        self._access.ended(session)
         if session in self._introduced:
             self._introduced.remove(session)
         else:

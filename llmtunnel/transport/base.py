@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..status import Path
+from .networks import around
 
 MAX_MESSAGE = 65_536
 """Bytes in one message, at most: the ``max-message-size`` that aiortc and the original announce."""
@@ -73,6 +74,14 @@ class Channel(ABC):
     def address(self) -> str:
         """``host:port`` of the other end, for people; empty where it has none."""
         return ""
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that the other end is in, as far as this side can tell, the widest first.
+
+        All who come through the relay are in one, since it does not say where they are.
+        """
+        return (str(self.path),) if self.path is Path.RELAY else around(self.address)
 
     def trust(self) -> None:
         """The peer has been let in: from now on it may cost more than a stranger may."""

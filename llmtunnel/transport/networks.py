@@ -23,6 +23,8 @@ _FIRST_PORT: Final = 1024
 """Ports below are services; listeners of ours are far above."""
 _WIDEST: Final = {4: 8, 6: 32}
 """Bits of a prefix, at least, for a network to be one's own: 10.0.0.0/8 is the widest there is."""
+_AROUND: Final = {4: (24, 32), 6: (48, 64)}
+"""Bits of the networks that one somebody may have all of: a small provider's and an address; a site's and a home's."""
 _OVERLAYS: Final = (IPv4Network("100.64.0.0/10"), IPv6Network("fd7a:115c:a1e0::/48"))
 """Tailscale's networks: its interfaces have an address in one and tell of no neighbours (/32, /128)."""
 
@@ -51,6 +53,20 @@ class Interface:
         # The network's own address and its broadcast are not a machine's.
         bounded = network.version == 4 and network.prefixlen < 31
         return not (bounded and address in (network.network_address, network.broadcast_address))
+
+
+def around(address: str) -> tuple[str, ...]:
+    """The networks that the host of ``host:port`` is in, the widest first: who has one address has others of these.
+
+    A text without an IP address is a network of its own.
+    """
+    host, _, port = address.rpartition(":")
+    text = host if port.isdecimal() else address
+    try:
+        ip = ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return (text,)
+    return tuple(str(ipaddress.ip_network((ip, bits), strict=False)) for bits in _AROUND[ip.version])
 
 
 def interfaces() -> tuple[Interface, ...]:

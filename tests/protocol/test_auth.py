@@ -9,7 +9,7 @@ import pytest
 from llmtunnel.errors import ErrorCode
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.auth import ProxyCredentials, ServeCredentials
-from llmtunnel.protocol.door import GUESSES, Door
+from llmtunnel.protocol.door import ASK_EVERY, GUESS_EVERY, GUESSES, WAIT, Door
 from llmtunnel.protocol.events import ConnectionEnded, DataReceived
 from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature
@@ -188,9 +188,52 @@ def test_a_handshake_that_a_proxy_breaks_off_is_a_guess() -> None:
         serve = Core(Role.SERVE, now=0.0, credentials=serve_with(door))
         serve.receive_message(sent(Core(Role.PROXY, now=0.0, credentials=proxy_with()))[0], 0.0)
         assert [message[0] for message in sent(serve)] == [FrameType.AGREE]
+    assert not meet(proxy_with(), serve_with(door)).serve.connection.established
+
+
+def strangers_have_guessed(door: Door) -> None:
+    while door.knock(b"stranger", ("elsewhere",), 0.0):
+        pass
+
+
+def test_who_finds_no_guess_left_waits_for_one_and_then_comes_in() -> None:
+    door = Door("secret")
+    strangers_have_guessed(door)
     pair = meet(proxy_with(), serve_with(door))
-    nobody_is_in(pair)
+    serve = pair.serve.connection
+    assert not sent(serve)
+    while pair.now < GUESS_EVERY:
+        assert not serve.established and serve.ended is None
+        timer = serve.next_timer()
+        assert timer is not None and timer == pair.now + ASK_EVERY
+        pair.now = timer
+        assert not serve.handle_timer(pair.now)
+        pair.pump()
+    assert serve.established and pair.proxy.connection.established
+
+
+def test_who_waits_for_a_guess_in_vain_is_refused() -> None:
+    door = Door("secret")
+    pair = ConnectionPair(hello=False, proxy_credentials=proxy_with(), serve_credentials=serve_with(door))
+    strangers_have_guessed(door)
+    pair.pump()
+    while pair.serve.connection.ended is None:
+        timer = pair.serve.connection.next_timer()
+        assert timer is not None and timer <= WAIT
+        pair.now = timer
+        door._guesses.take(pair.now)  # others are always faster
+        pair.serve.connection.handle_timer(pair.now)
+    pair.pump()
     assert codes(pair) == (ErrorCode.REFUSED, ErrorCode.REFUSED)
+    assert pair.now == WAIT
+
+
+def test_a_proof_of_one_that_waits_for_its_guess_is_none() -> None:
+    door = Door("secret")
+    strangers_have_guessed(door)
+    pair = meet(proxy_with(), serve_with(door))
+    (ended,) = pair.serve.connection.receive_message(frames.encode(FrameType.AUTH, 0, bytes(32)), 0.0)
+    assert isinstance(ended, ConnectionEnded) and ended.code is ErrorCode.UNAUTHENTICATED
 
 
 def test_a_proxy_knows_that_a_serve_which_broke_off_had_a_guess() -> None:

@@ -1,4 +1,4 @@
-"""When a proxy stops and asks its user."""
+"""When a proxy stops and asks its user; whom serve's door knows."""
 
 from __future__ import annotations
 

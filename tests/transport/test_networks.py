@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtunnel.transport.networks import ADDRESSES, Interface, dialable, interfaces, listenable
+from llmtunnel.transport.networks import ADDRESSES, Interface, around, dialable, interfaces, listenable
 
 
 def interface(text: str) -> Interface:
@@ -132,3 +132,18 @@ def test_the_listener_is_on_neighbours_networks_and_the_loopback_where_asked() -
 
 def test_this_machines_interfaces_are_found() -> None:
     assert Interface(ipaddress.ip_address("127.0.0.1"), 8) in interfaces()
+
+
+@pytest.mark.parametrize(
+    ("address", "networks"),
+    [
+        ("192.0.2.7:40000", ("192.0.2.0/24", "192.0.2.7/32")),
+        ("[2001:db8:1:2:3::9]:40000", ("2001:db8:1::/48", "2001:db8:1:2::/64")),
+        ("2001:db8:1:2:3::9:40000", ("2001:db8:1::/48", "2001:db8:1:2::/64")),  # as a data channel tells it
+        ("signal.example:443", ("signal.example",)),
+        ("in memory", ("in memory",)),
+        ("", ("",)),
+    ],
+)
+def test_who_has_an_address_has_its_networks(address: str, networks: tuple[str, ...]) -> None:
+    assert around(address) == networks
