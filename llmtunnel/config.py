@@ -122,8 +122,9 @@ class Limits:
     strangers: int = 16
     """Connections being made at once, to peers that have not said hello or proven themselves: each costs sockets and
     some 100 KB. For one more, the one that has been at it longest is given up."""
-    candidates: int = 64
-    """Remote ICE candidates taken from one peer."""
+    candidates: int = 48
+    """Remote ICE candidates taken from one peer: half of them addresses of its own (a machine with many container
+    networks has 20), a quarter each found by STUN and of TURN servers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

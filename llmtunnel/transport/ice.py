@@ -8,6 +8,11 @@ aioice asks its STUN and TURN servers before it says anything, and an unreachabl
 
 The peer's end of candidates is not passed on to aioice: it would stop looking before our own relay is there.
 Its checks go on until something answers or our caller's time is over.
+
+All of that happens before anybody has proven anything: whoever can name candidates, a stranger in the room or the
+signal server, has us send packets to addresses of its choice. So only plausible addresses get any (`checkable`), and
+those that have not spoken to us get few: each connection and all of this process together have a bucket of checks.
+A check for which there is none left is as one that was lost on the way, and is sent again later.
 """
 
 from __future__ import annotations
@@ -16,15 +21,20 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import aioice
 from aioice import ice, stun
 from aiortc.rtcicetransport import parse_stun_turn_uri
 
+from ..bucket import Bucket
 from ..config import AUTO, IceServers
 from ..status import Path
+from .networks import checkable
 
 _log = logging.getLogger(__name__)
 
@@ -37,13 +47,30 @@ _ASK: Final = 5.0
 _RELEASE: Final = 0.5
 """Seconds that a TURN server has to free its allocation when we close."""
 _PAIRS: Final = 1024
-"""Paths under trial; 64 candidates of the peer's and ten addresses of ours make 640."""
+"""Paths under trial; 48 candidates of the peer's and twenty addresses of ours make 960."""
+_NAMES: Final = 2
+"""Names (``….local``) of a peer that are asked for on the local network: a browser has one for each interface."""
+_CHECKS: Final = 64
+"""Checks that a connection may send at once to addresses that have not spoken: the first of each path of two laptops
+with some ten addresses each, with what is sent again in the first second."""
+_CHECK: Final = 0.04
+"""Seconds until it may send one more; aioice begins with one path every 20 ms."""
+_ALL_CHECKS: Final = 512
+"""The same of all connections of this process: 16 proxies that come at the same moment have some 30 paths each."""
+_EACH_CHECK: Final = 0.005
+"""Seconds until one more: packets of about 130 bytes, so 26 KB/s while strangers keep all connections busy."""
+_ECHO: Final = 4
+"""Checks to an address that may be kept for later because as many came from it."""
 _DATAGRAM: Final = 2048
 """Bytes of a datagram for DTLS at most: none crosses the internet with more than 1,472, and aiortc reads 1,500."""
 _WAITING: Final = 4096
 """Datagrams, of about 1,200 bytes, that may wait for DTLS; a socket's own buffer holds some 200."""
 _WAITING_FIRST: Final = 128
 """The same of a stranger."""
+
+
+_all_checks = Bucket(_ALL_CHECKS, every=_EACH_CHECK)
+"""One for the process: to whoever gets the packets it is the same which tunnel sends them."""
 
 
 class Connection(aioice.Connection):
@@ -57,7 +84,11 @@ class Connection(aioice.Connection):
         self._servers = _servers_for(path, servers)
         self._path = path
         self._loopback = loopback
-        self._room = candidates
+        self._room = {"host": candidates // 2, "srflx": candidates // 4, "relay": candidates // 4}
+        self._names = _NAMES
+        self._checks = Bucket(_CHECKS, every=_CHECK)
+        self._echoes: Counter[tuple[str, int]] = Counter()
+        """Checks that came from an address, with our password in them, and were not answered by one of ours."""
         self._most_waiting = _WAITING_FIRST
         self._handed_out: set[tuple[str, int]] = set()
         self._binding: asyncio.Task[None] | None = None
@@ -105,6 +136,8 @@ class Connection(aioice.Connection):
         if self._loopback or not self._local_candidates:
             self._local_candidates += await self.get_component_candidates(_COMPONENT, [_LOOPBACK])
         self._handed_out |= {(each.host, each.port) for each in self._local_candidates}
+        for protocol in self._protocols:
+            self._limit(protocol)
 
     async def gather_rest(self, found: Found) -> None:
         """Ask the servers, all at once; ``found`` is called with each new candidate. Never raises."""
@@ -115,14 +148,53 @@ class Connection(aioice.Connection):
     def take(self, texts: Iterable[str]) -> list[aioice.Candidate]:
         """The usable ones of a peer's candidates, as far as there is room: `add_remote_candidate` takes each."""
         usable = [candidate for text in texts if (candidate := parse_candidate(text)) and self._may_use(candidate)]
-        taken, left = usable[: self._room], usable[self._room :]
-        self._room -= len(taken)
-        if left:
-            _log.info("The peer sends more candidates than are taken; %d left out.", len(left))
+        taken = [candidate for candidate in usable if self._take_room(candidate)]
+        if len(taken) < len(usable):
+            _log.info("The peer sends more candidates than are taken; %d left out.", len(usable) - len(taken))
         return taken
 
     def _may_use(self, candidate: aioice.Candidate) -> bool:
         return self._path in (AUTO, Path.TURN) or (self._path == Path.DIRECT and candidate.type != "relay")
+
+    def _take_room(self, candidate: aioice.Candidate) -> bool:
+        """Whether there is room for one of its type, whatever came of others, and for a name where it is one."""
+        if self._room.get(candidate.type, 0) < 1 or (_is_name(candidate.host) and self._names < 1):
+            return False
+        self._room[candidate.type] -= 1
+        self._names -= _is_name(candidate.host)
+        return True
+
+    # -- checks
+
+    def _limit(self, protocol: ice.StunProtocol) -> None:
+        """Have all that aioice sends from a socket to find the peer pass by `_send_stun`."""
+        protocol.send_stun = partial(self._send_stun, protocol)  # type: ignore[method-assign]
+
+    def _send_stun(self, protocol: ice.StunProtocol, message: stun.Message, addr: tuple[str, int]) -> None:
+        # Only a check names the peer; without one it is a question to a STUN server of ours, or an answer.
+        is_check = message.message_class == stun.Class.REQUEST and "USERNAME" in message.attributes
+        if not is_check or self._may_check(addr):
+            ice.StunProtocol.send_stun(protocol, message, addr)
+
+    def _may_check(self, addr: tuple[str, int]) -> bool:
+        if any(pair.remote_addr == addr for pair in self._nominated.values()):  # it has answered
+            return True
+        if not self._is_checkable(addr):
+            return False
+        if self._echoes[addr]:
+            self._echoes[addr] -= 1
+            return True
+        now = time.monotonic()
+        return self._checks.has_one(now) and _all_checks.take(now) and self._checks.take(now)
+
+    def _is_checkable(self, addr: tuple[str, int]) -> bool:
+        own = any(each.host == _LOOPBACK for each in self._local_candidates)
+        return checkable(addr[0], addr[1], loopback=own)
+
+    def request_received(self, message: stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
+        """A check came, or what poses as one: its sender may be forged, and would get our answer."""
+        if self._is_checkable(addr):
+            super().request_received(message, addr, protocol)
 
     def data_received(self, data: bytes, component: int) -> None:
         """A datagram for DTLS, from anybody: an empty one would end aiortc's reader, a flood would fill memory."""
@@ -132,6 +204,7 @@ class Connection(aioice.Connection):
     def check_incoming(self, message: stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
         """The peer checks a path: each port that it checks from would be one more candidate, without end."""
         if len(self._check_list) < _PAIRS:
+            self._echoes[addr] = min(_ECHO, self._echoes[addr] + 1)
             super().check_incoming(message, addr, protocol)
 
     async def close(self) -> None:
@@ -180,6 +253,7 @@ class Connection(aioice.Connection):
         except Exception as exc:  # refused, no answer, or whatever a broken one makes aioice say
             _log.warning("%s cannot be used: %s", url, str(exc) or "no answer")
             return
+        self._limit(protocol)
         self._protocols.append(protocol)
         self._local_candidates.append(candidate)
         for remote in self.remote_candidates:
@@ -208,7 +282,10 @@ def parse_candidate(text: str) -> aioice.Candidate | None:
     """A peer's candidate, with or without ``candidate:`` before it; None where nothing could be sent to it."""
     try:
         candidate = aioice.Candidate.from_sdp(text.removeprefix("candidate:"))
-        usable = candidate.component == _COMPONENT and 0 < candidate.port < 65_536 and _is_host(candidate.host)
+        # Whether our own loopback is offered to the peer is known when a check is sent.
+        usable = candidate.component == _COMPONENT and (
+            _is_name(candidate.host) or checkable(candidate.host, candidate.port, loopback=True)
+        )
     except ValueError:
         usable = False
     if not usable:
@@ -217,11 +294,9 @@ def parse_candidate(text: str) -> aioice.Candidate | None:
     return candidate
 
 
-def _is_host(host: str) -> bool:
-    if host.endswith(".local"):  # a browser's way to hide an address: aioice asks for it by mDNS
-        return len(host) <= 64
-    address = ipaddress.ip_address(host)
-    return "%" not in host and not (address.is_multicast or address.is_unspecified)
+def _is_name(host: str) -> bool:
+    """Whether it is a browser's way to hide an address: aioice asks for it by mDNS."""
+    return host.endswith(".local") and len(host) <= 64
 
 
 def _is_v4_host(candidate: aioice.Candidate) -> bool:

@@ -21,6 +21,14 @@ ADDRESSES: Final = 8
 """Addresses listened on, and dialled, at once: a laptop with a VPN and containers has four or five."""
 _FIRST_PORT: Final = 1024
 """Ports below are services; listeners of ours are far above."""
+_SERVICES: Final = frozenset(
+    {
+        *(1434, 1900, 3283, 3389, 3478, 3702, 5060, 5093, 5349, 5351, 5353, 5355, 5683),
+        *(10001, 11211, 17185, 27015, 27960, 32414, 37810),
+    }
+)
+"""Higher ports of UDP services that are known to answer forged senders with more than they got (CISA's TA14-017A, and
+those found since). One of a peer's own may be among them by chance: once in thousands of connections."""
 _WIDEST: Final = {4: 8, 6: 32}
 """Bits of a prefix, at least, for a network to be one's own: 10.0.0.0/8 is the widest there is."""
 _AROUND: Final = {4: (24, 32), 6: (48, 64)}
@@ -53,6 +61,24 @@ class Interface:
         # The network's own address and its broadcast are not a machine's.
         bounded = network.version == 4 and network.prefixlen < 31
         return not (bounded and address in (network.network_address, network.broadcast_address))
+
+
+def checkable(host: str, port: int, *, loopback: bool) -> bool:
+    """Whether a stranger may have us send a few packets there, to see whether it can be reached.
+
+    It names private addresses for good reason, as two peers in one network have no others. What it cannot be at are
+    multicast, broadcast and unspecified addresses and the ports of services, and this machine's own loopback only
+    where that is offered to it too.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    if address.is_multicast or address.is_unspecified or (address.is_reserved and not address.is_loopback):
+        return False
+    if isinstance(address, IPv6Address) and (address.ipv4_mapped or address.scope_id is not None):
+        return False
+    return (loopback or not address.is_loopback) and _FIRST_PORT <= port < 65_536 and port not in _SERVICES
 
 
 def around(address: str) -> tuple[str, ...]:

@@ -5,15 +5,18 @@ import shutil
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
+import aioice
 import pytest
 from aioice import stun
 
+from llmtunnel.bucket import Bucket
 from llmtunnel.config import IceServers, Timeouts
 from llmtunnel.errors import ConnectFailed
 from llmtunnel.status import Path
@@ -21,7 +24,7 @@ from llmtunnel.transport import ice
 from llmtunnel.transport.ice import Connection, parse_candidate
 
 from ..embedded import descriptors
-from .ends import NO_SERVERS, End, connected, introduce
+from .ends import NO_SERVERS, End, connected, introduce, without_candidates
 
 Run = Callable[..., Any]
 
@@ -123,6 +126,15 @@ def test_servers_that_cannot_be_asked_are_left_out(run: Run, monkeypatch: pytest
         "1 1 udp 1 example.org 5000 typ host",
         "1 1 udp 1 0.0.0.0 5000 typ host",
         "1 1 udp 1 224.0.0.1 5000 typ host",
+        "1 1 udp 1 ff02::fb 5000 typ host",
+        "1 1 udp 1 :: 5000 typ host",
+        "1 1 udp 1 255.255.255.255 5000 typ host",
+        "1 1 udp 1 240.0.0.1 5000 typ host",
+        "1 1 udp 1 ::ffff:192.0.2.1 5000 typ host",
+        "1 1 udp 1 192.0.2.1 53 typ host",
+        "1 1 udp 1 192.0.2.1 1023 typ srflx raddr 10.0.0.1 rport 5000",
+        "1 1 udp 1 192.0.2.1 1900 typ relay raddr 10.0.0.1 rport 5000",
+        "1 1 udp 1 192.0.2.1 11211 typ host",
         "1 1 udp 1 fe80::1%eth0 5000 typ host",
         "1 1 udp 1 " + "a" * 100 + ".local 5000 typ host",
         "1 1 udp " + "9" * 5000 + " 192.0.2.1 5000 typ host",
@@ -132,13 +144,178 @@ def test_a_candidate_that_nothing_could_be_sent_to_is_left_out(text: str) -> Non
     assert parse_candidate(text) is None
 
 
-def test_only_so_many_candidates_are_taken_from_a_peer(run: Run) -> None:
+def named(kind: str, ports: range, host: str = "192.0.2.1") -> list[str]:
+    """A peer's candidates."""
+    more = "" if kind == "host" else " raddr 10.0.0.1 rport 5000"
+    return [f"candidate:1 1 udp 1 {host} {port} typ {kind}{more}" for port in ports]
+
+
+def test_only_so_many_candidates_are_taken_from_a_peer_some_of_each_type(run: Run) -> None:
     async def main() -> None:
-        connection = Connection(servers=NO_SERVERS, candidates=3, loopback=False)
-        texts = [f"candidate:1 1 udp 1 192.0.2.1 {port} typ host" for port in range(1, 3)]
-        assert len(connection.take([*texts, "rubbish"])) == 2
-        assert [each.port for each in connection.take(texts)] == [1]
-        assert connection.take(texts) == []
+        connection = Connection(servers=NO_SERVERS, candidates=8, loopback=False)
+        assert len(connection.take([*named("host", range(6000, 6003)), "rubbish"])) == 3
+        assert [each.port for each in connection.take(named("host", range(6003, 6010)))] == [6003]
+        assert connection.take(named("host", range(6010, 6020))) == []
+        assert len(connection.take(named("srflx", range(6000, 6010)))) == 2
+        assert len(connection.take(named("relay", range(6000, 6010)))) == 2
+        assert connection.take(named("prflx", range(6000, 6010))) == []
+
+    run(main())
+
+
+def test_only_so_many_names_of_a_peer_are_asked_for(run: Run) -> None:
+    async def main() -> None:
+        connection = Connection(servers=NO_SERVERS, candidates=48, loopback=False)
+        name = "{}b0d0a0c-0000-4000-8000-000000000000.local"
+        texts = [text for number in range(5) for text in named("host", range(6000, 6001), name.format(number))]
+        assert len(connection.take(texts)) == ice._NAMES
+        assert len(connection.take(named("host", range(6000, 6001)))) == 1
+
+    run(main())
+
+
+class Victims:
+    """UDP ports of this machine that have nothing to do with any tunnel; ``got``: when a packet came to one."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.got: list[float] = []
+        self.transports: list[asyncio.DatagramTransport] = []
+
+    async def __aenter__(self) -> Victims:
+        loop = asyncio.get_running_loop()
+        for _ in range(self._count):
+            transport, _protocol = await loop.create_datagram_endpoint(lambda: Victim(self), ("127.0.0.1", 0))
+            self.transports.append(transport)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for transport in self.transports:
+            transport.close()
+        await asyncio.sleep(0)
+
+    @property
+    def ports(self) -> list[int]:
+        return [transport.get_extra_info("sockname")[1] for transport in self.transports]
+
+
+class Victim(asyncio.DatagramProtocol):
+    def __init__(self, victims: Victims) -> None:
+        self._victims = victims
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self._victims.got.append(time.monotonic())
+
+
+async def offered(ports: list[int], *, host: str = "127.0.0.1", loopback: bool = True) -> End:
+    """One that answers a stranger's offer, which says that the stranger is at these ports."""
+    stranger, end = End(), End(loopback=loopback)
+    sdp = without_candidates(await stranger.peer.offer())
+    await stranger.peer.aclose()
+    lines = "".join(f"a=candidate:1 1 udp 2130706431 {host} {port} typ host\r\n" for port in ports)
+    await end.peer.answer(sdp + lines)
+    return end
+
+
+@pytest.fixture
+def all_checks(monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A full bucket, whatever tests ran before."""
+    bucket = Bucket(ice._ALL_CHECKS, every=ice._EACH_CHECK)
+    monkeypatch.setattr(ice, "_all_checks", bucket)
+    return bucket
+
+
+@pytest.mark.usefixtures("all_checks")
+def test_a_stranger_has_few_packets_sent_to_addresses_of_its_choice(run: Run) -> None:
+    async def main() -> None:
+        async with Victims(60) as victims:
+            begun = time.monotonic()
+            end = await offered(victims.ports)
+            await asyncio.sleep(3)
+            allowed = ice._CHECKS + (time.monotonic() - begun) / ice._CHECK
+            assert len(end.peer._connection.remote_candidates) == 24
+            assert 24 <= len(victims.got) <= allowed
+            await end.peer.aclose()
+
+    run(main())
+
+
+def test_many_strangers_have_no_more_packets_sent_than_all_may(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(ice, "_all_checks", Bucket(100, every=0.02))
+        async with Victims(24) as victims:
+            begun = time.monotonic()
+            ends = [await offered(victims.ports) for _ in range(8)]
+            await asyncio.sleep(2)
+            assert 100 <= len(victims.got) <= 100 + (time.monotonic() - begun) / 0.02
+            for end in ends:
+                await end.peer.aclose()
+
+    run(main())
+
+
+def test_a_peer_is_met_while_strangers_use_all_checks_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes from an address with our password in it is answered by as many packets: so a peer gets through."""
+
+    async def main() -> None:
+        monkeypatch.setattr(ice, "_all_checks", Bucket(0, every=1e9))
+        serve, proxy = End(loopback=True), End(loopback=True)
+        elsewhere = proxy.peer._connection
+        monkeypatch.setattr(elsewhere, "_may_check", lambda addr: True)  # another machine, which nobody floods
+        await introduce(serve, proxy)
+        async with asyncio.timeout(15):
+            await serve.open()
+            await proxy.open()
+        await serve.peer.aclose()
+        await proxy.peer.aclose()
+
+    run(main())
+
+
+def test_this_machines_loopback_gets_no_packets_where_it_is_not_offered(run: Run) -> None:
+    async def main() -> None:
+        connection = Connection(servers=NO_SERVERS, candidates=48, loopback=False)
+        own = replace_host(connection, "192.0.2.9")
+        assert not connection._may_check(("127.0.0.1", 40_000))
+        assert not connection._may_check(("::1", 40_000))
+        assert connection._may_check(("192.0.2.1", 40_000))
+        own.append(replace_host(connection, "127.0.0.1")[-1])
+        assert connection._may_check(("127.0.0.1", 40_000))
+
+    run(main())
+
+
+def replace_host(connection: Connection, host: str) -> list[aioice.Candidate]:
+    """Have a connection offer an address beside those that it does."""
+    text = f"1 1 udp 1 {host} 40000 typ host"
+    connection._local_candidates.append(aioice.Candidate.from_sdp(text))
+    return connection._local_candidates
+
+
+@pytest.mark.usefixtures("all_checks")
+def test_checks_from_forged_senders_bring_each_of_them_as_many_packets_at_most(run: Run) -> None:
+    async def main() -> None:
+        connection = Connection(servers=NO_SERVERS, candidates=48, loopback=True)
+        await connection.gather_candidates()
+        connection.remote_username, connection.remote_password = "user", "password"
+        sent: Counter[tuple[str, int]] = Counter()
+        for protocol in connection._protocols:
+            protocol.transport.sendto = lambda data, addr: sent.update([addr])  # type: ignore[method-assign]
+        connecting = asyncio.create_task(connection.connect())
+        await asyncio.sleep(0)
+        protocol = connection._protocols[-1]
+        for port in (*range(1, 5), *range(6000, 6300)):
+            check = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
+            check.attributes.update({"USERNAME": f"{connection.local_username}:user", "PRIORITY": 1})
+            check.add_message_integrity(connection.local_password.encode())
+            connection.request_received(check, ("127.0.0.1", port), protocol)
+        await asyncio.sleep(2)
+        assert min(addr[1] for addr in sent) >= 6000
+        answers = checks = 300
+        assert sent.total() <= answers + checks + ice._CHECKS + 3 / ice._CHECK
+        connecting.cancel()
+        await asyncio.wait((connecting,))
+        await connection.close()
 
     run(main())
 
@@ -192,7 +369,7 @@ def test_checks_from_ever_more_ports_make_only_so_many_paths(run: Run) -> None:
         await connection.gather_candidates()
         check = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
         check.attributes["PRIORITY"] = 1
-        for port in range(1, ice._PAIRS + 10):
+        for port in range(2000, 2000 + ice._PAIRS + 10):
             connection.check_incoming(check, ("127.0.0.1", port), connection._protocols[0])
         assert len(connection._check_list) == len(connection.remote_candidates) == ice._PAIRS
         await connection.close()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtunnel.transport.networks import ADDRESSES, Interface, around, dialable, interfaces, listenable
+from llmtunnel.transport.networks import ADDRESSES, Interface, around, checkable, dialable, interfaces, listenable
 
 
 def interface(text: str) -> Interface:
@@ -147,3 +147,31 @@ def test_this_machines_interfaces_are_found() -> None:
 )
 def test_who_has_an_address_has_its_networks(address: str, networks: tuple[str, ...]) -> None:
     assert around(address) == networks
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "10.0.0.5", "169.254.7.8", "100.64.1.1", "2001:db8::1", "fd00::1"])
+@pytest.mark.parametrize("port", [1024, 40_000, 65_535])
+def test_a_stranger_may_be_at_any_address_that_a_machine_may_have(host: str, port: int) -> None:
+    assert checkable(host, port, loopback=False)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("0.0.0.0", "224.0.0.251", "239.255.255.250", "240.0.0.1", "255.255.255.255", "::", "ff02::1"),
+        *("::ffff:10.0.0.1", "fe80::1%eth0", "example.org", "", "300.1.1.1"),
+    ],
+)
+def test_it_cannot_be_where_no_machine_is(host: str) -> None:
+    assert not checkable(host, 40_000, loopback=True)
+
+
+@pytest.mark.parametrize("port", [-1, 0, 53, 80, 443, 1023, 1900, 3478, 5353, 11_211, 65_536])
+def test_it_cannot_be_at_a_services_port(port: int) -> None:
+    assert not checkable("192.0.2.1", port, loopback=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1"])
+def test_it_is_at_this_machines_loopback_only_where_that_is_offered_to_it(host: str) -> None:
+    assert checkable(host, 40_000, loopback=True)
+    assert not checkable(host, 40_000, loopback=False)
