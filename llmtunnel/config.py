@@ -106,6 +106,12 @@ class Limits:
     """A request's or response's head on the HTTP side, bytes (nginx: 32 KiB, Node: 16 KiB)."""
     fields: int = 200
     """Header fields in one head (nginx has no limit, Apache 100, Go about 1 MB)."""
+    held: int = 128 * MIB
+    """Bytes that one peer may make serve hold in all: heads and bodies that have come and are not read, and answers
+    that it does not take. Full windows of 256 streams; more is refused, or ends the stream that it is of."""
+    held_in_all: int = 256 * MIB
+    """The same of all peers; half of it is divided between them and the rest is for whoever needs it. A proxy, which
+    has one peer, may hold as much for that."""
     control: int = 4096
     """Control frames (credit, reset, pong) that may wait for the channel before the peer is cut off."""
     read_ahead: int = 64 * KIB

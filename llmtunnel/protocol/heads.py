@@ -10,6 +10,9 @@ from typing import Final
 Fields = tuple[tuple[bytes, bytes], ...]
 """Header fields in order: name in the sender's case, value as raw bytes without surrounding white space."""
 
+FIELD: Final = 160
+"""Bytes that a field takes in memory beside those of its name and value."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestHead:
@@ -42,6 +45,12 @@ class ResponseHead:
     def interim(self) -> bool:
         """Whether another head follows on the same stream."""
         return self.status < 200 and self.status != 101
+
+
+def cost(head: RequestHead | ResponseHead) -> int:
+    """About how many bytes a head takes in memory."""
+    start = head.target if isinstance(head, RequestHead) else head.reason
+    return FIELD + len(start) + sum(FIELD + len(name) + len(value) for name, value in head.fields)
 
 
 def get_all(fields: Fields, name: bytes) -> list[bytes]:

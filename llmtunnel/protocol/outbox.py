@@ -17,7 +17,12 @@ QUANTUM: Final = 16_384
 """Body bytes a stream sends in its turn: at 10 MB/s 1.6 ms, which is what each bulk stream adds to another's wait."""
 
 STREAM_ROOM: Final = 65_536
-"""Body bytes a stream may have waiting here. More would only lie idle: the channel has a queue of its own."""
+"""Bytes a stream may have waiting here. More would only lie idle: the channel has a queue of its own. A head goes in
+whole where there is any room, so that there may be one frame more."""
+
+SHARED_ROOM: Final = 8 * 1024 * 1024
+"""Bytes of all streams that may wait here before each may have no more than `QUANTUM`: a peer that does not read makes
+us hold 16 MiB of 512 answers, and a fast one is not held up, since few streams have their room full."""
 
 
 class _Queue:
@@ -32,6 +37,7 @@ class _Queue:
     def next_frame(self, stream: int) -> bytes:
         item = self.items.popleft()
         if isinstance(item, bytes):
+            self.size -= len(item)
             return item
         type_, data = item
         if len(data) > QUANTUM:
@@ -53,6 +59,8 @@ class Outbox:
         """What the last channel may have lost."""
         self._urgent: deque[bytes] = deque()
         self._queues: dict[int, _Queue] = {}
+        self._size = 0
+        """Bytes that all of them hold."""
         self._turns: deque[int] = deque()
         """Streams that have something queued, in the order of their turns."""
         self._next: bytes | None = None
@@ -80,9 +88,10 @@ class Outbox:
         return cut
 
     def room(self, stream: int) -> int:
-        """How many body bytes of a stream may be queued now."""
+        """How many body bytes of a stream may be queued now; 0 where a head has to wait as well."""
         queue = self._queues.get(stream)
-        return STREAM_ROOM - queue.size if queue else STREAM_ROOM
+        most = STREAM_ROOM if self._size < SHARED_ROOM else QUANTUM
+        return max(0, most - queue.size) if queue else most
 
     def add_control(self, frame: bytes) -> None:
         """Queue a frame of the session ahead of all streams."""
@@ -94,23 +103,29 @@ class Outbox:
 
     def add_frame(self, stream: int, frame: bytes) -> None:
         """Queue a head or an end behind what the stream has queued."""
-        self._queue(stream).items.append(frame)
+        queue = self._queue(stream)
+        queue.items.append(frame)
+        queue.size += len(frame)
+        self._size += len(frame)
 
     def add_body(self, stream: int, type: FrameType, data: memoryview) -> None:
         """Queue body bytes, no more than `room`."""
         queue = self._queue(stream)
         queue.items.append((type, data))
         queue.size += len(data)
+        self._size += len(data)
 
     def drop(self, stream: int) -> None:
         """Forget what a stream has queued."""
-        if self._queues.pop(stream, None):
+        if queue := self._queues.pop(stream, None):
+            self._size -= queue.size
             self._turns.remove(stream)
 
     def drop_streams(self) -> None:
         """Forget what all streams have queued."""
         for queued in (self._queues, self._turns, self._urgent, self._again):
             queued.clear()
+        self._size = 0
         self._next = None
 
     def begin_again(self, first: bytes) -> None:
@@ -170,6 +185,7 @@ class Outbox:
         queue = self._queues[stream]
         size = queue.size
         frame = queue.next_frame(stream)
+        self._size += queue.size - size
         if queue.size < size:
             self._cut.add(stream)
         if queue.items:

@@ -1,4 +1,7 @@
-"""Credit of one direction of one stream (README.md section 6): what may be sent, and what may still come."""
+"""Credit of one direction of one stream (README.md section 6): what may be sent, and what may still come.
+
+`Budget` is what bounds all streams of a peer together, whatever the credit of each.
+"""
 
 from __future__ import annotations
 
@@ -84,3 +87,39 @@ class Backlog(ReceiveWindow):
         """Nothing is granted."""
         self.unread -= size
         return 0
+
+
+class Budget:
+    """How many bytes a peer may make this side hold: what has come and is not read, and what waits to be sent to it.
+
+    At most ``limit``. What it holds beyond its ``share`` has to fit ``others``, which all peers have in common, so that
+    one of them leaves every other its share.
+    """
+
+    def __init__(self, limit: int, *, share: int = 0, others: Budget | None = None) -> None:
+        self.used = 0
+        """Bytes that are held."""
+        self._limit = limit
+        self._share = share
+        self._others = others
+
+    def take(self, size: int, *, new: bool = False) -> bool:
+        """Hold so many bytes more, if they fit; ``new``: for a new stream, which leaves half to those under way."""
+        used = self.used + size
+        if used > (self._limit // 2 if new else self._limit):
+            return False
+        if self._others is not None and not self._others.take(self._beyond(used) - self._beyond(self.used)):
+            return False
+        self.used = used
+        return True
+
+    def give(self, size: int) -> None:
+        """So many bytes are held no more."""
+        used = self.used - size
+        assert used >= 0, "what is given back was taken"
+        if self._others is not None:
+            self._others.give(self._beyond(self.used) - self._beyond(used))
+        self.used = used
+
+    def _beyond(self, used: int) -> int:
+        return max(0, used - self._share)

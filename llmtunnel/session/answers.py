@@ -32,7 +32,12 @@ class Answers:
         assert self._handler is not None, "only serve receives requests"
         task = asyncio.create_task(_run(self._handler, stream), name=f"{stream.peer} stream {stream.id}")
         self._tasks[stream.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(stream.id, None))
+        task.add_done_callback(lambda _: self._over(stream))
+
+    def _over(self, stream: Stream) -> None:
+        # Not by the task: one that is cancelled before its first step never runs.
+        self._tasks.pop(stream.id, None)
+        stream.free()
 
     def cancel(self, id: int) -> None:
         """Its stream is over; nothing happens where there is none."""

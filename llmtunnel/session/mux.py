@@ -34,6 +34,7 @@ from ..protocol.heads import RequestHead, ResponseHead
 from ..protocol.hello import Feature, Features
 from ..protocol.keys import Ticket
 from ..protocol.line import Line
+from ..protocol.window import Budget
 from ..status import Path, Role
 from .alarm import Alarm
 from .answers import Answers, Handler
@@ -60,6 +61,7 @@ class Session:
         timeouts: Timeouts | None = None,
         resume_for: float = 0.0,
         owner: Owner | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.role = role
         self.peer = peer
@@ -81,6 +83,8 @@ class Session:
         self._introduced = False
         self._silent_since = 0.0
         self._limits = limits or Limits()
+        self.budget = budget or Budget(self._limits.held)
+        """What its streams may hold for the peer."""
         self._timeouts = timeouts or Timeouts()
         self._answers = Answers(handler, most=2 * self._limits.streams)
         self._loop = asyncio.get_running_loop()
@@ -323,9 +327,13 @@ class Session:
     def _answer(self, id: int, request: RequestHead) -> None:
         if self._answers.full:  # the peer resets faster than handlers clean up
             self.reset(id, ErrorCode.REFUSED, "Too many requests at once.")
-        else:
-            stream = self._streams[id] = Stream(self, id, request, client=self._client_of(id, request))
-            self._answers.start(stream)
+            return
+        stream = Stream(self, id, request, client=self._client_of(id, request))
+        if not stream.admit():
+            self.reset(id, ErrorCode.REFUSED, "Too much waits for this proxy, or of it, at serve.")
+            return
+        self._streams[id] = stream
+        self._answers.start(stream)
 
     def _client_of(self, id: int, request: RequestHead) -> Client:
         if Feature.CLIENT not in self.features:

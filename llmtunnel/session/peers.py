@@ -15,6 +15,7 @@ from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..protocol.hello import ALL_FEATURES, Feature, Features, ResumeOffer
 from ..protocol.resume import Claim
+from ..protocol.window import Budget
 from ..status import Notice, Path, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
 from ..transport.base import Channel
 from .access import Access
@@ -48,6 +49,8 @@ class Peers:
         self._disturbed = disturbed
         self._restored = restored
         self._features = _features(settings)
+        self._in_common = Budget(settings.limits.held_in_all // 2)
+        """What peers may hold beyond the share of each."""
         self._introduced: set[Session] = set()
         """Those that have never stood, of which nobody is told yet."""
         self._up = asyncio.Event()
@@ -154,6 +157,7 @@ class Peers:
             timeouts=self._settings.timeouts,
             resume_for=self._settings.resume_for,
             owner=self,
+            budget=self._budget(),
         )
         self._access.established(session)
         self.sessions.append(session)
@@ -162,6 +166,13 @@ class Peers:
         else:
             self._stands(session)
         return session
+
+    def _budget(self) -> Budget:
+        """What a new peer may make this side hold."""
+        limits = self._settings.limits
+        if self._role is Role.PROXY:
+            return Budget(limits.held_in_all)
+        return Budget(limits.held, share=limits.held_in_all // 2 // limits.peers, others=self._in_common)
 
     def _make_place(self, agreement: Agreement) -> None:
         """End the sessions that a new one leaves without sense, or without a place."""

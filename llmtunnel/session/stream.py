@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..errors import ErrorCode, StreamReset, TunnelError
-from ..protocol.heads import RequestHead, ResponseHead
+from ..protocol.heads import RequestHead, ResponseHead, cost
 from ..protocol.hello import Features
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_HEADS: Final = 16
 """Interim heads that may wait for the reader: they cost no credit."""
+
+UNREAD: Final = "Too much of what the peer sent waits to be read."
 
 SMALL: Final = 1024
 """Unread chunks shorter than this are joined: of tiny ones, credit would allow many times its bytes in memory."""
@@ -60,6 +62,8 @@ class Stream:
         self._ended = False
         self._sent_end = False
         self._error: TunnelError | None = None
+        self._held = 0
+        """Bytes that this stream holds of the peer's budget."""
         self._readable: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
 
@@ -96,16 +100,25 @@ class Stream:
         while not self._heads:
             self._check()
             await self._wait_readable()
-        return self._heads.popleft()
+        head = self._heads.popleft()
+        self._let_go(cost(head))
+        return head
 
     async def send(self, data: bytes) -> None:
         """Send body bytes of any length; returns when credit and outbox have taken them all."""
         view = memoryview(data)
-        while view:
-            self._check()
-            view = view[self._session.send_data(self.id, view) :]
-            if view:
-                await self._wait_writable()
+        held = 0
+        try:
+            while view:
+                self._check()
+                view = view[self._session.send_data(self.id, view) :]
+                if view:
+                    if not held and self._hold(len(data), "The peer takes too little of what waits for it."):
+                        held = len(data)
+                    self._check()
+                    await self._wait_writable()
+        finally:
+            self._let_go(held)
 
     async def send_end(self) -> None:
         """Our half is whole: nothing more will be sent."""
@@ -122,6 +135,7 @@ class Stream:
             await self._wait_readable()
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
+        self._let_go(len(data))
         self._session.consumed(self.id, len(data))
         return data
 
@@ -129,6 +143,7 @@ class Stream:
         """Give the stream up; idempotent, and nothing where it has finished."""
         self._session.reset(self.id, code, message)
         self.rx_ended(StreamReset(code, message, remote=False))
+        self.free()
 
     def finish(self) -> None:
         """Serve, at the handler's end: what is still open will not be answered, or not be read."""
@@ -143,16 +158,31 @@ class Stream:
 
     # -- called by the session
 
+    def admit(self) -> bool:
+        """Serve: whether there is room for the request's head, which is held until `free`."""
+        size = cost(self.request)
+        if not self._session.budget.take(size, new=True):
+            return False
+        self._held += size
+        return True
+
+    def free(self) -> None:
+        """Nothing that it holds counts any more: it is over, or will be in a moment."""
+        self._let_go(self._held)
+
     def rx_head(self, head: ResponseHead) -> None:
         """A response's head came."""
         if len(self._heads) == MAX_HEADS:
             self.reset(ErrorCode.FLOW_CONTROL, "The peer sends interim responses faster than they are read.")
             return
-        self._heads.append(head)
-        self._wake_reader()
+        if self._hold(cost(head), UNREAD):
+            self._heads.append(head)
+            self._wake_reader()
 
     def rx_data(self, data: bytes) -> None:
         """Body bytes came."""
+        if not self._hold(len(data), UNREAD):
+            return
         if self._chunks and len(self._chunks[-1]) < SMALL:
             self._chunks[-1] += data
         else:
@@ -175,6 +205,21 @@ class Stream:
         """There is credit, and room, or an error to raise."""
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
+
+    # -- the peer's budget
+
+    def _hold(self, size: int, problem: str) -> bool:
+        """Count bytes as held for the peer; where they do not fit its budget, the stream ends."""
+        if not self._session.budget.take(size):
+            self.reset(ErrorCode.FLOW_CONTROL, problem)
+            return False
+        self._held += size
+        return True
+
+    def _let_go(self, size: int) -> None:
+        size = min(size, self._held)  # after `free`, what is still read counts no more
+        self._held -= size
+        self._session.budget.give(size)
 
     # -- waiting
 

@@ -304,3 +304,18 @@ def test_whatever_json_comes_is_a_clean_head_or_refused(members: dict[str, objec
         except ProtocolError:
             continue
         fields.check(head.fields)
+
+
+@pytest.mark.parametrize("features", [V1, V2])
+def test_a_head_of_more_fields_than_either_side_takes_is_neither_sent_nor_looked_at(features: Features) -> None:
+    most = [[f"x-{number}", ""] for number in range(fields.MAX_FIELDS)]
+    head = RequestHead(method=b"GET", target=b"/", fields=tuple((name.encode(), b"") for name, _ in most))
+    assert len(fields.decode_request(fields.encode_request(1, head, features), features).fields) == fields.MAX_FIELDS
+    more = replace(head, fields=(*head.fields, (b"x", b"")))
+    with pytest.raises(ProtocolError) as caught:
+        fields.encode_request(1, more, features)
+    assert caught.value.code is ErrorCode.TOO_LARGE
+    listed = [*most, ["no token", "\n"]]
+    assert refused(request(fields=listed, headers=dict(listed)), features) is ErrorCode.TOO_LARGE
+    came = response(fields=listed, headers=dict(listed))
+    assert refused(came, features, decode=fields.decode_response) is ErrorCode.TOO_LARGE

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.frames import Frame, FrameType
-from llmtunnel.protocol.outbox import QUANTUM, STREAM_ROOM, Outbox
+from llmtunnel.protocol.outbox import QUANTUM, SHARED_ROOM, STREAM_ROOM, Outbox
 
 from .pair import frames_of
 
@@ -218,3 +218,21 @@ def checked(taken: list[bytes]) -> list[Frame]:
     opened = frames_of(taken)
     assert all(len(frame.payload) <= QUANTUM for frame in opened if frame.type == FrameType.RES_BODY)
     return opened
+
+
+def test_many_streams_that_wait_have_less_room_each_and_any_has_room_for_a_piece() -> None:
+    outbox = Outbox()
+    waiting = 0
+    for stream in range(1, 1000):
+        size = body(outbox, stream, bytes(10 * STREAM_ROOM))
+        assert size in (STREAM_ROOM, QUANTUM)
+        waiting += size
+        assert waiting <= SHARED_ROOM + stream * QUANTUM
+    assert body(outbox, 1000, bytes(STREAM_ROOM)) == QUANTUM
+    assert waiting < SHARED_ROOM + 1000 * QUANTUM
+    while waiting > SHARED_ROOM // 2:
+        waiting -= sum(len(frame.payload) for frame in frames_of(messages(outbox, 100)))
+    assert outbox.room(1001) == STREAM_ROOM
+    for stream in range(1, 1001):
+        outbox.drop(stream)
+    assert outbox._size == 0 and not outbox

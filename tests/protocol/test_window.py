@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llmtunnel.errors import ErrorCode, ProtocolError
 from llmtunnel.protocol.hello import UNLIMITED
-from llmtunnel.protocol.window import Backlog, ReceiveWindow, SendWindow, Unmetered
+from llmtunnel.protocol.window import Backlog, Budget, ReceiveWindow, SendWindow, Unmetered
 
 steps = st.lists(st.tuples(st.sampled_from(["send", "read"]), st.integers(1, 5000)), max_size=200)
 
@@ -87,3 +87,51 @@ def test_a_v1_backlog_is_bounded_by_what_is_unread_and_grants_nothing() -> None:
     with pytest.raises(ProtocolError) as caught:
         backlog.receive(1)
     assert caught.value.code is ErrorCode.FLOW_CONTROL
+
+
+# -- what all streams of a peer hold
+
+
+def test_a_budget_is_full_at_its_limit_and_a_new_stream_may_have_half_of_it() -> None:
+    budget = Budget(100)
+    assert budget.take(50, new=True)
+    assert not budget.take(1, new=True)
+    assert budget.take(50) and not budget.take(1)
+    assert budget.used == 100
+    budget.give(100)
+    assert budget.take(100)
+
+
+def test_a_peer_that_holds_all_that_it_may_leaves_each_other_one_its_share() -> None:
+    others = Budget(100)
+    peers = [Budget(90, share=10, others=others) for _ in range(5)]
+    assert peers[0].take(90) and not peers[0].take(1)
+    assert peers[1].take(30) and not peers[1].take(1)
+    assert all(peer.take(10) and not peer.take(1) for peer in peers[2:])
+    peers[0].give(50)
+    assert peers[2].take(50)
+    assert sum(peer.used for peer in peers) == 100 + 5 * 10
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.booleans()), max_size=200))
+def test_budgets_never_hold_more_than_they_may_and_give_back_all(
+    steps: list[tuple[int, int, bool]],
+) -> None:
+    others = Budget(60)
+    peers = [Budget(50, share=10, others=others) for _ in range(4)]
+    held = [0] * 4
+    for number, size, back in steps:
+        peer = peers[number]
+        if back:
+            size = min(size, held[number])
+            peer.give(size)
+            held[number] -= size
+        elif peer.take(size):
+            held[number] += size
+        else:
+            assert held[number] + size > 10, "a share is for one peer alone"
+        assert [each.used for each in peers] == held
+        assert max(held) <= 50 and others.used == sum(max(0, each - 10) for each in held) <= 60
+    for peer, size in zip(peers, held, strict=True):
+        peer.give(size)
+    assert others.used == 0
