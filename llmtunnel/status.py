@@ -57,7 +57,7 @@ class PeerStatus:
     """One peer that is reached."""
 
     peer: str
-    """A short name, made of its key's fingerprint: stable while its process lives."""
+    """A short name, made of its key's fingerprint: stable while its handle lives."""
     path: Path
     rtt: float | None = None
     """Round-trip time of the last ping, seconds."""

@@ -348,9 +348,10 @@ class Server(Tunnel):
         return self._invite
 
     def kick(self, peer: str) -> None:
-        """Put a peer out, by its name in `Status.peers`, and keep its process out. Raises `PeerNotFound`.
+        """End the session of a peer, by its name in `Status.peers`, and keep its handle out. Raises `PeerNotFound`.
 
-        Who holds the code may come back as another process.
+        The handle is known by its certificate, which is new for each. Who holds the code comes back with another
+        handle, in the same process too: call `renew_invite` as well.
         """
         if not self._room.put_out(peer):
             names = ", ".join(each.peer for each in self.status.peers) or "none"

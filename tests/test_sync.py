@@ -19,7 +19,7 @@ import pytest
 
 import llmtunnel
 from llmtunnel import aio, sync
-from llmtunnel.errors import AddressInUse, PeerNotFound, SettingError, TunnelError, WaitTimeout
+from llmtunnel.errors import AddressInUse, AuthenticationFailed, PeerNotFound, SettingError, TunnelError, WaitTimeout
 from llmtunnel.status import Phase
 
 from .background import SERVED, Background
@@ -258,6 +258,33 @@ def test_serve_connects_anew_and_puts_peers_out_when_told_to(other: Background) 
             server.kick(server.status.peers[0].peer)
             proxy.wait(Phase.FAILED, timeout=PATIENCE)
             assert not server.status.peers
+
+
+def test_a_handle_that_was_kicked_stays_out_and_who_has_the_code_comes_back_until_it_is_changed(
+    other: Background,
+) -> None:
+    def proxy(code: str) -> llmtunnel.Proxy:
+        return llmtunnel.proxy(code, signal=other.signal, stun=(), listen="127.0.0.1:0")
+
+    with llmtunnel.serve(other.upstream, signal=other.signal, stun=()) as server:
+        assert server.invite is not None
+        code = server.invite.code
+        with proxy(code) as first:
+            server.wait(timeout=PATIENCE)
+            [kicked] = server.status.peers
+            server.kick(kicked.peer)
+            first.wait(Phase.FAILED, timeout=PATIENCE)
+        with proxy(code) as second:
+            server.wait(timeout=PATIENCE)
+            [again] = server.status.peers
+            assert again.fingerprint != kicked.fingerprint
+            renewed = server.renew_invite().code
+            server.kick(again.peer)
+            second.wait(Phase.FAILED, timeout=PATIENCE)
+        with pytest.raises(AuthenticationFailed):
+            proxy(code)
+        with proxy(renewed) as fourth:
+            assert fetch(fourth.url) == b"ok"
 
 
 def test_environment_variables_point_clients_at_the_proxy(other: Background, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ An HTTP service on one machine, answering on another through a peer-to-peer chan
   %tunnel status [NAME]                        how it goes
   %tunnel invite [NAME] [--plain]              show the code, for a moment; it is not saved with the notebook
   %tunnel peers [NAME]                         who is connected
-  %tunnel kick PEER                            put one out
+  %tunnel kick PEER                            end its connection and keep it out; who has the code can start another
   %tunnel reconnect [NAME]                     leave, and come again
   %tunnel stop [NAME|all]
   %tunnel doctor [CODE] ...                    why a tunnel will or will not connect from here

@@ -102,7 +102,7 @@ class Greeting:
         try:
             self._say(self._handshake.wake(now))
         except ProtocolError as exc:
-            self.break_off(exc.code, exc.message)
+            self.close(exc.code, exc.message)
 
     def message_to_send(self) -> bytes | None:
         """The next message for the channel; None where nothing waits."""
