@@ -69,6 +69,9 @@ class Timeouts:
     """TCP and TLS to the upstream. There is no limit on its answer: a model may think for minutes."""
     wait_for_peer: float = 5.0
     """How long a request at the proxy waits for a peer before it gets 503."""
+    stream: float = 30.0
+    """How long a request waits for one of `Limits.streams` to end before it gets 503. Clients and load balancers give
+    up after 60 s and more, so that they still hear why."""
     idle_client: float = 75.0
     """A client's keep-alive connection with no request on it."""
     client_head: float = 30.0
@@ -76,6 +79,9 @@ class Timeouts:
     half_closed: float = 0.5
     """A client that has ended its half is taken for gone after this, unless it has taken bytes since. A client that
     has left and one that still waits for its answer look the same until something is sent to them."""
+    stalled: float = 300.0
+    """A connection that only waits to be closed is cut off when its client has read nothing for this long. A media
+    player pauses for a minute or two; nginx cuts off after 60 s."""
     linger: float = 5.0
     """A client that is told no while it still sends is read from for as long, so that it can read the answer."""
     idle_upstream: float = 4.0
@@ -117,7 +123,7 @@ class Limits:
     read_ahead: int = 64 * KIB
     """Bytes read from a client before the tunnel has taken them; asyncio reads 256 KiB at once on top of that."""
     clients: int = 1024
-    """Client connections of the proxy at once: the descriptors that a process has by default on Linux."""
+    """Client connections of the proxy at once, and fewer where the process may have few descriptors (`Clients`)."""
     signal_message: int = 64 * KIB
     """A signalling message, bytes. An SDP with many candidates has 5 KiB."""
     idle_upstream: int = 128

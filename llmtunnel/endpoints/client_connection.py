@@ -11,7 +11,7 @@ import struct
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from ..config import KIB, Limits, Timeouts
 from ..session.stream import Stream
@@ -25,10 +25,20 @@ _RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 
 Serve = Callable[["ClientConnection"], Coroutine[Any, Any, None]]
 
 
+class Register(Protocol):
+    """Where clients are told of."""
+
+    def add(self, client: ClientConnection, /) -> None:
+        """It is open."""
+
+    def discard(self, client: ClientConnection, /) -> None:
+        """It is gone."""
+
+
 class ClientConnection(asyncio.Protocol):
     """Runs ``serve`` as a task, which is cancelled when the client has left. One task reads at a time."""
 
-    def __init__(self, serve: Serve, clients: set[ClientConnection], *, limits: Limits, timeouts: Timeouts) -> None:
+    def __init__(self, serve: Serve, clients: Register, *, limits: Limits, timeouts: Timeouts) -> None:
         """It is in ``clients`` while it is open."""
         self.lost = asyncio.Event()
         """The socket is gone."""
@@ -41,6 +51,7 @@ class ClientConnection(asyncio.Protocol):
         self._clients = clients
         self._read_ahead = limits.read_ahead
         self._half_closed = timeouts.half_closed
+        self._stalled = timeouts.stalled
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._unread = b""
@@ -113,6 +124,11 @@ class ClientConnection(asyncio.Protocol):
 
     # -- reading
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes have come that were not yet read."""
+        return bool(self._unread)
+
     async def read(self) -> bytes:
         """All bytes that have come and are not yet read, at least one; ``b""`` where the client has ended."""
         if not (self._unread or self._ended):
@@ -138,6 +154,11 @@ class ClientConnection(asyncio.Protocol):
         if self._unsent_size >= _FLUSH:
             self._flush()
 
+    @property
+    def writable(self) -> bool:
+        """Whether little of what was written waits in this process."""
+        return self._writable.is_set()
+
     async def drain(self) -> None:
         """Return when little of what was written waits in this process."""
         await self._writable.wait()
@@ -160,9 +181,24 @@ class ClientConnection(asyncio.Protocol):
     # -- ending
 
     def close(self) -> None:
-        """Close when all that was written is sent; idempotent."""
+        """Close when all that was written is sent, or a while after the client has stopped reading it; idempotent."""
         self._flush()
         self._transport.close()
+        if self._leaving:
+            self._leaving.cancel()
+        self._await_reader(self._transport.get_write_buffer_size())
+
+    def _await_reader(self, unsent: int) -> None:
+        """Look now and then whether the client still takes the rest: closing alone would wait for ever."""
+        if unsent and not self.lost.is_set():
+            self._leaving = self._loop.call_later(self._stalled, self._look_after, unsent)
+
+    def _look_after(self, unsent: int) -> None:
+        left = self._transport.get_write_buffer_size()
+        if left < unsent:
+            self._await_reader(left)
+        else:
+            self.abort()
 
     def abort(self) -> None:
         """Close at once, by a reset: the client must not take what it has for whole. Idempotent."""

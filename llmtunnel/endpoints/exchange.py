@@ -205,16 +205,21 @@ class Exchange:
         """Whether the client was told that events will come."""
         return self._warmer is not None and self._warmer.begun
 
-    def _keep_warm(self) -> None:
+    def _keep_warm(self) -> bool:
+        """Send a comment; False where the client has not read what it was sent before."""
+        if not self._client.writable:
+            return False
         if not self._is_warm:
             self._client.write(self._encoder.head(readable(HEAD, self._verdict.cors)))
         self._client.write(self._encoder.data(COMMENT))
+        return True
 
     async def _final_head(self, stream: Stream) -> ResponseHead:
         """Pass interim heads on until the final one."""
         while (head := await stream.response()).interim:
             if self._request.version == b"1.1" and not self._is_warm:
                 self._client.write(encode_response(replace(head, fields=end_to_end(head.fields))))
+                await self._client.drain()
         if not head.reason and Feature.FIELDS not in self._features:  # v1 carries no reason
             head = replace(head, reason=standard_reason(head.status))
         return head

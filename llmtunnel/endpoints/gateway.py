@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 
 from ..config import Limits, Timeouts
 from ..listener import ListenerPolicy
 from ..protocol.heads import get_all
 from .client_connection import ClientConnection
+from .clients import Clients
 from .exchange import Exchange, RequestBody, SessionSource
 from .guard import Guard
 from .http1 import BadMessage, RequestEvent, RequestReader, RequestReceived
 from .ledger import Ledger
-from .listen import Listen, addresses_of, open_servers, parse_listen, url_of
+from .listen import Listen, addresses_of, open_servers, parse_listen, take_sockets, url_of
 from .probe import PROBE_FIELD
 from .responses import BUSY, PROBED, Failure, failure
 
@@ -43,37 +43,24 @@ class Gateway:
         self._limits = limits or Limits()
         self._ledger = ledger or Ledger()
         self._keepalive = keepalive
-        self._servers: list[asyncio.Server] = []
         self.url = ""
         """``http://127.0.0.1:8000``; empty before `start`."""
         self.addresses: tuple[str, ...] = ()
         """Every address that is listened on: ``127.0.0.1:8000``, ``[::1]:8000``."""
-        self._clients: set[ClientConnection] = set()
+        self._clients = Clients(self._accept, busy=BUSY.encode(), limits=self._limits, timeouts=self._timeouts)
         self._stopping = False
 
     async def start(self) -> None:
         """Listen. Raises `AddressInUse`, or `SettingError` where the address cannot be used."""
-        self._servers = await open_servers(self._listen, self._accept)
-        self.addresses = addresses_of(self._servers)
-        self.url = url_of(self._listen, self._servers)
+        servers = await open_servers(self._listen, self._accept, accepting=False)
+        self.addresses = addresses_of(servers)
+        self.url = url_of(self._listen, servers)
+        self._clients.start(take_sockets(servers))
 
     async def aclose(self) -> None:
         """Stop listening and break off what is under way, so that clients see an error; idempotent."""
         self._stopping = True
-        for server in self._servers:
-            server.close()
-        clients = list(self._clients)
-        for client in clients:
-            client.task.cancel()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._timeouts.close):
-                await _gone(clients)
-        clients = list(self._clients)
-        for client in clients:
-            client.abort()
-        await _gone(clients)
-        for server in self._servers:
-            await server.wait_closed()
+        await self._clients.aclose()
 
     def _accept(self) -> ClientConnection:
         return ClientConnection(self._serve, self._clients, limits=self._limits, timeouts=self._timeouts)
@@ -83,8 +70,9 @@ class Gateway:
     async def _serve(self, client: ClientConnection) -> None:
         """Answer requests until the connection ends."""
         try:
-            if len(self._clients) > self._limits.clients:
+            if not self._clients.take_place(client):
                 self._refuse(client, BUSY)
+                await client.linger(self._timeouts.linger)
                 return
             while not self._stopping and await self._serve_one(client):
                 pass
@@ -101,7 +89,8 @@ class Gateway:
     async def _serve_one(self, client: ClientConnection) -> bool:
         """Answer one request; whether there may be another. Raises `BadMessage`."""
         reader = RequestReader(self._limits)
-        events = await self._read_head(client, reader)
+        with self._clients.silent(client):
+            events = await self._read_head(client, reader)
         if not events:
             return False
         request = events[0]
@@ -117,6 +106,8 @@ class Gateway:
         finally:
             self._ledger.end(entry)
         if body.whole or (goes_on and await body.discard(self._timeouts.linger)):
+            if goes_on:
+                await client.drain()  # or a client that does not read could have more answers pile up, one by one
             return goes_on
         await client.linger(self._timeouts.linger)
         return False
@@ -143,9 +134,3 @@ class Gateway:
     def _refuse(self, client: ClientConnection, told: Failure) -> None:
         logger.info("a client was answered %d %s", told.status, told.code)
         client.write(told.encode())
-
-
-async def _gone(clients: list[ClientConnection]) -> None:
-    await asyncio.gather(*(client.task for client in clients), return_exceptions=True)
-    for client in clients:
-        await client.lost.wait()

@@ -47,13 +47,12 @@ class Warmer:
             if len(self._body) > LONGEST_BODY:
                 self._body = None
 
-    async def wait(self, head: Coroutine[Any, Any, ResponseHead], tell: Callable[[], None]) -> ResponseHead:
-        """The head, when it comes; ``tell`` is called to say something to the client meanwhile."""
+    async def wait(self, head: Coroutine[Any, Any, ResponseHead], tell: Callable[[], bool]) -> ResponseHead:
+        """The head, when it comes; ``tell`` sends something to the client meanwhile, and returns whether it did."""
         coming = asyncio.create_task(head, name="a response's head")
         try:
             while not (await asyncio.wait((coming,), timeout=self._seconds))[0]:
-                if self.begun or self._asks_for_events():
-                    tell()
+                if (self.begun or self._asks_for_events()) and tell():
                     self.begun = True
             return coming.result()
         finally:

@@ -104,23 +104,24 @@ def addresses_of(servers: list[asyncio.Server]) -> tuple[str, ...]:
     return tuple(shown(*each.getsockname()[:2]) for server in servers for each in server.sockets)
 
 
-async def open_servers(listen: Listen, factory: ProtocolFactory) -> list[asyncio.Server]:
+async def open_servers(listen: Listen, factory: ProtocolFactory, *, accepting: bool = True) -> list[asyncio.Server]:
     """Listen on the address and, where that can be, on the one beside it, at one port.
 
+    Without ``accepting`` the sockets are only bound: see `take_sockets`.
     Raises `AddressInUse`, or `SettingError` where the address cannot be used. Where another program has the port at
     ``::1``, 127.0.0.1 is listened on alone; half of ``::`` is never.
     """
     for tries_left in reversed(range(_FREE_PAIRS)):
         try:
-            server = await _server(listen.host, listen.port, factory)
+            server = await _server(listen.host, listen.port, factory, accepting)
         except (OSError, UnicodeError) as exc:
             if listen.host == _ANY6 and _has_no_family(exc):
-                return await open_servers(Listen(host=_ANY, port=listen.port), factory)
+                return await open_servers(Listen(host=_ANY, port=listen.port), factory, accepting=accepting)
             raise _unusable(listen, exc) from exc
         if listen.beside is None:
             return [server]
         try:
-            return [server, await _server(listen.beside, port_of(server), factory)]
+            return [server, await _server(listen.beside, port_of(server), factory, accepting)]
         except OSError as exc:
             is_taken = exc.errno in (errno.EADDRINUSE, errno.EACCES)  # see `_unusable`
             is_enough = listen.host == LOOPBACK and (listen.port or not tries_left)
@@ -132,6 +133,29 @@ async def open_servers(listen: Listen, factory: ProtocolFactory) -> list[asyncio
     raise AssertionError("the last try returns or raises")
 
 
+def take_sockets(servers: list[asyncio.Server]) -> list[socket.socket]:
+    """Listen on the sockets of servers that do not accept, for a caller that does so itself; the servers are closed.
+
+    Raises `AddressInUse`: another process may have bound the port as well, and begun to listen first.
+    """
+    taken: list[socket.socket] = []
+    try:
+        for each in (each for server in servers for each in server.sockets):
+            sock = socket.fromfd(each.fileno(), each.family, socket.SOCK_STREAM)
+            taken.append(sock)
+            sock.setblocking(False)
+            sock.listen(_BACKLOG)
+    except OSError as exc:
+        host, port = taken[-1].getsockname()[:2]
+        for sock in taken:
+            sock.close()
+        raise _unusable(Listen(host=host, port=port), exc) from exc
+    finally:
+        for server in servers:
+            server.close()
+    return taken
+
+
 def _has_no_family(exc: Exception) -> bool:
     return isinstance(exc, socket.gaierror) or (isinstance(exc, OSError) and exc.errno in _NO_FAMILY)
 
@@ -141,8 +165,10 @@ def port_of(server: asyncio.Server) -> int:
     return int(server.sockets[0].getsockname()[1])
 
 
-async def _server(host: str, port: int, factory: ProtocolFactory) -> asyncio.Server:
-    server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
+async def _server(host: str, port: int, factory: ProtocolFactory, accepting: bool) -> asyncio.Server:
+    server = await asyncio.get_running_loop().create_server(
+        factory, host, port, backlog=_BACKLOG, start_serving=accepting
+    )
     if not server.sockets:  # asyncio passes over a family that the system does not have
         server.close()
         raise OSError(errno.EAFNOSUPPORT, f"no socket for {host}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
-from ..errors import ErrorCode, PeerLost, PeerNotFound, ProtocolError, StreamReset, TunnelError
+from ..errors import ErrorCode, PeerLost, PeerNotFound, ProtocolError, StreamReset, TooManyStreams, TunnelError
 from ..protocol.heads import Fields, ResponseHead
 from .encoding import encode_response
 from .http1 import BadMessage
@@ -79,6 +79,9 @@ def _kind(error: TunnelError) -> tuple[int, str, str]:
     match error:
         case PeerNotFound():
             return 503, "no_peer", "Start llmtunnel serve with the same room, then retry."
+        case TooManyStreams():
+            # Not 429: it is the tunnel that is full, be it by other clients' requests.
+            return 503, "too_many_requests", "Send fewer requests at once."
         case PeerLost():
             return 502, "peer_lost", "The proxy is reconnecting by itself: send the request again."
         case StreamReset(code=code) if code in _RESETS:

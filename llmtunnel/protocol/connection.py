@@ -145,6 +145,13 @@ class Connection:
         state.tx.step(Step.INTERIM if head.interim else Step.HEAD)
         self._outbox.add_frame(stream, frames.encode(FrameType.RES_HEADERS, stream, payload))
 
+    def takes_head(self, stream: int) -> bool:
+        """Whether a head has room in the outbox; where not, the stream is in `take_writable` once it has."""
+        state = self._streams.get(stream)
+        if state is not None:
+            state.blocked = self._outbox.room(stream) <= 0
+        return state is None or not state.blocked
+
     def send_data(self, stream: int, data: memoryview) -> int:
         """Send body bytes; how many were taken, by credit and by room in the outbox.
 
@@ -354,7 +361,7 @@ class Connection:
         state = self._streams.get(stream)
         if state is None or not state.blocked:
             return False
-        state.blocked = not (state.tx_window.available and self._outbox.room(stream))
+        state.blocked = not (state.tx_window.available and self._outbox.room(stream) > 0)
         return not state.blocked
 
     def _fail_stream(self, stream: int, exc: ProtocolError) -> None:

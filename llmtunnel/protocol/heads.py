@@ -14,6 +14,10 @@ FIELD: Final = 160
 """Bytes that a field takes in memory beside those of its name and value."""
 
 
+MAX_INTERIM: Final = 1_000
+"""Interim heads before a response's final one: a server that says 102 each 10 s may think for nearly three hours."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestHead:
     """An HTTP request without its body."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
@@ -95,7 +97,8 @@ class Session:
         self._clients: WeakValueDictionary[int, Client] = WeakValueDictionary()
         """Serve: by the id of their first stream. A client is remembered while it has a stream, or while an upstream
         connection is kept for it: a peer cannot fill it beyond the limits of those."""
-        self._slot = asyncio.Event()
+        self._queue: deque[asyncio.Future[None]] = deque()
+        """Requests that wait for the peer to take one more stream."""
         self._flush_handle: asyncio.Handle | None = None
         self._alarm = Alarm(self._connection.next_timer, self._on_timer)
         self._ended: asyncio.Future[TunnelError] = self._loop.create_future()
@@ -178,21 +181,46 @@ class Session:
         """Proxy: begin an exchange, when the peer takes one more; ``ended`` where the request has no body.
 
         ``after`` is the stream of the same client connection's request before, on whatever session. Raises
-        `PeerLost`, or `ProtocolError` of code TOO_LARGE.
+        `PeerLost`, `TooManyStreams` where the peer takes none in time, or `ProtocolError` of code TOO_LARGE.
         """
         if after is not None and after.session is self:
             head = replace(head, client=after.client_id)
-        while True:
-            self._check()
-            try:
-                id = self._connection.open_stream(head, ended=ended)
-                break
-            except TooManyStreams:
-                self._slot.clear()
-                await self._slot.wait()
+        try:
+            async with asyncio.timeout(self._timeouts.stream):
+                id = await self._open_stream(head, ended)
+        except TimeoutError as exc:
+            raise TooManyStreams(
+                f"The other side works on {self.active} requests of this proxy, and takes no more at once. None of them"
+                f" ended within {self._timeouts.stream:g} s.",
+                hint="Send fewer requests at once, or send this one again later.",
+            ) from exc
         stream = self._streams[id] = Stream(self, id, head)
         self._schedule_flush()
         return stream
+
+    async def _open_stream(self, head: RequestHead, ended: bool) -> int:
+        """The new stream's number, once the peer takes it; requests go in the order in which they came."""
+        self._check()
+        if not self._queue:
+            with suppress(TooManyStreams):
+                return self._connection.open_stream(head, ended=ended)
+        turn = self._loop.create_future()
+        self._queue.append(turn)
+        try:
+            while True:
+                await turn
+                self._check()
+                with suppress(TooManyStreams):
+                    return self._connection.open_stream(head, ended=ended)
+                turn = self._queue[0] = self._loop.create_future()
+        finally:
+            self._queue.remove(turn)
+            self._slot_is_free()
+
+    def _slot_is_free(self) -> None:
+        """One stream less, or one in the queue less: whoever is first there tries again."""
+        if self._queue and not self._queue[0].done():
+            self._queue[0].set_result(None)
 
     def tell_addresses(self, addresses: tuple[str, ...]) -> None:
         """Serve: where it listens for this peer, where `Feature.PATH` is agreed on."""
@@ -239,6 +267,10 @@ class Session:
         """See `Stream.send_response`."""
         self._connection.send_response(stream, head)
         self._schedule_flush()
+
+    def takes_head(self, stream: int) -> bool:
+        """Whether a head has room; where not, the stream's writer is woken when it has."""
+        return self._connection.takes_head(stream)
 
     def send_data(self, stream: int, data: memoryview) -> int:
         """How many bytes were taken; the stream's writer is woken when more would be."""
@@ -350,12 +382,12 @@ class Session:
             logger.warning("stream %d of %s broke the protocol: %s", id, self.peer, error)
         stream.rx_ended(error)
         self._answers.cancel(id)
-        self._slot.set()
+        self._slot_is_free()
 
     def _forget_if_finished(self, id: int) -> None:
         if not self._connection.is_open(id):
             self._streams.pop(id, None)
-            self._slot.set()
+            self._slot_is_free()
 
     def _check(self) -> None:
         if self._ended.done():
@@ -373,7 +405,7 @@ class Session:
         self._answers.cancel_all()
         for client in list(self._clients.values()):
             client.leave()
-        self._slot.set()
+        self._slot_is_free()
         self._patience.stop()
         self._alarm.stop()
         if self._flush_handle is not None:

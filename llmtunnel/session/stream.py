@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..errors import ErrorCode, StreamReset, TunnelError
-from ..protocol.heads import RequestHead, ResponseHead, cost
+from ..protocol.heads import MAX_INTERIM, RequestHead, ResponseHead, cost
 from ..protocol.hello import Features
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Stream:
         """Serve: whose request it is."""
         self._session = session
         self._heads: deque[ResponseHead] = deque()
+        self._interim = 0
+        """Interim heads that have come."""
         self._chunks: deque[bytes] = deque()
         self._ended = False
         self._sent_end = False
@@ -88,11 +90,14 @@ class Stream:
         return self._session.features
 
     async def send_response(self, head: ResponseHead) -> None:
-        """Serve: send the response's head; interim ones may come first.
+        """Serve: send the response's head; interim ones may come first. Returns when the outbox has taken it.
 
         Raises `ProtocolError` of code TOO_LARGE where it does not fit a frame: then nothing was sent.
         """
         self._check()
+        while not self._session.takes_head(self.id):  # heads cost no credit: without a wait they would pile up
+            await self._wait_writable()
+            self._check()
         self._session.send_response(self.id, head)
 
     async def response(self) -> ResponseHead:
@@ -174,6 +179,10 @@ class Stream:
         """A response's head came."""
         if len(self._heads) == MAX_HEADS:
             self.reset(ErrorCode.FLOW_CONTROL, "The peer sends interim responses faster than they are read.")
+            return
+        self._interim += head.interim
+        if self._interim > MAX_INTERIM:
+            self.reset(ErrorCode.FLOW_CONTROL, f"The response has more than {MAX_INTERIM} interim heads.")
             return
         if self._hold(cost(head), UNREAD):
             self._heads.append(head)

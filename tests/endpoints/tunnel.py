@@ -95,7 +95,8 @@ async def tunnel(
 ) -> AsyncIterator[Rig]:
     near, far = linked_pair()
     serve, proxy = await asyncio.gather(
-        start(far, Role.SERVE, handler=handler, features=features), start(near, Role.PROXY, features=features)
+        start(far, Role.SERVE, handler=handler, features=features, limits=limits),
+        start(near, Role.PROXY, features=features, limits=limits, timeouts=timeouts),
     )
 
     class Source:
