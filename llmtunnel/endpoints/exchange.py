@@ -28,7 +28,18 @@ from .duplex import beside
 from .encoding import CONTINUE, ResponseEncoder, encode_response
 from .guard import Verdict, readable
 from .http1 import BadMessage, End, RequestEvent, RequestReader, end_to_end
-from .keepalive import COMMENT, HEAD, LONGEST_ERROR, Warmer, error_event, is_event_stream
+from .keepalive import (
+    COMMENT,
+    HEAD,
+    LONGEST_ERROR,
+    Decoder,
+    Warmer,
+    asking_for_identity,
+    error_event,
+    is_event_stream,
+    may_ask,
+    unreadable,
+)
 from .ledger import Entry
 from .responses import DEFECT, STOPPING, Failure, failure, standard_reason
 
@@ -105,7 +116,8 @@ class Exchange:
         self._body = body
         self._entry = entry
         self._encoder = ResponseEncoder(request)
-        self._warmer = None if keepalive is None else Warmer(request.head, keepalive)
+        warm = keepalive is not None and may_ask(request.head, request.host, verdict.cors)
+        self._warmer = Warmer(keepalive) if warm and keepalive is not None else None
         self._refused_body: BadMessage | None = None
         self._stream: Stream | None = None
         self._features: Features = frozenset()
@@ -167,6 +179,8 @@ class Exchange:
         fields = [
             field for field in end_to_end(request.head.fields, upgrade=upgrade) if field[0].lower() not in dropped
         ]
+        if self._warmer:
+            fields = list(asking_for_identity(tuple(fields)))
         if request.host:
             fields.append((b"X-Forwarded-Host", request.host))  # behind one of an outer proxy, as is usual
         if request.length is None:
@@ -229,11 +243,10 @@ class Exchange:
             raise ProtocolError("The peer changed a protocol that nobody asked to change.")
         if self._request.expects_continue and not (self._body.begun or self._body.whole or self._entry.bytes_up):
             self._encoder.keep_alive = False  # whether the body will come is the client's choice (RFC 9110, 10.1.1)
-        if self._is_warm and not is_event_stream(head):
-            await self._respond_by_event(head, stream)
+        if self._is_warm:
+            await self._respond_warm(head, stream)
             return
-        if not self._is_warm:
-            self._client.write(self._encoder.head(readable(head, self._verdict.cors)))
+        self._client.write(self._encoder.head(readable(head, self._verdict.cors)))
         self._entry.responded(head)
         while data := await stream.receive():
             self._entry.down(data)
@@ -241,14 +254,25 @@ class Exchange:
             await self._client.drain()
         self._client.write(self._encoder.end())
 
-    async def _respond_by_event(self, head: ResponseHead, stream: Stream) -> None:
-        """It is no stream of events, which the client was told: an error, as a rule."""
+    async def _respond_warm(self, head: ResponseHead, stream: Stream) -> None:
+        """Go on with the events that the client was told of, or tell it by an event what has come instead."""
         self._entry.responded(head)
+        decoder, goes_on = Decoder(head), is_event_stream(head)
         body = b""
         while data := await stream.receive():
             self._entry.down(data)
-            body = (body + data)[:LONGEST_ERROR]
-        self._end_by_event(head.status, body)
+            if goes_on:
+                for piece in decoder.decode(data):
+                    self._client.write(self._encoder.data(piece))
+                    await self._client.drain()
+            elif not decoder.unknown:
+                body = _begun(body, decoder.decode(data))
+        if goes_on:
+            self._client.write(self._encoder.end())
+        elif decoder.unknown:
+            self._end_by_event(head.status, unreadable(head.status, decoder.unknown))
+        else:
+            self._end_by_event(head.status, body)
 
     def _end_by_event(self, status: int, body: bytes) -> None:
         self._client.write(self._encoder.data(error_event(status, body)) + self._encoder.end())
@@ -304,3 +328,12 @@ class Exchange:
             self._entry.error = CLIENT_LEFT
         else:
             self._fail(STOPPING)
+
+
+def _begun(body: bytes, pieces: Iterable[bytes]) -> bytes:
+    """The body of an error and what has come of it, as far as it fits an event."""
+    for piece in pieces:
+        if len(body) >= LONGEST_ERROR:
+            break
+        body += piece
+    return body[:LONGEST_ERROR]

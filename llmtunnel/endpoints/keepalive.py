@@ -3,7 +3,10 @@
 What stands between a client and its answer (load balancers, SDKs) may give up on a connection that is silent for a
 minute. A stream of events may hold comments, which clients skip (HTML Living Standard, "Server-sent events"), so a
 request that asks for one can be answered before there is an answer. The price: its status is then 200, and an error
-that comes later is told as an event.
+that comes later is told as an event. All other fields of the real head are lost as well: cookies, request ids, rates.
+
+The early head has no Content-Encoding, so what follows must have none either. The upstream is asked for that, and what
+it compresses all the same is decoded here.
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Coroutine
+import zlib
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
 from ..config import MIB
-from ..protocol.heads import RequestHead, ResponseHead, get_all
+from ..errors import ProtocolError
+from ..protocol.heads import Fields, RequestHead, ResponseHead, get_all, tokens
 
 COMMENT: Final = b": waiting for the model\n\n"
 HEAD: Final = ResponseHead(
@@ -28,17 +33,23 @@ LONGEST_BODY: Final = 1 * MIB
 LONGEST_ERROR: Final = 65_536
 """Bytes of an error's body that fit an event."""
 
+_PIECE: Final = 65_536
+"""Bytes that are decoded at once: a few compressed ones may become a thousand times as many."""
+_GZIP: Final = zlib.MAX_WBITS | 16
+_RAW: Final = -zlib.MAX_WBITS
+_CODINGS: Final = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": zlib.MAX_WBITS}
+_NEVER: Final = re.compile(rb"\s*(identity|\*)\s*;\s*q=0(\.0*)?\s*", re.IGNORECASE)
 _PATHS: Final = re.compile(rb".*/(?:chat/completions|completions|responses|messages)")
 
 
 class Warmer:
     """Of one exchange. ``seconds``: the silence after which a comment is sent, again and again."""
 
-    def __init__(self, request: RequestHead, seconds: float) -> None:
+    def __init__(self, seconds: float) -> None:
         self.begun = False
         """The client was told a head, before there was one."""
         self._seconds = seconds
-        self._body: bytearray | None = bytearray() if _may_ask(request) else None
+        self._body: bytearray | None = bytearray()
 
     def feed(self, data: bytes) -> None:
         """Some of the request's body passes."""
@@ -79,13 +90,85 @@ def error_event(status: int, body: bytes) -> bytes:
     return b"data: " + json.dumps(told).encode() + b"\n\n"
 
 
+def unreadable(status: int, coding: str) -> bytes:
+    """What to tell of a body in a content coding that cannot be taken off."""
+    return (
+        f"The model server answered {status}, compressed with {coding!r} although it was asked not to compress."
+        " Turn that off there, or start the proxy without --keepalive."
+    ).encode()
+
+
 def is_event_stream(head: ResponseHead) -> bool:
-    """Whether a response is what the client was told that it is."""
+    """Whether a response is what the client was told that it is, once it is decoded."""
     kinds = [value.partition(b";")[0].strip().lower() for value in get_all(head.fields, b"content-type")]
-    return head.status == 200 and kinds == [b"text/event-stream"] and not get_all(head.fields, b"content-encoding")
+    return head.status == 200 and kinds == [b"text/event-stream"] and Decoder(head).unknown is None
 
 
-def _may_ask(request: RequestHead) -> bool:
+def may_ask(request: RequestHead, host: bytes, cors: Fields) -> bool:
+    """Whether a request may be one for events, and its client can do with an early head.
+
+    ``cors``: what the listener itself adds for the page that asks. Where that is nothing, only the upstream's own head
+    can let a page of another origin read the response.
+    """
     path = request.target.partition(b"?")[0]
-    plain = not get_all(request.fields, b"content-encoding")
-    return request.method == b"POST" and bool(_PATHS.fullmatch(path)) and plain
+    plain = not get_all(request.fields, b"content-encoding") and _takes_identity(request.fields)
+    readable = bool(cors) or all(
+        origin.partition(b"://")[2].lower() == host.lower() for origin in get_all(request.fields, b"origin")
+    )
+    return request.method == b"POST" and bool(_PATHS.fullmatch(path)) and plain and readable
+
+
+def asking_for_identity(fields: Fields) -> Fields:
+    """The fields of a request to which an early head may be told: its response must not be compressed."""
+    return tuple((name, b"identity" if name.lower() == b"accept-encoding" else value) for name, value in fields)
+
+
+def _takes_identity(fields: Fields) -> bool:
+    """Whether the client takes what is not compressed (RFC 9110 section 12.5.3)."""
+    members = [member for value in get_all(fields, b"accept-encoding") for member in value.split(b",")]
+    refused = {match[1].lower() for member in members if (match := _NEVER.fullmatch(member))}
+    named = any(member.partition(b";")[0].strip().lower() == b"identity" for member in members)
+    return b"identity" not in refused and (named or b"*" not in refused)
+
+
+class Decoder:
+    """Takes the content coding off a response's body."""
+
+    def __init__(self, head: ResponseHead) -> None:
+        codings = [each for each in tokens(head.fields, b"content-encoding") if each != b"identity"]
+        self.unknown: str | None = None
+        """The coding, or several, that the standard library cannot take off; then nothing is decoded."""
+        if len(codings) > 1 or (codings and codings[0] not in _CODINGS):
+            self.unknown = b", ".join(codings).decode("ascii", "backslashreplace")
+        self._bits = _CODINGS[codings[0]] if codings and not self.unknown else 0
+        self._decoder = zlib.decompressobj(self._bits) if self._bits else None
+        self._begun = False
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """What these bytes mean, in pieces. Raises `ProtocolError` where they are not so encoded."""
+        if self._decoder is None:
+            yield data
+            return
+        try:
+            while data:
+                piece = self._decompress(data)
+                data = self._decoder.unconsumed_tail
+                if self._decoder.eof:  # gzip may go on with another member
+                    data = self._decoder.unused_data
+                    self._decoder = zlib.decompressobj(self._bits)
+                if piece:
+                    yield piece
+        except zlib.error as exc:
+            raise ProtocolError("The response is not compressed as its Content-Encoding says.") from exc
+
+    def _decompress(self, data: bytes) -> bytes:
+        assert self._decoder is not None
+        begun, self._begun = self._begun, True
+        try:
+            return self._decoder.decompress(data, _PIECE)
+        except zlib.error:
+            if begun or self._bits != zlib.MAX_WBITS:
+                raise
+            self._bits = _RAW  # what some servers mean by deflate
+            self._decoder = zlib.decompressobj(_RAW)
+            return self._decoder.decompress(data, _PIECE)
