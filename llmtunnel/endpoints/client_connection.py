@@ -106,11 +106,12 @@ class ClientConnection(asyncio.Protocol):
         self._writable.set()
 
     def _find_out(self) -> None:
-        """Some time after the client's end: has it left, or does it wait for its answer?"""
-        if self._transport.get_write_buffer_size():  # it reads slowly; a failing write would tell
-            self._leaving = self._loop.call_later(self._half_closed, self._find_out)
-        elif not self.opaque and (not self._sent_since_end or self._refused()):
+        """Some time after the client's end, again and again: has it left, or does it wait for its answer?"""
+        waits = self.opaque or self._sent_since_end or self._transport.get_write_buffer_size()
+        if not waits or self._refused():
             self.abort()
+        else:  # nothing may be sent for minutes, in which no failing write would tell
+            self._leaving = self._loop.call_later(self._half_closed, self._find_out)
 
     def _refused(self) -> bool:
         """Whether the client's machine has answered that nobody reads what we sent."""

@@ -116,10 +116,15 @@ class Gateway:
         """What begins with a head; nothing where the client asks nothing more. Raises `BadMessage`."""
         try:
             async with asyncio.timeout(self._timeouts.idle_client):
-                data = await client.read()
+                while not reader.begun:  # empty lines ask nothing: RFC 9112 section 2.2
+                    data = await client.read()
+                    if not data:
+                        return []
+                    if events := reader.feed(data):
+                        return events
         except TimeoutError:
             return []
-        return reader.feed(data) or await self._read_rest_of_head(client, reader)
+        return await self._read_rest_of_head(client, reader)
 
     async def _read_rest_of_head(self, client: ClientConnection, reader: RequestReader) -> list[RequestEvent]:
         try:

@@ -95,6 +95,11 @@ class RequestReader:
         self._ended = False
 
     @property
+    def begun(self) -> bool:
+        """Whether there was more than empty lines."""
+        return bool(self._head) or self._http is not None
+
+    @property
     def rest(self) -> bytes:
         """What was fed beyond the end of the request."""
         return self._http.trailing_data[0] if self._http else self._head

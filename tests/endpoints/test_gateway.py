@@ -16,6 +16,7 @@ from llmtunnel.endpoints.ledger import Ledger
 from llmtunnel.errors import ErrorCode, StreamReset
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature
+from llmtunnel.session.mux import Session
 from llmtunnel.session.stream import Client, Stream
 
 from ..conftest import run
@@ -559,6 +560,64 @@ def test_a_client_that_leaves_cancels_its_request(begun: bool, abruptly: bool) -
     run(main())
 
 
+class Never:
+    """A source whose session never comes."""
+
+    async def session(self, wait: float) -> Session:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.parametrize("where", ["peer", "stream", "head", "events"])
+def test_a_client_that_has_ended_its_half_and_gets_nothing_counts_as_gone(where: str) -> None:
+    async def main() -> None:
+        timeouts, peer = Timeouts(half_closed=0.1, wait_for_peer=60), Peer()
+        limits = Limits(streams=1)
+        asked = b'{"stream": true}' if where == "events" else b""
+        async with tunnel(peer, timeouts=timeouts, limits=limits, keepalive=30) as rig, await rig.connect() as other:
+            if where == "peer":
+                rig.gateway._sessions = Never()
+            if where == "stream":
+                other.write(GET)
+                await peer.streams.get()
+            async with await rig.connect() as client:
+                client.write(
+                    b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b"
+                    % (len(asked), asked)
+                )
+                client.writer.write_eof()
+                with pytest.raises(ConnectionResetError):
+                    await client.rest()
+            await eventually(lambda: rig.records)
+            assert rig.records[0].error == "The client went away."
+            await eventually(lambda: peer.cancelled == (where in ("head", "events")))
+
+    run(main())
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_a_client_that_leaves_after_its_half_and_while_nothing_is_sent_is_noticed(upgraded: bool) -> None:
+    async def main() -> None:
+        peer, loop = Peer(), asyncio.get_running_loop()
+        async with tunnel(peer, timeouts=Timeouts(half_closed=0.1)) as rig:
+            with socket.socket() as raw:
+                raw.setblocking(False)
+                await loop.sock_connect(raw, rig.address)
+                upgrade = b"Connection: upgrade\r\nUpgrade: x\r\n"
+                await loop.sock_sendall(raw, GET.replace(b"\r\n\r\n", b"\r\n" + upgrade * upgraded + b"\r\n"))
+                stream = await peer.streams.get()
+                raw.shutdown(socket.SHUT_WR)
+                await asyncio.sleep(0.05)
+                fields = ((b"Connection", b"upgrade"), (b"Upgrade", b"x")) if upgraded else ()
+                await stream.send_response(ok(*fields, status=101 if upgraded else 200))
+                await stream.send(b"unread")
+                await asyncio.sleep(0.3)
+                assert not peer.cancelled
+            await eventually(lambda: peer.cancelled)  # closed with bytes unread: its system sends a reset
+
+    run(main())
+
+
 def reset(client: RawClient) -> None:
     sock = client.writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0))
@@ -597,6 +656,49 @@ def test_idle_and_slow_clients_are_let_go() -> None:
         async with tunnel(Peer(), timeouts=timeouts) as rig:
             assert await rig.ask(b"") == b""
             assert (await rig.ask(b"GET / HT")).startswith(b"HTTP/1.1 408 ")
+
+    run(main())
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"\n", b"\r", b"\r\n\r\n\n\r\n"])
+@pytest.mark.parametrize("first", [b"", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"])
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_idle_client_gets_no_answer_to_empty_lines(sent: bytes, first: bytes, ends: bool) -> None:
+    """RFC 9112 section 2.2: some clients send a line's end behind a body, which is no part of the next request."""
+
+    async def main() -> None:
+        timeouts = Timeouts(idle_client=0.3, client_head=0.05, linger=0.1)
+        async with tunnel(answering(b"ok"), timeouts=timeouts) as rig, await rig.connect() as client:
+            client.write(first + sent)
+            if first:
+                await client.reader.readuntil(b"\r\n\r\nok")
+            if ends:
+                client.writer.write_eof()
+            assert await client.rest() == b""
+
+    run(main())
+
+
+def test_empty_lines_before_a_request_do_not_hurry_it() -> None:
+    async def main() -> None:
+        timeouts = Timeouts(idle_client=30, client_head=0.1, linger=0.1)
+        async with tunnel(answering(b"ok"), timeouts=timeouts) as rig, await rig.connect() as client:
+            for _ in range(3):
+                client.write(b"\r\n")
+                await asyncio.sleep(0.1)
+            client.write(b"\r\n" + GET_CLOSE)
+            assert (await client.rest()).endswith(b"\r\n\r\nok")
+
+    run(main())
+
+
+@pytest.mark.parametrize("sent", [b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n"])
+def test_a_client_that_ends_within_a_head_gets_no_answer(sent: bytes) -> None:
+    async def main() -> None:
+        async with tunnel(answering(b"ok")) as rig, await rig.connect() as client:
+            client.write(b"\r\n" + sent)
+            client.writer.write_eof()
+            assert await client.rest() == b""
 
     run(main())
 
