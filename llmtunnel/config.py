@@ -111,7 +111,9 @@ class Limits:
     head: int = 32 * KIB
     """A request's or response's head on the HTTP side, bytes (nginx: 32 KiB, Node: 16 KiB)."""
     fields: int = 200
-    """Header fields in one head (nginx has no limit, Apache 100, Go about 1 MB)."""
+    """Header fields in a request's head (nginx has no limit, Apache 100, Go about 1 MB)."""
+    response_fields: int = 1000
+    """Header fields in a response's head (curl: 5,000)."""
     held: int = 128 * MIB
     """Bytes that one peer may make serve hold in all: heads and bodies that have come and are not read, and answers
     that it does not take. Full windows of 256 streams; more is refused, or ends the stream that it is of."""

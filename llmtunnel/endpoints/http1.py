@@ -1,8 +1,9 @@
 """HTTP/1.1 messages, bytes to events, for the gateway (requests) and the origin (responses). Pure: no socket, no clock.
 
-h11 parses, one `h11.Connection` for each message; it writes nothing, since it would add and reorder. A reader is fed
-bytes as they come and gives events: a head, then ``bytes`` of body, then `END`. What was read beyond the message
-is its `rest`. How messages become bytes again stands in `encoding`.
+h11 parses requests, one `h11.Connection` for each; it writes nothing, since it would add and reorder. Responses are
+parsed here, since it refuses much that other clients take. A reader is fed bytes as they come and gives events: a head,
+then ``bytes`` of body, then `END`. What was read beyond the message is its `rest`. How messages become bytes again
+stands in `encoding`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
 from typing import Final
 
 import h11
 
 from ..config import Limits
-from ..protocol.heads import Fields, RequestHead, ResponseHead, get_all, is_upgrade, tokens
+from ..protocol.heads import MAX_INTERIM, Fields, RequestHead, ResponseHead, get_all, is_upgrade, tokens
 
 
 class End(Enum):
@@ -77,6 +77,11 @@ ResponseEvent = ResponseHead | bytes | End
 
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^\x00-\x20\x7f]+) HTTP/(\d)\.(\d)")
+_STATUS_LINE: Final = re.compile(rb"(?:HTTP/1\.([01])|ICY)[ \t]+([1-9]\d\d)(?:[ \t](.*))?", re.IGNORECASE | re.DOTALL)
+"""ICY is what SHOUTcast says for HTTP/1.0."""
+_CHUNK_SIZE: Final = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CODINGS: Final = (b"gzip", b"x-gzip", b"deflate", b"compress", b"br", b"zstd")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#@]+)([/?].*)?", re.IGNORECASE)
 _HOP_BY_HOP: Final = frozenset(
     (b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding"),
@@ -147,72 +152,279 @@ class RequestReader:
 class ResponseReader:
     """Reads the response, interim heads and all, that an upstream gives to one request.
 
+    It takes what servers get wrong where curl and browsers take it and nothing else can be meant: a status line in
+    small letters or without a reason, folded and repeated fields, LF for CRLF, ``identity`` and a doubled ``chunked``.
+    What could be meant in two ways is refused, and the error names it.
+
     After the head of a 101, `rest` and what is read from then on belong to the new protocol.
     """
 
     def __init__(self, method: bytes, *, upgrade: bool = False, limits: Limits = _DEFAULTS) -> None:
+        self._method = method
+        self._upgrade = upgrade
         self._limits = limits
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=limits.head)
-        self._http.send(_asked(method, upgrade))
-        self._in_body = False
+        self._head = b""
+        self._interim = 0
+        self._body: _Body | None = None
+        self._reusable = False
         self._done = False
 
     @property
     def rest(self) -> bytes:
         """What was fed beyond the end of the response, or beyond a 101."""
-        return self._http.trailing_data[0]
+        return self._body.rest if self._body else self._head
 
     @property
     def keep_alive(self) -> bool:
         """Once the response has ended: whether the connection can take another request."""
-        return self._http.their_state is h11.DONE and not self.rest
+        return self._done and self._reusable and not self.rest
 
     def feed(self, data: bytes) -> Iterator[ResponseEvent]:
         """Take bytes as they came; iterate over the events to their end before the next call.
 
         Raises `BadMessage` behind the events that came before it; the reader is of no more use then.
         """
-        if data:
-            self._http.receive_data(data)
-        return self._read()
+        if self._body is None:
+            searched = max(0, len(self._head) - 2)
+            self._head += data
+            if not self._done:
+                yield from self._read_heads(searched)
+            data, self._head = (self._head, b"") if self._in_body else (b"", self._head)
+        yield from self._read_body(data)
 
     def eof(self) -> Iterator[ResponseEvent]:
         """The upstream closed: a body without a length ends here.
 
         Raises `BadMessage` where the response is not whole.
         """
-        if not self._done:
-            self._http.receive_data(b"")
-        try:
-            yield from self._read()
-        except BadMessage as exc:
-            raise BadMessage(502, "the connection closed before the response was whole") from exc
-
-    def _read(self) -> Iterator[ResponseEvent]:
         if self._done:
             return
-        events = _events(self._http)
-        if not self._in_body:
-            yield from self._heads(events)
-        if self._in_body:
-            body, ending = _body(events)
-            yield from body
-            if isinstance(ending, BadMessage):
-                raise ending
-            if ending is END:
-                self._done = True
-                yield END
+        if not isinstance(self._body, _Unsized):
+            raise BadMessage(502, "the connection closed before the response was whole")
+        self._done = True
+        yield END
 
-    def _heads(self, events: Iterator[h11.Event]) -> Iterator[ResponseHead]:
-        for event in events:
-            assert isinstance(event, h11.InformationalResponse | h11.Response)
-            if len(event.headers) > self._limits.fields:
-                raise BadMessage(502, f"the response has more than {self._limits.fields} header fields")
-            self._done = event.status_code == 101
-            self._in_body = isinstance(event, h11.Response)
-            yield _response_head(event)
-            if self._in_body:
+    @property
+    def _in_body(self) -> bool:
+        return self._body is not None
+
+    def _read_body(self, data: bytes) -> Iterator[ResponseEvent]:
+        if self._body is None:
+            return
+        parts: list[bytes] = []
+        failure = None
+        try:
+            parts += self._body.feed(data)
+        except BadMessage as exc:
+            failure = exc
+        if parts:
+            yield b"".join(parts)
+        if failure:
+            raise failure
+        if self._body.whole and not self._done:
+            self._done = True
+            yield END
+
+    def _read_heads(self, searched: int) -> Iterator[ResponseHead]:
+        while not (self._body or self._done):
+            empty = len(self._head) - len(self._head.lstrip(b"\r\n"))
+            if empty:  # what a server sends too much behind its last response
+                self._head, searched = self._head[empty:], 0
+            blank = _BLANK_LINE.search(self._head, searched)
+            size = blank.end() if blank else len(self._head)
+            if size > self._limits.head:
+                raise BadMessage(502, f"its head has more than {self._limits.head} bytes")
+            if not blank:
+                if b"\n" in self._head:
+                    _status_line(self._head.partition(b"\n")[0])
                 return
+            head, self._head, searched = self._head[:size], self._head[size:], 0
+            yield self._read_head(head)
+
+    def _read_head(self, head: bytes) -> ResponseHead:
+        first, *lines = (line.removesuffix(b"\r") for line in head.rstrip(b"\r\n").split(b"\n"))
+        version, status, reason = _status_line(first)
+        if lines and _STATUS_LINE.fullmatch(lines[0]):
+            if _status_line(lines[0])[1] != status:
+                raise BadMessage(502, "it has two status lines that differ")
+            del lines[0]
+        fields = _response_fields(lines, self._limits.response_fields)
+        if status < 200 and status != 101:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise BadMessage(502, f"it has more than {MAX_INTERIM} interim heads")
+            return ResponseHead(status=status, reason=reason, fields=fields)
+        fields = self._begin_body(version, status, fields)
+        return ResponseHead(status=status, reason=reason, fields=fields)
+
+    def _begin_body(self, version: bytes, status: int, fields: Fields) -> Fields:
+        """Find out how the body ends (RFC 9112 section 6.3). The fields, with one length at most."""
+        if status == 101:
+            if not self._upgrade:
+                raise BadMessage(502, "it changes the protocol, which nobody asked for")
+            self._done = True
+            return fields
+        told = bool(get_all(fields, b"content-length"))
+        chunked = _is_chunked(fields)
+        if chunked:  # it overrides, so the length goes no further
+            length = None
+            fields = tuple(field for field in fields if field[0].lower() != b"content-length")
+        else:
+            length = content_length(fields)
+            fields = tuple(_with_one_length(fields))
+        bodiless = self._method == b"HEAD" or status in (204, 304)
+        if bodiless:
+            self._body = _Sized(0)
+        elif chunked:
+            self._body = _Chunked(self._limits.head)
+        else:
+            self._body = _Unsized() if length is None else _Sized(length)
+        # Whether a body comes all the same, or where it ends, is what some servers and their proxies see differently.
+        doubtful = (chunked and (told or status in (204, 304))) or (status == 204 and bool(length))
+        options = tokens(fields, b"connection")
+        ends = not isinstance(self._body, _Unsized)
+        self._reusable = version == b"1.1" and b"close" not in options and ends and not doubtful
+        return fields
+
+
+class _Sized:
+    """A body of so many bytes."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.rest = b""
+
+    @property
+    def whole(self) -> bool:
+        return not self._left
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        taken = data if len(data) <= self._left else data[: self._left]
+        self._left -= len(taken)
+        self.rest += data[len(taken) :]
+        if taken:
+            yield taken
+
+
+class _Unsized:
+    """A body that ends with its connection."""
+
+    rest = b""
+    whole = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if data:
+            yield data
+
+
+class _Chunked:
+    """The chunked coding (RFC 9112 section 7.1); its lines may end in LF alone. Extensions and trailers are dropped."""
+
+    def __init__(self, limit: int) -> None:
+        """``limit``: bytes of a chunk's size and extensions, and of all trailers together."""
+        self.rest = b""
+        self.whole = False
+        self._limit = limit
+        self._left = 0
+        self._state = self._size
+        self._trailers = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        data, at = self.rest + data, 0
+        try:
+            while at < len(data) and not self.whole:
+                if self._left:
+                    part = data[at : at + self._left]
+                    at += len(part)
+                    self._left -= len(part)
+                    yield part
+                    continue
+                end = data.find(b"\n", at)
+                if (end if end >= 0 else len(data)) - at > self._limit:
+                    raise BadMessage(502, f"a line of its chunked body has more than {self._limit} bytes")
+                if end < 0:
+                    return
+                line, at = data[at:end].removesuffix(b"\r"), end + 1
+                self._state(line)
+        finally:
+            self.rest = data[at:]
+
+    def _size(self, line: bytes) -> None:
+        match = _CHUNK_SIZE.fullmatch(line)
+        if not match:
+            raise BadMessage(502, "the size of one of its chunks is no hexadecimal number")
+        self._left = int(match[1], 16)
+        self._state = self._end if self._left else self._trailer
+
+    def _end(self, line: bytes) -> None:
+        if line:
+            raise BadMessage(502, "one of its chunks is longer than its size")
+        self._state = self._size
+
+    def _trailer(self, line: bytes) -> None:
+        self._trailers += len(line)
+        if self._trailers > self._limit:
+            raise BadMessage(502, f"its trailers have more than {self._limit} bytes")
+        self.whole = not line
+
+
+_Body = _Sized | _Unsized | _Chunked
+
+
+def _status_line(line: bytes) -> tuple[bytes, int, bytes]:
+    """Version (``1.0`` or ``1.1``), status and reason."""
+    match = _STATUS_LINE.fullmatch(line.removesuffix(b"\r"))
+    if not match:
+        raise BadMessage(502, "it does not begin with a status line of HTTP/1.1")
+    minor, status, reason = match.groups()
+    if b"\r" in (reason or b"") or b"\0" in (reason or b""):
+        raise BadMessage(502, "its reason holds a control byte")
+    return b"1.1" if minor == b"1" else b"1.0", int(status), (reason or b"").strip(b" \t")
+
+
+def _response_fields(lines: list[bytes], limit: int) -> Fields:
+    fields: list[tuple[bytes, bytes]] = []
+    for line in lines:
+        if line[:1] in (b" ", b"\t"):  # folded: RFC 9112 section 5.2
+            if not fields:
+                raise BadMessage(502, "its first header line begins with a space")
+            name, value = fields[-1]
+            fields[-1] = (name, b"%b %b" % (value, line.strip(b" \t")))
+        else:
+            name, colon, value = line.partition(b":")
+            if not colon:
+                raise BadMessage(502, "one of its header lines has no colon")
+            fields.append((name.rstrip(b" \t"), value.strip(b" \t")))  # RFC 9112 section 5.1
+            if len(fields) > limit:
+                raise BadMessage(502, f"it has more than {limit} header fields")
+    for name, value in fields:
+        if not _TOKEN.fullmatch(name):
+            raise BadMessage(502, "the name of one of its header fields is no token")
+        if b"\0" in value or b"\r" in value:
+            raise BadMessage(502, "the value of one of its header fields holds a NUL or a lone CR")
+    return tuple(fields)
+
+
+def _is_chunked(fields: Fields) -> bool:
+    codings = [coding for coding in tokens(fields, b"transfer-encoding") if coding != b"identity"]
+    if others := {*codings} - {b"chunked"}:
+        named = next((coding for coding in _CODINGS if coding in others), None)
+        raise BadMessage(
+            502,
+            f"its Transfer-Encoding is {named.decode() if named else 'neither chunked nor identity'}, not asked for",
+        )
+    return bool(codings)
+
+
+def _with_one_length(fields: Fields) -> Iterator[tuple[bytes, bytes]]:
+    """The fields, of which equal lengths are one: repeated, or as ``5, 5``."""
+    seen = False
+    for name, value in fields:
+        if name.lower() != b"content-length":
+            yield name, value
+        elif not seen:
+            seen = True
+            yield name, value.partition(b",")[0].strip()
 
 
 def end_to_end(fields: Fields, *, upgrade: bool = False) -> Fields:
@@ -280,24 +492,8 @@ def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
     return authority, rest if rest.startswith(b"/") else b"/" + rest
 
 
-def _response_head(event: h11.InformationalResponse | h11.Response) -> ResponseHead:
-    fields = _fields(event)
-    if get_all(fields, b"transfer-encoding"):  # it overrides (RFC 9112 section 6.3), so the length goes no further
-        fields = tuple(field for field in fields if field[0].lower() != b"content-length")
-    return ResponseHead(status=event.status_code, reason=bytes(event.reason), fields=fields)
-
-
-def _fields(event: h11.Request | h11.InformationalResponse | h11.Response) -> Fields:
+def _fields(event: h11.Request) -> Fields:
     return tuple((bytes(name), bytes(value)) for name, value in event.headers.raw_items())
-
-
-@lru_cache(maxsize=64)
-def _asked(method: bytes, upgrade: bool) -> h11.Request:
-    """What h11 must know of the request to read its response."""
-    fields = [(b"Host", b"upstream")]
-    if upgrade:
-        fields += [(b"Connection", b"upgrade"), (b"Upgrade", b"another")]
-    return h11.Request(method=method, target=b"/", headers=fields)
 
 
 def _events(http: h11.Connection) -> Iterator[h11.Event]:

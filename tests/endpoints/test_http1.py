@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
@@ -17,9 +18,10 @@ from llmtunnel.endpoints.http1 import (
     content_length,
     end_to_end,
 )
+from llmtunnel.protocol import fields
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 
-LIMITS = Limits(head=2048, fields=20)
+LIMITS = Limits(head=2048, fields=20, response_fields=30)
 
 
 def read(data: bytes, limits: Limits = LIMITS) -> RequestReceived:
@@ -281,3 +283,175 @@ def test_an_upgrade_keeps_the_fields_that_ask_for_it() -> None:
 def test_a_length_that_is_not_one_number_is_refused(value: bytes) -> None:
     with pytest.raises(BadMessage):
         content_length(((b"Content-Length", value),))
+
+
+# -- what servers get wrong: (accepted by) curl 8 and Chromium, as their sources say, and by us
+
+OK = b"HTTP/1.1 200 OK\r\n"
+SIZED = b"Content-Length: 5\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+CHUNKS = b"5\r\nhello\r\n0\r\n\r\n"
+
+ACCEPTED = {  # name: response, whether another may follow on its connection
+    "Transfer-Encoding: identity, until the close": (OK + b"Transfer-Encoding: identity\r\n\r\nhello", False),
+    "Transfer-Encoding: identity, sized": (OK + b"Transfer-Encoding: identity\r\n" + SIZED + b"\r\nhello", True),
+    "Transfer-Encoding empty": (OK + b"Transfer-Encoding:\r\n" + SIZED + b"\r\nhello", True),
+    "chunked, identity": (OK + b"Transfer-Encoding: Chunked, identity\r\n\r\n" + CHUNKS, True),
+    "chunked in two fields": (OK + CHUNKED + CHUNKED + b"\r\n" + CHUNKS, True),
+    "chunked, chunked": (OK + b"Transfer-Encoding: chunked, chunked\r\n\r\n" + CHUNKS, True),
+    "Content-Length beside chunked": (OK + SIZED + CHUNKED + b"\r\n" + CHUNKS, False),
+    "Content-Length that is none beside chunked": (OK + b"Content-Length: x\r\n" + CHUNKED + b"\r\n" + CHUNKS, False),
+    "Content-Length twice": (OK + SIZED + SIZED + b"\r\nhello", True),
+    "Content-Length: 5, 5": (OK + b"Content-Length: 5, 5\r\n\r\nhello", True),
+    "200 fields and more": (OK + SIZED + b"A: b\r\n" * 999 + b"\r\nhello", True),
+    "obs-fold": (OK + SIZED + b"X-Folded: a\r\n\t  b\r\n \r\n\r\nhello", True),
+    "bare LF": (b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", True),
+    "bare LF in chunks": (OK + CHUNKED + b"\r\n5;x=y\nhello\n0\nX: y\n\n", True),
+    "spaces about a chunk's size": (OK + CHUNKED + b"\r\n 0005 \r\nhello\r\n0 \r\n\r\n", True),
+    "no reason": (b"HTTP/1.1 200\r\n" + SIZED + b"\r\nhello", True),
+    "a space for a reason": (b"HTTP/1.1 200 \r\n" + SIZED + b"\r\nhello", True),
+    "two spaces": (b"HTTP/1.1  200  OK\r\n" + SIZED + b"\r\nhello", True),
+    "HTTP/1.0 keep-alive": (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n" + SIZED + b"\r\nhello", False),
+    "HTTP/1.0 chunked": (b"HTTP/1.0 200 OK\r\n" + CHUNKED + b"\r\n" + CHUNKS, False),
+    "small letters": (b"http/1.1 200 ok\r\ncontent-length: 5\r\n\r\nhello", True),
+    "ICY": (b"ICY 200 OK\r\nicy-name: x\r\n\r\nhello", False),
+    "spaces before the colon": (OK + b"Content-Length \t: 5\r\n\r\nhello", True),
+    "two status lines": (OK + b"HTTP/1.1 200 OK\r\n" + SIZED + b"\r\nhello", True),
+    "empty lines before": (b"\r\n\n\r\n" + OK + SIZED + b"\r\nhello", True),
+    "control bytes in a value": (OK + b"X: a\x01\x0b\x7fb\r\n" + SIZED + b"\r\nhello", True),
+    "an empty value": (OK + b"X:\r\n" + SIZED + b"\r\nhello", True),
+    "a status of 999": (b"HTTP/1.1 999 Denied\r\n" + SIZED + b"\r\nhello", True),
+}
+
+BODILESS = {
+    "204 with a length": (b"HTTP/1.1 204 No Content\r\n" + SIZED + b"\r\n", False),
+    "204 with a body": (b"HTTP/1.1 204 No Content\r\n" + SIZED + b"\r\nhello", False),
+    "204 chunked": (b"HTTP/1.1 204 No Content\r\n" + CHUNKED + b"\r\n0\r\n\r\n", False),
+    "204 with a length of 0": (b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", True),
+    "304 with a length": (b"HTTP/1.1 304 Not Modified\r\n" + SIZED + b"\r\n", True),
+    "304 chunked": (b"HTTP/1.1 304 Not Modified\r\n" + CHUNKED + b"\r\n", False),
+}
+
+REFUSED = {  # name: response, what the error names
+    "gzip, chunked": (OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n", "Transfer-Encoding is gzip"),
+    "gzip": (OK + b"Transfer-Encoding: GZIP\r\n" + SIZED + b"\r\nhello", "Transfer-Encoding is gzip"),
+    "xchunked": (OK + b"Transfer-Encoding: xchunked\r\n\r\n", "neither chunked nor identity"),
+    "chunked;q=1": (OK + b"Transfer-Encoding: chunked;q=1\r\n\r\n", "neither chunked nor identity"),
+    "two lengths": (OK + SIZED + b"Content-Length: 6\r\n\r\n", "Content-Length is not one number"),
+    "Content-Length: 5, 6": (OK + b"Content-Length: 5, 6\r\n\r\n", "Content-Length is not one number"),
+    "no number": (OK + b"Content-Length: 0x5\r\n\r\n", "Content-Length is not one number"),
+    "an empty length": (OK + b"Content-Length:\r\n\r\n", "Content-Length is not one number"),
+    "more than 1,000 fields": (OK + b"A: b\r\n" * 1001 + b"\r\n", "more than 1000 header fields"),
+    "a head of more than 32 KiB": (OK + b"A: " + b"b" * 33_000 + b"\r\n\r\n", "more than 32768 bytes"),
+    "a fold at the beginning": (OK + b" X: y\r\n\r\n", "begins with a space"),
+    "no colon": (OK + b"X\r\n\r\n", "no colon"),
+    "no name": (OK + b": x\r\n\r\n", "no token"),
+    "a space in a name": (OK + b"X Y: z\r\n\r\n", "no token"),
+    "NUL": (OK + b"X: a\0b\r\n\r\n", "NUL"),
+    "a lone CR": (OK + b"X: a\rb\r\n\r\n", "lone CR"),
+    "a lone CR in the reason": (b"HTTP/1.1 200 O\rK\r\n\r\n", "control byte"),
+    "status lines that differ": (OK + b"HTTP/1.1 404 Not Found\r\n\r\n", "two status lines"),
+    "HTTP/2": (b"HTTP/2.0 200 OK\r\n\r\n", "status line"),
+    "HTTP/1.2": (b"HTTP/1.2 200 OK\r\n\r\n", "status line"),
+    "HTTP/0.9": (b"<html>\n", "status line"),
+    "ssh, which waits": (b"SSH-2.0-OpenSSH_9.6\r\n", "status line"),
+    "a status of two digits": (b"HTTP/1.1 20 OK\r\n\r\n", "status line"),
+    "a status of four digits": (b"HTTP/1.1 2000 OK\r\n\r\n", "status line"),
+    "a status below 100": (b"HTTP/1.1 099 OK\r\n\r\n", "status line"),
+    "an unasked 101": (b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", "changes the protocol"),
+    "a chunk's size that is none": (OK + CHUNKED + b"\r\n0x5\r\nhello\r\n", "hexadecimal"),
+    "an empty chunk's size": (OK + CHUNKED + b"\r\n\r\n", "hexadecimal"),
+    "a chunk's size beyond measure": (OK + CHUNKED + b"\r\n" + b"f" * 17 + b"\r\n", "hexadecimal"),
+    "a chunk longer than its size": (OK + CHUNKED + b"\r\n4\r\nhello\r\n", "longer than its size"),
+    "an endless chunk line": (OK + CHUNKED + b"\r\n5;" + b"x" * 40_000, "a line of its chunked body"),
+    "endless trailers": (OK + CHUNKED + b"\r\n0\r\n" + b"X: y\r\n" * 10_000, "trailers"),
+    "endless interim heads": (b"HTTP/1.1 102 Processing\r\n\r\n" * 1001, "interim heads"),
+}
+
+
+def response_of(data: bytes, pieces: int, method: bytes = b"GET") -> tuple[ResponseHead, bytes, ResponseReader]:
+    """The final head and the body that come of these bytes, given in so many pieces, and the reader."""
+    reader, head, body = ResponseReader(method), None, b""
+    step = max(1, len(data) // pieces)
+    events = [event for start in range(0, len(data), step) for event in reader.feed(data[start : start + step])]
+    for event in [*events, *reader.eof()]:
+        if isinstance(event, ResponseHead):
+            head = event
+        elif isinstance(event, bytes):
+            body += event
+    assert head is not None
+    return head, body, reader
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 100_000])
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_a_response_that_can_be_meant_in_one_way_only_is_taken(name: str, pieces: int) -> None:
+    data, reusable = ACCEPTED[name]
+    head, body, reader = response_of(data, pieces)
+    assert body == b"hello"
+    assert reader.keep_alive is reusable
+    lengths = [value for key, value in head.fields if key.lower() == b"content-length"]
+    assert lengths in ([], [b"5"])
+    fields.check(tuple(field for field in head.fields if field[0].lower() != b"transfer-encoding"))
+
+
+@pytest.mark.parametrize("pieces", [1, 100_000])
+@pytest.mark.parametrize("name", BODILESS)
+def test_a_response_without_a_body_has_none_whatever_its_head_says(name: str, pieces: int) -> None:
+    data, reusable = BODILESS[name]
+    _, body, reader = response_of(data, pieces)
+    assert body == b""
+    assert reader.keep_alive is reusable
+    assert response_of(ACCEPTED["Content-Length twice"][0][:-5], 1, b"HEAD")[1] == b""
+
+
+@pytest.mark.parametrize("pieces", [1, 100_000])
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_response_that_can_be_meant_in_two_ways_is_refused_by_an_error_that_names_it(name: str, pieces: int) -> None:
+    data, named = REFUSED[name]
+    reader, step = ResponseReader(b"GET"), max(1, len(data) // pieces)
+    with pytest.raises(BadMessage, match=named) as caught:
+        for start in range(0, len(data), step):
+            [*reader.feed(data[start : start + step])]
+    assert caught.value.status == 502
+
+
+def test_folded_and_spaced_fields_go_on_as_one_line_without_the_spaces() -> None:
+    head, _, _ = response_of(ACCEPTED["obs-fold"][0], 1)
+    assert (b"X-Folded", b"a b ") in head.fields
+    head, _, _ = response_of(ACCEPTED["spaces before the colon"][0], 1)
+    assert (b"Content-Length", b"5") in head.fields
+
+
+def test_requests_stay_strict_where_responses_are_not() -> None:
+    post = b"POST / HTTP/1.1\r\nHost: a\r\n"
+    for strange in (
+        b"Transfer-Encoding: identity\r\n",
+        CHUNKED + CHUNKED,
+        b"Transfer-Encoding: chunked, chunked\r\n",
+        SIZED + CHUNKED,
+        b"Content-Length : 5\r\n",
+        b"X: a\rb\r\n",
+        b"A: b\r\n" * 201,
+    ):
+        assert refused(post + strange + b"\r\n", Limits()) in (400, 431, 501)
+    assert refused(post.replace(b"HTTP", b"http") + b"\r\n") == 400
+    assert refused(post + CHUNKED + b"\r\n5\nhello\n0\n\n  x\r\n") == 400
+
+
+def test_many_tiny_chunks_take_time_by_their_number_alone() -> None:
+    """Each must not move all that comes behind it."""
+    body = b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n"
+    started = time.process_time()
+    _, read_body, _ = response_of(OK + CHUNKED + b"\r\n" + body, 2)
+    assert read_body == b"x" * 100_000
+    assert time.process_time() - started < 3  # 0.2 s; some 30 s where each moves the rest
+
+
+@given(st.sampled_from([*ACCEPTED.values(), *BODILESS.values()]), CUTS)
+def test_an_odd_response_reads_the_same_however_it_is_split(case: tuple[bytes, bool], cuts: list[int]) -> None:
+    def feed_all(pieces: list[bytes]) -> list[object]:
+        reader = ResponseReader(b"GET")
+        return outcome(lambda data: reader.feed(data) if data else reader.eof(), [*filter(None, pieces), b""])
+
+    assert feed_all([case[0]]) == feed_all(split(case[0], cuts))

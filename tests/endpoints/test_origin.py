@@ -18,6 +18,7 @@ from llmtunnel.upstream import Upstream
 from tests.conftest import run
 from tests.endpoints.answers import SAMPLES
 from tests.endpoints.scripted import OK, Rig, answer, read_all, rig
+from tests.endpoints.test_http1 import ACCEPTED, REFUSED
 
 V1 = frozenset({Feature.SSE})
 
@@ -279,7 +280,7 @@ def test_an_upstream_that_is_down_is_a_502_that_says_what_to_do() -> None:
         b"\x15\x03\x01\x00\x02\x02\n\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: x\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nA: " + b"b" * 40_000,
-        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 300 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 1100 + b"\r\n",
         b"HTTP/1.1 101 Unasked\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"A: " + b"\x01" * 20_000 + b"\r\n\r\n",
     ],
@@ -542,5 +543,43 @@ def test_what_passes_after_a_101_counts_as_it_passes() -> None:
             await peer.exactly(4)
             [active] = tunnel.ledger.active()
             assert (active.status, active.bytes_up, active.bytes_down) == (101, 4, 3)
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_an_odd_response_that_other_clients_take_reaches_the_client(name: str) -> None:
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream = await tunnel.ask()
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            peer.say(ACCEPTED[name][0])
+            peer.writer.write_eof()
+            head, body = await answer(stream)
+            assert head.status != 502
+            assert body == b"hello"
+
+    run(main())
+
+
+AT_THE_HEAD = sorted(
+    name for name in REFUSED if "chunk's" not in name and "chunk " not in name and "endless" not in name
+)
+
+
+@pytest.mark.parametrize("name", AT_THE_HEAD)
+def test_an_odd_response_that_is_refused_is_a_502_that_names_what_is_odd(name: str) -> None:
+    data, named = REFUSED[name]
+
+    async def main() -> None:
+        async with rig() as tunnel:
+            stream = await tunnel.ask()
+            peer = await tunnel.upstream.peer()
+            await peer.head()
+            peer.say(data)
+            head, body = await answer(stream)
+            assert head.status == 502
+            assert named in error_of(body)["message"]
 
     run(main())
