@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from llmtunnel.protocol.heads import MAX_INTERIM
+
 from .exchanges import chunked, request, response
 from .processes import Process, Processes, Signal, Tunnel
 from .raw import Client, fetch, get
@@ -123,6 +125,24 @@ def test_a_stalled_upload_stalls_nobody_else_and_holds_little_memory(own: Tunnel
         assert max(growth) < MAY_GROW
         own_upstream.hear()
         wait_until(lambda: push(client), "the upload goes on when the upstream reads")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_interim_heads_for_clients_that_do_not_read_are_held_in_little_memory(
+    own: Tunnel, own_upstream: Upstream
+) -> None:
+    both = (own.serve, own.proxy)
+    warm_up(own)
+    before = [process.resident for process in both]
+    early = response(b"103 Early Hints", b"Link: " + b"x" * 30_000)
+    own_upstream.answers[b"/early"] = reply(*(step for _ in range(MAX_INTERIM - 50) for step in (early, 0.008)), 60.0)
+    with Client(own.address, receive_buffer=4096) as client:
+        client.send(request(b"GET", b"/early"))
+        time.sleep(9)  # 28 MB, of which the system's own buffers take 4
+        growth = grown(both, before)
+        print(f"serve, proxy grew by {growth}")
+        assert max(growth) < MAY_GROW / 2
+        assert timed_get(own) < 2.0
 
 
 def warm_up(tunnel: Tunnel) -> None:
