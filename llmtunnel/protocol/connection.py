@@ -264,7 +264,9 @@ class Connection:
         if stream > MAX_STREAM:
             raise ProtocolError("A stream's number is too high.")
         self._last_stream = stream
-        if len(self._streams) >= self._limits.streams:
+        # A peer has not seen the end of what still waits here: one that does not read could have more and more answers
+        # pile up.
+        if len(self._streams.keys() | self._outbox.streams) >= self._limits.streams:
             raise ProtocolError("Too many requests at once.", code=ErrorCode.REFUSED)
         head = fields.decode_request(frame.payload, self.features)
         if head.client >= stream:

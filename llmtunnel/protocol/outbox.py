@@ -8,6 +8,7 @@ into the journal, and on a new channel comes out of it again, before all else of
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import KeysView
 from typing import Final
 
 from .frames import HEADER, MAX_BUNDLED_FRAME, MAX_MESSAGE, FrameType, bundle, bundled_size, encode
@@ -81,6 +82,11 @@ class Outbox:
     def held(self) -> bool:
         """Whether frames of streams wait for nothing but the journal."""
         return self._is_full and not self.paused and bool(self._urgent or self._turns)
+
+    @property
+    def streams(self) -> KeysView[int]:
+        """Streams that have something queued, those that have ended among them."""
+        return self._queues.keys()
 
     def take_cut(self) -> set[int]:
         """Streams of which body bytes have left since the last call: there is room again."""

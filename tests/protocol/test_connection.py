@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmtunnel.config import Limits, Timeouts
 from llmtunnel.errors import ErrorCode, ProtocolError, TooManyStreams
-from llmtunnel.protocol import frames
+from llmtunnel.protocol import fields, frames
 from llmtunnel.protocol.events import (
     ClientClosed,
     ConnectionEnded,
@@ -422,6 +422,24 @@ def test_a_proxy_opens_no_more_streams_than_serve_takes() -> None:
         pair.proxy.connection.open_stream(GET)
     pair.proxy.connection.reset(first, ErrorCode.CANCELLED, "enough")
     assert pair.open() == 3
+
+
+@pytest.mark.parametrize("shared", [ALL_FEATURES, frozenset()], ids=["v2", "v1"])
+def test_answers_that_the_peer_does_not_take_count_as_streams(shared: Features) -> None:
+    pair = ConnectionPair(proxy_features=shared, limits=Limits(streams=4))
+    serve = pair.serve.connection
+    for stream in range(1, 10):
+        head = frames.encode(FrameType.REQ_HEADERS, stream, fields.encode_request(stream, GET, shared))
+        events = serve.receive_message(head, 0.0)
+        assert bool(events) is (stream <= 4)
+        events = serve.receive_message(frames.encode(FrameType.REQ_END, stream, frames.encode_length(0)), 0.0)
+        if stream <= 4:
+            serve.send_response(stream, OK)
+            serve.send_end(stream)
+            assert not serve.is_open(stream)
+    sent(serve)
+    head = frames.encode(FrameType.REQ_HEADERS, 10, fields.encode_request(10, GET, shared))
+    assert serve.receive_message(head, 0.0)
 
 
 def test_a_head_that_fits_no_frame_opens_nothing() -> None:
