@@ -183,8 +183,8 @@ class Connection:
         state = self._streams.pop(stream, None)
         if state is None:
             return
-        if code not in _AFTER_THE_REST:
-            self._outbox.drop(stream)
+        if code not in _AFTER_THE_REST and self._outbox.drop(stream):
+            return  # of clients that come and go while nothing can be sent, not even a reset may pile up
         self._tx_reset(stream, state, code, message)
 
     def consumed(self, stream: int, size: int) -> None:

@@ -121,11 +121,15 @@ class Outbox:
         queue.size += len(data)
         self._size += len(data)
 
-    def drop(self, stream: int) -> None:
-        """Forget what a stream has queued."""
-        if queue := self._queues.pop(stream, None):
-            self._size -= queue.size
-            self._turns.remove(stream)
+    def drop(self, stream: int) -> bool:
+        """Forget what a stream has queued; whether its request was in that, so that the peer never hears of it."""
+        queue = self._queues.pop(stream, None)
+        if queue is None:
+            return False
+        self._size -= queue.size
+        self._turns.remove(stream)
+        first = queue.items[0]
+        return isinstance(first, bytes) and first[0] == FrameType.REQ_HEADERS
 
     def drop_streams(self) -> None:
         """Forget what all streams have queued."""

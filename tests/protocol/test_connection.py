@@ -442,6 +442,19 @@ def test_answers_that_the_peer_does_not_take_count_as_streams(shared: Features) 
     assert serve.receive_message(head, 0.0)
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_requests_that_are_given_up_before_they_are_sent_leave_nothing_to_send(ended: bool) -> None:
+    pair = ConnectionPair()
+    proxy = pair.proxy.connection
+    for _ in range(3 * Limits().control):
+        stream = proxy.open_stream(GET, ended=ended)
+        proxy.reset(stream, ErrorCode.CANCELLED, "The client went away.")
+    assert not proxy.line.outbox
+    assert pair.open(ended=True) == 3 * Limits().control + 1
+    pair.pump()
+    assert [type(event) for event in pair.serve.events] == [RequestReceived, EndReceived]
+
+
 def test_a_head_that_fits_no_frame_opens_nothing() -> None:
     pair = ConnectionPair()
     with pytest.raises(ProtocolError) as caught:
