@@ -56,6 +56,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._unread = b""
         self._ended = False
+        self._interrupted = False
         self._readable = asyncio.Event()
         self._unsent: list[bytes] = []
         self._unsent_size = 0
@@ -131,14 +132,23 @@ class ClientConnection(asyncio.Protocol):
         return bool(self._unread)
 
     async def read(self) -> bytes:
-        """All bytes that have come and are not yet read, at least one; ``b""`` where the client has ended."""
-        if not (self._unread or self._ended):
+        """All bytes that have come and are not yet read, at least one; ``b""`` where the client has ended.
+
+        After `interrupt` it is ``b""`` once, too.
+        """
+        if not (self._unread or self._ended or self._interrupted):
             self._readable.clear()
             await self._readable.wait()
+        self._interrupted = False
         data, self._unread = self._unread, b""
         if len(data) >= self._read_ahead and not self._transport.is_closing():
             self._transport.resume_reading()
         return data
+
+    def interrupt(self) -> None:
+        """Have `read` return, now or when it is called next."""
+        self._interrupted = True
+        self._readable.set()
 
     def unread(self, data: bytes) -> None:
         """Put bytes back, to be read first."""

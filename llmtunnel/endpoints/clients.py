@@ -26,10 +26,11 @@ _RESERVED: Final = 192
 `_TURNED_AWAY`. Where the limit is so low that this is more than half of it, clients have half."""
 _TURNED_AWAY: Final = 64
 """Clients beyond the limit that read why they have no place."""
-_TO_READ: Final = 0.25
-"""Seconds that such a client has to read it and to leave, while more of them wait."""
-_SILENT: Final = 1.0
-"""Seconds without a request after which a client may lose its place: a new one sends its request at once."""
+_TO_READ: Final = 1.0
+"""Seconds that such a client has to send its request, read the answer and leave, while more of them wait."""
+_SILENT: Final = 3.0
+"""Seconds without a request after which a client may lose its place: a new one sends its request at once, or somewhat
+later where it is a busy program that has just opened thousands."""
 _STEP: Final = 32
 """Clients that are accepted without a look at what else there is to do: a millisecond or two."""
 _RETRY: Final = 0.1
@@ -125,9 +126,13 @@ class Clients:
         self._complain(f"All {self._most} places for clients are taken: others are answered 503.")
         return False
 
+    def has_lost_place(self, client: ClientConnection) -> bool:
+        """Whether another client has got its place."""
+        return client in self._placeless
+
     @contextmanager
     def silent(self, client: ClientConnection) -> Iterator[None]:
-        """The client has no request under way in this block, which is cancelled where another one needs its place."""
+        """The client has no request under way in this block; it is interrupted where another one needs its place."""
         self._silent[client] = asyncio.get_running_loop().time()
         try:
             yield
@@ -160,7 +165,7 @@ class Clients:
             if not client.has_unread:
                 self._silent.pop(client)
                 self._placeless[client] = now
-                client.task.cancel()
+                client.interrupt()
                 return True
         return False
 
@@ -196,10 +201,13 @@ class Clients:
 
     async def _room(self) -> None:
         """Return when one more may be accepted, if only to be told that there is no place."""
-        while len(self._open) + len(self._opening) >= self._most + min(_TURNED_AWAY, self._most // 4 + 1):
-            latest = asyncio.get_running_loop().time() - _TO_READ
-            for client in [each for each, since in self._placeless.items() if since <= latest]:
-                client.abort()
+        while len(self._open) + len(self._opening) >= self._most + min(_TURNED_AWAY, max(4, self._most // 4)):
+            now = asyncio.get_running_loop().time()
+            for client, since in list(self._placeless.items()):
+                if since <= now - 2 * _TO_READ:
+                    client.abort()
+                elif since <= now - _TO_READ:
+                    client.close()
             await self._one_has_gone()
 
     async def _one_has_gone(self) -> None:

@@ -71,11 +71,11 @@ class Gateway:
         """Answer requests until the connection ends."""
         try:
             if not self._clients.take_place(client):
-                self._refuse(client, BUSY)
-                await client.linger(self._timeouts.linger)
+                await self._turn_away(client)
                 return
-            while not self._stopping and await self._serve_one(client):
-                pass
+            goes_on = await self._serve_one(client, is_new=True)
+            while goes_on and not self._stopping:
+                goes_on = await self._serve_one(client, is_new=False)
         except BadMessage as exc:
             self._refuse(client, failure(exc))
             await client.linger(self._timeouts.linger)
@@ -86,11 +86,15 @@ class Gateway:
             if client.stream:
                 client.stream.close_client()
 
-    async def _serve_one(self, client: ClientConnection) -> bool:
+    async def _serve_one(self, client: ClientConnection, *, is_new: bool) -> bool:
         """Answer one request; whether there may be another. Raises `BadMessage`."""
         reader = RequestReader(self._limits)
         with self._clients.silent(client):
             events = await self._read_head(client, reader)
+        if self._clients.has_lost_place(client):
+            if is_new or events:  # an idle connection that was of use may be closed at any time
+                await self._turn_away(client)
+            return False
         if not events:
             return False
         request = events[0]
@@ -135,6 +139,10 @@ class Gateway:
         except TimeoutError as exc:
             raise BadMessage(408, "its head did not come in time") from exc
         return []
+
+    async def _turn_away(self, client: ClientConnection) -> None:
+        self._refuse(client, BUSY)
+        await client.linger(self._timeouts.linger)
 
     def _refuse(self, client: ClientConnection, told: Failure) -> None:
         logger.info("a client was answered %d %s", told.status, told.code)
