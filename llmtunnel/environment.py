@@ -5,29 +5,47 @@ from __future__ import annotations
 import os
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, getproxies_environment
 
 NO_KEY: Final = "llmtunnel"
 """For clients that insist on a key, where the listener asks for none."""
 
 
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+"""The names of a listener on this machine."""
+_EXEMPT: Final = ("NO_PROXY", "no_proxy")
+"""Both spellings: curl and Python prefer the second, other programs know the first alone."""
+
+
 class Environ:
     """Variables, set when this is made, until `restore` or the end of a ``with``."""
+
+    _active: Final[list[Environ]] = []
+    """All that are not restored, the oldest first."""
 
     def __init__(self, variables: dict[str, str]) -> None:
         self._set = variables
         self._before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)
+        self._active.append(self)
 
     def restore(self) -> None:
-        """Put back what was there before; a variable that somebody else has set since is left alone."""
+        """Put back what was there before; a variable that somebody else has set since is left alone.
+
+        Where a later `Environ` is still active, its values stay, and it will put back what was there before this one.
+        """
+        if self not in self._active:
+            return
+        later = self._active[self._active.index(self) + 1 :]
+        self._active.remove(self)
         for name, value in self._before.items():
-            if os.environ.get(name) != self._set[name]:
-                continue
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        self._before.clear()
+            above = next((each for each in later if name in each._set), None)
+            if above is not None:
+                if above._before[name] == self._set[name]:
+                    above._before[name] = value
+            elif os.environ.get(name) == self._set[name]:
+                _put(name, value)
 
     def __enter__(self) -> Self:
         return self
@@ -42,16 +60,49 @@ class Environ:
 
 
 def for_clients(url: str, *, api_key: str | None) -> Environ:
-    """Point OpenAI's and Ollama's clients at the proxy at ``url``.
+    """Point OpenAI's and Ollama's clients, and what is made of them, at the proxy at ``url``.
 
     ``api_key``: what its listener asks for. A key that is set already is replaced in any case: it may well be for
-    OpenAI itself, and would go to the machine at the other side.
+    OpenAI or Ollama itself, and would go to the machine at the other side. Requests to the listener bypass the HTTP
+    proxies that the environment names.
     """
+    key = api_key or NO_KEY
     return Environ(
         {
             "OPENAI_BASE_URL": f"{url}/v1",
-            "OPENAI_API_BASE": f"{url}/v1",  # its name before version 1
-            "OPENAI_API_KEY": api_key or NO_KEY,
+            "OPENAI_API_BASE": f"{url}/v1",  # its name before version 1, which LiteLLM, LangChain and aider still read
+            "OPENAI_API_KEY": key,
             "OLLAMA_HOST": url,
+            "OLLAMA_API_BASE": url,  # LiteLLM and aider
+            "OLLAMA_API_KEY": key,  # Ollama's own client sends it wherever OLLAMA_HOST points
+            **_without_proxy(urlsplit(url).hostname or ""),
         }
     )
+
+
+def _without_proxy(host: str) -> dict[str, str]:
+    """Variables that exempt the listener on ``host`` from HTTP proxies, beside what they exempt already."""
+    if not getproxies_environment() and getproxies():
+        # macOS or Windows, with proxies in the system's settings: any proxy variable would replace all of them.
+        return {}
+    hosts = _LOOPBACK if host in _LOOPBACK else (host,)
+    return {name: _exempting(_exempt_now(name), hosts) for name in _EXEMPT}
+
+
+def _exempt_now(name: str) -> str:
+    """What holds for a reader of this variable: without it, most programs read the other spelling."""
+    return next((os.environ[each] for each in (name, *_EXEMPT) if each in os.environ), "")
+
+
+def _exempting(now: str, hosts: tuple[str, ...]) -> str:
+    listed = [each.strip() for each in now.split(",") if each.strip()]
+    if "*" in listed:  # everything; urllib understands it only where it stands alone
+        return now
+    return ",".join((*listed, *(host for host in hosts if host not in listed)))
+
+
+def _put(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value

@@ -454,8 +454,10 @@ class Proxy(Tunnel):
     def environ(self, *, api_key: str | None = None) -> Environ:
         """Have OpenAI's and Ollama's clients in this process use the proxy: from now on, or within a ``with``.
 
-        Sets OPENAI_BASE_URL, OPENAI_API_BASE, OLLAMA_HOST, and OPENAI_API_KEY to ``api_key`` (default: what the
-        listener asks for, else a word that means nothing): a key for OpenAI itself must not go to the other side.
+        Sets OPENAI_BASE_URL, OPENAI_API_BASE, OLLAMA_HOST and OLLAMA_API_BASE. Sets OPENAI_API_KEY and OLLAMA_API_KEY
+        to ``api_key`` (default: what the listener asks for, else a word that means nothing): a key for OpenAI or Ollama
+        itself must not go to the other side. Adds the listener to NO_PROXY and no_proxy, so that no HTTP proxy that the
+        environment names gets the requests.
         """
         from .environment import for_clients
 
