@@ -30,7 +30,9 @@ _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors by which the system says that it has no place for another connection."""
 
 # SIGBREAK is Ctrl-Break, and what Windows sends to a console that closes.
-_SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+_SIGNALS: Final = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
 
 
 def run(host: str, port: int, *, limits: Limits, trusted: Sequence[str] | None = None, log_level: str) -> int:
@@ -94,8 +96,14 @@ class _Trouble:
 
 
 def _on_signals(stop: Callable[[int], None]) -> None:
+    """Call ``stop`` with the number of each signal that ends the server.
+
+    A signal that was ignored when the process started stays ignored, as a shell's ``&`` and ``nohup`` want it.
+    """
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            continue
         try:
             loop.add_signal_handler(number, stop, number)
         except NotImplementedError:  # Windows

@@ -1,4 +1,8 @@
-"""An orderly end: SIGINT and SIGTERM cancel the work, which closes what it has open."""
+"""An orderly end: SIGINT, SIGTERM and SIGHUP cancel the work, which closes what it has open.
+
+A signal that was ignored when the process started stays ignored: a shell without job control starts ``command &`` so,
+and ``nohup`` does, so that an interrupt of the foreground, or the end of the terminal, leaves the process alone.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,9 @@ BY_SIGNAL = 128
 READER_GONE = BY_SIGNAL + 13
 """The exit status where standard output's reader is gone: SIGPIPE's, which Windows lacks."""
 
-_NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+_NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
+# A terminal that closes sends it up to twice: by the system, and by its shell.
+_REPEATED = (getattr(signal, "SIGHUP", None),)
 
 
 class Stop:
@@ -40,17 +46,21 @@ class Stop:
 
 @contextmanager
 def on_signals(stop: Stop) -> Iterator[None]:
-    """Inside, the first signal requests a stop, and another one ends the process at once."""
+    """Inside, the first signal requests a stop, and another one ends the process at once (a repeated SIGHUP does not).
+
+    Signals that are ignored already stay so.
+    """
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in _NUMBERS}
+    handlers = {number: signal.getsignal(number) for number in _NUMBERS}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
     def stop_once(number: int) -> None:
-        for each in _NUMBERS:
+        for each in before:
             _forget(loop, each)
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, signal.SIG_IGN if each in _REPEATED else signal.SIG_DFL)
         stop.request(BY_SIGNAL + number)
 
-    for number in _NUMBERS:
+    for number in before:
         _watch(loop, number, stop_once)
     try:
         yield

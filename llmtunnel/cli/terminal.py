@@ -69,7 +69,9 @@ class Terminal:
                 changed()  # SIGCONT says so too, but does not come where no shell is there to stop us
 
             loop = asyncio.get_running_loop()
-            handlers = {signal.SIGWINCH: changed, signal.SIGCONT: changed, signal.SIGTSTP: suspend}
+            handlers = {signal.SIGWINCH: changed, signal.SIGCONT: changed}
+            if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:  # whoever started us may not want it stopped
+                handlers[signal.SIGTSTP] = suspend
             for number, handler in handlers.items():
                 loop.add_signal_handler(number, handler)
             try:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from llmtunnel.cli.signals import Stop
 
 from ..conftest import run
+from ..e2e.processes import environment
 
 
 async def answer(status: int) -> int:
@@ -86,6 +88,11 @@ PROGRAM = """
 
     {prelude}
 
+    if "ignored" in sys.argv:
+        import signal
+        for name in sys.argv[2:]:
+            assert signal.getsignal(getattr(signal, name)) is signal.SIG_IGN, "inherited"
+
     async def work():
         print("working", flush=True)
         try:
@@ -111,9 +118,19 @@ asyncio.SelectorEventLoop.remove_signal_handler = missing
 """
 
 
-def program(*, closing: float, prelude: str = "", runner: str = "runtime.run") -> subprocess.Popen[str]:
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+def program(
+    *, closing: float, prelude: str = "", runner: str = "runtime.run", ignored: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
+    """A process that works until a signal ends it, started with some signals ignored, as a shell or nohup does it."""
     source = textwrap.dedent(PROGRAM).format(closing=closing, prelude=prelude, runner=runner)
-    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+    traps = "".join(f"trap '' {name.removeprefix('SIG')}; " for name in ignored)
+    arguments = [sys.executable, "-c", source, "ignored", *ignored]
+    if os.name == "posix":
+        arguments = ["/bin/sh", "-c", f'{traps}exec "$@"', "sh", *arguments]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     return process
@@ -124,8 +141,9 @@ posix = pytest.mark.skipif(os.name != "posix", reason="no signals are sent from 
 
 @posix
 @pytest.mark.parametrize("kind", ["usual", "without the loop's signal handlers"])
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_closes_in_order(kind: str, number: signal.Signals, status: int) -> None:
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_closes_in_order(kind: str, name: str, status: int) -> None:
+    number = getattr(signal, name)
     other = {} if kind == "usual" else {"prelude": WITHOUT_LOOP_SIGNALS, "runner": "asyncio.run"}
     with program(closing=0.05, **other) as process:
         process.send_signal(number)
@@ -144,3 +162,65 @@ def test_a_second_signal_ends_the_process_at_once(kind: str) -> None:
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=20)[0] == ""
     assert process.returncode == -signal.SIGINT
+
+
+@posix
+@pytest.mark.parametrize("kind", ["usual", "without the loop's signal handlers"])
+@pytest.mark.parametrize("ignored", NAMES)
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(kind: str, ignored: str) -> None:
+    other = {} if kind == "usual" else {"prelude": WITHOUT_LOOP_SIGNALS, "runner": "asyncio.run"}
+    last = next(name for name in NAMES if name != ignored)
+    with program(closing=0, ignored=(ignored,), **other) as process:
+        process.send_signal(getattr(signal, ignored))
+        process.send_signal(getattr(signal, last))
+        assert process.communicate(timeout=20)[0] == "closing\nclosed\n"
+    assert process.returncode == 128 + getattr(signal, last)
+
+
+@posix
+def test_a_terminal_that_closes_may_say_so_twice() -> None:
+    with program(closing=0.5) as process:
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "closing\n"
+        process.send_signal(signal.SIGHUP)
+        assert process.communicate(timeout=20)[0] == "closed\n"
+    assert process.returncode == 129
+
+
+MEETING = ("--room", "r", "--secret", "a long secret", "--signal", "ws://127.0.0.1:9", "--stun", "none")
+COMMANDS = {
+    "serve": ("serve", "http://127.0.0.1:9", *MEETING),
+    "proxy": ("proxy", "--listen", "127.0.0.1:0", *MEETING),
+    "toy": ("toy", "--listen", "127.0.0.1:0"),
+    "demo": ("demo", "--stay"),
+    "signal": ("signal", "--listen", "127.0.0.1:0"),
+}
+BEGUN = {
+    "serve": "serving|signal",
+    "proxy": "listen",
+    "toy": "toy model server",
+    "demo": "serve and",
+    "signal": "listening",
+}
+
+
+@posix
+@pytest.mark.parametrize("ignored", [None, "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_ends_in_order_and_heeds_what_was_ignored(command: str, ignored: str | None) -> None:
+    arguments = [sys.executable, "-m", "llmtunnel", *COMMANDS[command]]
+    trap = f"trap '' {ignored.removeprefix('SIG')}; " if ignored else ""
+    shell = ["/bin/sh", "-c", f'{trap}exec "$@"', "sh", *arguments]
+    with subprocess.Popen(
+        shell, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment({})
+    ) as process:
+        assert process.stdout is not None
+        while not re.search(BEGUN[command], line := process.stdout.readline()):
+            assert line, "it has ended"
+        if ignored:
+            process.send_signal(getattr(signal, ignored))
+        last = signal.SIGTERM if ignored else signal.SIGHUP
+        process.send_signal(last)
+        said = process.communicate(timeout=30)[0]
+    assert (process.returncode, "Traceback" in said) == (128 + last, False), said
