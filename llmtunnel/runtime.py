@@ -2,12 +2,17 @@
 
 A blocking call runs on one background loop, shared by all tunnels of the process: it starts with the first and stops
 with the last, so that a notebook's cell that computes for minutes stalls no tunnel.
+
+A process that is forked from one with tunnels has none of them (`descriptors` takes their sockets from it). Their
+handles can be closed there, which does nothing, and fail otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import os
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
@@ -43,6 +48,7 @@ class Hold(ABC):
     """What a handle whose calls block has of a loop: `call` runs a coroutine there, until `close`."""
 
     def __init__(self) -> None:
+        self.process = os.getpid()
         self.released = False
         self.last: Callable[[], Coroutine[Any, Any, object]] | None = None
         """What `close` runs before it lets go."""
@@ -63,20 +69,39 @@ class Hold(ABC):
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and wait for its end. What interrupts the wait cancels it, and nothing else.
 
-        Raises `TunnelError` where the loop is held no more.
+        Raises `TunnelError` where the loop is held no more, or in a process that was forked meanwhile.
         """
+        if elsewhere(self.process):
+            work.close()
+            raise parents_own(self.process)
         begun = self.begin(work)
         if begun is None:
             raise TunnelError("This tunnel is closed.", hint="Make another one.")
         return begun.wait()
 
     def close(self) -> None:
-        """Run `last` there, then let go; nothing where that is done."""
+        """Run `last` there, then let go; nothing where that is done, or in a forked process."""
+        if elsewhere(self.process):
+            self.released = True
+            return
         try:
             if self.last is not None and (begun := self.begin(self.last())):
                 begun.wait()
         finally:
             self.release()
+
+
+def elsewhere(process: int) -> bool:
+    """Whether this is another process than that one, from which it was forked."""
+    return os.getpid() != process
+
+
+def parents_own(process: int) -> TunnelError:
+    """For a call on what belongs to the process that this one was forked from."""
+    return TunnelError(
+        f"This tunnel belongs to process {process}, from which this process ({os.getpid()}) was forked.",
+        hint="Use it there, or make another one here.",
+    )
 
 
 class Begun(Protocol[T_co]):
@@ -90,9 +115,20 @@ class LoopThread:
     """A loop on a daemon thread of its own, while somebody holds it."""
 
     def __init__(self) -> None:
+        self._parents: list[_Running] = []
+        """Of the processes that this one was forked from. Kept, since the end of an open loop is not silent."""
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._holds: set[ThreadHold] = set()
         self._running: _Running | None = None
+
+    def forget(self) -> None:
+        """In a forked process, which has neither the thread nor whoever may hold the lock: begin anew."""
+        if self._running is not None:
+            self._parents.append(self._running)
+        self._begin()
 
     @property
     def current(self) -> bool:
@@ -227,3 +263,24 @@ async def _end_all() -> None:
 shared = LoopThread()
 """The one that `llmtunnel.serve` and `llmtunnel.proxy` use."""
 atexit.register(shared.close)
+
+
+def _end_forked() -> None:
+    """Have libuv start the threads again that it lost by the fork: when the process ends it waits for theirs.
+
+    It would crash otherwise, where uvloop has resolved a name before the fork.
+    """
+    loop = loop_factory()
+    if loop is not None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(runner.get_loop().getaddrinfo(None, 9))  # no name, and no address that uvloop reads by itself
+
+
+def _after_fork() -> None:
+    shared.forget()
+    if "uvloop" in sys.modules:
+        atexit.register(_end_forked)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

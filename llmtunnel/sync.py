@@ -117,7 +117,7 @@ class Handle(Generic[T]):
         return repr(self._tunnel)
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if not self._hold.released:
+        if not (self._hold.released or runtime.elsewhere(self._hold.process)):
             _warn(f"unclosed llmtunnel {self.status.role}: {self.url}", ResourceWarning, stacklevel=1, source=self)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from . import runtime
 from .config import ProxySettings, ServeSettings, Settings
 from .endpoints.ledger import Ledger
 from .errors import PeerNotFound, SettingError, TunnelError, WaitTimeout
@@ -76,6 +78,7 @@ class Tunnel(ABC):
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
+        self._process = os.getpid()
 
     @property
     @abstractmethod
@@ -139,6 +142,7 @@ class Tunnel(ABC):
 
     async def start(self) -> None:
         """Open what this side has locally, then go on in the background. Raises `SettingError`."""
+        self._refuse_forked()
         await self._open()
         self._task = asyncio.create_task(self._run(), name=f"llmtunnel {self._role}")
 
@@ -147,6 +151,7 @@ class Tunnel(ABC):
 
         Raises `WaitTimeout` after ``timeout`` seconds (None: never), or what the tunnel failed with.
         """
+        self._refuse_forked()
         try:
             async with asyncio.timeout(timeout):
                 while not self._reached(phase):
@@ -157,6 +162,7 @@ class Tunnel(ABC):
 
     async def wait_stopped(self) -> None:
         """Return when the tunnel is closed. Raises what it failed with."""
+        self._refuse_forked()
         while self._phase() not in _ENDED:
             await self._change()
         if self._error is not None:
@@ -167,15 +173,25 @@ class Tunnel(ABC):
 
         Raises `TunnelError` where the tunnel is not running.
         """
+        self._refuse_forked()
         if self._task is None or self._phase() in _ENDED:
             raise TunnelError(f"The tunnel is {self._phase()}: it cannot reconnect.", hint="Make another one.")
         self._room.reconnect()
 
     async def aclose(self) -> None:
-        """End in order: requests under way end with an error, the peers are told, the room is left; idempotent."""
+        """End in order: requests under way end with an error, the peers are told, the room is left; idempotent.
+
+        Does nothing in a process that was forked since: the tunnel is its parent's.
+        """
+        if runtime.elsewhere(self._process):
+            return
         if self._closing is None:
             self._closing = asyncio.create_task(self._end(), name=f"closing llmtunnel {self._role}")
         await asyncio.shield(self._closing)
+
+    def _refuse_forked(self) -> None:
+        if runtime.elsewhere(self._process):
+            raise runtime.parents_own(self._process)
 
     async def __aenter__(self) -> Self:
         return self
@@ -341,6 +357,7 @@ class Server(Tunnel):
 
         Where serve was started for ``once`` or until it ``expires``: the new one is for one proxy again, and stays.
         """
+        self._refuse_forked()
         if self._invite is None:
             raise SettingError("This serve has a room and a secret of its own.", hint="Start it with other ones.")
         self._invite = self._invite.renewed()
@@ -353,6 +370,7 @@ class Server(Tunnel):
         The handle is known by its certificate, which is new for each. Who holds the code comes back with another
         handle, in the same process too: call `renew_invite` as well.
         """
+        self._refuse_forked()
         if not self._room.put_out(peer):
             names = ", ".join(each.peer for each in self.status.peers) or "none"
             raise PeerNotFound(f"There is no peer {peer!r} now.", hint=f"Those that are in: {names}.")
@@ -449,6 +467,7 @@ class Proxy(Tunnel):
         """
         from .endpoints.models import models_through
 
+        self._refuse_forked()
         return await models_through(await self._room.session(self._settings.timeouts.wait_for_peer))
 
     def environ(self, *, api_key: str | None = None) -> Environ:

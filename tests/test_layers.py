@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {
         "bucket",
+        "descriptors",
         "version",
         "environment",
         "errors",

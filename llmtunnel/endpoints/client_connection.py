@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 from ..config import KIB, Limits, Timeouts
+from ..descriptors import keep_from_children
 from ..session.stream import Stream
 
 _FLUSH: Final = 64 * KIB
@@ -70,6 +71,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of `asyncio.Protocol`."""
         self._transport = cast(asyncio.Transport, transport)
+        keep_from_children(transport)
         self._clients.add(self)
         self.task = self._loop.create_task(self._serve(self), name="a client of the gateway")
 

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
+from .. import descriptors
 from ..config import DEFAULT_PORT
 from ..errors import AddressInUse, SettingError
 from ..listener import LOOPBACK, LOOPBACK6, address_of, canonical_host, is_loopback
@@ -172,6 +173,7 @@ async def _server(host: str, port: int, factory: ProtocolFactory, accepting: boo
     if not server.sockets:  # asyncio passes over a family that the system does not have
         server.close()
         raise OSError(errno.EAFNOSUPPORT, f"no socket for {host}")
+    descriptors.keep_from_children(server)
     return server
 
 
@@ -183,6 +185,8 @@ async def _close(server: asyncio.Server) -> None:
 def _unusable(listen: Listen, exc: Exception) -> SettingError:
     address = shown(listen.host, listen.port)
     code = exc.errno if isinstance(exc, OSError) else None
+    if none_left := descriptors.shortage(None if code == errno.EAFNOSUPPORT else exc):
+        return SettingError(f"{address} cannot be listened on: {none_left}.", hint=descriptors.RAISE_IT)
     # Windows says EACCES of a port that another program holds for itself alone.
     if code == errno.EADDRINUSE or (code == errno.EACCES and listen.port >= 1024):
         return AddressInUse(address, next_free=_next_free(listen))

@@ -13,6 +13,7 @@ import ssl
 from functools import partial
 from typing import Final
 
+from .. import descriptors
 from ..config import Limits, Timeouts
 from ..errors import SettingError, UpstreamUnreachable
 from ..session.stream import Client
@@ -151,6 +152,9 @@ def _tls_context(upstream: Upstream) -> ssl.SSLContext:
 def _unreachable(upstream: Upstream, exc: OSError) -> UpstreamUnreachable:
     """What to tell of a connection that did not come up, and what may be done about it."""
     where = upstream.origin
+    if none_left := descriptors.shortage(exc):
+        message = f"Serve cannot connect to the upstream {where}: {none_left}."
+        return UpstreamUnreachable(message, hint=descriptors.RAISE_IT)
     match exc:
         case ssl.SSLCertVerificationError():
             message = f"The certificate of the upstream {where} is not trusted: {exc.verify_message}."

@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 from aiohappyeyeballs import start_connection
 
 from ..config import KIB
+from ..descriptors import keep_from_children
 from ..errors import TunnelError, UpstreamBroken
 
 READ_AHEAD: Final = 64 * KIB
@@ -67,6 +68,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of `asyncio.Protocol`."""
         self._transport = cast(asyncio.Transport, transport)
+        keep_from_children(transport)
         if self._tls is None:
             self._opened.set_result(None)
         else:

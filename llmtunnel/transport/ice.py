@@ -33,6 +33,7 @@ from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from ..bucket import Bucket
 from ..config import AUTO, IceServers
+from ..descriptors import keep_from_children
 from ..status import Path
 from .networks import checkable
 
@@ -136,6 +137,7 @@ class Connection(aioice.Connection):
         if self._loopback or not self._local_candidates:
             self._local_candidates += await self.get_component_candidates(_COMPONENT, [_LOOPBACK])
         self._handed_out |= {(each.host, each.port) for each in self._local_candidates}
+        keep_from_children(*(each.transport for each in self._protocols))
         for protocol in self._protocols:
             self._limit(protocol)
 
@@ -253,6 +255,7 @@ class Connection(aioice.Connection):
         except Exception as exc:  # refused, no answer, or whatever a broken one makes aioice say
             _log.warning("%s cannot be used: %s", url, str(exc) or "no answer")
             return
+        keep_from_children(protocol.transport)
         self._limit(protocol)
         self._protocols.append(protocol)
         self._local_candidates.append(candidate)

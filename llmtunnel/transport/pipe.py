@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final, cast
 
 from ..config import KIB
+from ..descriptors import keep_from_children
 from ..errors import ChannelClosed, ConnectFailed, ProtocolError
 from ..status import Path
 from .base import Binding, Channel, Receiver
@@ -136,6 +137,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         """The pipe is there."""
         self._pipe = pipe = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
         self._address = self._address or _netloc(pipe.get_extra_info("peername"))
+        keep_from_children(pipe)
         pipe.set_write_buffer_limits(high=_QUEUE, low=_QUEUE_LOW)
         keep_unsent_short(pipe)
         if self._reason is None:

@@ -19,6 +19,7 @@ from typing import Final, cast
 
 from ..bucket import Bucket
 from ..config import Timeouts
+from ..descriptors import keep_from_children
 from ..errors import ConnectFailed, TunnelError
 from ..status import Path
 from .base import Channel
@@ -82,6 +83,7 @@ class TcpListener:
             except OSError as exc:
                 _log.info("Not listening on %s for peers near by: %s", host, exc)
             else:
+                keep_from_children(server)
                 self._servers.append(server)
 
     def expect(self, fingerprint: bytes, accept: Accept) -> None:

@@ -16,6 +16,8 @@ from urllib.parse import urljoin, urlsplit
 
 from ..listener import is_loopback
 
+from ..descriptors import keep_from_children
+
 if TYPE_CHECKING:
     import aiohttp
 
@@ -41,6 +43,7 @@ class WebSocket:
     def __init__(self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
         self._http = http
+        keep_from_children(socket)
 
     async def aclose(self, patience: float) -> None:
         """Close in order, or cut it off after ``patience`` seconds; idempotent."""
