@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TextIO
 from weakref import WeakSet
 
 ENOUGH: Final = 65_536
@@ -35,6 +35,24 @@ def open_standard() -> None:
         if getattr(sys, name) is None:
             stream = open(number, mode, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
+
+
+def write(stream: TextIO, text: str) -> OSError | None:
+    """Write a text at once, and return what failed.
+
+    What is left of it then is dropped: Python would try again as the process ends, with a traceback and a status of its
+    own.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as exc:
+        with suppress(OSError):  # a stream of another kind than the standard ones
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+        return exc
+    return None
 
 
 def raise_limit() -> None:

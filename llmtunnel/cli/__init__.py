@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
+from .. import descriptors
 from ..errors import SettingError
-from .lines import complaint
+from .lines import complaint, unwritten
 from .options import ShowText, parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. The entry point of ``llmtunnel`` and ``tunnel``."""
+    if argv is None:  # a process of ours
+        descriptors.open_standard()
+        descriptors.raise_limit()
     try:
-        command = parse(sys.argv[1:] if argv is None else argv)
+        return _run(sys.argv[1:] if argv is None else argv)
+    finally:
+        descriptors.write(sys.stderr, "")  # what could not be written there is no reason to fail
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        command = parse(argv)
     except SettingError as exc:
-        sys.stderr.write(complaint(exc))
+        descriptors.write(sys.stderr, complaint(exc))
         return exc.exit_code
     except KeyboardInterrupt:  # instead of a code that was asked for
         return 130
@@ -31,10 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(text: str) -> int:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is still buffered would fail again, with a traceback, when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    failed = descriptors.write(sys.stdout, text)
+    if failed is None or isinstance(failed, BrokenPipeError):  # a reader that has seen enough
+        return 0
+    descriptors.write(sys.stderr, unwritten(failed))
+    return 1

@@ -79,13 +79,16 @@ def _run(command: Running) -> int:
     from .. import runtime
 
     logs.configure(command.view.log_level)
-    console = Console(json=command.view.json, plain=command.view.plain)
+    vital = isinstance(command, DoctorCommand | DemoCommand)
+    console = Console(json=command.view.json, plain=command.view.plain, vital=vital)
     try:
-        return runtime.run(_until_stopped(_work(command, console), console))
+        status = runtime.run(_until_stopped(_work(command, console), console))
     except TunnelError as exc:
-        return console.fail(exc)
-    finally:
+        status = console.fail(exc)
+    except BaseException:
         console.output.close()
+        raise
+    return console.end(status)
 
 
 def _work(command: Running, console: Console) -> Work:
@@ -107,17 +110,17 @@ def _work(command: Running, console: Console) -> Work:
 async def _until_stopped(work: Work, console: Console) -> int:
     stop = Stop()
     console.output.on_gone = lambda: stop.request(READER_GONE)
+    console.on_lost = lambda: stop.request(1)
     console.on_quit = lambda: stop.request(0)
     with on_signals(stop):
         return await stop.run(work)
 
 
 def _print_invite(command: InviteCommand) -> int:
-    console, shown = Console(json=command.json), InviteShown.of(command.invite)
+    console, shown = Console(json=command.json, vital=True), InviteShown.of(command.invite)
     console.say(f"{shown.code}\n")
     console.record(shown)
-    console.output.close()
-    return 0
+    return console.end(0)
 
 
 async def _serve(command: ServeCommand, console: Console) -> int:
@@ -151,7 +154,7 @@ async def _doctor(command: DoctorCommand, console: Console) -> int:
 
     found = await diagnose(command.settings, upstream=command.upstream, address=command.listen)
     if command.view.json:
-        console.output.write(json_text(found))
+        console.write(json_text(found))
     else:
         console.say(text(found, sys.stdout))
     return 0 if found.connects else 1
@@ -201,7 +204,7 @@ def _show_invite(server: Server, invite: Invite, console: Console, command: Serv
             console.say(f"invite: the one that was given, {invite.room}{ends}\n")
         elif not console.draws:
             console.record(shown)
-            console.say(f"invite: {shown.code}{ends}\n  on the other machine: {shown.command}\n")
+            console.say(f"invite: {shown.code}{ends}\n  on the other machine: {shown.command}\n", vital=True)
         elif ends:
             console.say(f"invite{ends}\n")
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
+from .. import descriptors
 from ..errors import TunnelError
 from ..status import ErrorNotice, Notice, RequestFinished, Role
-from .lines import HumanLines, complaint, json_line
+from .lines import HumanLines, complaint, json_line, unwritten
+from .signals import READER_GONE
 
 if TYPE_CHECKING:
     from ..tunnel import Tunnel
@@ -34,12 +36,22 @@ class Console:
     """Says what happens: sentences for people, or JSON objects (``json``) and nothing else.
 
     On a terminal, people see a tunnel drawn, below the sentences; not so with ``plain``.
+
+    Output that cannot be written, as on a full disk, is an error where it matters: objects for programs always do,
+    sentences where all of them are what the command is for (``vital``), or the one that is said. A tunnel whose other
+    sentences are lost goes on.
     """
 
-    def __init__(self, *, json: bool = False, plain: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, *, json: bool = False, plain: bool = False, vital: bool = False, stream: TextIO | None = None
+    ) -> None:
         self.on_quit: Callable[[], None] = lambda: None
         """Called when the user has asked for the end, by a key."""
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called once, when output that matters cannot be written."""
         self.output = Output(sys.stdout if stream is None else stream)
+        self._vital = json or vital
+        self._lost = False
         self._stream = sys.stdout if stream is None else stream
         self._json = json
         self._plain = plain
@@ -53,12 +65,13 @@ class Console:
             self._last_error = notice.message
         line = json_line(notice) if self._json else self._human.line(notice)
         if line is not None and not (self._live and isinstance(notice, RequestFinished)):  # the view has those
-            self._write(line + "\n")
+            self.write(line + "\n")
 
-    def say(self, text: str) -> None:
-        """Text for people only, written as it is."""
+    def say(self, text: str, *, vital: bool = False) -> None:
+        """Text for people only, written as it is. ``vital``: without it the command is of no use."""
         if not self._json:
-            self._write(text)
+            self.write(text)
+            self._check(vital)
 
     @property
     def draws(self) -> bool:
@@ -83,24 +96,41 @@ class Console:
         finally:
             self._live = None
 
-    def _write(self, text: str) -> None:
+    def write(self, text: str) -> None:
+        """Text for whoever reads, people or programs."""
         (self._live or self.output).write(text)
+        self._check()
+
+    def _check(self, vital: bool = False) -> None:
+        failed = self.output.failed
+        if failed is not None and (vital or self._vital) and not self._lost:
+            self._lost = True
+            descriptors.write(sys.stderr, unwritten(failed))
+            self.on_lost()
+
+    def end(self, status: int) -> int:
+        """Write what is left; the command's exit status, in place of ``status`` where its output is lost."""
+        self.output.close()
+        self._check()
+        if self._lost:
+            return status or 1
+        return READER_GONE if self.output.gone and not status else status
 
     def warn(self, text: str) -> None:
         """A line on standard error, for people and beside JSON."""
-        sys.stderr.write(f"warning: {text}\n")
+        descriptors.write(sys.stderr, f"warning: {text}\n")
 
     def record(self, notice: Notice, *, role: Role | None = None) -> None:
         """A notice for programs only; ``role`` tells whose it is where one process has both."""
         if self._json:
-            self.output.write(json_line(notice, role) + "\n")
+            self.write(json_line(notice, role) + "\n")
 
     def fail(self, error: TunnelError) -> int:
         """Say why the command ends, to programs where a notice has not; returns its exit status."""
-        if not self._json:
-            sys.stderr.write(complaint(error))
-        elif error.message != self._last_error:
+        if self._json and error.message != self._last_error:
             self.tell(ErrorNotice(message=error.message, hint=error.hint))
+        if not self._json or self._lost:
+            descriptors.write(sys.stderr, complaint(error))
         return error.exit_code
 
 
@@ -113,11 +143,14 @@ class Output:
     def __init__(self, stream: TextIO) -> None:
         self.on_gone: Callable[[], None] = lambda: None
         self._stream = stream
+        self.gone = False
+        """Whether its reader is."""
+        self.failed: OSError | None = None
+        """Why it could not be written, unless its reader is gone or its terminal has hung up."""
         self._own = _terminal(stream)
         self._descriptor = _descriptor(stream) if self._own is None else self._own
         self._waiting: deque[bytes] = deque(maxlen=BACKLOG)
         self._retry: asyncio.TimerHandle | None = None
-        self._gone = False
 
     @property
     def busy(self) -> bool:
@@ -126,7 +159,7 @@ class Output:
 
     def write(self, text: str) -> None:
         """Write text, now or as soon as the reader has taken what came before it."""
-        if not self._gone:
+        if not self.gone:
             self._waiting.append(text.encode(self._stream.encoding or "utf-8", "replace"))
             if self._retry is None:
                 self._drain()
@@ -134,8 +167,10 @@ class Output:
     def close(self) -> None:
         """Give the reader a moment for what is left."""
         self._stop_retrying()
-        with suppress(OSError):
+        try:
             self._write_waiting(patience=FAREWELL)
+        except OSError as exc:
+            self._give_up(exc)
         if self._own is not None:
             os.close(self._own)
             self._own = None
@@ -145,10 +180,8 @@ class Output:
         self._retry = None
         try:
             done = self._write_waiting()
-        except BrokenPipeError:
-            self._abandon()
-        except OSError:
-            self._waiting.clear()  # a full disk, a terminal that hung up: no reason to end a tunnel
+        except OSError as exc:
+            self._give_up(exc)
         else:
             if not done:
                 self._retry_later()
@@ -185,10 +218,14 @@ class Output:
             self._retry.cancel()
             self._retry = None
 
-    def _abandon(self) -> None:
-        self._gone = True
+    def _give_up(self, exc: OSError) -> None:
+        """Drop what waits. A full disk may have room again; a terminal that hung up is no reason to end a tunnel."""
         self._waiting.clear()
-        self.on_gone()
+        if isinstance(exc, BrokenPipeError):
+            self.gone = True
+            self.on_gone()
+        elif self._own is None:
+            self.failed = exc
 
 
 def _descriptor(stream: TextIO) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import deque
 
@@ -108,6 +109,12 @@ def sentence(notice: Notice) -> str:
 def complaint(error: TunnelError) -> str:
     """Why a command ends, and what to do next: lines for standard error."""
     return f"error: {error.message}\n{error.hint.strip()}".rstrip() + "\n"
+
+
+def unwritten(exc: OSError) -> str:
+    """Say on standard error that standard output takes nothing."""
+    why = "it is closed" if exc.errno == errno.EBADF else exc.strerror or str(exc)
+    return f"error: Standard output cannot be written: {why}.\nSend it elsewhere, or free some space there.\n"
 
 
 def rate(tokens_per_second: float) -> str:

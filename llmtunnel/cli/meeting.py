@@ -16,6 +16,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Final
 
+from .. import descriptors
 from ..errors import SettingError
 from ..invite import LONGEST
 from ..meeting import Meeting
@@ -89,8 +90,7 @@ def _read_line(what: str) -> str:
         if sys.stdin.isatty() and what == "secret":
             return getpass.getpass(f"{what}: ")
         if sys.stdin.isatty():
-            sys.stderr.write(f"{what}: ")
-            sys.stderr.flush()
+            descriptors.write(sys.stderr, f"{what}: ")
         line = sys.stdin.readline(LONGEST).strip()
     except (OSError, ValueError, EOFError) as exc:
         raise SettingError(f"The {what} cannot be read from standard input.", hint="Is it text in UTF-8?") from exc
