@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import Final
 
@@ -15,6 +17,8 @@ DEFAULT_PORT: Final = 8787
 EVERYWHERE: Final = "0.0.0.0"
 USAGE: Final = 2
 """Exit status where the arguments, or the address, cannot be used."""
+FAILED: Final = 1
+"""Exit status where the help that was asked for cannot be written."""
 SIZES: Final = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEVELS: Final = ("error", "warning", "info", "debug")
 
@@ -23,12 +27,50 @@ Address = tuple[str, int]
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_server") -> int:
     """Run a signal server until a signal ends it; returns the exit status: 2, or 128 and the signal's number."""
-    arguments = _parser(prog).parse_args(argv)
+    _open_standard()
+    try:
+        arguments = _parser(prog).parse_args(argv)
+    except SystemExit as exc:  # help, or a mistake
+        failed = say("")
+        if failed and not exc.code:
+            with suppress(OSError):
+                sys.stderr.write(f"error: Standard output cannot be written: {failed}.\n")
+            raise SystemExit(FAILED) from None
+        raise
     host, port = arguments.listen or arguments.port or (DEFAULT_HOST, DEFAULT_PORT)
     # Not before the arguments are read: it takes as long as all the rest.
     from .process import run
 
     return run(host, port, limits=_limits(arguments), trusted=arguments.trusted_proxy, log_level=arguments.log_level)
+
+
+def say(text: str) -> str:
+    """Write to standard output at once; returns why that failed, or an empty text where it did not, or the reader left.
+
+    What is left of it then is dropped: Python would try again as the process ends, with a traceback.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as exc:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return "" if isinstance(exc, BrokenPipeError) else exc.strerror or str(exc)
+    return ""
+
+
+def _open_standard() -> None:
+    """Open what is closed of standard input, output and error: a socket would take the number, and get what is printed.
+
+    Writing to standard output fails then, so that help which nobody gets is an error.
+    """
+    for number, (name, flags) in enumerate((("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_RDWR))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # takes the lowest free number: those below are open
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from .cli import USAGE
+from .cli import USAGE, say
 from .limits import Limits
 from .server import THIS_MACHINE, SignalServer, netloc, open_files
 
@@ -53,7 +53,8 @@ async def _serve(host: str, port: int, limits: Limits, trusted: Sequence[str] | 
     _on_signals(lambda number: None if stopped.done() else stopped.set_result(number))
     async with SignalServer(host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE) as server:
         asyncio.get_running_loop().set_exception_handler(_Trouble(server))
-        print(f"signal server listening on {server.url}", flush=True)  # noqa: T201
+        if failed := say(f"signal server listening on {server.url}\n"):
+            logger.warning("listening on %s; standard output cannot be written: %s", server.url, failed)
         return await stopped
 
 

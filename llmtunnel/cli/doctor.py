@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -23,11 +24,18 @@ def text(diagnosis: Diagnosis, screen: TextIO) -> str:
     """The table and its closing line, as ``screen`` can show them: its width, and its colours beside the marks."""
     from rich.console import Console
 
-    console = Console(file=screen, highlight=False)
-    with console.capture() as captured:
-        console.print(_table(diagnosis.findings))
-        console.print(f"\n{diagnosis.expectation}", markup=False)
-    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    shown, made = Console(file=screen), io.StringIO()  # rich's own capture writes to the screen, too, if only nothing
+    console = Console(
+        file=made,
+        highlight=False,
+        width=shown.width,
+        force_terminal=shown.is_terminal,
+        color_system=shown.color_system,  # type: ignore[arg-type]
+        legacy_windows=shown.legacy_windows,
+    )
+    console.print(_table(diagnosis.findings))
+    console.print(f"\n{diagnosis.expectation}", markup=False)
+    return "".join(f"{line.rstrip()}\n" for line in made.getvalue().splitlines())
 
 
 def json_text(diagnosis: Diagnosis) -> str:
