@@ -15,7 +15,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from . import runtime
+from . import descriptors, runtime
 from .config import ProxySettings, ServeSettings, Settings
 from .endpoints.ledger import Ledger
 from .errors import PeerNotFound, SettingError, TunnelError, WaitTimeout
@@ -385,8 +385,11 @@ class Server(Tunnel):
     def _upstream_seen(self, status: UpstreamStatus) -> None:
         """Say where it is down: it may still come, but a person who mistyped it wants to know."""
         if status.health is Health.DOWN:
+            message = f"Nothing answers at the upstream {self.url}."
             hint = "Start it, or check --upstream; until it answers, requests get 502."
-            self._publish(ErrorNotice(message=f"Nothing answers at the upstream {self.url}.", hint=hint))
+            if none_left := descriptors.shortage():
+                message, hint = f"The upstream {self.url} cannot be asked: {none_left}.", descriptors.RAISE_IT
+            self._publish(ErrorNotice(message=message, hint=hint))
 
     async def _open(self) -> None:
         if self._serve_settings.seek:

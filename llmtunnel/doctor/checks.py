@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
-from urllib.request import getproxies
 
+from .. import descriptors
 from ..config import DEFAULT_STUN, IceServers, Settings
 from ..endpoints import discovery, listen
 from ..endpoints.origin import Origin
@@ -21,6 +21,7 @@ from ..signaling.messages import Candidate, IceCandidate, Member, PeerJoined, Re
 from ..status import Health, Role
 from ..summary import size
 from ..transport import servers
+from ..transport.websocket import proxy_for
 from ..upstream import Upstream
 from .findings import Diagnosis, Facts, Finding, Verdict, mapping_of, mapping_row
 
@@ -63,7 +64,7 @@ class _Part:
 async def diagnose(settings: Settings, *, upstream: Upstream | None, address: str) -> Diagnosis:
     """Look at all that a tunnel with these settings needs; ``address`` is where a proxy would listen."""
     parts = await asyncio.gather(
-        _place(),
+        _place(settings),
         _signal(settings),
         _stun(settings.ice),
         *(_turn(url, settings.ice) for url in settings.ice.turn),
@@ -83,12 +84,11 @@ async def diagnose(settings: Settings, *, upstream: Upstream | None, address: st
     return Diagnosis(findings=(*findings, mapping_row(mapping)), facts=facts)
 
 
-async def _place() -> _Part:
+async def _place(settings: Settings) -> _Part:
     where = TERMS.get(platform())
     rows = [Finding(subject="platform", verdict=Verdict.POOR, detail=where)] if where else []
-    proxies = {scheme: url for scheme, url in getproxies().items() if scheme in ("http", "https")}
-    if proxies:
-        detail = f"The environment names one for {' and '.join(proxies)}: the signal server is asked through it."
+    if proxy := proxy_for(settings.signal):
+        detail = f"The signal server is reached through {proxy}, which {proxy.variable} names."
         rows.append(Finding(subject="HTTP proxy", verdict=Verdict.GOOD, detail=detail))
     return _Part(findings=tuple(rows))
 
@@ -225,6 +225,9 @@ async def _given_upstream(upstream: Upstream, settings: Settings) -> Finding:
         seen = await origin.watch.look()
     finally:
         await origin.aclose()
+    if seen.health is not Health.UP and (none_left := descriptors.shortage()):
+        detail = f"{upstream} cannot be asked: {none_left}."
+        return Finding(subject="upstream", verdict=Verdict.BAD, detail=detail, hint=descriptors.RAISE_IT)
     if seen.health is not Health.UP:
         hint = "Start it, or check --upstream."
         return Finding(subject="upstream", verdict=Verdict.BAD, detail=f"{upstream} does not answer.", hint=hint)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from .. import descriptors
 from ..errors import UpstreamNotFound
 from ..upstream import LOCALHOST, NAMED, Upstream
 from .models import MAX_ANSWER, listed
@@ -150,7 +151,10 @@ async def _ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
             if response.status != 200:
                 return {}
             answer = json.loads(await _read(response))
-    except (aiohttp.ClientError, OSError, ValueError, RecursionError):
+    except (aiohttp.ClientError, OSError, ValueError, RecursionError) as exc:
+        if none_left := descriptors.shortage(exc):
+            message = f"Model servers on this machine cannot be looked for: {none_left}."
+            raise UpstreamNotFound(message, hint=descriptors.RAISE_IT) from exc
         return {}
     return answer if isinstance(answer, dict) else {}
 

@@ -7,10 +7,11 @@ import logging
 from types import TracebackType
 from typing import Final, Self
 
+from .. import descriptors
 from ..config import Limits, Timeouts
 from ..errors import ProtocolError, RoomFull, SignalRejected, SignalUnreachable
 from ..status import Role
-from ..transport.websocket import Redirected, WebSocket, open_websocket
+from ..transport.websocket import Redirected, WebSocket, open_websocket, proxy_failure
 from . import messages
 from .messages import Joined, Message, ServerError
 
@@ -142,6 +143,10 @@ def _diagnosis(url: str, exc: Exception) -> tuple[str, str]:
     """What went wrong, and what to do about it."""
     import aiohttp
 
+    if none_left := descriptors.shortage(exc):
+        return f"The signal server {url} cannot be connected to: {none_left}.", descriptors.RAISE_IT
+    if failure := proxy_failure(url, exc):
+        return f"The signal server {url} cannot be reached. {failure[0]}", failure[1]
     match exc:
         case TimeoutError():
             return f"The signal server {url} does not answer in time.", RUN_YOUR_OWN

@@ -15,6 +15,7 @@ import logging
 from typing import Final
 from urllib.parse import urlsplit
 
+from .. import descriptors
 from ..config import KIB, Timeouts
 from ..errors import ConnectFailed
 from ..status import Path
@@ -23,7 +24,7 @@ from .identity import Identity
 from .pipe import TlsChannel
 from .tasks import first_of, report
 from .tls import Welcome, anybody
-from .websocket import Redirected, WebSocket, open_websocket
+from .websocket import Redirected, WebSocket, open_websocket, proxy_failure
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ async def _connect(url: str, ticket: str, timeouts: Timeouts) -> WebSocket:
             autoclose=False,
         )
     except (aiohttp.ClientError, OSError, ValueError) as exc:
-        raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {_reason(exc)}.") from exc
+        raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {_reason(url, exc)}.") from exc
     if opened.socket.protocol != PROTOCOL:
         await opened.aclose(timeouts.close)
         raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {url} is no relay.")
@@ -198,9 +199,13 @@ def _address(url: str) -> str:
     return f"{host}:{parts.port or (443 if parts.scheme == 'wss' else 80)}"
 
 
-def _reason(exc: Exception) -> str:
+def _reason(url: str, exc: Exception) -> str:
     import aiohttp
 
+    if none_left := descriptors.shortage(exc):
+        return none_left
+    if failure := proxy_failure(url, exc):
+        return failure[0].removesuffix(".")
     match exc:
         case TimeoutError():
             return "the relay does not answer in time"

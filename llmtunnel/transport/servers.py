@@ -11,6 +11,7 @@ from aioice import stun, turn
 from aioice.ice import get_host_addresses
 from aiortc.rtcicetransport import parse_stun_turn_uri
 
+from .. import descriptors
 from ..config import IceServers
 from ..errors import ConnectFailed
 
@@ -123,6 +124,8 @@ async def _resolve(host: str, port: int) -> Address:
 
 
 def _failure(url: str, exc: Exception) -> ConnectFailed:
+    if none_left := descriptors.shortage(exc):
+        return ConnectFailed(f"{url} cannot be asked: {none_left}.", hint=descriptors.RAISE_IT)
     match exc:
         case TimeoutError() | stun.TransactionTimeout():
             return ConnectFailed(f"{url} does not answer.")

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, cast
 
+from .. import descriptors
 from ..bucket import Bucket
 from ..config import Timeouts
-from ..descriptors import keep_from_children
 from ..errors import ConnectFailed, TunnelError
 from ..status import Path
 from .base import Channel
@@ -83,7 +83,7 @@ class TcpListener:
             except OSError as exc:
                 _log.info("Not listening on %s for peers near by: %s", host, exc)
             else:
-                keep_from_children(server)
+                descriptors.keep_from_children(server)
                 self._servers.append(server)
 
     def expect(self, fingerprint: bytes, accept: Accept) -> None:
@@ -210,6 +210,8 @@ class TcpDialler:
                 failures.append(exc.message)
             except OSError as exc:  # TimeoutError is one
                 _log.debug("A peer's address is not reached: %r", exc)
+                if none_left := descriptors.shortage(exc):
+                    failures.append(f"The peer is not reached over {Path.TCP}: {none_left}.")
         why = failures[0] if failures else f"The peer is not reached over {Path.TCP}: no address of its answers."
         raise ConnectFailed(why)
 

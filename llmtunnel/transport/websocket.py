@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urljoin, urlsplit
-
-from ..listener import is_loopback
+from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from ..descriptors import keep_from_children
+from ..listener import is_loopback
 
 if TYPE_CHECKING:
     import aiohttp
@@ -71,7 +72,7 @@ class _Attempt:
         trace.on_request_redirect.append(_refuse_redirect)  # it is told before the redirect is followed
         http = aiohttp.ClientSession(trust_env=not _is_here(url), trace_configs=[trace])
         try:
-            return WebSocket(http, await http.ws_connect(_for_proxies(url), **options))
+            return WebSocket(http, await http.ws_connect(_for_proxies(url), **_proxy_option(url), **options))
         except BaseException:
             await http.close()
             raise
@@ -84,7 +85,8 @@ async def open_websocket(url: str, *, timeout: float, **options: Any) -> WebSock
     """Open one within ``timeout`` seconds; ``options`` are those of `aiohttp.ClientSession.ws_connect`.
 
     The proxy that the environment names is used, but not for a server on this machine, and the system's certificates
-    for ``wss``. Raises `Redirected`, `aiohttp.ClientError`, `OSError` (`TimeoutError` is one) or `ValueError`.
+    for ``wss``. Raises `Redirected`, `aiohttp.ClientError`, `OSError` (`TimeoutError` is one) or `ValueError`;
+    `proxy_failure` says what of it is the proxy's.
     """
     attempts: list[_Attempt] = []
     try:
@@ -151,3 +153,94 @@ def _target(url: str, location: str) -> str:
     netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     text = f"{scheme}://{netloc}{parts.path}"[:_SHOWN]
     return "".join(each if each.isascii() and each.isprintable() else "?" for each in text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpProxy:
+    """An HTTP proxy that the environment names for the signal server; its text has no password in it."""
+
+    url: SplitResult
+    variable: str
+    """What names it: ``HTTPS_PROXY``."""
+    bare: bool
+    """It is named as ``host:port``, which is common, and which aiohttp does not know."""
+
+    def __str__(self) -> str:
+        address = self.url.netloc.rpartition("@")[2]
+        return f"{self.url.scheme}://{address}" if address else "an address that cannot be read"
+
+
+def proxy_for(url: str) -> HttpProxy | None:
+    """The proxy through which a signal server is reached: ``wss`` has HTTPS_PROXY's, ``ws`` WS_PROXY's alone."""
+    target = _split(url)
+    schemes = ("https", "wss") if target.scheme == "wss" else ("ws",)
+    proxies = getproxies()
+    scheme = next((each for each in schemes if proxies.get(each)), None)
+    if scheme is None or _is_here(url) or proxy_bypass(target.hostname or ""):
+        return None
+    text = proxies[scheme]
+    bare = "://" not in text
+    proxy = _split(f"http://{text}" if bare else text)
+    # aiohttp leaves out a proxy that is spoken to in TLS, and connects directly.
+    return None if proxy.scheme == "https" else HttpProxy(url=proxy, variable=f"{scheme.upper()}_PROXY", bare=bare)
+
+
+def proxy_failure(url: str, exc: Exception) -> tuple[str, str] | None:
+    """What the proxy on the way has to do with a failure, and what to do; None where there is none, or it did its part.
+
+    Neither text has the proxy's password in it.
+    """
+    import aiohttp
+
+    proxy = proxy_for(url)
+    if proxy is None:
+        return None
+    host = urlsplit(url).hostname
+    check = f"Check {proxy.variable}; a NO_PROXY with {host} in it bypasses the proxy."
+    match exc:
+        case UnsupportedProxy():
+            return f"{proxy.variable} names {proxy}, which is no HTTP proxy.", "Write http://host:port there."
+        case aiohttp.ClientHttpProxyError(status=407) | aiohttp.WSServerHandshakeError(status=407):
+            why = "does not accept the user and password" if proxy.url.username else "asks for a user and a password"
+            hint = f"Write them into {proxy.variable}, as http://USER:PASSWORD@{proxy.url.netloc.rpartition('@')[2]}."
+            return f"The HTTP proxy {proxy} {why} (HTTP status 407).", hint
+        case aiohttp.ClientHttpProxyError():
+            hint = f"Whoever runs it has to permit {host}. {check}"
+            return f"The HTTP proxy {proxy} does not connect to {host} (HTTP status {exc.status}).", hint
+        case aiohttp.ClientConnectorDNSError() if exc.host == proxy.url.hostname:
+            return f"The name of the HTTP proxy {proxy} is not known.", check
+        case aiohttp.ClientProxyConnectionError():
+            why = "nothing listens there" if isinstance(exc.os_error, ConnectionRefusedError) else str(exc.os_error)
+            return f"The HTTP proxy {proxy} cannot be reached: {why}.", check
+        case TimeoutError():
+            return f"Nothing answers in time through the HTTP proxy {proxy}.", check
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() if not isinstance(
+            exc, aiohttp.ClientConnectorError
+        ):
+            return f"The HTTP proxy {proxy}, or what is behind it, closed the connection.", check
+    return None
+
+
+class UnsupportedProxy(ValueError):
+    """What the environment names is no HTTP proxy, but SOCKS for example, or no address at all."""
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # half a pair of brackets
+        return urlsplit("")
+
+
+def _proxy_option(url: str) -> dict[str, Any]:
+    """For aiohttp, which reads the environment itself, but no proxy without a scheme."""
+    proxy = proxy_for(url)
+    if proxy is None:
+        return {}
+    try:
+        usable = proxy.url.scheme == "http" and proxy.url.hostname and proxy.url.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
+        raise UnsupportedProxy
+    return {"proxy": proxy.url.geturl()} if proxy.bare else {}
