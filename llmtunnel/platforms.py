@@ -39,6 +39,17 @@ def platform(environ: Mapping[str, str] | None = None, modules: Mapping[str, obj
     return Platform.PLAIN
 
 
+def in_cell(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether a terminal that this process has, by the environment (default: ours), is a notebook's cell: ``!command``.
+
+    A kernel gives such a command a pseudo-terminal, keeps what it writes as the cell's output, and sends it no keys.
+    These three variables ipykernel sets in every kernel, Colab's too (`ZMQInteractiveShell.init_environment`). A
+    terminal of Jupyter's is no child of a kernel, and tmux or screen, started in a cell, set another TERM.
+    """
+    environ = os.environ if environ is None else environ
+    return [environ.get(name) for name in ("TERM", "PAGER", "GIT_PAGER")] == ["xterm-color", "cat", "cat"]
+
+
 def stored_invite(environ: Mapping[str, str] | None = None, modules: Mapping[str, object] | None = None) -> str | None:
     """The code that the user has stored as the platform's secret `SECRET`; None where there is none or no access.
 

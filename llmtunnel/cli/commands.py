@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..config import ProxySettings, Settings
-from ..errors import TunnelError
+from ..errors import SettingError, TunnelError
 from ..invite import Invite
 from ..status import Listening, Notice, SignalConnected
 from ..upstream import NAMED
@@ -126,6 +126,12 @@ def _print_invite(command: InviteCommand) -> int:
 async def _serve(command: ServeCommand, console: Console) -> int:
     from .. import aio
 
+    if command.new and console.saved:
+        raise SettingError(
+            "This cell would show a new code, and the notebook would save it.",
+            hint="`%tunnel serve` keeps it out of the notebook, and so does --invite-file with a code that you have"
+            " made ahead. --plain shows it here all the same.",
+        )
     if command.upstream is None:
         name, found = await _discover(console)
         upstream = replace(found, fields=command.fields)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from .. import descriptors
 from ..errors import TunnelError
+from ..platforms import in_cell
 from ..status import ErrorNotice, Notice, RequestFinished, Role
 from .lines import HumanLines, complaint, json_line, unwritten
 from .signals import READER_GONE
@@ -72,6 +73,11 @@ class Console:
         if not self._json:
             self.write(text)
             self._check(vital)
+
+    @property
+    def saved(self) -> bool:
+        """Whether what is said to people becomes the output of a notebook's cell, without their having asked for it."""
+        return in_cell() and self._stream.isatty() and not (self._json or self._plain)
 
     @property
     def draws(self) -> bool:

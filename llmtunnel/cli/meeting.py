@@ -20,6 +20,7 @@ from .. import descriptors
 from ..errors import SettingError
 from ..invite import LONGEST
 from ..meeting import Meeting
+from ..platforms import Platform, in_cell, platform
 
 _INVITE: Final = ("code", "invite", "invite_file")
 _CHOSEN: Final = ("room", "secret", "secret_file")
@@ -86,6 +87,11 @@ def _read_file(path: str, flag: str) -> str:
 
 def _read_line(what: str) -> str:
     """A line of standard input. A terminal is asked for it, and shows no secret that is typed."""
+    if sys.stdin.isatty() and in_cell() and platform() is not Platform.COLAB:  # whose cells ask their user
+        raise SettingError(
+            f"- reads the {what} from standard input, but nobody can type into this cell.",
+            hint="`%tunnel` asks for it; or put it into a file or the environment.",
+        )
     try:
         if sys.stdin.isatty() and what == "secret":
             return getpass.getpass(f"{what}: ")

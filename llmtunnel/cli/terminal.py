@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, TextIO
 
+from ..platforms import in_cell
+
 USUAL: Final = (80, 24)
 """Columns and rows of a terminal that does not say."""
 _KEYS: Final = 64
@@ -137,10 +139,10 @@ class _Mode:
 def drawable(stream: TextIO) -> Terminal | None:
     """The terminal that the stream is, or None where it is none to draw on.
 
-    That is so for files and pipes, ``TERM=dumb``, characters other than UTF-8, a process in the background, and on
-    Windows.
+    That is so for files and pipes, ``TERM=dumb``, characters other than UTF-8, a process in the background, a
+    notebook's cell, and on Windows.
     """
-    if os.name != "posix" or not stream.isatty() or stream.encoding.lower().replace("-", "") != "utf8":
+    if in_cell() or os.name != "posix" or not stream.isatty() or stream.encoding.lower().replace("-", "") != "utf8":
         return None
     from rich.console import Console
 

@@ -90,14 +90,15 @@ class Kernel:
                     cell.outputs.append({"msg_type": kind, "content": content})
         return cell
 
-    def until_said(self, sent: str, text: str) -> None:
-        """Wait until a cell has said that; what it said until then is lost to `finish`."""
+    def until_said(self, sent: str, text: str) -> str:
+        """Wait until a cell has said that; what it said until then, which is lost to `finish`."""
         said, deadline = "", time.monotonic() + PATIENCE
         while text not in said:
             assert time.monotonic() < deadline, f"it said {said!r}"
             for message in self._received(None):
                 if message["msg_type"] == "stream" and message["parent_header"].get("msg_id") == sent:
                     said += message["content"]["text"]
+        return said
 
     def restart(self) -> None:
         """As a page's button does it: the kernel is asked to end, and another one takes its place.
