@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from . import runtime
 from .config import (
     AUTO,
     DEFAULT_LISTEN,
@@ -58,6 +59,7 @@ class Opening(Generic[T]):
             await self._tunnel.aclose()
 
     async def _opened(self) -> T:
+        runtime.refuse_green_threads()
         tunnel = await self._make()
         try:
             await tunnel.start()

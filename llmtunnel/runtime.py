@@ -104,6 +104,21 @@ def parents_own(process: int) -> TunnelError:
     )
 
 
+def refuse_green_threads() -> None:
+    """Raise `TunnelError` where gevent or eventlet have replaced threads or queues: loops stand still then, unseen."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and any(map(gevent.is_module_patched, ("threading", "_thread", "queue"))):
+        by, harmless = "gevent.monkey", "gevent.monkey.patch_socket()"
+    elif eventlet is not None and eventlet.is_monkey_patched("thread"):
+        by, harmless = "eventlet", "eventlet.monkey_patch(all=False, socket=True)"
+    else:
+        return
+    raise TunnelError(
+        f"{by} has replaced the threads of this process, and a tunnel would hang.",
+        hint=f"Run it in a process of its own, as `llmtunnel proxy CODE` does, or patch no more than {harmless}.",
+    )
+
+
 class Begun(Protocol[T_co]):
     """Work that has begun."""
 
@@ -136,7 +151,8 @@ class LoopThread:
         return self._running is not None and threading.current_thread() is self._running.thread
 
     def hold(self) -> ThreadHold:
-        """Hold the loop: the first holder starts it."""
+        """Hold the loop: the first holder starts it. Raises `TunnelError` where no thread can be had for it."""
+        refuse_green_threads()
         with self._lock:
             if self._running is None or not self._running.alive:
                 self._holds.clear()

@@ -143,6 +143,7 @@ class Tunnel(ABC):
     async def start(self) -> None:
         """Open what this side has locally, then go on in the background. Raises `SettingError`."""
         self._refuse_forked()
+        runtime.refuse_green_threads()
         await self._open()
         self._task = asyncio.create_task(self._run(), name=f"llmtunnel {self._role}")
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ import pytest
 from llmtunnel import runtime
 from llmtunnel.errors import TunnelError
 from llmtunnel.runtime import LoopThread
+
+from .e2e.processes import environment
 
 NAME = "llmtunnel loop"
 
@@ -231,3 +235,67 @@ def test_a_thread_that_died_is_replaced(thread: LoopThread) -> None:
     hold.close()
     again = thread.hold()
     assert again.call(asyncio.sleep(0, "x")) == "x"
+
+
+PATCHED = {
+    "gevent": "import gevent.monkey; gevent.monkey.patch_all()",
+    "gevent's threads": "import gevent.monkey; gevent.monkey.patch_thread()",
+    "gevent's queues": "import gevent.monkey; gevent.monkey.patch_queue()",
+    "gevent without threads": "import gevent.monkey; gevent.monkey.patch_all(thread=False)",
+    "eventlet": "import eventlet; eventlet.monkey_patch()",
+    "eventlet's threads": "import eventlet; eventlet.monkey_patch(all=False, thread=True)",
+}
+CALLS = {
+    "blocking": "llmtunnel.proxy(room='r')",
+    "diagnosis": "llmtunnel.sync.diagnose(None, upstream=None, address='')",
+    "on asyncio's loop": "asyncio.run(opened())",
+    "on the fastest loop": "runtime.run(opened())",
+    "started": "runtime.run(started())",
+}
+PROGRAM = """
+    import asyncio, llmtunnel, llmtunnel.aio, llmtunnel.sync
+    from llmtunnel import runtime
+    from llmtunnel.config import ProxySettings
+
+    async def opened():
+        await llmtunnel.aio.serve(room="r")
+
+    async def started():
+        await llmtunnel.aio.Proxy(ProxySettings(room="r")).start()
+
+    try:
+        {call}
+    except llmtunnel.TunnelError as exc:
+        print(exc.message, exc.hint)
+"""
+
+
+@pytest.mark.parametrize(
+    ("by", "call"),
+    [
+        *((by, call) for by in PATCHED for call in ("blocking", "on asyncio's loop")),
+        *(("gevent", call) for call in ("diagnosis", "on the fastest loop", "started")),
+    ],
+)
+def test_a_process_whose_threads_are_replaced_gets_an_error(by: str, call: str) -> None:
+    pytest.importorskip(by.partition("'")[0].partition(" ")[0])
+    program = PATCHED[by] + textwrap.dedent(PROGRAM).format(call=CALLS[call])
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment({}), timeout=30, check=False, capture_output=True, text=True
+    )
+    assert "has replaced the threads of this process, and a tunnel would hang." in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "import gevent.monkey; gevent.monkey.patch_socket(); gevent.monkey.patch_select()",
+        "import eventlet; eventlet.monkey_patch(all=False, socket=True)",
+        "import gevent.monkey, eventlet",
+    ],
+)
+def test_a_process_with_threads_of_its_own_is_let_in(patch: str) -> None:
+    pytest.importorskip("gevent")
+    pytest.importorskip("eventlet")
+    program = f"{patch}\nfrom llmtunnel import runtime; runtime.refuse_green_threads()"
+    subprocess.run([sys.executable, "-c", program], env=environment({}), timeout=30, check=True)
