@@ -224,3 +224,31 @@ def test_every_command_ends_in_order_and_heeds_what_was_ignored(command: str, ig
         process.send_signal(last)
         said = process.communicate(timeout=30)[0]
     assert (process.returncode, "Traceback" in said) == (128 + last, False), said
+
+
+ON_ITS_TERMINAL = (
+    "import fcntl, sys, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0); from llmtunnel.cli import main; sys.exit(main())"
+)
+
+
+@posix
+@pytest.mark.parametrize("command", ["proxy", "toy"])
+def test_a_terminal_that_closes_ends_the_command_in_order(command: str) -> None:
+    """With the view on it (proxy), and without."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", ON_ITS_TERMINAL, *COMMANDS[command]],
+        env=environment({"TERM": "xterm"}),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while not re.search(rb"Ctrl-C: leave|toy model server on .*\n", seen):
+            seen += os.read(ours, 10_000)
+        os.close(ours)
+        assert process.wait(30) == 129

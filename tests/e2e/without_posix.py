@@ -13,7 +13,19 @@ import socket
 import sys
 
 MISSING = {
-    os: ("fork", "forkpty", "getuid", "geteuid", "getgid", "killpg", "setsid", "uname", "get_blocking", "set_blocking"),
+    os: (
+        "fork",
+        "forkpty",
+        "register_at_fork",
+        "getuid",
+        "geteuid",
+        "getgid",
+        "killpg",
+        "setsid",
+        "uname",
+        "get_blocking",
+        "set_blocking",
+    ),
     signal: ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGPIPE", "SIGCHLD", "pthread_sigmask"),
     socket: ("AF_UNIX", "SO_REUSEPORT"),
 }
