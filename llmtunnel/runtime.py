@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -18,13 +19,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from . import descriptors
 from .errors import TunnelError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 INTERRUPTIBLE: Final = 0.5
 """Seconds of one wait: on Windows, Ctrl-C is heard of only between waits."""
+REPEATED: Final = 60.0
+"""Seconds between two lines of log that say the same of a loop."""
 JOIN: Final = 10.0
 """Seconds that a loop thread has to end: a subscriber that blocks it must not block the whole process."""
 
@@ -41,7 +47,27 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def run(main: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run` on the fastest loop there is."""
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.get_loop().set_exception_handler(_Trouble())
         return runner.run(main)
+
+
+class _Trouble:
+    """Told by a loop of ours what goes wrong in it.
+
+    asyncio's own tells hundreds of times a second that it cannot accept, where descriptors are used up.
+    """
+
+    def __init__(self) -> None:
+        self._told = -REPEATED
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        exc = context.get("exception")
+        none_left = descriptors.shortage(exc) if isinstance(exc, OSError) else ""
+        if not none_left:
+            loop.default_exception_handler(context)
+        elif loop.time() - self._told >= REPEATED:
+            self._told = loop.time()
+            logger.error("Connections are not accepted: %s. %s", none_left, descriptors.RAISE_IT)
 
 
 class Hold(ABC):
@@ -245,6 +271,7 @@ class _Running:
 
     def __init__(self) -> None:
         self.loop = (loop_factory() or asyncio.new_event_loop)()
+        self.loop.set_exception_handler(_Trouble())
         self.thread = threading.Thread(target=self._run, name="llmtunnel loop", daemon=True)
         self.thread.start()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from llmtunnel import descriptors
 
-from .e2e.processes import environment, processes
+from .e2e.processes import address_of, environment, processes
 
 resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no limit that concerns sockets")
@@ -195,3 +196,26 @@ def test_serve_that_runs_out_of_descriptors_says_so_to_its_clients() -> None:
     assert answer.startswith("HTTP/1.1 502 ")
     assert "this process is out of file descriptors (its limit is 64)" in answer
     assert "running" not in answer
+
+
+WITHOUT_UVLOOP = """
+    import resource, sys
+    sys.modules["uvloop"] = None
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    from llmtunnel.cli import main
+    sys.exit(main())
+"""
+
+
+def test_connections_that_cannot_be_accepted_fill_no_log() -> None:
+    with processes() as started, contextlib.ExitStack() as clients:
+        toy = started.start(
+            "-c", textwrap.dedent(WITHOUT_UVLOOP), "toy", "--listen", "127.0.0.1:0", "--json", name="toy"
+        )
+        address = address_of(toy.wait_event("listening")["url"])
+        for _ in range(100):
+            clients.enter_context(socket.create_connection(address, timeout=20))
+        toy.wait_line("Connections are not accepted: this process is out of file descriptors")
+        with pytest.raises(AssertionError):
+            toy.wait_line("nothing says this", timeout=2.5)
+        assert len(toy.errors) == 1
