@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from ..background import SERVED, Background
+from ..notebook.kernel import kernel
 from .processes import environment
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks elsewhere")
@@ -165,3 +167,28 @@ def test_a_child_is_forked(case: str, loop: str) -> None:
             text=True,
         )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("in_loop", [False, True])
+def test_multiprocessing_forks_from_a_notebook(tmp_path: Path, in_loop: bool) -> None:
+    prelude = """
+import asyncio, multiprocessing, urllib.request, llmtunnel
+def get(url):
+    with urllib.request.urlopen(url + "/path", timeout=20) as response:
+        return response.read().decode()
+"""
+    with Background() as other, kernel(tmp_path, code=prelude) as notebook:
+        notebook.run(
+            f"proxy = llmtunnel.proxy(room={SERVED!r}, signal={other.signal!r}, stun=(), listen='127.0.0.1:0',"
+            f" in_loop={in_loop})"
+        )
+        asked = "await asyncio.to_thread(get, proxy.url)"  # a blocking request would wait for itself in the loop
+        assert notebook.run(asked).result == "'/path'"
+        pool = "multiprocessing.get_context('fork').Pool(2)"
+        assert (
+            notebook.run(f"with {pool} as pool:\n    results = pool.map(abs, [-1, -2, -3])\nresults").result
+            == "[1, 2, 3]"
+        )
+        assert notebook.run(asked).result == "'/path'"
+        assert notebook.run("str(proxy.status.phase)").result == "'ready'"
+        notebook.run("proxy.close()")
