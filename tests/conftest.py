@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import traceback
 from collections.abc import Callable, Coroutine
@@ -22,6 +23,11 @@ except ImportError:  # Windows
     LOOPS = [asyncio.new_event_loop]
 else:
     LOOPS = [asyncio.new_event_loop, uvloop]
+
+# In the background of a shell, or under nohup, the processes that the tests start and signal would ignore the signal.
+for name, usual in (("SIGINT", signal.default_int_handler), ("SIGTERM", signal.SIG_DFL), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, name), usual)
 
 T = TypeVar("T")
 
