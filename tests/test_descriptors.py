@@ -47,6 +47,7 @@ USED_UP = """
         "TURN server": lambda: servers.allocate(
             "turn:127.0.0.1:9?transport=tcp", IceServers(turn_user="u", turn_pass="p")
         ),
+        "STUN server": lambda: servers.mappings(["stun:127.0.0.1:9"]),
         "model servers": lambda: discovery.discover(ports=[9, 10]),
         "upstream of doctor": lambda: checks._given_upstream(Upstream.parse(sys.argv[3]), Settings(room="r")),
     }
@@ -63,6 +64,7 @@ USED_UP = """
                 taken.append(os.open(os.devnull, os.O_RDONLY))
         try:
             found = await PLACES[sys.argv[1]]()
+            found = found[0] if isinstance(found, list) else found
             print(getattr(found, "detail", found), getattr(found, "hint", ""))
         except TunnelError as exc:
             print(exc.message, exc.hint)
@@ -81,6 +83,7 @@ PLACES = (
     "listener",
     "peer near by",
     "TURN server",
+    "STUN server",
     "model servers",
     "upstream of doctor",
 )

@@ -26,7 +26,10 @@ async def mappings(urls: Sequence[str]) -> list[Address | ConnectFailed]:
     A NAT that shows two servers two addresses shows a peer a third: nobody can send to it (RFC 5780 section 4.3).
     """
     loop = asyncio.get_running_loop()
-    transport, asker = await loop.create_datagram_endpoint(_Asker, local_addr=("0.0.0.0", 0))
+    try:
+        transport, asker = await loop.create_datagram_endpoint(_Asker, local_addr=("0.0.0.0", 0))
+    except OSError as exc:
+        return [_failure(url, exc) for url in urls]
     try:
         return await asyncio.gather(*(_mapping(asker, url) for url in urls))
     finally:
