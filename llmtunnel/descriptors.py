@@ -108,6 +108,13 @@ class HasSocket(Protocol):
         """See `asyncio.BaseTransport.get_extra_info`."""
 
 
+class Socket(Protocol):
+    """A socket itself."""
+
+    def fileno(self) -> int:
+        """See `socket.socket.fileno`."""
+
+
 class HasSockets(Protocol):
     """A server that listens."""
 
@@ -116,15 +123,21 @@ class HasSockets(Protocol):
         """See `asyncio.Server.sockets`."""
 
 
-_ours: Final[WeakSet[HasSocket | HasSockets]] = WeakSet()
+_ours: Final[WeakSet[Socket | HasSocket | HasSockets]] = WeakSet()
 
 
-def keep_from_children(*opened: HasSocket | HasSockets) -> None:
+def keep_from_children(*opened: Socket | HasSocket | HasSockets) -> None:
     """Have a process that is forked from this one lose these sockets.
 
     Otherwise the port would stay taken, and a connection open, until the child has ended as well.
     """
     _ours.update(opened)
+
+
+def _sockets(opened: Any) -> tuple[Socket, ...]:
+    if hasattr(opened, "fileno"):
+        return (opened,)
+    return tuple(opened.sockets) if hasattr(opened, "sockets") else (opened.get_extra_info("socket"),)
 
 
 def _lose() -> None:
@@ -137,7 +150,7 @@ def _lose() -> None:
     _ours.clear()
     for each in opened:
         with suppress(Exception):  # closed meanwhile, in the way of each loop
-            for sock in each.sockets if hasattr(each, "sockets") else (each.get_extra_info("socket"),):
+            for sock in _sockets(each):
                 if stat.S_ISSOCK(os.fstat(sock.fileno()).st_mode):
                     os.dup2(null, sock.fileno(), inheritable=False)
     os.close(null)

@@ -144,6 +144,7 @@ def take_sockets(servers: list[asyncio.Server]) -> list[socket.socket]:
         for each in (each for server in servers for each in server.sockets):
             sock = socket.fromfd(each.fileno(), each.family, socket.SOCK_STREAM)
             taken.append(sock)
+            descriptors.keep_from_children(sock)
             sock.setblocking(False)
             sock.listen(_BACKLOG)
     except OSError as exc:
