@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from ..config import Limits, Timeouts
@@ -41,11 +42,20 @@ from ..status import Path, Role
 from .alarm import Alarm
 from .answers import Answers, Handler
 from .carrier import FAREWELL, Carrier, session_error
-from .owner import Owner
-from .patience import Patience
+from .life import Change, Life, Resumed, State
 from .stream import Client, Stream
 
 logger = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """Whoever keeps a session hears what becomes of it. Neither call may raise or block."""
+
+    def session_changed(self, session: Session, change: Change) -> None:
+        """Streams wait from now on, or go on."""
+
+    def session_ended(self, session: Session, error: TunnelError) -> None:
+        """It is over; this is the last call, and comes once."""
 
 
 class Session:
@@ -80,10 +90,6 @@ class Session:
         self._carrier = carrier
         self._owner = owner
         self._resumes = resume_for > 0
-        self._patience = Patience(resume_for, self._give_up)
-        """Runs while the session is suspended."""
-        self._introduced = False
-        self._silent_since = 0.0
         self._limits = limits or Limits()
         self.budget = budget or Budget(self._limits.held)
         """What its streams may hold for the peer."""
@@ -93,6 +99,9 @@ class Session:
         self._connection = Connection(
             role, agreement, now=self._loop.time(), limits=self._limits, timeouts=self._timeouts
         )
+        introduces = self._introduces(agreement)
+        self._life = Life(now=self._loop.time(), resume_for=resume_for, introduces=introduces)
+        self.line.outbox.paused = introduces
         self._streams: dict[int, Stream] = {}
         self._clients: WeakValueDictionary[int, Client] = WeakValueDictionary()
         """Serve: by the id of their first stream. A client is remembered while it has a stream, or while an upstream
@@ -100,10 +109,9 @@ class Session:
         self._queue: deque[asyncio.Future[None]] = deque()
         """Requests that wait for the peer to take one more stream."""
         self._flush_handle: asyncio.Handle | None = None
-        self._alarm = Alarm(self._connection.next_timer, self._on_timer)
+        self._alarm = Alarm(self._next_timer, self._on_timer)
         self._ended: asyncio.Future[TunnelError] = self._loop.create_future()
         carrier.carry(self)
-        self._look_at_channel(agreement)
         self._alarm.set()
 
     @property
@@ -149,12 +157,17 @@ class Session:
     @property
     def suspended(self) -> bool:
         """Whether it has no channel that works, and waits for one."""
-        return self._patience.running
+        return self._life.waits
 
     @property
     def introduced(self) -> bool:
         """Whether its channel only introduces the peers to each other: local TCP alone is to carry streams."""
-        return self._introduced
+        return self._life.state is State.INTRODUCED
+
+    @property
+    def has_stood(self) -> bool:
+        """Whether a channel carries it, or has carried it."""
+        return self._life.has_stood
 
     @property
     def line(self) -> Line:
@@ -163,19 +176,18 @@ class Session:
 
     def resume(self, agreement: Agreement, carrier: Carrier) -> None:
         """Go on over another channel, where that was agreed. The last one is left; closing it is its owner's."""
-        gap = self._silence() if self.suspended else 0.0
         last, self._carrier = self._carrier, carrier
         last.leave("The session goes on over another connection.")
         carrier.carry(self)
-        self._look_at_channel(agreement)
+        introduces = self.line.outbox.paused = self._introduces(agreement)
+        change = self._life.moved(self._loop.time(), introduces=introduces, last_heard=self.line.last_heard)
         try:
             self.line.resume(agreement, self._loop.time())
         except ProtocolError as exc:
             self._abandon(exc.code, exc.message)
             return
         self._flush()
-        if not self._introduced:
-            self._go_on(gap)
+        self._tell(change)
 
     async def open(self, head: RequestHead, *, ended: bool = False, after: Stream | None = None) -> Stream:
         """Proxy: begin an exchange, when the peer takes one more; ``ended`` where the request has no body.
@@ -235,17 +247,17 @@ class Session:
     def suspect(self, *, gone: bool = False) -> None:
         """Somebody says that the peer is gone: find out within a second or so. ``gone``: that its process has ended."""
         if gone:
-            self._patience.expect(gone=True)
+            self._life.said_gone(self._loop.time())
         self.line.suspect()
         self._alarm.set()
 
     def reassure(self) -> None:
         """Somebody says that the peer's process is there."""
-        self._patience.expect(gone=False)
+        self._life.said_there()
 
     def miss(self, reason: str) -> None:
         """Proxy: local TCP has not come up. Where that alone may carry it, it is over, but for streams that wait."""
-        if self._introduced and not self._streams:
+        if self.introduced and not self._streams:
             hint = "Are the two on one network, or VPN? --path auto tries all other ways too."
             self._abandon(ErrorCode.INTERNAL, reason, PeerLost(reason, hint=hint))
 
@@ -300,8 +312,11 @@ class Session:
     def message_received(self, message: bytes) -> None:
         """See `transport.base.Receiver`."""
         now = self._loop.time()
-        if not self._introduced and (self.suspended or self._has_slept(now)):
-            self._go_on(self._silence())
+        slept = self._has_slept(now)
+        change = self._life.heard(now, last_heard=self.line.last_heard)
+        if change is None and slept and self._life.state is State.STANDING:
+            change = Resumed(self._life.silence(now, self.line.last_heard), first=False)
+        self._tell(change)
         self._dispatch(self._connection.receive_message(message, now))
         self._schedule_flush()
 
@@ -314,7 +329,7 @@ class Session:
         reason = f"The connection to the peer closed: {reason}"
         if self.line.resumable and self._resumes:
             self.line.suspend()
-            self._suspend(reason)
+            self._lose(reason)
         else:
             self._end(PeerLost(reason))
 
@@ -351,7 +366,7 @@ class Session:
             case AddressesReceived(addresses):
                 self.addresses_came(addresses)
             case PeerSilent():
-                self._suspend("The peer is silent.")
+                self._lose("The peer is silent.")
             case ConnectionEnded(code, message, remote):
                 self._flush()
                 self._end(session_error(code, message, remote=remote))
@@ -406,7 +421,7 @@ class Session:
         for client in list(self._clients.values()):
             client.leave()
         self._slot_is_free()
-        self._patience.stop()
+        self._life.end()
         self._alarm.stop()
         if self._flush_handle is not None:
             self._flush_handle.cancel()
@@ -415,47 +430,28 @@ class Session:
 
     # -- without a channel
 
-    def _look_at_channel(self, agreement: Agreement) -> None:
-        """Whether it may carry streams."""
-        self._introduced = self.line.outbox.paused = agreement.tcp_only and self.path is not Path.TCP
-        if self._introduced:
-            self._wait("Only local TCP is to be used, and the peer is not reached over it.")
+    def _introduces(self, agreement: Agreement) -> bool:
+        """Whether the channel may not carry streams."""
+        return agreement.tcp_only and self.path is not Path.TCP
 
-    def _suspend(self, reason: str) -> None:
-        known = self.suspended and not self._introduced
-        if known or self._ended.done():
-            return
-        self._introduced = False
-        self._wait(reason)
-        if self._owner is not None:
-            self._owner.session_suspended(self, reason)
+    def _lose(self, reason: str) -> None:
+        """The channel does not work, as far as is known."""
+        self._tell(self._life.lost(self._loop.time(), reason, last_heard=self.line.last_heard))
 
-    def _wait(self, reason: str) -> None:
-        if not self.suspended:
-            self._silent_since = self.line.last_heard
-        self._patience.start(reason)
-
-    def _go_on(self, gap: float) -> None:
-        self._patience.stop()
+    def _tell(self, change: Change | None) -> None:
         self._alarm.set()
-        if self._owner is not None:
-            self._owner.session_resumed(self, gap)
+        if change is not None and self._owner is not None:
+            self._owner.session_changed(self, change)
 
     def _has_slept(self, now: float) -> bool:
         """Whether the peer was not heard for long since this process was stopped: the alarm had no chance to tell."""
-        return self._alarm.take_overslept(now) and self._silence() > self._timeouts.dead_busy
-
-    def _give_up(self, why: str) -> None:
-        self._abandon(ErrorCode.INTERNAL, why)
+        return self._alarm.take_overslept(now) and now - self.line.last_heard > self._timeouts.dead_busy
 
     def _abandon(self, code: ErrorCode, message: str, error: TunnelError | None = None) -> None:
         """End the session; the peer hears why, where it still can. ``error``: what it is for us, if not the usual."""
         self._connection.close(code, message)
         self._flush()
         self._end(error or session_error(code, message, remote=False))
-
-    def _silence(self) -> float:
-        return self._loop.time() - (self._silent_since if self.suspended else self.line.last_heard)
 
     # -- the channel
 
@@ -476,9 +472,17 @@ class Session:
                 stream.wake_writer()
         self._alarm.set()
 
+    def _next_timer(self) -> float | None:
+        due = [each for each in (self._connection.next_timer(), self._life.deadline) if each is not None]
+        return min(due) if due else None
+
     def _on_timer(self) -> None:
-        self._dispatch(self._connection.handle_timer(self._loop.time()))
+        now = self._loop.time()
+        if (why := self._life.end_of_wait(now)) is not None:
+            self._abandon(ErrorCode.INTERNAL, why)
+            return
+        self._dispatch(self._connection.handle_timer(now))
         self._schedule_flush()
 
     def __repr__(self) -> str:
-        return f"<Session {self.role} with {self.peer}: {self.error or ('suspended' if self.suspended else 'stands')}>"
+        return f"<Session {self.role} with {self.peer}: {self.error or self._life.state.value}>"

@@ -18,6 +18,7 @@ from ..protocol.resume import Claim
 from ..protocol.window import Budget
 from ..status import Notice, Path, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
 from ..transport.base import Channel
+from . import life
 from .access import Access
 from .answers import Handler
 from .carrier import AGENT, FAREWELL, Carrier
@@ -51,8 +52,6 @@ class Peers:
         self._features = _features(settings)
         self._in_common = Budget(settings.limits.held_in_all // 2)
         """What peers may hold beyond the share of each."""
-        self._introduced: set[Session] = set()
-        """Those that have never stood, of which nobody is told yet."""
         self._up = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -161,9 +160,7 @@ class Peers:
         )
         self._access.established(session)
         self.sessions.append(session)
-        if session.introduced:
-            self._introduced.add(session)
-        else:
+        if session.has_stood:
             self._stands(session)
         return session
 
@@ -187,22 +184,20 @@ class Peers:
 
     # -- what sessions tell
 
-    def session_suspended(self, session: Session, reason: str) -> None:
-        """See `Owner`."""
+    def session_changed(self, session: Session, change: life.Change) -> None:
+        """See `Owner`. Nobody is told of a peer before its session has stood."""
         if session not in self.sessions:
             return
-        if session not in self._introduced:
-            self._notify(Suspended(peer=session.peer, reason=reason, path=session.path))
-        self._disturbed(None)
-
-    def session_resumed(self, session: Session, gap: float) -> None:
-        """See `Owner`."""
-        if session in self._introduced:
-            self._introduced.remove(session)
-            self._stands(session)
-        elif session in self.sessions:
-            self._reached()
-            self._notify(Resumed(peer=session.peer, path=session.path, gap_ms=round(gap * 1000, 1)))
+        match change:
+            case life.Suspended(reason):
+                if session.has_stood:
+                    self._notify(Suspended(peer=session.peer, reason=reason, path=session.path))
+                self._disturbed(None)
+            case life.Resumed(first=True):
+                self._stands(session)
+            case life.Resumed(gap):
+                self._reached()
+                self._notify(Resumed(peer=session.peer, path=session.path, gap_ms=round(gap * 1000, 1)))
 
     def session_ended(self, session: Session, error: TunnelError) -> None:
         """See `Owner`."""
@@ -241,9 +236,7 @@ class Peers:
         """End one, now; its streams and the peer are told, and the channel is closed in the background."""
         self.sessions.remove(session)
         self._access.ended(session)
-        if session in self._introduced:
-            self._introduced.remove(session)
-        else:
+        if session.has_stood:
             self._notify(PeerLostNotice(peer=session.peer, reason=reason))
         task = asyncio.create_task(session.aclose(code, told), name=f"closing {session.peer}")
         self._closing.add(task)

@@ -15,6 +15,7 @@ from llmtunnel.errors import PeerLost, TunnelError
 from llmtunnel.protocol.greeting import Greeting
 from llmtunnel.protocol.handshake import Agreement
 from llmtunnel.session.carrier import Carrier
+from llmtunnel.session.life import Change, Resumed
 from llmtunnel.session.mux import Session
 from llmtunnel.session.stream import Stream
 from llmtunnel.status import Role
@@ -89,12 +90,10 @@ class Network:
             owner=self,
         )
 
-    def session_suspended(self, session: Session, reason: str) -> None:
-        self.told.append(f"{session.role} suspended")
-
-    def session_resumed(self, session: Session, gap: float) -> None:
-        self.told.append(f"{session.role} resumed")
-        self.gap = max(self.gap, gap)
+    def session_changed(self, session: Session, change: Change) -> None:
+        self.told.append(f"{session.role} {type(change).__name__.lower()}")
+        if isinstance(change, Resumed):
+            self.gap = max(self.gap, change.gap)
 
     def session_ended(self, session: Session, error: TunnelError) -> None:
         self.told.append(f"{session.role} ended")
