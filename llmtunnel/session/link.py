@@ -9,22 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from ..bucket import Bucket
 from ..config import AUTO, Settings
-from ..errors import (
-    AuthenticationFailed,
-    ConnectFailed,
-    PeerError,
-    PeerLost,
-    TunnelError,
-    Unwelcome,
-    VersionMismatch,
-)
+from ..errors import ConnectFailed, PeerError, PeerLost, TunnelError
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..protocol.hello import Feature
@@ -34,6 +26,7 @@ from ..status import Path, Role
 from ..transport.base import Channel
 from ..transport.identity import Identity
 from ..transport.tcp import TcpDialler
+from .attempt import Attempt, GiveUpAll, GoOn, Over, Stage, UseRelay, outcome
 from .carrier import Carrier
 from .mux import Session
 from .nearby import DialWay, ListenWay, Nearby
@@ -110,18 +103,10 @@ class Link:
         )
         self._asked: AskedRelayWay | None = None
         self._pipes = Bucket(_PIPES, every=_PIPE)
-        self._running: dict[Way, asyncio.Task[TunnelError]] = {}
-        """Ways that are not over."""
-        self._carriers: dict[Way, Carrier] = {}
-        self._latest: Carrier | None = None
-        """The one that has begun to greet last."""
         self._dials = Bucket(_DIALS, every=_DIAL)
-        self._failures: dict[Way, TunnelError] = {}
-        """Why ways that run are given up, and why the last one of each kind is over; the latest failure is last."""
-        self._closing: dict[Way, asyncio.Task[None]] = {}
-        """Ways that are over, until all of theirs is closed."""
+        self.attempts: list[Attempt] = []
+        """The oldest first, which is the direct one. Of those that are closed, the last one of each kind is kept."""
         self._stopping = asyncio.Event()
-        self._reason: TunnelError = PeerError("The connection was given up.")
 
     @property
     def carries(self) -> bool:
@@ -136,7 +121,11 @@ class Link:
     @property
     def tries_direct(self) -> bool:
         """Whether a direct path may still come up on it."""
-        return self._direct in self._running and self._direct not in self._carriers
+        return any(each.way is self._direct and each.carrier is None for each in self._running)
+
+    @property
+    def _running(self) -> list[Attempt]:
+        return [each for each in self.attempts if each.running]
 
     # -- what the member signals
 
@@ -154,7 +143,7 @@ class Link:
         try:
             await self._direct.take_answer(sdp)
         except ConnectFailed as exc:
-            self._give_up_way(self._direct, exc)
+            self._give_up(self.attempts[:1], exc)
 
     def take_candidate(self, candidate: IceCandidate) -> None:
         """A candidate of the member's came."""
@@ -167,8 +156,8 @@ class Link:
         elif (
             self._relay is not None and self._role is Role.SERVE and self._pipes.take(asyncio.get_running_loop().time())
         ):
-            for way in [way for way in self._running if isinstance(way, RelayWay) and way not in self._carriers]:
-                self._give_up_way(way, ConnectFailed("The peer has asked for another pipe."))
+            last = [each for each in self._running if isinstance(each.way, RelayWay) and each.carrier is None]
+            self._give_up(last, ConnectFailed("The peer has asked for another pipe."))
             pipe = RelayWay(self._settings, identity=self._identity, server=True, welcome=self._is_welcome)
             pipe.take_ticket(ticket)
             self._try(pipe)
@@ -191,12 +180,12 @@ class Link:
         if self.session is not None:
             self.session.suspect(gone=gone)
         else:
-            self._give_up(PeerLost(f"{self.name} left before it was reached."))
+            self._give_up(self._running, PeerLost(f"{self.name} left before it was reached."))
 
     def settle(self) -> None:
         """Open nothing more."""
-        for way in [way for way in self._running if way not in self._carriers]:
-            self._give_up_way(way, PeerError("Another connection is made."))
+        pending = [each for each in self._running if each.carrier is None]
+        self._give_up(pending, PeerError("Another connection is made."))
 
     async def overlap(self, stopping: asyncio.Event) -> None:
         """A while where its session goes on elsewhere: the peer is to hear that there, before it hears of an end here.
@@ -214,13 +203,11 @@ class Link:
         ``stopping``: the room closes, and its sessions with it.
         """
         self._stopping.set()
-        await asyncio.gather(*(carrier.aclose(stopping=stopping) for carrier in self._carriers.values()))
-        running = list(self._running.values())
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)  # each closes what it has when it is over
-        await asyncio.gather(*self._closing.values())
+        carriers = [each.carrier for each in self.attempts if each.carrier is not None]
+        await asyncio.gather(*(carrier.aclose(stopping=stopping) for carrier in carriers))
+        self._give_up(self._running, PeerError("The connection was given up."))
+        while left := [each.task for each in self.attempts if each.stage is not Stage.CLOSED]:
+            await asyncio.wait(left)
 
     # -- the ways
 
@@ -245,89 +232,31 @@ class Link:
     def _ask_for_pipe(self) -> None:
         self._send(messages.pipe(self.member.peer_id))
 
-    def _try(self, way: Way) -> None:
-        task = self._running[way] = asyncio.create_task(self._use(way), name=f"{way.name} link to {self.name}")
-        # Not from within the task: one that is cancelled before its first step never runs.
-        task.add_done_callback(partial(self._way_over, way))
+    # -- the attempts
 
-    async def _use(self, way: Way) -> TunnelError:
+    def _try(self, way: Way) -> None:
+        # One that is closed tells nothing that a later one of its kind does not.
+        self.attempts = [each for each in self.attempts if each.stage is not Stage.CLOSED or each.way.name != way.name]
+        attempt = Attempt(way)
+        self.attempts.append(attempt)
+        attempt.task = task = asyncio.create_task(self._use(attempt), name=f"{way.name} link to {self.name}")
+        # Not from within the task: one that is cancelled before its first step never runs.
+        task.add_done_callback(partial(self._attempt_over, attempt))
+
+    async def _use(self, attempt: Attempt) -> TunnelError:
         """Connect, then stay until the channel is over; returns why it is."""
         try:
-            channel = await way.open()
-            return await (await self._greet(way, channel)).wait_over()
+            channel = await attempt.way.open()
+            attempt.step(Stage.WAITING)
+            carrier = await self._greet(attempt, channel)
+            return await carrier.wait_over()
         except TunnelError as exc:
             return exc.again()
         except Exception as exc:
             logger.exception("a defect ended the connection to %s", self.name)
             return PeerError(f"A defect ended the connection to {self.name}: {exc!r}.", hint="Please report it.")
 
-    def _give_up(self, reason: TunnelError) -> None:
-        self._reason = reason
-        for task in self._running.values():
-            task.cancel()
-
-    def _give_up_way(self, way: Way, reason: TunnelError) -> None:
-        self._failures[way] = reason
-        if way in self._running:
-            self._running[way].cancel()
-
-    def _way_over(self, way: Way, task: asyncio.Task[TunnelError]) -> None:
-        del self._running[way]
-        reason = self._given_up(way) if task.cancelled() else task.result()
-        for last in [each for each in self._failures if each not in self._running and each.name == way.name]:
-            del self._failures[last]
-        self._failures[way] = reason
-        logger.info("%s: the way %s is over: %s", self.name, way.name, reason)
-        if self.session is not None and isinstance(way, DialWay) and way not in self._carriers:
-            self.session.miss(reason.message)
-        self._close(way)
-        if not self._running:
-            self._down(self, self._verdict())
-        elif self._is_final(reason):
-            self._give_up(reason)
-        else:
-            self._explain()
-            if self._asked is not None and set(self._running) == {self._asked}:
-                self._asked.look(last=True)
-
-    def _is_final(self, reason: TunnelError) -> bool:
-        """Whether no other way would do better."""
-        if self.session is not None:
-            return self.session.error is not None
-        refused = isinstance(reason, AuthenticationFailed | Unwelcome | VersionMismatch)
-        return refused and not (self._latest and not self._latest.settled.is_set())
-
-    def _given_up(self, way: Way) -> TunnelError:
-        """Why; who gives the link up, as the signal server may, does not hide that a guess was made on it."""
-        reason = self._failures.get(way, self._reason)
-        carrier = self._carriers.get(way)
-        if carrier is None:
-            return reason
-        carrier.leave(reason.message)
-        error = carrier.error
-        return reason if error is None or isinstance(error, PeerLost) else error
-
-    def _verdict(self) -> TunnelError:
-        """Of all failures the one to be told: what was said on a channel, else why there is no direct one."""
-        said = [each for each in self._failures.values() if not isinstance(each, ConnectFailed)]
-        return said[-1] if said else self._failures[self._direct]
-
-    def _close(self, way: Way) -> None:
-        """Close a way that is over, in the background; then nothing is kept of it."""
-        task = asyncio.create_task(self._close_later(way), name=f"closing the way {way.name} to {self.name}")
-        self._closing[way] = task
-        task.add_done_callback(lambda _: self._closing.pop(way))
-
-    async def _close_later(self, way: Way) -> None:
-        await self.overlap(self._stopping)
-        if carrier := self._carriers.get(way):
-            await carrier.aclose()
-        await way.aclose()
-        self._carriers.pop(way, None)
-
-    # -- the channels
-
-    async def _greet(self, way: Way, channel: Channel) -> Carrier:
+    async def _greet(self, attempt: Attempt, channel: Channel) -> Carrier:
         """Begin on a channel that is open. Raises `ConnectFailed` where it is of no use."""
         certificate = channel.binding.remote if channel.binding is not None else b""
         if self._role is Role.PROXY:
@@ -339,27 +268,73 @@ class Link:
         if certificate and not self._is_welcome(certificate):
             raise ConnectFailed("Somebody else's certificate is shown on it.")
         self._name(channel)
-        carrier = Carrier(channel, self._greeting(channel), agreed=self._begin)
-        self._latest = self._carriers[way] = carrier
+        carrier = Carrier(channel, self._greeting(channel), agreed=partial(self._agreed, attempt))
+        attempt.carrier = carrier
+        attempt.step(Stage.GREETING)
         carrier.start()
         return carrier
 
     async def _take_turn(self) -> None:
         """A proxy greets on one channel after the other: there is one session, and each greeting would begin one."""
-        while (before := self._latest) is not None and not before.settled.is_set():
+        while before := next((each.carrier for each in self.attempts if each.greets), None):
             try:
                 async with asyncio.timeout(TURN):
                     await before.settled.wait()
             except TimeoutError:
                 before.leave("Another path came up meanwhile.")
 
-    def _begin(self, carrier: Carrier, agreement: Agreement) -> None:
+    def _give_up(self, attempts: Iterable[Attempt], reason: TunnelError) -> None:
+        for attempt in attempts:
+            if attempt.running:
+                attempt.failure = attempt.failure or reason
+                attempt.task.cancel()
+
+    def _attempt_over(self, attempt: Attempt, task: asyncio.Task[TunnelError]) -> None:
+        attempt.failure = self._why_given_up(attempt) if task.cancelled() else task.result()
+        attempt.step(Stage.LEFT)
+        attempt.task = asyncio.create_task(self._close(attempt), name=f"closing {attempt.way.name} to {self.name}")
+        logger.info("%s: the way %s is over: %s", self.name, attempt.way.name, attempt.failure)
+        if self.session is not None and isinstance(attempt.way, DialWay) and attempt.carrier is None:
+            self.session.miss(attempt.failure.message)
+        match outcome(attempt, self.attempts, has_session=self.session is not None, session_over=not self.carries):
+            case Over(reason):
+                self._down(self, reason)
+            case GiveUpAll(reason):
+                self._give_up(self._running, reason)
+            case UseRelay() if self._asked is not None:
+                self._explain()
+                self._asked.look(last=True)
+            case GoOn():
+                self._explain()
+
+    def _why_given_up(self, attempt: Attempt) -> TunnelError:
+        """Whoever gives the link up, as the signal server may, does not hide that a guess was made on it."""
+        reason = attempt.failure or PeerError("The connection was given up.")
+        if attempt.carrier is None:
+            return reason
+        attempt.carrier.leave(reason.message)
+        error = attempt.carrier.error
+        return reason if error is None or isinstance(error, PeerLost) else error
+
+    async def _close(self, attempt: Attempt) -> None:
+        try:
+            await self.overlap(self._stopping)
+            if attempt.carrier is not None:
+                await attempt.carrier.aclose()
+            await attempt.way.aclose()
+        finally:
+            attempt.step(Stage.CLOSED)
+
+    # -- the session
+
+    def _agreed(self, attempt: Attempt, carrier: Carrier, agreement: Agreement) -> None:
         self._name(carrier.channel)
         session = self._up(self, carrier, agreement)
         if session is None:
             if carrier.error is None:
                 carrier.refuse()
             return
+        attempt.step(Stage.CARRYING)
         self.session = session
         self._explain()
         if session.path is not Path.TCP:
@@ -371,14 +346,14 @@ class Link:
             session.miss("Only local TCP is to be used, and the other side does not do that.")
         elif self._role is Role.PROXY:
             session.addresses_came = self._dial
-        elif listening := next((way for way in self._running if isinstance(way, ListenWay)), None):
+        elif listening := next((each.way for each in self._running if isinstance(each.way, ListenWay)), None):
             listening.tell_again(session.tell_addresses)
         else:
             self._try(ListenWay(self._nearby, self.certificate, tell=session.tell_addresses))
 
     def _dial(self, addresses: tuple[str, ...]) -> None:
         """Serve says where it listens; once at a time."""
-        dialling = any(isinstance(way, DialWay) for way in self._running)
+        dialling = any(isinstance(each.way, DialWay) for each in self._running)
         if dialling or not self._wanted(Path.TCP, self.certificate):
             return
         if not self._dials.take(asyncio.get_running_loop().time()):
@@ -401,7 +376,7 @@ class Link:
         """Say why it is not on a better path."""
         if self.session is None:
             return
-        path, failure = self.session.path, self._failures.get(self._direct)
+        path, failure = self.session.path, self.attempts[0].failure
         if path is Path.TURN and self._settings.path == AUTO:
             self.session.detail = "direct: nothing passes straight between the two networks"
         elif path is not Path.RELAY:

@@ -47,6 +47,8 @@ class Way(ABC):
 
     name: str
     """For people."""
+    on_demand = False
+    """It opens only when it is needed."""
 
     @abstractmethod
     async def open(self) -> Channel:
@@ -192,6 +194,8 @@ class RelayWay(Way):
 
 class AskedRelayWay(RelayWay):
     """The proxy's: asked for ``head_start`` seconds after the member was ``told`` of us, and only while ``wanted``."""
+
+    on_demand = True
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from llmtunnel.bucket import Bucket
 from llmtunnel.config import Limits
 from llmtunnel.errors import PeerLost, StreamReset
 from llmtunnel.protocol import frames
@@ -23,6 +24,7 @@ from llmtunnel.protocol.hello import AuthOffer, Hello, ResumeOffer
 from llmtunnel.protocol.keys import KeyExchange
 from llmtunnel.session import link as link_module
 from llmtunnel.session.access import ProxyAccess
+from llmtunnel.session.attempt import Stage
 from llmtunnel.session.mux import Session
 from llmtunnel.session.nearby import DialWay
 from llmtunnel.status import ErrorNotice, Path, Role, Suspended
@@ -351,17 +353,20 @@ def test_a_serve_that_says_again_and_again_where_it_listens_is_dialled_seldom_an
                     await asyncio.sleep(0.002)
                 assert await proxy.ask() == b"/hello"
                 [link] = proxy.links
-                await until(lambda: not link._closing, "what was dialled is closed")
+                await until(lambda: not any(each.stage is Stage.LEFT for each in link.attempts), "all is closed")
                 assert 1 < dialled <= 2 * link_module._DIALS
-                assert len(link._failures) <= 3
-                assert len(link._carriers) <= len(link._running)
+                assert len(link.attempts) <= 3 + link_module._DIALS
+                proxy.links[0]._dials = Bucket(1, every=60)
+                serve.room.standing[0].tell_addresses(("203.0.113.9:40000",))
+                await until(lambda: len(link.attempts) <= 3, "of each kind one")
 
     run(main())
 
 
 def failures(proxy: Member) -> list[str]:
     """Why local TCP has not come up."""
-    return [str(why) for link in proxy.links for way, why in link._failures.items() if isinstance(way, DialWay)]
+    attempts = [each for link in proxy.links for each in link.attempts]
+    return [str(each.failure) for each in attempts if each.failure and isinstance(each.way, DialWay)]
 
 
 def telling_instead(named: list[str]) -> Callable[[Session, tuple[str, ...]], None]:

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from llmtunnel.config import Timeouts
-from llmtunnel.errors import AuthenticationFailed, ConnectFailed
+from llmtunnel.errors import AuthenticationFailed, ConnectFailed, TunnelError
 from llmtunnel.protocol.handshake import Agreement, ProxyHandshake
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import Feature
 from llmtunnel.session import peers, upgrade, ways
 from llmtunnel.session.carrier import Carrier
+from llmtunnel.session.link import Link
 from llmtunnel.session.mux import Session
 from llmtunnel.session.ways import AskedRelayWay, DirectWay, RelayWay
 from llmtunnel.signaling import messages
@@ -110,6 +111,11 @@ async def echo(proxy: Member, seed: int, size: int = 1_500_000) -> bool:
         got.update(data)
     await sending
     return got.digest() == hashlib.sha256(body).digest()
+
+
+def failures(link: Link) -> list[TunnelError]:
+    """Why attempts of it are over."""
+    return [each.failure for each in link.attempts if each.failure is not None]
 
 
 async def on(path: Path, *members: Member) -> None:
@@ -366,8 +372,8 @@ def test_a_signal_server_that_gives_no_ticket_is_told_of_only_where_nothing_else
         async with signal(relay=RelayLimits(asks=0)) as server:
             serve, proxy = (make(role, server.url) for role in Role)
             async with running(serve, proxy):
-                await until(lambda: proxy.links and proxy.links[0]._failures)
-                assert "The signal server opens no pipe" in str(*proxy.links[0]._failures.values())
+                await until(lambda: proxy.links and failures(proxy.links[0]))
+                assert "The signal server opens no pipe" in str(*failures(proxy.links[0]))
                 gate.open()
                 await on(Path.DIRECT, proxy)
                 assert not proxy.of(ErrorNotice)
@@ -602,7 +608,7 @@ def test_a_session_that_cannot_change_its_path_keeps_the_first(
             await on(Path.RELAY, serve, proxy)
             [link] = proxy.links
             gate.open()
-            await until(lambda: link._failures)
+            await until(lambda: failures(link))
             assert "cannot change its path" in proxy.room.standing[0].detail
             assert await echo(proxy, 1, 100_000)
             assert proxy.connections == 1

@@ -518,7 +518,7 @@ def test_a_link_that_is_being_closed_carries_nothing_and_says_nothing_more(run: 
             proxy.room._links.leave(link)
             assert proxy.room._links.forget(link)
             proxy.notices.clear()
-            carrier = link._latest
+            carrier = link.attempts[0].carrier
             assert carrier is not None and carrier.error is None
             agreement = Agreement(features=ALL_FEATURES, window=65_536, received=received)
             assert proxy.room._link_up(link, carrier, agreement) is None
