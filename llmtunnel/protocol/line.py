@@ -77,6 +77,10 @@ class Line:
         """Queue a frame of the session itself."""
         self.outbox.add_control(frames.encode(type, 0, payload))
 
+    def hold(self, held: bool) -> None:
+        """Keep the frames of streams back, or let them go: the channel may only introduce the peers."""
+        self.outbox.paused = held
+
     def suspect(self) -> None:
         """Somebody says that the peer is gone: find out soon (`next_timer` moves)."""
         self._liveness.suspect()

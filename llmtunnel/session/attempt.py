@@ -17,18 +17,15 @@ elsewhere. When every attempt is LEFT or CLOSED, the link is over.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..errors import AuthenticationFailed, ConnectFailed, TunnelError, Unwelcome, VersionMismatch
-
-if TYPE_CHECKING:
-    import asyncio
-
-    from .carrier import Carrier
-    from .ways import Way
+from .carrier import Carrier
+from .ways import Way
 
 
 class Stage(Enum):

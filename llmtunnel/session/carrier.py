@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from .. import version
 from ..errors import (
@@ -23,10 +22,7 @@ from ..errors import (
 )
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
-from ..transport.base import Channel
-
-if TYPE_CHECKING:
-    from .mux import Session
+from ..transport.base import Channel, Receiver
 
 AGENT = f"llmtunnel/{version.__version__}"
 FAREWELL = "The peer stops."
@@ -45,7 +41,7 @@ class Carrier:
         """Set once there is an agreement, or there will be none."""
         self._greeting = greeting
         self._agreed = agreed
-        self._session: Session | None = None
+        self._session: Receiver | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.Handle | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -56,7 +52,7 @@ class Carrier:
         self.channel.attach(self)
         self._flush()
 
-    def carry(self, session: Session) -> None:
+    def carry(self, session: Receiver) -> None:
         """The session that speaks and listens here from now on."""
         self._session = session
         self.settled.set()

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from ..bucket import Bucket
 from ..config import AUTO, Settings
@@ -30,7 +31,7 @@ from .attempt import Attempt, GiveUpAll, GoOn, Over, Stage, UseRelay, outcome
 from .carrier import Carrier
 from .mux import Session
 from .nearby import DialWay, ListenWay, Nearby
-from .ways import AskedRelayWay, DirectWay, RelayWay, Send, Way
+from .ways import AskedRelayWay, DirectWay, RelayWay, Way
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,6 @@ OVERLAP: Final = 2.0
 """Seconds for which the channel that a session has left stays open."""
 TURN: Final = 3.0
 """Seconds that a channel waits for what is being said on another one, before that is given up for it."""
-Wanted = Callable[[Path, bytes], bool]
-"""Whether a channel over a path is of use, where it shows this certificate: see `Peers.wanted`."""
 _PIPES: Final = 4
 """Pipes that a member may have serve open at once, and then one every `_PIPE` s."""
 _PIPE: Final = 3.0
@@ -51,32 +50,46 @@ It says where it listens once on each channel.
 _DIAL: Final = 3.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """What all links of one side of a room have in common."""
+
+    role: Role
+    settings: Settings
+    identity: Identity
+    nearby: Nearby
+    """Serve's listener for local TCP."""
+
+
+class LinkOwner(Protocol):
+    """Whoever keeps a link decides what its channels are for, and hears of its end. No call may raise or block."""
+
+    def greeting(self, channel: Channel) -> Greeting:
+        """What to say on a channel that has just opened."""
+
+    def is_of_use(self, link: Link, path: Path, certificate: bytes) -> bool:
+        """Proxy: whether another channel is, over this path, to the peer with this certificate (b"": any)."""
+
+    def link_agreed(self, link: Link, carrier: Carrier, agreement: Agreement) -> Session | None:
+        """The session that the channel carries from now on; None where there is none for it."""
+
+    def link_over(self, link: Link, reason: TunnelError) -> None:
+        """Every attempt has ended: the link is to be closed. The last call."""
+
+    def send_signal(self, message: str) -> None:
+        """Queue a signalling message; one that cannot be sent any more is dropped."""
+
+
 class Link:
     """Make with a member, start with `offer` or `answer`, feed what the member signals, end with `aclose`.
 
     ``relay``: how many seconds the relay is asked for after the direct way, by a proxy; None where there is none for us
-    and this member. ``nearby``: serve's listener. ``spare``: what there is goes on without it, too. ``greeting`` says
-    what to say on a channel, and ``wanted`` whether one over such a path would be of use. ``up`` is called with what
-    was agreed on there, and gives the session that it carries from then on; ``down`` once when the link is over, with
-    the reason. It is to be closed then too.
+    and this member. ``addressed``: signalling messages name their receiver. ``spare``: what there is goes on without
+    it, too.
     """
 
     def __init__(
-        self,
-        member: Member,
-        settings: Settings,
-        *,
-        role: Role,
-        identity: Identity,
-        greeting: Callable[[Channel], Greeting],
-        wanted: Wanted,
-        send: Send,
-        addressed: bool,
-        relay: float | None,
-        nearby: Nearby,
-        spare: bool,
-        up: Callable[[Link, Carrier, Agreement], Session | None],
-        down: Callable[[Link, TunnelError], None],
+        self, member: Member, side: Side, owner: LinkOwner, *, relay: float | None, addressed: bool, spare: bool
     ) -> None:
         self.member = member
         self.spare = spare
@@ -86,20 +99,18 @@ class Link:
         """SHA-256 of the one that the member showed; empty until a channel is open."""
         self.session: Session | None = None
         """The one that it carries, or has carried; None before there is an agreement."""
-        self._settings = settings
-        self._role = role
-        self._identity = identity
-        self._greeting = greeting
-        self._wanted = wanted
-        self._send = send
+        self._side = side
+        self._owner = owner
         self._relay = relay
-        self._nearby = nearby
         self._dialler: TcpDialler | None = None
         """Proxy: for the peer that was found."""
-        self._up, self._down = up, down
-        to = member.peer_id if addressed else None
         self._direct = DirectWay(
-            settings, server=role is Role.SERVE, identity=identity, send=send, to=to, peer=self.name
+            side.settings,
+            server=side.role is Role.SERVE,
+            identity=side.identity,
+            send=owner.send_signal,
+            to=member.peer_id if addressed else None,
+            peer=self.name,
         )
         self._asked: AskedRelayWay | None = None
         self._pipes = Bucket(_PIPES, every=_PIPE)
@@ -154,11 +165,13 @@ class Link:
         if self._asked is not None:
             self._asked.take_ticket(ticket)
         elif (
-            self._relay is not None and self._role is Role.SERVE and self._pipes.take(asyncio.get_running_loop().time())
+            self._relay is not None
+            and self._side.role is Role.SERVE
+            and self._pipes.take(asyncio.get_running_loop().time())
         ):
             last = [each for each in self._running if isinstance(each.way, RelayWay) and each.carrier is None]
             self._give_up(last, ConnectFailed("The peer has asked for another pipe."))
-            pipe = RelayWay(self._settings, identity=self._identity, server=True, welcome=self._is_welcome)
+            pipe = RelayWay(self._side.settings, identity=self._side.identity, server=True, welcome=self._is_welcome)
             pipe.take_ticket(ticket)
             self._try(pipe)
 
@@ -213,10 +226,10 @@ class Link:
 
     def _start(self) -> None:
         self._try(self._direct)
-        if self._relay is not None and self._role is Role.PROXY:
+        if self._relay is not None and self._side.role is Role.PROXY:
             self._asked = AskedRelayWay(
-                self._settings,
-                identity=self._identity,
+                self._side.settings,
+                identity=self._side.identity,
                 welcome=self._is_welcome,
                 told=self._direct.told,
                 head_start=self._relay,
@@ -227,10 +240,10 @@ class Link:
 
     def _wants_relay(self) -> bool:
         introduced = self.session is not None and self.session.introduced
-        return not introduced and self._wanted(Path.RELAY, b"")
+        return not introduced and self._owner.is_of_use(self, Path.RELAY, b"")
 
     def _ask_for_pipe(self) -> None:
-        self._send(messages.pipe(self.member.peer_id))
+        self._owner.send_signal(messages.pipe(self.member.peer_id))
 
     # -- the attempts
 
@@ -259,16 +272,16 @@ class Link:
     async def _greet(self, attempt: Attempt, channel: Channel) -> Carrier:
         """Begin on a channel that is open. Raises `ConnectFailed` where it is of no use."""
         certificate = channel.binding.remote if channel.binding is not None else b""
-        if self._role is Role.PROXY:
+        if self._side.role is Role.PROXY:
             await self._take_turn()
-            if not self._wanted(channel.path, certificate):
+            if not self._owner.is_of_use(self, channel.path, certificate):
                 raise ConnectFailed("A better path carries.")
         if self.session is not None and not (self.session.suspended or self.session.line.resumable):
             raise ConnectFailed("The session that stands cannot change its path.")
         if certificate and not self._is_welcome(certificate):
             raise ConnectFailed("Somebody else's certificate is shown on it.")
         self._name(channel)
-        carrier = Carrier(channel, self._greeting(channel), agreed=partial(self._agreed, attempt))
+        carrier = Carrier(channel, self._owner.greeting(channel), agreed=partial(self._agreed, attempt))
         attempt.carrier = carrier
         attempt.step(Stage.GREETING)
         carrier.start()
@@ -298,7 +311,7 @@ class Link:
             self.session.miss(attempt.failure.message)
         match outcome(attempt, self.attempts, has_session=self.session is not None, session_over=not self.carries):
             case Over(reason):
-                self._down(self, reason)
+                self._owner.link_over(self, reason)
             case GiveUpAll(reason):
                 self._give_up(self._running, reason)
             case UseRelay() if self._asked is not None:
@@ -329,7 +342,7 @@ class Link:
 
     def _agreed(self, attempt: Attempt, carrier: Carrier, agreement: Agreement) -> None:
         self._name(carrier.channel)
-        session = self._up(self, carrier, agreement)
+        session = self._owner.link_agreed(self, carrier, agreement)
         if session is None:
             if carrier.error is None:
                 carrier.refuse()
@@ -344,23 +357,23 @@ class Link:
         """Try local TCP too, now that it is known who may come, and who may be dialled."""
         if not session.features >= {Feature.PATH, Feature.AUTH}:
             session.miss("Only local TCP is to be used, and the other side does not do that.")
-        elif self._role is Role.PROXY:
-            session.addresses_came = self._dial
+        elif self._side.role is Role.PROXY:
+            session.hear_addresses(self._dial)
         elif listening := next((each.way for each in self._running if isinstance(each.way, ListenWay)), None):
             listening.tell_again(session.tell_addresses)
         else:
-            self._try(ListenWay(self._nearby, self.certificate, tell=session.tell_addresses))
+            self._try(ListenWay(self._side.nearby, self.certificate, tell=session.tell_addresses))
 
     def _dial(self, addresses: tuple[str, ...]) -> None:
         """Serve says where it listens; once at a time."""
         dialling = any(isinstance(each.way, DialWay) for each in self._running)
-        if dialling or not self._wanted(Path.TCP, self.certificate):
+        if dialling or not self._owner.is_of_use(self, Path.TCP, self.certificate):
             return
         if not self._dials.take(asyncio.get_running_loop().time()):
             return
         if self._dialler is None:
-            timeouts, loopback = self._settings.timeouts, self._settings.loopback
-            self._dialler = TcpDialler(self._identity, self.certificate, timeouts=timeouts, loopback=loopback)
+            timeouts, loopback = self._side.settings.timeouts, self._side.settings.loopback
+            self._dialler = TcpDialler(self._side.identity, self.certificate, timeouts=timeouts, loopback=loopback)
         self._try(DialWay(self._dialler, addresses))
 
     def _is_welcome(self, fingerprint: bytes) -> bool:
@@ -377,11 +390,11 @@ class Link:
         if self.session is None:
             return
         path, failure = self.session.path, self.attempts[0].failure
-        if path is Path.TURN and self._settings.path == AUTO:
-            self.session.detail = "direct: nothing passes straight between the two networks"
+        if path is Path.TURN and self._side.settings.path == AUTO:
+            self.session.explain("direct: nothing passes straight between the two networks")
         elif path is not Path.RELAY:
-            self.session.detail = ""
+            self.session.explain("")
         elif failure is None:
-            self.session.detail = "direct: is being tried"
+            self.session.explain("direct: is being tried")
         elif isinstance(failure, ConnectFailed):
-            self.session.detail = f"direct: {failure.message}"
+            self.session.explain(f"direct: {failure.message}")

@@ -85,8 +85,7 @@ class Session:
         """SHA-256 of the one that the peer showed; empty where its channel had none."""
         self.detail = ""
         """Why it is not on a better path, for people; empty where it is on the best that there may be."""
-        self.addresses_came: Callable[[tuple[str, ...]], None] = lambda addresses: None
-        """Proxy: called with where serve listens for us on networks that we may share; any text, of a few."""
+        self._addresses_came: Callable[[tuple[str, ...]], None] = lambda addresses: None
         self._carrier = carrier
         self._owner = owner
         self._resumes = resume_for > 0
@@ -101,7 +100,7 @@ class Session:
         )
         introduces = self._introduces(agreement)
         self._life = Life(now=self._loop.time(), resume_for=resume_for, introduces=introduces)
-        self.line.outbox.paused = introduces
+        self.line.hold(introduces)
         self._streams: dict[int, Stream] = {}
         self._clients: WeakValueDictionary[int, Client] = WeakValueDictionary()
         """Serve: by the id of their first stream. A client is remembered while it has a stream, or while an upstream
@@ -179,7 +178,8 @@ class Session:
         last, self._carrier = self._carrier, carrier
         last.leave("The session goes on over another connection.")
         carrier.carry(self)
-        introduces = self.line.outbox.paused = self._introduces(agreement)
+        introduces = self._introduces(agreement)
+        self.line.hold(introduces)
         change = self._life.moved(self._loop.time(), introduces=introduces, last_heard=self.line.last_heard)
         try:
             self.line.resume(agreement, self._loop.time())
@@ -243,6 +243,14 @@ class Session:
         """See `Stream.close_client`."""
         self._connection.close_client(client)
         self._schedule_flush()
+
+    def hear_addresses(self, came: Callable[[tuple[str, ...]], None]) -> None:
+        """Proxy: call ``came`` from now on with where serve listens for us on networks that we may share; any text."""
+        self._addresses_came = came
+
+    def explain(self, detail: str) -> None:
+        """Say why it is not on a better path."""
+        self.detail = detail
 
     def suspect(self, *, gone: bool = False) -> None:
         """Somebody says that the peer is gone: find out within a second or so. ``gone``: that its process has ended."""
@@ -364,7 +372,7 @@ class Session:
                 if client := self._clients.pop(id, None):
                     client.leave()
             case AddressesReceived(addresses):
-                self.addresses_came(addresses)
+                self._addresses_came(addresses)
             case PeerSilent():
                 self._lose("The peer is silent.")
             case ConnectionEnded(code, message, remote):

@@ -16,6 +16,7 @@ from contextlib import suppress
 from ..bucket import Bucket
 from ..config import AUTO, Settings
 from ..errors import SignalError, TunnelError
+from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..signaling.client import SignalClient
 from ..signaling.messages import Joined, Member, PeerLeft, ServerError
@@ -31,18 +32,19 @@ from ..signaling.negotiation import (
     TakeTicket,
 )
 from ..status import ErrorNotice, Notice, Path, Reconnecting, Role, SignalConnected, Waiting
+from ..transport.base import Channel
 from ..transport.identity import Identity
 from ..transport.tasks import first_of, report
 from .access import Access, ProxyAccess, ServeAccess
+from .alarm import Alarm
 from .answers import Handler
 from .carrier import Carrier
-from .link import Link
+from .link import Link, Side
 from .links import Links
 from .mux import Session
 from .nearby import Nearby
 from .peers import Peers
-from .rejoin import Rejoin
-from .upgrade import Upgrade
+from .retry import Retry
 from .watch import watch
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class Room:
         self._negotiation = Negotiation(role)
         self._identity = Identity()
         self._nearby = Nearby(settings, self._identity)
+        self._side = Side(role=role, settings=settings, identity=self._identity, nearby=self._nearby)
         now = asyncio.get_running_loop().time()
         self._access: Access = ServeAccess(settings, now) if role is Role.SERVE else ProxyAccess(settings)
         self._complaints = Bucket(1, every=COMPLAINT_EVERY)
@@ -95,8 +98,10 @@ class Room:
         self._leaving: set[asyncio.Task[None]] = set()
         """Connections to the signal server that are being closed."""
         self._outgoing: asyncio.Queue[str] = asyncio.Queue(OUTGOING)
-        self._upgrade = Upgrade(self._seek_better)
-        self._rejoin = Rejoin(settings.timeouts, connecting=lambda: self.connecting, notify=notify)
+        self._retry = Retry(settings.timeouts)
+        self._changed = asyncio.Event()
+        """Something has happened that ends a wait: what is due then is looked up."""
+        self._better = Alarm(lambda: self._retry.better_due, self._seek_better)
 
     @property
     def sessions(self) -> list[Session]:
@@ -127,15 +132,15 @@ class Room:
         watching = asyncio.create_task(watch(self._moved), name="watching the network")
         watching.add_done_callback(report)
         try:
-            while self._rejoin.failure is None:
+            while self._retry.failure is None:
                 try:
                     await self._visit()
                 except SignalError as exc:
-                    await self._rejoin.pause(exc, soon=self._peers.waiting)
-            raise self._rejoin.failure.again()
+                    await self._pause(exc)
+            raise self._retry.failure.again()
         finally:
             watching.cancel()
-            self._upgrade.stop()
+            self._better.stop()
             await self._peers.aclose()
             await self._links.aclose()
             await self._nearby.aclose()
@@ -167,19 +172,19 @@ class Room:
             self._links.leave(link)
         self._notify(Reconnecting(what="signal server", reason="Connecting anew, as asked.", delay=0.0))
         self._peers.suspect()
-        self._rejoin.hurry()
-        self._rejoin.want()
+        self._retry.hurry()
+        self._want_link()
 
     # -- the signal server
 
     async def _visit(self) -> None:
         """One connection to the signal server, until it is lost or another one is wanted."""
         settings = self._settings
-        self._rejoin.begin()
+        self._changed.clear()  # this visit is what was wanted until now
         self._outgoing = asyncio.Queue(OUTGOING)
         if self._role is Role.SERVE:
-            self._rejoin.wanted = False  # it comes for the signal server alone
-        elif self._rejoin.wanted:
+            self._retry.link_wanted = False  # it comes for the signal server alone
+        elif self._retry.link_wanted:
             self._instance = _new_instance()
             for link in tuple(self._links.by_id.values()):
                 self._links.leave(link)
@@ -196,7 +201,7 @@ class Room:
                 await asyncio.shield(leaving)
 
     async def _enter(self, joined: Joined) -> None:
-        self._rejoin.joined()
+        self._retry.joined()
         self._token = joined.token or self._token
         self._addressed = joined.role is not None
         self._notify(SignalConnected(signal=self._settings.signal, room=self._settings.room))
@@ -240,14 +245,37 @@ class Room:
         expected = self._role is Role.PROXY and not self._negotiation.alone
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.timeouts.offer if expected else None):
-                await self._rejoin.wait()
+                await self._until_due()
                 return
-        if self.connecting or not self._rejoin.wanted or self._negotiation.alone:
-            await self._rejoin.wait()
+        if self.connecting or not self._retry.link_wanted or self._negotiation.alone:
+            await self._until_due()
         else:
             logger.info("nobody has offered a connection: joining again")
 
-    def _tx(self, message: str) -> None:
+    async def _until_due(self) -> None:
+        """Until another link is wanted and due, and none is being made; or until there is a failure."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while delay := self._retry.link_delay(loop.time()):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._changed.wait()
+                self._changed.clear()
+            if self._retry.failure is not None or (self._retry.link_wanted and not self.connecting):
+                return
+
+    async def _pause(self, exc: SignalError) -> None:
+        """Before the signal server is tried again."""
+        delay = self._retry.signal_delay(soon=self._peers.waiting)
+        self._notify(Reconnecting(what="signal server", reason=str(exc), hint=exc.hint, delay=round(delay, 3)))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._changed.wait()
+
+    def send_signal(self, message: str) -> None:
+        """See `LinkOwner`."""
         try:
             self._outgoing.put_nowait(message)
         except asyncio.QueueFull:
@@ -284,29 +312,21 @@ class Room:
         if not self._links.make_place(len(self.standing)):
             logger.info("%s is left out: too many connect, or are connected", member.peer_id[:6])
             return None
-        return self._links.add(
-            Link(
-                member,
-                self._settings,
-                role=self._role,
-                identity=self._identity,
-                greeting=self._peers.greeting,
-                wanted=self._peers.is_better if spare else self._is_of_use,
-                send=self._tx,
-                addressed=self._addressed,
-                nearby=self._nearby,
-                relay=self._peers.head_start() if self._relay and member.role and not spare else None,
-                spare=spare,
-                up=self._link_up,
-                down=self._link_down,
-            )
-        )
+        relay = self._peers.head_start() if self._relay and member.role and not spare else None
+        return self._links.add(Link(member, self._side, self, relay=relay, addressed=self._addressed, spare=spare))
 
-    def _is_of_use(self, path: Path, certificate: bytes) -> bool:
-        return self._rejoin.wanted or self._peers.wanted(path, certificate)
+    def greeting(self, channel: Channel) -> Greeting:
+        """See `LinkOwner`."""
+        return self._peers.greeting(channel)
 
-    def _link_up(self, link: Link, carrier: Carrier, agreement: Agreement) -> Session | None:
-        """The session that the link carries from now on; None where there is none for it."""
+    def is_of_use(self, link: Link, path: Path, certificate: bytes) -> bool:
+        """See `LinkOwner`."""
+        if link.spare:
+            return self._peers.is_better(path, certificate)
+        return self._retry.link_wanted or self._peers.wanted(path, certificate)
+
+    def link_agreed(self, link: Link, carrier: Carrier, agreement: Agreement) -> Session | None:
+        """See `LinkOwner`."""
         if not self._links.holds(link):
             if agreement.received is not None:  # the session itself lives, and goes on over another link
                 carrier.leave("The connection was given up.")
@@ -315,7 +335,8 @@ class Room:
             self._negotiation.established(link.member.peer_id)
         return self._peers.agreed(carrier, agreement, name=link.name)
 
-    def _link_down(self, link: Link, reason: TunnelError) -> None:
+    def link_over(self, link: Link, reason: TunnelError) -> None:
+        """See `LinkOwner`."""
         if not self._links.forget(link):
             return
         self._links.close(link)
@@ -327,11 +348,11 @@ class Room:
         elif link.session is not None:
             return  # `_disturbed` hears what becomes of it
         elif self._is_final(reason, stood=False) and not self.connecting and not self.standing:
-            self._rejoin.give_up(reason)
+            self._give_up(reason)
         else:
             self._tell_failure(link, reason)
-            if self._rejoin.wanted and not self.connecting:
-                self._rejoin.want_again(reason)
+            if self._retry.link_wanted and not self.connecting:
+                self._retry_link(reason)
 
     def _is_final(self, reason: TunnelError, *, stood: bool) -> bool:
         return self._access.is_final(reason, asyncio.get_running_loop().time(), stood=stood)
@@ -348,30 +369,48 @@ class Room:
     # -- what becomes of sessions
 
     def _restored(self) -> None:
-        self._rejoin.reached()
+        now = asyncio.get_running_loop().time()
+        self._retry.reached(now)
         if self._settings.path == AUTO and self._role is Role.PROXY:
-            self._upgrade.carries(self.standing[-1].path)
+            self._retry.carries(self.standing[-1].path, now)
+            self._better.set()
 
     def _disturbed(self, reason: TunnelError | None) -> None:
         """A session is suspended, or over where there is a reason."""
-        self._upgrade.stop()
+        self._retry.disturbed()
         if self._role is Role.SERVE:
-            self._rejoin.hurry()  # it may be waiting for a signal server, which is in a hurry now
+            self._retry.hurry()  # it may be waiting for a signal server, which is in a hurry now
+            self._changed.set()
             if reason is not None:
                 self._tell_if_alone()
         elif reason is not None and self._is_final(reason, stood=True):
-            self._rejoin.give_up(reason)
+            self._give_up(reason)
         elif reason is not None:
-            self._rejoin.want_again(reason)
+            self._retry_link(reason)
         else:
             for link in self._links.by_id.values():
                 link.look()
-            self._rejoin.want()
+            self._want_link()
+
+    def _want_link(self) -> None:
+        self._retry.want_link()
+        self._changed.set()
+
+    def _retry_link(self, reason: TunnelError) -> None:
+        delay = self._retry.link_failed(asyncio.get_running_loop().time())
+        self._notify(Reconnecting(what="peer", reason=str(reason), hint=reason.hint, delay=round(delay, 3)))
+        self._changed.set()
+
+    def _give_up(self, failure: TunnelError) -> None:
+        self._retry.failure = failure
+        self._changed.set()
 
     def _seek_better(self) -> None:
-        """Proxy: offer serve a direct link beside the one that carries."""
+        """Proxy: offer serve a direct link beside the one that carries, when that is due."""
         standing = self._links.standing
-        if not (standing and self._addressed) or self._rejoin.wanted or any(link.tries_direct for link in standing):
+        if not self._retry.take_better(asyncio.get_running_loop().time()):
+            return
+        if not (standing and self._addressed) or self._retry.link_wanted or any(link.tries_direct for link in standing):
             return
         member = self._negotiation.present(standing[0].member)
         if member and (spare := self._new_link(member, spare=True)):
@@ -381,7 +420,7 @@ class Room:
         """Our way to the network is another one, or we slept: what stands may not stand, and a second is long."""
         if self._peers.sessions:
             self._peers.suspect()
-            self._rejoin.want()
+            self._want_link()
 
 
 def _new_instance() -> str:

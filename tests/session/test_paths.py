@@ -16,7 +16,7 @@ from llmtunnel.errors import AuthenticationFailed, ConnectFailed, TunnelError
 from llmtunnel.protocol.handshake import Agreement, ProxyHandshake
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import Feature
-from llmtunnel.session import peers, upgrade, ways
+from llmtunnel.session import peers, retry, ways
 from llmtunnel.session.carrier import Carrier
 from llmtunnel.session.link import Link
 from llmtunnel.session.mux import Session
@@ -432,7 +432,7 @@ def test_a_network_that_lets_udp_pass_later_is_noticed_and_the_relay_left_under_
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        monkeypatch.setattr(upgrade, "FIRST", 0.2)
+        monkeypatch.setattr(retry, "FIRST", 0.2)
         with monkeypatch.context() as blocked:
             without_udp(blocked)
             async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
@@ -446,7 +446,7 @@ def test_a_network_that_lets_udp_pass_later_is_noticed_and_the_relay_left_under_
                 assert not any(each.done() for each in asking)
                 assert all(await asyncio.gather(*asking))
                 assert [(each.path, each.gap_ms) for each in proxy.of(Resumed)] == [(Path.DIRECT, 0.0)]
-                assert proxy.room._upgrade._timer is None
+                assert proxy.room._retry.better_due is None
                 assert set(proxy.events + serve.events) <= {"signal-connected", "waiting", "peer-connected", "resumed"}
 
     run(main())
@@ -461,7 +461,7 @@ async def another_try(proxy: Member) -> None:
 @pytest.mark.usefixtures("apart")
 def test_a_try_for_a_better_path_that_fails_leaves_all_as_it_was(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        monkeypatch.setattr(upgrade, "FIRST", 0.2)
+        monkeypatch.setattr(retry, "FIRST", 0.2)
         without_udp(monkeypatch)
         async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
             await until(lambda: not any(link.tries_direct for link in proxy.links), "there is no direct path")

@@ -428,7 +428,7 @@ def test_messages_that_the_signal_server_does_not_take_are_dropped_beyond_a_boun
     async def main() -> None:
         member = Member(Role.SERVE, "ws://127.0.0.1:9")
         for _ in range(room_module.OUTGOING + 10):
-            member.room._tx("message")
+            member.room.send_signal("message")
         assert member.room._outgoing.qsize() == room_module.OUTGOING
 
     run(main())
@@ -521,9 +521,9 @@ def test_a_link_that_is_being_closed_carries_nothing_and_says_nothing_more(run: 
             carrier = link.attempts[0].carrier
             assert carrier is not None and carrier.error is None
             agreement = Agreement(features=ALL_FEATURES, window=65_536, received=received)
-            assert proxy.room._link_up(link, carrier, agreement) is None
+            assert proxy.room.link_agreed(link, carrier, agreement) is None
             assert (carrier.error is not None) == (received is not None)
-            proxy.room._link_down(link, PeerLost("late"))
+            proxy.room.link_over(link, PeerLost("late"))
             assert proxy.events == []
             await link.aclose(stopping=False)
 
