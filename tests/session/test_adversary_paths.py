@@ -316,7 +316,8 @@ def test_a_serve_that_names_what_only_the_proxy_reaches_has_it_connect_nowhere(
             for addresses in (own, ["169.254.169.254:8080", "203.0.113.9:40000", "[fe80::1]:40000", "x" * 64]):
                 named[:] = addresses
                 serve, proxy = Invited(Role.SERVE, server.url), Invited(Role.PROXY, server.url)
-                proxy.room._settings = replace(proxy.room._settings, loopback=False)  # as people's are
+                away = replace(proxy.room._settings, loopback=False)  # as people's are
+                proxy.room._side = replace(proxy.room._side, settings=away)
                 async with running(serve, proxy):
                     assert await proxy.ask() == b"/hello"
                     await until(lambda: failures(proxy))  # noqa: B023
