@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar
 
 from . import runtime
 from .config import (
-    AUTO,
     DEFAULT_LISTEN,
     DEFAULT_RESUME_FOR,
     DEFAULT_STUN,
@@ -28,6 +27,7 @@ from .config import (
 from .invite import Invite
 from .listener import ListenerPolicy
 from .meeting import Meeting, no_invite
+from .paths import AUTO
 from .policy import Policy
 from .status import Phase
 from .tunnel import WAIT, Proxy, Server, Tunnel, Unsubscribe

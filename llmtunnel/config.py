@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 from .errors import SettingError
 from .listener import ListenerPolicy
+from .paths import AUTO, PATHS, carriers, kind, tried
 from .policy import Policy
+from .status import Path
 from .upstream import Upstream
 
 if TYPE_CHECKING:
@@ -33,10 +35,6 @@ DEFAULT_RESUME_FOR: Final = 60.0
 # What aiortc takes of RFC 7064 and RFC 7065: no IPv6 literals.
 _STUN_URL: Final = re.compile(r"stun:[^?:/@\s]+(:\d{1,5})?")
 _TURN_URL: Final = re.compile(r"turns?:[^?:/@\s]+(:\d{1,5})?(\?transport=(udp|tcp))?")
-
-AUTO: Final = "auto"
-PATHS: Final = (AUTO, "direct", "turn", "relay", "tcp")
-"""What `Settings.path` may be."""
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -191,18 +189,31 @@ class Settings:
     def _check_path(self) -> None:
         if self.path not in PATHS:
             raise SettingError(f"{self.path!r} is not a path.", hint=f"Give one of {', '.join(PATHS)}.")
-        if self.path == "turn" and not self.ice.turn:
-            raise SettingError("--path turn needs a TURN server.", hint="Give one with --turn.")
-        if self.path == "relay" and self.secret is None:
+        if self.path == AUTO:
+            return
+        needed = kind(Path(self.path))
+        if needed.needs_turn and not self.ice.turn:
+            raise SettingError(f"--path {self.path} needs a TURN server.", hint="Give one with --turn.")
+        if needed.needs_secret and self.secret is None:
             raise SettingError(
-                "--path relay needs a secret: without one nobody can prove who is at the relay's other end.",
+                f"--path {self.path} needs a secret, by which each side proves who it is.",
                 hint="Use an invite, or --secret.",
             )
-        if self.path == "tcp" and (self.secret is None or self.resume_for == 0):
+        if needed.needs_resume and self.resume_for == 0:
             raise SettingError(
-                "--path tcp needs a secret, and --resume-for above 0: the two meet otherwise, and go over then.",
-                hint="Use an invite, or --secret, and leave --resume-for as it is.",
+                f"--path {self.path} needs --resume-for above 0: the peers meet over another path first.",
+                hint="Leave --resume-for as it is.",
             )
+
+    @property
+    def carriers(self) -> frozenset[Path]:
+        """The kinds of path that may carry streams."""
+        return carriers(self.path)
+
+    @property
+    def tried(self) -> frozenset[Path]:
+        """The kinds of path that are opened; those that may not carry streams only introduce the peers."""
+        return tried(self.path)
 
 
 class OnDisconnect(StrEnum):

@@ -47,8 +47,6 @@ class Path(StrEnum):
     TURN = "turn"
     RELAY = "relay"
     TCP = "tcp"
-    MEMORY = "memory"
-    """Inside one process: tests."""
     UNKNOWN = "unknown"
 
 

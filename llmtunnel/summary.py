@@ -13,6 +13,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 
+from .paths import kind
 from .status import ActiveRequest, Health, Path, PeerStatus, Phase, RequestRecord, Role, Status, UpstreamStatus
 
 LONGEST: Final = 400
@@ -322,17 +323,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 def path_words(path: Path) -> str:
     """How packets travel, for people."""
-    return _PATHS[path]
-
-
-_PATHS: Final = {
-    Path.DIRECT: "direct",
-    Path.TURN: "TURN server",
-    Path.RELAY: "relay",
-    Path.TCP: "direct, TCP",
-    Path.MEMORY: "in process",
-    Path.UNKNOWN: "unknown",
-}
+    return kind(path).label
 
 
 def printable(text: str) -> str:

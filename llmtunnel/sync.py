@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from . import aio, nested, runtime
 from .config import (
-    AUTO,
     DEFAULT_LISTEN,
     DEFAULT_RESUME_FOR,
     DEFAULT_STUN,
@@ -27,6 +26,7 @@ from .config import (
 from .environment import Environ
 from .errors import TunnelError
 from .invite import Invite
+from .paths import AUTO
 from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
 from .upstream import Upstream
 

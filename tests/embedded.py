@@ -15,7 +15,8 @@ from typing import Any, Self
 
 import aiohttp
 
-from llmtunnel.config import AUTO, IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
+from llmtunnel.config import IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
+from llmtunnel.paths import AUTO
 from llmtunnel.status import Health, Notice, Phase
 from llmtunnel.tunnel import Proxy, Server, Tunnel
 from llmtunnel.upstream import Upstream as Address

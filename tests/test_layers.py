@@ -22,6 +22,7 @@ LAYERS = [
         "listener",
         "meeting",
         "platforms",
+        "paths",
         "policy",
         "status",
         "summary",

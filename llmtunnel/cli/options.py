@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from ..config import (
-    AUTO,
     DEFAULT_LISTEN,
     DEFAULT_SIGNAL,
     DEFAULT_STUN,
@@ -28,6 +27,7 @@ from ..errors import SettingError
 from ..invite import Invite
 from ..listener import ListenerPolicy
 from ..meeting import Meeting, no_invite
+from ..paths import AUTO
 from ..platforms import stored_invite
 from ..policy import Policy
 from ..upstream import Upstream, parse_header

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from ..config import DEFAULT_LISTEN, DEFAULT_RESUME_FOR, DEFAULT_SIGNAL, DEFAULT_STUN, PATHS, OnDisconnect, Timeouts
+from ..config import DEFAULT_LISTEN, DEFAULT_RESUME_FOR, DEFAULT_SIGNAL, DEFAULT_STUN, OnDisconnect, Timeouts
 from ..errors import SettingError
 from ..invite import EXAMPLE
+from ..paths import PATHS
 from ..policy import READY
 from ..upstream import NAMED
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from ..bucket import Bucket
-from ..config import AUTO, Settings
+from ..config import Settings
 from ..errors import ConnectFailed, PeerError, PeerLost, TunnelError
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
@@ -390,7 +390,7 @@ class Link:
         if self.session is None:
             return
         path, failure = self.session.path, self.attempts[0].failure
-        if path is Path.TURN and self._side.settings.path == AUTO:
+        if path is Path.TURN and Path.DIRECT in self._side.settings.carriers:
             self.session.explain("direct: nothing passes straight between the two networks")
         elif path is not Path.RELAY:
             self.session.explain("")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ..config import AUTO, Settings
+from ..config import Settings
 from ..errors import ErrorCode, PeerNotFound, TunnelError
+from ..paths import kind
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..protocol.hello import ALL_FEATURES, Feature, Features, ResumeOffer
@@ -23,7 +24,7 @@ from .access import Access
 from .answers import Handler
 from .carrier import AGENT, FAREWELL, Carrier
 from .mux import Session
-from .ways import HEAD_START, PATIENT_START, rank
+from .ways import HEAD_START, PATIENT_START
 
 
 class Peers:
@@ -92,14 +93,16 @@ class Peers:
     def wanted(self, path: Path, certificate: bytes) -> bool:
         """Proxy: whether a channel over such a path is as good as what carries, or better, or another serve's."""
         return all(
-            session.suspended or rank(path) <= rank(session.path) or certificate not in (b"", session.certificate)
+            session.suspended
+            or kind(path).rank <= kind(session.path).rank
+            or certificate not in (b"", session.certificate)
             for session in self.sessions
         )
 
     def is_better(self, path: Path, certificate: bytes) -> bool:
         """Proxy: whether a channel over such a path, to the same serve, is better than what carries."""
         return any(
-            not session.suspended and rank(path) < rank(session.path) and certificate == session.certificate
+            not session.suspended and kind(path).rank < kind(session.path).rank and certificate == session.certificate
             for session in self.sessions
         )
 
@@ -124,7 +127,7 @@ class Peers:
             certificate=certificate,
             resume=self._offer(certificate) if self._role is Role.PROXY else None,
             resumable=self._answer,
-            tcp_only=self._settings.path == Path.TCP,
+            tcp_only=self._settings.carriers == {Path.TCP},
         )
 
     def agreed(self, carrier: Carrier, agreement: Agreement, *, name: str) -> Session | None:
@@ -252,5 +255,5 @@ class Peers:
 def _features(settings: Settings) -> Features:
     if settings.resume_for == 0:
         return ALL_FEATURES - {Feature.RESUME}
-    nearby = settings.secret is not None and settings.path in (AUTO, Path.TCP)
+    nearby = settings.secret is not None and Path.TCP in settings.tried
     return ALL_FEATURES | {Feature.PATH} if nearby else ALL_FEATURES

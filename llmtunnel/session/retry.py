@@ -20,13 +20,13 @@ from typing import Final
 
 from ..config import Timeouts
 from ..errors import TunnelError
+from ..paths import kind
 from ..status import Path
 
 FIRST: Final = 45.0
 """Seconds on a poor path until a better one is tried for. The first try, beside it, has ended by then."""
 LAST: Final = 600.0
 """The longest wait between two tries; it doubles from the first."""
-POOR: Final = (Path.TURN, Path.RELAY)
 
 
 class Backoff:
@@ -76,7 +76,7 @@ class Retry:
 
     def carries(self, path: Path, now: float) -> None:
         """That path carries the session, and another one may."""
-        if path not in POOR:
+        if not kind(path).poor:
             self.disturbed()
         elif self.better_due is None:
             self._wait_for_better(now)

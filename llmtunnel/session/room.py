@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..bucket import Bucket
-from ..config import AUTO, Settings
+from ..config import Settings
 from ..errors import SignalError, TunnelError
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
@@ -214,10 +214,10 @@ class Room:
         """Whether there is a relay for us; without a secret nobody could prove who is at a pipe's other end."""
         settings = self._settings
         offered = self._addressed and joined.relay is not None
-        if settings.path == Path.RELAY and not offered:
+        if settings.carriers == {Path.RELAY} and not offered:
             hint = "Use another one (`llmtunnel signal` relays), or another --path."
             self._notify(ErrorNotice(message=f"The signal server {settings.signal} has no relay.", hint=hint))
-        return offered and settings.secret is not None and settings.path in (AUTO, Path.RELAY, Path.TCP)
+        return offered and settings.secret is not None and Path.RELAY in settings.tried
 
     async def _send_outgoing(self, client: SignalClient) -> None:
         while True:
@@ -371,7 +371,7 @@ class Room:
     def _restored(self) -> None:
         now = asyncio.get_running_loop().time()
         self._retry.reached(now)
-        if self._settings.path == AUTO and self._role is Role.PROXY:
+        if len(self._settings.carriers) > 1 and self._role is Role.PROXY:
             self._retry.carries(self.standing[-1].path, now)
             self._better.set()
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from ..config import AUTO, Settings
+from ..config import Settings
 from ..errors import ConnectFailed
 from ..signaling import messages
 from ..signaling.messages import IceCandidate
@@ -33,13 +33,6 @@ PATIENT_START: Final = 5.0
 
 Send = Callable[[str], None]
 """Queues a signalling message; one that cannot be sent any more is dropped: the peer will time out."""
-
-_RANKS: Final = {Path.TCP: 0, Path.DIRECT: 1, Path.TURN: 2, Path.RELAY: 3}
-
-
-def rank(path: Path) -> int:
-    """How good a path is; the lowest is the best. One that is not known is taken for a direct one."""
-    return _RANKS.get(path, _RANKS[Path.DIRECT])
 
 
 class Way(ABC):
@@ -70,7 +63,7 @@ class DirectWay(Way):
         self._timeout = settings.timeouts.answer
         self._patience = settings.timeouts.connect
         self._server = server
-        self._unused = settings.path == Path.RELAY
+        self._unused = settings.tried.isdisjoint((Path.DIRECT, Path.TURN))
         """The peers only find each other by it."""
         self._send = send
         self._to = to
@@ -87,7 +80,7 @@ class DirectWay(Way):
             identity=identity,
             on_candidate=self._tx_candidate,
             loopback=settings.loopback,
-            path=AUTO if settings.path == Path.TCP else settings.path,
+            paths=settings.tried,
         )
 
     def answer(self, sdp: str) -> None:

@@ -32,7 +32,7 @@ from aioice import ice, stun
 from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from ..bucket import Bucket
-from ..config import AUTO, IceServers
+from ..config import IceServers
 from ..descriptors import keep_from_children
 from ..status import Path
 from .networks import checkable
@@ -77,13 +77,15 @@ _all_checks = Bucket(_ALL_CHECKS, every=_EACH_CHECK)
 class Connection(aioice.Connection):
     """One ICE agent with one component. ``loopback`` offers 127.0.0.1 too, as a machine with no other address does.
 
-    ``path``: see `Settings.path`; ``relay`` uses nothing.
+    ``paths``: see `Settings.tried`.
     """
 
-    def __init__(self, *, servers: IceServers, candidates: int, loopback: bool, path: str = AUTO) -> None:
+    def __init__(
+        self, *, servers: IceServers, candidates: int, loopback: bool, paths: frozenset[Path] = frozenset(Path)
+    ) -> None:
         super().__init__(ice_controlling=False)
-        self._servers = _servers_for(path, servers)
-        self._path = path
+        self._servers = _servers_for(paths, servers)
+        self._paths = paths
         self._loopback = loopback
         self._room = {"host": candidates // 2, "srflx": candidates // 4, "relay": candidates // 4}
         self._names = _NAMES
@@ -125,7 +127,7 @@ class Connection(aioice.Connection):
 
     async def gather_candidates(self) -> None:
         """Bind the host's own addresses, and the loopback's where asked or where there is no other."""
-        if self._path not in (AUTO, Path.DIRECT):
+        if Path.DIRECT not in self._paths:
             self._local_candidates_start = self._local_candidates_end = True
             return
         # Shielded: aioice loses the sockets that it has where it is cancelled while it opens another.
@@ -156,7 +158,7 @@ class Connection(aioice.Connection):
         return taken
 
     def _may_use(self, candidate: aioice.Candidate) -> bool:
-        return self._path in (AUTO, Path.TURN) or (self._path == Path.DIRECT and candidate.type != "relay")
+        return Path.TURN in self._paths or (Path.DIRECT in self._paths and candidate.type != "relay")
 
     def _take_room(self, candidate: aioice.Candidate) -> bool:
         """Whether there is room for one of its type, whatever came of others, and for a name where it is one."""
@@ -272,10 +274,10 @@ class Connection(aioice.Connection):
             found(candidate)
 
 
-def _servers_for(path: str, servers: IceServers) -> IceServers:
+def _servers_for(paths: frozenset[Path], servers: IceServers) -> IceServers:
     return IceServers(
-        stun=servers.stun if path in (AUTO, Path.DIRECT) else (),
-        turn=servers.turn if path in (AUTO, Path.TURN) else (),
+        stun=servers.stun if Path.DIRECT in paths else (),
+        turn=servers.turn if Path.TURN in paths else (),
         turn_user=servers.turn_user,
         turn_pass=servers.turn_pass,
     )

@@ -68,8 +68,8 @@ class MemoryChannel(Channel):
 
     @property
     def path(self) -> Path:
-        """`Path.MEMORY`."""
-        return Path.MEMORY
+        """`Path.UNKNOWN`: its messages do not travel."""
+        return Path.UNKNOWN
 
     def cut(self) -> None:
         """Silent death of the whole link: nothing arrives any more, either way, and nobody is told."""

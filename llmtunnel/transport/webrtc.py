@@ -33,7 +33,7 @@ from aiortc import (
 )
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from ..config import AUTO, KIB, IceServers, Limits, Timeouts
+from ..config import KIB, IceServers, Limits, Timeouts
 from ..errors import ChannelClosed, ConnectFailed
 from ..signaling.messages import IceCandidate
 from ..status import Path
@@ -63,7 +63,7 @@ class WebRtcPeer:
 
     ``on_candidate`` is called with each candidate that is found after the SDP was made, and at the end with an empty
     one; ``identity`` is whose certificate we show; ``loopback`` offers 127.0.0.1 beside the machine's other addresses;
-    ``path``: see `Settings.path`.
+    ``paths``: see `Settings.tried`.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class WebRtcPeer:
         identity: Identity,
         on_candidate: Callable[[IceCandidate], None],
         loopback: bool = False,
-        path: str = AUTO,
+        paths: frozenset[Path] = frozenset(Path),
     ) -> None:
         self._timeouts = timeouts
         self._on_candidate = on_candidate
-        self._connection = Connection(servers=ice, candidates=limits.candidates, loopback=loopback, path=path)
+        self._connection = Connection(servers=ice, candidates=limits.candidates, loopback=loopback, paths=paths)
         gatherer = RTCIceGatherer(iceServers=[])
         gatherer._connection = self._connection
         self._ice = RTCIceTransport(gatherer)

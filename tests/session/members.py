@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
-from llmtunnel.config import AUTO, Limits, ServeSettings, Timeouts
+from llmtunnel.config import Limits, ServeSettings, Timeouts
+from llmtunnel.paths import AUTO
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.session.link import Link
 from llmtunnel.session.mux import Session

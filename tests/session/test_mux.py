@@ -42,7 +42,7 @@ def test_two_sessions_say_hello_and_carry_an_exchange() -> None:
         async with linked(echo) as pair:
             assert pair.proxy.features == pair.serve.features == ALL_FEATURES
             assert (pair.proxy.version, pair.serve.version) == ("v2", "v2")
-            assert pair.proxy.path is Path.MEMORY
+            assert pair.proxy.path is Path.UNKNOWN
             assert await exchange(pair.proxy) == b"hello"
 
     run(main())

@@ -8,7 +8,8 @@ import pytest
 
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import PeerLost, SignalUnreachable
-from llmtunnel.session.retry import FIRST, LAST, POOR, Backoff, Retry
+from llmtunnel.paths import KINDS
+from llmtunnel.session.retry import FIRST, LAST, Backoff, Retry
 from llmtunnel.status import Path, Reconnecting, Role
 
 from ..embedded import quicker
@@ -101,7 +102,7 @@ def test_the_wait_for_the_signal_server_begins_with_the_first_again(luck: float,
 # -- a better path
 
 
-@pytest.mark.parametrize("path", POOR)
+@pytest.mark.parametrize("path", [Path.TURN, Path.RELAY])
 def test_on_a_poor_path_a_better_one_is_tried_for_ever_more_seldom(path: Path) -> None:
     retry, now, waits = Retry(TIMEOUTS), 100.0, []
     retry.carries(path, now)
@@ -114,7 +115,7 @@ def test_on_a_poor_path_a_better_one_is_tried_for_ever_more_seldom(path: Path) -
     assert waits == [FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST, LAST, LAST]
 
 
-@pytest.mark.parametrize("path", [*(each for each in Path if each not in POOR), None])
+@pytest.mark.parametrize("path", [*(each for each in Path if each not in KINDS or not KINDS[each].poor), None])
 def test_a_good_path_or_none_ends_it_and_the_next_poor_one_begins_anew(path: Path | None) -> None:
     retry = Retry(TIMEOUTS)
     retry.carries(Path.RELAY, 0.0)

@@ -39,7 +39,7 @@ def test_messages_arrive_in_order_and_never_inside_send() -> None:
         assert log.calls == []
         await asyncio.sleep(0.05)
         assert log.calls == sent
-        assert left.path is Path.MEMORY
+        assert left.path is Path.UNKNOWN
 
     asyncio.run(main())
 
