@@ -127,7 +127,8 @@ class Link:
     @property
     def networks(self) -> tuple[str, ...]:
         """Where the member is, see `Channel.networks`; empty before a channel is open."""
-        return self._latest.channel.networks if self._latest else ()
+        greeted = [each.carrier for each in self.attempts if each.carrier is not None]
+        return greeted[-1].channel.networks if greeted else ()
 
     @property
     def tries_direct(self) -> bool:

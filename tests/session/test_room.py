@@ -802,7 +802,7 @@ def test_a_cancel_at_any_moment_leaves_no_task_socket_or_timer(run: Run, role: R
 def test_a_room_that_has_given_up_says_the_same_each_time(run: Run) -> None:
     async def main() -> None:
         member = Member(Role.PROXY, "ws://127.0.0.1:9")
-        member.room._rejoin.give_up(VersionMismatch("No common version.", hint="Install another."))
+        member.room._give_up(VersionMismatch("No common version.", hint="Install another."))
         [error, *_] = await raised(member.room.run)
         assert isinstance(error, VersionMismatch) and error.hint == "Install another."
 
