@@ -70,7 +70,8 @@ class _Attempt:
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(self._get_through)
         trace.on_request_redirect.append(_refuse_redirect)  # it is told before the redirect is followed
-        http = aiohttp.ClientSession(trust_env=not _is_here(url), trace_configs=[trace])
+        # Not trust_env: it would send what ~/.netrc has for the host, or for any host, to the signal server.
+        http = aiohttp.ClientSession(trace_configs=[trace])
         try:
             return WebSocket(http, await http.ws_connect(_for_proxies(url), **_proxy_option(url), **options))
         except BaseException:
@@ -162,8 +163,6 @@ class HttpProxy:
     url: SplitResult
     variable: str
     """What names it: ``HTTPS_PROXY``."""
-    bare: bool
-    """It is named as ``host:port``, which is common, and which aiohttp does not know."""
 
     def __str__(self) -> str:
         address = self.url.netloc.rpartition("@")[2]
@@ -179,10 +178,9 @@ def proxy_for(url: str) -> HttpProxy | None:
     if scheme is None or _is_here(url) or proxy_bypass(target.hostname or ""):
         return None
     text = proxies[scheme]
-    bare = "://" not in text
-    proxy = _split(f"http://{text}" if bare else text)
+    proxy = _split(text if "://" in text else f"http://{text}")
     # aiohttp leaves out a proxy that is spoken to in TLS, and connects directly.
-    return None if proxy.scheme == "https" else HttpProxy(url=proxy, variable=f"{scheme.upper()}_PROXY", bare=bare)
+    return None if proxy.scheme == "https" else HttpProxy(url=proxy, variable=f"{scheme.upper()}_PROXY")
 
 
 def proxy_failure(url: str, exc: Exception) -> tuple[str, str] | None:
@@ -233,7 +231,7 @@ def _split(url: str) -> SplitResult:
 
 
 def _proxy_option(url: str) -> dict[str, Any]:
-    """For aiohttp, which reads the environment itself, but no proxy without a scheme."""
+    """The proxy, as aiohttp gets it."""
     proxy = proxy_for(url)
     if proxy is None:
         return {}
@@ -243,4 +241,4 @@ def _proxy_option(url: str) -> dict[str, Any]:
         usable = False
     if not usable:
         raise UnsupportedProxy
-    return {"proxy": proxy.url.geturl()} if proxy.bare else {}
+    return {"proxy": proxy.url.geturl()}

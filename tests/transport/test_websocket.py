@@ -263,3 +263,35 @@ def test_no_proxy_of_the_environment_is_asked_for_a_server_on_this_machine(
             assert heard == []
 
     run(main())
+
+
+def test_what_netrc_has_for_a_host_is_not_sent_to_the_signal_server(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password secret\ndefault login me password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setattr(websocket, "_is_here", lambda url: False)  # as a server elsewhere
+    asked: list[dict[str, str]] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        asked.append(dict(request.headers))
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.receive()
+        return socket
+
+    async def main() -> None:
+        runner = web.ServerRunner(web.Server(answer))
+        await runner.setup()
+        try:
+            await (site := web.TCPSite(runner, "127.0.0.1", 0)).start()
+            opened = await open_websocket(f"ws://127.0.0.1:{runner.addresses[0][1]}", timeout=PATIENCE)
+            await opened.aclose(PATIENCE)
+            await site.stop()
+        finally:
+            await runner.cleanup()
+        [headers] = asked
+        assert "Authorization" not in headers
+
+    run(main())
