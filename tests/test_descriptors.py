@@ -35,7 +35,7 @@ USED_UP = """
     import aiohttp, aiohttp.client, encodings.idna
 
     PLACES = {
-        "upstream": lambda: UpstreamPool(Upstream.parse(sys.argv[3]), **BOUNDS).acquire(),
+        "upstream": lambda: UpstreamPool(Upstream.parse(sys.argv[3]), **BOUNDS).connect(),
         "signal server": lambda: SignalClient.connect(sys.argv[2], **BOUNDS),
         "relay": lambda: relay.open_relay(
             sys.argv[2], "ticket", identity=Identity(), server=True, timeouts=Timeouts(signal=5)
