@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Self
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
@@ -96,11 +97,12 @@ class Toy:
             await asyncio.sleep(self._delay)
             return web.json_response(chat.whole())
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-        await response.prepare(request)
-        for chunk in chat.chunks():
-            await response.write(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode("utf-8", "replace"))
-            await asyncio.sleep(self._delay)
-        await response.write(b"data: [DONE]\n\n")
+        with suppress(ConnectionResetError):  # the client has left; aiohttp would log a traceback
+            await response.prepare(request)
+            for chunk in chat.chunks():
+                await response.write(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode("utf-8", "replace"))
+                await asyncio.sleep(self._delay)
+            await response.write(b"data: [DONE]\n\n")
         return response
 
 

@@ -661,7 +661,7 @@ def test_a_peer_that_comes_in_again_and_again_has_nobody_elses_ticket_forgotten(
                     access.door.enter(certificate, Ticket(id=certificate[16:], key=certificate), now)
                 spend_guesses(serve)
                 [link] = serve.links
-                await link._carriers[link._direct].channel.aclose()  # the channel goes, the session waits
+                await link.attempts[0].carrier.channel.aclose()  # the channel goes, the session waits
                 await until(lambda: proxy.events.count("resumed"), "the session goes on")
                 assert proxy.room.sessions == [session]
                 assert await proxy.ask() == b"/hello"
