@@ -1,6 +1,9 @@
-"""Every setting and its default, once: frozen values, no I/O.
+"""Every setting and its default: frozen values, no I/O.
 
-The command line (``cli/options.py``) and the environment fill these in; `from_env` reads ``os.environ``.
+Two forms. `ServeOptions` and `ProxyOptions` are what a user gives, flat: each field declares a flag, a variable, a
+parameter of Python's functions and their help (see `option`). `ServeSettings` and `ProxySettings` are what a tunnel
+needs, checked. A field of the options reaches the one of the same name in the settings or in their parts.
+`from_env` reads ``os.environ``.
 """
 
 from __future__ import annotations
@@ -8,29 +11,27 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from typing import Any, Final, Self, TypeVar, cast
 
 from .errors import SettingError
+from .invite import DEFAULT_SIGNAL, Invite, check_signal
 from .listener import ListenerPolicy
+from .meeting import Meeting
+from .option import Group, count, duration, option, options, seconds, size, unless_empty
 from .paths import AUTO, PATHS, carriers, kind, tried
-from .policy import Policy
+from .policy import READY, Policy
 from .status import Path
-from .upstream import Upstream
-
-if TYPE_CHECKING:
-    from .invite import Invite
-
-DEFAULT_SIGNAL: Final = "wss://signal-server.fly.dev"
-"""The original's public signal server. It keeps two members to a room."""
+from .upstream import NAMED, Upstream
 
 DEFAULT_STUN: Final = "stun:stun.l.google.com:19302"
 DEFAULT_PORT: Final = 8000
 DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
 DEFAULT_RESUME_FOR: Final = 60.0
+ANY_UPSTREAM: Final = "ollama"
+"""The upstream of a serve that has to look for one, until it has found it."""
 
 # What aiortc takes of RFC 7064 and RFC 7065: no IPv6 literals.
 _STUN_URL: Final = re.compile(r"stun:[^?:/@\s]+(:\d{1,5})?")
@@ -38,6 +39,8 @@ _TURN_URL: Final = re.compile(r"turns?:[^?:/@\s]+(:\d{1,5})?(\?transport=(udp|tc
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +283,10 @@ class ServeSettings(Settings):
                 hint="--expires and --once need an invite, or --room with --secret.",
             )
 
+    def found(self, upstream: Upstream) -> Self:
+        """The same with the upstream that was looked for. It gets the header fields that were meant for it."""
+        return replace(self, upstream=replace(upstream, fields=self.upstream.fields), seek=False)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySettings(Settings):
@@ -299,17 +306,339 @@ class ProxySettings(Settings):
             raise SettingError(f"--keepalive {self.keepalive:g} is no time.", hint="Give some seconds, such as 15.")
 
 
-def check_signal(url: str) -> None:
-    """Raise `SettingError` where this is not a signal server's address."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port or an IPv6 address that is none
-        good = False
-    if not good:
-        raise SettingError(
-            f"{url!r} is not a signal server's address.", hint="It is like ws://host:port or wss://host."
+@options
+class ReachOptions:
+    """Where the two meet, and by which servers: what doctor looks at."""
+
+    invite: str | Invite | None = option(
+        "the same as CODE; - reads it",
+        python="The code that serve shows, in any spelling, or an `Invite`.",
+        default=None,
+        kw_only=False,
+        is_secret=True,
+        metavar="CODE",
+        group=Group.MEETING,
+        env=True,
+        file="the same, from a file",
+    )
+    room: str | None = option(
+        "a room's name; alone, it is all that others must know",
+        python="The name of a room of your own, in place of an invite. Alone, it is all that others must know.",
+        default=None,
+        metavar="NAME",
+        group=Group.MEETING,
+        env=True,
+    )
+    secret: str | None = option(
+        "what they must know too; - reads it",
+        python="What both sides must know besides the room's name.",
+        default=None,
+        is_secret=True,
+        metavar="TEXT",
+        group=Group.MEETING,
+        env=True,
+        file="the same, from a file",
+    )
+    signal: str | None = option(
+        "signal server",
+        python=f"The signal server's URL. None: the one that the invite names, or {DEFAULT_SIGNAL}.",
+        default=None,
+        metavar="URL",
+        group=Group.MEETING,
+        env=True,
+        default_help=f"the invite's, or {DEFAULT_SIGNAL}",
+    )
+    stun: tuple[str, ...] = option(
+        "STUN server, repeatable; none for no STUN",
+        python="URLs of STUN servers; () for none.",
+        default=(DEFAULT_STUN,),
+        metavar="URL",
+        group=Group.NETWORK,
+        empty="none",
+    )
+    turn: tuple[str, ...] = option(
+        "TURN server, repeatable: turn:host:port, turns: for TLS, ?transport=tcp",
+        python="URLs of TURN servers: turn:host:port, turns: for TLS, ?transport=tcp. All have the same user.",
+        default=(),
+        metavar="URL",
+        group=Group.NETWORK,
+        env=True,
+    )
+    turn_user: str | None = option(
+        "its user",
+        python="The user name at the TURN servers.",
+        default=None,
+        metavar="NAME",
+        group=Group.NETWORK,
+        env=True,
+    )
+    turn_pass: str | None = option(
+        "its password",
+        python="The password at the TURN servers.",
+        default=None,
+        is_secret=True,
+        metavar="TEXT",
+        group=Group.NETWORK,
+        env=True,
+    )
+
+    def meeting(self) -> Meeting | None:
+        """Where the two meet; None where these options do not say it. Raises `SettingError`."""
+        return Meeting.given(invite=self.invite, room=self.room, secret=self.secret, signal=self.signal)
+
+    @property
+    def ice(self) -> IceServers:
+        """The STUN and TURN servers. Raises `SettingError`."""
+        return _made(IceServers, self)
+
+
+@options
+class TunnelOptions(ReachOptions):
+    """What serve and proxy have in common."""
+
+    path: str = option(
+        "how to reach the other side: all ways at once, and the best that works (the default), or that one"
+        " alone: direct by UDP, by a TURN server, by the signal server's relay, or by TCP where the two are on one"
+        " network",
+        python="How to reach the other side: auto tries all ways at once and takes the best that works. The others are"
+        " that way alone: direct (by UDP), turn (by a TURN server), relay (of the signal server), tcp (where both are"
+        " on one network).",
+        default=AUTO,
+        choices=PATHS,
+        group=Group.NETWORK,
+        env=True,
+    )
+    resume_for: float = option(
+        "how long requests under way wait for a peer that is not heard any more; 0: not at all",
+        python="Seconds for which requests under way wait for a peer that is not heard any more; 0: they end at once."
+        " The shorter time of both sides counts.",
+        default=DEFAULT_RESUME_FOR,
+        metavar="SECONDS",
+        group=Group.NETWORK,
+        read=seconds,
+    )
+
+
+@options
+class ServeOptions(TunnelOptions):
+    """What a user gives to serve."""
+
+    invite: str | Invite | None = option(
+        "the invite to use, instead of a new one; - reads it",
+        python="The invite to use, or its code, instead of a new one.",
+        default=None,
+        is_secret=True,
+        metavar="CODE",
+        group=Group.MEETING,
+        env=True,
+        file="the same, from a file",
+    )
+    expires: float | None = option(
+        "let nobody new in after so long: 90s, 30m, 8h, 1d",
+        python="Seconds from now after which nobody new is let in.",
+        default=None,
+        metavar="TIME",
+        group=Group.MEETING,
+        read=duration,
+    )
+    once: bool = option(
+        "let nobody new in after the first proxy",
+        default=False,
+        group=Group.MEETING,
+    )
+    upstream: str | Upstream | None = option(
+        "the same as UPSTREAM",
+        python="The service: a URL, host:port, a port, a name such as ollama, or an `Upstream`. None: the model server"
+        " that answers on this machine.",
+        default=None,
+        kw_only=False,
+        metavar="URL",
+        env=True,
+        suggest=tuple(NAMED),
+        read=unless_empty,
+    )
+    advertise: str = option("path prefix to take off requests", default="/", metavar="PATH")
+    upstream_ca: str | None = option(
+        "authorities to trust for an https upstream, PEM",
+        python="A PEM file with the authorities to trust for an https upstream.",
+        default=None,
+        metavar="FILE",
+    )
+    upstream_insecure: bool = option("take any certificate from an https upstream", default=False)
+    upstream_headers: tuple[str, ...] = option(
+        "a field that each request gets, repeatable; @FILE: the lines of a file",
+        python="Header fields that each request gets, each as 'Name: value'.",
+        default=(),
+        is_secret=True,
+        flag="--upstream-header",
+        metavar="'NAME: VALUE'",
+        env=True,
+        lines=True,
+    )
+    policy: str | None = option(
+        f"{', '.join(READY)}: everything (the default), or inference and the list of models alone",
+        python="all, which is everything; or openai or ollama, which is inference and the list of models alone.",
+        default=None,
+        metavar="NAME",
+        group=Group.EXPOSURE,
+        suggest=tuple(READY),
+    )
+    allow: tuple[str, ...] = option(
+        "let this through; repeatable",
+        python="Patterns of what is let through, such as '/v1/*' or 'GET /v1/models'. With any, what none of them (and"
+        " no policy) matches is refused.",
+        default=(),
+        metavar="PATTERN",
+        group=Group.EXPOSURE,
+    )
+    deny: tuple[str, ...] = option(
+        "refuse this; repeatable",
+        python="Patterns of what is refused, whatever else matches.",
+        default=(),
+        metavar="PATTERN",
+        group=Group.EXPOSURE,
+    )
+    max_requests: int | None = option(
+        "requests at once, for each proxy",
+        default=None,
+        metavar="N",
+        group=Group.EXPOSURE,
+        read=count,
+    )
+    max_requests_per_minute: int | None = option(
+        "requests in any 60 seconds, for each proxy",
+        default=None,
+        metavar="N",
+        group=Group.EXPOSURE,
+        read=count,
+    )
+    on_disconnect: str = option(
+        "what becomes of a request whose client has left: the service is told at once (the default), or let"
+        " finish, for one that suffers from aborts",
+        python="What becomes of a request whose client has left: cancel tells the service at once; drain lets it"
+        " finish, for one that suffers from aborts.",
+        default=OnDisconnect.CANCEL.value,
+        choices=tuple(OnDisconnect),
+        group=Group.EXPOSURE,
+    )
+    max_body: int | None = option(
+        "of a request's body: bytes, 10MB (10^7), 10MiB (10 * 2^20)",
+        python="Bytes that a request's body may have.",
+        default=None,
+        metavar="SIZE",
+        group=Group.EXPOSURE,
+        read=size,
+    )
+
+    def settings(self, meeting: Meeting) -> ServeSettings:
+        """What serve needs to meet there; without an upstream it has to look for one. Raises `SettingError`."""
+        return _made(
+            ServeSettings,
+            self,
+            meeting,
+            ice=self.ice,
+            upstream=self._upstream(),
+            seek=self.upstream is None,
+            exposure=_made(Exposure, self, policy=Policy.parse(ready=self.policy, allow=self.allow, deny=self.deny)),
         )
+
+    def _upstream(self) -> Upstream:
+        headers = self.upstream_headers
+        if self.upstream is None:
+            return Upstream.parse(ANY_UPSTREAM, headers=headers)
+        if not isinstance(self.upstream, Upstream):
+            return Upstream.parse(
+                self.upstream, ca_file=self.upstream_ca, insecure=self.upstream_insecure, headers=headers
+            )
+        if self.upstream_ca is not None or self.upstream_insecure or headers:
+            raise SettingError(
+                "An Upstream has its own authorities, its own header fields and its own `insecure`.",
+                hint="Set them there, and leave out upstream_ca, upstream_insecure and upstream_headers.",
+            )
+        return self.upstream
+
+
+@options
+class ProxyOptions(TunnelOptions):
+    """What a user gives to proxy."""
+
+    listen: str = option(
+        "where to answer: host:port, a port, or a host for port 8000; port 0 takes a free one; [::]:PORT is every"
+        " address, IPv4 too",
+        default=DEFAULT_LISTEN,
+        metavar="ADDRESS",
+        env=True,
+        read=unless_empty,
+    )
+    wait_for_peer: float = option(
+        "how long a request waits for serve before it gets 503",
+        python="Seconds that a request waits for serve before it gets 503.",
+        default=Timeouts().wait_for_peer,
+        metavar="SECONDS",
+        read=seconds,
+    )
+    keepalive: float | None = option(
+        "send a comment to a client that waits for a stream of events, each time the model has been silent so"
+        " long before its first word; its status is 200 then, and a later error an event",
+        python="Seconds of silence before the model's first word, after which a client that waits for a stream of"
+        " events gets a comment. Its status is 200 then, and a later error an event. None: never.",
+        default=None,
+        metavar="SECONDS",
+        read=seconds,
+        default_help="never",
+    )
+    allow_hosts: tuple[str, ...] = option(
+        "another name that clients call it by, such as host.docker.internal, repeatable; names that end in"
+        " .localhost need no flag",
+        python="Further names that clients call it by, such as host.docker.internal. Those that end in .localhost"
+        " need not be listed.",
+        default=(),
+        flag="--allow-host",
+        metavar="NAME",
+        group=Group.ACCESS,
+    )
+    allow_origins: tuple[str, ...] = option(
+        "pages that may use it, repeatable: https://app.example, or what a desktop app sends (app://name,"
+        " vscode-webview://id, file://). null, which a page opened from a file sends: any web site can send it too",
+        python="Pages that may use it: https://app.example, or what a desktop app sends (app://name,"
+        " vscode-webview://id, file://). null, which a page opened from a file sends: any web site can send it too.",
+        default=(),
+        flag="--allow-origin",
+        metavar="ORIGIN",
+        group=Group.ACCESS,
+    )
+    api_key: str | None = option(
+        "what clients must send, as Authorization: Bearer or X-Api-Key; needed to --listen on another address"
+        " than loopback. Other users of this machine see what a command line says (ps): the environment"
+        " and a file are safer",
+        python="What clients must send, as Authorization: Bearer or X-Api-Key. Needed to listen on another address"
+        " than loopback.",
+        default=None,
+        is_secret=True,
+        metavar="KEY",
+        group=Group.ACCESS,
+        env=True,
+        file="the key, from a file",
+    )
+    no_auth: bool = option("listen on another address than loopback without a key", default=False, group=Group.ACCESS)
+
+    def settings(self, meeting: Meeting) -> ProxySettings:
+        """What proxy needs to meet there. Raises `SettingError`."""
+        return _made(
+            ProxySettings,
+            self,
+            meeting,
+            ice=self.ice,
+            timeouts=Timeouts(wait_for_peer=self.wait_for_peer),
+            listener=_made(ListenerPolicy, self),
+        )
+
+
+def _made(kind: Callable[..., T], *sources: object, **more: object) -> T:
+    """A value of a dataclass: each field is what ``more``, or else the last source that has its name, says."""
+    names = [each.name for each in fields(cast(Any, kind)) if each.name not in more]
+    found = {name: getattr(source, name) for source in sources for name in names if hasattr(source, name)}
+    return kind(**found, **more)
 
 
 def _has_bytes(text: str, most: int) -> bool:

@@ -21,11 +21,13 @@ import unicodedata
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Final, Self
+from urllib.parse import urlsplit
 
-from .config import DEFAULT_SIGNAL, check_signal
 from .errors import SettingError
 from .words import WORDS
 
+DEFAULT_SIGNAL: Final = "wss://signal-server.fly.dev"
+"""The original's public signal server. It keeps two members to a room."""
 EXAMPLE: Final = "4821309-tulip-mango-onion-cedar-fruit"
 DIGITS: Final = 7
 COUNT: Final = 5
@@ -188,3 +190,16 @@ def signal_in_invite(text: str) -> str:
         hint="It is like ws://host:port or wss://host, and @host in a code is wss://host."
         " For another, give both sides --room, --secret and --signal.",
     )
+
+
+def check_signal(url: str) -> None:
+    """Raise `SettingError` where this is not a signal server's address."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port or an IPv6 address that is none
+        good = False
+    if not good:
+        raise SettingError(
+            f"{url!r} is not a signal server's address.", hint="It is like ws://host:port or wss://host."
+        )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Self
 
-from .config import DEFAULT_SIGNAL
 from .errors import SettingError
-from .invite import Invite, signal_in_invite
+from .invite import DEFAULT_SIGNAL, Invite, signal_in_invite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,19 +14,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from . import aio, nested, runtime
-from .config import (
-    DEFAULT_LISTEN,
-    DEFAULT_RESUME_FOR,
-    DEFAULT_STUN,
-    OnDisconnect,
-    ProxySettings,
-    ServeSettings,
-    Settings,
-)
+from .config import ProxySettings, ServeSettings, Settings
 from .environment import Environ
 from .errors import TunnelError
 from .invite import Invite
-from .paths import AUTO
+from .option import Group, accepts, option, options
 from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
 from .upstream import Upstream
 
@@ -156,115 +148,44 @@ class Proxy(Handle[aio.Proxy]):
         return self._tunnel.environ(api_key=api_key)
 
 
-def serve(
-    upstream: str | Upstream | None = None,
-    *,
-    invite: str | Invite | None = None,
-    room: str | None = None,
-    secret: str | None = None,
-    signal: str | None = None,
-    expires: float | None = None,
-    once: bool = False,
-    advertise: str = "/",
-    policy: str | None = None,
-    allow: tuple[str, ...] = (),
-    deny: tuple[str, ...] = (),
-    max_requests: int | None = None,
-    max_requests_per_minute: int | None = None,
-    max_body: int | None = None,
-    on_disconnect: str = OnDisconnect.CANCEL,
-    stun: tuple[str, ...] = (DEFAULT_STUN,),
-    turn: tuple[str, ...] = (),
-    turn_user: str | None = None,
-    turn_pass: str | None = None,
-    resume_for: float = DEFAULT_RESUME_FOR,
-    path: str = AUTO,
-    timeout: float | None = aio.WAIT,
-    in_loop: bool = False,
-) -> Server:
-    """See `aio.serve`; returns when the signal server has taken us into the room.
+@options
+class _Where:
+    in_loop: bool = option(
+        "Run on the loop that runs here already, such as a notebook's, see `llmtunnel.nested`.",
+        default=False,
+        group=Group.CALL,
+    )
 
-    ``in_loop``: run on the loop that runs here already, such as a notebook's, see `nested`.
+
+@options
+class _ServeCall(_Where, aio.ServeCall):
+    """What `serve` takes."""
+
+
+@options
+class _ProxyCall(_Where, aio.ProxyCall):
+    """What `proxy` takes."""
+
+
+@accepts(_ServeCall)
+def serve(given: _ServeCall) -> Server:
+    """Expose an HTTP service; returns when the signal server has taken us into the room.
+
+    The blocking twin of `aio.serve`. Where the two meet is told by ``invite``, or by ``room`` and ``secret``. With none
+    of them a new invite is made: `Server.invite`. Raises `SettingError`, `UpstreamNotFound` or `WaitTimeout`.
     """
-    return Server(
-        *_opened(
-            "serve",
-            lambda: aio.serve(
-                upstream,
-                invite=invite,
-                room=room,
-                secret=secret,
-                signal=signal,
-                expires=expires,
-                once=once,
-                advertise=advertise,
-                policy=policy,
-                allow=allow,
-                deny=deny,
-                max_requests=max_requests,
-                max_requests_per_minute=max_requests_per_minute,
-                max_body=max_body,
-                on_disconnect=on_disconnect,
-                stun=stun,
-                turn=turn,
-                turn_user=turn_user,
-                turn_pass=turn_pass,
-                resume_for=resume_for,
-                path=path,
-                timeout=timeout,
-            ),
-            in_loop=in_loop,
-        )
-    )
+    return Server(*_opened("serve", lambda: aio.open_server(given), in_loop=given.in_loop))
 
 
-def proxy(
-    invite: str | Invite | None = None,
-    *,
-    room: str | None = None,
-    secret: str | None = None,
-    signal: str | None = None,
-    listen: str = DEFAULT_LISTEN,
-    allow_hosts: tuple[str, ...] = (),
-    allow_origins: tuple[str, ...] = (),
-    api_key: str | None = None,
-    no_auth: bool = False,
-    keepalive: float | None = None,
-    stun: tuple[str, ...] = (DEFAULT_STUN,),
-    turn: tuple[str, ...] = (),
-    turn_user: str | None = None,
-    turn_pass: str | None = None,
-    resume_for: float = DEFAULT_RESUME_FOR,
-    path: str = AUTO,
-    timeout: float | None = aio.WAIT,
-    in_loop: bool = False,
-) -> Proxy:
-    """See `aio.proxy`; returns when serve is reached. ``in_loop``: as for `serve`."""
-    return Proxy(
-        *_opened(
-            "proxy",
-            lambda: aio.proxy(
-                invite,
-                room=room,
-                secret=secret,
-                signal=signal,
-                listen=listen,
-                allow_hosts=allow_hosts,
-                allow_origins=allow_origins,
-                api_key=api_key,
-                no_auth=no_auth,
-                keepalive=keepalive,
-                stun=stun,
-                turn=turn,
-                turn_user=turn_user,
-                turn_pass=turn_pass,
-                resume_for=resume_for,
-                path=path,
-                timeout=timeout,
-            ),
-            in_loop=in_loop,
-        )
-    )
+@accepts(_ProxyCall)
+def proxy(given: _ProxyCall) -> Proxy:
+    """Bring the other side's HTTP service here; returns when serve is reached.
+
+    The blocking twin of `aio.proxy`. Where the two meet is told by ``invite``, or else by ``room``, ``secret`` and
+    ``signal``, the same as serve has. Raises `AddressInUse` or another `SettingError`, `VersionMismatch` or
+    `WaitTimeout`.
+    """
+    return Proxy(*_opened("proxy", lambda: aio.open_proxy(given), in_loop=given.in_loop))
 
 
 def diagnose(settings: Settings, *, upstream: Upstream | None, address: str) -> Diagnosis:

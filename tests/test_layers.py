@@ -21,6 +21,7 @@ LAYERS = [
         "invite",
         "listener",
         "meeting",
+        "option",
         "platforms",
         "paths",
         "policy",

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..config import ProxySettings, Settings
@@ -132,14 +132,12 @@ async def _serve(command: ServeCommand, console: Console) -> int:
             hint="`%tunnel serve` keeps it out of the notebook, and so does --invite-file with a code that you have"
             " made ahead. --plain shows it here all the same.",
         )
-    if command.upstream is None:
-        name, found = await _discover(console)
-        upstream = replace(found, fields=command.fields)
-    else:
-        name, upstream = "", command.upstream
-    if not command.exposure.policy.chosen and (name == OLLAMA or upstream.port == NAMED["ollama"]):
+    name, settings = "", command.settings
+    if settings.seek:
+        name, upstream = await _discover(console)
+        settings = settings.found(upstream)
+    if not settings.exposure.policy.chosen and (name == OLLAMA or settings.upstream.port == NAMED["ollama"]):
         console.say(OLLAMA_HINT)
-    settings = command.settings(upstream)
     _warn(settings, console)
     server = aio.Server(settings)
     if settings.invite is not None:
@@ -219,9 +217,10 @@ def _show_invite(server: Server, invite: Invite, console: Console, command: Serv
 
 def _ends(command: ServeCommand) -> str:
     """When the invite ends, where it does."""
-    ends = ["for one proxy"] if command.once else []
-    if command.expires is not None:
-        ends.append(time.strftime("until %Y-%m-%d %H:%M", time.localtime(time.time() + command.expires)))
+    settings = command.settings
+    ends = ["for one proxy"] if settings.once else []
+    if settings.expires is not None:
+        ends.append(time.strftime("until %Y-%m-%d %H:%M", time.localtime(time.time() + settings.expires)))
     return f" ({', '.join(ends)})" if ends else ""
 
 

@@ -19,7 +19,6 @@ from typing import Final
 from .. import descriptors
 from ..errors import SettingError
 from ..invite import LONGEST
-from ..meeting import Meeting
 from ..platforms import Platform, in_cell, platform
 
 _INVITE: Final = ("code", "invite", "invite_file")
@@ -29,13 +28,13 @@ STDIN: Final = "-"
 """In place of a code or a secret: read it from standard input."""
 
 
-def read_meeting(given: argparse.Namespace, environ: Mapping[str, str]) -> Meeting | None:
-    """What flags and environment (by flag name) say; None where they say nothing. Raises `SettingError`."""
+def read_meeting(given: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str | None]:
+    """The options of where the two meet, by flags and environment (by flag name). Raises `SettingError`."""
     found = _found(given, environ)
     signal: str | None = given.signal
     if "room" in found and signal is None:
         signal = environ.get("signal")
-    return Meeting.given(invite=_invite(found), room=found.get("room"), secret=_secret(found), signal=signal)
+    return {"invite": _invite(found), "room": found.get("room"), "secret": _secret(found), "signal": signal}
 
 
 def _found(given: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str]:
@@ -65,24 +64,25 @@ def _label(name: str, *, flag: bool) -> str:
 
 def _invite(found: Mapping[str, str]) -> str | None:
     if "invite_file" in found:
-        return _read_file(found["invite_file"], "--invite-file")
+        return read_file(found["invite_file"], "--invite-file")
     text = found.get("code", found.get("invite"))
     return _read_line("code") if text == STDIN else text
 
 
 def _secret(found: Mapping[str, str]) -> str | None:
     if "secret_file" in found:
-        return _read_file(found["secret_file"], "--secret-file")
+        return read_file(found["secret_file"], "--secret-file")
     text = found.get("secret")
     return _read_line("secret") if text == STDIN else text
 
 
-def _read_file(path: str, flag: str) -> str:
+def read_file(path: str, flag: str, *, what: str = "file", limit: int | None = LONGEST + 1) -> str:
+    """The text of a file that a flag names. Raises `SettingError`."""
     try:
         with Path(path).open(encoding="utf-8") as file:
-            return file.read(LONGEST + 1).strip()
+            return file.read(limit).strip()
     except (OSError, ValueError) as exc:
-        raise SettingError(f"The file {path!r} cannot be read: {exc}.", hint=f"Check {flag}.") from exc
+        raise SettingError(f"The {what} {path!r} cannot be read: {exc}.", hint=f"Check {flag}.") from exc
 
 
 def _read_line(what: str) -> str:

@@ -7,37 +7,32 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from ..config import (
-    DEFAULT_LISTEN,
-    DEFAULT_SIGNAL,
-    DEFAULT_STUN,
-    Exposure,
-    IceServers,
+    ProxyOptions,
     ProxySettings,
+    ReachOptions,
+    ServeOptions,
     ServeSettings,
     Settings,
-    Timeouts,
     from_env,
 )
 from ..errors import SettingError
-from ..invite import Invite
-from ..listener import ListenerPolicy
+from ..invite import DEFAULT_SIGNAL, Invite
 from ..meeting import Meeting, no_invite
-from ..paths import AUTO
+from ..option import Option, declared
 from ..platforms import stored_invite
-from ..policy import Policy
-from ..upstream import Upstream, parse_header
+from ..upstream import Upstream
 from ..version import __version__
-from .meeting import read_meeting
+from .meeting import read_file, read_meeting
 from .parsers import (
     DEFAULT_LEVEL,
     LEVELS,
     OVERVIEW,
     PROG,
+    DoctorOptions,
     demo_parser,
     did_you_mean,
     doctor_parser,
@@ -68,39 +63,13 @@ class ShowText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeCommand:
-    """``llmtunnel serve``: all but the upstream, which may have to be looked for."""
+    """``llmtunnel serve``."""
 
     view: View
-    upstream: Upstream | None
-    """None: take what discovery finds, with `fields`."""
-    fields: tuple[tuple[bytes, bytes], ...] = field(repr=False)
-    common: Settings
-    invite: Invite | None
-    """Where room and secret are from one."""
+    settings: ServeSettings
+    """With ``seek``, the upstream has yet to be found: see `ServeSettings.found`."""
     new: bool
     """The invite is a new one, to be shown."""
-    expires: float | None
-    once: bool
-    advertise: str
-    exposure: Exposure
-
-    def settings(self, upstream: Upstream) -> ServeSettings:
-        """What the tunnel needs."""
-        common = self.common
-        return ServeSettings(
-            room=common.room,
-            secret=common.secret,
-            signal=common.signal,
-            ice=common.ice,
-            resume_for=common.resume_for,
-            path=common.path,
-            invite=self.invite,
-            expires=self.expires,
-            once=self.once,
-            upstream=upstream,
-            advertise=self.advertise,
-            exposure=self.exposure,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,28 +150,13 @@ def _serve(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     given = parser.read(argv)
     if given.help:
         return ShowText(text=parser.format_help())
+    if given.service is not None and given.upstream is not None:
+        raise SettingError("UPSTREAM and --upstream are the same.", hint="Leave one of them out.")
+    given.upstream = given.service or given.upstream
     values = _Values(given, environ)
-    headers = _header_lines(values)
-    meeting, new = _serve_meeting(values, environ)
-    return ServeCommand(
-        view=_view(values),
-        common=Settings(
-            room=meeting.room,
-            secret=meeting.secret,
-            signal=meeting.signal,
-            ice=_ice(values),
-            resume_for=given.resume_for,
-            path=values.text("path") or AUTO,
-        ),
-        invite=meeting.invite,
-        new=new,
-        expires=given.expires,
-        once=given.once,
-        advertise=given.advertise,
-        exposure=_exposure(given),
-        fields=tuple(map(parse_header, headers)),
-        upstream=_upstream(values, headers),
-    )
+    chosen = ServeOptions(**values.of(ServeOptions))
+    meeting, new = _serve_meeting(chosen, values, environ)
+    return ServeCommand(view=_view(values), settings=chosen.settings(meeting), new=new)
 
 
 def _proxy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
@@ -211,30 +165,13 @@ def _proxy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     if given.help:
         return ShowText(text=parser.format_help())
     values = _Values(given, environ)
-    given.code = " ".join(given.code) or None
-    meeting = read_meeting(given, values.environ)
+    if given.no_auth:  # a flag, so it wins over a key of the environment
+        values.environ = {name: text for name, text in values.environ.items() if not name.startswith("api_key")}
+    chosen = ProxyOptions(**values.of(ProxyOptions))
+    meeting = chosen.meeting()
     if meeting is None:
         raise no_invite()
-    return ProxyCommand(
-        view=_view(values),
-        settings=ProxySettings(
-            room=meeting.room,
-            secret=meeting.secret,
-            signal=meeting.signal,
-            ice=_ice(values),
-            resume_for=given.resume_for,
-            path=values.text("path") or AUTO,
-            timeouts=Timeouts(wait_for_peer=given.wait_for_peer),
-            listen=values.text("listen") or DEFAULT_LISTEN,
-            keepalive=given.keepalive,
-            listener=ListenerPolicy(
-                allow_hosts=tuple(given.allow_host or ()),
-                allow_origins=tuple(given.allow_origin or ()),
-                api_key=_api_key(values),
-                no_auth=given.no_auth,
-            ),
-        ),
-    )
+    return ProxyCommand(view=_view(values), settings=chosen.settings(meeting))
 
 
 def _demo(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
@@ -259,14 +196,13 @@ def _doctor(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     if given.help:
         return ShowText(text=parser.format_help())
     values = _Values(given, environ)
-    given.code = " ".join(given.code) or None
-    meeting = read_meeting(given, values.environ) or Meeting.made(values.text("signal"))
-    address = values.text("upstream")
+    chosen = DoctorOptions(**values.of(DoctorOptions))
+    meeting = chosen.meeting() or Meeting.made(values.text("signal"))
     return DoctorCommand(
         view=_view(values),
-        settings=Settings(room=meeting.room, signal=meeting.signal, ice=_ice(values)),
-        upstream=Upstream.parse(address) if address else None,
-        listen=values.text("listen") or DEFAULT_LISTEN,
+        settings=Settings(room=meeting.room, signal=meeting.signal, ice=chosen.ice),
+        upstream=None if chosen.upstream is None else Upstream.parse(chosen.upstream),
+        listen=chosen.listen,
     )
 
 
@@ -307,86 +243,58 @@ class _Values:
         flag: str | None = getattr(self.given, name)
         return self.environ.get(name) if flag is None else flag
 
+    def of(self, kind: type[ReachOptions]) -> dict[str, Any]:
+        """The options that are given, by name, for this class of them. Raises `SettingError`."""
+        if isinstance(getattr(self.given, "code", None), list):
+            self.given.code = " ".join(self.given.code) or None
+        meeting = read_meeting(self.given, self.environ)
+        found = {name: self._value(each) for name, each in declared(kind).items() if name not in meeting}
+        return {name: value for name, value in (meeting | found).items() if value is not None}
 
-def _serve_meeting(values: _Values, environ: Mapping[str, str] | None) -> tuple[Meeting, bool]:
+    def _value(self, each: Option) -> object:
+        value: object = getattr(self.given, each.name)
+        if each.file:
+            return self._key(each)
+        if value is None and each.env and each.key in self.environ:
+            value = each.of_variable(self.environ[each.key])
+        if not isinstance(value, list):
+            return value
+        if each.lines:
+            value = [line for entry in value for line in _expand(entry, each.flag)]
+        if each.empty in value:
+            if len(value) > 1:
+                raise SettingError(
+                    f"{each.flag} {each.empty} and another {each.flag} contradict each other.", hint="Leave one out."
+                )
+            return ()
+        return tuple(value)
+
+    def _key(self, each: Option) -> str | None:
+        """A text, or what the file has that is named instead of it."""
+        text, path = getattr(self.given, each.name), getattr(self.given, f"{each.name}_file")
+        if text is not None and path is not None:
+            raise SettingError(
+                f"{each.flag} and {each.flag}-file contradict each other.", hint="Leave one of them out."
+            )
+        if text is None and path is None:
+            text, path = self.environ.get(each.key), self.environ.get(f"{each.key}_file")
+        return read_file(path, f"{each.flag}-file", what="key file") if text is None and path is not None else text
+
+
+def _serve_meeting(chosen: ServeOptions, values: _Values, environ: Mapping[str, str] | None) -> tuple[Meeting, bool]:
     """What was given, or what the platform keeps for its user, or else a new invite; and whether it is new."""
-    if meeting := read_meeting(values.given, values.environ):
+    if meeting := chosen.meeting():
         return meeting, False
     if stored := stored_invite(environ):
-        return Meeting.of(Invite.parse(stored), signal=values.given.signal), False
+        return Meeting.of(Invite.parse(stored), signal=chosen.signal), False
     return Meeting.made(values.text("signal")), True
 
 
-def _api_key(values: _Values) -> str | None:
-    """A flag wins over the environment here too, ``--no-auth`` as well."""
-    given = values.given
-    if given.api_key is not None and given.api_key_file is not None:
-        raise SettingError("--api-key and --api-key-file contradict each other.", hint="Leave one of them out.")
-    if given.no_auth and given.api_key is None and given.api_key_file is None:
-        return None
-    key = values.text("api_key") if given.api_key_file is None else None
-    path = values.text("api_key_file")
-    return _key_in(path) if key is None and path is not None else key
-
-
-def _key_in(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8").strip()
-    except (OSError, ValueError) as exc:
-        raise SettingError(f"The key file {path!r} cannot be read: {exc}.", hint="Check --api-key-file.") from exc
-
-
-def _ice(values: _Values) -> IceServers:
-    stun: list[str] = values.given.stun or [DEFAULT_STUN]
-    if "none" in stun:
-        if len(stun) > 1:
-            raise SettingError("--stun none and another --stun contradict each other.", hint="Leave one out.")
-        stun = []
-    return IceServers(
-        stun=tuple(stun),
-        turn=tuple(values.given.turn or values.environ.get("turn", "").split()),
-        turn_user=values.text("turn_user"),
-        turn_pass=values.text("turn_pass"),
-    )
-
-
-def _upstream(values: _Values, headers: list[str]) -> Upstream | None:
-    given = values.given
-    if given.service is not None and given.upstream is not None:
-        raise SettingError("UPSTREAM and --upstream are the same.", hint="Leave one of them out.")
-    address = given.service or values.text("upstream")
-    if not address:
-        return None
-    return Upstream.parse(address, ca_file=given.upstream_ca, insecure=given.upstream_insecure, headers=headers)
-
-
-def _exposure(given: argparse.Namespace) -> Exposure:
-    return Exposure(
-        policy=Policy.parse(ready=given.policy, allow=given.allow, deny=given.deny),
-        max_requests=given.max_requests,
-        max_requests_per_minute=given.max_requests_per_minute,
-        max_body=given.max_body,
-        on_disconnect=given.on_disconnect,
-    )
-
-
-def _header_lines(values: _Values) -> list[str]:
-    given: list[str] | None = values.given.upstream_header
-    if given is None:
-        given = (values.text("upstream_header") or "").splitlines()
-    return [line for entry in given for line in _expand(entry)]
-
-
-def _expand(entry: str) -> list[str]:
+def _expand(entry: str, flag: str) -> list[str]:
     """A header line, or what stands in the file that ``@FILE`` names."""
     if not entry.startswith("@"):
         return [entry]
-    try:
-        lines = Path(entry[1:]).read_text("utf-8").splitlines()
-    except (OSError, ValueError) as exc:
-        raise SettingError(
-            f"The header file {entry[1:]!r} cannot be read: {exc}.", hint="Check --upstream-header."
-        ) from exc
+    lines = read_file(entry[1:], flag, what="header file", limit=None).splitlines()
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 

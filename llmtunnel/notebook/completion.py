@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from ..cli.parsers import LEVELS, Parser, doctor_parser, proxy_parser, serve_parser
-from ..policy import READY
+from ..cli.parsers import Parser, doctor_parser, proxy_parser, serve_parser
 from ..upstream import NAMED
 
 VERBS: Final = ("serve", "proxy", "status", "invite", "peers", "kick", "stop", "reconnect", "doctor", "help")
 NAME: Final = "--name"
 ALL: Final = "all"
 """In place of a name, for stop."""
-
-_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
-    "--upstream": tuple(NAMED),
-    "--policy": tuple(READY),
-    "--log-level": LEVELS,
-    "--stun": ("none",),
-}
 
 
 def candidates(words: Sequence[str], *, tunnels: Sequence[str], peers: Sequence[str]) -> list[str]:
@@ -47,6 +39,6 @@ def _opening(parser: Parser, words: Sequence[str], tunnels: Sequence[str], first
     """Flags, or values of the flag that stands last; ``first``: what may come before any of them."""
     if words and words[-1] == NAME:
         return list(tunnels)
-    if words and words[-1] in _VALUES:
-        return list(_VALUES[words[-1]])
+    if words and parser.suggestions.get(words[-1]):
+        return list(parser.suggestions[words[-1]])
     return [*(first if not words else ()), *parser.flags, NAME]

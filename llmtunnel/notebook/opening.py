@@ -14,7 +14,7 @@ from ..config import ProxySettings, ServeSettings
 from ..endpoints.discovery import Found, choose, discover
 from ..errors import SettingError
 from ..invite import Invite
-from ..upstream import NAMED, Upstream
+from ..upstream import NAMED
 
 LATER: Final = "No model server answers on this machine yet. It is looked for; until there is one, requests get 502."
 
@@ -55,17 +55,12 @@ def _apply(view: View) -> None:
 
 
 def _serve(command: ServeCommand, kept: Invite | None) -> Plan:
-    if command.new and kept is not None and command.invite is not None and kept.signal == command.invite.signal:
-        common = replace(command.common, room=kept.room, secret=kept.secret)
-        command = replace(command, invite=kept, common=common)
-    found = _look() if command.upstream is None else []
-    if command.upstream is not None:
-        upstream = command.upstream
-    elif found:
-        upstream = replace(choose(found), fields=command.fields)
-    else:
-        upstream = replace(Upstream.parse("ollama"), fields=command.fields)
-    settings = replace(command.settings(upstream), seek=command.upstream is None and not found)
+    settings = command.settings
+    if command.new and kept is not None and settings.invite is not None and kept.signal == settings.invite.signal:
+        settings = replace(settings, invite=kept, room=kept.room, secret=kept.secret)
+    found = _look() if settings.seek else []
+    if found:
+        settings = settings.found(choose(found))
     return Plan(settings=settings, remarks=(*_found(settings, found), *_remarks(settings)))
 
 

@@ -67,20 +67,20 @@ def test_both_sides_take_an_invite_by_flag_file_and_environment(code_file: str) 
     for argv, environ in ways:
         assert proxy(*argv, **environ) == OF_EXAMPLE
         command = serve(*argv, **environ)
-        assert (command.common.room, command.common.secret, command.common.signal) == OF_EXAMPLE
-        assert (command.invite, command.new) == (Invite.parse(EXAMPLE), False)
+        assert (command.settings.room, command.settings.secret, command.settings.signal) == OF_EXAMPLE
+        assert (command.settings.invite, command.new) == (Invite.parse(EXAMPLE), False)
 
 
 def test_serve_makes_an_invite_where_nothing_is_given_for_the_signal_server_that_is() -> None:
     command = serve("--signal", "ws://a")
     assert command.new
-    assert command.invite is not None
-    assert command.invite.signal == command.common.signal == "ws://a"
-    assert command.common.secret == command.invite.secret
+    assert command.settings.invite is not None
+    assert command.settings.invite.signal == command.settings.signal == "ws://a"
+    assert command.settings.secret == command.settings.invite.secret
     again = serve(TUNNEL_SIGNAL="ws://b")
-    assert again.invite is not None
-    assert again.common.signal == "ws://b"
-    assert again.invite.secret != command.invite.secret
+    assert again.settings.invite is not None
+    assert again.settings.signal == "ws://b"
+    assert again.settings.invite.secret != command.settings.invite.secret
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_rooms_secret_comes_from_flag_file_or_environment(
     assert proxy("--room", "r", *argv, **environ) == ("r", secret, DEFAULT_SIGNAL)
     assert proxy(*argv, TUNNEL_ROOM="r", **environ) == ("r", secret, DEFAULT_SIGNAL)
     command = serve("--room", "r", *argv, **environ)
-    assert (command.common.secret, command.invite, command.new) == (secret, None, False)
+    assert (command.settings.secret, command.settings.invite, command.new) == (secret, None, False)
 
 
 def test_an_invite_that_is_a_flag_leaves_the_environment_aside_and_so_does_a_room() -> None:
@@ -168,10 +168,8 @@ def test_words_of_a_code_in_a_wrong_place_are_not_repeated(role: str, argv: list
 
 def test_once_and_expires_need_to_know_who_comes_back() -> None:
     for flags in (["--once"], ["--expires", "8h"]):
-        command = serve("--room", "r", "--upstream", "1", *flags)
-        assert command.upstream is not None
         with pytest.raises(SettingError, match="Without a secret") as caught:
-            command.settings(command.upstream)
+            serve("--room", "r", "--upstream", "1", *flags)
         assert "--secret" in caught.value.hint
 
 
@@ -183,7 +181,7 @@ def test_a_hyphen_reads_a_line_of_standard_input(monkeypatch: pytest.MonkeyPatch
         typed(monkeypatch, f"{EXAMPLE}\nmore")
         assert proxy(*argv) == OF_EXAMPLE
     typed(monkeypatch, f"{EXAMPLE}\n")
-    assert serve("--invite", "-").invite == Invite.parse(EXAMPLE)
+    assert serve("--invite", "-").settings.invite == Invite.parse(EXAMPLE)
     typed(monkeypatch, "of the line\n")
     assert proxy("--room", "r", "--secret", "-") == ("r", "of the line", DEFAULT_SIGNAL)
 
@@ -218,10 +216,10 @@ def test_serve_takes_the_invite_that_its_user_has_stored_with_the_platform_where
 ) -> None:
     monkeypatch.setattr(options, "stored_invite", lambda environ: OTHER)
     command = serve()
-    assert (command.invite, command.new) == (Invite.parse(OTHER), False)
-    assert command.common.signal == "ws://10.0.0.2:8787"
-    assert serve(TUNNEL_INVITE=EXAMPLE).invite == Invite.parse(EXAMPLE)
-    assert serve("--room", "r").invite is None
+    assert (command.settings.invite, command.new) == (Invite.parse(OTHER), False)
+    assert command.settings.signal == "ws://10.0.0.2:8787"
+    assert serve(TUNNEL_INVITE=EXAMPLE).settings.invite == Invite.parse(EXAMPLE)
+    assert serve("--room", "r").settings.invite is None
     with pytest.raises(SettingError, match="is for the signal server"):
         serve("--signal", "ws://other")
     monkeypatch.setattr(options, "stored_invite", lambda environ: "nonsense")

@@ -42,7 +42,7 @@ def test_what_is_left_out_has_the_defaults_of_the_manual() -> None:
     assert command.settings.listen == DEFAULT_LISTEN == "127.0.0.1:8000"
     assert command.settings.ice == IceServers(stun=(DEFAULT_STUN,))
     assert command.view == View(json=False, log_level="warning")
-    assert serve("--room r").advertise == "/"
+    assert serve("--room r").settings.advertise == "/"
 
 
 FLAGS_AND_VARIABLES = {
@@ -73,18 +73,18 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(name: str) -
 
 
 def test_the_upstream_comes_from_flag_or_environment_and_is_read_with_its_own_options() -> None:
-    assert serve("--room r --upstream 11434").upstream == Upstream.parse("http://localhost:11434")
-    assert serve("--room r", TUNNEL_UPSTREAM="ollama").upstream == Upstream.parse("ollama")
-    assert serve("--room r --upstream vllm", TUNNEL_UPSTREAM="ollama").upstream == Upstream.parse("vllm")
-    secure = serve("--room r --upstream https://gpu.example/base --upstream-insecure").upstream
-    assert secure is not None and secure.insecure
-    trusted = serve("--room r --upstream https://gpu.example --upstream-ca ca.pem").upstream
-    assert trusted is not None and trusted.ca_file == "ca.pem"
+    assert serve("--room r --upstream 11434").settings.upstream == Upstream.parse("http://localhost:11434")
+    assert serve("--room r", TUNNEL_UPSTREAM="ollama").settings.upstream == Upstream.parse("ollama")
+    assert serve("--room r --upstream vllm", TUNNEL_UPSTREAM="ollama").settings.upstream == Upstream.parse("vllm")
+    secure = serve("--room r --upstream https://gpu.example/base --upstream-insecure").settings.upstream
+    assert secure.insecure
+    trusted = serve("--room r --upstream https://gpu.example --upstream-ca ca.pem").settings.upstream
+    assert trusted.ca_file == "ca.pem"
 
 
 def test_the_upstream_may_be_a_word_of_its_own_before_or_after_the_flags() -> None:
     for line in ("vllm --room r", "--room r vllm", "--once --room r --secret s vllm --json"):
-        assert serve(line, TUNNEL_UPSTREAM="ollama").upstream == Upstream.parse("vllm")
+        assert serve(line, TUNNEL_UPSTREAM="ollama").settings.upstream == Upstream.parse("vllm")
     with pytest.raises(SettingError, match="are the same"):
         serve("--room r vllm --upstream vllm")
     with pytest.raises(SettingError, match="a word too many"):
@@ -101,8 +101,8 @@ def test_the_words_of_a_code_may_stand_behind_flags() -> None:
 def test_an_upstream_left_out_is_to_be_looked_for_and_gets_the_header_fields_all_the_same() -> None:
     command = parse(["serve", "--room", "r", "--upstream-header", "X-Key: k"], {})
     assert isinstance(command, ServeCommand)
-    assert command.upstream is None
-    assert command.fields == ((b"X-Key", b"k"),)
+    assert command.settings.seek
+    assert command.settings.upstream.fields == ((b"X-Key", b"k"),)
 
 
 def test_header_fields_come_from_flags_a_file_or_the_environment(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_header_fields_come_from_flags_a_file_or_the_environment(tmp_path: Path)
 
     def fields(*argv: str, **environ: str) -> tuple[tuple[bytes, bytes], ...]:
         command = parse(["serve", "--room", "r", "--upstream", "1", *argv], environ)
-        assert isinstance(command, ServeCommand) and command.upstream is not None
-        return command.upstream.fields
+        assert isinstance(command, ServeCommand) and not command.settings.seek
+        return command.settings.upstream.fields
 
     from_file = ((b"Authorization", b"Bearer x"), (b"X-Team", b"a"))
     assert fields("--upstream-header", "X-A: 1", "--upstream-header", "X-B: 2") == (
@@ -130,10 +130,8 @@ def test_header_fields_come_from_flags_a_file_or_the_environment(tmp_path: Path)
 )
 def test_an_invite_can_have_an_end(text: str, seconds: float) -> None:
     command = serve(f"--upstream 1 --once --expires {text}")
-    assert command.upstream is not None
-    settings = command.settings(command.upstream)
-    assert (settings.expires, settings.once) == (seconds, True)
-    assert (serve("").expires, serve("").once) == (None, False)
+    assert (command.settings.expires, command.settings.once) == (seconds, True)
+    assert (serve("").settings.expires, serve("").settings.once) == (None, False)
 
 
 def test_stun_servers_add_up_and_none_means_none() -> None:
@@ -266,14 +264,13 @@ def test_what_cannot_be_used_is_an_error_that_says_what_to_type(argv: list[str],
 
 def test_what_serve_exposes_is_everything_unless_told() -> None:
     command = serve("--room r --upstream 1")
-    assert command.upstream is not None
-    assert command.exposure == command.settings(command.upstream).exposure == Exposure()
+    assert command.settings.exposure == Exposure()
 
 
 def test_what_serve_exposes_is_told_by_flags_that_add_up() -> None:
     line = "--room r --policy openai --allow /health --deny /v1/models/* --deny /x --max-requests 4"
     command = serve(f"{line} --max-requests-per-minute 60 --max-body 10MB")
-    assert command.exposure == Exposure(
+    assert command.settings.exposure == Exposure(
         policy=Policy.parse(ready="openai", allow=["/health"], deny=["/v1/models/*", "/x"]),
         max_requests=4,
         max_requests_per_minute=60,
@@ -281,7 +278,7 @@ def test_what_serve_exposes_is_told_by_flags_that_add_up() -> None:
     )
     with_a_method = parse(["serve", "--room", "r", "--allow", "GET /v1/models"], {})
     assert isinstance(with_a_method, ServeCommand)
-    assert with_a_method.exposure.policy == Policy.parse(allow=["GET /v1/models"])
+    assert with_a_method.settings.exposure.policy == Policy.parse(allow=["GET /v1/models"])
 
 
 @pytest.mark.parametrize(
@@ -300,7 +297,7 @@ def test_what_serve_exposes_is_told_by_flags_that_add_up() -> None:
     ],
 )
 def test_a_size_is_bytes_or_has_a_unit(text: str, size: int) -> None:
-    assert serve(f"--room r --max-body {text}").exposure.max_body == size
+    assert serve(f"--room r --max-body {text}").settings.exposure.max_body == size
 
 
 # -- who may use the listener
@@ -365,8 +362,8 @@ def test_several_turn_servers_may_be_given() -> None:
 
 def test_a_path_is_given_by_flag_or_environment_and_the_flag_wins() -> None:
     line = "--room r --secret s"
-    assert serve(line).common.path == "auto"
-    assert serve(f"{line} --path relay").common.path == "relay"
+    assert serve(line).settings.path == "auto"
+    assert serve(f"{line} --path relay").settings.path == "relay"
     assert proxy(line, TUNNEL_PATH="relay").settings.path == "relay"
     assert proxy(f"{line} --path direct", TUNNEL_PATH="relay").settings.path == "direct"
 

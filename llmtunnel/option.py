@@ -1,0 +1,255 @@
+"""What an option is: a field that is also a flag, a variable, a parameter of Python's functions, and its help. Pure.
+
+`config` declares each option once, as a field of `ServeOptions` or `ProxyOptions`. The command line, the environment
+and ``%tunnel`` read them by `declared`. `accepts` makes parameters of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from functools import update_wrapper
+from typing import Any, Final, ParamSpec, TypeVar, dataclass_transform
+
+from .errors import SettingError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+PREFIX: Final = "TUNNEL_"
+"""Of the variables that options are read from."""
+
+_WIDTH: Final = 88
+"""Columns of the generated part of a docstring."""
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([KMGT]?)(i?)B?)", re.IGNORECASE)
+
+_PATTERNS: Final = """\
+A PATTERN is a path or a method and a path: '/v1/*', 'GET /v1/models'. * stands
+for any characters, none and / among them; GET is HEAD too. What --deny matches
+is refused, whatever else matches. With --allow, openai or ollama, what none of
+them matches is refused. With any of these, so is a path that programs may read
+in two ways (//, .., %2F but in a model's name, ...), in whatever way it was
+meant."""
+
+
+class Group(Enum):
+    """Where an option stands in ``--help``, in this order: a title, and what is said below it."""
+
+    MEETING = ("where the two meet", "An invite, or a room and a secret of your own.")
+    OWN = ("", None)
+    """The command's own options, which have no title."""
+    EXPOSURE = ("what is let through", _PATTERNS)
+    ACCESS = ("who may use it, beside programs on this machine", None)
+    NETWORK = ("network", None)
+    CALL = ("how the call waits", None)
+    """Python's functions alone have these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """How one field is given and described. All but ``help`` may be left out."""
+
+    help: str
+    """What ``--help`` says of the flag."""
+    python: str = ""
+    """What Python's documentation says of the parameter, where ``help`` does not fit."""
+    group: Group = Group.OWN
+    metavar: str | None = None
+    read: Callable[[str], object] | None = None
+    """From a text to the value; raises `ValueError`. None: the text is the value."""
+    choices: tuple[str, ...] = ()
+    """All values that there are."""
+    suggest: tuple[str, ...] = ()
+    """Values that completion offers, where they are not the choices."""
+    env: bool = False
+    """Whether a variable gives it too."""
+    lines: bool = False
+    """Of a flag that may be repeated: ``@FILE`` stands for a file's lines, and its variable has one a line."""
+    file: str = ""
+    """The help of a further flag (and variable) that names a file with the value in it."""
+    empty: str = ""
+    """Of a flag that may be repeated: the word for none at all."""
+    default_help: str = ""
+    """What the default means, where ``--help`` cannot show it."""
+    flag: str = ""
+    """Its spelling, where that is not the field's name."""
+    positional: bool = False
+    """Whether it is the first parameter of Python's function."""
+    name: str = ""
+    """The field, and Python's parameter. `declared` sets this and the default."""
+    default: Any = None
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the flag takes no value."""
+        return self.default is False
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the flag may be given several times."""
+        return isinstance(self.default, tuple)
+
+    @property
+    def key(self) -> str:
+        """The name under which `config.from_env` gives its variable: ``api_key``."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """``TUNNEL_API_KEY``, whether or not it is read: see `env`."""
+        return PREFIX + self.key.upper()
+
+    @property
+    def flag_help(self) -> str:
+        """The help of its flag, with its variable and its default."""
+        notes = [self.variable + (", spaces between" if self.is_repeatable and not self.lines else "")]
+        default = self.default_help or _shown(() if self.choices else self.default)
+        notes = [*(notes if self.env else ()), *([f"default: {default}"] if default else ())]
+        return self.help + (f" ({'; '.join(notes)})" if notes else "")
+
+    @property
+    def parameter_help(self) -> str:
+        """A sentence on Python's parameter."""
+        return self.python or f"{self.help[:1].upper()}{self.help[1:].removesuffix('.')}."
+
+    def parameter(self, annotation: object) -> inspect.Parameter:
+        """Python's parameter."""
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if self.positional else inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.name, kind, default=self.default, annotation=annotation)
+
+    def of_variable(self, text: str) -> object:
+        """What the text of its variable says: a list where the flag may be repeated. Raises `SettingError`."""
+        if self.is_repeatable:
+            return text.splitlines() if self.lines else text.split()
+        try:
+            return text if self.read is None else self.read(text)
+        except ValueError as exc:
+            raise SettingError(f"{self.variable}: {exc}.", hint=f"{self.flag} takes the same.") from exc
+
+
+def option(help: str, *, default: T, kw_only: bool = True, is_secret: bool = False, **more: Any) -> T:
+    """Declare a field that is an option; ``more`` is as in `Option`.
+
+    A default of False makes a switch of its flag, and a tuple one that may be repeated. ``kw_only``: False for the
+    first parameter of Python's function. ``is_secret``: the repr does not show it.
+    """
+    declaration = Option(help=help, positional=not kw_only, **more)
+    return field(default=default, kw_only=kw_only, repr=not is_secret, metadata={Option: declaration})
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(option,))
+def options(kind: type[T]) -> type[T]:
+    """Class decorator: a frozen dataclass of `option` fields. It has no slots, so that a class may inherit two."""
+    return dataclass(frozen=True, kw_only=True)(kind)
+
+
+def declared(kind: type) -> Mapping[str, Option]:
+    """The options of such a class, by name: in the order of the groups, and there in the order of the fields."""
+    found = [
+        replace(
+            each.metadata[Option],
+            name=each.name,
+            default=each.default,
+            flag=each.metadata[Option].flag or f"--{each.name.replace('_', '-')}",
+        )
+        for each in fields(kind)
+    ]
+    return {each.name: each for each in sorted(found, key=lambda each: list(Group).index(each.group))}
+
+
+def accepts(kind: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P, R]]:
+    """Function decorator: the options of such a class are the function's parameters, documented one by one.
+
+    Type checkers see the parameters by ``P``; IPython, Jedi and `help` see them by ``__signature__``.
+    """
+    assert isinstance(kind, type)
+    parameters = sorted(declared(kind).values(), key=lambda each: not each.positional)
+    annotations = {each.name: each.type for each in fields(kind)}
+
+    def decorate(function: Callable[[T], R]) -> Callable[P, R]:
+        signature = inspect.Signature(
+            [each.parameter(annotations[each.name]) for each in parameters],
+            return_annotation=inspect.signature(function).return_annotation,
+        )
+
+        def call(*args: P.args, **given: P.kwargs) -> R:
+            try:
+                signature.bind(*args, **given)
+            except TypeError as exc:
+                raise TypeError(f"{function.__name__}() {exc}") from None
+            return function(kind(*args, **given))
+
+        update_wrapper(call, function)
+        call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{_documentation(parameters)}"
+        vars(call)["__signature__"] = signature
+        return call
+
+    return decorate
+
+
+def _documentation(parameters: Iterable[Option]) -> str:
+    from textwrap import fill  # not loaded for the command line
+
+    lines = [
+        fill(f"{each.name}: {each.parameter_help}", _WIDTH, initial_indent="    ", subsequent_indent="        ")
+        for each in parameters
+    ]
+    return "\n".join(["Parameters:", *lines])
+
+
+def _shown(default: object) -> str:
+    """A default as ``--help`` says it; empty where there is nothing to say."""
+    match default:
+        case bool() | None:
+            return ""
+        case float():
+            return f"{default:g}"
+        case tuple():
+            return " ".join(map(str, default))
+    return str(default)
+
+
+def unless_empty(text: str) -> str | None:
+    """Read a text; an empty one counts as not given, as an empty variable does."""
+    return text or None
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds. Raises `ValueError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def duration(text: str) -> float:
+    """Read a time with its unit, as seconds. Raises `ValueError`."""
+    number, unit = text[:-1], text[-1:]
+    if unit in _UNITS and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number) and float(number):
+        return float(number) * _UNITS[unit]
+    raise ValueError(f"{text!r} is not a time, as 90s, 30m, 8h and 1d are")
+
+
+def count(text: str) -> int:
+    """Read a number from 1 on. Raises `ValueError`."""
+    if re.fullmatch(r"[0-9]{1,9}", text) and int(text):
+        return int(text)
+    raise ValueError(f"{text!r} is not a number from 1 on")
+
+
+def size(text: str) -> int:
+    """Read a number of bytes, which may have a unit. Raises `ValueError`."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a size, as 10MB is")
+    number, prefix, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
