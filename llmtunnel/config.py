@@ -323,7 +323,6 @@ class ReachOptions:
     )
     room: str | None = option(
         "a room's name; alone, it is all that others must know",
-        python="The name of a room of your own, in place of an invite. Alone, it is all that others must know.",
         default=None,
         metavar="NAME",
         group=Group.MEETING,
@@ -460,7 +459,6 @@ class ServeOptions(TunnelOptions):
     advertise: str = option("path prefix to take off requests", default="/", metavar="PATH")
     upstream_ca: str | None = option(
         "authorities to trust for an https upstream, PEM",
-        python="A PEM file with the authorities to trust for an https upstream.",
         default=None,
         metavar="FILE",
     )

@@ -79,8 +79,6 @@ class Option:
     """What the default means, where ``--help`` cannot show it."""
     flag: str = ""
     """Its spelling, where that is not the field's name."""
-    positional: bool = False
-    """Whether it is the first parameter of Python's function."""
     name: str = ""
     """The field, and Python's parameter. `declared` sets this and the default."""
     default: Any = None
@@ -118,17 +116,13 @@ class Option:
         """A sentence on Python's parameter."""
         return self.python or f"{self.help[:1].upper()}{self.help[1:].removesuffix('.')}."
 
-    def parameter(self, annotation: object) -> inspect.Parameter:
-        """Python's parameter."""
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if self.positional else inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(self.name, kind, default=self.default, annotation=annotation)
-
     def of_variable(self, text: str) -> object:
         """What the text of its variable says: a list where the flag may be repeated. Raises `SettingError`."""
-        if self.is_repeatable:
-            return text.splitlines() if self.lines else text.split()
+        read = self.read or str
         try:
-            return text if self.read is None else self.read(text)
+            if self.is_repeatable:
+                return [read(each) for each in (text.splitlines() if self.lines else text.split())]
+            return read(text)
         except ValueError as exc:
             raise SettingError(f"{self.variable}: {exc}.", hint=f"{self.flag} takes the same.") from exc
 
@@ -139,14 +133,14 @@ def option(help: str, *, default: T, kw_only: bool = True, is_secret: bool = Fal
     A default of False makes a switch of its flag, and a tuple one that may be repeated. ``kw_only``: False for the
     first parameter of Python's function. ``is_secret``: the repr does not show it.
     """
-    declaration = Option(help=help, positional=not kw_only, **more)
-    return field(default=default, kw_only=kw_only, repr=not is_secret, metadata={Option: declaration})
+    metadata = {Option: Option(help=help, **more)}
+    return field(default=default, kw_only=kw_only, repr=not is_secret, metadata=metadata)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(option,))
 def options(kind: type[T]) -> type[T]:
     """Class decorator: a frozen dataclass of `option` fields. It has no slots, so that a class may inherit two."""
-    return dataclass(frozen=True, kw_only=True)(kind)
+    return dataclass(frozen=True, kw_only=True, eq=False)(kind)
 
 
 def declared(kind: type) -> Mapping[str, Option]:
@@ -169,14 +163,11 @@ def accepts(kind: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P, R]
     Type checkers see the parameters by ``P``; IPython, Jedi and `help` see them by ``__signature__``.
     """
     assert isinstance(kind, type)
-    parameters = sorted(declared(kind).values(), key=lambda each: not each.positional)
-    annotations = {each.name: each.type for each in fields(kind)}
+    fields_of = inspect.signature(kind).parameters
+    parameters = sorted((fields_of[name] for name in declared(kind)), key=lambda each: each.kind)
 
     def decorate(function: Callable[[T], R]) -> Callable[P, R]:
-        signature = inspect.Signature(
-            [each.parameter(annotations[each.name]) for each in parameters],
-            return_annotation=inspect.signature(function).return_annotation,
-        )
+        signature = inspect.signature(function).replace(parameters=parameters)
 
         def call(*args: P.args, **given: P.kwargs) -> R:
             try:
@@ -186,21 +177,19 @@ def accepts(kind: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P, R]
             return function(kind(*args, **given))
 
         update_wrapper(call, function)
-        call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{_documentation(parameters)}"
+        call.__doc__ = _documented(function, [declared(kind)[each.name] for each in parameters])
         vars(call)["__signature__"] = signature
         return call
 
     return decorate
 
 
-def _documentation(parameters: Iterable[Option]) -> str:
+def _documented(function: Callable[..., object], parameters: Iterable[Option]) -> str:
     from textwrap import fill  # not loaded for the command line
 
-    lines = [
-        fill(f"{each.name}: {each.parameter_help}", _WIDTH, initial_indent="    ", subsequent_indent="        ")
-        for each in parameters
-    ]
-    return "\n".join(["Parameters:", *lines])
+    texts = [f"{each.name}: {each.parameter_help}" for each in parameters]
+    lines = [fill(text, _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8) for text in texts]
+    return "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Parameters:", *lines])
 
 
 def _shown(default: object) -> str:
