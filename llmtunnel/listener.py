@@ -26,7 +26,7 @@ _LONGEST: Final = 260
 """Characters of a host and its port: a name of 253 (RFC 1035), a dot after it, and ``:65535``."""
 _REMEMBERED: Final = 128
 """Hosts whose parsing is not repeated: clients name the same few with every request. None is longer than `_LONGEST`."""
-_AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{0,5}))?")
+_NETLOC: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:\[\]/?#@]*))(?::([0-9]{0,5}))?")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _APP_HOST: Final = re.compile(r"[A-Za-z0-9._~-]*")
 """What follows an application's own scheme: an id, a word, a dot (``app://.``) or nothing (``file://``)."""
@@ -53,10 +53,8 @@ class WebOrigin(NamedTuple):
         """As ``--allow-origin`` takes it."""
         if self == OPAQUE:
             return "null"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}" + (
-            "" if self.port in (None, _DEFAULT_PORTS.get(self.scheme)) else f":{self.port}"
-        )
+        is_usual = self.port == _DEFAULT_PORTS.get(self.scheme)
+        return f"{self.scheme}://{netloc(self.host, None if is_usual else self.port)}"
 
 
 OPAQUE: Final = WebOrigin("", "", None)
@@ -125,6 +123,33 @@ def _check_host(name: str) -> None:
         )
 
 
+def netloc(host: str, port: int | None = None) -> str:
+    """``127.0.0.1:8000``, ``[::1]:8000``; without a port the host alone, as it stands in a URL."""
+    host = f"[{host}]" if ":" in host else host
+    return host if port is None else f"{host}:{port}"
+
+
+def split_netloc(text: str) -> tuple[str, int | None] | None:
+    """The host, without its brackets, and the port of ``host``, ``host:port``, ``:port`` or ``[::1]:port``.
+
+    None where it is something else. Brackets are around an IPv6 address, and an IPv6 address is in brackets. What name
+    the host may have is for the caller to say.
+    """
+    match = _NETLOC.fullmatch(text)
+    if not match or (match[1] and not is_ipv6(match[1])):
+        return None
+    port = int(match[3]) if match[3] else None
+    return None if (port or 0) > 65_535 else (match[1] or match[2], port)
+
+
+def is_ipv6(text: str) -> bool:
+    """Whether this is an IPv6 address, without brackets."""
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
 @lru_cache(_REMEMBERED)
 def canonical_host(text: str) -> str | None:
     """A host as it is compared: lower case, no trailing dot, an address in its one spelling; None where it is none.
@@ -180,11 +205,9 @@ def usual_address(host: str) -> str | None:
 
 def parse_authority(text: str) -> Authority | None:
     """``host``, ``host:port``, ``[::1]:port``; None where it is something else (RFC 3986 section 3.2, no userinfo)."""
-    match = _AUTHORITY.fullmatch(text) if len(text) <= _LONGEST else None
-    if not match or (match[1] and ":" not in match[1]):
-        return None
-    host, port = canonical_host(match[1] or match[2]), int(match[3]) if match[3] else None
-    return None if host is None or (port or 0) > 65_535 else Authority(host, port)
+    parts = split_netloc(text) if len(text) <= _LONGEST and text.isascii() else None
+    host = canonical_host(parts[0]) if parts else None
+    return Authority(host, parts[1]) if parts and host else None
 
 
 def parse_origin(text: str) -> WebOrigin | None:

@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from .errors import ProtocolError, SettingError
+from .listener import netloc
 
 NAMED: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -125,8 +126,7 @@ class Upstream:
     @property
     def _netloc(self) -> str:
         # A zone names one of this machine's interfaces, which the other side does not know (RFC 6874).
-        host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORT[self.scheme] else f"{host}:{self.port}"
+        return netloc(self.host.partition("%")[0], None if self.port == _DEFAULT_PORT[self.scheme] else self.port)
 
     def request_target(self, target: bytes) -> bytes:
         """The target as this upstream gets it: the base path and ``target``, byte for byte, never resolved.

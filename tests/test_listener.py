@@ -16,8 +16,10 @@ from llmtunnel.listener import (
     address_of,
     canonical_host,
     is_loopback,
+    netloc,
     parse_authority,
     parse_origin,
+    split_netloc,
     usual_address,
 )
 
@@ -84,6 +86,25 @@ def test_what_is_no_host_is_none(text: str) -> None:
 )
 def test_an_authority_is_a_host_with_or_without_a_port(text: str, authority: Authority | None) -> None:
     assert parse_authority(text) == authority
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("127.0.0.1:8000", ("127.0.0.1", 8000)),
+        ("gpu.lan", ("gpu.lan", None)),
+        (":8000", ("", 8000)),
+        ("[::1]:0", ("::1", 0)),
+        ("[fe80::1%eth0]", ("fe80::1%eth0", None)),
+        *((bad, None) for bad in ["::1", "[127.0.0.1]:1", "[gpu.lan]", "a:65536", "a:b", "a/b:1", "user@a:1", "a b"]),
+    ],
+)
+def test_host_and_port_are_split_in_one_way_and_put_together_again(
+    text: str, parts: tuple[str, int | None] | None
+) -> None:
+    assert split_netloc(text) == parts
+    if parts is not None:
+        assert netloc(*parts) == text
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ..config import DEFAULT_STUN, IceServers, Settings
 from ..endpoints import discovery, listen
 from ..endpoints.origin import Origin
 from ..errors import ConnectFailed, SettingError, SignalError, TunnelError
+from ..listener import netloc
 from ..platforms import Platform, platform
 from ..signaling.client import SignalClient
 from ..signaling.messages import Candidate, IceCandidate, Member, PeerJoined, RelayOffer, candidate
@@ -244,7 +245,7 @@ async def _port(address: str) -> _Part:
     for server in opened:
         server.close()
         await server.wait_closed()
-    detail = f"{listen.shown(where.host, where.port)} is free."
+    detail = f"{netloc(where.host, where.port)} is free."
     return _Part(findings=(Finding(subject="listener", verdict=Verdict.GOOD, detail=detail),))
 
 

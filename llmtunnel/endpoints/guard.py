@@ -20,19 +20,19 @@ from typing import Final
 from ..errors import SettingError
 from ..listener import (
     OPAQUE,
-    Authority,
     ListenerPolicy,
     canonical_host,
     is_address,
     is_loopback,
     is_unspecified,
+    netloc,
     parse_authority,
     parse_origin,
     usual_address,
 )
 from ..protocol.heads import Fields, ResponseHead, get_all, is_preflight, keep_upgrades, leaves_http, tokens
 from .http1 import RequestReceived
-from .listen import Listen, shown
+from .listen import Listen
 from .responses import Failure
 
 _WEB: Final = ("http", "https")
@@ -64,7 +64,7 @@ class Guard:
         host = canonical_host(listen.host.partition("%")[0])  # clients do not name our interfaces
         if not (policy.api_key or policy.no_auth or (host and is_loopback(host))):
             raise SettingError(
-                f"On {shown(listen.host, listen.port)} other machines could use the model as well.",
+                f"On {netloc(listen.host, listen.port)} other machines could use the model as well.",
                 hint="Give a key that clients have to send (TUNNEL_API_KEY, --api-key-file or --api-key),"
                 " or say --no-auth, or listen on 127.0.0.1.",
             )
@@ -199,7 +199,7 @@ def _foreign_host(host: bytes) -> Failure:
     elif usual := usual_address(asked.host) or (b"%" in host and asked.host):
         message = (
             f"{called}. Browsers do not mark what web pages send to an address of this spelling, so it is refused."
-            f" Call it by {_authority(Authority(usual, asked.port))}."
+            f" Call it by {netloc(usual, asked.port)}."
         )
     else:
         message = (
@@ -227,12 +227,6 @@ def _foreign_origin(value: bytes) -> Failure:
         if origin.scheme in _WEB and (usual := usual_address(origin.host)):
             message += f" If it is a page of this machine, open it by {origin._replace(host=usual)} instead."
     return Failure(status=403, code="foreign_origin", message=message)
-
-
-def _authority(authority: Authority) -> str:
-    if authority.port is not None:
-        return shown(authority.host, authority.port)
-    return f"[{authority.host}]" if ":" in authority.host else authority.host
 
 
 def _quoted(value: bytes) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
-import re
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -15,9 +13,8 @@ from typing import Final
 from .. import descriptors
 from ..config import DEFAULT_PORT
 from ..errors import AddressInUse, SettingError
-from ..listener import LOOPBACK, LOOPBACK6, address_of, canonical_host, is_loopback
+from ..listener import LOOPBACK, LOOPBACK6, address_of, canonical_host, is_ipv6, is_loopback, netloc, split_netloc
 
-_ADDRESS: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:\[\]/?#@]*))(?::([0-9]{1,5}))?")
 _ANY: Final = "0.0.0.0"
 _ANY6: Final = "::"
 _NO_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, None)
@@ -58,25 +55,19 @@ def parse_listen(text: str, *, port: int = DEFAULT_PORT) -> Listen:
         text = f":{text}"
     elif _is_bare_ipv6(text):
         text = f"[{text}]"
-    match = _ADDRESS.fullmatch(text)
-    if not match or not text or (match[1] and not _is_ipv6(match[1])) or int(match[3] or 0) > 65_535:
+    parts = split_netloc(text)
+    if not parts or not text or text.endswith(":"):
         raise SettingError(
             f"{text!r} is not an address to listen on.", hint="Write --listen 127.0.0.1:8000, or [::1]:8000 for IPv6."
         )
-    return Listen(host=_host(match[1] or match[2] or LOOPBACK), port=int(match[3]) if match[3] else port)
+    host, named = parts
+    return Listen(host=_host(host or LOOPBACK), port=port if named is None else named)
 
 
 def _is_bare_ipv6(text: str) -> bool:
     """Whether this is an IPv6 address without brackets, which no port follows: ``::1:8000`` may be meant as either."""
     address, _, port = text.rpartition(":")
-    return _is_ipv6(text) and not (port.isdecimal() and len(port) > 1 and _is_ipv6(address))
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).version == 6
-    except ValueError:
-        return False
+    return is_ipv6(text) and not (port.isdecimal() and len(port) > 1 and is_ipv6(address))
 
 
 def _host(text: str) -> str:
@@ -86,23 +77,18 @@ def _host(text: str) -> str:
     return str(address_of(text) or text)
 
 
-def shown(host: str, port: int) -> str:
-    """``127.0.0.1:8000``, ``[::1]:8000``."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def url_of(listen: Listen, servers: list[asyncio.Server]) -> str:
     """The URL for clients on this machine, which do not connect to "any": ``http://127.0.0.1:8000``."""
     host = listen.host
     if host in (_ANY, _ANY6):
         has_ipv4 = any(each.family == socket.AF_INET for server in servers for each in server.sockets)
         host = LOOPBACK if has_ipv4 else LOOPBACK6
-    return f"http://{shown(host, port_of(servers[0]))}"
+    return f"http://{netloc(host, port_of(servers[0]))}"
 
 
 def addresses_of(servers: list[asyncio.Server]) -> tuple[str, ...]:
     """Every address that is listened on."""
-    return tuple(shown(*each.getsockname()[:2]) for server in servers for each in server.sockets)
+    return tuple(netloc(*each.getsockname()[:2]) for server in servers for each in server.sockets)
 
 
 async def open_servers(listen: Listen, factory: ProtocolFactory, *, accepting: bool = True) -> list[asyncio.Server]:
@@ -184,7 +170,7 @@ async def _close(server: asyncio.Server) -> None:
 
 
 def _unusable(listen: Listen, exc: Exception) -> SettingError:
-    address = shown(listen.host, listen.port)
+    address = netloc(listen.host, listen.port)
     code = exc.errno if isinstance(exc, OSError) else None
     if none_left := descriptors.shortage(None if code == errno.EAFNOSUPPORT else exc):
         return SettingError(f"{address} cannot be listened on: {none_left}.", hint=descriptors.RAISE_IT)

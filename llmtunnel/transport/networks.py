@@ -14,6 +14,8 @@ from typing import Final
 
 import ifaddr
 
+from ..listener import split_netloc
+
 Endpoint = tuple[str, int]
 """An IP address and a port."""
 
@@ -133,15 +135,11 @@ def dialable(named: Iterable[str], own: Iterable[Interface], *, loopback: bool =
 
 
 def _endpoint(text: str) -> tuple[IPv4Address | IPv6Address, int] | None:
-    host, _, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and _FIRST_PORT <= int(port) < 65_536):
-        return None
+    host, port = split_netloc(text) or ("", None)
     try:
-        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        return (ipaddress.ip_address(host), port) if port is not None and port >= _FIRST_PORT else None
     except ValueError:
         return None
-    return (address, int(port)) if bracketed == (address.version == 6) else None
 
 
 def _is_machines(address: IPv4Address | IPv6Address) -> bool:

@@ -14,6 +14,7 @@ from typing import Final, cast
 from ..config import KIB
 from ..descriptors import keep_from_children
 from ..errors import ChannelClosed, ConnectFailed, ProtocolError
+from ..listener import netloc
 from ..status import Path
 from .base import Binding, Channel, Receiver
 from .identity import Identity
@@ -136,7 +137,7 @@ class TlsChannel(Channel, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The pipe is there."""
         self._pipe = pipe = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
-        self._address = self._address or _netloc(pipe.get_extra_info("peername"))
+        self._address = self._address or _peer_address(pipe)
         keep_from_children(pipe)
         pipe.set_write_buffer_limits(high=_QUEUE, low=_QUEUE_LOW)
         keep_unsent_short(pipe)
@@ -274,10 +275,11 @@ def keep_unsent_short(transport: asyncio.BaseTransport) -> None:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
-def _netloc(address: object) -> str:
-    match address:
+def _peer_address(transport: asyncio.BaseTransport) -> str:
+    """Empty where the other end has none: a Unix socket."""
+    match transport.get_extra_info("peername"):
         case (str(host), int(port), *_):
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            return netloc(host, port)
     return ""
 
 

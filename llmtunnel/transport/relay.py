@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from .. import descriptors
 from ..config import KIB, Timeouts
 from ..errors import ConnectFailed
+from ..listener import netloc
 from ..status import Path
 from .base import Channel
 from .identity import Identity
@@ -195,8 +196,7 @@ class SocketTransport(asyncio.Transport):
 
 def _address(url: str) -> str:
     parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{host}:{parts.port or (443 if parts.scheme == 'wss' else 80)}"
+    return netloc(parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80))
 
 
 def _reason(url: str, exc: Exception) -> str:

@@ -21,6 +21,7 @@ from .. import descriptors
 from ..bucket import Bucket
 from ..config import Timeouts
 from ..errors import ConnectFailed, TunnelError
+from ..listener import netloc
 from ..status import Path
 from .base import Channel
 from .identity import Identity
@@ -64,7 +65,7 @@ class TcpListener:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where it listens, ``host:port``, for the peers that are expected."""
-        return tuple(_netloc(*each.sockets[0].getsockname()[:2]) for each in self._servers if each.sockets)
+        return tuple(netloc(*each.sockets[0].getsockname()[:2]) for each in self._servers if each.sockets)
 
     async def start(self) -> None:
         """Listen wherever it is possible: nowhere, and no error, where it is not."""
@@ -236,7 +237,3 @@ def _is(expected: bytes, fingerprint: bytes) -> bool:
 def _close(connecting: asyncio.Task[socket.socket]) -> None:
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result().close()
-
-
-def _netloc(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
