@@ -516,7 +516,7 @@ class ServeOptions(TunnelOptions):
         python="What becomes of a request whose client has left: cancel tells the service at once; drain lets it"
         " finish, for one that suffers from aborts.",
         default=OnDisconnect.CANCEL.value,
-        choices=tuple(OnDisconnect),
+        choices=tuple(map(str, OnDisconnect)),
         group=Group.EXPOSURE,
     )
     max_body: int | None = option(

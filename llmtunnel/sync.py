@@ -188,6 +188,11 @@ def proxy(given: _ProxyCall) -> Proxy:
     return Proxy(*_opened("proxy", lambda: aio.open_proxy(given), in_loop=given.in_loop))
 
 
+if TYPE_CHECKING:  # mypy complains of an ignore that it does not need: these parameters are known to it
+    serve(8080)  # type: ignore[arg-type]
+    proxy(no_such_option=True)  # type: ignore[call-arg]
+
+
 def diagnose(settings: Settings, *, upstream: Upstream | None, address: str) -> Diagnosis:
     """See `doctor.checks.diagnose`; takes some seconds."""
     from .doctor.checks import diagnose

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmtunnel import aio, option, sync
+from llmtunnel.cli.options import ProxyCommand, ServeCommand, ShowText, parse
+from llmtunnel.cli.parsers import proxy_parser, serve_parser
+from llmtunnel.config import ProxyOptions, ProxySettings, ServeOptions, ServeSettings
+from llmtunnel.errors import SettingError
+from llmtunnel.invite import EXAMPLE, Invite
+from llmtunnel.meeting import Meeting
+from llmtunnel.notebook.completion import candidates
+from llmtunnel.notebook.opening import Plan, plan
+from llmtunnel.option import Group, Option, accepts, declared, options
+from llmtunnel.upstream import Upstream
+
+KINDS: dict[str, type] = {"serve": ServeOptions, "proxy": ProxyOptions}
+EACH = [(verb, each) for verb, kind in KINDS.items() for each in declared(kind).values()]
+IN_ENVIRONMENT = [(verb, each) for verb, each in EACH if each.env]
+IN_FILES = [(verb, each) for verb, each in EACH if each.file]
+
+BESIDE: dict[str, dict[str, str]] = {
+    "serve": {"room": "r", "secret": "s", "upstream": "https://gpu.example"},
+    "proxy": {"room": "r", "secret": "s"},
+}
+"""What is given beside the option that is looked at: enough for each of them."""
+
+READ: dict[Callable[[str], object] | None, tuple[str, object]] = {
+    None: ("x", "x"),
+    option.unless_empty: ("127.0.0.1:9", "127.0.0.1:9"),
+    option.seconds: ("7.5", 7.5),
+    option.duration: ("90s", 90.0),
+    option.count: ("3", 3),
+    option.size: ("10kB", 10_000),
+}
+"""A text that each reader reads, and its value."""
+
+TEXTS = {
+    "allow": "/x",
+    "allow_origins": "https://x",
+    "deny": "/x",
+    "invite": EXAMPLE,
+    "path": "relay",
+    "policy": "openai",
+    "signal": "ws://x",
+    "stun": "stun:x",
+    "turn": "turn:x",
+    "upstream_headers": "X: x",
+}
+"""A text for each option whose values have a form of their own."""
+
+
+def named(case: object) -> str:
+    return case.name if isinstance(case, Option) else str(case)
+
+
+def sample(each: Option) -> tuple[str, object]:
+    """A text for the option's flag, and Python's value for the same."""
+    if each.is_switch:
+        return "", True
+    text, value = READ[each.read]
+    if each.choices:
+        text = value = each.choices[-1]
+    if each.name in TEXTS:
+        text = value = TEXTS[each.name]
+    return text, (value,) if each.is_repeatable else value
+
+
+def beside(verb: str, each: Option) -> dict[str, str]:
+    left_out = {"room", "secret"} if each.name == "invite" else {each.name}
+    return {name: text for name, text in BESIDE[verb].items() if name not in left_out}
+
+
+def by_words(verb: str, words: list[str], environ: dict[str, str] | None = None) -> ServeSettings | ProxySettings:
+    command = parse([verb, *words], environ or {})
+    assert isinstance(command, ServeCommand | ProxyCommand)
+    return command.settings
+
+
+def words_of(given: dict[str, str]) -> list[str]:
+    return [word for name, text in given.items() for word in (f"--{name}", text)]
+
+
+class Made(Exception):
+    """Instead of a tunnel."""
+
+
+def by_python(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> ServeSettings | ProxySettings:
+    """The settings with which a function of `aio` or `sync` would make a tunnel."""
+    made: list[ServeSettings | ProxySettings] = []
+
+    def instead(settings: ServeSettings | ProxySettings) -> None:
+        made.append(settings)
+        raise Made
+
+    async def main() -> None:
+        opening = call()
+        assert isinstance(opening, aio.Opening)
+        await opening
+
+    monkeypatch.setattr(aio, "Server", instead)
+    monkeypatch.setattr(aio, "Proxy", instead)
+    with pytest.raises(Made):
+        opening = call()
+        if isinstance(opening, aio.Opening):
+            asyncio.run(main())
+    [settings] = made
+    return settings
+
+
+@pytest.mark.parametrize(("verb", "each"), EACH, ids=named)
+def test_an_option_has_the_same_effect_as_a_flag_in_a_magic_and_in_python(
+    verb: str, each: Option, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, value = sample(each)
+    given = beside(verb, each)
+    words = [*words_of(given), each.flag, *([text] if text else [])]
+    by_flag = by_words(verb, words)
+    assert by_flag != by_words(verb, words_of(BESIDE[verb])), "it has no effect"
+    planned = plan([verb, *words], kept=None)
+    assert isinstance(planned, Plan)
+    assert planned.settings == by_flag
+    for module in (aio, sync):
+        function = getattr(module, verb)
+        assert by_python(lambda function=function: function(**given, **{each.name: value}), monkeypatch) == by_flag
+
+
+@pytest.mark.parametrize(("verb", "each"), IN_ENVIRONMENT, ids=named)
+def test_a_variable_says_the_same_as_the_flag_which_wins(verb: str, each: Option) -> None:
+    text, _ = sample(each)
+    words = words_of(beside(verb, each))
+    by_variable = by_words(verb, words, {each.variable: text})
+    by_flag = by_words(verb, [*words, each.flag, text])
+    if each.name == "invite":  # with an upstream alone, as a flag of where they meet leaves the variables aside
+        assert by_variable == by_flag
+        return
+    assert by_variable == by_flag == by_words(verb, [*words, each.flag, text], {each.variable: "not this"})
+
+
+@pytest.mark.parametrize(("verb", "each"), IN_FILES, ids=named)
+def test_a_file_says_the_same_as_the_flag(verb: str, each: Option, tmp_path: Path) -> None:
+    text, _ = sample(each)
+    file = tmp_path / "file"
+    file.write_text(f"{text}\n", "utf-8")
+    words = words_of(beside(verb, each))
+    by_flag = by_words(verb, [*words, each.flag, text])
+    assert by_words(verb, [*words, f"{each.flag}-file", str(file)]) == by_flag
+    assert by_words(verb, words, {f"{each.variable}_FILE": str(file)}) == by_flag
+
+
+def test_options_that_are_not_given_are_the_settings_that_are_not_given() -> None:
+    meeting = Meeting(room="r")
+    assert ProxyOptions().settings(meeting) == ProxySettings(room="r")
+    serve = ServeSettings(room="r", upstream=Upstream.parse("ollama"), seek=True)
+    assert ServeOptions().settings(meeting) == serve
+    assert serve.found(Upstream.parse("80")) == ServeSettings(room="r", upstream=Upstream.parse("80"))
+
+
+def test_python_takes_objects_where_the_command_line_has_texts() -> None:
+    invite, upstream = Invite.parse(EXAMPLE), Upstream.parse("https://gpu.example", insecure=True)
+    meeting = ServeOptions(invite=invite).meeting()
+    assert meeting == ProxyOptions(EXAMPLE).meeting() == Meeting.of(invite)
+    assert ServeOptions(upstream).settings(meeting).upstream == upstream
+    with pytest.raises(SettingError, match="An Upstream has its own") as caught:
+        ServeOptions(upstream, upstream_headers=("X: x",)).settings(meeting)
+    assert "upstream_headers" in caught.value.hint
+
+
+def test_a_server_that_is_found_gets_the_header_fields_that_were_given() -> None:
+    settings = ServeOptions(upstream_headers=("X: x",)).settings(Meeting(room="r"))
+    assert settings.seek
+    assert settings.found(Upstream.parse("80")).upstream.fields == ((b"X", b"x"),)
+
+
+# -- signatures, help and completion
+
+FUNCTIONS: list[tuple[Callable[..., Any], type, tuple[str, ...]]] = [
+    (aio.serve, ServeOptions, ("timeout",)),
+    (aio.proxy, ProxyOptions, ("timeout",)),
+    (sync.serve, ServeOptions, ("timeout", "in_loop")),
+    (sync.proxy, ProxyOptions, ("timeout", "in_loop")),
+]
+
+
+@pytest.mark.parametrize(("function", "kind", "more"), FUNCTIONS, ids=lambda case: getattr(case, "__name__", ""))
+def test_a_function_shows_each_option_with_its_default_and_its_documentation(
+    function: Callable[..., Any], kind: type, more: tuple[str, ...]
+) -> None:
+    parameters = inspect.signature(function).parameters
+    assert set(parameters) == {*declared(kind), *more}
+    assert tuple(parameters)[-len(more) :] == more
+    for name, each in declared(kind).items():
+        assert parameters[name].default == each.default
+    first, *others = parameters.values()
+    assert first.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert {each.kind for each in others} == {inspect.Parameter.KEYWORD_ONLY}
+    text = inspect.getdoc(function) or ""
+    for name in parameters:
+        assert f"\n    {name}: " in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("function", [aio.serve, sync.proxy])
+def test_an_argument_that_is_not_known_is_a_type_error_of_the_function(function: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=rf"^{function.__name__}\(\) got an unexpected keyword argument 'bogus'"):
+        function(bogus=1)
+    with pytest.raises(TypeError, match=rf"^{function.__name__}\(\) too many positional"):
+        function("x", "y")
+
+
+@pytest.mark.parametrize(("verb", "parser"), [("serve", serve_parser()), ("proxy", proxy_parser())])
+def test_help_and_completion_know_each_option(verb: str, parser: Any) -> None:
+    shown = parse([verb, "--help"], {})
+    assert isinstance(shown, ShowText)
+    text = " ".join(shown.text.split())
+    for each in declared(KINDS[verb]).values():
+        assert f"{each.flag} " in text
+        assert " ".join(each.flag_help.split()) in text
+        assert (each.variable in text) is each.env
+        assert (f"{each.flag}-file" in text) is bool(each.file)
+        assert each.flag in candidates([verb, "x"], tunnels=(), peers=())
+        if values := each.suggest or each.choices:
+            assert candidates([verb, each.flag], tunnels=(), peers=()) == list(values)
+
+
+def test_the_notebooks_completer_offers_the_parameters() -> None:
+    from IPython.core.completer import provisionalcompleter
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.user_ns["serve"] = sync.serve
+    text = "serve(max_"
+    for jedi in (True, False):
+        shell.Completer.use_jedi = jedi
+        with provisionalcompleter():
+            found = {each.text for each in shell.Completer.completions(text, len(text))}
+        assert {"max_body=", "max_requests=", "max_requests_per_minute="} <= found
+
+
+# -- what an option is
+
+
+@options
+class Sample:
+    quick: bool = option.option("be quick", default=False, group=Group.NETWORK)
+    ports: tuple[int, ...] = option.option("ports", default=(), env=True, read=int)
+    lines: tuple[str, ...] = option.option("lines", default=(), env=True, lines=True)
+    wait: float = option.option("how long", default=3.0, metavar="SECONDS", env=True, read=option.seconds)
+    first: str = option.option("what", python="What comes.", default="a", kw_only=False, flag="--at-first")
+
+
+def test_options_come_in_the_order_of_their_groups_and_have_names_and_help() -> None:
+    found = declared(Sample)
+    assert list(found) == ["ports", "lines", "wait", "first", "quick"]
+    assert [each.flag for each in found.values()] == ["--ports", "--lines", "--wait", "--at-first", "--quick"]
+    assert found["wait"].flag_help == "how long (TUNNEL_WAIT; default: 3)"
+    assert found["ports"].flag_help == "ports (TUNNEL_PORTS, spaces between)"
+    assert found["lines"].flag_help == "lines (TUNNEL_LINES)"
+    assert found["first"].flag_help == "what (default: a)"
+    assert (found["first"].parameter_help, found["wait"].parameter_help) == ("What comes.", "How long.")
+    assert found["quick"].is_switch and not found["wait"].is_switch
+
+
+def test_a_variables_text_becomes_what_its_flag_gives() -> None:
+    found = declared(Sample)
+    assert found["ports"].of_variable("1 2") == [1, 2]
+    assert found["lines"].of_variable("a b\nc") == ["a b", "c"]
+    assert found["wait"].of_variable("2") == 2.0
+    with pytest.raises(SettingError, match="TUNNEL_WAIT: 'soon' is not a number of seconds"):
+        found["wait"].of_variable("soon")
+
+
+def test_a_function_that_accepts_options_gets_them_as_one_value() -> None:
+    @accepts(Sample)
+    def function(given: Sample) -> tuple[str, bool]:
+        """Do it."""
+        return given.first, given.quick
+
+    assert function("b", quick=True) == ("b", True)
+    assert str(inspect.signature(function)).startswith("(first: 'str' = 'a', *, ports: 'tuple[int, ...]' = ()")
+    assert (function.__doc__ or "").splitlines()[:4] == ["Do it.", "", "Parameters:", "    first: What comes."]
