@@ -27,7 +27,7 @@ PREFIX: Final = "TUNNEL_"
 _WIDTH: Final = 88
 """Columns of the generated part of a docstring."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([KMGT]?)(i?)B?)", re.IGNORECASE)
+_SIZE: Final = r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([KMGT]?)(i?)B?)"
 
 _PATTERNS: Final = """\
 A PATTERN is a path or a method and a path: '/v1/*', 'GET /v1/models'. * stands
@@ -51,7 +51,7 @@ class Group(Enum):
     """Python's functions alone have these."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Option:
     """How one field is given and described. All but ``help`` may be left out."""
 
@@ -127,20 +127,22 @@ class Option:
             raise SettingError(f"{self.variable}: {exc}.", hint=f"{self.flag} takes the same.") from exc
 
 
-def option(help: str, *, default: T, kw_only: bool = True, is_secret: bool = False, **more: Any) -> T:
+def option(help: str, *, default: T, kw_only: bool = True, **more: Any) -> T:
     """Declare a field that is an option; ``more`` is as in `Option`.
 
     A default of False makes a switch of its flag, and a tuple one that may be repeated. ``kw_only``: False for the
-    first parameter of Python's function. ``is_secret``: the repr does not show it.
+    first parameter of Python's function.
     """
-    metadata = {Option: Option(help=help, **more)}
-    return field(default=default, kw_only=kw_only, repr=not is_secret, metadata=metadata)
+    return field(default=default, kw_only=kw_only, metadata={Option: Option(help=help, **more)})
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(option,))
 def options(kind: type[T]) -> type[T]:
-    """Class decorator: a frozen dataclass of `option` fields. It has no slots, so that a class may inherit two."""
-    return dataclass(frozen=True, kw_only=True, eq=False)(kind)
+    """Make a class of `option` fields a frozen dataclass. Its repr has no values, as some are secret.
+
+    It has no slots, so that one class may inherit two of them, and no comparison, which costs time at the start.
+    """
+    return dataclass(frozen=True, kw_only=True, eq=False, repr=False)(kind)
 
 
 def declared(kind: type) -> Mapping[str, Option]:
@@ -237,7 +239,7 @@ def count(text: str) -> int:
 
 def size(text: str) -> int:
     """Read a number of bytes, which may have a unit. Raises `ValueError`."""
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
     if not match:
         raise ValueError(f"{text!r} is not a size, as 10MB is")
     number, prefix, binary = match.groups()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from .. import descriptors
 from ..errors import SettingError
-from .lines import complaint, unwritten
 from .options import ShowText, parse
 
 
@@ -26,6 +25,8 @@ def _run(argv: Sequence[str]) -> int:
     try:
         command = parse(argv)
     except SettingError as exc:
+        from .lines import complaint  # with all that views need: a fifth of the time to start
+
         descriptors.write(sys.stderr, complaint(exc))
         return exc.exit_code
     except KeyboardInterrupt:  # instead of a code that was asked for
@@ -44,5 +45,7 @@ def _show(text: str) -> int:
     failed = descriptors.write(sys.stdout, text)
     if failed is None or isinstance(failed, BrokenPipeError):  # a reader that has seen enough
         return 0
+    from .lines import unwritten
+
     descriptors.write(sys.stderr, unwritten(failed))
     return 1
