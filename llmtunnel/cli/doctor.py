@@ -28,6 +28,7 @@ def text(diagnosis: Diagnosis, screen: TextIO) -> str:
     console = Console(
         file=made,
         highlight=False,
+        force_jupyter=False,  # in a notebook rich would display the text instead
         width=shown.width,
         force_terminal=shown.is_terminal,
         color_system=shown.color_system,  # type: ignore[arg-type]
