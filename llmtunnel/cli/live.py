@@ -21,7 +21,7 @@ from .view import render
 
 if TYPE_CHECKING:
     from ..tunnel import Tunnel
-    from .console import Output
+    from .output import Output
     from .terminal import Terminal
 
 INTERVAL: Final = 0.25

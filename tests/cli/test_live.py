@@ -19,8 +19,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from llmtunnel.cli.console import Console, Output
+from llmtunnel.cli.console import Console
 from llmtunnel.cli.live import INTERVAL, Live
+from llmtunnel.cli.output import Output
 from llmtunnel.cli.screen import SHOW_CURSOR
 from llmtunnel.cli.terminal import Terminal
 from llmtunnel.config import IceServers, ProxySettings
