@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from . import runtime
 from .config import ProxyOptions, ServeOptions
 from .meeting import Meeting, no_invite
-from .option import Group, accepts, option, options
+from .option import CALL, accepts, option, options
 from .status import Phase
 from .tunnel import WAIT, Proxy, Server, Tunnel, Unsubscribe
 
@@ -62,7 +62,7 @@ class Wait:
     """How `serve` and `proxy` wait."""
 
     timeout: float | None = option(
-        "Seconds to wait, after which `WaitTimeout` is raised. None: no limit.", default=WAIT, group=Group.CALL
+        "Seconds to wait, after which `WaitTimeout` is raised. None: no limit.", default=WAIT, group=CALL
     )
 
 

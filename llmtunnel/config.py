@@ -20,7 +20,7 @@ from .errors import SettingError
 from .invite import DEFAULT_SIGNAL, Invite, check_signal
 from .listener import ListenerPolicy
 from .meeting import Meeting
-from .option import Group, count, duration, option, options, seconds, size, unless_empty
+from .option import ACCESS, EXPOSURE, MEETING, NETWORK, count, duration, option, options, seconds, size, unless_empty
 from .paths import AUTO, PATHS, carriers, kind, tried
 from .policy import READY, Policy
 from .status import Path
@@ -316,23 +316,19 @@ class ReachOptions:
         default=None,
         kw_only=False,
         metavar="CODE",
-        group=Group.MEETING,
+        group=MEETING,
         env=True,
         file="the same, from a file",
     )
     room: str | None = option(
-        "a room's name; alone, it is all that others must know",
-        default=None,
-        metavar="NAME",
-        group=Group.MEETING,
-        env=True,
+        "a room's name; alone, it is all that others must know", default=None, metavar="NAME", group=MEETING, env=True
     )
     secret: str | None = option(
         "what they must know too; - reads it",
         python="What both sides must know besides the room's name.",
         default=None,
         metavar="TEXT",
-        group=Group.MEETING,
+        group=MEETING,
         env=True,
         file="the same, from a file",
     )
@@ -341,7 +337,7 @@ class ReachOptions:
         python=f"The signal server's URL. None: the one that the invite names, or {DEFAULT_SIGNAL}.",
         default=None,
         metavar="URL",
-        group=Group.MEETING,
+        group=MEETING,
         env=True,
         default_help=f"the invite's, or {DEFAULT_SIGNAL}",
     )
@@ -350,7 +346,7 @@ class ReachOptions:
         python="URLs of STUN servers; () for none.",
         default=(DEFAULT_STUN,),
         metavar="URL",
-        group=Group.NETWORK,
+        group=NETWORK,
         empty="none",
     )
     turn: tuple[str, ...] = option(
@@ -358,23 +354,18 @@ class ReachOptions:
         python="URLs of TURN servers: turn:host:port, turns: for TLS, ?transport=tcp. All have the same user.",
         default=(),
         metavar="URL",
-        group=Group.NETWORK,
+        group=NETWORK,
         env=True,
     )
     turn_user: str | None = option(
-        "its user",
-        python="The user name at the TURN servers.",
-        default=None,
-        metavar="NAME",
-        group=Group.NETWORK,
-        env=True,
+        "its user", python="The user name at the TURN servers.", default=None, metavar="NAME", group=NETWORK, env=True
     )
     turn_pass: str | None = option(
         "its password",
         python="The password at the TURN servers.",
         default=None,
         metavar="TEXT",
-        group=Group.NETWORK,
+        group=NETWORK,
         env=True,
     )
 
@@ -401,7 +392,7 @@ class TunnelOptions(ReachOptions):
         " on one network).",
         default=AUTO,
         choices=PATHS,
-        group=Group.NETWORK,
+        group=NETWORK,
         env=True,
     )
     resume_for: float = option(
@@ -410,7 +401,7 @@ class TunnelOptions(ReachOptions):
         " The shorter time of both sides counts.",
         default=DEFAULT_RESUME_FOR,
         metavar="SECONDS",
-        group=Group.NETWORK,
+        group=NETWORK,
         read=seconds,
     )
 
@@ -424,7 +415,7 @@ class ServeOptions(TunnelOptions):
         python="The invite to use, or its code, instead of a new one.",
         default=None,
         metavar="CODE",
-        group=Group.MEETING,
+        group=MEETING,
         env=True,
         file="the same, from a file",
     )
@@ -433,14 +424,10 @@ class ServeOptions(TunnelOptions):
         python="Seconds from now after which nobody new is let in.",
         default=None,
         metavar="TIME",
-        group=Group.MEETING,
+        group=MEETING,
         read=duration,
     )
-    once: bool = option(
-        "let nobody new in after the first proxy",
-        default=False,
-        group=Group.MEETING,
-    )
+    once: bool = option("let nobody new in after the first proxy", default=False, group=MEETING)
     upstream: str | Upstream | None = option(
         "the same as UPSTREAM",
         python="The service: a URL, host:port, a port, a name such as ollama, or an `Upstream`. None: the model server"
@@ -453,11 +440,7 @@ class ServeOptions(TunnelOptions):
         read=unless_empty,
     )
     advertise: str = option("path prefix to take off requests", default="/", metavar="PATH")
-    upstream_ca: str | None = option(
-        "authorities to trust for an https upstream, PEM",
-        default=None,
-        metavar="FILE",
-    )
+    upstream_ca: str | None = option("authorities to trust for an https upstream, PEM", default=None, metavar="FILE")
     upstream_insecure: bool = option("take any certificate from an https upstream", default=False)
     upstream_headers: tuple[str, ...] = option(
         "a field that each request gets, repeatable; @FILE: the lines of a file",
@@ -473,7 +456,7 @@ class ServeOptions(TunnelOptions):
         python="all, which is everything; or openai or ollama, which is inference and the list of models alone.",
         default=None,
         metavar="NAME",
-        group=Group.EXPOSURE,
+        group=EXPOSURE,
         suggest=tuple(READY),
     )
     allow: tuple[str, ...] = option(
@@ -482,28 +465,20 @@ class ServeOptions(TunnelOptions):
         " no policy) matches is refused.",
         default=(),
         metavar="PATTERN",
-        group=Group.EXPOSURE,
+        group=EXPOSURE,
     )
     deny: tuple[str, ...] = option(
         "refuse this; repeatable",
         python="Patterns of what is refused, whatever else matches.",
         default=(),
         metavar="PATTERN",
-        group=Group.EXPOSURE,
+        group=EXPOSURE,
     )
     max_requests: int | None = option(
-        "requests at once, for each proxy",
-        default=None,
-        metavar="N",
-        group=Group.EXPOSURE,
-        read=count,
+        "requests at once, for each proxy", default=None, metavar="N", group=EXPOSURE, read=count
     )
     max_requests_per_minute: int | None = option(
-        "requests in any 60 seconds, for each proxy",
-        default=None,
-        metavar="N",
-        group=Group.EXPOSURE,
-        read=count,
+        "requests in any 60 seconds, for each proxy", default=None, metavar="N", group=EXPOSURE, read=count
     )
     on_disconnect: str = option(
         "what becomes of a request whose client has left: the service is told at once (the default), or let"
@@ -512,14 +487,14 @@ class ServeOptions(TunnelOptions):
         " finish, for one that suffers from aborts.",
         default=OnDisconnect.CANCEL.value,
         choices=tuple(map(str, OnDisconnect)),
-        group=Group.EXPOSURE,
+        group=EXPOSURE,
     )
     max_body: int | None = option(
         "of a request's body: bytes, 10MB (10^7), 10MiB (10 * 2^20)",
         python="Bytes that a request's body may have.",
         default=None,
         metavar="SIZE",
-        group=Group.EXPOSURE,
+        group=EXPOSURE,
         read=size,
     )
 
@@ -588,7 +563,7 @@ class ProxyOptions(TunnelOptions):
         default=(),
         flag="--allow-host",
         metavar="NAME",
-        group=Group.ACCESS,
+        group=ACCESS,
     )
     allow_origins: tuple[str, ...] = option(
         "pages that may use it, repeatable: https://app.example, or what a desktop app sends (app://name,"
@@ -598,7 +573,7 @@ class ProxyOptions(TunnelOptions):
         default=(),
         flag="--allow-origin",
         metavar="ORIGIN",
-        group=Group.ACCESS,
+        group=ACCESS,
     )
     api_key: str | None = option(
         "what clients must send, as Authorization: Bearer or X-Api-Key; needed to --listen on another address"
@@ -608,11 +583,11 @@ class ProxyOptions(TunnelOptions):
         " than loopback.",
         default=None,
         metavar="KEY",
-        group=Group.ACCESS,
+        group=ACCESS,
         env=True,
         file="the key, from a file",
     )
-    no_auth: bool = option("listen on another address than loopback without a key", default=False, group=Group.ACCESS)
+    no_auth: bool = option("listen on another address than loopback without a key", default=False, group=ACCESS)
 
     def settings(self, meeting: Meeting) -> ProxySettings:
         """What proxy needs to meet there. Raises `SettingError`."""

@@ -11,9 +11,8 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from enum import Enum
 from functools import update_wrapper
-from typing import Any, Final, ParamSpec, TypeVar, dataclass_transform
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, dataclass_transform
 
 from .errors import SettingError
 
@@ -38,17 +37,22 @@ in two ways (//, .., %2F but in a model's name, ...), in whatever way it was
 meant."""
 
 
-class Group(Enum):
-    """Where an option stands in ``--help``, in this order: a title, and what is said below it."""
+class Group(NamedTuple):
+    """Where an option stands in ``--help``: a title, and what is said below it."""
 
-    MEETING = ("where the two meet", "An invite, or a room and a secret of your own.")
-    OWN = ("", None)
-    """The command's own options, which have no title."""
-    EXPOSURE = ("what is let through", _PATTERNS)
-    ACCESS = ("who may use it, beside programs on this machine", None)
-    NETWORK = ("network", None)
-    CALL = ("how the call waits", None)
-    """Python's functions alone have these."""
+    title: str
+    about: str | None = None
+
+
+MEETING: Final = Group("where the two meet", "An invite, or a room and a secret of your own.")
+OWN: Final = Group("")
+"""The command's own options, which have no title."""
+EXPOSURE: Final = Group("what is let through", _PATTERNS)
+ACCESS: Final = Group("who may use it, beside programs on this machine")
+NETWORK: Final = Group("network")
+CALL: Final = Group("how the call waits")
+"""Python's functions alone have these."""
+GROUPS: Final = (MEETING, OWN, EXPOSURE, ACCESS, NETWORK, CALL)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -59,7 +63,7 @@ class Option:
     """What ``--help`` says of the flag."""
     python: str = ""
     """What Python's documentation says of the parameter, where ``help`` does not fit."""
-    group: Group = Group.OWN
+    group: Group = OWN
     metavar: str | None = None
     read: Callable[[str], object] | None = None
     """From a text to the value; raises `ValueError`. None: the text is the value."""
@@ -156,7 +160,7 @@ def declared(kind: type) -> Mapping[str, Option]:
         )
         for each in fields(kind)
     ]
-    return {each.name: each for each in sorted(found, key=lambda each: list(Group).index(each.group))}
+    return {each.name: each for each in sorted(found, key=lambda each: GROUPS.index(each.group))}
 
 
 def accepts(kind: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P, R]]:

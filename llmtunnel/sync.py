@@ -18,7 +18,7 @@ from .config import ProxySettings, ServeSettings, Settings
 from .environment import Environ
 from .errors import TunnelError
 from .invite import Invite
-from .option import Group, accepts, option, options
+from .option import CALL, accepts, option, options
 from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
 from .upstream import Upstream
 
@@ -153,7 +153,7 @@ class _Where:
     in_loop: bool = option(
         "Run on the loop that runs here already, such as a notebook's, see `llmtunnel.nested`.",
         default=False,
-        group=Group.CALL,
+        group=CALL,
     )
 
 

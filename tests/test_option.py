@@ -17,7 +17,7 @@ from llmtunnel.invite import EXAMPLE, Invite
 from llmtunnel.meeting import Meeting
 from llmtunnel.notebook.completion import candidates
 from llmtunnel.notebook.opening import Plan, plan
-from llmtunnel.option import Group, Option, accepts, declared, options
+from llmtunnel.option import NETWORK, Option, accepts, declared, options
 from llmtunnel.upstream import Upstream
 
 KINDS: dict[str, type] = {"serve": ServeOptions, "proxy": ProxyOptions}
@@ -248,7 +248,7 @@ def test_the_notebooks_completer_offers_the_parameters() -> None:
 
 @options
 class Sample:
-    quick: bool = option.option("be quick", default=False, group=Group.NETWORK)
+    quick: bool = option.option("be quick", default=False, group=NETWORK)
     ports: tuple[int, ...] = option.option("ports", default=(), env=True, read=int)
     lines: tuple[str, ...] = option.option("lines", default=(), env=True, lines=True)
     wait: float = option.option("how long", default=3.0, metavar="SECONDS", env=True, read=option.seconds)

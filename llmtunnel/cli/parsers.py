@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 from ..config import DEFAULT_LISTEN, ProxyOptions, ReachOptions, ServeOptions
 from ..errors import SettingError
 from ..invite import EXAMPLE
-from ..option import Group, Option, declared, option, options, unless_empty
+from ..option import OWN, Group, Option, declared, option, options, unless_empty
 from ..upstream import NAMED
 
 PROG: Final = "llmtunnel"
@@ -90,10 +90,10 @@ class Parser(argparse.ArgumentParser):
 
     def add_options(self, kind: type) -> None:
         """Take the flags of a class of options, each under the title of its group. What is not given is None."""
-        under: dict[Group, Any] = {Group.OWN: self}
+        under: dict[Group, Any] = {OWN: self}
         for each in declared(kind).values():
             if each.group not in under:
-                under[each.group] = self.add_argument_group(*each.group.value)
+                under[each.group] = self.add_argument_group(*each.group)
             add = under[each.group].add_argument
             add(each.flag, dest=each.name, default=None, help=each.flag_help, **_how(each))
             if each.file:
