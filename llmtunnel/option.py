@@ -122,6 +122,7 @@ class Option:
 
     def of_variable(self, text: str) -> object:
         """What the text of its variable says: a list where the flag may be repeated. Raises `SettingError`."""
+        assert not self.is_switch, "a variable has a value"
         read = self.read or str
         try:
             if self.is_repeatable:

@@ -261,7 +261,7 @@ class _Values:
             return value
         if each.lines:
             value = [line for entry in value for line in _expand(entry, each.flag)]
-        if each.empty in value:
+        if each.empty and each.empty in value:
             if len(value) > 1:
                 raise SettingError(
                     f"{each.flag} {each.empty} and another {each.flag} contradict each other.", hint="Leave one out."

@@ -91,6 +91,14 @@ def test_the_upstream_may_be_a_word_of_its_own_before_or_after_the_flags() -> No
         serve("--room r vllm ollama")
 
 
+def test_an_empty_address_counts_as_not_given_as_where_a_script_has_an_unset_variable() -> None:
+    for argv in (["--upstream", ""], [""]):
+        command = parse(["serve", "--room", "r", *argv], {})
+        assert isinstance(command, ServeCommand) and command.settings.seek
+    command = parse(["proxy", "--room", "r", "--listen", ""], {})
+    assert isinstance(command, ProxyCommand) and command.settings.listen == DEFAULT_LISTEN
+
+
 def test_the_words_of_a_code_may_stand_behind_flags() -> None:
     invite = Invite.generate()
     command = parse(["proxy", "--listen", "127.0.0.1:0", *invite.code.split("-"), "--json"], {})
@@ -230,6 +238,7 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
         (["proxy", "--room", "r", "--wait-for-peer", "inf"], "seconds", "usage:"),
         (["proxy", "--room", "r", "--wait-for-peer", "nan"], "seconds", "usage:"),
         (["proxy", "--room", "r", "--allow-host", "http://x"], "host's name", "--allow-host"),
+        (["proxy", "--room", "r", "--allow-host", ""], "host's name", "--allow-host"),
         (["proxy", "--room", "r", "--allow-origin", "*"], "origin", "--allow-origin"),
         (["proxy", "--room", "r", "--api-key", ""], "empty", "token_urlsafe"),
         (["proxy", "--room", "r", "--api-key", "k", "--api-key-file", "f"], "contradict", ""),
