@@ -69,9 +69,10 @@ class Lab:
         )
         url = server.wait_line(r"(http://127\.0\.0\.1:\d+)/lab", timeout=3 * PATIENCE)[1]
         page.open(f"{reach(url)}/login?next={quote(f'/lab/tree/{file.relative_to(folder).as_posix()}')}")
-        page.until("document.querySelector('#password_input')")
+        page.until("document.readyState === 'complete' && document.querySelector('#password_input')")
         page.js(f"document.querySelector('#password_input').value = {json.dumps(token)}")
-        page.click("document.querySelector('#login_submit')")
+        # Not by the mouse: the page may still move under it.
+        page.js("document.querySelector('#password_input').form.requestSubmit()")
         page.until(f"{NOTEBOOK}.sessionContext.session.kernel.status === 'idle'", timeout=2 * PATIENCE)
         page.js(f"jupyterapp.shell.activateById({NOTEBOOK}.id)")
         return cls(page, file)

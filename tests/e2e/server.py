@@ -229,17 +229,17 @@ class Site:
     hearing: asyncio.Event = field(default_factory=asyncio.Event)
     _connections: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A client came: the callback of `asyncio.start_server`."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            await Connection(self, reader, writer).serve()
-        except asyncio.CancelledError:
-            writer.transport.abort()
-        finally:
+
+        def gone(task: asyncio.Task[None]) -> None:
             self._connections.discard(task)
+            if task.cancelled():  # before its first step, it may be
+                writer.transport.abort()
+
+        task = asyncio.create_task(Connection(self, reader, writer).serve(), name="a client of the upstream")
+        self._connections.add(task)
+        task.add_done_callback(gone)
 
     async def end(self) -> None:
         """Cut every connection."""

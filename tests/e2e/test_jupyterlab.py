@@ -262,7 +262,7 @@ def test_stop_stops_the_tunnel(notebook: Notebook, url: str) -> None:
     notebook.shows("ready")
     notebook.lab.page.click(notebook.button("Stop"))
     notebook.shows("stopped")
-    assert notebook.lab.page.js(f"{notebook.button('Stop')}.disabled")
+    notebook.lab.page.until(f"{notebook.button('Stop')}.disabled")
     assert notebook.tells() == "stopped seen"
 
 
