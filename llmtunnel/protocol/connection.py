@@ -36,10 +36,10 @@ from .events import (
     StreamEnded,
 )
 from .frames import MAX_STREAM, Frame, FrameType
-from .handshake import V1, Agreement
+from .handshake import Agreement
 from .heads import RequestHead, ResponseHead
 from .hello import Feature
-from .line import Line
+from .line import TAKEN, Line
 from .stream import State, Step, StreamState
 from .window import Backlog, ReceiveWindow, SendWindow, Unmetered
 
@@ -219,41 +219,39 @@ class Connection:
     # -- receiving
 
     def _make_handlers(self) -> dict[int, Callable[[Frame], None]]:
-        common: dict[int, Callable[[Frame], None]] = {FrameType.ERROR: self._rx_error}
-        if Feature.RESET in self.features:
-            common[FrameType.RESET] = self._rx_reset
-        if Feature.CREDIT in self.features:
-            common[FrameType.CREDIT] = self._rx_credit
-        if self.role is Role.PROXY:
-            return common | {
-                FrameType.RES_HEADERS: self._rx_response,
-                FrameType.RES_BODY: self._rx_body,
-                FrameType.RES_END: self._rx_end,
-            }
-        if Feature.CLIENT in self.features:
-            common[FrameType.CLIENT_CLOSED] = self._rx_client_closed
-        return common | {
+        takes: dict[int, Callable[[Frame], None]] = {
+            FrameType.PATH: self._rx_addresses,
             FrameType.REQ_HEADERS: self._rx_request,
             FrameType.REQ_BODY: self._rx_body,
             FrameType.REQ_END: self._rx_end,
+            FrameType.CLIENT_CLOSED: self._rx_client_closed,
+            FrameType.RES_HEADERS: self._rx_response,
+            FrameType.RES_BODY: self._rx_body,
+            FrameType.RES_END: self._rx_end,
+            FrameType.RESET: self._rx_reset,
+            FrameType.CREDIT: self._rx_credit,
+            FrameType.ERROR: self._rx_error,
         }
+        return {type: takes[type] for type in frames.expected(self.role, self.features) if type not in TAKEN}
 
     def _rx_frame(self, frame: Frame) -> None:
-        if handler := self._handlers.get(frame.type):
-            self._rx_stream_frame(frame, handler)
-        elif frame.type == FrameType.PATH and Feature.PATH in self.features and self.role is Role.PROXY:
-            self._events.append(AddressesReceived(paths.decode_addresses(frame.payload)))
-        elif frame.type in V1 or (frame.type == FrameType.AUTH and Feature.AUTH in self.features):
-            raise ProtocolError(f"A frame of type {frame.type} came from the wrong side, or late.")
-
-    def _rx_stream_frame(self, frame: Frame, handler: Callable[[Frame], None]) -> None:
-        if frame.stream == 0:
-            self._rx_session_error(frame)
-            return
-        try:
+        handler = self._handlers.get(frame.type)
+        if handler is None:
+            if frames.is_breach(frame.type, self.features):
+                raise ProtocolError(f"A frame of type {frame.type} came from the wrong side, or late.")
+        elif not frames.KINDS[frame.type].stands_on(frame.stream):
+            with_or_without = "on" if frame.stream else "without"
+            raise ProtocolError(f"A frame of type {frame.type} came {with_or_without} a stream.")
+        elif frame.of_stream:
+            try:
+                handler(frame)
+            except ProtocolError as exc:
+                self._fail_stream(frame.stream, exc)
+        else:
             handler(frame)
-        except ProtocolError as exc:
-            self._fail_stream(frame.stream, exc)
+
+    def _rx_addresses(self, frame: Frame) -> None:
+        self._events.append(AddressesReceived(paths.decode_addresses(frame.payload)))
 
     def _rx_request(self, frame: Frame) -> None:
         stream = frame.stream
@@ -310,10 +308,16 @@ class Connection:
         self._retire(frame.stream, state)
 
     def _rx_reset(self, frame: Frame) -> None:
-        self._rx_stream_ended(frame.stream, *frames.decode_reset(frame.payload))
+        if frame.stream == 0:
+            self._rx_session_error(frame)
+        else:
+            self._rx_stream_ended(frame.stream, *frames.decode_reset(frame.payload))
 
     def _rx_error(self, frame: Frame) -> None:
-        self._rx_stream_ended(frame.stream, ErrorCode.INTERNAL, frames.decode_text(frame.payload))
+        if frame.stream == 0:
+            self._rx_session_error(frame)
+        else:
+            self._rx_stream_ended(frame.stream, ErrorCode.INTERNAL, frames.decode_text(frame.payload))
 
     def _rx_stream_ended(self, stream: int, code: ErrorCode, message: str) -> None:
         state = self._streams.pop(stream, None)
@@ -333,8 +337,6 @@ class Connection:
         self._credited.add(frame.stream)
 
     def _rx_session_error(self, frame: Frame) -> None:
-        if frame.type not in (FrameType.RESET, FrameType.ERROR):
-            raise ProtocolError(f"A frame of type {frame.type} came without a stream.")
         code, message = frames.decode_session_error(frame)
         self._end(code, message, remote=True)
 

@@ -1,13 +1,22 @@
-"""Frames and messages: bytes on the channel, and back (README.md section 2)."""
+"""Frames and messages: bytes on the channel, and back; and what types of frames there are (README.md section 2).
+
+`KINDS` is the one table of types. What a peer knows, what may come from the other side, and what is skipped follow from
+it. The codecs of most payloads are below it, those of JSON objects in hello.py, fields.py and paths.py. A codec is no
+column of the table: whoever takes a frame decodes it after it has found the stream, since a malformed payload of a
+stream that has ended is skipped.
+"""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from enum import IntEnum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, IntEnum
 from typing import Final, NamedTuple
 
 from ..errors import ErrorCode, ProtocolError
+from ..status import Role
+from .hello import Feature, Features
 
 MAX_MESSAGE: Final = 65_536
 """Bytes in one channel message, at most."""
@@ -46,8 +55,88 @@ class FrameType(IntEnum):
     ERROR = 99
 
 
-LAST_OF_SESSION: Final = 9
-"""Types up to this are the session's, whatever the stream; a frame of a higher one and of a stream has a number."""
+class Of(Enum):
+    """What a type of frame belongs to."""
+
+    GREETING = "greeting"
+    """To the session, before it begins: later it is a breach."""
+    SESSION = "session"
+    STREAM = "stream"
+    EITHER = "either"
+    """A stream, or on stream 0 the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A row of the table: one type of frame."""
+
+    type: FrameType
+    of: Of
+    sender: Role | None = None
+    """None: both sides send it."""
+    needs: Feature | None = None
+    """Where this is not agreed on, the type is an unknown one, and skipped. Only v1's own types need nothing."""
+
+    def is_known(self, features: Features) -> bool:
+        """Whether a peer with which these features are agreed on knows it."""
+        return self.needs is None or self.needs in features
+
+    def stands_on(self, stream: int) -> bool:
+        """Whether such a frame may have this number of a stream; 0: the session."""
+        if self.of is Of.EITHER or self.type <= LAST_WITHOUT_STREAM:
+            return True
+        return (self.of is Of.STREAM) == (stream > 0)
+
+
+KINDS: Final[Mapping[int, Kind]] = {
+    kind.type: kind
+    for kind in (
+        Kind(FrameType.HELLO, Of.GREETING, sender=Role.PROXY),
+        Kind(FrameType.AGREE, Of.GREETING, sender=Role.SERVE),
+        Kind(FrameType.PING, Of.SESSION),
+        Kind(FrameType.PONG, Of.SESSION),
+        Kind(FrameType.BUNDLE, Of.SESSION, needs=Feature.BUNDLE),
+        Kind(FrameType.AUTH, Of.GREETING, needs=Feature.AUTH),
+        Kind(FrameType.RESUME, Of.SESSION, needs=Feature.RESUME),
+        Kind(FrameType.ACK, Of.SESSION, needs=Feature.RESUME),
+        Kind(FrameType.PATH, Of.SESSION, sender=Role.SERVE, needs=Feature.PATH),
+        Kind(FrameType.REQ_HEADERS, Of.STREAM, sender=Role.PROXY),
+        Kind(FrameType.REQ_BODY, Of.STREAM, sender=Role.PROXY),
+        Kind(FrameType.REQ_END, Of.STREAM, sender=Role.PROXY),
+        Kind(FrameType.CLIENT_CLOSED, Of.STREAM, sender=Role.PROXY, needs=Feature.CLIENT),
+        Kind(FrameType.RES_HEADERS, Of.STREAM, sender=Role.SERVE),
+        Kind(FrameType.RES_BODY, Of.STREAM, sender=Role.SERVE),
+        Kind(FrameType.RES_END, Of.STREAM, sender=Role.SERVE),
+        Kind(FrameType.RESET, Of.EITHER, needs=Feature.RESET),
+        Kind(FrameType.CREDIT, Of.STREAM, needs=Feature.CREDIT),
+        Kind(FrameType.ERROR, Of.EITHER),
+    )
+}
+"""All types, by their number. Those of further frames: README.md section 2."""
+
+V1: Final = frozenset(kind.type for kind in KINDS.values() if kind.needs is None)
+"""Types that every peer knows."""
+
+LAST_WITHOUT_STREAM: Final = 9
+"""In frames of types up to this the stream says nothing: they are the session's."""
+
+
+def expected(role: Role, features: Features) -> list[FrameType]:
+    """The types that this side takes within a session, where these features are agreed on."""
+    return [
+        kind.type
+        for kind in KINDS.values()
+        if kind.of is not Of.GREETING and kind.sender is not role and kind.is_known(features)
+    ]
+
+
+def is_breach(type: int, features: Features) -> bool:
+    """Whether a frame that is not `expected` breaks the protocol; otherwise it is skipped, as unknown ones are.
+
+    It does where it comes after its time, or from the wrong side. A feature's frame from the wrong side is skipped.
+    """
+    kind = KINDS.get(type)
+    return kind is not None and kind.is_known(features) and (kind.needs is None or kind.of is Of.GREETING)
 
 
 class Frame(NamedTuple):
@@ -56,6 +145,11 @@ class Frame(NamedTuple):
     type: int
     stream: int
     payload: bytes
+
+    @property
+    def of_stream(self) -> bool:
+        """Whether it is a stream's, and so has a number (README.md section 11). Of unknown types this holds too."""
+        return self.type > LAST_WITHOUT_STREAM and self.stream > 0
 
 
 def encode(type: FrameType, stream: int, payload: bytes | memoryview = b"") -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Final
 
 from ..config import Limits
 from ..errors import ErrorCode, ProtocolError
@@ -16,18 +15,12 @@ from ..status import Role
 from . import keys
 from .auth import ProxyAuth, ProxyCredentials, ServeAuth, ServeCredentials
 from .door import ASK_EVERY
-from .frames import Frame, FrameType
+from .frames import V1, Frame, FrameType
 from .hello import UNLIMITED, VERSION, Agree, Feature, Features, Hello, ResumeOffer, check_version
 from .keys import Ticket
 from .resume import Claim, Resumable
 
 Credentials = ProxyCredentials | ServeCredentials
-
-V1: Final = frozenset(FrameType) - {
-    *(FrameType.BUNDLE, FrameType.AUTH, FrameType.RESUME, FrameType.ACK, FrameType.PATH),
-    *(FrameType.RESET, FrameType.CREDIT, FrameType.CLIENT_CLOSED),
-}
-"""Types that every peer knows; of the others, one that was not agreed on is an unknown one, and skipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What makes a session outlive its channels: each direction's frames, numbered, and kept until they are acknowledged.
 
 Numbers count from 1, in the order in which frames stand in messages; only frames of streams have one (README.md
-section 10). `Journal` is the sender's side of a direction, `Receipts` the receiver's.
+section 11). `Journal` is the sender's side of a direction, `Receipts` the receiver's.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ What the frames mean for streams is connection.py's. On each further channel, bo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from ..config import Limits, Timeouts
 from ..errors import ProtocolError
@@ -21,6 +22,9 @@ from .journal import Journal, Receipts
 from .liveness import Liveness, Verdict
 from .outbox import Outbox
 from .resume import Claim
+
+TAKEN: Final = {FrameType.BUNDLE, FrameType.PING, FrameType.PONG, FrameType.ACK, FrameType.RESUME}
+"""Types that never reach the connection where they are known."""
 
 
 class Line:
@@ -38,6 +42,14 @@ class Line:
         """One goes with the next message."""
         self._asked = False
         """A ping is on its way for the sake of the acknowledgement that comes with its answer."""
+        takes: dict[int, Callable[[Frame, float], None]] = {
+            FrameType.PING: lambda frame, now: self._tx_probe(FrameType.PONG),
+            FrameType.PONG: lambda frame, now: self._liveness.pong(now),
+            FrameType.ACK: lambda frame, now: self._rx_ack(frame),
+            FrameType.RESUME: lambda frame, now: self._receipts.resume(frames.decode_count(frame.payload)),
+        }
+        self._handlers = {type: takes[type] for type in takes if frames.KINDS[type].is_known(agreement.features)}
+        """What each type of the line's own frames does."""
 
     @property
     def rtt(self) -> float | None:
@@ -142,20 +154,17 @@ class Line:
 
     def _takes(self, frame: Frame, now: float) -> bool:
         """Whether a frame is none for the connection: one of ours, or one that came before."""
-        if frame.type > frames.LAST_OF_SESSION:
-            return self._journal is not None and frame.stream > 0 and not self._receipts.take(len(frame.payload))
-        if frame.type == FrameType.PING:
-            self._tx_probe(FrameType.PONG)
-        elif frame.type == FrameType.PONG:
-            self._liveness.pong(now)
-        elif self._journal is not None and frame.type == FrameType.ACK:
-            self._journal.acknowledge(frames.decode_count(frame.payload))
-            self._asked = False
-        elif self._journal is not None and frame.type == FrameType.RESUME:
-            self._receipts.resume(frames.decode_count(frame.payload))
-        else:
-            return False
-        return True
+        if frame.of_stream:
+            return self._journal is not None and not self._receipts.take(len(frame.payload))
+        handler = self._handlers.get(frame.type)
+        if handler is not None:
+            handler(frame, now)
+        return handler is not None
+
+    def _rx_ack(self, frame: Frame) -> None:
+        assert self._journal is not None, "the feature is agreed on"
+        self._journal.acknowledge(frames.decode_count(frame.payload))
+        self._asked = False
 
     def _tx_probe(self, type: FrameType) -> None:
         """PING or PONG, and what is to be acknowledged with it."""

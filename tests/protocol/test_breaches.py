@@ -13,8 +13,7 @@ from llmtunnel.config import Limits
 from llmtunnel.errors import ErrorCode
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.events import ClientClosed, ConnectionEnded, DataReceived, EndReceived, Event, StreamEnded
-from llmtunnel.protocol.frames import MAX_BODY, FrameType
-from llmtunnel.protocol.handshake import V1
+from llmtunnel.protocol.frames import MAX_BODY, V1, FrameType
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature, Features, Hello
 from llmtunnel.status import Role
 
@@ -317,6 +316,33 @@ def test_a_frame_of_a_feature_that_was_not_agreed_on_is_skipped(role: Role, feat
     sent(early)
     assert early.receive_message(message, 0.0) == []
     assert early.ended is None
+
+
+UNKNOWN = sorted({0, *range(10, 256)} - set(FrameType))
+"""40 to 59, which are kept for further frames of the session, among them."""
+
+
+@pytest.mark.parametrize("stream", [0, 1, 2, 9, 2**32 - 1])
+def test_frames_of_unknown_types_are_skipped_and_counted_where_they_are_a_streams(role: Role, stream: int) -> None:
+    target = victim(role)
+    before = counted(target)
+    assert target.receive(*(frames.encode(type_, stream, b"later") for type_ in UNKNOWN)) == []  # type: ignore[arg-type]
+    own = 1
+    assert counted(target) - before - own == (len(UNKNOWN) - 1 if stream else 0)
+    target.goes_on()
+    early = Core(role, now=0.0)
+    sent(early)
+    for type_ in UNKNOWN:
+        assert early.receive_message(frames.encode(type_, stream, b"later"), 0.0) == []  # type: ignore[arg-type]
+    assert early.ended is None
+
+
+def counted(target: Victim) -> int:
+    """How many frames it says have come, with one of our own behind them."""
+    target.receive(frames.encode(target.body, target.honest))  # empty: skipped, and counted
+    target.receive(frames.encode(FrameType.PING, 0))
+    (ack,) = (frame for frame in frames_of(sent(target.connection)) if frame.type == FrameType.ACK)
+    return frames.decode_count(ack.payload)
 
 
 def test_a_client_that_closes_ends_no_stream_and_needs_none(role: Role) -> None:

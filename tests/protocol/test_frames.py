@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtunnel.errors import ErrorCode, ProtocolError
 from llmtunnel.protocol import frames
-from llmtunnel.protocol.frames import MAX_BUNDLED_FRAME, MAX_MESSAGE, TEXT_LIMIT, Frame, FrameType
+from llmtunnel.protocol.frames import KINDS, MAX_BUNDLED_FRAME, MAX_MESSAGE, TEXT_LIMIT, Frame, FrameType, Kind, Of
+from llmtunnel.protocol.hello import ALL_FEATURES, Feature
+from llmtunnel.status import Role
 
 types = st.sampled_from(FrameType)
 plain_types = types.filter(lambda type: type is not FrameType.BUNDLE)
@@ -153,3 +157,88 @@ def test_a_credit_of_nothing_is_refused() -> None:
 def test_a_length_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(ProtocolError):
         frames.decode_length(bytes(size))
+
+
+# -- the table of types
+
+README = Path(frames.__file__).with_name("README.md")
+
+
+def listed_in_readme() -> dict[int, tuple[str, str, str, str]]:
+    """Section 2's table: number -> name, stream, sender, needed feature. A row may hold several types."""
+    section = README.read_text("utf-8").split("\n## ")[2]
+    listed = {}
+    for row in section.splitlines():
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        if row.startswith("|") and cells[0][0].isdecimal():
+            numbers, names, stream, sender, _, needs = cells
+            for number, name in zip(numbers.split(", "), names.split(", "), strict=True):
+                listed[int(number)] = (name, stream, sender, needs.strip("`"))
+    return listed
+
+
+def test_the_table_of_the_readme_is_the_one_of_the_code() -> None:
+    streams = {Of.GREETING: "0", Of.SESSION: "0", Of.STREAM: "n", Of.EITHER: "n or 0"}
+    ours = {
+        int(kind.type): (kind.type.name, streams[kind.of], str(kind.sender or "both"), str(kind.needs or ""))
+        for kind in KINDS.values()
+    }
+    assert listed_in_readme() == ours
+
+
+def test_each_type_has_one_row() -> None:
+    assert list(KINDS) == sorted(FrameType)
+
+
+KEPT_FOR = {
+    Of.SESSION: [range(1, 10), range(40, 60)],
+    Of.STREAM: [range(10, 14), range(14, 20), range(20, 23), range(23, 30), range(31, 32), range(32, 40)],
+    Of.EITHER: [range(30, 31), range(99, 100)],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.type.name)
+def test_a_type_has_a_number_of_those_that_are_kept_for_its_sort(kind: Kind) -> None:
+    of = Of.SESSION if kind.of is Of.GREETING else kind.of
+    assert any(kind.type in numbers for numbers in KEPT_FOR[of])
+    # Or an older peer, which does not know it, would give it a number that its sender does not count.
+    assert kind.type >= 10 or of is Of.SESSION
+
+
+@pytest.mark.parametrize(
+    ("type_", "of", "on_zero", "on_a_stream"),
+    [
+        (9, Of.SESSION, True, True),
+        (40, Of.SESSION, True, False),
+        (31, Of.STREAM, False, True),
+        (30, Of.EITHER, True, True),
+    ],
+)
+def test_the_stream_of_a_frame_says_nothing_up_to_type_9_and_has_to_fit_its_sort_above(
+    type_: int, of: Of, on_zero: bool, on_a_stream: bool
+) -> None:
+    kind = Kind(type_, of)  # type: ignore[arg-type]
+    assert [kind.stands_on(stream) for stream in (0, 1, 2**32 - 1)] == [on_zero, on_a_stream, on_a_stream]
+
+
+def test_both_sides_expect_within_a_session_what_the_other_one_may_send() -> None:
+    features = frozenset(Feature)
+    for kind in KINDS.values():
+        takers = {role for role in Role if kind.type in frames.expected(role, features)}
+        senders = set(Role) if kind.sender is None else {kind.sender}
+        assert takers == (set() if kind.of is Of.GREETING else {role.other for role in senders})
+
+
+@pytest.mark.parametrize("feature", Feature)
+def test_without_its_feature_a_type_is_neither_expected_nor_a_breach(feature: Feature) -> None:
+    features = frozenset(Feature) - {feature}
+    for kind in KINDS.values():
+        if kind.needs is feature:
+            assert not any(kind.type in frames.expected(role, features) for role in Role)
+            assert not frames.is_breach(kind.type, features)
+
+
+@given(st.integers(0, 255), streams)
+def test_numbers_are_given_by_type_and_stream_alone(type_: int, stream: int) -> None:
+    assert Frame(type_, stream, b"").of_stream == (type_ >= 10 and stream != 0)
+    assert type_ in set(FrameType) or not frames.is_breach(type_, ALL_FEATURES)
