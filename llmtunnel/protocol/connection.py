@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from ..config import Limits, Timeouts
 from ..errors import ErrorCode, ProtocolError, TooManyStreams
 from ..status import Role
-from . import fields, frames, paths
+from . import fields, frames
 from .events import (
-    AddressesReceived,
     ClientClosed,
     ConnectionEnded,
     DataReceived,
@@ -34,6 +33,7 @@ from .events import (
     ResponseReceived,
     RestUnwanted,
     StreamEnded,
+    Told,
 )
 from .frames import MAX_STREAM, Frame, FrameType
 from .handshake import Agreement
@@ -205,9 +205,14 @@ class Connection:
         if Feature.CLIENT in self.features and self.ended is None:
             self._outbox.add_frame(client, frames.encode(FrameType.CLIENT_CLOSED, client))
 
-    def tell_addresses(self, addresses: tuple[str, ...]) -> None:
-        """Serve: where it listens for this peer, where `Feature.PATH` is agreed on."""
-        self.line.control(FrameType.PATH, paths.encode_addresses(addresses))
+    def tell(self, type: FrameType, value: Any) -> None:
+        """Send a frame of the session that has a `frames.Codec`, where its feature is agreed on.
+
+        It has no number: where the channel is lost, it may be lost too.
+        """
+        kind = frames.KINDS[type]
+        assert kind.codec is not None and kind.sender is not self.role.other and kind.is_known(self.features)
+        self.line.control(type, kind.codec.encode(value))
 
     def close(self, code: ErrorCode, message: str) -> None:
         """End the session in order; one last message is to be sent."""
@@ -220,7 +225,6 @@ class Connection:
 
     def _make_handlers(self) -> dict[int, Callable[[Frame], None]]:
         takes: dict[int, Callable[[Frame], None]] = {
-            FrameType.PATH: self._rx_addresses,
             FrameType.REQ_HEADERS: self._rx_request,
             FrameType.REQ_BODY: self._rx_body,
             FrameType.REQ_END: self._rx_end,
@@ -232,6 +236,7 @@ class Connection:
             FrameType.CREDIT: self._rx_credit,
             FrameType.ERROR: self._rx_error,
         }
+        takes |= {kind.type: self._rx_told for kind in frames.KINDS.values() if kind.codec is not None}
         return {type: takes[type] for type in frames.expected(self.role, self.features) if type not in TAKEN}
 
     def _rx_frame(self, frame: Frame) -> None:
@@ -250,8 +255,10 @@ class Connection:
         else:
             handler(frame)
 
-    def _rx_addresses(self, frame: Frame) -> None:
-        self._events.append(AddressesReceived(paths.decode_addresses(frame.payload)))
+    def _rx_told(self, frame: Frame) -> None:
+        codec = frames.KINDS[frame.type].codec
+        assert codec is not None
+        self._events.append(Told(frame.type, codec.decode(frame.payload)))
 
     def _rx_request(self, frame: Frame) -> None:
         stream = frame.stream

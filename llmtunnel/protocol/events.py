@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import ErrorCode
 from .heads import RequestHead, ResponseHead
@@ -64,10 +65,12 @@ class ClientClosed:
 
 
 @dataclass(frozen=True, slots=True)
-class AddressesReceived:
-    """Proxy: serve listens for us there, ``host:port`` each; any text, of a few."""
+class Told:
+    """A frame of the session came that has a `frames.Codec`, and so says something to the application alone."""
 
-    addresses: tuple[str, ...]
+    type: int
+    value: Any
+    """What its codec makes of the payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,6 @@ Event = (
     | RestUnwanted
     | ClientClosed
     | PeerSilent
-    | AddressesReceived
+    | Told
     | ConnectionEnded
 )

@@ -1,22 +1,22 @@
 """Frames and messages: bytes on the channel, and back; and what types of frames there are (README.md section 2).
 
 `KINDS` is the one table of types. What a peer knows, what may come from the other side, and what is skipped follow from
-it. The codecs of most payloads are below it, those of JSON objects in hello.py, fields.py and paths.py. A codec is no
-column of the table: whoever takes a frame decodes it after it has found the stream, since a malformed payload of a
-stream that has ended is skipped.
+it. A frame of the session that has a `Codec` there passes through the protocol core: `Connection.tell` sends it, and
+an event brings what came. All other frames are the core's own, and whoever takes one decodes it: the payload of a
+stream that has ended is skipped, whatever it holds. Their codecs are below, in hello.py and in fields.py.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum, IntEnum
-from typing import Final, NamedTuple
+from enum import Enum, IntEnum, StrEnum
+from typing import Any, Final, NamedTuple
 
 from ..errors import ErrorCode, ProtocolError
 from ..status import Role
-from .hello import Feature, Features
+from . import paths
 
 MAX_MESSAGE: Final = 65_536
 """Bytes in one channel message, at most."""
@@ -55,6 +55,28 @@ class FrameType(IntEnum):
     ERROR = 99
 
 
+class Feature(StrEnum):
+    """What two peers may agree on beyond v1."""
+
+    SSE = "sse"
+    FIELDS = "fields"
+    RESET = "reset"
+    CREDIT = "credit"
+    LENGTH = "length"
+    INTERIM = "interim"
+    UPGRADE = "upgrade"
+    BUNDLE = "bundle"
+    AUTH = "auth"
+    RESUME = "resume"
+    PATH = "path"
+    CLIENT = "client"
+
+
+Features = frozenset[Feature]
+ALL_FEATURES: Final[Features] = frozenset(Feature) - {Feature.AUTH, Feature.PATH}
+"""What every peer of ours can do; `Feature.AUTH` and `Feature.PATH` come with a secret."""
+
+
 class Of(Enum):
     """What a type of frame belongs to."""
 
@@ -64,6 +86,13 @@ class Of(Enum):
     STREAM = "stream"
     EITHER = "either"
     """A stream, or on stream 0 the session."""
+
+
+class Codec(NamedTuple):
+    """How a value becomes a payload, and back; ``decode`` raises `ProtocolError`."""
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +105,8 @@ class Kind:
     """None: both sides send it."""
     needs: Feature | None = None
     """Where this is not agreed on, the type is an unknown one, and skipped. Only v1's own types need nothing."""
+    codec: Codec | None = None
+    """Of a frame of the session that says nothing to the protocol core itself."""
 
     def is_known(self, features: Features) -> bool:
         """Whether a peer with which these features are agreed on knows it."""
@@ -88,6 +119,8 @@ class Kind:
         return (self.of is Of.STREAM) == (stream > 0)
 
 
+_PATH: Final = Codec(paths.encode_addresses, paths.decode_addresses)
+
 KINDS: Final[Mapping[int, Kind]] = {
     kind.type: kind
     for kind in (
@@ -99,7 +132,7 @@ KINDS: Final[Mapping[int, Kind]] = {
         Kind(FrameType.AUTH, Of.GREETING, needs=Feature.AUTH),
         Kind(FrameType.RESUME, Of.SESSION, needs=Feature.RESUME),
         Kind(FrameType.ACK, Of.SESSION, needs=Feature.RESUME),
-        Kind(FrameType.PATH, Of.SESSION, sender=Role.SERVE, needs=Feature.PATH),
+        Kind(FrameType.PATH, Of.SESSION, sender=Role.SERVE, needs=Feature.PATH, codec=_PATH),
         Kind(FrameType.REQ_HEADERS, Of.STREAM, sender=Role.PROXY),
         Kind(FrameType.REQ_BODY, Of.STREAM, sender=Role.PROXY),
         Kind(FrameType.REQ_END, Of.STREAM, sender=Role.PROXY),

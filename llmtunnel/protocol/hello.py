@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from ..errors import ErrorCode, ProtocolError
+from .frames import ALL_FEATURES as ALL_FEATURES
+from .frames import Feature as Feature
+from .frames import Features as Features
 
 PROTO: Final = "httptunnel"
 VERSION: Final = 1
@@ -19,28 +21,6 @@ MAX_COUNT: Final = 2**53 - 1
 _TCP: Final = "tcp"
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2}){1,64}")
 """What authentication and resuming carry: a share of SPAKE2 has 33 bytes."""
-
-
-class Feature(StrEnum):
-    """What two peers may agree on beyond v1."""
-
-    SSE = "sse"
-    FIELDS = "fields"
-    RESET = "reset"
-    CREDIT = "credit"
-    LENGTH = "length"
-    INTERIM = "interim"
-    UPGRADE = "upgrade"
-    BUNDLE = "bundle"
-    AUTH = "auth"
-    RESUME = "resume"
-    PATH = "path"
-    CLIENT = "client"
-
-
-Features = frozenset[Feature]
-ALL_FEATURES: Final[Features] = frozenset(Feature) - {Feature.AUTH, Feature.PATH}
-"""What every peer of ours can do; `Feature.AUTH` and `Feature.PATH` come with a secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,6 @@ from ..config import Limits, Timeouts
 from ..errors import ChannelClosed, ErrorCode, PeerLost, ProtocolError, StreamReset, TooManyStreams, TunnelError
 from ..protocol.connection import Connection
 from ..protocol.events import (
-    AddressesReceived,
     ClientClosed,
     ConnectionEnded,
     DataReceived,
@@ -31,7 +30,9 @@ from ..protocol.events import (
     ResponseReceived,
     RestUnwanted,
     StreamEnded,
+    Told,
 )
+from ..protocol.frames import FrameType
 from ..protocol.handshake import Agreement
 from ..protocol.heads import RequestHead, ResponseHead
 from ..protocol.hello import Feature, Features
@@ -236,7 +237,7 @@ class Session:
 
     def tell_addresses(self, addresses: tuple[str, ...]) -> None:
         """Serve: where it listens for this peer, where `Feature.PATH` is agreed on."""
-        self._connection.tell_addresses(addresses)
+        self._connection.tell(FrameType.PATH, addresses)
         self._schedule_flush()
 
     def close_client(self, client: int) -> None:
@@ -371,7 +372,7 @@ class Session:
             case ClientClosed(id):
                 if client := self._clients.pop(id, None):
                     client.leave()
-            case AddressesReceived(addresses):
+            case Told(FrameType.PATH, addresses):
                 self._addresses_came(addresses)
             case PeerSilent():
                 self._lose("The peer is silent.")
