@@ -299,7 +299,7 @@ async def _end_all() -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)  # `_Running.stop` waits for `JOIN` s at most
     await asyncio.get_running_loop().shutdown_asyncgens()
 
 

@@ -12,6 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -42,7 +43,7 @@ from .status import (
     UpstreamStatus,
     Waiting,
 )
-from .transport.tasks import report
+from .transport.tasks import finish, report, stop
 
 if TYPE_CHECKING:
     from .endpoints.origin import Origin
@@ -244,10 +245,8 @@ class Tunnel(ABC):
 
     async def _end(self) -> None:
         try:
-            if self._task is not None:
-                self._task.cancel()
-                await asyncio.wait((self._task,))
-            await self._close_local()
+            running = (self._task,) if self._task is not None else ()
+            await finish(partial(stop, *running), self._close_local)
         finally:
             self._closed = True
             self._notify(Stopped(reason=str(self._error or "")))
@@ -400,9 +399,10 @@ class Server(Tunnel):
             self._origin.watch.start()
 
     async def _close_local(self) -> None:
-        if self._seeking is not None:
-            self._seeking.cancel()
-            await asyncio.wait((self._seeking,))
+        seeking = (self._seeking,) if self._seeking is not None else ()
+        await finish(partial(stop, *seeking), self._close_origin)
+
+    async def _close_origin(self) -> None:
         await self._origin.aclose()
 
     def _make_origin(self) -> Origin:
@@ -492,7 +492,7 @@ class Proxy(Tunnel):
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
-            await asyncio.wait((starting,))
+            await asyncio.wait((starting,))  # it listens on this machine's addresses, and waits for nobody
             raise
         self._notify(Listening(url=self.url, addresses=self._gateway.addresses))
 

@@ -150,10 +150,10 @@ class Connection:
         try:
             async with asyncio.timeout(self._limits.close):
                 await self._socket.close(code=WSCloseCode.GOING_AWAY)
-        except TimeoutError:
+        except (TimeoutError, ConnectionError):
             self.drop()
         self._stop_reading()  # a join may be held
-        await self._over.wait()
+        await self._over.wait()  # `_finish` takes `Limits.close` s at most
 
     def _stop_reading(self) -> None:
         if self._reading is not None:

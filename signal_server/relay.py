@@ -140,7 +140,7 @@ class Pipe:
         except TimeoutError:
             self.stop(Over("the other end did not come"))
         if self._met.is_set():
-            await self._over.wait()
+            await self._over.wait()  # the other end is in `_carry`, which closes both in `_close` s once it ends
         else:
             await self._ends[0].close(self._stop.result(), self._close)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_network
@@ -25,6 +25,8 @@ from .hub import Hub
 from .limits import HEAD, Limits, Meter, pipe_cost, signalling_cost
 from .messages import Refused
 from .relay import End, PipeSocket, Relay, offered_ticket, status
+
+logger = logging.getLogger(__name__)
 
 GREETING: Final = "llmtunnel signal server\n"
 THIS_MACHINE: Final = ("127.0.0.0/8", "::1/128")
@@ -106,12 +108,29 @@ class SignalServer:
         if runner is None:
             return
         server, self._server = self._server, None
-        if server is not None:
-            server.close()
-        if self._relay is not None:
-            self._relay.stop()
-        await asyncio.gather(*(connection.aclose() for connection in self._connections))
-        await runner.cleanup()
+        try:
+            if server is not None:
+                server.close()
+            if self._relay is not None:
+                self._relay.stop()
+            await self._finish(*(connection.aclose() for connection in self._connections))
+        finally:
+            await self._finish(runner.cleanup())
+
+    async def _finish(self, *work: Coroutine[Any, Any, object]) -> None:
+        """Run steps of the shutdown side by side. One that fails, or takes too long, is logged and keeps nobody up."""
+        tasks = [asyncio.create_task(each, name="closing the server") for each in work]
+        # Each waits for a client twice at most, `Limits.close` s each time.
+        for patience in (3 * self._limits.close, self._limits.close):
+            if hanging := [task for task in tasks if not task.done()]:
+                await asyncio.wait(hanging, timeout=patience)
+            for task in hanging:
+                if not task.done():
+                    logger.error("%s has not ended after %g s", task.get_name(), patience)
+                    task.cancel()
+        for task in tasks:
+            if task.done() and not task.cancelled() and (exc := task.exception()) is not None:
+                logger.error("%s failed", task.get_name(), exc_info=exc)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -14,9 +14,11 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final
 
 from ..config import Limits, Timeouts
+from ..transport.tasks import finish, report, stop
 from .client_connection import ClientConnection
 
 logger = logging.getLogger(__name__)
@@ -74,28 +76,32 @@ class Clients:
         self._accepting = [
             asyncio.create_task(self._accept_from(each), name="a listener of the gateway") for each in sockets
         ]
+        for task in self._accepting:
+            task.add_done_callback(report)
 
     async def stop_accepting(self) -> None:
         """Listen no more; idempotent."""
-        for task in (*self._accepting, *self._opening):
-            task.cancel()
-        await asyncio.gather(*self._accepting, *self._opening, return_exceptions=True)
-        for each in self.sockets:
-            each.close()
-        if self._spare:
-            self._spare.close()
+        spare = [self._spare] if self._spare else []
+        await finish(
+            partial(stop, *self._accepting, *self._opening),
+            *(each.close for each in (*self.sockets, *spare)),
+        )
 
     async def aclose(self) -> None:
         """Listen no more, and break off what is under way, so that clients see an error; idempotent."""
-        await self.stop_accepting()
+        await finish(self.stop_accepting, self._break_off, self._cut_off)
+
+    async def _break_off(self) -> None:
         for client in list(self._open):
             client.task.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timeouts.close):
                 await _gone(list(self._open))
-        for client in list(self._open):
-            client.abort()
-        await _gone(list(self._open))
+
+    async def _cut_off(self) -> None:
+        clients = list(self._open)
+        await finish(*(client.abort for client in clients))
+        await _gone(clients)
 
     # -- called by each client's connection
 
@@ -187,6 +193,7 @@ class Clients:
             opening = loop.create_task(self._begin(raw), name="a client of the gateway, accepted")
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
+            opening.add_done_callback(report)
             accepted += 1
             if accepted % _STEP == 0:
                 await asyncio.sleep(0)

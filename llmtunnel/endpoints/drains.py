@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from ..errors import TunnelError
-from ..transport.tasks import report
+from ..transport.tasks import report, stop
 from .forwarding import response_events
 from .http1 import END, ResponseEvent, ResponseReader
 from .upstream_connection import UpstreamConnection
@@ -46,9 +46,7 @@ class Drains:
 
     async def aclose(self) -> None:
         """Abort them all; idempotent."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop(*self._tasks)
 
 
 async def _drain(

@@ -21,6 +21,7 @@ from typing import Any, Final
 from ..config import MIB
 from ..errors import ProtocolError
 from ..protocol.heads import Fields, RequestHead, ResponseHead, get_all, tokens
+from ..transport.tasks import stop
 
 COMMENT: Final = b": waiting for the model\n\n"
 HEAD: Final = ResponseHead(
@@ -67,8 +68,7 @@ class Warmer:
                     self.begun = True
             return coming.result()
         finally:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+            await stop(coming)
 
     def _asks_for_events(self) -> bool:
         try:

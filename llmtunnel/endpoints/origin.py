@@ -22,6 +22,7 @@ from ..protocol.heads import ResponseHead
 from ..protocol.hello import Feature
 from ..session.stream import Stream
 from ..status import UpstreamStatus
+from ..transport.tasks import finish
 from ..upstream import Upstream
 from .admission import Admission, Refused
 from .drains import Drains
@@ -96,9 +97,7 @@ class Origin:
 
     async def aclose(self) -> None:
         """Stop watching the upstream, and close every connection to it."""
-        await self.watch.aclose()
-        await self._drains.aclose()
-        await self._pool.aclose()
+        await finish(self.watch.aclose, self._drains.aclose, self._pool.aclose)
 
 
 class _StaleConnection(Exception):

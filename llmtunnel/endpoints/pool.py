@@ -17,6 +17,7 @@ from .. import descriptors
 from ..config import Limits, Timeouts
 from ..errors import SettingError, UpstreamUnreachable
 from ..session.stream import Client
+from ..transport.tasks import finish
 from ..upstream import Upstream
 from .upstream_connection import UpstreamConnection, connect
 
@@ -74,9 +75,9 @@ class UpstreamPool:
 
     async def aclose(self) -> None:
         """Close every connection, those in use too, and wait until their sockets are gone."""
-        for connection in list(self._open):
-            connection.abort()
-            await connection.lost.wait()
+        connections = list(self._open)
+        await finish(*(connection.abort for connection in connections))
+        await finish(*(connection.lost.wait for connection in connections), together=True)
 
     def _take(self, client: Client) -> UpstreamConnection:
         """The connection that is kept for a client, which the pool keeps no longer."""

@@ -11,7 +11,7 @@ from ..config import Limits
 from ..errors import UpstreamError
 from ..protocol.heads import RequestHead, ResponseHead
 from ..status import Health, UpstreamStatus
-from ..transport.tasks import report
+from ..transport.tasks import report, stop
 from .forwarding import Forwarding, response_events
 from .http1 import END, ResponseReader
 from .models import ACCEPT, MAX_ANSWER, Answer, look
@@ -60,8 +60,7 @@ class Watch:
     async def aclose(self) -> None:
         """Stop looking; idempotent."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+            await stop(self._task)
 
     async def _run(self) -> None:
         while True:

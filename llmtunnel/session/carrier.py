@@ -23,6 +23,7 @@ from ..errors import (
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..transport.base import Channel, Receiver
+from ..transport.tasks import finish
 
 AGENT = f"llmtunnel/{version.__version__}"
 FAREWELL = "The peer stops."
@@ -87,7 +88,7 @@ class Carrier:
             self._flush()
         self.leave(FAREWELL)
         if self._closing is None:
-            self._closing = asyncio.create_task(self.channel.aclose(), name="closing a channel")
+            self._closing = asyncio.create_task(finish(self.channel.aclose), name="closing a channel")
         await asyncio.shield(self._closing)
 
     # -- called by the channel

@@ -26,6 +26,7 @@ from ..signaling.messages import IceCandidate, Member
 from ..status import Path, Role
 from ..transport.base import Channel
 from ..transport.identity import Identity
+from ..transport.tasks import ended, finish
 from ..transport.tcp import TcpDialler
 from .attempt import Attempt, GiveUpAll, GoOn, Over, Stage, UseRelay, outcome
 from .carrier import Carrier
@@ -217,11 +218,16 @@ class Link:
         ``stopping``: the room closes, and its sessions with it.
         """
         self._stopping.set()
+        await finish(partial(self._close_carriers, stopping=stopping), self._until_closed)
+
+    async def _close_carriers(self, *, stopping: bool) -> None:
         carriers = [each.carrier for each in self.attempts if each.carrier is not None]
-        await asyncio.gather(*(carrier.aclose(stopping=stopping) for carrier in carriers))
+        await finish(*(partial(carrier.aclose, stopping=stopping) for carrier in carriers), together=True)
+
+    async def _until_closed(self) -> None:
         self._give_up(self._running, PeerError("The connection was given up."))
         while left := [each.task for each in self.attempts if each.stage is not Stage.CLOSED]:
-            await asyncio.wait(left)
+            await ended(*left)
 
     # -- the ways
 
@@ -333,10 +339,9 @@ class Link:
     async def _close(self, attempt: Attempt) -> None:
         try:
             await self.overlap(self._stopping)
-            if attempt.carrier is not None:
-                await attempt.carrier.aclose()
-            await attempt.way.aclose()
         finally:
+            closing = [attempt.carrier.aclose] if attempt.carrier is not None else []
+            await finish(*closing, attempt.way.aclose)
             attempt.step(Stage.CLOSED)
 
     # -- the session

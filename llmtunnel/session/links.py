@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 from ..bucket import Bucket
 from ..config import Limits
 from ..signaling.negotiation import Negotiation
+from ..transport.tasks import ended, finish, report
 from .link import Link
 
 ARRIVALS = 16
@@ -112,6 +114,7 @@ class Links:
         task = asyncio.create_task(self._close(link), name=f"closing {link.name}")
         self.closing.add(task)
         task.add_done_callback(self.closing.discard)
+        task.add_done_callback(report)
 
     async def aclose(self) -> None:
         """Close all."""
@@ -120,8 +123,7 @@ class Links:
             self.close(link)
         self.by_id.clear()
         self.left.clear()
-        if self.closing:
-            await asyncio.wait(self.closing)
+        await finish(partial(ended, *self.closing))
 
     def _forget_id(self, link: Link) -> None:
         del self.by_id[link.member.peer_id]
@@ -144,5 +146,7 @@ class Links:
             self.close(link)
 
     async def _close(self, link: Link) -> None:
-        await link.overlap(self._stopping)
-        await link.aclose(stopping=self._stopping.is_set())
+        try:
+            await link.overlap(self._stopping)
+        finally:
+            await finish(partial(link.aclose, stopping=self._stopping.is_set()))

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -40,6 +41,7 @@ from ..protocol.keys import Ticket
 from ..protocol.line import Line
 from ..protocol.window import Budget
 from ..status import Path, Role
+from ..transport.tasks import finish
 from .alarm import Alarm
 from .answers import Answers, Handler
 from .carrier import FAREWELL, Carrier, session_error
@@ -276,11 +278,13 @@ class Session:
 
     async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
         """End all streams with an error on both sides, say why, and close the channel; idempotent."""
-        self._connection.close(code, message)
-        self._flush()
-        self._end(PeerLost(message))
-        await self._carrier.aclose()
-        await self._answers.wait()
+        await finish(
+            partial(self._connection.close, code, message),
+            self._flush,
+            partial(self._end, PeerLost(message)),
+            self._carrier.aclose,
+            self._answers.wait,
+        )
 
     # -- for streams
 

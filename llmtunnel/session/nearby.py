@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from ..config import Settings
@@ -11,6 +12,7 @@ from ..errors import ConnectFailed
 from ..status import Path
 from ..transport.base import Channel
 from ..transport.identity import Identity
+from ..transport.tasks import ended, finish, report
 from ..transport.tcp import Accept, TcpDialler, TcpListener
 from .ways import Way
 
@@ -47,14 +49,15 @@ class Nearby:
             return
         self._listener.forget(fingerprint, accept)
         if self._expected == 0:
-            closing = asyncio.create_task(self._listener.aclose(), name="listening no more")
+            closing = asyncio.create_task(finish(self._listener.aclose), name="listening no more")
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+            closing.add_done_callback(report)
             self._listener = None
 
     async def aclose(self) -> None:
         """Return when all is closed; nobody is expected any more."""
-        await asyncio.gather(*self._closing)
+        await finish(partial(ended, *self._closing))
 
 
 class ListenWay(Way):

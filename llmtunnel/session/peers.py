@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from ..config import Settings
 from ..errors import ErrorCode, PeerNotFound, TunnelError
@@ -19,6 +20,7 @@ from ..protocol.resume import Claim
 from ..protocol.window import Budget
 from ..status import Notice, Path, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
 from ..transport.base import Channel
+from ..transport.tasks import ended, finish, report
 from . import life
 from .access import Access
 from .answers import Handler
@@ -241,15 +243,17 @@ class Peers:
         self._access.ended(session)
         if session.has_stood:
             self._notify(PeerLostNotice(peer=session.peer, reason=reason))
-        task = asyncio.create_task(session.aclose(code, told), name=f"closing {session.peer}")
+        closing = finish(partial(session.aclose, code, told))
+        task = asyncio.create_task(closing, name=f"closing {session.peer}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        task.add_done_callback(report)
 
     async def aclose(self) -> None:
         """End all; nothing more is told."""
-        closing = [session.aclose() for session in self.sessions]
+        closing = [session.aclose for session in self.sessions]
         self.sessions.clear()
-        await asyncio.gather(*closing, *self._closing)
+        await finish(*closing, partial(ended, *self._closing), together=True)
 
 
 def _features(settings: Settings) -> Features:

@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from ..bucket import Bucket
 from ..config import Settings
@@ -34,7 +35,7 @@ from ..signaling.negotiation import (
 from ..status import ErrorNotice, Notice, Path, Reconnecting, Role, SignalConnected, Waiting
 from ..transport.base import Channel
 from ..transport.identity import Identity
-from ..transport.tasks import first_of, report
+from ..transport.tasks import ended, finish, first_of, report, stop
 from .access import Access, ProxyAccess, ServeAccess
 from .alarm import Alarm
 from .answers import Handler
@@ -139,14 +140,18 @@ class Room:
                     await self._pause(exc)
             raise self._retry.failure.again()
         finally:
-            watching.cancel()
-            self._better.stop()
-            await self._peers.aclose()
-            await self._links.aclose()
-            await self._nearby.aclose()
-            if self._leaving:
-                await asyncio.wait(self._leaving)
-            await asyncio.wait((watching,))
+            await finish(
+                watching.cancel,
+                self._better.stop,
+                self._peers.aclose,
+                self._links.aclose,
+                self._nearby.aclose,
+                self._until_left,
+                partial(stop, watching),
+            )
+
+    async def _until_left(self) -> None:
+        await ended(*self._leaving)
 
     def renew_secret(self, secret: str) -> None:
         """Serve: strangers have to know this one from now on."""
@@ -194,11 +199,12 @@ class Room:
             await self._enter(joined)
             await first_of(self._send_outgoing(client), self._receive(client), self._until_rejoin(), name="in the room")
         finally:
-            leaving = asyncio.create_task(client.aclose(), name="leaving the signal server")
+            leaving = asyncio.create_task(finish(client.aclose), name="leaving the signal server")
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
+            leaving.add_done_callback(report)
             if not self._addressed:  # an original server has no place for us twice
-                await asyncio.shield(leaving)
+                await asyncio.shield(leaving)  # `Timeouts.close` s at most
 
     async def _enter(self, joined: Joined) -> None:
         self._retry.joined()

@@ -216,7 +216,7 @@ class AskedRelayWay(RelayWay):
 
     async def open(self) -> Channel:
         """As `Way.open`."""
-        await self._told.wait()
+        await self._told.wait()  # the direct way sets it in any case, and the link cancels what it gives up
         with suppress(TimeoutError):
             async with asyncio.timeout(self._head_start):
                 while not self._last:
@@ -230,4 +230,4 @@ class AskedRelayWay(RelayWay):
 
     async def _wait_for_look(self) -> None:
         self._look.clear()
-        await self._look.wait()
+        await self._look.wait()  # as long as another way stands or is tried: its end calls `look`

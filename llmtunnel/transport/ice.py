@@ -214,7 +214,7 @@ class Connection(aioice.Connection):
     async def close(self) -> None:
         """Close every socket; a TURN server that does not answer any more costs `_RELEASE` s, not a minute."""
         if self._binding is not None:
-            await asyncio.wait((self._binding,))
+            await asyncio.wait((self._binding,))  # it opens sockets of this machine's, and waits for nobody
         relays = [each for each in self._protocols if each.local_candidate.type == "relay"]
         give_up = asyncio.get_running_loop().call_later(_RELEASE, _abandon, relays)
         try:

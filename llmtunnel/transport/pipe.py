@@ -111,7 +111,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         """As `Channel.aclose`."""
         self._end("closed by us")
         if self._pipe is not None:
-            await self._gone.wait()
+            await self._gone.wait()  # `_giving_up` ends it after `_DRAIN` s at most
 
     @property
     def path(self) -> Path:

@@ -27,7 +27,7 @@ from .base import Channel
 from .identity import Identity
 from .networks import Endpoint, Interface, dialable, interfaces, listenable
 from .pipe import TlsChannel
-from .tasks import report
+from .tasks import finish, report, stop
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class TcpListener:
         try:
             await asyncio.shield(listening)
         except asyncio.CancelledError:
-            await asyncio.wait((listening,))
+            await asyncio.wait((listening,))  # it listens on addresses of this machine, and waits for nobody
             raise
 
     async def _listen(self) -> None:
@@ -111,12 +111,8 @@ class TcpListener:
     async def aclose(self) -> None:
         """Listen no more; idempotent. Channels that were given away are their owners'."""
         servers, self._servers = self._servers, []
-        for server in servers:
-            server.close()
         self._expected.clear()
-        for stranger in self._tasks:
-            stranger.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await finish(*(server.close for server in servers), partial(stop, *self._tasks))
 
     def _make_end(self) -> asyncio.Protocol:
         if not self._expected or not self._knocks.take(asyncio.get_running_loop().time()):

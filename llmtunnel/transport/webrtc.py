@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Final
 
 import aioice
@@ -42,7 +43,7 @@ from .ice import Connection
 from .identity import Identity
 from .sctp import Sctp
 from .sdp import Description, Fingerprint, Setup, parse
-from .tasks import report
+from .tasks import finish, report, stop
 
 _log = logging.getLogger(__name__)
 
@@ -258,16 +259,14 @@ class WebRtcPeer:
 
     async def _close(self) -> None:
         self._lose("closed by us")
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await finish(partial(stop, *self._tasks), self._end_in_order, self._ice.stop)  # the last one has the sockets
+
+    async def _end_in_order(self) -> None:
         try:
             async with asyncio.timeout(self._timeouts.close):
                 await self._say_goodbye()
         except Exception as exc:
             _log.info("The connection did not close in order: %r", exc)
-        finally:
-            await self._ice.stop()  # whatever became of the goodbye: it has the sockets
 
     async def _say_goodbye(self) -> None:
         await self._sctp.stop()
@@ -311,14 +310,17 @@ class WebRtcChannel(Channel):
 
     async def aclose(self) -> None:
         """As `Channel.aclose`; closes the peer too."""
-        if self._is_open:
-            self._channel.close()
-            try:
-                async with asyncio.timeout(_DRAIN):
-                    await self._gone.wait()
-            except TimeoutError:
-                _log.info("The peer did not close its side of the channel.")
-        await self._peer.aclose()
+        await finish(self._drain, self._peer.aclose)
+
+    async def _drain(self) -> None:
+        if not self._is_open:
+            return
+        self._channel.close()
+        try:
+            async with asyncio.timeout(_DRAIN):
+                await self._gone.wait()
+        except TimeoutError:
+            _log.info("The peer did not close its side of the channel.")
 
     @property
     def path(self) -> Path:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from ..descriptors import keep_from_children
 from ..listener import is_loopback
+from .tasks import finish, stop
 
 if TYPE_CHECKING:
     import aiohttp
@@ -53,7 +55,7 @@ class WebSocket:
                 async with asyncio.timeout(patience):
                     await self.socket.close()
         finally:
-            await self._http.close()
+            await finish(self._http.close)
 
 
 class _Attempt:
@@ -75,7 +77,7 @@ class _Attempt:
         try:
             return WebSocket(http, await http.ws_connect(_for_proxies(url), **_proxy_option(url), **options))
         except BaseException:
-            await http.close()
+            await finish(http.close)
             raise
 
     async def _get_through(self, *_: object) -> None:
@@ -102,11 +104,13 @@ async def open_websocket(url: str, *, timeout: float, **options: Any) -> WebSock
 
 async def _drop(attempts: list[_Attempt], won: WebSocket | None) -> None:
     """Give all others up."""
-    for each in attempts:
-        each.task.cancel()
-    for result in await asyncio.gather(*(each.task for each in attempts), return_exceptions=True):
-        if isinstance(result, WebSocket) and result is not won:
-            await result.aclose(0.0)
+    await stop(*(each.task for each in attempts))
+    opened = [each.task.result() for each in attempts if _has_opened(each.task)]
+    await finish(*(partial(each.aclose, 0.0) for each in opened if each is not won))
+
+
+def _has_opened(task: asyncio.Task[WebSocket]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
 
 
 async def _race(url: str, options: dict[str, Any], attempts: list[_Attempt]) -> WebSocket:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
 from llmtunnel.errors import PeerLost
-from llmtunnel.transport.tasks import first_of, report
+from llmtunnel.transport import tasks
+from llmtunnel.transport.tasks import ended, finish, first_of, report, stop
 from tests.conftest import run
 
 
@@ -66,3 +69,134 @@ def test_of_several_that_fail_at_once_the_defect_counts(caplog: pytest.LogCaptur
     for _ in range(20):  # the order in which those that are over are looked at differs
         with pytest.raises(ValueError, match="a defect"):
             run(first_of(fail(OSError("gone")), fail(ValueError("a defect")), name="side by side"))
+
+
+# -- a shutdown, step by step
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("STEP", 0.1), ("HURRY", 0.05), ("GRACE", 0.05)):
+        monkeypatch.setattr(tasks, name, seconds)
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def never_even_if_cancelled(until: asyncio.Event) -> None:
+    while not until.is_set():
+        with suppress(asyncio.CancelledError):
+            await until.wait()
+
+
+def test_steps_run_one_after_the_other_whatever_becomes_of_each(caplog: pytest.LogCaptureFixture, quick: None) -> None:
+    ran: list[str] = []
+
+    async def step(name: str) -> None:
+        ran.append(f"{name} begins")
+        await settle()
+        ran.append(f"{name} ends")
+
+    async def main() -> None:
+        await finish(
+            partial(step, "one"),
+            partial(fail, ValueError("a defect")),
+            partial(fail, OSError("gone")),
+            lambda: ran.append("without a wait"),
+            lambda: [][0],
+            never,
+            partial(step, "two"),
+        )
+
+    run(main())
+    assert ran == ["one begins", "one ends", "without a wait", "two begins", "two ends"]
+    assert defects(caplog) == ["a defect", "list index out of range"]
+    told = [record.getMessage() for record in caplog.records]
+    assert "closing: fail failed: OSError('gone')" in told
+    assert "closing: never has not ended after 0.1 s, and is cancelled" in told
+
+
+def test_steps_that_run_together_take_as_long_as_the_longest(quick: None) -> None:
+    async def main() -> None:
+        first, second = asyncio.Event(), asyncio.Event()
+
+        async def meet(mine: asyncio.Event, other: asyncio.Event) -> None:
+            mine.set()
+            await other.wait()
+
+        await finish(partial(meet, first, second), partial(meet, second, first), never, together=True)
+        await finish()
+        await finish(together=True)
+
+    run(main())
+
+
+def test_a_shutdown_that_is_cancelled_runs_the_rest_in_a_hurry_and_is_cancelled_then(quick: None) -> None:
+    ran: list[str] = []
+
+    async def main() -> None:
+        async def inner() -> None:
+            await finish(never, lambda: ran.append("inner"))
+
+        closing = asyncio.create_task(finish(inner, never, lambda: ran.append("outer")))
+        for _ in range(5):
+            await settle()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert closing.cancelled()
+
+    run(main())
+    assert ran == ["inner", "outer"]
+
+
+def test_what_does_not_end_even_when_cancelled_is_left_and_told(caplog: pytest.LogCaptureFixture, quick: None) -> None:
+    async def main() -> None:
+        until = asyncio.Event()
+        stubborn = asyncio.create_task(never_even_if_cancelled(until), name="stubborn")
+        await settle()
+        await stop(stubborn)
+        assert not stubborn.done()
+        await finish(partial(never_even_if_cancelled, until))
+        until.set()
+        for _ in range(3):
+            await settle()
+
+    run(main())
+    assert "stubborn has not ended 0.05 s after it was cancelled" in caplog.text
+    assert "closing: never_even_if_cancelled has not ended 0.05 s after it was cancelled" in caplog.text
+
+
+def test_to_stop_tasks_is_to_wait_until_they_have_cleaned_up(quick: None) -> None:
+    async def main() -> None:
+        cleaned: list[int] = []
+
+        async def work(number: int) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await settle()
+                cleaned.append(number)
+
+        running = [asyncio.create_task(work(number)) for number in range(3)]
+        await settle()
+        await stop(*running, asyncio.create_task(fail(ValueError("somebody else tells of it"))))
+        await stop()
+        assert cleaned == [0, 1, 2]
+
+    run(main())
+
+
+def test_to_cancel_the_wait_for_what_is_closing_cancels_that(quick: None) -> None:
+    async def main() -> None:
+        closing = asyncio.create_task(never())
+        waiting = asyncio.create_task(ended(closing))
+        await ended()
+        await settle()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert closing.cancelled()
+
+    run(main())
