@@ -11,14 +11,11 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 
 from .limits import DAY, MAX_PROXIES, Limits, RelayLimits
+from .output import FAILED, say
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8787
 EVERYWHERE: Final = "0.0.0.0"
-USAGE: Final = 2
-"""Exit status where the arguments, or the address, cannot be used."""
-FAILED: Final = 1
-"""Exit status where the help that was asked for cannot be written."""
 SIZES: Final = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEVELS: Final = ("error", "warning", "info", "debug")
 
@@ -42,21 +39,6 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
     from .process import run
 
     return run(host, port, limits=_limits(arguments), trusted=arguments.trusted_proxy, log_level=arguments.log_level)
-
-
-def say(text: str) -> str:
-    """Write to standard output at once; returns why that failed, or an empty text where it did not, or the reader left.
-
-    What is left of it then is dropped: Python would try again as the process ends, with a traceback.
-    """
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as exc:
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return "" if isinstance(exc, BrokenPipeError) else exc.strerror or str(exc)
-    return ""
 
 
 def _open_standard() -> None:

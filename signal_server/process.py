@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from .cli import USAGE, say
 from .limits import Limits
+from .output import USAGE, say
 from .server import THIS_MACHINE, SignalServer, netloc, open_files
 
 logger = logging.getLogger(__name__)

@@ -88,15 +88,14 @@ OURS = modules("llmtunnel")
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in OURS.items()}
 
 
-def imports(name: str, *, at_run_time: bool = False) -> Iterator[str]:
-    """What a module imports, absolute, ``llmtunnel`` left off as in `OURS`: ``.protocol.frames``, ``asyncio``."""
+def imports(name: str) -> Iterator[str]:
+    """What a module imports, for types and within functions too: ``.protocol.frames``, ``asyncio``.
+
+    Absolute, with ``llmtunnel`` left off as in `OURS`.
+    """
     nodes: list[ast.AST] = [TREES[name]]
     while nodes:
         node = nodes.pop()
-        if at_run_time and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        if at_run_time and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -181,34 +180,43 @@ def test_the_signal_server_stands_alone() -> None:
                 assert node.module is not None and node.module.split(".")[0] != "llmtunnel", path
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
-    needs = {
-        name: {target[1:] for target in imports(name, at_run_time=True) if target.startswith(".")} - {name}
-        for name in OURS
+def _in_circles(needs: dict[str, set[str]]) -> set[frozenset[str]]:
+    """The sets of modules of which each one needs each other one, directly or by others."""
+    reached = {name: _reached(name, needs) for name in needs}
+    return {
+        frozenset(other for other in others if name in reached[other])
+        for name, others in reached.items()
+        if name in others
     }
-    while free := [name for name, others in needs.items() if not others & needs.keys()]:
-        for name in free:
-            del needs[name]
-    assert needs == {}
 
 
-KNOWN_CIRCLES = [
-    {"session.answers", "session.carrier", "session.mux", "session.owner", "session.stream"},
-    {"aio", "notebook.display", "notebook.panel", "sync", "tunnel"},
-]
-"""Modules that name each other for types, or inside functions. There are to be fewer."""
+def _reached(name: str, needs: dict[str, set[str]]) -> set[str]:
+    reached: set[str] = set()
+    waiting = list(needs[name])
+    while waiting:
+        other = waiting.pop()
+        if other not in reached:
+            reached.add(other)
+            waiting += needs[other]
+    return reached
 
 
-def test_no_other_modules_name_each_other_in_a_circle_not_even_for_types() -> None:
-    needs = {name: {target[1:] for target in imports(name) if target.startswith(".")} & OURS.keys() for name in OURS}
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not for a type, nor within a function either: whoever changes one of them would have to know the other one."""
+    needs = {name: {target[1:] for target in imports(name) if target.startswith(".")} - {name} for name in OURS}
+    assert _in_circles(needs) == set()
 
-    def reached(name: str) -> set[str]:
-        found, new = set[str](), needs[name]
-        while new := new - found:
-            found |= new
-            new = set[str]().union(*(needs[each] for each in new))
-        return found
 
-    reach = {name: reached(name) for name in OURS}
-    circles = [{other for other in reach[name] if name in reach[other]} for name in OURS if name in reach[name]]
-    assert [circle for circle in circles if not any(circle <= known for known in KNOWN_CIRCLES)] == []
+def test_no_modules_of_the_signal_server_import_each_other_in_a_circle() -> None:
+    trees = {name: ast.parse(path.read_text("utf-8")) for name, path in modules("signal_server").items()}
+    needs = {
+        name: {
+            node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level and node.module
+        }
+        for name, tree in trees.items()
+    }
+    assert _in_circles(needs) == set()
+
+
+def test_a_circle_is_found_however_long_it_is() -> None:
+    assert _in_circles({"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set(), "e": {"a"}}) == {frozenset("abc")}

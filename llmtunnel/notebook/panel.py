@@ -8,24 +8,40 @@ from __future__ import annotations
 import inspect
 import time
 import weakref
-from asyncio import Task
+from asyncio import AbstractEventLoop, Task
 from collections.abc import Awaitable, Callable
 from html import escape
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol
 
 from ipywidgets import HTML, Button
 
-from .. import aio, sync
 from ..errors import TunnelError
-from ..status import Phase, Role, Status
+from ..status import ActiveRequest, Phase, RequestRecord, Role, Status
 from ..summary import Throughput, printable
 from . import html, parts
 from .reveal import Reveal
 from .style import STYLE
 from .ticking import Ticking, drawing_loop
 
-Handle: TypeAlias = "aio.Tunnel | sync.Handle[Any]"
 _ENDED: Final = (Phase.STOPPED, Phase.FAILED)
+
+
+class Handle(Protocol):
+    """What the views ask of every tunnel's handle, async or blocking. Some have more: a button each."""
+
+    @property
+    def loop(self) -> AbstractEventLoop | None:
+        """See `aio.Tunnel.loop`."""
+
+    @property
+    def status(self) -> Status:
+        """See `aio.Tunnel.status`."""
+
+    def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
+        """See `aio.Tunnel.requests`."""
+
+    def active_requests(self) -> tuple[ActiveRequest, ...]:
+        """See `aio.Tunnel.active_requests`."""
 
 
 class Panel:
@@ -181,11 +197,8 @@ def _has_invite(handle: Handle) -> bool:
     return handle.status.role is Role.SERVE and getattr(handle, "invite", None) is not None
 
 
-def _stop(handle: Handle) -> Awaitable[None] | None:
-    if isinstance(handle, aio.Tunnel):
-        return handle.aclose()
-    handle.close()
-    return None
+def _stop(handle: Any) -> object:
+    return handle.aclose() if hasattr(handle, "aclose") else handle.close()
 
 
 def _reconnect(handle: Any) -> object:

@@ -243,7 +243,7 @@ class Session:
         self._schedule_flush()
 
     def close_client(self, client: int) -> None:
-        """See `Stream.close_client`."""
+        """See `StreamOwner`."""
         self._connection.close_client(client)
         self._schedule_flush()
 
@@ -289,34 +289,34 @@ class Session:
     # -- for streams
 
     def send_response(self, stream: int, head: ResponseHead) -> None:
-        """See `Stream.send_response`."""
+        """See `StreamOwner`."""
         self._connection.send_response(stream, head)
         self._schedule_flush()
 
     def takes_head(self, stream: int) -> bool:
-        """Whether a head has room; where not, the stream's writer is woken when it has."""
+        """See `StreamOwner`."""
         return self._connection.takes_head(stream)
 
     def send_data(self, stream: int, data: memoryview) -> int:
-        """How many bytes were taken; the stream's writer is woken when more would be."""
+        """See `StreamOwner`."""
         taken = self._connection.send_data(stream, data)
         self._schedule_flush()
         return taken
 
     def send_end(self, stream: int) -> None:
-        """See `Stream.send_end`."""
+        """See `StreamOwner`."""
         self._connection.send_end(stream)
         self._forget_if_finished(stream)
         self._schedule_flush()
 
     def reset(self, stream: int, code: ErrorCode, message: str) -> None:
-        """See `Stream.reset`."""
+        """See `StreamOwner`."""
         self._connection.reset(stream, code, message)
         self._forget_if_finished(stream)
         self._schedule_flush()
 
     def consumed(self, stream: int, size: int) -> None:
-        """The application took body bytes: the peer may send more."""
+        """See `StreamOwner`."""
         self._connection.consumed(stream, size)
         self._schedule_flush()
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from ..errors import ErrorCode, StreamReset, TunnelError
 from ..protocol.heads import MAX_INTERIM, RequestHead, ResponseHead, cost
 from ..protocol.hello import Features
-
-if TYPE_CHECKING:
-    from .mux import Session
-
+from ..protocol.window import Budget
 
 MAX_HEADS: Final = 16
 """Interim heads that may wait for the reader: they cost no credit."""
@@ -47,10 +44,42 @@ class Client:
             self.on_left()
 
 
-class Stream:
-    """An open stream of a `Session`, made by `Session.open` or handed to serve's handler."""
+class StreamOwner(Protocol):
+    """What a stream asks of the session that it belongs to. No call may block."""
 
-    def __init__(self, session: Session, id: int, request: RequestHead, *, client: Client | None = None) -> None:
+    peer: str
+    budget: Budget
+
+    @property
+    def features(self) -> Features:
+        """What the session agreed on."""
+
+    def takes_head(self, stream: int) -> bool:
+        """Whether a head has room; where not, the stream's writer is woken when it has."""
+
+    def send_response(self, stream: int, head: ResponseHead) -> None:
+        """See `Stream.send_response`."""
+
+    def send_data(self, stream: int, data: memoryview) -> int:
+        """How many bytes were taken; the stream's writer is woken when more would be."""
+
+    def send_end(self, stream: int) -> None:
+        """See `Stream.send_end`."""
+
+    def consumed(self, stream: int, size: int) -> None:
+        """The application took body bytes: the peer may send more."""
+
+    def reset(self, stream: int, code: ErrorCode, message: str) -> None:
+        """See `Stream.reset`."""
+
+    def close_client(self, client: int) -> None:
+        """See `Stream.close_client`."""
+
+
+class Stream:
+    """An open stream of a session, made by `Session.open` or handed to serve's handler."""
+
+    def __init__(self, session: StreamOwner, id: int, request: RequestHead, *, client: Client | None = None) -> None:
         self.id = id
         self.request = request
         """The head as received, or as sent."""
@@ -75,7 +104,7 @@ class Stream:
         return self._session.peer
 
     @property
-    def session(self) -> Session:
+    def session(self) -> StreamOwner:
         """The session that it belongs to."""
         return self._session
 
