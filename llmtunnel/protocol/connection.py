@@ -129,7 +129,7 @@ class Connection:
         stream = self._last_stream + 1
         payload = fields.encode_request(stream, head, self.features)
         self._last_stream = stream
-        state = self._add_stream(stream, head)
+        state = self._add_stream(stream)
         state.tx.step(Step.HEAD)
         self._outbox.add_frame(stream, frames.encode(FrameType.REQ_HEADERS, stream, payload))
         if ended:
@@ -276,7 +276,7 @@ class Connection:
         head = fields.decode_request(frame.payload, self.features)
         if head.client >= stream:
             head = replace(head, client=0)
-        self._add_stream(stream, head).rx.step(Step.HEAD)
+        self._add_stream(stream).rx.step(Step.HEAD)
         self._events.append(RequestReceived(stream, head))
 
     def _rx_client_closed(self, frame: Frame) -> None:
@@ -356,11 +356,11 @@ class Connection:
             raise ProtocolError("A frame came for a stream that nobody opened.")
         return state
 
-    def _add_stream(self, stream: int, head: RequestHead) -> StreamState:
+    def _add_stream(self, stream: int) -> StreamState:
         credit = Feature.CREDIT in self.features
         rx_window = ReceiveWindow(self._limits.window) if credit else Backlog(self._limits.v1_backlog)
         tx_window = SendWindow(self._agreement.window) if credit else Unmetered()
-        state = StreamState(rx_window=rx_window, tx_window=tx_window, request=head)
+        state = StreamState(rx_window=rx_window, tx_window=tx_window)
         self._streams[stream] = state
         return state
 

@@ -49,7 +49,6 @@ class Agreement:
     """Bytes of credit towards the peer, for each stream."""
     streams: int = UNLIMITED
     """How many the proxy may have open at once."""
-    agent: str = ""
     ticket: Ticket | None = field(default=None, repr=False)
     """For the proxy's next time; None where nothing was proven."""
     certificate: bytes = b""
@@ -141,7 +140,6 @@ class ProxyHandshake(Handshake):
             features=self.features,
             window=agree.window,
             streams=agree.streams,
-            agent=agree.agent,
             ticket=ticket,
             certificate=self._offer.certificate,
             session=agree.session if agree.session and Feature.RESUME in self.features else b"",
@@ -226,7 +224,6 @@ class ServeHandshake(Handshake):
         self.agreement = Agreement(
             features=self.features,
             window=hello.window,
-            agent=hello.agent,
             ticket=self._auth.ticket if self._auth else None,
             certificate=self._offer.certificate,
             session=self._session,

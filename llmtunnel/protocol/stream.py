@@ -9,7 +9,6 @@ from enum import Enum
 from typing import Final
 
 from ..errors import ErrorCode, ProtocolError
-from .heads import RequestHead
 from .window import ReceiveWindow, SendWindow
 
 
@@ -65,12 +64,11 @@ class Half:
 class StreamState:
     """What the connection keeps of one stream."""
 
-    __slots__ = ("blocked", "request", "rx", "rx_window", "tx", "tx_window")
+    __slots__ = ("blocked", "rx", "rx_window", "tx", "tx_window")
 
-    def __init__(self, *, rx_window: ReceiveWindow, tx_window: SendWindow, request: RequestHead) -> None:
+    def __init__(self, *, rx_window: ReceiveWindow, tx_window: SendWindow) -> None:
         self.rx, self.tx = Half(), Half()
         self.rx_window, self.tx_window = rx_window, tx_window
-        self.request = request
         self.blocked = False
         """The application has more to send than was taken, and waits to hear that it can."""
 

@@ -272,10 +272,6 @@ class Session:
             hint = "Are the two on one network, or VPN? --path auto tries all other ways too."
             self._abandon(ErrorCode.INTERNAL, reason, PeerLost(reason, hint=hint))
 
-    async def wait_ended(self) -> TunnelError:
-        """Why the session ended, once it has."""
-        return await asyncio.shield(self._ended)
-
     async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
         """End all streams with an error on both sides, say why, and close the channel; idempotent."""
         await finish(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmtunnel.config import Limits, Timeouts
+from llmtunnel.errors import ProtocolError
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.auth import ProxyCredentials, ServeCredentials
 from llmtunnel.protocol.connection import Connection
@@ -15,7 +17,7 @@ from llmtunnel.protocol.events import ConnectionEnded, DataReceived, Event
 from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.greeting import Greeting
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
-from llmtunnel.protocol.hello import ALL_FEATURES, Features
+from llmtunnel.protocol.hello import ALL_FEATURES, Agree, Features, Hello
 from llmtunnel.protocol.keys import Ticket
 from llmtunnel.protocol.stream import StreamState
 from llmtunnel.status import Role
@@ -41,6 +43,8 @@ class Core:
         self._settings = {name: settings.get(name) for name in ("limits", "timeouts")}
         self._greeting = Greeting(role, now=now, features=features, **settings)
         self._connection: Connection | None = None
+        self._agent = ""
+        """What the peer says that it is."""
 
     @property
     def established(self) -> bool:
@@ -65,11 +69,12 @@ class Core:
     def receive_message(self, message: bytes, now: float) -> list[Event | Established]:
         if self._connection:
             return [*self._connection.receive_message(message, now)]
+        self._agent = agent_of(message) or self._agent
         before = self._greeting.ended
         self._greeting.receive_message(message, now)
         if agreement := self._greeting.agreement:
             self._connection = Connection(self.role, agreement, now=now, **self._settings)
-            return [Established(agreement.features, agreement.agent)]
+            return [Established(agreement.features, self._agent)]
         return [self._greeting.ended] if self._greeting.ended and not before else []
 
     def next_timer(self) -> float | None:
@@ -93,6 +98,17 @@ class Core:
         if name == "_connection":  # not yet: it is being copied
             raise AttributeError(name)
         return getattr(self._connection, name)
+
+
+def agent_of(message: bytes) -> str:
+    """The agent that a HELLO or AGREE names; empty where it names none, or is another frame."""
+    frame = frames.decode(message) if len(message) <= frames.MAX_MESSAGE else None
+    with suppress(ProtocolError):
+        if frame is not None and frame.type == FrameType.HELLO:
+            return Hello.decode(frame.payload).agent
+        if frame is not None and frame.type == FrameType.AGREE:
+            return Agree.decode(frame.payload).agent
+    return ""
 
 
 @dataclass

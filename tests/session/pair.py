@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from llmtunnel.config import Limits, Timeouts
+from llmtunnel.errors import TunnelError
 from llmtunnel.protocol.greeting import Greeting
 from llmtunnel.protocol.handshake import Agreement, Credentials
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
@@ -131,6 +132,13 @@ async def exchange(session: Session, body: bytes = b"hello") -> bytes:
 async def _send_all(stream: Stream, body: bytes) -> None:
     await stream.send(body)
     await stream.send_end()
+
+
+async def over(session: Session) -> TunnelError:
+    """Why the session ended, once it has."""
+    await until(lambda: session.error is not None)
+    assert session.error is not None
+    return session.error
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -22,7 +22,7 @@ from llmtunnel.status import Path, Role
 from llmtunnel.transport.memory import linked_pair
 from tests.conftest import raised, run
 
-from .pair import GET, OK, POST, echo, exchange, linked, read_all, start, until
+from .pair import GET, OK, POST, echo, exchange, linked, over, read_all, start, until
 
 QUICK = Timeouts(
     handshake=0.1, ping_busy=0.05, dead_busy=0.15, ping_idle=0.1, dead_idle=0.3, dead_suspect=0.05, close=0.5
@@ -568,8 +568,8 @@ def test_every_waiter_hears_that_the_session_is_lost(how: str) -> None:
             async with asyncio.timeout(2):
                 ends = await asyncio.gather(*tasks, return_exceptions=True)
                 assert [type(end) for end in ends] == [PeerLost] * 3
-                assert isinstance(await pair.proxy.wait_ended(), PeerLost)
-                await pair.serve.wait_ended()
+                assert isinstance(await over(pair.proxy), PeerLost)
+                await over(pair.serve)
             await raised(lambda: pair.proxy.open(GET))
             [error, *_] = ends
             assert all(end is not error for end in ends[1:])  # each task has a traceback of its own
@@ -604,7 +604,7 @@ def test_a_close_tells_the_peer_why() -> None:
     async def main() -> None:
         async with linked(echo) as pair:
             await pair.proxy.aclose()
-            end = await pair.serve.wait_ended()
+            end = await over(pair.serve)
             assert "stops" in str(end)
             assert pair.serve.error is end
 
@@ -647,7 +647,7 @@ def test_a_silent_death_is_noticed_while_idle() -> None:
             pair.network.cut()
             async with asyncio.timeout(5):
                 for session in (pair.proxy, pair.serve):
-                    assert isinstance(await session.wait_ended(), PeerLost)
+                    assert isinstance(await over(session), PeerLost)
 
     run(main())
 
@@ -664,7 +664,7 @@ def test_a_peer_that_is_said_to_be_gone_is_asked_at_once() -> None:
             pair.network.cut()
             pair.proxy.suspect()
             async with asyncio.timeout(5):
-                assert isinstance(await pair.proxy.wait_ended(), PeerLost)
+                assert isinstance(await over(pair.proxy), PeerLost)
 
     run(main())
 

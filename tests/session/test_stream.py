@@ -12,7 +12,7 @@ from llmtunnel.protocol.heads import ResponseHead
 from llmtunnel.session.stream import MAX_HEADS, SMALL, Stream
 from tests.conftest import raised, run
 
-from .pair import GET, OK, POST, echo, linked, read_all, until
+from .pair import GET, OK, POST, echo, linked, over, read_all, until
 
 
 def test_a_body_of_any_length_passes_through_a_small_window() -> None:
@@ -117,7 +117,7 @@ def test_a_response_that_came_whole_stays_readable_after_the_session_is_lost() -
             unanswered = await pair.proxy.open(POST)
             await until(lambda: pair.proxy.active == 1)
             pair.network.kill()
-            await pair.proxy.wait_ended()
+            await over(pair.proxy)
             assert (await whole.response()).status == 200
             assert await read_all(whole) == b"whole"
             with pytest.raises(PeerLost):
