@@ -92,10 +92,6 @@ class SignalClient:
                 raise self._lost()
         raise SignalUnreachable(f"{self._url} sends messages that make no sense.", hint="Is it a signal server?")
 
-    async def bye(self) -> None:
-        """Leave the room; the connection stays. Raises `SignalUnreachable`."""
-        await self.send(messages.bye())
-
     async def aclose(self) -> None:
         """Leave, by closing the connection; idempotent."""
         await self._opened.aclose(self._timeouts.close)

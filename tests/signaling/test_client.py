@@ -104,7 +104,7 @@ def test_serve_and_proxy_meet_at_our_server() -> None:
             candidate = IceCandidate("candidate:1", "0", 0, None)
             await proxy.send(messages.candidate(candidate, to=first.peer_id))
             assert await serve.receive() == Candidate(second.peer_id, candidate)
-            await proxy.bye()
+            await proxy.send(messages.bye())
             assert await serve.receive() == PeerLeft(second.peer_id)
             await join(proxy)
             assert isinstance(await serve.receive(), PeerJoined)
