@@ -172,7 +172,7 @@ async def _toy(command: ToyCommand, console: Console) -> int:
     async with Toy(listen.host, listen.port) as toy:
         console.record(Listening(url=toy.url, addresses=toy.addresses))
         console.say(f"toy model server on {toy.url}\n  for others: {PROG} serve {toy.url}\n")
-        await asyncio.Event().wait()
+        await asyncio.Event().wait()  # until a signal cancels it
     return 0
 
 

@@ -40,7 +40,7 @@ class Stop:
             await asyncio.wait((task, self._status), return_when=asyncio.FIRST_COMPLETED)
         finally:
             task.cancel()
-            await asyncio.wait((task,))
+            await asyncio.wait((task,))  # the tunnel that it closes bounds each step
         return self._status.result() if self._status.done() else task.result()
 
 

@@ -140,7 +140,7 @@ class ClientConnection(asyncio.Protocol):
         """
         if not (self._unread or self._ended or self._interrupted):
             self._readable.clear()
-            await self._readable.wait()
+            await self._readable.wait()  # the caller knows for how long a client may be silent
         self._interrupted = False
         data, self._unread = self._unread, b""
         if len(data) >= self._read_ahead and not self._transport.is_closing():
@@ -174,7 +174,7 @@ class ClientConnection(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Return when little of what was written waits in this process."""
-        await self._writable.wait()
+        await self._writable.wait()  # a client may read as slowly as it likes, as without a tunnel
 
     def write_eof(self) -> None:
         """Nothing more will be written."""

@@ -173,7 +173,7 @@ class UpstreamConnection(asyncio.Protocol):
         """All bytes that have come and are not yet read, at least one; b"" where the upstream has ended."""
         while not (self._unread or self._ended or self._error):
             self._readable.clear()
-            await self._readable.wait()
+            await self._readable.wait()  # a model may think for minutes; the client ends the wait by leaving
         if self._unread:
             return self._take()
         if data := self._take_leftover():
@@ -210,7 +210,7 @@ class UpstreamConnection(asyncio.Protocol):
     async def write(self, data: bytes) -> None:
         """Send; returns when little of it waits in this process."""
         self.write_now(data)
-        await self._writable.wait()
+        await self._writable.wait()  # as for reading
         if self._error:
             raise self._error.again()
 

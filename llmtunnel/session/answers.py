@@ -50,7 +50,7 @@ class Answers:
             task.cancel()
 
     async def wait(self) -> None:
-        """Until none is left."""
+        """Until none is left. Handlers that were cancelled clean up; `finish` says how long that may take."""
         if self._tasks:
             await asyncio.wait(self._tasks.values())
 

@@ -262,7 +262,7 @@ class Room:
         """Until another link is wanted and due, and none is being made; or until there is a failure."""
         loop = asyncio.get_running_loop()
         while True:
-            await self._changed.wait()
+            await self._changed.wait()  # for as long as all is well
             self._changed.clear()
             while delay := self._retry.link_delay(loop.time()):
                 with suppress(TimeoutError):

@@ -184,7 +184,7 @@ class SocketTransport(asyncio.Transport):
                 self._protocol.resume_writing()
 
     async def _wait_aborted(self) -> None:
-        await self._aborted.wait()
+        await self._aborted.wait()  # the other two end it with the pipe
 
     async def _wait_for_more(self) -> bool:
         """False at the end."""

@@ -22,6 +22,7 @@ from llmtunnel.protocol.events import (
     ResponseReceived,
     RestUnwanted,
     StreamEnded,
+    Told,
 )
 from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
@@ -555,3 +556,37 @@ def test_a_suspected_peer_has_a_second() -> None:
     assert [message[0] for message in sent(proxy)] == [FrameType.PING]
     assert proxy.next_timer() == pytest.approx(1.1)
     assert proxy.handle_timer(1.1) == [PeerSilent()]
+
+
+# -- frames of the session that have a codec
+
+
+def with_path(*, agreed: bool) -> ConnectionPair:
+    features = ALL_FEATURES | {Feature.PATH}
+    return ConnectionPair(proxy_features=features, serve_features=features if agreed else ALL_FEATURES)
+
+
+ADDRESSES = ("192.168.1.5:40123", "[fd00::5]:40123")
+
+
+def test_what_one_side_tells_the_other_one_hears_as_it_was() -> None:
+    pair = with_path(agreed=True)
+    pair.serve.connection.tell(FrameType.PATH, ADDRESSES)
+    pair.pump()
+    assert pair.proxy.take_events() == [Told(FrameType.PATH, ADDRESSES)]
+
+
+def test_it_is_not_for_the_wrong_side_to_send_nor_to_be_sent_unless_it_is_agreed_on() -> None:
+    with pytest.raises(AssertionError):
+        with_path(agreed=True).proxy.connection.tell(FrameType.PATH, ADDRESSES)
+    with pytest.raises(AssertionError):
+        with_path(agreed=False).serve.connection.tell(FrameType.PATH, ADDRESSES)
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+def test_one_that_its_codec_refuses_ends_the_session_and_one_from_the_wrong_side_is_skipped(agreed: bool) -> None:
+    pair = with_path(agreed=agreed)
+    message = frames.encode(FrameType.PATH, 7, b"no JSON")
+    assert pair.serve.connection.receive_message(message, 0.0) == []
+    events = pair.proxy.connection.receive_message(message, 0.0)
+    assert [type(event) for event in events] == ([ConnectionEnded] if agreed else [])
