@@ -41,7 +41,7 @@ from .embedded import PATIENCE, Upstream, descriptors, fields_of, quicker, setti
 
 Run = Callable[..., Any]
 
-CLOSE = 0.3
+CLOSE = 0.15
 """Seconds for an orderly close, and for a step that hangs."""
 
 ON_EACH_PATH = [
