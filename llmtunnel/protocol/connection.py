@@ -71,7 +71,9 @@ class Connection:
         self._credited: set[int] = set()
         self._streams: dict[int, StreamState] = {}
         self._last_stream = 0
-        self._handlers = self._make_handlers()
+        handlers = self._make_handlers()
+        self._of_streams = {type: handlers[type] for type in handlers if frames.KINDS[type].stands_on(1)}
+        self._of_session = {type: handlers[type] for type in handlers if frames.KINDS[type].stands_on(0)}
         """What each type of frame that may come does."""
 
     # -- what came
@@ -240,20 +242,20 @@ class Connection:
         return {type: takes[type] for type in frames.expected(self.role, self.features) if type not in TAKEN}
 
     def _rx_frame(self, frame: Frame) -> None:
-        handler = self._handlers.get(frame.type)
-        if handler is None:
-            if frames.is_breach(frame.type, self.features):
-                raise ProtocolError(f"A frame of type {frame.type} came from the wrong side, or late.")
-        elif not frames.KINDS[frame.type].stands_on(frame.stream):
-            with_or_without = "on" if frame.stream else "without"
-            raise ProtocolError(f"A frame of type {frame.type} came {with_or_without} a stream.")
-        elif frame.of_stream:
-            try:
-                handler(frame)
-            except ProtocolError as exc:
-                self._fail_stream(frame.stream, exc)
-        else:
+        if frame.of_stream:
+            if handler := self._of_streams.get(frame.type):
+                try:
+                    handler(frame)
+                except ProtocolError as exc:
+                    self._fail_stream(frame.stream, exc)
+                return
+        elif handler := self._of_session.get(frame.type):
             handler(frame)
+            return
+        if frame.type in self._of_streams or frame.type in self._of_session:
+            raise ProtocolError(f"A frame of type {frame.type} came {'on' if frame.stream else 'without'} a stream.")
+        if frames.is_breach(frame.type, self.features):
+            raise ProtocolError(f"A frame of type {frame.type} came from the wrong side, or late.")
 
     def _rx_told(self, frame: Frame) -> None:
         codec = frames.KINDS[frame.type].codec
