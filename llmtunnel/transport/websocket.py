@@ -96,6 +96,7 @@ async def open_websocket(url: str, *, timeout: float, **options: Any) -> WebSock
         async with asyncio.timeout(timeout):
             won = await _race(url, options, attempts)
         await _drop(attempts, won)
+        await asyncio.sleep(0)  # where this was cancelled meanwhile, that is raised while the socket is still ours
         return won
     except BaseException:
         await _drop(attempts, None)  # the one that has won too, where it is cancelled since
