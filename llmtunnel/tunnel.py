@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .endpoints.origin import Origin
     from .environment import Environ
     from .invite import Invite
-    from .session.answers import Handler
+    from .session.handlers import Handler
     from .session.mux import Session
     from .session.stream import Stream
 

@@ -81,7 +81,7 @@ class Outgoing:
         return data
 
 
-class Connection:
+class SignalConnection:
     """A client, from the opened WebSocket to its end: `run` it. It is the hub's outlet.
 
     ``settle`` hears when it has joined a room, and when it has left one.

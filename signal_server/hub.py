@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from .accounts import Joins
 from .limits import Limits
-from .messages import Bye, Code, Join, Message, OpenPipe, Refused, Relay, Request
+from .messages import Bye, Code, Join, Message, OpenPipe, PassOn, Refused, Request
 from .rooms import Delivery, Member, Rooms
 from .tickets import Tickets
 
@@ -76,7 +76,7 @@ class Hub:
         match request:
             case Join():
                 self._join(outlet, request)
-            case Relay():
+            case PassOn():
                 self._relay(outlet, request)
             case OpenPipe(to=to):
                 self._open_pipe(outlet, to, now)
@@ -112,7 +112,7 @@ class Hub:
         """What a room is called in logs, and where it is remembered when it is empty."""
         return hashlib.blake2b(room.encode(), key=self._key, digest_size=8).hexdigest()
 
-    def _relay(self, outlet: Outlet, request: Relay) -> None:
+    def _relay(self, outlet: Outlet, request: PassOn) -> None:
         self._deliver(self._rooms.relay(self._member(outlet), request))
 
     def _open_pipe(self, outlet: Outlet, to: str, now: float) -> None:

@@ -70,7 +70,7 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relay:
+class PassOn:
     """Pass an offer, an answer or a candidate on."""
 
     type: str
@@ -95,7 +95,7 @@ class Bye:
     """Leave the room."""
 
 
-Request = Join | Relay | OpenPipe | Bye
+Request = Join | PassOn | OpenPipe | Bye
 
 
 def too_large() -> Refused:
@@ -159,13 +159,13 @@ def _too_long(room: object) -> str:
     return f" (max {ROOM_NAME} bytes)" if room and isinstance(room, str) else ""
 
 
-def _relay(kind: str, values: dict[str, Any]) -> Relay:
+def _relay(kind: str, values: dict[str, Any]) -> PassOn:
     text = _text(values, _PAYLOAD[kind], most=MESSAGE)
     if text is None:
         raise Refused(Code.INVALID_JSON, f"invalid JSON: {kind} without {_PAYLOAD[kind]}")
     addressed = values.get("to") is not None
     # An address that is no text is nobody's, rather than no address.
-    return Relay(type=kind, text=text, to=(_text(values, "to", most=IDENTITY) or "") if addressed else None)
+    return PassOn(type=kind, text=text, to=(_text(values, "to", most=IDENTITY) or "") if addressed else None)
 
 
 def _text(values: dict[str, Any], name: str, *, most: int) -> str | None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .limits import Limits
-from .messages import Code, Join, Message, Refused, Relay, Role
+from .messages import Code, Join, Message, PassOn, Refused, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,7 +122,7 @@ class Rooms:
         # An original member would not know what to do with more.
         return [Delivery(other, departure | more if other.role else departure) for other in others]
 
-    def relay(self, sender: Member, request: Relay) -> list[Delivery]:
+    def relay(self, sender: Member, request: PassOn) -> list[Delivery]:
         """Pass a message on. Raises `Refused`."""
         message = request.message(sender.peer_id)
         return [Delivery(target, message) for target in self._targets(sender, request.to)]

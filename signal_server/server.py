@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from .accounts import Strangers, client_address, is_in, network
-from .connection import Connection, Socket
+from .connection import SignalConnection, Socket
 from .hub import Hub
 from .limits import HEAD, Limits, Meter, pipe_cost, signalling_cost
 from .messages import Refused
@@ -73,7 +73,7 @@ class SignalServer:
         self._visitors: dict[_Handler, _Visitor] = {}
         """Everybody who is connected, by connection."""
         self._strangers: Strangers[_Handler] = Strangers()
-        self._connections: set[Connection] = set()
+        self._connections: set[SignalConnection] = set()
         self._pipes: set[_Handler] = set()
         self._runner: web.ServerRunner | None = None
         self._server: asyncio.Server | None = None
@@ -205,7 +205,7 @@ class SignalServer:
         if not socket.can_prepare(request):
             return _plain("ok\n" if request.path == "/healthz" else GREETING)
         settle = partial(self._settle, handler)
-        connection = Connection(socket, transport, self._hub, self._limits, network=of, settle=settle)
+        connection = SignalConnection(socket, transport, self._hub, self._limits, network=of, settle=settle)
         handler.measure(self._meter(signalling_cost), connection.flood)
         try:
             await socket.prepare(request)

@@ -17,13 +17,13 @@ from llmtunnel.endpoints.gateway import Gateway
 from llmtunnel.endpoints.origin import Origin
 from llmtunnel.endpoints.pool import UpstreamPool
 from llmtunnel.endpoints.upstream_connection import UpstreamConnection
-from llmtunnel.endpoints.watch import Watch
-from llmtunnel.session.answers import Answers
+from llmtunnel.endpoints.watch import UpstreamWatch
 from llmtunnel.session.carrier import Carrier
+from llmtunnel.session.handlers import Handlers
 from llmtunnel.session.link import Link
 from llmtunnel.session.links import Links
+from llmtunnel.session.local_tcp import DialWay, ListenWay, SharedListener
 from llmtunnel.session.mux import Session
-from llmtunnel.session.nearby import DialWay, ListenWay, Nearby
 from llmtunnel.session.peers import Peers
 from llmtunnel.session.ways import DirectWay, RelayWay
 from llmtunnel.signaling.client import SignalClient
@@ -33,7 +33,7 @@ from llmtunnel.transport.webrtc import WebRtcChannel, WebRtcPeer
 from llmtunnel.transport.websocket import WebSocket
 from llmtunnel.tunnel import Proxy, Server
 from llmtunnel.upstream import Upstream as Address
-from signal_server.connection import Connection as SignalConnection
+from signal_server.connection import SignalConnection
 from signal_server.limits import Limits as SignalLimits
 from signal_server.server import SignalServer
 
@@ -50,12 +50,12 @@ ON_EACH_PATH = [
     (Peers, "aclose"),
     (Links, "aclose"),
     (Link, "aclose"),
-    (Nearby, "aclose"),
+    (SharedListener, "aclose"),
     (SignalClient, "aclose"),
     (WebSocket, "aclose"),
     (Session, "aclose"),
     (Carrier, "aclose"),
-    (Answers, "wait"),
+    (Handlers, "wait"),
     (DirectWay, "aclose"),
     (WebRtcPeer, "_say_goodbye"),
     (RTCIceTransport, "stop"),
@@ -64,7 +64,7 @@ ON_EACH_PATH = [
     (Clients, "_break_off"),
     (Clients, "_cut_off"),
     (Origin, "aclose"),
-    (Watch, "aclose"),
+    (UpstreamWatch, "aclose"),
     (Drains, "aclose"),
     (UpstreamPool, "aclose"),
 ]

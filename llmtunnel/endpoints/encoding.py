@@ -6,7 +6,7 @@ from typing import Final
 
 from ..errors import ErrorCode, ProtocolError
 from ..protocol.heads import Fields, ResponseHead
-from .http1 import BadMessage, RequestReceived, content_length, end_to_end
+from .http1 import BadMessage, RequestHeadReceived, content_length, end_to_end
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 """Ends a chunked body that is whole; there are no trailers."""
@@ -35,7 +35,7 @@ def _lines(fields: Fields) -> bytes:
 class ResponseEncoder:
     """Frames one response: sized as it was, else chunked, else (HTTP/1.0) until the connection closes."""
 
-    def __init__(self, request: RequestReceived) -> None:
+    def __init__(self, request: RequestHeadReceived) -> None:
         self._method = request.head.method
         self._version = request.version
         self.keep_alive = request.keep_alive

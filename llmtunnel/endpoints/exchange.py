@@ -53,7 +53,7 @@ class SessionSource(Protocol):
         """A session that works, waited for at most ``wait`` seconds. Raises `PeerNotFound`."""
 
 
-class RequestBody:
+class ClientBody:
     """The body of the request that a client is sending."""
 
     def __init__(self, client: ClientConnection, reader: RequestReader, events: Iterable[RequestEvent]) -> None:
@@ -104,7 +104,7 @@ class Exchange:
         self,
         client: ClientConnection,
         verdict: Verdict,
-        body: RequestBody,
+        body: ClientBody,
         entry: Entry,
         *,
         keepalive: float | None = None,

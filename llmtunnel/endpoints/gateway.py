@@ -10,9 +10,9 @@ from ..listener import ListenerPolicy
 from ..protocol.heads import get_all
 from .client_connection import ClientConnection
 from .clients import Clients
-from .exchange import Exchange, RequestBody, SessionSource
+from .exchange import ClientBody, Exchange, SessionSource
 from .guard import Guard
-from .http1 import BadMessage, RequestEvent, RequestReader, RequestReceived
+from .http1 import BadMessage, RequestEvent, RequestHeadReceived, RequestReader
 from .ledger import Ledger
 from .listen import Listen, addresses_of, open_servers, parse_listen, take_sockets, url_of
 from .probe import PROBE_FIELD
@@ -98,11 +98,11 @@ class Gateway:
         if not events:
             return False
         request = events[0]
-        assert isinstance(request, RequestReceived)
+        assert isinstance(request, RequestHeadReceived)
         if get_all(request.head.fields, PROBE_FIELD.lower()):
             self._refuse(client, PROBED)
             return False
-        body = RequestBody(client, reader, events[1:])
+        body = ClientBody(client, reader, events[1:])
         entry = self._ledger.begin(request.head)
         try:
             exchange = Exchange(client, self._guard.judge(request), body, entry, keepalive=self._keepalive)

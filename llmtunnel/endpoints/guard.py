@@ -31,7 +31,7 @@ from ..listener import (
     usual_address,
 )
 from ..protocol.heads import Fields, ResponseHead, get_all, is_preflight, keep_upgrades, leaves_http, tokens
-from .http1 import RequestReceived
+from .http1 import RequestHeadReceived
 from .listen import Listen
 from .responses import Failure
 
@@ -48,7 +48,7 @@ _SHOWN: Final = 260
 class Verdict:
     """What to do with a request."""
 
-    request: RequestReceived
+    request: RequestHeadReceived
     """As it is to be passed on: without the listener's key, and without an upgrade to HTTP/2 or TLS."""
     answer: Failure | ResponseHead | None = None
     """What to answer in the peer's place; None: pass it on."""
@@ -74,7 +74,7 @@ class Guard:
         self._origins = frozenset(map(parse_origin, policy.allow_origins))
         self._key = policy.api_key.encode() if policy.api_key else None
 
-    def judge(self, request: RequestReceived) -> Verdict:
+    def judge(self, request: RequestHeadReceived) -> Verdict:
         """Whether the request may pass, and how."""
         if refusal := self._refusal(request):
             return Verdict(request=request, answer=refusal)
@@ -89,7 +89,7 @@ class Guard:
 
     # -- web pages
 
-    def _refusal(self, request: RequestReceived) -> Failure | None:
+    def _refusal(self, request: RequestHeadReceived) -> Failure | None:
         fields = request.head.fields
         origins = get_all(fields, b"origin")
         sites = tokens(fields, b"sec-fetch-site")
@@ -123,7 +123,7 @@ class Guard:
             return False
         return is_loopback(origin.host) or origin == parse_origin(f"{origin.scheme}://{host.decode('latin-1')}")
 
-    def _cors(self, request: RequestReceived) -> Fields:
+    def _cors(self, request: RequestHeadReceived) -> Fields:
         """For a page that was allowed, and for every page that may ask where a key tells who may read.
 
         Without a key the other pages are the upstream's to answer, preflights and all, as if it were asked directly.
@@ -163,7 +163,7 @@ def readable(head: ResponseHead, cors: Fields) -> ResponseHead:
     return replace(head, fields=head.fields + cors)
 
 
-def _preflight_answer(request: RequestReceived, cors: Fields) -> ResponseHead:
+def _preflight_answer(request: RequestHeadReceived, cors: Fields) -> ResponseHead:
     """Yes to what the browser asks for (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
     asked = request.head.fields
     granted = [(b"Access-Control-Allow-Methods", get_all(asked, b"access-control-request-method")[0])]

@@ -41,7 +41,7 @@ class BadMessage(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestReceived:
+class RequestHeadReceived:
     """A request's head, and what HTTP/1.1 says about its body and its connection."""
 
     head: RequestHead
@@ -72,7 +72,7 @@ class RequestReceived:
         return self.version == b"1.1" and self.length != 0 and b"100-continue" in tokens(self.head.fields, b"expect")
 
 
-RequestEvent = RequestReceived | bytes | End
+RequestEvent = RequestHeadReceived | bytes | End
 ResponseEvent = ResponseHead | bytes | End
 
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
@@ -463,7 +463,7 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
     return method, target, b"1.0" if minor == b"0" else b"1.1"
 
 
-def _received(event: h11.Request, raw_target: bytes) -> RequestReceived:
+def _received(event: h11.Request, raw_target: bytes) -> RequestHeadReceived:
     method, version = bytes(event.method), bytes(event.http_version)
     authority, target = _origin_form(method, raw_target)
     fields = _fields(event)
@@ -471,7 +471,7 @@ def _received(event: h11.Request, raw_target: bytes) -> RequestReceived:
     length = content_length(fields)
     if chunked and (length is not None or version == b"1.0"):
         raise BadMessage(400, "Transfer-Encoding does not go with Content-Length, nor with HTTP/1.0")
-    return RequestReceived(
+    return RequestHeadReceived(
         head=RequestHead(method=method, target=target, fields=fields),
         host=authority or b"".join(get_all(fields, b"host")),
         length=None if chunked else length or 0,

@@ -41,7 +41,7 @@ from .ledger import Entry, Ledger
 from .pool import UpstreamPool
 from .responses import Failure
 from .upstream_connection import UpstreamConnection
-from .watch import Watch
+from .watch import UpstreamWatch
 
 GIVEN_UP: Final = "The other side gave the exchange up."
 
@@ -73,7 +73,7 @@ class Origin:
         self._limits = limits or Limits()
         self._pool = UpstreamPool(upstream, timeouts=timeouts or Timeouts(), limits=self._limits)
         self._ledger = ledger or Ledger()
-        self.watch = Watch(self._pool, self._forwarding, limits=self._limits, on_change=on_upstream)
+        self.watch = UpstreamWatch(self._pool, self._forwarding, limits=self._limits, on_change=on_upstream)
         """To be started by whoever wants to know of the upstream."""
 
     async def handle(self, stream: Stream) -> None:

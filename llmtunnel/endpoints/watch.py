@@ -29,7 +29,7 @@ PATIENCE: Final = 5.0
 """Seconds for an answer. One that takes connections and does not answer in time is busy, not down."""
 
 
-class Watch:
+class UpstreamWatch:
     """`start` it, end it with `aclose`; `status` is what was seen last."""
 
     def __init__(

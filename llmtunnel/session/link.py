@@ -30,8 +30,8 @@ from ..transport.tasks import ended, finish
 from ..transport.tcp import TcpDialler
 from .attempt import Attempt, GiveUpAll, GoOn, Over, Stage, UseRelay, outcome
 from .carrier import Carrier
+from .local_tcp import DialWay, ListenWay, SharedListener
 from .mux import Session
-from .nearby import DialWay, ListenWay, Nearby
 from .ways import AskedRelayWay, DirectWay, RelayWay, Way
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Side:
     role: Role
     settings: Settings
     identity: Identity
-    nearby: Nearby
+    listener: SharedListener
     """Serve's listener for local TCP."""
 
 
@@ -368,7 +368,7 @@ class Link:
         elif listening := next((each.way for each in self._running if isinstance(each.way, ListenWay)), None):
             listening.tell_again(session.tell_addresses)
         else:
-            self._try(ListenWay(self._side.nearby, self.certificate, tell=session.tell_addresses))
+            self._try(ListenWay(self._side.listener, self.certificate, tell=session.tell_addresses))
 
     def _dial(self, addresses: tuple[str, ...]) -> None:
         """Serve says where it listens; once at a time."""

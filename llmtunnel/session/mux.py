@@ -43,8 +43,8 @@ from ..protocol.window import Budget
 from ..status import Path, Role
 from ..transport.tasks import finish
 from .alarm import Alarm
-from .answers import Answers, Handler
 from .carrier import FAREWELL, Carrier, session_error
+from .handlers import Handler, Handlers
 from .life import Change, Life, Resumed, State
 from .stream import Client, Stream
 
@@ -96,7 +96,7 @@ class Session:
         self.budget = budget or Budget(self._limits.held)
         """What its streams may hold for the peer."""
         self._timeouts = timeouts or Timeouts()
-        self._answers = Answers(handler, most=2 * self._limits.streams)
+        self._handlers = Handlers(handler, most=2 * self._limits.streams)
         self._loop = asyncio.get_running_loop()
         self._connection = Connection(
             role, agreement, now=self._loop.time(), limits=self._limits, timeouts=self._timeouts
@@ -279,7 +279,7 @@ class Session:
             self._flush,
             partial(self._end, PeerLost(message)),
             self._carrier.aclose,
-            self._answers.wait,
+            self._handlers.wait,
         )
 
     # -- for streams
@@ -381,7 +381,7 @@ class Session:
                 self._end(session_error(code, message, remote=remote))
 
     def _answer(self, id: int, request: RequestHead) -> None:
-        if self._answers.full:  # the peer resets faster than handlers clean up
+        if self._handlers.full:  # the peer resets faster than handlers clean up
             self.reset(id, ErrorCode.REFUSED, "Too many requests at once.")
             return
         stream = Stream(self, id, request, client=self._client_of(id, request))
@@ -389,7 +389,7 @@ class Session:
             self.reset(id, ErrorCode.REFUSED, "Too much waits for this proxy, or of it, at serve.")
             return
         self._streams[id] = stream
-        self._answers.start(stream)
+        self._handlers.start(stream)
 
     def _client_of(self, id: int, request: RequestHead) -> Client:
         if Feature.CLIENT not in self.features:
@@ -405,7 +405,7 @@ class Session:
         if not error.remote:
             logger.warning("stream %d of %s broke the protocol: %s", id, self.peer, error)
         stream.rx_ended(error)
-        self._answers.cancel(id)
+        self._handlers.cancel(id)
         self._slot_is_free()
 
     def _forget_if_finished(self, id: int) -> None:
@@ -426,7 +426,7 @@ class Session:
         for stream in self._streams.values():
             stream.rx_ended(error)
         self._streams.clear()
-        self._answers.cancel_all()
+        self._handlers.cancel_all()
         for client in list(self._clients.values()):
             client.leave()
         self._slot_is_free()

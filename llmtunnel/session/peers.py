@@ -23,8 +23,8 @@ from ..transport.base import Channel
 from ..transport.tasks import ended, finish, report
 from . import life
 from .access import Access
-from .answers import Handler
 from .carrier import AGENT, FAREWELL, Carrier
+from .handlers import Handler
 from .mux import Session
 from .ways import HEAD_START, PATIENT_START
 

@@ -38,12 +38,12 @@ from ..transport.identity import Identity
 from ..transport.tasks import ended, finish, first_of, report, stop
 from .access import Access, ProxyAccess, ServeAccess
 from .alarm import Alarm
-from .answers import Handler
 from .carrier import Carrier
+from .handlers import Handler
 from .link import Link, Side
 from .links import Links
+from .local_tcp import SharedListener
 from .mux import Session
-from .nearby import Nearby
 from .peers import Peers
 from .retry import Retry
 from .watch import watch
@@ -75,8 +75,8 @@ class Room:
         self._notify = notify
         self._negotiation = Negotiation(role)
         self._identity = Identity()
-        self._nearby = Nearby(settings, self._identity)
-        self._side = Side(role=role, settings=settings, identity=self._identity, nearby=self._nearby)
+        self._shared_listener = SharedListener(settings, self._identity)
+        self._side = Side(role=role, settings=settings, identity=self._identity, listener=self._shared_listener)
         now = asyncio.get_running_loop().time()
         self._access: Access = ServeAccess(settings, now) if role is Role.SERVE else ProxyAccess(settings)
         self._complaints = Bucket(1, every=COMPLAINT_EVERY)
@@ -145,7 +145,7 @@ class Room:
                 self._better.stop,
                 self._peers.aclose,
                 self._links.aclose,
-                self._nearby.aclose,
+                self._shared_listener.aclose,
                 self._until_left,
                 partial(stop, watching),
             )

@@ -25,7 +25,7 @@ def source_addresses() -> tuple[str, ...]:
     return tuple(_source(family, target) for family, target in _TARGETS)
 
 
-class Watch:
+class NetworkWatch:
     """Compares one look with the last one. Pure, but for what it is given."""
 
     def __init__(self, now: float, addresses: tuple[str, ...]) -> None:
@@ -43,7 +43,7 @@ class Watch:
 
 async def watch(changed: Callable[[], None]) -> None:
     """Call ``changed`` each time that something has, for ever."""
-    watching = Watch(time.time(), source_addresses())
+    watching = NetworkWatch(time.time(), source_addresses())
     while True:
         await asyncio.sleep(EVERY)
         if watching.look(time.time(), source_addresses()):

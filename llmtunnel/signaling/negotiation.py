@@ -81,7 +81,7 @@ Instruction = MakeOffer | MakeAnswer | TakeAnswer | TakeCandidate | TakeTicket |
 
 
 @dataclass(slots=True)
-class _Link:
+class _Known:
     member: Member
     live: bool = False
 
@@ -92,7 +92,7 @@ class Negotiation:
     def __init__(self, role: Role) -> None:
         self._role = role
         self._members: dict[str, Member] = {}
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, _Known] = {}
 
     @property
     def alone(self) -> bool:
@@ -107,7 +107,7 @@ class Negotiation:
 
     def linked(self, member: Member) -> None:
         """A connection to this member is being made."""
-        self._links[member.peer_id] = _Link(member)
+        self._links[member.peer_id] = _Known(member)
 
     def established(self, peer_id: str) -> None:
         """It stands."""
@@ -178,5 +178,5 @@ class Negotiation:
         self._links[member.peer_id] = link
         return [Rename(old, member.peer_id)]
 
-    def _live(self) -> _Link | None:
+    def _live(self) -> _Known | None:
         return next((link for link in self._links.values() if link.live), None)

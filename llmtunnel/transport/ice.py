@@ -74,7 +74,7 @@ _all_checks = Bucket(_ALL_CHECKS, every=_EACH_CHECK)
 """One for the process: to whoever gets the packets it is the same which tunnel sends them."""
 
 
-class Connection(aioice.Connection):
+class IceAgent(aioice.Connection):
     """One ICE agent with one component. ``loopback`` offers 127.0.0.1 too, as a machine with no other address does.
 
     ``paths``: see `Settings.tried`.

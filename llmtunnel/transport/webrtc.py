@@ -39,7 +39,7 @@ from ..errors import ChannelClosed, ConnectFailed
 from ..signaling.messages import IceCandidate
 from ..status import Path
 from .base import MAX_MESSAGE, Binding, Channel, Receiver
-from .ice import Connection
+from .ice import IceAgent
 from .identity import Identity
 from .sctp import Sctp
 from .sdp import Description, Fingerprint, Setup, parse
@@ -80,7 +80,7 @@ class WebRtcPeer:
     ) -> None:
         self._timeouts = timeouts
         self._on_candidate = on_candidate
-        self._connection = Connection(servers=ice, candidates=limits.candidates, loopback=loopback, paths=paths)
+        self._connection = IceAgent(servers=ice, candidates=limits.candidates, loopback=loopback, paths=paths)
         gatherer = RTCIceGatherer(iceServers=[])
         gatherer._connection = self._connection
         self._ice = RTCIceTransport(gatherer)

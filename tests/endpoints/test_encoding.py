@@ -4,14 +4,14 @@ import pytest
 
 from llmtunnel.config import Limits
 from llmtunnel.endpoints.encoding import ResponseEncoder, encode_chunk
-from llmtunnel.endpoints.http1 import RequestReader, RequestReceived
+from llmtunnel.endpoints.http1 import RequestHeadReceived, RequestReader
 from llmtunnel.errors import ProtocolError
 from llmtunnel.protocol.heads import Fields, ResponseHead
 
 
 def encoder(request: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") -> ResponseEncoder:
     received = RequestReader(Limits()).feed(request)[0]
-    assert isinstance(received, RequestReceived)
+    assert isinstance(received, RequestHeadReceived)
     return ResponseEncoder(received)
 
 

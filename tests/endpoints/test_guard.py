@@ -7,7 +7,7 @@ import pytest
 
 from llmtunnel.config import Limits
 from llmtunnel.endpoints.guard import Guard, Verdict, readable
-from llmtunnel.endpoints.http1 import BadMessage, RequestReader, RequestReceived
+from llmtunnel.endpoints.http1 import BadMessage, RequestHeadReceived, RequestReader
 from llmtunnel.endpoints.listen import parse_listen
 from llmtunnel.endpoints.responses import Failure
 from llmtunnel.errors import SettingError
@@ -18,9 +18,9 @@ APP = b"https://app.example"
 KEY = "k-0123456789"
 
 
-def received(*lines: bytes, line: bytes = b"GET / HTTP/1.1") -> RequestReceived:
+def received(*lines: bytes, line: bytes = b"GET / HTTP/1.1") -> RequestHeadReceived:
     (event, *_) = RequestReader(Limits()).feed(b"\r\n".join((line, *lines)) + b"\r\n\r\n")
-    assert isinstance(event, RequestReceived)
+    assert isinstance(event, RequestHeadReceived)
     return event
 
 

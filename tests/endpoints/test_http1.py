@@ -12,8 +12,8 @@ from llmtunnel.config import Limits
 from llmtunnel.endpoints.http1 import (
     END,
     BadMessage,
+    RequestHeadReceived,
     RequestReader,
-    RequestReceived,
     ResponseReader,
     content_length,
     end_to_end,
@@ -24,9 +24,9 @@ from llmtunnel.protocol.heads import RequestHead, ResponseHead
 LIMITS = Limits(head=2048, fields=20, response_fields=30)
 
 
-def read(data: bytes, limits: Limits = LIMITS) -> RequestReceived:
+def read(data: bytes, limits: Limits = LIMITS) -> RequestHeadReceived:
     head = RequestReader(limits).feed(data)[0]
-    assert isinstance(head, RequestReceived)
+    assert isinstance(head, RequestHeadReceived)
     return head
 
 

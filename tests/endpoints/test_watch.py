@@ -11,7 +11,7 @@ from llmtunnel.endpoints import watch
 from llmtunnel.endpoints.forwarding import Forwarding
 from llmtunnel.endpoints.pool import UpstreamPool
 from llmtunnel.endpoints.probe import PROBE_FIELD
-from llmtunnel.endpoints.watch import Watch
+from llmtunnel.endpoints.watch import UpstreamWatch
 from llmtunnel.status import Health, UpstreamStatus
 from llmtunnel.upstream import Upstream
 
@@ -37,7 +37,9 @@ class Eye:
         address, limits = Upstream.parse(f"http://127.0.0.1:{upstream.port}/b", headers=["X-Key: k"]), Limits()
         self.upstream = upstream
         self.pool = UpstreamPool(address, timeouts=Timeouts(), limits=limits)
-        self.watch = Watch(self.pool, Forwarding(upstream=address), limits=limits, on_change=self.seen.put_nowait)
+        self.watch = UpstreamWatch(
+            self.pool, Forwarding(upstream=address), limits=limits, on_change=self.seen.put_nowait
+        )
 
     async def next(self) -> UpstreamStatus:
         """What it sees next that is new."""

@@ -13,7 +13,7 @@ from llmtunnel.errors import PeerNotFound
 from llmtunnel.listener import ListenerPolicy
 from llmtunnel.protocol.heads import ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Features
-from llmtunnel.session.answers import Handler
+from llmtunnel.session.handlers import Handler
 from llmtunnel.session.mux import Session
 from llmtunnel.session.stream import Stream
 from llmtunnel.status import RequestRecord, Role

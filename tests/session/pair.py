@@ -13,8 +13,8 @@ from llmtunnel.protocol.greeting import Greeting
 from llmtunnel.protocol.handshake import Agreement, Credentials
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Features
-from llmtunnel.session.answers import Handler
 from llmtunnel.session.carrier import Carrier
+from llmtunnel.session.handlers import Handler
 from llmtunnel.session.mux import Session
 from llmtunnel.session.stream import Stream
 from llmtunnel.status import Role
@@ -100,7 +100,7 @@ async def linked(
             assert session.error is not None
             assert session.active == 0
             assert session._alarm._handle is None
-            assert not session._answers._tasks
+            assert not session._handlers._tasks
 
 
 async def echo(stream: Stream) -> None:

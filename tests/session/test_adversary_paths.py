@@ -25,8 +25,8 @@ from llmtunnel.protocol.keys import KeyExchange
 from llmtunnel.session import link as link_module
 from llmtunnel.session.access import ProxyAccess
 from llmtunnel.session.attempt import Stage
+from llmtunnel.session.local_tcp import DialWay
 from llmtunnel.session.mux import Session
-from llmtunnel.session.nearby import DialWay
 from llmtunnel.status import ErrorNotice, Path, Role, Suspended
 from llmtunnel.transport import tcp
 from llmtunnel.transport.base import Channel
@@ -209,7 +209,7 @@ def test_an_invited_proxy_that_finds_anothers_listener_is_closed_before_a_word(
             thief = Invited(Role.PROXY, server.url, path="relay")
             async with running(thief):
                 [mine] = [await thief.session()]
-                listener = serve.room._nearby._listener
+                listener = serve.room._shared_listener._listener
                 assert listener is not None and listener.addresses
                 identity = thief.room._identity
                 dialler = TcpDialler(identity, mine.certificate, timeouts=QUICK, loopback=True)

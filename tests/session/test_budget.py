@@ -75,7 +75,7 @@ def test_a_head_that_is_taken_back_before_it_is_looked_at_holds_nothing() -> Non
                 pair.proxy._flush()
                 stream.reset(ErrorCode.CANCELLED, "Never mind.")
                 await until(lambda: pair.serve.budget.used == 0)
-                await until(lambda: not pair.serve._answers._tasks)
+                await until(lambda: not pair.serve._handlers._tasks)
 
     run(main())
 

@@ -591,7 +591,7 @@ def test_the_end_of_a_session_cancels_its_handlers() -> None:
         async with linked(wait) as pair:
             for _ in range(5):
                 await pair.proxy.open(GET)
-            await until(lambda: len(pair.serve._answers._tasks) == 5)
+            await until(lambda: len(pair.serve._handlers._tasks) == 5)
             await asyncio.sleep(0)
             await pair.serve.aclose()
             assert ended == 5

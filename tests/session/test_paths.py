@@ -25,7 +25,7 @@ from llmtunnel.signaling import messages
 from llmtunnel.status import ErrorNotice, Path, PeerConnected, PeerLostNotice, Reconnecting, Resumed, Role
 from llmtunnel.transport import tcp
 from llmtunnel.transport.base import Channel
-from llmtunnel.transport.ice import Connection
+from llmtunnel.transport.ice import IceAgent
 from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.pipe import TlsChannel
 from llmtunnel.transport.relay import open_relay
@@ -80,10 +80,10 @@ class Gate:
 def without_udp(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on no new connection has an address to send from."""
 
-    async def no_hosts(self: Connection) -> None:
+    async def no_hosts(self: IceAgent) -> None:
         self._local_candidates_start = self._local_candidates_end = True
 
-    monkeypatch.setattr(Connection, "gather_candidates", no_hosts)
+    monkeypatch.setattr(IceAgent, "gather_candidates", no_hosts)
 
 
 @pytest.fixture
@@ -387,7 +387,7 @@ def test_local_tcp_takes_over_where_the_two_are_near_and_what_dies_with_it_goes_
             await on(Path.TCP, serve, proxy)
             [session] = proxy.room.standing
             assert ":" in session.address
-            await until(lambda: serve.room._nearby._listener is None, "nobody is expected any more")
+            await until(lambda: serve.room._shared_listener._listener is None, "nobody is expected any more")
             asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
             await until(lambda: len(serve.started) == LOAD)
             session._carrier.channel.give_up("the cable is pulled")  # type: ignore[attr-defined]
@@ -557,7 +557,7 @@ def test_without_a_secret_nobody_says_where_it_listens(run: Run) -> None:
         async with signal() as server, pair(server.url) as (serve, proxy):
             assert Feature.PATH not in proxy.room.standing[0].features
             assert await proxy.ask() == b"/hello"
-            assert serve.room._nearby._listener is None
+            assert serve.room._shared_listener._listener is None
             await on(Path.DIRECT, serve, proxy)
 
     run(main())

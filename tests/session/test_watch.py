@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 
 from llmtunnel.session import watch as watch_module
-from llmtunnel.session.watch import EVERY, Watch, source_addresses
+from llmtunnel.session.watch import EVERY, NetworkWatch, source_addresses
 
 HOME, CAFE, NOWHERE = ("192.168.0.7", ""), ("10.1.1.4", ""), ("", "")
 
 
 def test_nothing_has_changed_while_looks_come_in_time_and_find_the_same() -> None:
-    watching = Watch(100.0, HOME)
+    watching = NetworkWatch(100.0, HOME)
     assert not any(watching.look(100.0 + EVERY * count + 0.3, HOME) for count in range(1, 50))
 
 
 def test_another_address_is_told_once() -> None:
-    watching = Watch(100.0, HOME)
+    watching = NetworkWatch(100.0, HOME)
     assert [watching.look(100.0 + EVERY * count, CAFE) for count in (1, 2)] == [True, False]
 
 
 def test_no_way_at_all_is_no_other_way_but_one_that_comes_back_is() -> None:
-    watching = Watch(100.0, HOME)
+    watching = NetworkWatch(100.0, HOME)
     seen = [NOWHERE, NOWHERE, HOME, HOME, NOWHERE, CAFE]
     told = [watching.look(100.0 + EVERY * (count + 1), each) for count, each in enumerate(seen)]
     assert told == [False, False, True, False, False, True]
@@ -31,7 +31,7 @@ def test_no_way_at_all_is_no_other_way_but_one_that_comes_back_is() -> None:
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
 def test_a_clock_that_jumped_is_told_once(jump: float) -> None:
-    watching = Watch(100.0, HOME)
+    watching = NetworkWatch(100.0, HOME)
     assert watching.look(100.0 + EVERY + jump, HOME)
     assert not watching.look(100.0 + 2 * EVERY + jump, HOME)
 

@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from signal_server.connection import Connection
+from signal_server.connection import SignalConnection
 from signal_server.server import SignalServer
 
 from ..conftest import run
@@ -16,11 +16,11 @@ from ..conftest import run
 def test_a_client_that_cannot_be_sent_anything_is_cut_off_and_the_defect_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(self: Connection) -> None:
+    async def fail(self: SignalConnection) -> None:
         raise ValueError("a defect")
 
     async def main() -> None:
-        monkeypatch.setattr(Connection, "_write", fail)
+        monkeypatch.setattr(SignalConnection, "_write", fail)
         async with SignalServer("127.0.0.1", 0) as server, aiohttp.ClientSession() as http:
             async with http.ws_connect(server.url) as socket, asyncio.timeout(5):
                 assert (await socket.receive()).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSE)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signal_server.limits import ENVELOPE, MESSAGE
-from signal_server.messages import Bye, Code, Join, OpenPipe, Refused, Relay, Role, encode, parse
+from signal_server.messages import Bye, Code, Join, OpenPipe, PassOn, Refused, Role, encode, parse
 
 
 def refusal(text: str) -> Refused:
@@ -42,7 +42,7 @@ def test_an_instance_or_token_that_is_no_short_text_is_left_out(value: str) -> N
 @pytest.mark.parametrize("kind", ["offer", "answer"])
 def test_offers_and_answers_are_relayed_with_their_sender_and_nothing_else(kind: str) -> None:
     request = parse(json.dumps({"type": kind, "sdp": "v=0\r\n", "peerId": "forged", "extra": 1}))
-    assert isinstance(request, Relay)
+    assert isinstance(request, PassOn)
     assert request.to is None
     assert request.message("me") == {"type": kind, "peerId": "me", "sdp": "v=0\r\n"}
 
@@ -50,7 +50,7 @@ def test_offers_and_answers_are_relayed_with_their_sender_and_nothing_else(kind:
 def test_a_candidate_is_relayed_as_the_text_it_is() -> None:
     inner = '{"candidate":"candidate:1 1 udp 1 127.0.0.1 9 typ host","sdpMid":null}'
     request = parse(json.dumps({"type": "candidate", "candidate": inner, "to": "you"}))
-    assert request == Relay(type="candidate", text=inner, to="you")
+    assert request == PassOn(type="candidate", text=inner, to="you")
 
 
 @pytest.mark.parametrize(("to", "meant"), [("you", "you"), (7, ""), (None, ""), ("x" * 1000, ""), ("\ud800", "")])
@@ -61,7 +61,7 @@ def test_a_pipe_is_asked_for_by_a_peers_id(to: object, meant: str) -> None:
 @pytest.mark.parametrize("to", [7, ["you"], {"you": 1}, False, "x" * 1000, "\ud800"])
 def test_an_address_that_is_no_peers_id_is_nobodys(to: object) -> None:
     request = parse(json.dumps({"type": "offer", "sdp": "s", "to": to}))
-    assert isinstance(request, Relay)
+    assert isinstance(request, PassOn)
     assert request.to == ""
 
 
@@ -112,7 +112,7 @@ def test_a_message_that_would_not_fit_once_relayed_is_too_large() -> None:
 
 def test_neither_rooms_nor_tokens_nor_sdps_stand_in_reprs() -> None:
     secrets = "room-secret", "token-secret", "sdp-secret"
-    shown = repr(Join(room="room-secret", token="token-secret")) + repr(Relay(type="offer", text="sdp-secret"))
+    shown = repr(Join(room="room-secret", token="token-secret")) + repr(PassOn(type="offer", text="sdp-secret"))
     assert not any(secret in shown for secret in secrets)
 
 
@@ -122,7 +122,7 @@ def test_relaying_adds_no_more_than_the_envelope(text: str, name: str, escaped: 
     kind = "candidate" if name == "candidate" else "offer"
     came = json.dumps({"type": kind, name: text}, ensure_ascii=escaped, separators=(",", ":"))
     request = parse(came)
-    assert isinstance(request, Relay)
+    assert isinstance(request, PassOn)
     relayed = encode(request.message("x" * 36))
     assert json.loads(relayed)[name] == text
     assert len(relayed.encode()) <= len(came.encode()) + ENVELOPE

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from signal_server.limits import MAX_PROXIES, MESSAGE, Limits, RelayLimits
-from signal_server.messages import Code, Join, Message, Refused, Relay, Role, encode
+from signal_server.messages import Code, Join, Message, PassOn, Refused, Role, encode
 from signal_server.rooms import Admission, Delivery, Member, Rooms
 
 
@@ -34,7 +34,7 @@ class House:
         return caught.value
 
     def offer(self, sender: Member, to: str | None = None) -> list[Member]:
-        return [delivery.to for delivery in self.rooms.relay(sender, Relay(type="offer", text="s", to=to))]
+        return [delivery.to for delivery in self.rooms.relay(sender, PassOn(type="offer", text="s", to=to))]
 
 
 @pytest.fixture
@@ -346,7 +346,7 @@ class Crowd(RuleBasedStateMachine):
         sender = data.draw(st.sampled_from(self.present))
         to = data.draw(st.none() | st.sampled_from(self.present).map(lambda member: member.peer_id))
         try:
-            deliveries = self.rooms.relay(sender, Relay(type="offer", text="s", to=to))
+            deliveries = self.rooms.relay(sender, PassOn(type="offer", text="s", to=to))
         except Refused as error:
             assert error.code is Code.NO_SUCH_PEER
             return

@@ -21,7 +21,7 @@ from llmtunnel.config import IceServers, Timeouts
 from llmtunnel.errors import ConnectFailed
 from llmtunnel.status import Path
 from llmtunnel.transport import ice
-from llmtunnel.transport.ice import Connection, parse_candidate
+from llmtunnel.transport.ice import IceAgent, parse_candidate
 
 from ..embedded import descriptors
 from .ends import NO_SERVERS, End, connected, introduce, without_candidates
@@ -152,7 +152,7 @@ def named(kind: str, ports: range, host: str = "192.0.2.1") -> list[str]:
 
 def test_only_so_many_candidates_are_taken_from_a_peer_some_of_each_type(run: Run) -> None:
     async def main() -> None:
-        connection = Connection(servers=NO_SERVERS, candidates=8, loopback=False)
+        connection = IceAgent(servers=NO_SERVERS, candidates=8, loopback=False)
         assert len(connection.take([*named("host", range(6000, 6003)), "rubbish"])) == 3
         assert [each.port for each in connection.take(named("host", range(6003, 6010)))] == [6003]
         assert connection.take(named("host", range(6010, 6020))) == []
@@ -165,7 +165,7 @@ def test_only_so_many_candidates_are_taken_from_a_peer_some_of_each_type(run: Ru
 
 def test_only_so_many_names_of_a_peer_are_asked_for(run: Run) -> None:
     async def main() -> None:
-        connection = Connection(servers=NO_SERVERS, candidates=48, loopback=False)
+        connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=False)
         name = "{}b0d0a0c-0000-4000-8000-000000000000.local"
         texts = [text for number in range(5) for text in named("host", range(6000, 6001), name.format(number))]
         assert len(connection.take(texts)) == ice._NAMES
@@ -274,7 +274,7 @@ def test_a_peer_is_met_while_strangers_use_all_checks_up(run: Run, monkeypatch: 
 
 def test_this_machines_loopback_gets_no_packets_where_it_is_not_offered(run: Run) -> None:
     async def main() -> None:
-        connection = Connection(servers=NO_SERVERS, candidates=48, loopback=False)
+        connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=False)
         own = replace_host(connection, "192.0.2.9")
         assert not connection._may_check(("127.0.0.1", 40_000))
         assert not connection._may_check(("::1", 40_000))
@@ -285,7 +285,7 @@ def test_this_machines_loopback_gets_no_packets_where_it_is_not_offered(run: Run
     run(main())
 
 
-def replace_host(connection: Connection, host: str) -> list[aioice.Candidate]:
+def replace_host(connection: IceAgent, host: str) -> list[aioice.Candidate]:
     """Have a connection offer an address beside those that it does."""
     text = f"1 1 udp 1 {host} 40000 typ host"
     connection._local_candidates.append(aioice.Candidate.from_sdp(text))
@@ -295,7 +295,7 @@ def replace_host(connection: Connection, host: str) -> list[aioice.Candidate]:
 @pytest.mark.usefixtures("all_checks")
 def test_checks_from_forged_senders_bring_each_of_them_as_many_packets_at_most(run: Run) -> None:
     async def main() -> None:
-        connection = Connection(servers=NO_SERVERS, candidates=48, loopback=True)
+        connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=True)
         await connection.gather_candidates()
         connection.remote_username, connection.remote_password = "user", "password"
         sent: Counter[tuple[str, int]] = Counter()
@@ -339,7 +339,7 @@ def test_datagrams_of_strangers_do_no_harm(run: Run) -> None:
 
 def test_only_so_many_datagrams_wait_for_dtls_and_of_a_stranger_fewer(run: Run) -> None:
     async def main() -> None:
-        connection = Connection(servers=NO_SERVERS, candidates=1, loopback=False)
+        connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=False)
 
         def flood() -> int:
             for _ in range(ice._WAITING + 1):
@@ -355,7 +355,7 @@ def test_only_so_many_datagrams_wait_for_dtls_and_of_a_stranger_fewer(run: Run) 
 
 def test_a_datagram_that_is_larger_than_any_packet_is_dropped(run: Run) -> None:
     async def main() -> None:
-        connection = Connection(servers=NO_SERVERS, candidates=1, loopback=False)
+        connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=False)
         for size in (ice._DATAGRAM, ice._DATAGRAM + 1, 65_507):
             connection.data_received(b"\x17" * size, 1)
         assert connection._queue.qsize() == 1
@@ -365,7 +365,7 @@ def test_a_datagram_that_is_larger_than_any_packet_is_dropped(run: Run) -> None:
 
 def test_checks_from_ever_more_ports_make_only_so_many_paths(run: Run) -> None:
     async def main() -> None:
-        connection = Connection(servers=NO_SERVERS, candidates=1, loopback=True)
+        connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=True)
         await connection.gather_candidates()
         check = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
         check.attributes["PRIORITY"] = 1
@@ -383,7 +383,7 @@ def test_a_gathering_that_is_cancelled_leaves_no_socket(run: Run, cancels: int) 
 
     async def main() -> None:
         before = descriptors()
-        connection = Connection(servers=NO_SERVERS, candidates=1, loopback=True)
+        connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=True)
         gathering = asyncio.create_task(connection.gather_candidates())
         for _ in range(cancels):
             await asyncio.sleep(0)
@@ -435,11 +435,11 @@ def start_coturn(tmp_path: FilePath) -> Iterator[Coturn]:
 def test_where_hosts_do_not_reach_each_other_a_turn_server_relays(
     run: Run, monkeypatch: pytest.MonkeyPatch, coturn: Coturn, transports: tuple[str, ...], others: tuple[str, ...]
 ) -> None:
-    async def no_hosts(self: Connection) -> None:
+    async def no_hosts(self: IceAgent) -> None:
         self._local_candidates_start = self._local_candidates_end = True
 
     async def main() -> None:
-        monkeypatch.setattr(Connection, "gather_candidates", no_hosts)
+        monkeypatch.setattr(IceAgent, "gather_candidates", no_hosts)
         (url,) = coturn.servers.turn
         servers = replace(coturn.servers, turn=(*others, *(f"{url}?transport={each}" for each in transports)))
         left, right = End(ice=servers), End(ice=servers)

@@ -20,7 +20,7 @@ EXPECT: Final = 10.0
 """Seconds for which serve listens for a peer that it has told where; it may still be dialling other addresses."""
 
 
-class Nearby:
+class SharedListener:
     """Serve's listener, for all its peers: it is there only while one is expected."""
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
@@ -65,8 +65,10 @@ class ListenWay(Way):
 
     name = "tcp"
 
-    def __init__(self, nearby: Nearby, fingerprint: bytes, *, tell: Callable[[tuple[str, ...]], None]) -> None:
-        self._nearby = nearby
+    def __init__(
+        self, listener: SharedListener, fingerprint: bytes, *, tell: Callable[[tuple[str, ...]], None]
+    ) -> None:
+        self._shared_listener = listener
         self._fingerprint = fingerprint
         self._tell = tell
         self._addresses: tuple[str, ...] | None = None
@@ -76,7 +78,7 @@ class ListenWay(Way):
     async def open(self) -> Channel:
         """As `Way.open`."""
         try:
-            self._addresses = await self._nearby.expect(self._fingerprint, self._accept)
+            self._addresses = await self._shared_listener.expect(self._fingerprint, self._accept)
             self._tell(self._addresses)  # none too: the peer need not wait then
             if not self._addresses:
                 raise ConnectFailed("This machine has no address to listen on.")
@@ -85,7 +87,7 @@ class ListenWay(Way):
         except TimeoutError as exc:
             raise ConnectFailed(f"The peer is not reached over {Path.TCP}: it has not come.") from exc
         finally:
-            self._nearby.forget(self._fingerprint, self._accept)
+            self._shared_listener.forget(self._fingerprint, self._accept)
 
     def tell_again(self, tell: Callable[[tuple[str, ...]], None]) -> None:
         """The session is on another channel: what was told may have been lost with the last one."""

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Stream], Awaitable[None]]
 
 
-class Answers:
+class Handlers:
     """At most ``most`` tasks at once: `full` is asked before `start`."""
 
     def __init__(self, handler: Handler | None, *, most: int) -> None:
