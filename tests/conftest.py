@@ -1,12 +1,18 @@
-"""What every test may use: `run`, for a test that needs a loop, and `on_each_loop`, for one that needs both."""
+"""How tests meet asyncio: an ``async def`` test runs on a fresh loop, by `run`, and must leave nothing behind.
+
+``@pytest.mark.within(10)`` bounds such a test to 10 s. ``@pytest.mark.usefixtures("on_each_loop")`` runs it on
+asyncio's loop and on uvloop's. A blocking test calls `run` itself: where only one step of it needs a loop, or where
+each example of hypothesis needs a fresh one.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,6 +36,7 @@ for name, usual in (("SIGINT", signal.default_int_handler), ("SIGTERM", signal.S
         signal.signal(getattr(signal, name), usual)
 
 T = TypeVar("T")
+LONGEST = 60.0  # for one loop of a test, in seconds: below pytest's own timeout, which cannot say what was awaited
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -40,10 +47,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Have pytest call an ``async def`` test as a blocking one that `run` runs."""
+    test = pyfuncitem.obj
+    if inspect.iscoroutinefunction(test):
+        on_loop = pyfuncitem.funcargs.get("on_each_loop", run)
+        within = pyfuncitem.get_closest_marker("within")
+        timeout = within.args[0] if within else LONGEST
+        pyfuncitem.obj = lambda **fixtures: on_loop(test(**fixtures), timeout=timeout)
+    return (yield)
+
+
 def run(
     main: Coroutine[Any, Any, T],
     *,
-    timeout: float = 60.0,
+    timeout: float = LONGEST,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> T:
     """Run ``main`` on a fresh loop; fails where it leaves a task or thread behind, or needs over ``timeout`` s."""
