@@ -1,7 +1,8 @@
 """How tests meet asyncio: an ``async def`` test runs on a fresh loop, by `run`, and must leave nothing behind.
 
 ``@pytest.mark.within(10)`` bounds such a test to 10 s. ``@pytest.mark.usefixtures("on_each_loop")`` runs it on
-asyncio's loop and on uvloop's. A blocking test calls `run` itself: where only one step of it needs a loop, or where
+asyncio's loop and on uvloop's; ``usefixtures("in_virtual_time")`` runs it on a loop whose waits cost nothing, for
+tests of time that need no socket. A blocking test calls `run` itself: where only one step of it needs a loop, or where
 each example of hypothesis needs a fresh one.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import selectors
 import signal
 import threading
 import traceback
@@ -52,10 +54,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     """Have pytest call an ``async def`` test as a blocking one that `run` runs."""
     test = pyfuncitem.obj
     if inspect.iscoroutinefunction(test):
-        on_loop = pyfuncitem.funcargs.get("on_each_loop", run)
+        fixtures = pyfuncitem.funcargs
+        on_loop = fixtures.get("on_each_loop") or fixtures.get("in_virtual_time") or run
         within = pyfuncitem.get_closest_marker("within")
         timeout = within.args[0] if within else LONGEST
-        pyfuncitem.obj = lambda **fixtures: on_loop(test(**fixtures), timeout=timeout)
+        pyfuncitem.obj = lambda **arguments: on_loop(test(**arguments), timeout=timeout)
     return (yield)
 
 
@@ -107,3 +110,37 @@ def run_fixture() -> Callable[..., Any]:
 def on_each_loop(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """`run` on asyncio's loop and on uvloop's: their sockets differ in what they forgive."""
     return partial(run, loop_factory=request.param)
+
+
+class VirtualTime(asyncio.SelectorEventLoop):
+    """A loop that never waits: where nothing is ready, its clock moves on to the next timer at once.
+
+    So a test of time takes none, does not depend on the machine's speed, and a wait for what never comes fails at once.
+    Only for tests within one process and thread, and without sockets: the clock would run ahead of the network.
+    """
+
+    now = 1000.0
+
+    def __init__(self) -> None:
+        super().__init__(_Selector(self))
+
+    def time(self) -> float:
+        return self.now
+
+
+class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+    def __init__(self, loop: VirtualTime) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready: list[tuple[selectors.SelectorKey, int]] = super().select(None if timeout is None else 0)
+        if not ready and timeout:
+            self._loop.now += timeout + 1e-9  # rounded sums of times must not fall short of a timer's time
+        return ready
+
+
+@pytest.fixture
+def in_virtual_time() -> Callable[..., Any]:
+    """`run` on a `VirtualTime`."""
+    return partial(run, loop_factory=VirtualTime)

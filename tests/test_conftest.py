@@ -16,6 +16,7 @@ TESTS = """
 import asyncio
 import socket
 import threading
+import time
 
 import pytest
 
@@ -40,6 +41,21 @@ async def test_on_each_loop():
 
 def test_the_loops_differed(on_each_loop):
     assert len(seen) == SEVERAL
+
+@pytest.mark.usefixtures("in_virtual_time")
+async def test_virtual_time_passes_at_once_and_in_order():
+    loop, began, rang = asyncio.get_running_loop(), time.monotonic(), []
+    for delay in (30.0, 10.0, 20.0):
+        loop.call_later(delay, rang.append, delay)
+    start = loop.time()
+    await asyncio.sleep(25)
+    assert rang == [10.0, 20.0]
+    assert loop.time() == pytest.approx(start + 25)
+    assert time.monotonic() - began < 10
+
+@pytest.mark.usefixtures("in_virtual_time")
+async def test_bad_by_waiting_in_virtual_time_for_what_never_comes():
+    await asyncio.Event().wait()
 
 async def test_bad_by_assertion():
     assert await asyncio.sleep(0, False)

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
 from llmtunnel.protocol.liveness import OVERSLEPT
 from llmtunnel.session.alarm import Alarm
 
+from ..conftest import VirtualTime
 from ..embedded import until
 
 Run = Callable[..., Any]
@@ -17,7 +17,9 @@ class Clock:
     """An alarm, the time that is due, and how often it rang."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTime)
+        self.loop = loop
         self.due: float | None = None
         self.rang = 0
         self.alarm = Alarm(lambda: self.due, self._ring)
@@ -32,7 +34,7 @@ class Clock:
             self.due = None
 
 
-def test_it_rings_at_its_time_also_where_that_has_moved(run: Run) -> None:
+def test_it_rings_at_its_time_also_where_that_has_moved(in_virtual_time: Run) -> None:
     async def main() -> None:
         clock = Clock()
         clock.set(60)
@@ -45,10 +47,10 @@ def test_it_rings_at_its_time_also_where_that_has_moved(run: Run) -> None:
         assert moved is not None and clock.loop.time() >= moved
         assert not clock.alarm.take_overslept(clock.loop.time())
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_it_never_rings_once_stopped(run: Run) -> None:
+def test_it_never_rings_once_stopped(in_virtual_time: Run) -> None:
     async def main() -> None:
         clock = Clock()
         clock.set(0.01)
@@ -57,25 +59,25 @@ def test_it_never_rings_once_stopped(run: Run) -> None:
         await asyncio.sleep(0.1)
         assert clock.rang == 0
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_that_this_process_was_stopped_is_told_once_before_it_rings_or_after(run: Run) -> None:
+def test_that_this_process_was_stopped_is_told_once_before_it_rings_or_after(in_virtual_time: Run) -> None:
     async def main() -> None:
         for rings_first in (True, False):
             clock = Clock()
             clock.set(0.01)
-            time.sleep(OVERSLEPT + 0.2)  # noqa: ASYNC251 (as a process that is stopped)
+            clock.loop.now += OVERSLEPT + 0.2  # as in a process that is stopped
             if rings_first:
                 await until(lambda: clock.rang)  # noqa: B023
             told = [clock.alarm.take_overslept(clock.loop.time()) for _ in range(1 + rings_first)]
             assert told[0] and not any(told[1:])
             clock.alarm.stop()
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_a_time_that_has_passed_when_it_is_set_is_no_sleep(run: Run) -> None:
+def test_a_time_that_has_passed_when_it_is_set_is_no_sleep(in_virtual_time: Run) -> None:
     async def main() -> None:
         clock = Clock()
         clock.set(-60)
@@ -83,4 +85,4 @@ def test_a_time_that_has_passed_when_it_is_set_is_no_sleep(run: Run) -> None:
         await until(lambda: clock.rang)
         assert not clock.alarm.take_overslept(clock.loop.time())
 
-    run(main())
+    in_virtual_time(main())

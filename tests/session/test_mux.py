@@ -4,7 +4,9 @@ import asyncio
 import gc
 import logging
 import random
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +25,8 @@ from llmtunnel.transport.memory import linked_pair
 from tests.conftest import raised, run
 
 from .pair import GET, OK, POST, echo, exchange, linked, over, read_all, start, until
+
+Run = Callable[..., Any]
 
 QUICK = Timeouts(
     handshake=0.1, ping_busy=0.05, dead_busy=0.15, ping_idle=0.1, dead_idle=0.3, dead_suspect=0.05, close=0.5
@@ -61,13 +65,13 @@ def test_an_exchange_gives_the_same_bytes_by_whatever_features(features: Feature
     run(main())
 
 
-def test_a_peer_that_says_no_hello_is_lost() -> None:
+def test_a_peer_that_says_no_hello_is_lost(in_virtual_time: Run) -> None:
     async def main() -> None:
         left, _right = linked_pair()
         with pytest.raises(PeerLost):
             await start(left, Role.PROXY, timeouts=QUICK)
 
-    run(main())
+    in_virtual_time(main())
 
 
 def test_a_peer_of_another_version_is_told_so_and_named() -> None:
@@ -86,14 +90,14 @@ def test_a_peer_of_another_version_is_told_so_and_named() -> None:
     run(main())
 
 
-def test_a_hello_that_is_given_up_leaves_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hello_that_is_given_up_leaves_nothing(in_virtual_time: Run, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         left, _right = linked_pair()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
                 await start(left, Role.PROXY)
 
-    run(main())
+    in_virtual_time(main())
     gc.collect()
     assert caplog.records == [], "asyncio logs an exception that nobody asked for"
 
@@ -111,7 +115,7 @@ def test_many_exchanges_run_at_once() -> None:
     run(main())
 
 
-def test_a_stalled_stream_stalls_no_other_and_takes_no_more_than_its_window() -> None:
+def test_a_stalled_stream_stalls_no_other_and_takes_no_more_than_its_window(in_virtual_time: Run) -> None:
     taken = 0
 
     async def flood(stream: Stream) -> None:
@@ -140,7 +144,7 @@ def test_a_stalled_stream_stalls_no_other_and_takes_no_more_than_its_window() ->
                 got += len(await stalled.receive())
             assert taken <= got + 2 * window, "read again, it goes on"
 
-    run(main())
+    in_virtual_time(main())
 
 
 def test_a_v1_stream_whose_reader_stalls_ends_alone() -> None:
@@ -170,7 +174,7 @@ def test_a_v1_stream_whose_reader_stalls_ends_alone() -> None:
     run(main())
 
 
-def test_a_channel_without_room_holds_the_senders_back() -> None:
+def test_a_channel_without_room_holds_the_senders_back(in_virtual_time: Run) -> None:
     taken = 0
 
     async def flood(stream: Stream) -> None:
@@ -191,10 +195,10 @@ def test_a_channel_without_room_holds_the_senders_back() -> None:
             while total < 500_000:
                 total += len(await stream.receive())
 
-    run(main(), timeout=30)
+    in_virtual_time(main(), timeout=30)
 
 
-def test_open_waits_until_serve_takes_one_more() -> None:
+def test_open_waits_until_serve_takes_one_more(in_virtual_time: Run) -> None:
     release = asyncio.Event()
 
     async def wait(stream: Stream) -> None:
@@ -217,10 +221,10 @@ def test_open_waits_until_serve_takes_one_more() -> None:
             last = await asyncio.gather(*waiting)
             assert len({stream.id for stream in last}) == 2
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_open_that_waits_hears_of_the_sessions_end() -> None:
+def test_open_that_waits_hears_of_the_sessions_end(in_virtual_time: Run) -> None:
     async def main() -> None:
         async with linked(never, limits=Limits(streams=1)) as pair:
             await pair.proxy.open(GET)
@@ -230,7 +234,7 @@ def test_open_that_waits_hears_of_the_sessions_end() -> None:
             with pytest.raises(PeerLost):
                 await waiting
 
-    run(main())
+    in_virtual_time(main())
 
 
 def test_a_head_that_is_too_large_opens_nothing() -> None:
@@ -552,7 +556,7 @@ async def silent(stream: Stream) -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "closed by us", "closed by the peer", "cut"])
-def test_every_waiter_hears_that_the_session_is_lost(how: str) -> None:
+def test_every_waiter_hears_that_the_session_is_lost(in_virtual_time: Run, how: str) -> None:
     async def main() -> None:
         async with linked(silent, timeouts=QUICK) as pair:
             tasks = await waiters(pair.proxy)
@@ -574,10 +578,10 @@ def test_every_waiter_hears_that_the_session_is_lost(how: str) -> None:
             [error, *_] = ends
             assert all(end is not error for end in ends[1:])  # each task has a traceback of its own
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_the_end_of_a_session_cancels_its_handlers() -> None:
+def test_the_end_of_a_session_cancels_its_handlers(in_virtual_time: Run) -> None:
     ended = 0
 
     async def wait(stream: Stream) -> None:
@@ -597,7 +601,7 @@ def test_the_end_of_a_session_cancels_its_handlers() -> None:
             assert ended == 5
             await pair.serve.aclose()
 
-    run(main())
+    in_virtual_time(main())
 
 
 def test_a_close_tells_the_peer_why() -> None:
@@ -629,7 +633,7 @@ def test_a_peer_that_breaks_the_protocol_is_told_and_lost() -> None:
 # -- silence
 
 
-def test_an_idle_session_lives_on_pings_and_learns_the_round_trip() -> None:
+def test_an_idle_session_lives_on_pings_and_learns_the_round_trip(in_virtual_time: Run) -> None:
     async def main() -> None:
         async with linked(echo, timeouts=QUICK, delay=0.005) as pair:
             await asyncio.sleep(0.6)
@@ -638,10 +642,10 @@ def test_an_idle_session_lives_on_pings_and_learns_the_round_trip() -> None:
             assert rtts and all(rtt >= 0.01 for rtt in rtts)
             assert await exchange(pair.proxy) == b"hello"
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_a_silent_death_is_noticed_while_idle() -> None:
+def test_a_silent_death_is_noticed_while_idle(in_virtual_time: Run) -> None:
     async def main() -> None:
         async with linked(echo, timeouts=QUICK) as pair:
             pair.network.cut()
@@ -649,10 +653,10 @@ def test_a_silent_death_is_noticed_while_idle() -> None:
                 for session in (pair.proxy, pair.serve):
                     assert isinstance(await over(session), PeerLost)
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_a_peer_that_is_said_to_be_gone_is_asked_at_once() -> None:
+def test_a_peer_that_is_said_to_be_gone_is_asked_at_once(in_virtual_time: Run) -> None:
     patient = Timeouts(ping_busy=30, dead_busy=60, ping_idle=30, dead_idle=60, dead_suspect=0.05)
 
     async def main() -> None:
@@ -666,7 +670,7 @@ def test_a_peer_that_is_said_to_be_gone_is_asked_at_once() -> None:
             async with asyncio.timeout(5):
                 assert isinstance(await over(pair.proxy), PeerLost)
 
-    run(main())
+    in_virtual_time(main())
 
 
 class Log:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -20,9 +20,11 @@ from llmtunnel.session.mux import Session
 from llmtunnel.session.stream import Stream
 from llmtunnel.status import Role
 from llmtunnel.transport.memory import MemoryChannel, linked_pair
-from tests.conftest import run
+from tests.conftest import VirtualTime
 
 from .pair import GET, OK, POST, echo, exchange, read_all, until
+
+Run = Callable[..., Any]
 
 QUICK = Timeouts(ping_busy=0.05, dead_busy=0.15, ping_idle=0.1, dead_idle=0.3)
 CERTIFICATE = {Role.PROXY: b"serve's", Role.SERVE: b"proxy's"}
@@ -110,7 +112,7 @@ async def network(*, limits: Limits | None = None, resume_for: float = 20.0) -> 
 
 
 @pytest.mark.parametrize("how", ["cut", "kill"])
-def test_streams_both_ways_go_on_over_the_next_channel(how: str) -> None:
+def test_streams_both_ways_go_on_over_the_next_channel(in_virtual_time: Run, how: str) -> None:
     async def main() -> None:
         async with network() as net:
             bodies = [random.randbytes(3 * MIB // 10) for _ in range(10)]
@@ -123,10 +125,10 @@ def test_streams_both_ways_go_on_over_the_next_channel(how: str) -> None:
             assert await asyncio.gather(*exchanging) == bodies
             assert net.told.count("proxy suspended") == net.told.count("proxy resumed") == 3
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_an_upgrade_that_speaks_both_ways_loses_and_doubles_no_byte() -> None:
+def test_an_upgrade_that_speaks_both_ways_loses_and_doubles_no_byte(in_virtual_time: Run) -> None:
     async def main() -> None:
         async with network() as net:
             stream = await net.proxy.open(POST)
@@ -144,10 +146,10 @@ def test_an_upgrade_that_speaks_both_ways_loses_and_doubles_no_byte() -> None:
                 heard += await stream.receive()
             assert heard == said
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_a_switch_under_load_is_no_pause() -> None:
+def test_a_switch_under_load_is_no_pause(in_virtual_time: Run) -> None:
     async def main() -> None:
         async with network() as net:
             bodies = [random.randbytes(MIB) for _ in range(5)]
@@ -160,10 +162,10 @@ def test_a_switch_under_load_is_no_pause() -> None:
             assert await asyncio.gather(*exchanging) == bodies
             assert not [told for told in net.told if "suspended" in told]
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_a_channel_that_was_only_silent_is_good_enough() -> None:
+def test_a_channel_that_was_only_silent_is_good_enough(in_virtual_time: Run) -> None:
     async def main() -> None:
         async with network() as net:
             stream = await net.proxy.open(POST)
@@ -179,26 +181,28 @@ def test_a_channel_that_was_only_silent_is_good_enough() -> None:
             assert await stream.receive() == b"kept on the way"
             assert not net.proxy.suspended
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_who_was_stopped_tells_for_how_long_nothing_was_heard() -> None:
+def test_who_was_stopped_tells_for_how_long_nothing_was_heard(in_virtual_time: Run) -> None:
     async def main() -> None:
         async with network() as net:
             stream = await net.proxy.open(POST)
             await stream.response()
             await stream.send(b"sent before")
             await until(lambda: net.channel._far._travelling)
-            time.sleep(2.0)  # noqa: ASYNC251 (as a process that is stopped)
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualTime)
+            loop.now += 2.0  # as in a process that is stopped
             assert await stream.receive() == b"sent before"
             assert "proxy suspended" not in net.told
             assert net.told.count("proxy resumed") == 1
             assert net.gap >= 2.0
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_past_resume_for_every_stream_ends_loudly() -> None:
+def test_past_resume_for_every_stream_ends_loudly(in_virtual_time: Run) -> None:
     async def main() -> None:
         async with network(resume_for=0.2) as net:
             stream = await net.proxy.open(POST)
@@ -211,10 +215,10 @@ def test_past_resume_for_every_stream_ends_loudly() -> None:
             await until(lambda: net.serve.error is not None)
             assert net.told.count("proxy ended") == net.told.count("serve ended") == 1
 
-    run(main())
+    in_virtual_time(main())
 
 
-def test_a_full_journal_holds_a_sender_back_while_there_is_no_channel() -> None:
+def test_a_full_journal_holds_a_sender_back_while_there_is_no_channel(in_virtual_time: Run) -> None:
     taken = 0
 
     async def main() -> None:
@@ -239,7 +243,7 @@ def test_a_full_journal_holds_a_sender_back_while_there_is_no_channel() -> None:
             assert await read_all_of(stream) == body
             await sending
 
-    run(main())
+    in_virtual_time(main())
 
 
 async def read_all_of(stream: Stream) -> bytes:

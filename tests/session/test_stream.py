@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,8 @@ from llmtunnel.session.stream import MAX_HEADS, SMALL, Stream
 from tests.conftest import raised, run
 
 from .pair import GET, OK, POST, echo, linked, over, read_all, until
+
+Run = Callable[..., Any]
 
 
 def test_a_body_of_any_length_passes_through_a_small_window() -> None:
@@ -81,7 +85,7 @@ def test_chunks_of_a_byte_take_no_more_memory_than_their_bytes() -> None:
     run(main())
 
 
-def test_what_came_before_a_reset_is_read_first() -> None:
+def test_what_came_before_a_reset_is_read_first(in_virtual_time: Run) -> None:
     async def break_off(stream: Stream) -> None:
         await stream.send_response(OK)
         await stream.send(b"one")
@@ -100,7 +104,7 @@ def test_what_came_before_a_reset_is_read_first() -> None:
                 [error, *_] = await raised(call)
                 assert isinstance(error, StreamReset) and error.code is ErrorCode.INTERNAL
 
-    run(main())
+    in_virtual_time(main())
 
 
 def test_a_response_that_came_whole_stays_readable_after_the_session_is_lost() -> None:
@@ -162,7 +166,7 @@ def test_a_response_head_that_is_too_large_sends_nothing_and_another_may_follow(
     run(main())
 
 
-def test_a_wait_that_is_cancelled_can_be_made_again() -> None:
+def test_a_wait_that_is_cancelled_can_be_made_again(in_virtual_time: Run) -> None:
     async def answer(stream: Stream) -> None:
         await asyncio.sleep(0.02)
         await echo(stream)
@@ -181,7 +185,7 @@ def test_a_wait_that_is_cancelled_can_be_made_again() -> None:
             await stream.send_end()
             await read_all(stream)
 
-    run(main())
+    in_virtual_time(main())
 
 
 def test_giving_up_a_finished_stream_is_nothing() -> None:
