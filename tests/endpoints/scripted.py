@@ -64,15 +64,6 @@ class Peer:
             return False
         return True
 
-    async def silent(self) -> bool:
-        """Whether nothing comes for a moment."""
-        try:
-            async with asyncio.timeout(0.1):
-                await self.reader.read(1)
-        except TimeoutError:
-            return True
-        return False
-
     def say(self, data: bytes) -> None:
         self.writer.write(data)
 
