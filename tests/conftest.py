@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, TypeVar
 
+import aioice
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -98,6 +99,13 @@ async def raised(call: Callable[[], Coroutine[Any, Any, object]], times: int = 5
     assert len({id(error) for error in errors}) == times, "one exception is raised again and again"
     assert len({len([*traceback.walk_tb(error.__traceback__)]) for error in errors}) == 1, "tracebacks grow"
     return errors
+
+
+@pytest.fixture
+def an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain aiortc peer has none on a machine with nothing but the loopback."""
+    if not aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True):
+        monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
 
 
 @pytest.fixture(name="run")

@@ -191,9 +191,15 @@ async def until(condition: Callable[[], object], what: str = "") -> None:
     try:
         async with asyncio.timeout(PATIENCE):
             while not condition():  # noqa: ASYNC110 (what is waited for has no event)
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.001)
     except TimeoutError as exc:
         raise AssertionError(f"{what or condition} did not come true in {PATIENCE} s") from exc
+
+
+async def settle() -> None:
+    """Let what is under way on this loop, and waits for no time and no network, come to its end."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 class RawMember:

@@ -12,11 +12,7 @@ import llmtunnel
 from llmtunnel import local
 from llmtunnel.errors import AddressInUse
 
-
-def fetch(url: str) -> bytes:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=20) as response:
-        return bytes(response.read())
+from .ports import fetch
 
 
 def loop_threads() -> list[str]:

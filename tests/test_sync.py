@@ -24,6 +24,7 @@ from llmtunnel.status import Phase
 
 from .background import SERVED, Background
 from .embedded import PATIENCE, Heard
+from .ports import fetch
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOP_THREAD = "llmtunnel loop"
@@ -49,13 +50,6 @@ def loop_threads() -> list[threading.Thread]:
 
 def connected(other: Background, **more: Any) -> sync.Proxy:
     return llmtunnel.proxy(room=SERVED, signal=other.signal, stun=(), listen="127.0.0.1:0", **more)
-
-
-def fetch(url: str) -> bytes:
-    """By a client that blocks, and knows of no proxy."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=PATIENCE) as response:
-        return bytes(response.read())
 
 
 def test_a_blocking_client_in_the_same_process_uses_a_proxy(other: Background) -> None:

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,21 +21,11 @@ from llmtunnel.endpoints.discovery import Found
 from llmtunnel.upstream import NAMED
 
 from ..conftest import run
-from ..e2e.processes import Process, Processes, processes
+from ..e2e.processes import Process, Processes
+from ..ports import free_port
 
 ROOM = ("--room", "r", "--stun", "none")
 KEPT = ("--secret", "of-the-test")
-
-
-@pytest.fixture
-def started() -> Iterator[Processes]:
-    with processes() as all_of_them:
-        yield all_of_them
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def refused_signal() -> tuple[str, str]:

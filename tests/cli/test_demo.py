@@ -5,17 +5,10 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
-from collections.abc import Iterator
 
 import pytest
 
-from ..e2e.processes import Processes, processes
-
-
-@pytest.fixture
-def started() -> Iterator[Processes]:
-    with processes() as all_of_them:
-        yield all_of_them
+from ..e2e.processes import Processes
 
 
 def test_it_streams_an_answer_through_the_tunnel_and_ends_well(started: Processes) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -15,7 +14,7 @@ from llmtunnel.cli.toy import Toy, ask, text_of
 from llmtunnel.errors import StreamError
 
 from ..conftest import run
-from ..e2e.processes import Processes, processes
+from ..e2e.processes import Processes
 
 MESSAGES = [{"role": "user", "content": "Tell me, 你好"}]
 
@@ -154,12 +153,6 @@ def test_a_client_that_goes_away_ends_its_answer_alone() -> None:
             assert b"".join([data async for data in ask(toy.url, "a")]).endswith(b"[DONE]\n\n")
 
     run(main())
-
-
-@pytest.fixture
-def started() -> Iterator[Processes]:
-    with processes() as all_of_them:
-        yield all_of_them
 
 
 def test_as_a_command_it_says_where_it_is_and_what_to_do_with_it(started: Processes) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from ..ports import free_port
+
 STREAMLIT = """
 import streamlit as st
 
@@ -28,14 +30,6 @@ if file := st.file_uploader("A file"):
 def tell(port: int) -> None:
     """Say where the application is."""
     print(f"app at http://127.0.0.1:{port}", flush=True)
-
-
-def free_port() -> int:
-    """One that nobody listens on, for an application that does not say which one it took."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def uvicorn(app: Any) -> None:

@@ -21,6 +21,13 @@ def lasting() -> Iterator[Processes]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def started() -> Iterator[Processes]:
+    """Processes that live as long as a module's tests."""
+    with processes() as running:
+        yield running
+
+
 @pytest.fixture(name="processes")
 def processes_fixture() -> Iterator[Processes]:
     """Processes of one test."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
-from .processes import Process, Processes, Signal, Tunnel, processes
+from .processes import Process, Processes, Signal, Tunnel
 
 QUESTION = "What is a tunnel, naïvely? 你好 🙂"
 ASKED: ChatCompletionUserMessageParam = {"role": "user", "content": QUESTION}
@@ -25,13 +24,6 @@ async def main() -> None:
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Processes]:
-    """Processes that live as long as this module."""
-    with processes() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from .exchanges import request, response, sized, streamed
-from .processes import Address, Process, Processes, Proxy, Signal, processes
+from .processes import Address, Process, Processes, Proxy, Signal
 from .raw import Broken, Client, fetch, get
 from .server import Do, reply
 from .upstream import Upstream, pattern
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Processes]:
-    """Processes that live as long as this module."""
-    with processes() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from llmtunnel.status import RequestRecord, Role
 from llmtunnel.transport.memory import linked_pair
 from llmtunnel.upstream import Upstream
 
-from ..session.pair import start
+from ..session.pair import read_all, start
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -174,14 +174,6 @@ async def rig(
             await proxy.aclose()
             await serve.aclose()
             await origin.aclose()
-
-
-async def read_all(stream: Stream) -> bytes:
-    """A response's body, to its whole end."""
-    body = bytearray()
-    while data := await stream.receive():
-        body += data
-    return bytes(body)
 
 
 async def answer(stream: Stream) -> tuple[ResponseHead, bytes]:

@@ -20,8 +20,9 @@ from llmtunnel.session.mux import Session
 from llmtunnel.session.stream import Client, Stream
 
 from ..conftest import run
+from ..embedded import until
 from .answers import SAMPLES
-from .tunnel import CALLED, NoPeer, RawClient, answering, eventually, ok, tunnel
+from .tunnel import CALLED, NoPeer, RawClient, answering, ok, tunnel
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 GET_CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -230,7 +231,7 @@ def test_a_body_that_is_not_as_long_as_told_breaks_the_connection(body: bytes) -
             client.write(GET)
             await client.head()
             assert len(await client.rest()) < 3
-            await eventually(lambda: rig.records)
+            await until(lambda: rig.records)
             assert rig.records[0].error
 
     run(main())
@@ -289,7 +290,7 @@ def test_bodies_of_many_windows_pass_whole_both_ways(features: frozenset[Feature
             client.write(body)
             answer = await client.rest()
             assert answer.partition(b"\r\n\r\n")[2] == body
-            await eventually(lambda: rig.records)
+            await until(lambda: rig.records)
             assert (rig.records[0].bytes_up, rig.records[0].bytes_down) == (len(body), len(body))
 
     run(main())
@@ -385,7 +386,7 @@ def test_rubbish_in_a_chunked_body_is_answered_400() -> None:
             await peer.streams.get()
             client.write(b"rubbish\r\n")
             assert (await client.head()).startswith(b"HTTP/1.1 400 ")
-            await eventually(lambda: peer.cancelled)
+            await until(lambda: peer.cancelled)
 
     run(main())
 
@@ -553,8 +554,8 @@ def test_a_client_that_leaves_cancels_its_request(begun: bool, abruptly: bool) -
                     await client.head()
                 if abruptly:
                     reset(client)
-            await eventually(lambda: peer.cancelled)
-            await eventually(lambda: rig.records)
+            await until(lambda: peer.cancelled)
+            await until(lambda: rig.records)
             assert rig.records[0].error == "The client went away."
 
     run(main())
@@ -707,7 +708,7 @@ def test_one_client_too_many_is_told_so() -> None:
     async def main() -> None:
         async with tunnel(Peer(), limits=Limits(clients=1)) as rig, await rig.connect() as first:
             first.write(GET)
-            await eventually(lambda: rig.ledger.totals.active)
+            await until(lambda: rig.ledger.totals.active)
             answer = await rig.ask(b"")
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert error_of(answer)["code"] == "too_many_connections"
@@ -843,7 +844,7 @@ def test_stopping_tells_those_who_wait_and_breaks_those_who_read() -> None:
             assert error_of(answer)["code"] == "stopping"
             assert await reading.rest() == b""
             assert await idle.rest() == b""
-            await eventually(lambda: peer.cancelled == 2)
+            await until(lambda: peer.cancelled == 2)
             with pytest.raises(OSError):
                 await rig.connect()
 
@@ -915,7 +916,7 @@ def test_an_exchange_under_way_is_told_with_what_has_passed_both_ways() -> None:
             client.write(b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhi" % sample.path)
             await client.head()
             await asked.wait()
-            await eventually(lambda: rig.ledger.totals.bytes_down == 200)
+            await until(lambda: rig.ledger.totals.bytes_down == 200)
             [active] = rig.ledger.active()
             assert (active.method, active.path, active.peer, active.status) == ("POST", "/api/chat", "serve", 200)
             assert (active.bytes_up, active.bytes_down, active.model, active.tokens) == (2, 200, "llama:8b", 2)
@@ -933,7 +934,7 @@ def test_a_request_that_waits_for_a_peer_is_under_way_with_nobody() -> None:
         await gateway.start()
         _, writer = await asyncio.open_connection(*gateway.addresses[0].split(":"))
         writer.write(b"GET /a HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        await eventually(ledger.active)
+        await until(ledger.active)
         [active] = ledger.active()
         assert (active.path, active.peer, active.status) == ("/a", "", None)
         writer.close()

@@ -12,8 +12,9 @@ from llmtunnel.listener import ListenerPolicy
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
+from ..embedded import until
 from .test_gateway import Peer, error_of
-from .tunnel import NoPeer, answering, eventually, ok, tunnel
+from .tunnel import NoPeer, answering, ok, tunnel
 
 NOBODY = ListenerPolicy()
 APP = ListenerPolicy(allow_origins=("https://app.example",))
@@ -184,7 +185,7 @@ def test_another_key_or_none_is_401_and_reaches_nobody() -> None:
                 assert answer.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
                 assert b'WWW-Authenticate: Bearer realm="llmtunnel"\r\n' in answer
                 assert error_of(answer)["code"] == "invalid_api_key"
-            await eventually(lambda: len(rig.records) == 2)
+            await until(lambda: len(rig.records) == 2)
             assert peer.streams.empty()
             assert "s3cret" not in repr(rig.records)
 

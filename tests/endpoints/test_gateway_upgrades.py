@@ -11,7 +11,8 @@ from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
-from .tunnel import eventually, ok, tunnel
+from ..embedded import until
+from .tunnel import ok, tunnel
 
 ASK = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"
 GRANTED = ok((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), status=101, reason=b"Switching Protocols")
@@ -36,7 +37,7 @@ def test_after_a_101_bytes_pass_untouched_both_ways_until_both_have_ended() -> N
             assert await client.reader.readexactly(6) == b"\x00\r\n\r\n\xff"
             client.writer.write_eof()
             assert await client.rest() == b""
-            await eventually(lambda: rig.records)
+            await until(lambda: rig.records)
             record = rig.records[0]
             assert (record.status, record.bytes_up, record.bytes_down, record.error) == (101, 19, 19, "")
 

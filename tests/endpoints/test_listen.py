@@ -16,18 +16,13 @@ from llmtunnel.errors import AddressInUse, SettingError
 from llmtunnel.listener import ListenerPolicy
 
 from ..conftest import run
+from ..ports import free_port
 from .tunnel import NoPeer
 
 try:
     from uvloop import new_event_loop
 except ImportError:  # Windows
     new_event_loop = None  # type: ignore[assignment]
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def has_ipv6() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from llmtunnel.config import Limits, Timeouts
@@ -139,9 +139,3 @@ def answering(body: bytes, *fields: tuple[bytes, bytes]) -> Handler:
         await stream.send_end()
 
     return handle
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until ``condition()`` is true; the test's own time limit ends it."""
-    while not condition():  # noqa: ASYNC110 (what is waited for has no event)
-        await asyncio.sleep(0.005)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from llmtunnel.notebook import display
 
 from ..background import SERVED, Background
 from ..embedded import PATIENCE
+from ..ports import fetch
 from .scripted import Handle, invited
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -149,9 +149,3 @@ def test_a_tunnel_that_is_closed_is_drawn_as_stopped(kernel: Kernel) -> None:
     kernel.run("display(proxy)")
     kernel.begin("proxy.close()")
     kernel.until("comm_msg", "stopped")
-
-
-def fetch(url: str) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=PATIENCE) as response:
-        assert response.status == 200

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from llmtunnel.status import Phase
 
 from ..background import SERVED, Background
 from ..e2e.processes import ROOT
+from ..ports import fetch, free_port, is_free
 from .kernel import PATIENCE, Kernel, kernel
 
 HANDLES = "__import__('llmtunnel.notebook').notebook.tunnels()"
@@ -52,25 +52,6 @@ def notebook(started: Kernel) -> Iterator[Kernel]:
     assert started.value("[t.name for t in __import__('threading').enumerate() if 'llmtunnel' in t.name]") == []
 
 
-def fetch(url: str, target: str = "/v1/models") -> str:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url + target, timeout=PATIENCE) as response:
-        return str(response.read().decode())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
-def is_free(port: int) -> bool:
-    try:
-        with socket.create_server(("127.0.0.1", port)):
-            return True
-    except OSError:
-        return False
-
-
 def code_of(notebook: Kernel, name: str = "serve") -> str:
     return str(notebook.value(f"{HANDLES}[{name!r}].invite.code"))
 
@@ -89,7 +70,7 @@ def test_serve_shows_how_it_goes_and_answers_whoever_has_the_invite(
     code = code_of(notebook)
     assert code not in json.dumps(cell.outputs)
     with llmtunnel.proxy(code, stun=(), listen="127.0.0.1:0") as proxy:
-        assert "toy" in fetch(proxy.url)
+        assert b"toy" in fetch(f"{proxy.url}/v1/models")
         [peer] = notebook.value(f"[p.peer for p in {HANDLES}['serve'].status.peers]")
         assert peer in notebook.run("%tunnel peers").text
         assert "ready" in notebook.run("%tunnel status serve").text
@@ -111,10 +92,10 @@ def test_proxy_brings_the_other_side_into_the_notebook(notebook: Kernel, flags: 
     assert "warning: a room without a secret" in cell.text
     wait(notebook, "proxy")
     url = notebook.value(f"{HANDLES}['proxy'].url")
-    assert "toy" in fetch(url)
+    assert b"toy" in fetch(f"{url}/v1/models")
     notebook.run("%tunnel reconnect")
     wait(notebook, "proxy")
-    assert "toy" in fetch(url)
+    assert b"toy" in fetch(f"{url}/v1/models")
     assert notebook.run("%tunnel stop").text == "proxy: stopped\n"
     assert is_free(int(url.rpartition(":")[2]))
 
@@ -132,7 +113,7 @@ def test_a_cell_that_runs_again_replaces_its_tunnel_says_so_and_keeps_the_invite
     assert notebook.value(f"list({HANDLES})") == ["serve", "proxy"]
     assert code_of(notebook) == code
     wait(notebook, "proxy")
-    assert "toy" in fetch(f"http://127.0.0.1:{port}")
+    assert b"toy" in fetch(f"http://127.0.0.1:{port}/v1/models")
     notebook.run("%tunnel stop serve")
     notebook.run(cells[0])
     assert code_of(notebook) != code, "one that was stopped is over, and so is its invite"
@@ -239,7 +220,7 @@ def test_loading_it_again_loses_no_tunnel_and_doubles_nothing(
     assert "proxy: " in notebook.run("%tunnel status").text
     assert "takes its place" in notebook.run(cell).text
     wait(notebook, "proxy")
-    assert "toy" in fetch(f"http://127.0.0.1:{port}")
+    assert b"toy" in fetch(f"http://127.0.0.1:{port}/v1/models")
     notebook.run("%tunnel stop all")
     assert is_free(port)
 
@@ -297,7 +278,7 @@ def test_over_a_cell_the_tunnel_is_up_first_and_finds_the_model_server_that_the_
         assert cell.result == '"the cell\'s value"'
         with llmtunnel.proxy(code_of(notebook), stun=(), listen="127.0.0.1:0") as proxy:
             notebook.run(f"while {HANDLES}['serve'].url != 'http://localhost:{port}': __import__('time').sleep(0.05)")
-            assert "late" in fetch(proxy.url)
+            assert b"late" in fetch(f"{proxy.url}/v1/models")
         again = notebook.run(f"%tunnel serve {flags}")
         assert f"upstream: vLLM on port {port} (late)" in again.text
     finally:

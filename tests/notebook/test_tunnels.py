@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ import llmtunnel
 from llmtunnel.cli.toy import Toy
 from llmtunnel.status import Notice, PeerLostNotice, Phase
 
+from .. import ports
 from ..background import SERVED, Background
 from .kernel import PATIENCE, Kernel, kernel
 
@@ -63,9 +63,7 @@ def notebook(started: Kernel) -> Iterator[Kernel]:
 def fetch(url: str) -> float:
     """How long one request takes, seconds."""
     begun = time.monotonic()
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{url}/v1/models", timeout=PATIENCE) as response:
-        assert b"toy" in response.read()
+    assert b"toy" in ports.fetch(f"{url}/v1/models")
     return time.monotonic() - begun
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
@@ -13,6 +13,7 @@ import pytest
 import llmtunnel
 from llmtunnel.invite import Invite
 
+from .. import ports
 from ..e2e.processes import PATIENCE, Process, Processes, Signal
 from .kernel import Place, Running, running
 
@@ -38,15 +39,6 @@ def toy(started: Processes) -> str:
 def invite(signal: Signal) -> Invite:
     """As one makes it ahead."""
     return Invite.generate(signal.url)
-
-
-def is_free(url: str) -> bool:
-    """Whether nobody listens there any more."""
-    try:
-        with socket.create_server(("127.0.0.1", int(url.rpartition(":")[2].partition("/")[0]))):
-            return True
-    except OSError:
-        return False
 
 
 def assert_keeps(notebook: Running, invite: Invite) -> None:
@@ -78,6 +70,11 @@ def test_a_model_behind_the_notebook_answers_whoever_has_the_code(
         proxy.wait_event("peer-lost")
         assert notebook.value(HELD) == []
     proxy.stop()
+
+
+def is_free(url: str) -> bool:
+    """Whether nobody listens there any more."""
+    return ports.is_free(urllib.parse.urlsplit(url).port or 80)
 
 
 def streamed(url: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -24,6 +24,8 @@ from llmtunnel.transport.memory import MemoryChannel, linked_pair
 GET = RequestHead(method=b"GET", target=b"/")
 POST = RequestHead(method=b"POST", target=b"/")
 OK = ResponseHead(status=200, reason=b"OK")
+
+from ..embedded import until
 
 
 @dataclass
@@ -139,12 +141,3 @@ async def over(session: Session) -> TunnelError:
     await until(lambda: session.error is not None)
     assert session.error is not None
     return session.error
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until it holds, for seconds if need be."""
-    for _ in range(5000):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it never came true")

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import aioice.ice
 import pytest
 
 from llmtunnel.config import Limits
@@ -41,13 +40,6 @@ from .members import Member, running
 
 Run = Callable[..., Any]
 SECRET = "a secret of both"
-
-
-@pytest.fixture
-def an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plain aiortc peer has none on a machine with nothing but the loopback."""
-    if not aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True):
-        monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
 
 
 def serve_at(server: HostileSignal | SignalServer, secret: str | None = SECRET, **more: Any) -> Member:

@@ -24,7 +24,9 @@ from llmtunnel.status import Path, Role
 from llmtunnel.transport.memory import linked_pair
 from tests.conftest import raised, run
 
-from .pair import GET, OK, POST, echo, exchange, linked, over, read_all, start, until
+from ..embedded import until
+from ..transport.pipes import Ear
+from .pair import GET, OK, POST, echo, exchange, linked, over, read_all, start
 
 Run = Callable[..., Any]
 
@@ -78,7 +80,7 @@ def test_a_peer_of_another_version_is_told_so_and_named() -> None:
     async def main() -> None:
         left, right = linked_pair()
         starting = asyncio.create_task(start(right, Role.SERVE, handler=echo), name="serve")
-        told = Log()
+        told = Ear()
         left.attach(told)
         left.send(frames.encode(FrameType.HELLO, 0, b'{"proto":"httptunnel","min_version":2,"max_version":3}'))
         with pytest.raises(VersionMismatch):
@@ -618,7 +620,7 @@ def test_a_close_tells_the_peer_why() -> None:
 def test_a_peer_that_breaks_the_protocol_is_told_and_lost() -> None:
     async def main() -> None:
         left, right = linked_pair()
-        log = Log()
+        log = Ear()
         left.attach(log)
         starting = asyncio.create_task(start(right, Role.SERVE, handler=echo), name="serve")
         left.send(frames.encode(FrameType.REQ_BODY, 1, b"x"))
@@ -671,20 +673,3 @@ def test_a_peer_that_is_said_to_be_gone_is_asked_at_once(in_virtual_time: Run) -
                 assert isinstance(await over(pair.proxy), PeerLost)
 
     in_virtual_time(main())
-
-
-class Log:
-    """A receiver that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.messages: list[bytes] = []
-        self.closed = ""
-
-    def message_received(self, message: bytes) -> None:
-        self.messages.append(message)
-
-    def room_available(self) -> None:
-        pass
-
-    def channel_closed(self, reason: str) -> None:
-        self.closed = reason

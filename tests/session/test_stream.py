@@ -14,7 +14,8 @@ from llmtunnel.protocol.heads import ResponseHead
 from llmtunnel.session.stream import MAX_HEADS, SMALL, Stream
 from tests.conftest import raised, run
 
-from .pair import GET, OK, POST, echo, linked, over, read_all, until
+from ..embedded import until
+from .pair import GET, OK, POST, echo, linked, over, read_all
 
 Run = Callable[..., Any]
 

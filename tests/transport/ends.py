@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from llmtunnel.config import IceServers, Limits, Timeouts
@@ -11,15 +10,20 @@ from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.webrtc import WebRtcPeer
 
+from .pipes import Ear
+
 NO_SERVERS = IceServers(stun=())
 
 
-class End:
+class End(Ear):
     """One peer, what it told, and what its channel said."""
+
+    patience = 60.0
 
     def __init__(
         self, *, ice: IceServers = NO_SERVERS, timeouts: Timeouts | None = None, loopback: bool = False
     ) -> None:
+        super().__init__()
         self.candidates: list[IceCandidate] = []
         self.tell: Callable[[IceCandidate], None] = lambda candidate: None
         self.peer = WebRtcPeer(
@@ -30,10 +34,6 @@ class End:
             on_candidate=self.candidate_found,
             loopback=loopback,
         )
-        self.messages: list[bytes] = []
-        self.closed: list[str] = []
-        self.room = asyncio.Event()
-        self.news = asyncio.Event()
         self.channel: Channel
 
     def candidate_found(self, candidate: IceCandidate) -> None:
@@ -49,30 +49,9 @@ class End:
             self.channel.attach(self)
         return self.channel
 
-    async def until(self, done: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
-            while not done():
-                self.news.clear()
-                await self.news.wait()
-
-    async def send(self, message: bytes) -> None:
-        async with asyncio.timeout(60):
-            while not self.channel.has_room:
-                self.room.clear()
-                await self.room.wait()
-        self.channel.send(message)
-
-    def message_received(self, message: bytes) -> None:
-        assert not self.closed
-        self.messages.append(message)
-        self.news.set()
-
-    def room_available(self) -> None:
-        self.room.set()
-
-    def channel_closed(self, reason: str) -> None:
-        self.closed.append(reason)
-        self.news.set()
+    async def send(self, message: bytes) -> None:  # type: ignore[override]
+        """Send on its own channel, when there is room."""
+        await super().send(self.channel, message)
 
 
 async def introduce(offerer: End, answerer: End) -> None:

@@ -12,37 +12,40 @@ from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.pipe import TlsChannel
 from llmtunnel.transport.tls import Welcome, anybody
 
-PATIENCE = 20.0
+from ..embedded import PATIENCE
+
 LEFT, RIGHT = Identity(), Identity()
 
 
 class Ear:
     """A receiver that remembers what it was told."""
 
+    patience = PATIENCE
+
     def __init__(self) -> None:
         self.messages: list[bytes] = []
         self.closed: list[str] = []
         self.rooms = 0
-        self._news = asyncio.Event()
+        self.news = asyncio.Event()
 
     def message_received(self, message: bytes) -> None:
         assert not self.closed
         self.messages.append(message)
-        self._news.set()
+        self.news.set()
 
     def room_available(self) -> None:
         self.rooms += 1
-        self._news.set()
+        self.news.set()
 
     def channel_closed(self, reason: str) -> None:
         self.closed.append(reason)
-        self._news.set()
+        self.news.set()
 
     async def until(self, done: Callable[[], object]) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self.patience):
             while not done():
-                self._news.clear()
-                await self._news.wait()
+                self.news.clear()
+                await self.news.wait()
 
     async def send(self, channel: Channel, message: bytes) -> None:
         """When there is room."""

@@ -24,6 +24,7 @@ from llmtunnel.transport import ice
 from llmtunnel.transport.ice import IceAgent, parse_candidate
 
 from ..embedded import descriptors
+from ..ports import free_port
 from .ends import NO_SERVERS, End, connected, introduce, without_candidates
 
 Run = Callable[..., Any]
@@ -394,12 +395,6 @@ def test_a_gathering_that_is_cancelled_leaves_no_socket(run: Run, cancels: int) 
         assert descriptors() == before
 
     run(main())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from llmtunnel.errors import ChannelClosed
 from llmtunnel.status import Path
 from llmtunnel.transport.memory import linked_pair
 
+from ..embedded import settle
+
 
 class Log:
     def __init__(self) -> None:
@@ -21,11 +23,6 @@ class Log:
 
     def channel_closed(self, reason: str) -> None:
         self.calls.append(f"closed: {reason}")
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 def test_messages_arrive_in_order_and_never_inside_send() -> None:

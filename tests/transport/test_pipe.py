@@ -14,14 +14,10 @@ from llmtunnel.transport import pipe
 from llmtunnel.transport.base import MAX_MESSAGE, Binding
 from llmtunnel.transport.identity import Identity
 
+from ..embedded import settle
 from .pipes import ATTACKS, LEFT, PATIENCE, RIGHT, Ear, Hostile, channel, close, standing, wired
 
 Run = Callable[..., Any]
-
-
-async def settle() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 def test_a_channel_stands_and_says_what_it_is(run: Run) -> None:

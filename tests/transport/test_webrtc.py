@@ -23,13 +23,6 @@ from .ends import NO_SERVERS, End, candidates_of, connected, introduce, without_
 Run = Callable[..., Any]
 
 
-@pytest.fixture
-def an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plain aiortc peer has none on a machine with nothing but the loopback."""
-    if not aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True):
-        monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
-
-
 async def greet(left: End, right: End) -> None:
     await left.send(b"from left")
     await right.send(b"from right")

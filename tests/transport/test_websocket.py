@@ -14,11 +14,10 @@ from llmtunnel.transport import websocket
 from llmtunnel.transport.websocket import Redirected, open_websocket
 from signal_server.server import SignalServer
 
-from ..embedded import until
+from ..embedded import PATIENCE, until
 from ..signaling.test_client import self_signed
 
 Run = Callable[..., Any]
-PATIENCE = 20.0
 
 
 class Gate:
