@@ -75,6 +75,42 @@ class Member(Heard):
     def links(self) -> tuple[Link, ...]:
         return tuple(self.room._links.by_id.values())
 
+    # What tests see of a room, and no user does: here alone stand its private names.
+
+    @property
+    def closing(self) -> int:
+        """How many links are being closed."""
+        return len(self.room._links.closing)
+
+    @property
+    def left(self) -> int:
+        """How many links were left behind by better ones, and are not closed yet."""
+        return len(self.room._links.left)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other member is known."""
+        return self.room._negotiation.alone
+
+    @property
+    def known(self) -> int:
+        """How many other members are known."""
+        return len(self.room._negotiation._members)
+
+    @property
+    def expects_nearby(self) -> bool:
+        """Whether it listens for peers on local networks."""
+        return self.room._nearby._listener is not None
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Its certificate's."""
+        return self.room._identity.fingerprint
+
+    def move(self) -> None:
+        """As when this machine has come to another network."""
+        self.room._moved()
+
     def start(self) -> Self:
         self.task = asyncio.create_task(self.room.run(), name="a member's room")
         return self

@@ -21,11 +21,12 @@ from llmtunnel.status import Role
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.memory import MemoryChannel, linked_pair
 
+from ..embedded import until
+
 GET = RequestHead(method=b"GET", target=b"/")
 POST = RequestHead(method=b"POST", target=b"/")
 OK = ResponseHead(status=200, reason=b"OK")
 
-from ..embedded import until
 
 
 @dataclass

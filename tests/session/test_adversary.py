@@ -235,7 +235,7 @@ def test_offers_to_everybody_cost_little_and_when_they_stop_honest_peers_meet(ru
                     await proxy.heard("error")
                     for side in (serve, proxy):
                         assert len(side.links) <= Limits().strangers
-                        assert len(side.room._links.closing) <= 2 * Limits().strangers
+                        assert side.closing <= 2 * Limits().strangers
                     assert len(serve.of(ErrorNotice)) <= 1
                     server.greet = server.introduce
                     assert await proxy.ask() == b"/hello"
@@ -672,7 +672,7 @@ def test_a_thousand_strangers_cost_little_and_an_honest_proxy_comes_in_among_the
                     await server.the(Role.SERVE).tell("peer-joined", peerId=f"s{number}", role="proxy", instance="s")
                     await server.the(Role.SERVE).tell("peer-left", peerId=f"s{number - 8}")
                     await asyncio.sleep(0.002)
-                    most = max(most, len(serve.links) + len(serve.room._links.closing))
+                    most = max(most, len(serve.links) + serve.closing)
 
             async with running(serve):
                 await serve.heard("signal-connected")
@@ -684,7 +684,7 @@ def test_a_thousand_strangers_cost_little_and_an_honest_proxy_comes_in_among_the
                     await others
                     assert 1 < most <= 3 * Limits().strangers + 1
                     assert len(serve.of(ErrorNotice)) <= 2
-                    assert len(serve.room._negotiation._members) <= MEMBERS
+                    assert serve.known <= MEMBERS
 
     run(main())
 
@@ -823,7 +823,7 @@ def test_who_was_put_out_stays_out_with_a_secret_and_without(run: Run, secret: s
             async with running(serve, other):
                 proxy.start()
                 await serve.reached(2)
-                [link] = [each for each in serve.links if each.certificate == proxy.room._identity.fingerprint]
+                [link] = [each for each in serve.links if each.certificate == proxy.fingerprint]
                 assert serve.room.put_out(link.name)
                 assert not serve.room.put_out(link.name)
                 error = await end_of(proxy)

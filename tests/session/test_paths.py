@@ -387,7 +387,7 @@ def test_local_tcp_takes_over_where_the_two_are_near_and_what_dies_with_it_goes_
             await on(Path.TCP, serve, proxy)
             [session] = proxy.room.standing
             assert ":" in session.address
-            await until(lambda: serve.room._shared_listener._listener is None, "nobody is expected any more")
+            await until(lambda: not serve.expects_nearby, "nobody is expected any more")
             asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
             await until(lambda: len(serve.started) == LOAD)
             session._carrier.channel.give_up("the cable is pulled")  # type: ignore[attr-defined]
@@ -557,7 +557,7 @@ def test_without_a_secret_nobody_says_where_it_listens(run: Run) -> None:
         async with signal() as server, pair(server.url) as (serve, proxy):
             assert Feature.PATH not in proxy.room.standing[0].features
             assert await proxy.ask() == b"/hello"
-            assert serve.room._shared_listener._listener is None
+            assert not serve.expects_nearby
             await on(Path.DIRECT, serve, proxy)
 
     run(main())
@@ -687,8 +687,8 @@ def test_a_better_path_that_is_agreed_on_as_the_proxy_rejoins_loses_nothing(
             await until(lambda: len(serve.started) == LOAD)
             gate.open()
             await on(path, serve)
-            proxy.room._moved() if again == "moved" else proxy.room.reconnect()
-            await until(lambda: proxy.room._links.left, "the link is left behind")
+            proxy.move() if again == "moved" else proxy.room.reconnect()
+            await until(lambda: proxy.left, "the link is left behind")
             withheld.release()
             assert all(await asyncio.gather(*asking))
             assert proxy.connections == serve.connections == 1

@@ -235,7 +235,7 @@ def test_a_serve_that_the_signal_server_has_lost_takes_its_own_place_again(run: 
             links = serve.links + proxy.links
             cut_off(server, serve)
             await serve.heard("signal-connected", 2)
-            await until(lambda: not proxy.room._negotiation.alone)
+            await until(lambda: not proxy.alone)
             assert await proxy.ask() == b"/hello"
             assert links == serve.links + proxy.links
 
@@ -249,7 +249,7 @@ def test_who_is_said_to_have_left_but_answers_is_kept(run: Run) -> None:
             async with signal() as elsewhere:
                 proxy.room._settings = Member(Role.PROXY, elsewhere.url).room._settings
                 cut_off(server, proxy)
-                await until(lambda: serve.room._negotiation.alone)
+                await until(lambda: serve.alone)
                 await proxy.heard("signal-connected", 2)
                 await asyncio.sleep(2 * QUICK.dead_suspect)
                 assert serve.room.sessions == [session]
@@ -413,7 +413,7 @@ def test_only_so_many_arrive_at_once_and_more_with_time(run: Run, monkeypatch: p
             async with running(serve):
                 await serve.heard("waiting")
                 crowd = [await RawMember.join(server.url, role="proxy") for _ in range(5)]
-                await until(lambda: len(serve.room._negotiation._members) == 5)
+                await until(lambda: serve.known == 5)
                 assert len(serve.links) == 2
                 for raw in crowd:
                     await raw.aclose()
@@ -463,9 +463,9 @@ def test_a_member_that_goes_at_once_leaves_nothing_behind(run: Run) -> None:
                     for _ in range(10):
                         await raw.say(type="bye")
                         await raw.say(type="join", room="r", role="proxy", instance="x")
-                await until(lambda: not serve.links and serve.room._negotiation.alone)
+                await until(lambda: not serve.links and serve.alone)
                 assert any("left before it was reached" in notice.message for notice in serve.of(ErrorNotice))
-                await until(lambda: not serve.room._links.closing)
+                await until(lambda: not serve.closing)
 
     run(main())
 
@@ -501,7 +501,7 @@ def test_a_newer_link_with_the_same_member_takes_the_place_of_the_older(run: Run
                     [second] = serve.links
                     assert second is not first
                     await until(lambda: not first._running)
-                    await until(lambda: not serve.room._links.closing)
+                    await until(lambda: not serve.closing)
                     assert serve.links == (second,)
                     assert not serve.of(ErrorNotice)
 
@@ -688,7 +688,7 @@ def test_a_silent_death_of_the_path_is_noticed_without_the_signal_server_and_str
                 assert "peer-lost" not in member.events
                 assert member.of(Resumed)[0].gap_ms > 0
             assert (serve.connections, proxy.connections) == (1, 1)
-            await until(lambda: not serve.room._links.left and not proxy.room._links.left, "the old path is closed")
+            await until(lambda: not serve.left and not proxy.left, "the old path is closed")
 
     run(main())
 
@@ -699,7 +699,7 @@ def test_another_path_is_made_beside_one_that_works_and_nobody_waits(run: Run) -
             [link] = proxy.links
             session = await proxy.session()
             asking = [asyncio.create_task(proxy.ask(b"/%d" % number)) for number in range(20)]
-            proxy.room._moved()
+            proxy.move()
             await proxy.heard("resumed")
             assert await asyncio.gather(*asking) == [b"/%d" % number for number in range(20)]
             assert await proxy.session() is session
@@ -713,7 +713,7 @@ def test_another_path_is_made_beside_one_that_works_and_nobody_waits(run: Run) -
 def test_a_serve_that_moved_comes_to_the_signal_server_anew(run: Run) -> None:
     async def main() -> None:
         async with signal() as server, pair(server.url) as (serve, proxy):
-            serve.room._moved()
+            serve.move()
             await serve.heard("signal-connected", 2)
             assert await proxy.ask() == b"/hello"
             assert "peer-lost" not in proxy.events + serve.events
@@ -768,9 +768,9 @@ def test_a_member_that_offers_again_and_again_has_few_connections_at_once(run: R
                     for _ in range(50):
                         await raw.say(type="offer", to=offer["peerId"], sdp=offer["sdp"])
                         await asyncio.sleep(0)
-                        most = max(most, len(serve.links) + len(serve.room._links.closing))
+                        most = max(most, len(serve.links) + serve.closing)
                     await raw.say(type="bye")
-                    await until(lambda: serve.room._negotiation.alone and not serve.links)
+                    await until(lambda: serve.alone and not serve.links)
                     assert most <= 2 + 2 * 2
                 proxy = Member(Role.PROXY, server.url)
                 async with running(proxy):
@@ -791,7 +791,7 @@ def test_a_cancel_at_any_moment_leaves_no_task_socket_or_timer(run: Run, role: R
                     member = Member(role, server.url).start()
                     await asyncio.sleep(milliseconds / 1000)
                     await member.stop()
-                    assert not member.room._links.closing
+                    assert not member.closing
                     assert not member.links
             await until(lambda: descriptors() == before, "sockets are closed")
             assert not timers()
