@@ -440,7 +440,9 @@ def test_tickets_for_members_that_are_not_there_have_serve_open_few_pipes_at_onc
 @pytest.mark.parametrize("path", [Path.TCP, Path.DIRECT, Path.RELAY])
 def test_peers_that_are_said_to_be_killed_again_and_again_are_asked_and_nothing_ends(run: Run, path: Path) -> None:
     async def main() -> None:
-        async with relaying() as server, pair(server.url, make=partial(Invited, path=str(path))) as (serve, proxy):
+        # A machine that is busy for half a second must not look like a peer that was killed.
+        make = partial(Invited, path=str(path), timeouts=quicker(dead_suspect=10.0))
+        async with relaying() as server, pair(server.url, make=make) as (serve, proxy):
             await on(path, serve, proxy)
             [session] = proxy.room.sessions
             asking = await under_load(serve, proxy)
