@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 20.0
-"""Seconds that any expected event may take: generous, as machines that run tests are busy."""
+PATIENCE = 40.0
+"""Seconds that any expected event may take: generous, as on a busy machine a process's imports alone take several."""
 
 T = TypeVar("T")
 Event = dict[str, Any]

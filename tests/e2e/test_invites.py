@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmtunnel.invite import Invite
+from llmtunnel.session.carrier import NOT_PROVEN
 from llmtunnel.words import WORDS
 
 from .exchanges import request
@@ -70,7 +71,7 @@ def test_a_wrong_word_ends_the_proxy_and_tells_both_and_the_right_one_comes_in_a
     invite = shown(serve)
     stranger = processes.command("proxy", "--listen", "127.0.0.1:0", TUNNEL_INVITE=with_another_word(invite))
     assert stranger.wait_exit() == 3
-    assert stranger.wait_event("error")["hint"]
+    assert stranger.wait_event("error", hint=NOT_PROVEN)  # a slow machine may have failed otherwise before
     serve.wait_event("error")
     assert not serve.count("peer-connected")
     assert answers(processes.command("proxy", invite.code, "--listen", "127.0.0.1:0"))
@@ -103,7 +104,7 @@ def test_an_invite_for_one_proxy_lets_no_other_in(processes: Processes, own_upst
     assert answers(first)
     second = processes.command("proxy", code, "--listen", "127.0.0.1:0")
     assert second.wait_exit() == 3
-    assert "for one proxy" in second.wait_event("error")["message"]
+    second.wait_line('"error".*for one proxy')
     assert first.running
 
 
