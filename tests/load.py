@@ -1,7 +1,7 @@
 """What is under way while networks fail: streams of events, a WebSocket, a download, an upload, checked byte for byte.
 
 python -m tests.load site PORT       the service that answers it, on loopback
-python -m tests.load client URL      all of it at once; says "begun" when each part has, how it ended in one line
+python -m tests.load client URL      all of it at once; says "begun" when each part has, its end in one line
                                      of JSON: event, whole, of, worst (the longest pause, seconds), broken
 """
 

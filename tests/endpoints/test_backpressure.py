@@ -17,9 +17,10 @@ from llmtunnel.protocol.outbox import STREAM_ROOM
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
+from ..embedded import until
 from ..session.pair import GET as GET_HEAD
-from ..session.pair import linked, until
-from .tunnel import CALLED, RawClient, Rig, eventually, ok, tunnel
+from ..session.pair import linked
+from .tunnel import CALLED, RawClient, Rig, ok, tunnel
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LARGE = (b"X-Large", b"x" * 20_000)
@@ -151,7 +152,7 @@ def test_a_client_that_does_not_read_gets_no_further_comments(monkeypatch: pytes
             await client.head()
             (served,) = rig.gateway._clients
             served._transport.set_write_buffer_limits(high=1024)
-            await eventually(lambda: not served.writable)
+            await until(lambda: not served.writable)
             full = held(rig)
             await asyncio.sleep(0.3)
             assert held(rig) == full
@@ -173,9 +174,9 @@ def test_a_connection_that_is_to_be_closed_waits_so_long_for_a_client_that_reads
         timeouts = Timeouts(stalled=0.3)
         async with tunnel(answer, timeouts=timeouts) as rig, await unread(rig) as client:
             client.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-            await eventually(lambda: rig.records)
+            await until(lambda: rig.records)
             assert held(rig)
-            await eventually(lambda: not rig.gateway._clients)
+            await until(lambda: not rig.gateway._clients)
             client.writer.transport.abort()
 
     run(main())

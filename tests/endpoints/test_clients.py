@@ -15,8 +15,9 @@ from llmtunnel.endpoints import clients
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
+from ..embedded import until
 from .test_gateway import GET, GET_CLOSE, Peer, error_of
-from .tunnel import RawClient, Rig, answering, eventually, tunnel
+from .tunnel import RawClient, Rig, answering, tunnel
 
 LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 
@@ -32,7 +33,7 @@ async def crowd(rig: Rig, stack: AsyncExitStack, *sent: bytes) -> list[RawClient
     connected = [await stack.enter_async_context(await rig.connect()) for _ in sent]
     for client, data in zip(connected, sent, strict=True):
         client.write(data)
-    await eventually(lambda: len(rig.gateway._clients) == len(sent))
+    await until(lambda: len(rig.gateway._clients) == len(sent))
     return connected
 
 
@@ -82,7 +83,7 @@ def test_whoever_comes_while_all_are_answered_is_told_so_whatever_it_sends(asked
         peer = Peer()
         async with tunnel(peer, limits=Limits(clients=4)) as rig, AsyncExitStack() as stack:
             await crowd(rig, stack, GET, GET, GET, GET)
-            await eventually(lambda: rig.ledger.totals.active == 4)
+            await until(lambda: rig.ledger.totals.active == 4)
             await asyncio.sleep(0.1)
             answers = await asyncio.gather(*(rig.ask(asked) for _ in range(50)))
             for answer in answers:
@@ -103,7 +104,7 @@ def test_those_who_are_turned_away_and_stay_do_not_keep_others_from_being_told(
     async def main() -> None:
         async with tunnel(Peer(), limits=Limits(clients=4)) as rig, AsyncExitStack() as stack:
             await crowd(rig, stack, GET, GET, GET, GET)
-            await eventually(lambda: rig.ledger.totals.active == 4)
+            await until(lambda: rig.ledger.totals.active == 4)
             staying = [await stack.enter_async_context(await rig.connect()) for _ in range(20)]
             async with asyncio.timeout(4):
                 assert (await rig.ask(GET)).startswith(b"HTTP/1.1 503 ")
@@ -119,7 +120,7 @@ def test_a_request_that_gets_no_stream_in_time_is_answered_503() -> None:
         limits, timeouts = Limits(streams=2), Timeouts(stream=0.2)
         async with tunnel(peer, limits=limits, timeouts=timeouts) as rig, AsyncExitStack() as stack:
             await crowd(rig, stack, GET, GET)
-            await eventually(lambda: peer.streams.qsize() == 2)
+            await until(lambda: peer.streams.qsize() == 2)
             answer = await rig.ask(GET)
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b"\r\nRetry-After: " in answer
@@ -142,8 +143,8 @@ def test_requests_that_wait_for_a_stream_go_in_the_order_in_which_they_came() ->
             for number in range(20):
                 client = await stack.enter_async_context(await rig.connect())
                 client.write(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
-                await eventually(lambda: rig.ledger.totals.requests + len(rig.ledger.active()) > number)  # noqa: B023
-            await eventually(lambda: len(order) == 20)
+                await until(lambda: rig.ledger.totals.requests + len(rig.ledger.active()) > number)  # noqa: B023
+            await until(lambda: len(order) == 20)
             assert order == [b"/%d" % number for number in range(20)]
 
     run(main())
@@ -214,7 +215,7 @@ def test_each_of_hundreds_of_clients_is_served_or_told_whatever_the_limit_of_des
             async with asyncio.TaskGroup() as group:
                 for _ in range(400):
                     group.create_task(ask(gateway, done))
-                await eventually(lambda: len(answers) >= 400 - 128)
+                await until(lambda: len(answers) >= 400 - 128)
                 await asyncio.sleep(0.2)
                 done.set()
             assert len(answers) == 400 - 128, "half of the descriptors are for clients"

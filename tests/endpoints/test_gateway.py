@@ -478,7 +478,7 @@ def test_serve_knows_which_requests_came_on_one_connection_and_when_that_closes(
                     client.write(GET)
                     assert b"200 OK" in await client.head()
                     assert not serve.clients[-1].left
-                await eventually(lambda: serve.clients[-1].left)
+                await until(lambda: serve.clients[-1].left)
             one, two = serve.clients[0], serve.clients[3]
             assert serve.clients == [one, one, one, two, two, two]
             assert one is not two
@@ -518,7 +518,7 @@ def test_a_client_that_leaves_in_the_midst_of_a_request_has_left_for_serve_too(a
                 stream = await peer.streams.get()
                 if abruptly:
                     client.writer.transport.abort()
-            await eventually(lambda: stream.client.left and peer.cancelled)
+            await until(lambda: stream.client.left and peer.cancelled)
 
     run(main())
 
@@ -589,9 +589,9 @@ def test_a_client_that_has_ended_its_half_and_gets_nothing_counts_as_gone(where:
                 client.writer.write_eof()
                 with pytest.raises(ConnectionResetError):
                     await client.rest()
-            await eventually(lambda: rig.records)
+            await until(lambda: rig.records)
             assert rig.records[0].error == "The client went away."
-            await eventually(lambda: peer.cancelled == (where in ("head", "events")))
+            await until(lambda: peer.cancelled == (where in ("head", "events")))
 
     run(main())
 
@@ -614,7 +614,7 @@ def test_a_client_that_leaves_after_its_half_and_while_nothing_is_sent_is_notice
                 await stream.send(b"unread")
                 await asyncio.sleep(0.3)
                 assert not peer.cancelled
-            await eventually(lambda: peer.cancelled)  # closed with bytes unread: its system sends a reset
+            await until(lambda: peer.cancelled)  # closed with bytes unread: its system sends a reset
 
     run(main())
 

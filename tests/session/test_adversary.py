@@ -838,7 +838,7 @@ def test_who_was_put_out_stays_out_with_a_secret_and_without(run: Run, secret: s
                 again = proxy_at(server, secret)  # another handle: kept out by a new code alone
                 async with running(again):
                     assert await again.ask() == b"/hello"
-                    assert again.room._identity.fingerprint != proxy.room._identity.fingerprint
+                    assert again.fingerprint != proxy.fingerprint
                 if secret is not None:
                     serve.room.renew_secret("a new code")
                     assert isinstance(await end_of(proxy_at(server, secret).start()), AuthenticationFailed)

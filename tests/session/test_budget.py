@@ -18,7 +18,8 @@ from llmtunnel.session.stream import Stream
 from tests.conftest import run
 from tests.protocol.pair import request_frame
 
-from .pair import GET, OK, POST, Pair, echo, linked, read_all, until
+from ..embedded import until
+from .pair import GET, OK, POST, Pair, echo, linked, read_all
 
 SMALL = Limits(held=256 * KIB, held_in_all=256 * KIB, window=64 * KIB, streams=64)
 LARGE = RequestHead(method=b"GET", target=b"/", fields=((b"x-large", b"x" * 30 * KIB),))
