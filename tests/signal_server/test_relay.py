@@ -471,12 +471,12 @@ def test_a_total_that_is_used_up_closes_the_pipe_and_says_so() -> None:
 
 def test_a_pipe_in_which_nothing_passes_is_closed() -> None:
     async def main() -> None:
-        async with piped(relay(idle=0.4)) as pipe:
+        async with piped(relay(idle=1.5)) as pipe:
             for _ in range(4):
                 await pipe.left.send_bytes(b"alive")
                 await next_of(pipe.right)
-                await asyncio.sleep(0.15)
-            await pipe.closed(said="nothing passed for 0.4 s")
+                await asyncio.sleep(0.4)
+            await pipe.closed(said="nothing passed for 1.5 s")
 
     run(main())
 
