@@ -100,7 +100,7 @@ class Member(Heard):
     @property
     def expects_nearby(self) -> bool:
         """Whether it listens for peers on local networks."""
-        return self.room._nearby._listener is not None
+        return self.room._shared_listener._listener is not None
 
     @property
     def fingerprint(self) -> bytes:

@@ -28,7 +28,6 @@ POST = RequestHead(method=b"POST", target=b"/")
 OK = ResponseHead(status=200, reason=b"OK")
 
 
-
 @dataclass
 class Pair:
     """Both ends, and the network between them."""
