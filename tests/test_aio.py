@@ -31,7 +31,7 @@ from llmtunnel.upstream import Upstream as Address
 from signal_server.server import SignalServer
 
 from .conftest import raised
-from .embedded import (
+from .support.embedded import (
     PATIENCE,
     Heard,
     Upstream,

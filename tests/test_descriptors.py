@@ -11,7 +11,7 @@ import pytest
 
 from llmtunnel import descriptors
 
-from .e2e.processes import address_of, environment, processes
+from .support.processes import address_of, environment, processes
 
 resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no limit that concerns sockets")

@@ -10,8 +10,8 @@ import pytest
 
 from llmtunnel.environment import Environ, for_clients
 
-from .background import SERVED, Background
-from .e2e.processes import environment
+from .support.background import SERVED, Background
+from .support.processes import environment
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 NAMES = (

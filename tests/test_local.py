@@ -12,7 +12,7 @@ import llmtunnel
 from llmtunnel import local
 from llmtunnel.errors import AddressInUse
 
-from .ports import fetch
+from .support.ports import fetch
 
 
 def loop_threads() -> list[str]:

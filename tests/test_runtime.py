@@ -15,7 +15,7 @@ from llmtunnel import runtime
 from llmtunnel.errors import TunnelError
 from llmtunnel.runtime import LoopThread
 
-from .e2e.processes import environment
+from .support.processes import environment
 
 NAME = "llmtunnel loop"
 

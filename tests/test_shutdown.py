@@ -37,7 +37,7 @@ from signal_server.connection import SignalConnection
 from signal_server.limits import Limits as SignalLimits
 from signal_server.server import SignalServer
 
-from .embedded import PATIENCE, Upstream, descriptors, fields_of, quicker, settings, started, until
+from .support.embedded import PATIENCE, Upstream, descriptors, fields_of, quicker, settings, started, until
 
 Run = Callable[..., Any]
 

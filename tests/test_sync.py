@@ -22,9 +22,9 @@ from llmtunnel import aio, sync
 from llmtunnel.errors import AddressInUse, AuthenticationFailed, PeerNotFound, SettingError, TunnelError, WaitTimeout
 from llmtunnel.status import Phase
 
-from .background import SERVED, Background
-from .embedded import PATIENCE, Heard
-from .ports import fetch
+from .support.background import SERVED, Background
+from .support.embedded import PATIENCE, Heard
+from .support.ports import fetch
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOP_THREAD = "llmtunnel loop"

@@ -11,8 +11,8 @@ import sys
 import time
 from typing import Final
 
-from ..e2e.failures import Strike, block_udp, cut, kill_signal, lose, mend, pass_udp, renumber, stop
-from ..e2e.lab import NEEDS, PATIENCE, SECRET, STUN, Lab, Tunnel, available, lab
+from ..support.network_failures import Strike, block_udp, cut, kill_signal, lose, mend, pass_udp, renumber, stop
+from ..support.network_lab import NEEDS, PATIENCE, SECRET, STUN, Lab, Tunnel, available, lab
 from .report import Row
 
 ROUND: Final = 20.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..e2e.processes import Processes, processes
+from ..support.processes import Processes, processes
 
 
 @pytest.fixture

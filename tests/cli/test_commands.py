@@ -21,8 +21,8 @@ from llmtunnel.endpoints.discovery import Found
 from llmtunnel.upstream import NAMED
 
 from ..conftest import run
-from ..e2e.processes import Process, Processes
-from ..ports import free_port
+from ..support.ports import free_port
+from ..support.processes import Process, Processes
 
 ROOM = ("--room", "r", "--stun", "none")
 KEPT = ("--secret", "of-the-test")

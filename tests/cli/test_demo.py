@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from ..e2e.processes import Processes
+from ..support.processes import Processes
 
 
 def test_it_streams_an_answer_through_the_tunnel_and_ends_well(started: Processes) -> None:

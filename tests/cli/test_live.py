@@ -29,8 +29,8 @@ from llmtunnel.invite import EXAMPLE, Invite
 from llmtunnel.tunnel import Proxy
 
 from ..conftest import run
-from ..e2e.processes import PATIENCE, ROOT
-from .emulator import Emulator
+from ..support.emulator import Emulator
+from ..support.processes import PATIENCE, ROOT
 
 if sys.platform != "win32":
     import pty

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from llmtunnel.cli.screen import Screen
 
-from .emulator import Emulator
+from ..support.emulator import Emulator
 
 
 class Drawn:

@@ -13,7 +13,7 @@ import pytest
 from llmtunnel.cli.signals import Stop
 
 from ..conftest import run
-from ..e2e.processes import environment
+from ..support.processes import environment
 
 
 async def answer(status: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ..e2e.processes import environment
+from ..support.processes import environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a shell that closes descriptors, and /proc")
 

@@ -14,7 +14,7 @@ from llmtunnel.cli.toy import Toy, ask, text_of
 from llmtunnel.errors import StreamError
 
 from ..conftest import run
-from ..e2e.processes import Processes
+from ..support.processes import Processes
 
 MESSAGES = [{"role": "user", "content": "Tell me, 你好"}]
 

@@ -21,7 +21,7 @@ from llmtunnel.upstream import Upstream
 from signal_server.limits import Limits
 from signal_server.server import SignalServer
 
-from ..embedded import until
+from ..support.embedded import until
 from ..transport.test_ice import serving
 
 Run = Callable[..., Any]

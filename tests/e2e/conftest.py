@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from .processes import Processes, Signal, Tunnel, processes
-from .upstream import Upstream
+from ..support.processes import Processes, Signal, Tunnel, processes
+from ..support.upstream import Upstream
 
 
 @pytest.fixture(scope="session")

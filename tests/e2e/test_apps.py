@@ -16,11 +16,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from ..conftest import run
-from .browser import CHROMIUM, Page, browser
-from .exchanges import CLIENT_HOST, request, sized
-from .jupyter import Lab
-from .processes import PATIENCE, Address, Processes, Proxy, Signal, processes
-from .raw import Response, fetch
+from ..support.browser import CHROMIUM, Page, browser
+from ..support.exchanges import CLIENT_HOST, request, sized
+from ..support.jupyter import Lab
+from ..support.processes import PATIENCE, Address, Processes, Proxy, Signal, processes
+from ..support.raw_client import Response, fetch
 
 NAMES = ("127.0.0.1", "app.localhost")
 CALLED = ("--allow-host", "ai.example")
@@ -45,7 +45,7 @@ class Apps:
     def address(self, name: str) -> Address:
         """Where the application's proxy listens."""
         if name not in self.proxies:
-            app = self.processes.start("-m", "tests.e2e.apps", name, name=name)
+            app = self.processes.start("-m", "tests.support.web_apps", name, name=name)
             url = app.wait_line(r"(?:app at|URL:) (http://\S+)", timeout=3 * PATIENCE)[1]
             self.reach(name, url)
         return self.proxies[name].address

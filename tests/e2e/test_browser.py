@@ -16,10 +16,10 @@ import pytest
 
 from tests.endpoints.test_listen import has_ipv6
 
-from .browser import CHROMIUM, browser
-from .processes import PATIENCE, Processes, Proxy, Signal
-from .server import reply
-from .upstream import Upstream
+from ..support.browser import CHROMIUM, browser
+from ..support.processes import PATIENCE, Processes, Proxy, Signal
+from ..support.raw_server import reply
+from ..support.upstream import Upstream
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 

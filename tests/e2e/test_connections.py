@@ -21,10 +21,10 @@ import pytest
 
 from llmtunnel.endpoints.probe import PROBE_FIELD
 
-from .exchanges import request, sized, streamed
-from .processes import Address, Processes, Signal, address_of
-from .raw import Client, Response
-from .upstream import wait_until
+from ..support.exchanges import request, sized, streamed
+from ..support.processes import Address, Processes, Signal, address_of
+from ..support.raw_client import Client, Response
+from ..support.upstream import wait_until
 
 Serve = Callable[[socket.socket, int], None]
 """Answers on one accepted connection, which has this number."""

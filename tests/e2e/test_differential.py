@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from .answered import EXPECTATIONS, RESPONSES, TRUNCATED, UNANSWERED
-from .exchanges import (
+from ..support.answered import EXPECTATIONS, RESPONSES, TRUNCATED, UNANSWERED
+from ..support.exchanges import (
     BODIED_METHODS,
     CLIENT_HOST,
     METHODS,
@@ -30,10 +30,10 @@ from .exchanges import (
     request,
     response,
 )
-from .processes import Address, Tunnel
-from .raw import Broken, Client, Fields, Response, fetch
-from .server import Request, Step
-from .upstream import Upstream, wait_until
+from ..support.processes import Address, Tunnel
+from ..support.raw_client import Broken, Client, Fields, Response, fetch
+from ..support.raw_server import Request, Step
+from ..support.upstream import Upstream, wait_until
 
 WHOLE = (*METHODS, *BODIED_METHODS, *TARGETS, *REQUESTS, *RESPONSES, *EXPECTATIONS)
 HOP_BY_HOP = {

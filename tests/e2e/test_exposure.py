@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from .exchanges import request, sized, streamed
-from .processes import Processes, Signal
-from .raw import Client, fetch, get
-from .upstream import Upstream
+from ..support.exchanges import request, sized, streamed
+from ..support.processes import Processes, Signal
+from ..support.raw_client import Client, fetch, get
+from ..support.upstream import Upstream
 
 
 def test_a_proxy_gets_what_serve_exposes_and_is_told_what_it_does_not(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ..background import SERVED, Background
-from ..notebook.kernel import kernel
-from .processes import environment
+from ..support.background import SERVED, Background
+from ..support.kernel import kernel
+from ..support.processes import environment
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks elsewhere")
 

@@ -12,10 +12,10 @@ from llmtunnel.invite import Invite
 from llmtunnel.session.carrier import NOT_PROVEN
 from llmtunnel.words import WORDS
 
-from .exchanges import request
-from .processes import ROOT, Process, Processes, Proxy
-from .raw import fetch
-from .upstream import Upstream
+from ..support.exchanges import request
+from ..support.processes import ROOT, Process, Processes, Proxy
+from ..support.raw_client import fetch
+from ..support.upstream import Upstream
 
 
 def shown(serve: Process) -> Invite:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from .browser import CHROMIUM, browser
-from .jupyter import Lab
-from .processes import PATIENCE, Processes, Signal
+from ..support.browser import CHROMIUM, browser
+from ..support.jupyter import Lab
+from ..support.processes import PATIENCE, Processes, Signal
 
 pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), pytest.mark.timeout(240)]
 

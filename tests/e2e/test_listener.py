@@ -8,10 +8,10 @@ import pytest
 
 from tests.endpoints.test_listen import has_ipv6
 
-from .exchanges import request, sized
-from .processes import Processes, Proxy, Signal, address_of
-from .raw import Response, fetch
-from .upstream import Upstream
+from ..support.exchanges import request, sized
+from ..support.processes import Processes, Proxy, Signal, address_of
+from ..support.raw_client import Response, fetch
+from ..support.upstream import Upstream
 
 KEY = "k-4f9c2a7e-never-shown"
 

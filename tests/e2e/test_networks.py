@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from .lab import PUBLIC, SECRET, STUN, TURN, TURN_TCP, URL, Lab, lab, marks
+from ..support.network_lab import PUBLIC, SECRET, STUN, TURN, TURN_TCP, URL, Lab, lab, marks
 
 pytestmark = marks
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from .failures import Strike, block_udp, cut, kill_signal, kill_turn, lose, pass_udp, renumber, stop
-from .lab import PATIENCE, SECRET, STUN, TURN, lab, marks
+from ..support.network_failures import Strike, block_udp, cut, kill_signal, kill_turn, lose, pass_udp, renumber, stop
+from ..support.network_lab import PATIENCE, SECRET, STUN, TURN, lab, marks
 
 pytestmark = [*marks, pytest.mark.timeout(300)]
 

@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
-from .processes import Process, Processes, Signal, Tunnel
+from ..support.processes import Process, Processes, Signal, Tunnel
 
 QUESTION = "What is a tunnel, naïvely? 你好 🙂"
 ASKED: ChatCompletionUserMessageParam = {"role": "user", "content": QUESTION}

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from .exchanges import request, response, sized, streamed
-from .processes import Address, Process, Processes, Proxy, Signal
-from .raw import Broken, Client, fetch, get
-from .server import Do, reply
-from .upstream import Upstream, pattern
+from ..support.exchanges import request, response, sized, streamed
+from ..support.processes import Address, Process, Processes, Proxy, Signal
+from ..support.raw_client import Broken, Client, fetch, get
+from ..support.raw_server import Do, reply
+from ..support.upstream import Upstream, pattern
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import signal as signals
 
-from .exchanges import request, sized
-from .processes import Process, Processes, Proxy
-from .raw import Client, fetch
-from .upstream import Upstream
+from ..support.exchanges import request, sized
+from ..support.processes import Process, Processes, Proxy
+from ..support.raw_client import Client, fetch
+from ..support.upstream import Upstream
 
 COMMON = ("--stun", "none", "--json", "-v")
 
 
 def start(processes: Processes, *arguments: str) -> Process:
     """A command without what only POSIX has."""
-    return processes.start("-m", "tests.e2e.without_posix", *arguments, name=arguments[0])
+    return processes.start("-m", "tests.support.without_posix", *arguments, name=arguments[0])
 
 
 def test_signal_serve_and_proxy_work_without_what_only_posix_has(processes: Processes, own_upstream: Upstream) -> None:

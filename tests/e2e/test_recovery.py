@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from .exchanges import request
-from .processes import PATIENCE, Address, Process, Processes, Signal
-from .raw import Broken, Client, Response, fetch, get
-from .server import Do, reply
-from .upstream import Upstream, wait_until
+from ..support.exchanges import request
+from ..support.processes import PATIENCE, Address, Process, Processes, Signal
+from ..support.raw_client import Broken, Client, Response, fetch, get
+from ..support.raw_server import Do, reply
+from ..support.upstream import Upstream, wait_until
 
 AGAIN_WITHIN = 15.0
 """Seconds until a tunnel must work again; what it takes on an idle machine is printed."""
@@ -171,7 +171,7 @@ def test_serve_and_proxy_wait_for_a_signal_server_that_comes_late(processes: Pro
 def test_an_upstream_that_is_killed_breaks_its_answers_gives_502_and_works_when_it_is_back(
     processes: Processes, signal: Signal
 ) -> None:
-    upstream = processes.start("-m", "tests.e2e.upstream", name="upstream")
+    upstream = processes.start("-m", "tests.support.upstream", name="upstream")
     port = int(upstream.wait_line(r"upstream on (\d+)")[1])
     tunnel = processes.tunnel("upstream killed", f"http://127.0.0.1:{port}", signal.url)
     clients = [begin(tunnel.address, target) for target in (b"/slow", b"/endless", b"/tokens?name=x&count=999")]
@@ -181,7 +181,7 @@ def test_an_upstream_that_is_killed_breaks_its_answers_gives_502_and_works_when_
     message = check_error(get(tunnel.address), 502)
     assert str(port) in message
     restarted = time.monotonic()
-    processes.start("-m", "tests.e2e.upstream", str(port), name="upstream").wait_line("upstream on")
+    processes.start("-m", "tests.support.upstream", str(port), name="upstream").wait_line("upstream on")
     measure_again(tunnel.address, restarted, "upstream killed and restarted")
     assert tunnel.proxy.count("peer-lost") == 0
 

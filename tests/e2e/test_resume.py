@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from .exchanges import request
-from .processes import Address, Processes, Tunnel
-from .raw import Client, fetch
+from ..support.exchanges import request
+from ..support.processes import Address, Processes, Tunnel
+from ..support.raw_client import Client, fetch
+from ..support.upstream import Upstream, pattern, wait_until
 from .test_recovery import begin, needs_unix
-from .upstream import Upstream, pattern, wait_until
 
 STREAMS = 20
 EVENTS = 150

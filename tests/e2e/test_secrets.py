@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .exchanges import request
-from .processes import Process, Processes
-from .raw import fetch
-from .server import reply
-from .upstream import Upstream
+from ..support.exchanges import request
+from ..support.processes import Process, Processes
+from ..support.raw_client import fetch
+from ..support.raw_server import reply
+from ..support.upstream import Upstream
 
 KEY, HEADER, BEARER, COOKIE, QUERY, BODY, ANSWER = (
     f"secret-of-the-{name}" for name in ("key", "header", "bearer", "cookie", "query", "body", "answer")

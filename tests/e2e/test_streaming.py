@@ -12,11 +12,11 @@ import pytest
 
 from llmtunnel.protocol.heads import MAX_INTERIM
 
-from .exchanges import chunked, request, response
-from .processes import Process, Processes, Signal, Tunnel
-from .raw import Client, fetch, get
-from .server import Do, reply
-from .upstream import Upstream, pattern, wait_until
+from ..support.exchanges import chunked, request, response
+from ..support.processes import Process, Processes, Signal, Tunnel
+from ..support.raw_client import Client, fetch, get
+from ..support.raw_server import Do, reply
+from ..support.upstream import Upstream, pattern, wait_until
 
 GIGABYTE = 10**9
 MAY_GROW = 16 * 1024 * 1024

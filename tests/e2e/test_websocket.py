@@ -16,10 +16,10 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from ..conftest import run
-from .exchanges import CLIENT_HOST, request
-from .processes import PATIENCE, Address, Processes, Signal, Tunnel, processes
-from .raw import Client
-from .upstream import Upstream, wait_until
+from ..support.exchanges import CLIENT_HOST, request
+from ..support.processes import PATIENCE, Address, Processes, Signal, Tunnel, processes
+from ..support.raw_client import Client
+from ..support.upstream import Upstream, wait_until
 
 
 class WebSocketUpstream:

@@ -17,10 +17,10 @@ from llmtunnel.protocol.outbox import STREAM_ROOM
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
-from ..embedded import until
-from ..session.pair import GET as GET_HEAD
-from ..session.pair import linked
-from .tunnel import CALLED, RawClient, Rig, ok, tunnel
+from ..support.embedded import until
+from ..support.gateway_rig import CALLED, RawClient, Rig, ok, tunnel
+from ..support.session_pair import GET as GET_HEAD
+from ..support.session_pair import linked
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LARGE = (b"X-Large", b"x" * 20_000)

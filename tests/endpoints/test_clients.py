@@ -15,9 +15,9 @@ from llmtunnel.endpoints import clients
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
-from ..embedded import until
+from ..support.embedded import until
+from ..support.gateway_rig import RawClient, Rig, answering, tunnel
 from .test_gateway import GET, GET_CLOSE, Peer, error_of
-from .tunnel import RawClient, Rig, answering, tunnel
 
 LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 
@@ -174,7 +174,7 @@ class Crowded:
 def crowded(limit: int, loop: str) -> Iterator[Crowded]:
     pytest.importorskip("resource")
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.endpoints.crowded", str(limit), loop],
+        [sys.executable, "-m", "tests.support.crowded", str(limit), loop],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ from llmtunnel.endpoints import drains
 from llmtunnel.errors import ErrorCode, SettingError
 
 from ..conftest import run
-from .scripted import Peer, Rig, rig
+from ..support.scripted_upstream import Peer, Rig, rig
 
 DRAIN = Exposure(on_disconnect=OnDisconnect.DRAIN)
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

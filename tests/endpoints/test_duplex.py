@@ -12,8 +12,8 @@ from llmtunnel.endpoints.duplex import beside
 from llmtunnel.endpoints.ledger import Entry
 from llmtunnel.errors import ErrorCode, StreamReset, UpstreamBroken
 from tests.conftest import run
-from tests.endpoints.scripted import rig
-from tests.endpoints.tunnel import answering, tunnel
+from tests.support.gateway_rig import answering, tunnel
+from tests.support.scripted_upstream import rig
 
 
 class Defect(Exception):

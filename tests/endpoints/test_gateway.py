@@ -20,9 +20,9 @@ from llmtunnel.session.mux import Session
 from llmtunnel.session.stream import Client, Stream
 
 from ..conftest import run
-from ..embedded import until
-from .answers import SAMPLES
-from .tunnel import CALLED, NoPeer, RawClient, answering, ok, tunnel
+from ..support.embedded import until
+from ..support.gateway_rig import CALLED, NoPeer, RawClient, answering, ok, tunnel
+from ..support.model_answers import SAMPLES
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 GET_CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

@@ -12,9 +12,9 @@ from llmtunnel.listener import ListenerPolicy
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
-from ..embedded import until
+from ..support.embedded import until
+from ..support.gateway_rig import NoPeer, answering, ok, tunnel
 from .test_gateway import Peer, error_of
-from .tunnel import NoPeer, answering, ok, tunnel
 
 NOBODY = ListenerPolicy()
 APP = ListenerPolicy(allow_origins=("https://app.example",))

@@ -11,8 +11,8 @@ from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
-from ..embedded import until
-from .tunnel import ok, tunnel
+from ..support.embedded import until
+from ..support.gateway_rig import ok, tunnel
 
 ASK = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"
 GRANTED = ok((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), status=101, reason=b"Switching Protocols")

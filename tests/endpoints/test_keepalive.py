@@ -17,7 +17,7 @@ from llmtunnel.protocol.heads import Fields, RequestHead, ResponseHead, get_all
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
-from .tunnel import RawClient, Rig, ok, tunnel
+from ..support.gateway_rig import RawClient, Rig, ok, tunnel
 
 EVENTS = (b"Content-Type", b"text/event-stream; charset=utf-8")
 ASKS = b'{"model": "m", "stream": true}'

@@ -6,7 +6,7 @@ from llmtunnel.endpoints.ledger import RECORDS, Ledger
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.status import RequestRecord
 
-from .answers import SAMPLES
+from ..support.model_answers import SAMPLES
 
 GET = RequestHead(method=b"GET", target=b"/a?key=secret")
 OK = ResponseHead(status=200)

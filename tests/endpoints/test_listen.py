@@ -16,8 +16,8 @@ from llmtunnel.errors import AddressInUse, SettingError
 from llmtunnel.listener import ListenerPolicy
 
 from ..conftest import run
-from ..ports import free_port
-from .tunnel import NoPeer
+from ..support.gateway_rig import NoPeer
+from ..support.ports import free_port
 
 try:
     from uvloop import new_event_loop

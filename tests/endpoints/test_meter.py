@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmtunnel.endpoints.meter import MAX_LINE, Meter, metered
 from llmtunnel.protocol.heads import Fields, RequestHead, ResponseHead
 
-from .answers import EVENTS, NDJSON, SAMPLES, WHOLE, Sample, chunk, sse
+from ..support.model_answers import EVENTS, NDJSON, SAMPLES, WHOLE, Sample, chunk, sse
 
 SOME = st.sampled_from(list(SAMPLES.values()))
 

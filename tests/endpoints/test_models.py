@@ -13,7 +13,7 @@ from llmtunnel.protocol.heads import ResponseHead
 from llmtunnel.session.stream import Stream
 
 from ..conftest import run
-from .tunnel import answering, ok, tunnel
+from ..support.gateway_rig import answering, ok, tunnel
 
 OPENAI = b'{"object":"list","data":[{"id":"a","object":"model"},{"id":"b"}]}'
 OLLAMA = b'{"models":[{"name":"a:8b","model":"a:8b"}]}'

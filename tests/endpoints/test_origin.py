@@ -16,9 +16,9 @@ from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 from llmtunnel.upstream import Upstream
 from tests.conftest import run
-from tests.endpoints.answers import SAMPLES
-from tests.endpoints.scripted import OK, Rig, answer, read_all, rig
 from tests.endpoints.test_http1 import ACCEPTED, REFUSED
+from tests.support.model_answers import SAMPLES
+from tests.support.scripted_upstream import OK, Rig, answer, read_all, rig
 
 V1 = frozenset({Feature.SSE})
 

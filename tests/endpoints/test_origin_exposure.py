@@ -21,8 +21,8 @@ from llmtunnel.protocol.hello import Feature
 from llmtunnel.session.mux import Session
 from llmtunnel.session.stream import Stream
 from tests.conftest import run
-from tests.endpoints.scripted import OK, Rig, Scripted, answer, read_all, rig
-from tests.endpoints.tunnel import RawClient
+from tests.support.gateway_rig import RawClient
+from tests.support.scripted_upstream import OK, Rig, Scripted, answer, read_all, rig
 from tests.test_policy import NORMAL, TRICKS
 
 V1 = frozenset({Feature.SSE})

@@ -23,9 +23,9 @@ from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 from llmtunnel.upstream import Upstream
 from tests.conftest import run
-from tests.endpoints.scripted import OK, Peer, Rig, answer, reset, rig
-from tests.endpoints.tunnel import Rig as TunnelRig
-from tests.endpoints.tunnel import tunnel
+from tests.support.gateway_rig import Rig as TunnelRig
+from tests.support.gateway_rig import tunnel
+from tests.support.scripted_upstream import OK, Peer, Rig, answer, reset, rig
 
 CHUNKED = ((b"Transfer-Encoding", b"chunked"),)
 WEBSOCKET = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Sec-WebSocket-Key", b"x"))

@@ -21,7 +21,7 @@ from llmtunnel.errors import SettingError, UpstreamBroken, UpstreamUnreachable
 from llmtunnel.session.stream import Client
 from llmtunnel.upstream import Upstream
 from tests.conftest import raised, run
-from tests.endpoints.scripted import Peer, Scripted
+from tests.support.scripted_upstream import Peer, Scripted
 
 
 @asynccontextmanager

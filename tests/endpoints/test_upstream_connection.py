@@ -17,7 +17,7 @@ from llmtunnel.config import KIB, MIB
 from llmtunnel.endpoints import upstream_connection
 from llmtunnel.endpoints.upstream_connection import UpstreamConnection, connect
 from llmtunnel.errors import UpstreamBroken
-from tests.endpoints.scripted import reset
+from tests.support.scripted_upstream import reset
 
 OnEachLoop = Callable[..., Any]
 ANSWER = b"HTTP/1.1 413 Too Large\r\n\r\n" + b"x" * 40_000

@@ -16,7 +16,7 @@ from llmtunnel.status import Health, UpstreamStatus
 from llmtunnel.upstream import Upstream
 
 from ..conftest import run
-from .scripted import OK, Scripted, answer, rig
+from ..support.scripted_upstream import OK, Scripted, answer, rig
 from .test_models import OLLAMA, OPENAI
 
 UP, DOWN = UpstreamStatus(health=Health.UP), UpstreamStatus(health=Health.DOWN)

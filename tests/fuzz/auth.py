@@ -18,7 +18,7 @@ from llmtunnel.protocol.hello import Agree, AuthAnswer, Hello
 from llmtunnel.protocol.keys import Certificates, Ticket
 from llmtunnel.status import Role
 
-from ..protocol.pair import Core
+from ..support.core_pair import Core
 from . import mutations
 from .wire import SMALL, spoil_message
 

@@ -16,7 +16,7 @@ from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Agree, Feature, Features, Hello
 from llmtunnel.status import Role
 
-from ..protocol.pair import Core
+from ..support.core_pair import Core
 from . import mutations
 
 REQUEST: Final = RequestHead(

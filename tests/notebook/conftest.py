@@ -7,7 +7,7 @@ import comm
 import ipywidgets
 import pytest
 
-from .scripted import RecordingComm
+from ..support.scripted_handle import RecordingComm
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 
 from llmtunnel.platforms import in_cell
 
-from ..e2e.processes import ROOT
-from .kernel import Kernel, kernel
+from ..support.kernel import Kernel, kernel
+from ..support.processes import ROOT
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a cell has a terminal only there")
 

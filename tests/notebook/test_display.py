@@ -13,10 +13,10 @@ from jupyter_client.manager import start_new_kernel
 
 from llmtunnel.notebook import display
 
-from ..background import SERVED, Background
-from ..embedded import PATIENCE
-from ..ports import fetch
-from .scripted import Handle, invited
+from ..support.background import SERVED, Background
+from ..support.embedded import PATIENCE
+from ..support.ports import fetch
+from ..support.scripted_handle import Handle, invited
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 Message = dict[str, Any]

@@ -8,7 +8,7 @@ from llmtunnel.notebook import html
 from llmtunnel.status import Health, Phase, Role, UpstreamStatus
 from llmtunnel.summary import SPAN, Throughput
 
-from .scripted import HOSTILE, NOW, active, peer, record, status
+from ..support.scripted_handle import HOSTILE, NOW, active, peer, record, status
 
 
 class Reader(HTMLParser):

@@ -18,10 +18,10 @@ import llmtunnel
 from llmtunnel.cli.toy import Toy
 from llmtunnel.status import Phase
 
-from ..background import SERVED, Background
-from ..e2e.processes import ROOT
-from ..ports import fetch, free_port, is_free
-from .kernel import PATIENCE, Kernel, kernel
+from ..support.background import SERVED, Background
+from ..support.kernel import PATIENCE, Kernel, kernel
+from ..support.ports import fetch, free_port, is_free
+from ..support.processes import ROOT
 
 HANDLES = "__import__('llmtunnel.notebook').notebook.tunnels()"
 

@@ -12,7 +12,7 @@ import pytest
 from llmtunnel.notebook.panel import Panel
 from llmtunnel.status import Phase, Role
 
-from .scripted import CODE, Clock, Handle, active, invited, peer, record, status
+from ..support.scripted_handle import CODE, Clock, Handle, active, invited, peer, record, status
 
 Run = Callable[..., Any]
 Sent = list[dict[str, Any]]

@@ -6,7 +6,7 @@ import pytest
 
 from llmtunnel.notebook import qr
 
-from .scripted import CODE, HOSTILE
+from ..support.scripted_handle import CODE, HOSTILE
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -8,7 +8,7 @@ import pytest
 
 from llmtunnel.notebook.reveal import SHOWN, Picture, Reveal
 
-from .scripted import CODE, Clock
+from ..support.scripted_handle import CODE, Clock
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from nbclient.exceptions import CellExecutionError
 
 from llmtunnel.cli.toy import Toy
 
-from ..background import Background
-from ..e2e.processes import environment
+from ..support.background import Background
+from ..support.processes import environment
 
 
 def saved(directory: Path, *cells: str) -> str:

@@ -16,9 +16,9 @@ import llmtunnel
 from llmtunnel.cli.toy import Toy
 from llmtunnel.status import Notice, PeerLostNotice, Phase
 
-from .. import ports
-from ..background import SERVED, Background
-from .kernel import PATIENCE, Kernel, kernel
+from ..support import ports
+from ..support.background import SERVED, Background
+from ..support.kernel import PATIENCE, Kernel, kernel
 
 BLOCKED = 6.0
 """Seconds that a cell blocks; no request may take even half of that."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..e2e.processes import Processes, processes
-from .kernel import Place
+from ..support.notebook_kernel import Place
+from ..support.processes import Processes, processes
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from llmtunnel.doctor.checks import TERMS
 from llmtunnel.invite import COUNT, EXAMPLE
 from llmtunnel.platforms import Platform
 
-from ..e2e.processes import ROOT
-from .kernel import LEFT_OUT, NOTEBOOKS, read
+from ..support.notebook_kernel import LEFT_OUT, NOTEBOOKS, read
+from ..support.processes import ROOT
 
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 REPOSITORY = "llmtunnel/llmtunnel"

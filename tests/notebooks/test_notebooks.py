@@ -13,9 +13,9 @@ import pytest
 import llmtunnel
 from llmtunnel.invite import Invite
 
-from .. import ports
-from ..e2e.processes import PATIENCE, Process, Processes, Signal
-from .kernel import Place, Running, running
+from ..support import ports
+from ..support.notebook_kernel import Place, Running, running
+from ..support.processes import PATIENCE, Process, Processes, Signal
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ..e2e.browser import CHROMIUM, browser
-from ..e2e.jupyter import Lab
-from ..e2e.processes import Processes
-from .kernel import PATIENCE, Place, read
+from ..support.browser import CHROMIUM, browser
+from ..support.jupyter import Lab
+from ..support.notebook_kernel import PATIENCE, Place, read
+from ..support.processes import Processes
 
 pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), pytest.mark.timeout(240)]
 

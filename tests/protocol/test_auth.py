@@ -16,7 +16,7 @@ from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.protocol.keys import Certificates, Ticket
 from llmtunnel.status import Role
 
-from .pair import POST, ConnectionPair, Core, Established, frames_of, sent
+from ..support.core_pair import POST, ConnectionPair, Core, Established, frames_of, sent
 
 SEEN = Certificates(proxy=b"p" * 32, serve=b"s" * 32)
 OTHERS = Certificates(proxy=b"P" * 32, serve=b"S" * 32)

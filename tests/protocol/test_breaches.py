@@ -17,7 +17,7 @@ from llmtunnel.protocol.frames import MAX_BODY, V1, FrameType
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature, Features, Hello
 from llmtunnel.status import Role
 
-from .pair import GET, OK, ConnectionPair, Core, frames_of, head_frame, request_frame, sent
+from ..support.core_pair import GET, OK, ConnectionPair, Core, frames_of, head_frame, request_frame, sent
 
 V1_TYPES = set(V1)
 OF_PEER = {

@@ -29,7 +29,19 @@ from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature, Features
 from llmtunnel.status import Role
 
-from .pair import GET, OK, POST, ConnectionPair, Core, End, Established, established, frames_of, request_frame, sent
+from ..support.core_pair import (
+    GET,
+    OK,
+    POST,
+    ConnectionPair,
+    Core,
+    End,
+    Established,
+    established,
+    frames_of,
+    request_frame,
+    sent,
+)
 
 features = st.frozensets(st.sampled_from(sorted(ALL_FEATURES)))
 ONE_BY_ONE = [frozenset[Feature]()] + [ALL_FEATURES - {feature} for feature in Feature] + [ALL_FEATURES]

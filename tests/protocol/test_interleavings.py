@@ -25,7 +25,7 @@ from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature, Features
 from llmtunnel.protocol.stream import State
 
-from .pair import OK, POST, ConnectionPair, End
+from ..support.core_pair import OK, POST, ConnectionPair, End
 
 features = st.frozensets(st.sampled_from(sorted(ALL_FEATURES)))
 sides = st.booleans()

@@ -10,7 +10,7 @@ from llmtunnel.protocol import frames
 from llmtunnel.protocol.frames import Frame, FrameType
 from llmtunnel.protocol.outbox import QUANTUM, SHARED_ROOM, STREAM_ROOM, Outbox
 
-from .pair import frames_of
+from ..support.core_pair import frames_of
 
 PING = frames.encode(FrameType.PING, 0)
 

@@ -25,7 +25,7 @@ from llmtunnel.protocol.keys import Certificates, Ticket
 from llmtunnel.protocol.line import Line
 from llmtunnel.status import Role
 
-from .pair import POST, ConnectionPair, End, frames_of, request_frame, sent
+from ..support.core_pair import POST, ConnectionPair, End, frames_of, request_frame, sent
 from .test_interleavings import MOST, Interleavings
 
 FRAME = frames.HEADER.size + OVERHEAD

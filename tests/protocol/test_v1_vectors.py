@@ -25,7 +25,7 @@ from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.protocol.hello import Feature
 from llmtunnel.status import Role
 
-from .pair import Core, Established
+from ..support.core_pair import Core, Established
 
 HELLO = bytes.fromhex("0100000000") + (b'{"proto":"httptunnel","min_version":1,"max_version":1,"features":["sse"]}')
 AGREE = bytes.fromhex("0200000000") + b'{"version":1,"features":["sse"]}'

@@ -28,15 +28,15 @@ from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity
 from signal_server.server import SignalServer
 
-from ..embedded import PATIENCE, quicker, until
-from ..protocol.pair import ConnectionPair, Core
 from ..reference import wire
 from ..reference.original import meet
 from ..reference.roles import Proxy as OriginalProxy
 from ..reference.roles import Serve as OriginalServe
 from ..reference.roles import Side
-from .hostile import Detour, Guest, HostileSignal, Json, Middle, Script, Wire, http_in
-from .members import Member, running
+from ..support.core_pair import ConnectionPair, Core
+from ..support.embedded import PATIENCE, quicker, until
+from ..support.hostile import Detour, Guest, HostileSignal, Json, Middle, Script, Wire, http_in
+from ..support.members import Member, running
 
 Run = Callable[..., Any]
 SECRET = "a secret of both"

@@ -34,10 +34,10 @@ from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.relay import open_relay
 from llmtunnel.transport.tcp import TcpDialler
 
-from ..embedded import PATIENCE, QUICK, quicker, until
-from ..transport.pipes import ATTACKS, Ear
-from .hostile import HostileSignal, Script, Wire, http_in
-from .members import Member, pair, running
+from ..support.embedded import PATIENCE, QUICK, quicker, until
+from ..support.hostile import HostileSignal, Script, Wire, http_in
+from ..support.members import Member, pair, running
+from ..support.pipes import ATTACKS, Ear
 from .test_adversary import (
     ask_for_nothing,
     close_after_the_proxys_proof,

@@ -8,7 +8,7 @@ from llmtunnel.protocol.liveness import OVERSLEPT
 from llmtunnel.session.alarm import Alarm
 
 from ..conftest import VirtualTime
-from ..embedded import until
+from ..support.embedded import until
 
 Run = Callable[..., Any]
 

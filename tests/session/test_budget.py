@@ -16,10 +16,10 @@ from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.heads import RequestHead, ResponseHead, cost
 from llmtunnel.session.stream import Stream
 from tests.conftest import run
-from tests.protocol.pair import request_frame
+from tests.support.core_pair import request_frame
 
-from ..embedded import until
-from .pair import GET, OK, POST, Pair, echo, linked, read_all
+from ..support.embedded import until
+from ..support.session_pair import GET, OK, POST, Pair, echo, linked, read_all
 
 SMALL = Limits(held=256 * KIB, held_in_all=256 * KIB, window=64 * KIB, streams=64)
 LARGE = RequestHead(method=b"GET", target=b"/", fields=((b"x-large", b"x" * 30 * KIB),))

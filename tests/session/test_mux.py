@@ -24,9 +24,9 @@ from llmtunnel.status import Path, Role
 from llmtunnel.transport.memory import linked_pair
 from tests.conftest import raised, run
 
-from ..embedded import until
-from ..transport.pipes import Ear
-from .pair import GET, OK, POST, echo, exchange, linked, over, read_all, start
+from ..support.embedded import until
+from ..support.pipes import Ear
+from ..support.session_pair import GET, OK, POST, echo, exchange, linked, over, read_all, start
 
 Run = Callable[..., Any]
 

@@ -16,8 +16,8 @@ from llmtunnel.status import Role
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity
 
-from ..transport.pipes import LEFT, PATIENCE, RIGHT, channel, standing
-from .pair import echo, exchange, start
+from ..support.pipes import LEFT, PATIENCE, RIGHT, channel, standing
+from ..support.session_pair import echo, exchange, start
 
 Run = Callable[..., Any]
 SETTINGS = Settings(room="R", secret="a secret that nobody guesses")

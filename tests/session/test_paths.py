@@ -34,11 +34,11 @@ from signal_server.limits import Limits as SignalLimits
 from signal_server.limits import RelayLimits
 from signal_server.server import SignalServer
 
-from ..embedded import PATIENCE, QUICK, quicker, until
-from ..transport.pipes import Ear
-from ..transport.pipes import channel as tls_end
-from .hostile import http_in
-from .members import Member, pair, running, silence
+from ..support.embedded import PATIENCE, QUICK, quicker, until
+from ..support.hostile import http_in
+from ..support.members import Member, pair, running, silence
+from ..support.pipes import Ear
+from ..support.pipes import channel as tls_end
 from .test_over_tls import Forward
 
 Run = Callable[..., Any]

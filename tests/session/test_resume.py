@@ -22,8 +22,8 @@ from llmtunnel.status import Role
 from llmtunnel.transport.memory import MemoryChannel, linked_pair
 from tests.conftest import VirtualTime
 
-from ..embedded import until
-from .pair import GET, OK, POST, echo, exchange, read_all
+from ..support.embedded import until
+from ..support.session_pair import GET, OK, POST, echo, exchange, read_all
 
 Run = Callable[..., Any]
 

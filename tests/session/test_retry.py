@@ -12,8 +12,8 @@ from llmtunnel.paths import KINDS
 from llmtunnel.session.retry import FIRST, LAST, Backoff, Retry
 from llmtunnel.status import Path, Reconnecting, Role
 
-from ..embedded import quicker
-from .members import Member
+from ..support.embedded import quicker
+from ..support.members import Member
 
 Run = Callable[..., Any]
 TIMEOUTS = Timeouts(retry_first=1.0, retry_max=5.0, retry_waiting=0.5)

@@ -24,8 +24,8 @@ from signal_server.limits import Limits as SignalLimits
 from signal_server.server import SignalServer
 
 from ..conftest import raised
-from ..embedded import PATIENCE, QUICK, RawMember, descriptors, quicker, timers, until
-from .members import Member, pair, running, silence
+from ..support.embedded import PATIENCE, QUICK, RawMember, descriptors, quicker, timers, until
+from ..support.members import Member, pair, running, silence
 
 Run = Callable[..., Any]
 

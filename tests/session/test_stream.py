@@ -14,8 +14,8 @@ from llmtunnel.protocol.heads import ResponseHead
 from llmtunnel.session.stream import MAX_HEADS, SMALL, Stream
 from tests.conftest import raised, run
 
-from ..embedded import until
-from .pair import GET, OK, POST, echo, linked, over, read_all
+from ..support.embedded import until
+from ..support.session_pair import GET, OK, POST, echo, linked, over, read_all
 
 Run = Callable[..., Any]
 

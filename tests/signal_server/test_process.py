@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from ..conftest import run
-from .peers import HANDSHAKE
+from ..support.signal_clients import HANDSHAKE
 
 ROOT = Path(__file__).resolve().parents[2]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process that gets these at once")

@@ -16,7 +16,7 @@ from signal_server.relay import PROTOCOL
 from signal_server.server import SignalServer
 
 from ..conftest import run
-from .peers import HANDSHAKE, PATIENCE, Meeting, Peer, masked, meeting, pour_raw
+from ..support.signal_clients import HANDSHAKE, PATIENCE, Meeting, Peer, masked, meeting, pour_raw
 
 Socket = aiohttp.ClientWebSocketResponse
 

@@ -15,7 +15,7 @@ from signal_server.limits import ENVELOPE, MESSAGE, Limits
 from signal_server.server import SignalServer, netloc
 
 from ..conftest import run
-from .peers import HANDSHAKE, PATIENCE, Meeting, Peer, masked, meeting, pour_raw
+from ..support.signal_clients import HANDSHAKE, PATIENCE, Meeting, Peer, masked, meeting, pour_raw
 
 
 @pytest.fixture(autouse=True)

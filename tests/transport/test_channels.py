@@ -16,8 +16,8 @@ from llmtunnel.transport.base import MAX_MESSAGE, Channel
 from llmtunnel.transport.memory import linked_pair
 from llmtunnel.transport.tcp import TcpDialler, TcpListener
 
-from .ends import End, introduce
-from .pipes import LEFT, RIGHT, Ear, close, standing
+from ..support.pipes import LEFT, RIGHT, Ear, close, standing
+from ..support.webrtc_ends import End, introduce
 from .test_relay import relayed
 
 Pair = tuple[Channel, Channel]

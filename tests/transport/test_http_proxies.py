@@ -19,7 +19,7 @@ from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.relay import open_relay
 from llmtunnel.transport.websocket import proxy_for
 
-from ..embedded import until
+from ..support.embedded import until
 from .test_websocket import gated, greeting, pump
 
 Run = Callable[..., Any]

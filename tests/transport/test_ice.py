@@ -23,9 +23,9 @@ from llmtunnel.status import Path
 from llmtunnel.transport import ice
 from llmtunnel.transport.ice import IceAgent, parse_candidate
 
-from ..embedded import descriptors
-from ..ports import free_port
-from .ends import NO_SERVERS, End, connected, introduce, without_candidates
+from ..support.embedded import descriptors
+from ..support.ports import free_port
+from ..support.webrtc_ends import NO_SERVERS, End, connected, introduce, without_candidates
 
 Run = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from llmtunnel.errors import ChannelClosed
 from llmtunnel.status import Path
 from llmtunnel.transport.memory import linked_pair
 
-from ..embedded import settle
+from ..support.embedded import settle
 
 
 class Log:

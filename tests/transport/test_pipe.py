@@ -14,8 +14,8 @@ from llmtunnel.transport import pipe
 from llmtunnel.transport.base import MAX_MESSAGE, Binding
 from llmtunnel.transport.identity import Identity
 
-from ..embedded import settle
-from .pipes import ATTACKS, LEFT, PATIENCE, RIGHT, Ear, Hostile, channel, close, standing, wired
+from ..support.embedded import settle
+from ..support.pipes import ATTACKS, LEFT, PATIENCE, RIGHT, Ear, Hostile, channel, close, standing, wired
 
 Run = Callable[..., Any]
 

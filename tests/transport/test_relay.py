@@ -22,7 +22,7 @@ from signal_server.limits import Limits as ServerLimits
 from signal_server.limits import RelayLimits
 from signal_server.server import SignalServer
 
-from .pipes import LEFT, PATIENCE, RIGHT, Ear, close
+from ..support.pipes import LEFT, PATIENCE, RIGHT, Ear, close
 
 Run = Callable[..., Any]
 QUICK = Timeouts(signal=2.0, connect=1.0, close=0.3)

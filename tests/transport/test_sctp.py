@@ -9,7 +9,7 @@ from aiortc import rtcsctptransport as aiortc_sctp
 
 from llmtunnel.transport import sctp
 
-from .ends import connected
+from ..support.webrtc_ends import connected
 
 Run = Callable[..., Any]
 Attack = Callable[[sctp.Sctp], Any]

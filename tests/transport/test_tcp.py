@@ -21,8 +21,8 @@ from llmtunnel.transport.networks import Interface
 from llmtunnel.transport.pipe import TlsChannel
 from llmtunnel.transport.tcp import TcpDialler, TcpListener
 
-from ..endpoints.scripted import reset
-from .pipes import LEFT, PATIENCE, RIGHT, Ear, close
+from ..support.pipes import LEFT, PATIENCE, RIGHT, Ear, close
+from ..support.scripted_upstream import reset
 
 Run = Callable[..., Any]
 HERE = [Interface(ipaddress.ip_address("127.0.0.1"), 8)]

@@ -18,7 +18,7 @@ from llmtunnel.status import Path
 from llmtunnel.transport import webrtc
 from llmtunnel.transport.base import MAX_MESSAGE
 
-from .ends import NO_SERVERS, End, candidates_of, connected, introduce, without_candidates
+from ..support.webrtc_ends import NO_SERVERS, End, candidates_of, connected, introduce, without_candidates
 
 Run = Callable[..., Any]
 

@@ -14,8 +14,8 @@ from llmtunnel.transport import websocket
 from llmtunnel.transport.websocket import Redirected, open_websocket
 from signal_server.server import SignalServer
 
-from ..embedded import PATIENCE, until
 from ..signaling.test_client import self_signed
+from ..support.embedded import PATIENCE, until
 
 Run = Callable[..., Any]
 

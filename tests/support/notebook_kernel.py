@@ -18,7 +18,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-from ..e2e.processes import ROOT, environment
+from .processes import ROOT, environment
 
 NOTEBOOKS = ROOT / "notebooks"
 LEFT_OUT = {"gpu", "internet"}

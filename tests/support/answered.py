@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 
 from .exchanges import MEGABYTES_20, OWN_ORIGIN, Exchange, answers, chunked, request, response, sized, streamed
-from .server import OK, Do, reply
+from .raw_server import OK, Do, reply
 
 NO_BODY = response(b"200 OK", b"Content-Length: 0")
 CONTENT = b"0123456789"

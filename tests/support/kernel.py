@@ -15,7 +15,7 @@ import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from ..e2e.processes import environment
+from .processes import environment
 
 PATIENCE = 60.0
 """Seconds that a cell may take, and a kernel to start, on a busy machine."""

@@ -21,7 +21,7 @@ from llmtunnel.status import Role
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.memory import MemoryChannel, linked_pair
 
-from ..embedded import until
+from .embedded import until
 
 GET = RequestHead(method=b"GET", target=b"/")
 POST = RequestHead(method=b"POST", target=b"/")

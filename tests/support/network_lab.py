@@ -106,8 +106,10 @@ class Lab:
         return Tunnel(serve, proxy)
 
     def load(self, *, seconds: float, size: int) -> Process:
-        """The client at host-b of what is under way (`tests/load.py`), begun."""
-        client = self.python("host-b", "tests.load", "client", URL, "--seconds", str(seconds), "--size", str(size))
+        """The client at host-b of what is under way (`tests/support/load.py`), begun."""
+        client = self.python(
+            "host-b", "tests.support.load", "client", URL, "--seconds", str(seconds), "--size", str(size)
+        )
         client.wait_line("begun", timeout=PATIENCE)
         return client
 
@@ -154,7 +156,7 @@ def lab(nat_a: str, nat_b: str, *, delay: int = 15) -> Iterator[Lab]:
         network.wait_line("netlab: up", timeout=PATIENCE)
         made.start_coturn()
         made.start_signal()
-        made.python("host-a", "tests.load", "site", "9000").wait_line("site on")
+        made.python("host-a", "tests.support.load", "site", "9000").wait_line("site on")
         yield made
     finally:
         made.close()

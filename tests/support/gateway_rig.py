@@ -19,7 +19,7 @@ from llmtunnel.session.stream import Stream
 from llmtunnel.status import RequestRecord, Role
 from llmtunnel.transport.memory import linked_pair
 
-from ..session.pair import start
+from .session_pair import start
 
 CALLED = ListenerPolicy(allow_hosts=("a", "h", "asked"))
 """By the names that clients use in these tests."""

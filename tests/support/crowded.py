@@ -1,6 +1,6 @@
 """A gateway in a process with few descriptors, whose requests wait for ever. Run by test_clients.py.
 
-``python -m tests.endpoints.crowded LIMIT asyncio|uvloop`` prints the address. Then a line on standard input is a
+``python -m tests.support.crowded LIMIT asyncio|uvloop`` prints the address. Then a line on standard input is a
 command: ``fill`` takes all descriptors that are left, ``free`` gives them back, each answered by ``done``.
 """
 
@@ -16,7 +16,7 @@ from llmtunnel.config import Timeouts
 from llmtunnel.endpoints.gateway import Gateway
 from llmtunnel.runtime import loop_factory
 
-from .tunnel import CALLED, NoPeer
+from .gateway_rig import CALLED, NoPeer
 
 
 async def main() -> None:

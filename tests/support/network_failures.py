@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .lab import PATIENCE, Lab, Tunnel
+from .network_lab import PATIENCE, Lab, Tunnel
 
 Strike = Callable[[Lab, Tunnel], None]
 """Makes it happen; returns when it is over, where it ends by itself."""

@@ -1,4 +1,4 @@
-"""Web applications that tell their own pages from foreign ones: ``python -m tests.e2e.apps NAME`` runs one.
+"""Web applications that tell their own pages from foreign ones: ``python -m tests.support.web_apps NAME`` runs one.
 
 Each is as its framework makes it, on a port of its own, and says where it is: ``app at http://127.0.0.1:PORT``
 (Streamlit: ``URL: …``).
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from ..ports import free_port
+from .ports import free_port
 
 STREAMLIT = """
 import streamlit as st

@@ -23,7 +23,7 @@ from llmtunnel.status import RequestRecord, Role
 from llmtunnel.transport.memory import linked_pair
 from llmtunnel.upstream import Upstream
 
-from ..session.pair import read_all, start
+from .session_pair import read_all, start
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

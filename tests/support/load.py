@@ -1,7 +1,7 @@
 """What is under way while networks fail: streams of events, a WebSocket, a download, an upload, checked byte for byte.
 
-python -m tests.load site PORT       the service that answers it, on loopback
-python -m tests.load client URL      all of it at once; says "begun" when each part has, its end in one line
+python -m tests.support.load site PORT       the service that answers it, on loopback
+python -m tests.support.load client URL      all of it at once; says "begun" when each part has, its end in one line
                                      of JSON: event, whole, of, worst (the longest pause, seconds), broken
 """
 
@@ -206,7 +206,9 @@ async def client(url: str, *, seconds: float, size: int) -> int:
 
 def main() -> int:
     """Read the arguments, and be what they say."""
-    parser = argparse.ArgumentParser(prog="python -m tests.load", description="What is under way while networks fail.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.support.load", description="What is under way while networks fail."
+    )
     roles = parser.add_subparsers(dest="role", required=True)
     roles.add_parser("site").add_argument("port", type=int)
     using = roles.add_parser("client")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .server import Answer, Do, reply
+from .raw_server import Answer, Do, reply
 from .upstream import pattern
 
 CLIENT_HOST = b"client.example:1234"

@@ -1,5 +1,5 @@
 """The upstream of the end-to-end tests: a `Site` on a thread of its own (`Upstream`), or as a process:
-``python -m tests.e2e.upstream [PORT]``.
+``python -m tests.support.upstream [PORT]``.
 
     upstream.answers[b"/path"] = reply(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
 
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from .processes import PATIENCE, Address
-from .server import OK, Answer, Connection, Page, Request, Site, serve
+from .raw_server import OK, Answer, Connection, Page, Request, Site, serve
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: %b\r\n\r\n"
 EVENTS = CHUNKED % b"text/event-stream"

@@ -12,7 +12,7 @@ from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.pipe import TlsChannel
 from llmtunnel.transport.tls import Welcome, anybody
 
-from ..embedded import PATIENCE
+from .embedded import PATIENCE
 
 LEFT, RIGHT = Identity(), Identity()
 

@@ -23,8 +23,8 @@ from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.webrtc import WebRtcPeer
 from signal_server.relay import PROTOCOL, offered_ticket
 
-from ..embedded import NO_ICE_SERVERS, PATIENCE, QUICK
-from ..transport.pipes import Hostile
+from .embedded import NO_ICE_SERVERS, PATIENCE, QUICK
+from .pipes import Hostile
 
 Json = dict[str, Any]
 Tamper = Callable[["Guest", Json], "list[Json | str | bytes]"]

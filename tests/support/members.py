@@ -17,7 +17,7 @@ from llmtunnel.session.stream import Stream
 from llmtunnel.status import PeerConnected, Role
 from llmtunnel.upstream import Upstream
 
-from ..embedded import PATIENCE, QUICK, Heard, fields_of, settings, until
+from .embedded import PATIENCE, QUICK, Heard, fields_of, settings, until
 
 NOWHERE = Upstream.parse("http://127.0.0.1:9")
 

@@ -1,6 +1,6 @@
 """The command line on a system that lacks what only POSIX has: what Windows would make of it, as far as Linux can tell.
 
-python -m tests.e2e.without_posix COMMAND …
+python -m tests.support.without_posix COMMAND …
 """
 
 from __future__ import annotations
