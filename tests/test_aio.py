@@ -47,8 +47,6 @@ from .support.embedded import (
     world,
 )
 
-Run = Callable[..., Any]
-
 
 def nowhere() -> str:
     """A signal server's address where nothing listens."""
@@ -63,219 +61,177 @@ def other_tasks() -> set[str]:
 # -- serve() and proxy()
 
 
-def test_both_sides_can_be_awaited_and_closed(run: Run) -> None:
-    async def main() -> None:
-        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
-            serving = await aio.serve(upstream.url, room="r", signal=signal.url, stun=())
-            assert serving.status.phase in (Phase.WAITING, Phase.CONNECTING)
-            reaching = await aio.proxy(room="r", signal=signal.url, stun=(), listen="127.0.0.1:0")
-            assert reaching.status.phase is Phase.READY
-            assert await get(reaching.url, "/a?b") == (200, b"/a?b")
-            assert reaching.openai_base_url == f"{reaching.url}/v1"
-            assert serving.url == upstream.url
-            await reaching.aclose()
-            await serving.aclose()
-            assert reaching.status.phase is serving.status.phase is Phase.STOPPED
-
-    run(main())
+async def test_both_sides_can_be_awaited_and_closed() -> None:
+    async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+        serving = await aio.serve(upstream.url, room="r", signal=signal.url, stun=())
+        assert serving.status.phase in (Phase.WAITING, Phase.CONNECTING)
+        reaching = await aio.proxy(room="r", signal=signal.url, stun=(), listen="127.0.0.1:0")
+        assert reaching.status.phase is Phase.READY
+        assert await get(reaching.url, "/a?b") == (200, b"/a?b")
+        assert reaching.openai_base_url == f"{reaching.url}/v1"
+        assert serving.url == upstream.url
+        await reaching.aclose()
+        await serving.aclose()
+        assert reaching.status.phase is serving.status.phase is Phase.STOPPED
 
 
-def test_a_serve_makes_an_invite_and_its_code_is_all_that_a_proxy_needs(run: Run) -> None:
-    async def main() -> None:
-        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
-            async with aio.serve(upstream.url, signal=signal.url, stun=(), expires=60, once=True) as serving:
-                invite = serving.invite
-                assert invite is not None
-                assert serving.status.room == invite.room
-                assert serving.status.secret
-                async with aio.proxy(invite.code, stun=(), listen="127.0.0.1:0") as reaching:
-                    assert await get(reaching.url) == (200, b"ok")
-                    assert serving.status.peers[0].authenticated
-                    with pytest.raises(Unwelcome, match="for one proxy") as caught:
-                        await aio.proxy(invite, stun=(), listen="127.0.0.1:0")
-                shown = [repr(serving), repr(serving.status), repr(caught.value), repr(serving._settings)]
-                assert invite.secret not in "".join(shown)
-            async with aio.serve(upstream.url, invite=invite, stun=()) as again:
-                assert again.invite == invite
-
-    run(main())
+async def test_a_serve_makes_an_invite_and_its_code_is_all_that_a_proxy_needs() -> None:
+    async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+        async with aio.serve(upstream.url, signal=signal.url, stun=(), expires=60, once=True) as serving:
+            invite = serving.invite
+            assert invite is not None
+            assert serving.status.room == invite.room
+            assert serving.status.secret
+            async with aio.proxy(invite.code, stun=(), listen="127.0.0.1:0") as reaching:
+                assert await get(reaching.url) == (200, b"ok")
+                assert serving.status.peers[0].authenticated
+                with pytest.raises(Unwelcome, match="for one proxy") as caught:
+                    await aio.proxy(invite, stun=(), listen="127.0.0.1:0")
+            shown = [repr(serving), repr(serving.status), repr(caught.value), repr(serving._settings)]
+            assert invite.secret not in "".join(shown)
+        async with aio.serve(upstream.url, invite=invite, stun=()) as again:
+            assert again.invite == invite
 
 
-def test_a_room_and_a_secret_of_ones_own_do_as_well(run: Run) -> None:
-    async def main() -> None:
-        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
-            kept: dict[str, Any] = {"room": "r", "secret": "of two", "signal": signal.url, "stun": ()}
-            async with aio.serve(upstream.url, **kept) as serving:
-                assert serving.invite is None
-                async with aio.proxy(**kept, listen="127.0.0.1:0") as reaching:
-                    assert await get(reaching.url) == (200, b"ok")
-
-    run(main())
+async def test_a_room_and_a_secret_of_ones_own_do_as_well() -> None:
+    async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+        kept: dict[str, Any] = {"room": "r", "secret": "of two", "signal": signal.url, "stun": ()}
+        async with aio.serve(upstream.url, **kept) as serving:
+            assert serving.invite is None
+            async with aio.proxy(**kept, listen="127.0.0.1:0") as reaching:
+                assert await get(reaching.url) == (200, b"ok")
 
 
-def test_a_serve_exposes_what_its_arguments_say(run: Run) -> None:
-    async def main() -> None:
-        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
-            exposed: dict[str, Any] = {"policy": "openai", "allow": ("/a*",), "deny": ("/ab",), "max_body": 10}
-            limits: dict[str, Any] = {"max_requests": 2, "max_requests_per_minute": 2}
-            serving = aio.serve(upstream.url, room="r", signal=signal.url, stun=(), **exposed, **limits)
-            async with serving, aio.proxy(room="r", signal=signal.url, stun=(), listen="127.0.0.1:0") as reaching:
-                for path, status in (("/a", 200), ("/b", 403), ("/ab", 403), ("/v1/models", 200), ("/a", 429)):
-                    assert (await get(reaching.url, path))[0] == status
-
-    run(main())
+async def test_a_serve_exposes_what_its_arguments_say() -> None:
+    async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+        exposed: dict[str, Any] = {"policy": "openai", "allow": ("/a*",), "deny": ("/ab",), "max_body": 10}
+        limits: dict[str, Any] = {"max_requests": 2, "max_requests_per_minute": 2}
+        serving = aio.serve(upstream.url, room="r", signal=signal.url, stun=(), **exposed, **limits)
+        async with serving, aio.proxy(room="r", signal=signal.url, stun=(), listen="127.0.0.1:0") as reaching:
+            for path, status in (("/a", 200), ("/b", 403), ("/ab", 403), ("/v1/models", 200), ("/a", 429)):
+                assert (await get(reaching.url, path))[0] == status
 
 
-def test_both_sides_close_at_the_end_of_async_with(run: Run) -> None:
-    async def main() -> None:
-        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
-            async with aio.serve(upstream.url, room="r", signal=signal.url, stun=()) as serving:
-                async with aio.proxy(room="r", signal=signal.url, stun=(), listen="127.0.0.1:0") as reaching:
-                    assert await get(reaching.url) == (200, b"ok")
-                assert reaching.status.phase is Phase.STOPPED
-            assert serving.status.phase is Phase.STOPPED
-
-    run(main())
+async def test_both_sides_close_at_the_end_of_async_with() -> None:
+    async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+        async with aio.serve(upstream.url, room="r", signal=signal.url, stun=()) as serving:
+            async with aio.proxy(room="r", signal=signal.url, stun=(), listen="127.0.0.1:0") as reaching:
+                assert await get(reaching.url) == (200, b"ok")
+            assert reaching.status.phase is Phase.STOPPED
+        assert serving.status.phase is Phase.STOPPED
 
 
-def test_two_proxies_in_one_loop(run: Run) -> None:
-    async def main() -> None:
-        async with world() as (signal, serve):
-            first, second = proxy(signal.url), proxy(signal.url)
-            async with started(first, second):
-                for each in (first, second):
-                    await each.wait(timeout=PATIENCE)
-                assert first.url != second.url
-                assert await asyncio.gather(get(first.url), get(second.url)) == [(200, b"ok")] * 2
-                await until(lambda: len(serve.status.peers) == 2)
-
-    run(main())
+async def test_two_proxies_in_one_loop() -> None:
+    async with world() as (signal, serve):
+        first, second = proxy(signal.url), proxy(signal.url)
+        async with started(first, second):
+            for each in (first, second):
+                await each.wait(timeout=PATIENCE)
+            assert first.url != second.url
+            assert await asyncio.gather(get(first.url), get(second.url)) == [(200, b"ok")] * 2
+            await until(lambda: len(serve.status.peers) == 2)
 
 
-def test_a_wait_that_runs_out_says_what_is_wrong_and_what_to_do_and_leaves_nothing(run: Run) -> None:
-    async def main() -> None:
-        begun = time.monotonic()
-        with pytest.raises(WaitTimeout) as caught:
-            await aio.proxy(room="r", signal=nowhere(), stun=(), listen="127.0.0.1:0", timeout=0.5)
-        assert 0.4 < time.monotonic() - begun < 5
-        assert "not ready after 0.5 s" in str(caught.value)
-        assert "nothing listens there" in str(caught.value)
-        assert "--signal" in caught.value.hint
+async def test_a_wait_that_runs_out_says_what_is_wrong_and_what_to_do_and_leaves_nothing() -> None:
+    begun = time.monotonic()
+    with pytest.raises(WaitTimeout) as caught:
+        await aio.proxy(room="r", signal=nowhere(), stun=(), listen="127.0.0.1:0", timeout=0.5)
+    assert 0.4 < time.monotonic() - begun < 5
+    assert "not ready after 0.5 s" in str(caught.value)
+    assert "nothing listens there" in str(caught.value)
+    assert "--signal" in caught.value.hint
+    assert not other_tasks()
+
+
+async def test_a_wait_for_a_peer_that_does_not_come_says_that_nobody_is_there() -> None:
+    async with SignalServer("127.0.0.1", 0) as signal:
+        with pytest.raises(TimeoutError) as caught:
+            await aio.proxy(room="r", signal=signal.url, stun=(), listen="127.0.0.1:0", timeout=0.5)
+        assert "Nobody else is in the room" in str(caught.value)
+        assert isinstance(caught.value, WaitTimeout)
+        assert "llmtunnel serve" in caught.value.hint
+
+
+async def test_a_port_in_use_is_told_with_one_that_is_free_and_nothing_is_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        before = descriptors()
+        with pytest.raises(AddressInUse) as caught:
+            await aio.proxy(room="r", signal=nowhere(), stun=(), listen=f"127.0.0.1:{port}")
+        assert caught.value.next_free != port
         assert not other_tasks()
-
-    run(main())
-
-
-def test_a_wait_for_a_peer_that_does_not_come_says_that_nobody_is_there(run: Run) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as signal:
-            with pytest.raises(TimeoutError) as caught:
-                await aio.proxy(room="r", signal=signal.url, stun=(), listen="127.0.0.1:0", timeout=0.5)
-            assert "Nobody else is in the room" in str(caught.value)
-            assert isinstance(caught.value, WaitTimeout)
-            assert "llmtunnel serve" in caught.value.hint
-
-    run(main())
+        assert descriptors() == before
 
 
-def test_a_port_in_use_is_told_with_one_that_is_free_and_nothing_is_left(run: Run) -> None:
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            before = descriptors()
-            with pytest.raises(AddressInUse) as caught:
-                await aio.proxy(room="r", signal=nowhere(), stun=(), listen=f"127.0.0.1:{port}")
-            assert caught.value.next_free != port
-            assert not other_tasks()
-            assert descriptors() == before
-
-    run(main())
-
-
-def test_settings_that_cannot_be_used_are_told_when_awaited(run: Run) -> None:
-    async def main() -> None:
-        for opening in (
-            aio.serve("ftp://x", room="r"),
-            aio.serve("ollama", room=""),
-            aio.serve("ollama", secret="s"),
-            aio.serve("ollama", room="r", once=True),
-            aio.serve("ollama", invite="nonsense"),
-            aio.serve("ollama", invite=EXAMPLE, signal="ws://other"),
-            aio.proxy(),
-            aio.proxy(EXAMPLE, room="r"),
-            aio.proxy("4821309-tulip"),
-            aio.proxy(room="r", listen="nonsense"),
-            aio.proxy(room="r", listen="0.0.0.0:0"),
-            aio.proxy(room="r", api_key=""),
-            aio.proxy(room="r", api_key="k", no_auth=True),
-            aio.proxy(room="r", allow_hosts=("http://a",)),
-            aio.proxy(room="r", allow_hosts=("0.0.0.0",)),
-            aio.proxy(room="r", allow_origins=("*",)),
-            aio.proxy(room="r", listen="::1:8000"),
-            aio.serve("ollama", room="r", allow=("FETCH /v1/models",)),
-            aio.proxy(room="r", stun=("none",)),
-        ):
-            with pytest.raises(SettingError):
-                await opening
-        assert not other_tasks()
-
-    run(main())
+async def test_settings_that_cannot_be_used_are_told_when_awaited() -> None:
+    for opening in (
+        aio.serve("ftp://x", room="r"),
+        aio.serve("ollama", room=""),
+        aio.serve("ollama", secret="s"),
+        aio.serve("ollama", room="r", once=True),
+        aio.serve("ollama", invite="nonsense"),
+        aio.serve("ollama", invite=EXAMPLE, signal="ws://other"),
+        aio.proxy(),
+        aio.proxy(EXAMPLE, room="r"),
+        aio.proxy("4821309-tulip"),
+        aio.proxy(room="r", listen="nonsense"),
+        aio.proxy(room="r", listen="0.0.0.0:0"),
+        aio.proxy(room="r", api_key=""),
+        aio.proxy(room="r", api_key="k", no_auth=True),
+        aio.proxy(room="r", allow_hosts=("http://a",)),
+        aio.proxy(room="r", allow_hosts=("0.0.0.0",)),
+        aio.proxy(room="r", allow_origins=("*",)),
+        aio.proxy(room="r", listen="::1:8000"),
+        aio.serve("ollama", room="r", allow=("FETCH /v1/models",)),
+        aio.proxy(room="r", stun=("none",)),
+    ):
+        with pytest.raises(SettingError):
+            await opening
+    assert not other_tasks()
 
 
-def test_without_an_upstream_one_is_looked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        async def nothing() -> list[discovery.Found]:
-            return []
+async def test_without_an_upstream_one_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing() -> list[discovery.Found]:
+        return []
 
-        monkeypatch.setattr(discovery, "discover", nothing)
-        with pytest.raises(UpstreamNotFound):
-            await aio.serve(room="r", signal=nowhere())
-
-    run(main())
+    monkeypatch.setattr(discovery, "discover", nothing)
+    with pytest.raises(UpstreamNotFound):
+        await aio.serve(room="r", signal=nowhere())
 
 
-def test_a_serve_does_not_wait_for_a_peer(run: Run) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as signal:
-            async with aio.serve("http://127.0.0.1:9", room="r", signal=signal.url, stun=()) as serving:
-                assert serving.status.phase is Phase.WAITING
-
-    run(main())
+async def test_a_serve_does_not_wait_for_a_peer() -> None:
+    async with SignalServer("127.0.0.1", 0) as signal:
+        async with aio.serve("http://127.0.0.1:9", room="r", signal=signal.url, stun=()) as serving:
+            assert serving.status.phase is Phase.WAITING
 
 
-def test_a_cancel_at_any_moment_of_the_opening_leaves_nothing(run: Run) -> None:
-    async def main() -> None:
-        async with world() as (signal, _serve):
-            tasks, before = other_tasks(), descriptors()
-            for milliseconds in range(0, 150, 6):
-                opening = asyncio.ensure_future(aio.Opening(_make(proxy, signal.url), Phase.READY, PATIENCE)._opened())
-                await asyncio.sleep(milliseconds / 1000)
-                opening.cancel()
-                [ended] = await asyncio.gather(opening, return_exceptions=True)
-                if isinstance(ended, aio.Proxy):
-                    await ended.aclose()
-                # By the other side's name: serve, in this process too, closes its links to "proxy-…" in its own time.
-                assert not {name for name in other_tasks() - tasks if "llmtunnel proxy" in name or "serve-" in name}
-            await until(lambda: descriptors() == before, "sockets are closed")
-            assert not timers()
-
-    run(main())
+async def test_a_cancel_at_any_moment_of_the_opening_leaves_nothing() -> None:
+    async with world() as (signal, _serve):
+        tasks, before = other_tasks(), descriptors()
+        for milliseconds in range(0, 150, 6):
+            opening = asyncio.ensure_future(aio.Opening(_make(proxy, signal.url), Phase.READY, PATIENCE)._opened())
+            await asyncio.sleep(milliseconds / 1000)
+            opening.cancel()
+            [ended] = await asyncio.gather(opening, return_exceptions=True)
+            if isinstance(ended, aio.Proxy):
+                await ended.aclose()
+            # By the other side's name: serve, in this process too, closes its links to "proxy-…" in its own time.
+            assert not {name for name in other_tasks() - tasks if "llmtunnel proxy" in name or "serve-" in name}
+        await until(lambda: descriptors() == before, "sockets are closed")
+        assert not timers()
 
 
-def test_a_cancel_while_the_listener_is_opened_closes_it(run: Run) -> None:
-    async def main() -> None:
-        for steps in range(12):
-            before = descriptors()
-            handle = proxy(nowhere())
-            starting = asyncio.create_task(handle.start())
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
-            await handle.aclose()
-            await until(lambda count=before: descriptors() <= count, "sockets are closed")
-
-    run(main())
+async def test_a_cancel_while_the_listener_is_opened_closes_it() -> None:
+    for steps in range(12):
+        before = descriptors()
+        handle = proxy(nowhere())
+        starting = asyncio.create_task(handle.start())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await handle.aclose()
+        await until(lambda count=before: descriptors() <= count, "sockets are closed")
 
 
 def _make(make: Callable[[str], aio.Proxy], signal: str) -> Callable[[], Any]:
@@ -288,153 +244,130 @@ def _make(make: Callable[[str], aio.Proxy], signal: str) -> Callable[[], Any]:
 # -- phases and waiting
 
 
-def test_phases_over_a_life(run: Run) -> None:
-    async def main() -> None:
-        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
-            handle = proxy(signal.url)
-            assert handle.status.phase is Phase.STARTING
-            assert handle.url == ""
-            async with started(handle):
-                assert handle.status.phase is Phase.SIGNALING
-                await handle.wait(Phase.WAITING, timeout=PATIENCE)
-                assert handle.status.phase is Phase.WAITING
-                assert "Nobody" in handle.status.detail
-                async with started(serve := server(signal.url, upstream.url)):
-                    await serve.wait(timeout=PATIENCE)
-                    await handle.wait(timeout=PATIENCE)
-                    assert handle.status.phase is serve.status.phase is Phase.READY
-                    assert handle.status.detail == ""
-                    await handle.wait(Phase.SIGNALING, timeout=0)
-                await handle.wait(Phase.RECONNECTING, timeout=PATIENCE)
-                async with started(again := server(signal.url, upstream.url)):
-                    await handle.wait(timeout=PATIENCE)
-                    await again.wait(timeout=PATIENCE)
-            await handle.wait(Phase.STOPPED, timeout=0)
-            with pytest.raises(TunnelError, match="stopped before it was ready"):
-                await handle.wait(timeout=PATIENCE)
-
-    run(main())
-
-
-def test_a_serve_whose_proxies_have_gone_waits_again(run: Run) -> None:
-    async def main() -> None:
-        async with world() as (signal, serve):
-            async with started(proxy(signal.url)):
+async def test_phases_over_a_life() -> None:
+    async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+        handle = proxy(signal.url)
+        assert handle.status.phase is Phase.STARTING
+        assert handle.url == ""
+        async with started(handle):
+            assert handle.status.phase is Phase.SIGNALING
+            await handle.wait(Phase.WAITING, timeout=PATIENCE)
+            assert handle.status.phase is Phase.WAITING
+            assert "Nobody" in handle.status.detail
+            async with started(serve := server(signal.url, upstream.url)):
                 await serve.wait(timeout=PATIENCE)
-            await until(lambda: serve.status.phase is Phase.WAITING)
-            await serve.wait(Phase.WAITING, timeout=0)
+                await handle.wait(timeout=PATIENCE)
+                assert handle.status.phase is serve.status.phase is Phase.READY
+                assert handle.status.detail == ""
+                await handle.wait(Phase.SIGNALING, timeout=0)
+            await handle.wait(Phase.RECONNECTING, timeout=PATIENCE)
+            async with started(again := server(signal.url, upstream.url)):
+                await handle.wait(timeout=PATIENCE)
+                await again.wait(timeout=PATIENCE)
+        await handle.wait(Phase.STOPPED, timeout=0)
+        with pytest.raises(TunnelError, match="stopped before it was ready"):
+            await handle.wait(timeout=PATIENCE)
 
-    run(main())
+
+async def test_a_serve_whose_proxies_have_gone_waits_again() -> None:
+    async with world() as (signal, serve):
+        async with started(proxy(signal.url)):
+            await serve.wait(timeout=PATIENCE)
+        await until(lambda: serve.status.phase is Phase.WAITING)
+        await serve.wait(Phase.WAITING, timeout=0)
 
 
-def test_waiting_without_a_limit_ends_with_the_tunnel_and_costs_nothing_meanwhile(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+async def test_waiting_without_a_limit_ends_with_the_tunnel_and_costs_nothing_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def slowly(close: Coroutine[Any, Any, None]) -> None:
         await asyncio.sleep(0.6)
         await close
 
-    async def main() -> None:
-        handle = proxy(nowhere())
-        await handle.start()
-        monkeypatch.setattr(handle, "_close_local", lambda: slowly(handle._gateway.aclose()))
-        waiting = [asyncio.create_task(handle.wait(timeout=None)) for _ in range(3)]
-        stopped = asyncio.create_task(handle.wait_stopped())
-        await asyncio.sleep(0.05)
-        begun = time.process_time()
-        await handle.aclose()
-        assert time.process_time() - begun < 0.3
-        for each in await asyncio.gather(*waiting, return_exceptions=True):
-            assert isinstance(each, TunnelError)
-        await stopped
-        assert not handle._waiters
-
-    run(main())
+    handle = proxy(nowhere())
+    await handle.start()
+    monkeypatch.setattr(handle, "_close_local", lambda: slowly(handle._gateway.aclose()))
+    waiting = [asyncio.create_task(handle.wait(timeout=None)) for _ in range(3)]
+    stopped = asyncio.create_task(handle.wait_stopped())
+    await asyncio.sleep(0.05)
+    begun = time.process_time()
+    await handle.aclose()
+    assert time.process_time() - begun < 0.3
+    for each in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(each, TunnelError)
+    await stopped
+    assert not handle._waiters
 
 
-def test_closing_is_the_same_done_once_twice_at_once_or_before_the_start(run: Run) -> None:
-    async def main() -> None:
-        heard = Heard()
-        async with world() as (signal, _serve):
-            handle = proxy(signal.url)
-            handle.subscribe(heard)
-            async with started(handle):
-                await handle.wait(timeout=PATIENCE)
-                await asyncio.gather(handle.aclose(), handle.aclose())
-                await handle.aclose()
-            assert len(heard.of(Stopped)) == 1
-            async with proxy(signal.url) as unused:
-                pass
-            assert unused.status.phase is Phase.STOPPED
-
-    run(main())
-
-
-def test_a_close_goes_on_where_who_waits_for_it_is_cancelled(run: Run) -> None:
-    async def main() -> None:
-        async with world() as (signal, _serve):
-            handle = proxy(signal.url)
-            await handle.start()
+async def test_closing_is_the_same_done_once_twice_at_once_or_before_the_start() -> None:
+    heard = Heard()
+    async with world() as (signal, _serve):
+        handle = proxy(signal.url)
+        handle.subscribe(heard)
+        async with started(handle):
             await handle.wait(timeout=PATIENCE)
-            closing = asyncio.create_task(handle.aclose())
-            await asyncio.sleep(0)
-            closing.cancel()
-            await handle.wait_stopped()
-            with pytest.raises(OSError):
-                await get(handle.url)
-
-    run(main())
+            await asyncio.gather(handle.aclose(), handle.aclose())
+            await handle.aclose()
+        assert len(heard.of(Stopped)) == 1
+        async with proxy(signal.url) as unused:
+            pass
+        assert unused.status.phase is Phase.STOPPED
 
 
-def test_a_tunnel_that_fails_says_so_to_all_who_wait_and_stays_failed(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        async def fails(room: Room) -> None:
-            await asyncio.sleep(0.01)
-            raise VersionMismatch("No common version.", hint="Install another.")
+async def test_a_close_goes_on_where_who_waits_for_it_is_cancelled() -> None:
+    async with world() as (signal, _serve):
+        handle = proxy(signal.url)
+        await handle.start()
+        await handle.wait(timeout=PATIENCE)
+        closing = asyncio.create_task(handle.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await handle.wait_stopped()
+        with pytest.raises(OSError):
+            await get(handle.url)
 
-        monkeypatch.setattr(Room, "run", fails)
-        heard = Heard()
-        handle = proxy(nowhere())
-        handle.subscribe(heard)
-        async with started(handle):
-            with pytest.raises(VersionMismatch):
-                await handle.wait(timeout=PATIENCE)
-            for call in (handle.wait, handle.wait_stopped):
-                [error, *_] = await raised(call)
-                assert isinstance(error, VersionMismatch) and error.hint == "Install another."
-            assert handle.status.phase is Phase.FAILED
-            assert handle.status.detail == "No common version."
-            assert heard.of(ErrorNotice)[0].hint == "Install another."
-        assert handle.status.phase is Phase.FAILED
-        assert heard.of(Stopped)[0].reason == "No common version."
+
+async def test_a_tunnel_that_fails_says_so_to_all_who_wait_and_stays_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(room: Room) -> None:
+        await asyncio.sleep(0.01)
+        raise VersionMismatch("No common version.", hint="Install another.")
+
+    monkeypatch.setattr(Room, "run", fails)
+    heard = Heard()
+    handle = proxy(nowhere())
+    handle.subscribe(heard)
+    async with started(handle):
         with pytest.raises(VersionMismatch):
-            await aio.proxy(room="r", signal=nowhere(), listen="127.0.0.1:0")
+            await handle.wait(timeout=PATIENCE)
+        for call in (handle.wait, handle.wait_stopped):
+            [error, *_] = await raised(call)
+            assert isinstance(error, VersionMismatch) and error.hint == "Install another."
+        assert handle.status.phase is Phase.FAILED
+        assert handle.status.detail == "No common version."
+        assert heard.of(ErrorNotice)[0].hint == "Install another."
+    assert handle.status.phase is Phase.FAILED
+    assert heard.of(Stopped)[0].reason == "No common version."
+    with pytest.raises(VersionMismatch):
+        await aio.proxy(room="r", signal=nowhere(), listen="127.0.0.1:0")
 
-    run(main())
 
-
-def test_a_defect_is_logged_told_and_the_end(
-    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_defect_is_logged_told_and_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def main() -> None:
-        async def breaks(room: Room) -> None:
-            await asyncio.sleep(0.01)
-            raise ZeroDivisionError("by us")
+    async def breaks(room: Room) -> None:
+        await asyncio.sleep(0.01)
+        raise ZeroDivisionError("by us")
 
-        monkeypatch.setattr(Room, "run", breaks)
-        heard = Heard()
-        handle = proxy(nowhere())
-        handle.subscribe(heard)
-        async with started(handle):
-            with pytest.raises(TunnelError, match="defect") as caught:
-                await handle.wait_stopped()
-            assert "report" in caught.value.hint
-            assert handle.status.phase is Phase.FAILED
-            assert "by us" in heard.of(ErrorNotice)[0].message
-
-    run(main())
+    monkeypatch.setattr(Room, "run", breaks)
+    heard = Heard()
+    handle = proxy(nowhere())
+    handle.subscribe(heard)
+    async with started(handle):
+        with pytest.raises(TunnelError, match="defect") as caught:
+            await handle.wait_stopped()
+        assert "report" in caught.value.hint
+        assert handle.status.phase is Phase.FAILED
+        assert "by us" in heard.of(ErrorNotice)[0].message
     assert "ZeroDivisionError" in caplog.text
     caplog.clear()
 
@@ -442,223 +375,193 @@ def test_a_defect_is_logged_told_and_the_end(
 # -- notices, status, records
 
 
-def test_notices_come_in_an_order_that_tells_the_story(run: Run) -> None:
-    async def main() -> None:
-        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
-            heard, handle = Heard(), proxy(signal.url)
-            handle.subscribe(heard)
-            async with started(handle):
-                await handle.wait(Phase.WAITING, timeout=PATIENCE)
-                async with started(server(signal.url, upstream.url)):
-                    await handle.wait(timeout=PATIENCE)
-                    await get(handle.url)
-                    await until(lambda: "request" in heard.events)
-                await handle.wait(Phase.RECONNECTING, timeout=PATIENCE)
-                async with started(server(signal.url, upstream.url)):
-                    await handle.wait(timeout=PATIENCE)
-                    await handle.aclose()
-            times = [notice.time for notice in heard.notices]
-            assert times == sorted(times)
-            told = [event for event in heard.events if event not in ("signal-connected", "waiting")]
-            assert told == [
-                "listening",
-                "peer-connected",
-                "ready",
-                "request",
-                "peer-lost",
-                "reconnecting",
-                "peer-connected",
-                "ready",
-                "stopped",
-            ]
-            assert heard.events[:3] == ["listening", "signal-connected", "waiting"]
-
-    run(main())
-
-
-def test_status_tells_of_peers_and_of_what_passed(run: Run) -> None:
-    async def main() -> None:
-        async with world() as (signal, serve):
-            handle = proxy(signal.url)
-            async with started(handle):
+async def test_notices_come_in_an_order_that_tells_the_story() -> None:
+    async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+        heard, handle = Heard(), proxy(signal.url)
+        handle.subscribe(heard)
+        async with started(handle):
+            await handle.wait(Phase.WAITING, timeout=PATIENCE)
+            async with started(server(signal.url, upstream.url)):
                 await handle.wait(timeout=PATIENCE)
-                assert await get(handle.url, "/four") == (200, b"/four")
-                await until(lambda: handle.status.requests == serve.status.requests == 1)
-                for side, role in ((handle, Role.PROXY), (serve, Role.SERVE)):
-                    status = side.status
-                    assert (status.role, status.room, status.url) == (role, "r", side.url)
-                    assert (status.bytes_up, status.bytes_down, status.active) == (0, 5, 0)
-                    [peer] = status.peers
-                    assert peer.peer.startswith(str(role.other))
-                    assert (peer.path, peer.version) == (Path.DIRECT, "v2")
-                    assert abs(peer.since - time.time()) < 60
-                assert str(handle.status.phase) in repr(handle)
-                assert handle.url in repr(handle)
-            assert handle.status.peers == ()
-            await until(lambda: not serve.status.peers)
-            assert not serve._since, "what is known of a peer goes with it"
-
-    run(main())
-
-
-def test_exchanges_under_way_are_counted_and_end_with_the_tunnel(run: Run) -> None:
-    async def main() -> None:
-        async with world() as (signal, serve):
-            handle = proxy(signal.url)
-            async with started(handle):
+                await get(handle.url)
+                await until(lambda: "request" in heard.events)
+            await handle.wait(Phase.RECONNECTING, timeout=PATIENCE)
+            async with started(server(signal.url, upstream.url)):
                 await handle.wait(timeout=PATIENCE)
-                endless = asyncio.create_task(get(handle.url, "/endless"))
-                await until(lambda: handle.status.active == serve.status.active == 1)
                 await handle.aclose()
-                await asyncio.gather(endless, return_exceptions=True)
-                [record] = handle.requests()
-                assert record.error
-                assert handle.status.active == 0
-
-    run(main())
-
-
-def test_the_last_requests_are_remembered_oldest_first(run: Run) -> None:
-    async def main() -> None:
-        async with world() as (signal, _serve):
-            handle = proxy(signal.url)
-            async with started(handle):
-                await handle.wait(timeout=PATIENCE)
-                for n in range(3):
-                    await get(handle.url, f"/{n}?key=secret")
-                await until(lambda: handle.status.requests == 3)
-                assert [record.path for record in handle.requests()] == ["/0", "/1", "/2"]
-                assert [record.path for record in handle.requests(2)] == ["/1", "/2"]
-                assert handle.requests(0) == ()
-                assert len(handle.requests(10 * RECORDS)) == 3
-
-    run(main())
+        times = [notice.time for notice in heard.notices]
+        assert times == sorted(times)
+        told = [event for event in heard.events if event not in ("signal-connected", "waiting")]
+        assert told == [
+            "listening",
+            "peer-connected",
+            "ready",
+            "request",
+            "peer-lost",
+            "reconnecting",
+            "peer-connected",
+            "ready",
+            "stopped",
+        ]
+        assert heard.events[:3] == ["listening", "signal-connected", "waiting"]
 
 
-def test_a_subscriber_hears_until_it_has_enough_and_one_that_fails_disturbs_nobody(
-    run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def main() -> None:
-        def fails(notice: Notice) -> None:
-            raise RuntimeError("a subscriber of the test")
+async def test_status_tells_of_peers_and_of_what_passed() -> None:
+    async with world() as (signal, serve):
+        handle = proxy(signal.url)
+        async with started(handle):
+            await handle.wait(timeout=PATIENCE)
+            assert await get(handle.url, "/four") == (200, b"/four")
+            await until(lambda: handle.status.requests == serve.status.requests == 1)
+            for side, role in ((handle, Role.PROXY), (serve, Role.SERVE)):
+                status = side.status
+                assert (status.role, status.room, status.url) == (role, "r", side.url)
+                assert (status.bytes_up, status.bytes_down, status.active) == (0, 5, 0)
+                [peer] = status.peers
+                assert peer.peer.startswith(str(role.other))
+                assert (peer.path, peer.version) == (Path.DIRECT, "v2")
+                assert abs(peer.since - time.time()) < 60
+            assert str(handle.status.phase) in repr(handle)
+            assert handle.url in repr(handle)
+        assert handle.status.peers == ()
+        await until(lambda: not serve.status.peers)
+        assert not serve._since, "what is known of a peer goes with it"
 
-        async with world() as (signal, _serve):
-            handle = aio.Proxy(ProxySettings(room="r", signal=signal.url, listen="127.0.0.1:0"))
-            first, second = Heard(), Heard()
-            handle.subscribe(fails)
-            unsubscribe = handle.subscribe(first)
-            handle.subscribe(second)
-            await handle.start()
-            unsubscribe()
-            unsubscribe()
+
+async def test_exchanges_under_way_are_counted_and_end_with_the_tunnel() -> None:
+    async with world() as (signal, serve):
+        handle = proxy(signal.url)
+        async with started(handle):
+            await handle.wait(timeout=PATIENCE)
+            endless = asyncio.create_task(get(handle.url, "/endless"))
+            await until(lambda: handle.status.active == serve.status.active == 1)
             await handle.aclose()
-            assert first.events == ["listening"]
-            assert second.events == ["listening", "stopped"]
+            await asyncio.gather(endless, return_exceptions=True)
+            [record] = handle.requests()
+            assert record.error
+            assert handle.status.active == 0
 
-    run(main())
+
+async def test_the_last_requests_are_remembered_oldest_first() -> None:
+    async with world() as (signal, _serve):
+        handle = proxy(signal.url)
+        async with started(handle):
+            await handle.wait(timeout=PATIENCE)
+            for n in range(3):
+                await get(handle.url, f"/{n}?key=secret")
+            await until(lambda: handle.status.requests == 3)
+            assert [record.path for record in handle.requests()] == ["/0", "/1", "/2"]
+            assert [record.path for record in handle.requests(2)] == ["/1", "/2"]
+            assert handle.requests(0) == ()
+            assert len(handle.requests(10 * RECORDS)) == 3
+
+
+async def test_a_subscriber_hears_until_it_has_enough_and_one_that_fails_disturbs_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(notice: Notice) -> None:
+        raise RuntimeError("a subscriber of the test")
+
+    async with world() as (signal, _serve):
+        handle = aio.Proxy(ProxySettings(room="r", signal=signal.url, listen="127.0.0.1:0"))
+        first, second = Heard(), Heard()
+        handle.subscribe(fails)
+        unsubscribe = handle.subscribe(first)
+        handle.subscribe(second)
+        await handle.start()
+        unsubscribe()
+        unsubscribe()
+        await handle.aclose()
+        assert first.events == ["listening"]
+        assert second.events == ["listening", "stopped"]
     assert "a subscriber failed" in caplog.text
     caplog.clear()
 
 
-def test_a_proxy_that_was_never_reached_tells_the_time_of_its_wait(run: Run) -> None:
-    async def main() -> None:
-        handle = proxy(nowhere(), timeouts=quicker(retry_first=30.0, retry_max=30.0))
-        async with started(handle):
-            with pytest.raises(WaitTimeout, match=r"after 0\.1 s, but signaling"):
-                await handle.wait(timeout=0.1)
-
-    run(main())
+async def test_a_proxy_that_was_never_reached_tells_the_time_of_its_wait() -> None:
+    handle = proxy(nowhere(), timeouts=quicker(retry_first=30.0, retry_max=30.0))
+    async with started(handle):
+        with pytest.raises(WaitTimeout, match=r"after 0\.1 s, but signaling"):
+            await handle.wait(timeout=0.1)
 
 
 # -- what passes, and what is behind it
 
 
-def test_requests_under_way_and_what_passes_are_told_of_both_sides_and_of_each_peer(run: Run) -> None:
-    async def main() -> None:
-        async with world() as (signal, serve):
-            handle = proxy(signal.url)
-            async with started(handle):
-                await handle.wait(timeout=PATIENCE)
-                endless = asyncio.create_task(get(handle.url, "/endless"))
-                for side in (handle, serve):
-                    await until(lambda side=side: side.status.bytes_down >= 3)  # type: ignore[misc]
-                    [active] = side.active_requests()
-                    [peer] = side.status.peers
-                    assert (active.path, active.status, active.peer) == ("/endless", 200, peer.peer)
-                    assert 0 < active.bytes_down <= side.status.bytes_down
-                    assert (peer.requests, peer.active, peer.bytes_up) == (0, 1, 0)
-                    assert 0 < peer.bytes_down <= side.status.bytes_down
-                await get(handle.url)
-                await until(lambda: serve.status.requests == 1)
-                assert [peer.requests for peer in (*handle.status.peers, *serve.status.peers)] == [1, 1]
-                await handle.aclose()
-                await asyncio.gather(endless, return_exceptions=True)
-            await until(lambda: not serve.status.peers)
-            assert serve._ledger.of(peer.peer).requests == 0, "what is known of a peer goes with it"
-            assert serve.status.requests == 2
-
-    run(main())
-
-
-def test_a_model_servers_models_health_and_tokens_are_told(run: Run) -> None:
-    async def main() -> None:
-        async with Toy(delay=0.001) as toy, SignalServer("127.0.0.1", 0) as signal:
-            serving, reaching = server(signal.url, toy.url), proxy(signal.url)
-            assert serving.status.upstream == UpstreamStatus()
-            async with started(serving, reaching):
-                await reaching.wait(timeout=PATIENCE)
-                assert await reaching.models() == ("toy",)
-                up = UpstreamStatus(health=Health.UP, models=("toy",))
-                await until(lambda: serving.status.upstream == up)
-                assert reaching.status.upstream is None
-                said = b"".join([data async for data in ask(reaching.url, "hello")])
-                await until(lambda: serving.status.requests == 2 and reaching.status.requests == 1)
-                for side in (serving, reaching):
-                    record = side.requests()[-1]
-                    assert (record.model, record.tokens) == ("toy", said.count(b'"content": "') - 1)
-                    assert record.tokens_per_second is not None
-                [asked, *_] = serving.requests()
-                assert asked.path == "/v1/models"
-
-    run(main())
-
-
-def test_an_upstream_that_is_down_is_told_once_and_found_when_it_comes(run: Run) -> None:
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-        heard = Heard()
-        async with SignalServer("127.0.0.1", 0) as signal:
-            serving, reaching = server(signal.url, f"http://127.0.0.1:{port}"), proxy(signal.url)
-            serving.subscribe(heard)
-            async with started(serving, reaching):
-                await reaching.wait(timeout=PATIENCE)
-                await until(lambda: health(serving) is Health.DOWN)
-                with pytest.raises(UpstreamError, match="502") as caught:
-                    await reaching.models()
-                assert "running" in caught.value.hint
-                async with Toy(port=port):
-                    await until(lambda: health(serving) is Health.UP)
-                    assert await reaching.models() == ("toy",)
-            [error] = heard.of(ErrorNotice)
-            assert error.message == f"Nothing answers at the upstream http://127.0.0.1:{port}."
-            assert "--upstream" in error.hint
-
-    run(main())
-
-
-def test_models_cannot_be_asked_for_where_nobody_is_reached(run: Run) -> None:
-    async def main() -> None:
-        handle = proxy(nowhere(), timeouts=quicker(wait_for_peer=0.1))
+async def test_requests_under_way_and_what_passes_are_told_of_both_sides_and_of_each_peer() -> None:
+    async with world() as (signal, serve):
+        handle = proxy(signal.url)
         async with started(handle):
-            with pytest.raises(PeerNotFound) as caught:
-                await handle.models()
-            assert "llmtunnel serve" in caught.value.hint
+            await handle.wait(timeout=PATIENCE)
+            endless = asyncio.create_task(get(handle.url, "/endless"))
+            for side in (handle, serve):
+                await until(lambda side=side: side.status.bytes_down >= 3)  # type: ignore[misc]
+                [active] = side.active_requests()
+                [peer] = side.status.peers
+                assert (active.path, active.status, active.peer) == ("/endless", 200, peer.peer)
+                assert 0 < active.bytes_down <= side.status.bytes_down
+                assert (peer.requests, peer.active, peer.bytes_up) == (0, 1, 0)
+                assert 0 < peer.bytes_down <= side.status.bytes_down
+            await get(handle.url)
+            await until(lambda: serve.status.requests == 1)
+            assert [peer.requests for peer in (*handle.status.peers, *serve.status.peers)] == [1, 1]
+            await handle.aclose()
+            await asyncio.gather(endless, return_exceptions=True)
+        await until(lambda: not serve.status.peers)
+        assert serve._ledger.of(peer.peer).requests == 0, "what is known of a peer goes with it"
+        assert serve.status.requests == 2
 
-    run(main())
+
+async def test_a_model_servers_models_health_and_tokens_are_told() -> None:
+    async with Toy(delay=0.001) as toy, SignalServer("127.0.0.1", 0) as signal:
+        serving, reaching = server(signal.url, toy.url), proxy(signal.url)
+        assert serving.status.upstream == UpstreamStatus()
+        async with started(serving, reaching):
+            await reaching.wait(timeout=PATIENCE)
+            assert await reaching.models() == ("toy",)
+            up = UpstreamStatus(health=Health.UP, models=("toy",))
+            await until(lambda: serving.status.upstream == up)
+            assert reaching.status.upstream is None
+            said = b"".join([data async for data in ask(reaching.url, "hello")])
+            await until(lambda: serving.status.requests == 2 and reaching.status.requests == 1)
+            for side in (serving, reaching):
+                record = side.requests()[-1]
+                assert (record.model, record.tokens) == ("toy", said.count(b'"content": "') - 1)
+                assert record.tokens_per_second is not None
+            [asked, *_] = serving.requests()
+            assert asked.path == "/v1/models"
 
 
-def test_a_serve_that_seeks_puts_requests_to_the_server_that_comes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_upstream_that_is_down_is_told_once_and_found_when_it_comes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    heard = Heard()
+    async with SignalServer("127.0.0.1", 0) as signal:
+        serving, reaching = server(signal.url, f"http://127.0.0.1:{port}"), proxy(signal.url)
+        serving.subscribe(heard)
+        async with started(serving, reaching):
+            await reaching.wait(timeout=PATIENCE)
+            await until(lambda: health(serving) is Health.DOWN)
+            with pytest.raises(UpstreamError, match="502") as caught:
+                await reaching.models()
+            assert "running" in caught.value.hint
+            async with Toy(port=port):
+                await until(lambda: health(serving) is Health.UP)
+                assert await reaching.models() == ("toy",)
+        [error] = heard.of(ErrorNotice)
+        assert error.message == f"Nothing answers at the upstream http://127.0.0.1:{port}."
+        assert "--upstream" in error.hint
+
+
+async def test_models_cannot_be_asked_for_where_nobody_is_reached() -> None:
+    handle = proxy(nowhere(), timeouts=quicker(wait_for_peer=0.1))
+    async with started(handle):
+        with pytest.raises(PeerNotFound) as caught:
+            await handle.models()
+        assert "llmtunnel serve" in caught.value.hint
+
+
+async def test_a_serve_that_seeks_puts_requests_to_the_server_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     come: asyncio.Event
 
     async def seek(tell: Callable[[UpstreamNotFound], None]) -> Address:
@@ -666,45 +569,35 @@ def test_a_serve_that_seeks_puts_requests_to_the_server_that_comes(run: Run, mon
         await come.wait()
         return Address.parse(upstream.url)
 
-    async def main() -> None:
-        nonlocal come, upstream
-        come = asyncio.Event()
-        async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
-            serve, bring, heard = server(signal.url, "127.0.0.1:9", seek=True), proxy(signal.url), Heard()
-            serve.subscribe(heard)
-            async with started(serve, bring):
-                await bring.wait(timeout=PATIENCE)
-                assert (await get(bring.url))[0] == 502
-                come.set()
-                await until(lambda: serve.url == upstream.url)
-                assert await get(bring.url) == (200, b"ok")
-            [error] = heard.of(ErrorNotice)
-            assert error.message == "There is none."
-
     upstream: Upstream
     monkeypatch.setattr(discovery, "seek", seek)
-    run(main())
+    come = asyncio.Event()
+    async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+        serve, bring, heard = server(signal.url, "127.0.0.1:9", seek=True), proxy(signal.url), Heard()
+        serve.subscribe(heard)
+        async with started(serve, bring):
+            await bring.wait(timeout=PATIENCE)
+            assert (await get(bring.url))[0] == 502
+            come.set()
+            await until(lambda: serve.url == upstream.url)
+            assert await get(bring.url) == (200, b"ok")
+        [error] = heard.of(ErrorNotice)
+        assert error.message == "There is none."
 
 
-def test_one_that_still_seeks_is_closed_in_order(run: Run) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as signal:
-            serve = server(signal.url, "127.0.0.1:9", seek=True)
-            async with started(serve):
-                assert "llmtunnel seek" in other_tasks()
-            assert "llmtunnel seek" not in other_tasks()
-
-    run(main())
+async def test_one_that_still_seeks_is_closed_in_order() -> None:
+    async with SignalServer("127.0.0.1", 0) as signal:
+        serve = server(signal.url, "127.0.0.1:9", seek=True)
+        async with started(serve):
+            assert "llmtunnel seek" in other_tasks()
+        assert "llmtunnel seek" not in other_tasks()
 
 
-def test_what_has_ended_or_not_begun_cannot_connect_anew(run: Run) -> None:
-    async def main() -> None:
-        tunnel = proxy(nowhere())
-        with pytest.raises(TunnelError, match="is starting"):
-            tunnel.reconnect()
-        async with started(tunnel):
-            tunnel.reconnect()
-        with pytest.raises(TunnelError, match="is stopped"):
-            tunnel.reconnect()
-
-    run(main())
+async def test_what_has_ended_or_not_begun_cannot_connect_anew() -> None:
+    tunnel = proxy(nowhere())
+    with pytest.raises(TunnelError, match="is starting"):
+        tunnel.reconnect()
+    async with started(tunnel):
+        tunnel.reconnect()
+    with pytest.raises(TunnelError, match="is stopped"):
+        tunnel.reconnect()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from cryptography import x509
 from llmtunnel.transport import ice as our_ice
 from llmtunnel.transport import sctp as our_sctp
 
-Run = Callable[..., Any]
 ROOT = Path(__file__).parent.parent / "llmtunnel"
 
 METHODS: list[tuple[Any, str, list[str]]] = [
@@ -79,23 +77,20 @@ def test_a_foreign_function_is_there_and_takes_what_we_give_it(owner: Any, name:
     assert list(inspect.signature(getattr(owner, name)).parameters) == parameters
 
 
-def test_foreign_attributes_are_there(run: Run) -> None:
-    async def main() -> None:
-        gatherer = RTCIceGatherer(iceServers=[])
-        dtls = RTCDtlsTransport(RTCIceTransport(gatherer), [RTCCertificate.generateCertificate()])
-        made = {
-            "gatherer": gatherer,
-            "dtls": dtls,
-            "sctp": RTCSctpTransport(dtls),
-            "ice": aioice.Connection(ice_controlling=False),
-        }
-        found = {
-            where: {name: isinstance(getattr(made[where], name, NotImplemented), kind) for name, kind in names.items()}
-            for where, names in ATTRIBUTES.items()
-        }
-        assert found == {where: dict.fromkeys(names, True) for where, names in ATTRIBUTES.items()}
-
-    run(main())
+async def test_foreign_attributes_are_there() -> None:
+    gatherer = RTCIceGatherer(iceServers=[])
+    dtls = RTCDtlsTransport(RTCIceTransport(gatherer), [RTCCertificate.generateCertificate()])
+    made = {
+        "gatherer": gatherer,
+        "dtls": dtls,
+        "sctp": RTCSctpTransport(dtls),
+        "ice": aioice.Connection(ice_controlling=False),
+    }
+    found = {
+        where: {name: isinstance(getattr(made[where], name, NotImplemented), kind) for name, kind in names.items()}
+        for where, names in ATTRIBUTES.items()
+    }
+    assert found == {where: dict.fromkeys(names, True) for where, names in ATTRIBUTES.items()}
 
 
 @pytest.mark.parametrize(

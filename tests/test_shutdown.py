@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,8 +37,6 @@ from signal_server.limits import Limits as SignalLimits
 from signal_server.server import SignalServer
 
 from .support.embedded import PATIENCE, Upstream, descriptors, fields_of, quicker, settings, started, until
-
-Run = Callable[..., Any]
 
 CLOSE = 0.15
 """Seconds for an orderly close, and for a step that hangs."""
@@ -146,12 +143,11 @@ async def closed_while_a_request_runs(path: str, fault: Fault, *, signal_first: 
     [(*step, failure) for step in STEPS for failure in ("raises", "hangs")] + [(*call, "raises") for call in CALLS],
     ids=lambda value: value.__name__ if isinstance(value, type) else value,
 )
-def test_each_step_may_fail_or_hang_and_everything_is_closed_all_the_same(
+async def test_each_step_may_fail_or_hang_and_everything_is_closed_all_the_same(
     path: str,
     owner: type,
     name: str,
     failure: str,
-    run: Run,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -160,7 +156,7 @@ def test_each_step_may_fail_or_hang_and_everything_is_closed_all_the_same(
     caplog.set_level(logging.INFO)
     fault = Fault(monkeypatch, owner, name, failure)
     before = descriptors()
-    took = run(closed_while_a_request_runs(path, fault, signal_first=owner.__module__.startswith("signal_server")))
+    took = await closed_while_a_request_runs(path, fault, signal_first=owner.__module__.startswith("signal_server"))
     assert fault.met, "the step is one of the shutdown"
     assert took < 15.0  # a few steps of each level
     assert descriptors() == before

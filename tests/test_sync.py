@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import _thread
-import asyncio
 import gc
 import os
 import subprocess
@@ -88,17 +87,14 @@ def test_a_serve_shares_its_invite(other: Background) -> None:
             assert fetch(proxy.url) == b"ok"
 
 
-def test_in_the_thread_of_a_running_loop_they_work_and_the_tunnel_does_not_wait_for_that_loop(
+async def test_in_the_thread_of_a_running_loop_they_work_and_the_tunnel_does_not_wait_for_that_loop(
     other: Background,
 ) -> None:
     """As in a notebook, whose cells run in a loop: blocking it must not block the tunnel."""
 
-    async def cell() -> None:
-        with connected(other) as proxy:
-            assert fetch(proxy.url) == b"ok"
-            proxy.wait(timeout=0)
-
-    asyncio.run(cell())
+    with connected(other) as proxy:
+        assert fetch(proxy.url) == b"ok"
+        proxy.wait(timeout=0)
 
 
 def test_on_the_loop_thread_itself_they_raise_and_name_the_async_twin(other: Background) -> None:

@@ -20,7 +20,6 @@ from llmtunnel.endpoints import discovery
 from llmtunnel.endpoints.discovery import Found
 from llmtunnel.upstream import NAMED
 
-from ..conftest import run
 from ..support.ports import free_port
 from ..support.processes import Process, Processes
 
@@ -209,25 +208,22 @@ def test_serve_hints_in_one_line_that_ollama_lets_more_than_inference_through(
 
 
 @pytest.mark.parametrize(("name", "hinted"), [("Ollama", True), ("vLLM", False)])
-def test_the_hint_is_given_too_where_discovery_finds_ollama_at_another_port(
+async def test_the_hint_is_given_too_where_discovery_finds_ollama_at_another_port(
     monkeypatch: pytest.MonkeyPatch, name: str, hinted: bool
 ) -> None:
     async def discover() -> list[Found]:
         return [Found(name=name, port=free_port())]
 
-    async def main() -> str:
-        output = io.StringIO()
-        command = parse(["serve", *ROOM, *refused_signal()], {})
-        assert isinstance(command, ServeCommand)
-        serving = asyncio.create_task(commands._serve(command, Console(stream=output)))
-        while "Trying again" not in output.getvalue():  # noqa: ASYNC110 (what is waited for has no event)
-            await asyncio.sleep(0.01)
-        serving.cancel()
-        await asyncio.wait((serving,))
-        return output.getvalue()
-
     monkeypatch.setattr(discovery, "discover", discover)
-    said = run(main())
+    output = io.StringIO()
+    command = parse(["serve", *ROOM, *refused_signal()], {})
+    assert isinstance(command, ServeCommand)
+    serving = asyncio.create_task(commands._serve(command, Console(stream=output)))
+    while "Trying again" not in output.getvalue():  # noqa: ASYNC110 (what is waited for has no event)
+        await asyncio.sleep(0.01)
+    serving.cancel()
+    await asyncio.wait((serving,))
+    said = output.getvalue()
     assert said.startswith(f"upstream: {name} on port ")
     assert ("\nhint: " in said) is hinted
 

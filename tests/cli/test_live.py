@@ -288,37 +288,30 @@ def unread_terminal() -> Iterator[tuple[int, Any]]:
             os.close(ours)
 
 
-def test_a_terminal_that_takes_nothing_holds_nothing_up() -> None:
-    async def main() -> float:
-        with unread_terminal() as (_, stream):
-            output = Output(stream)
-            begun = time.perf_counter()
-            for _ in range(2000):
-                output.write("x" * 1000 + "\n")
-            output.close()
-            return time.perf_counter() - begun
-
-    assert run(main()) < 5
+async def test_a_terminal_that_takes_nothing_holds_nothing_up() -> None:
+    with unread_terminal() as (_, stream):
+        output = Output(stream)
+        begun = time.perf_counter()
+        for _ in range(2000):
+            output.write("x" * 1000 + "\n")
+        output.close()
+        assert (time.perf_counter() - begun) < 5
 
 
-def test_frames_are_left_out_while_the_terminal_takes_none_and_what_was_said_is_kept() -> None:
+async def test_frames_are_left_out_while_the_terminal_takes_none_and_what_was_said_is_kept() -> None:
     settings = ProxySettings(room="x", signal="ws://127.0.0.1:1", ice=IceServers(stun=()))
 
-    async def main() -> tuple[int, str]:
-        with unread_terminal() as (ours, stream):
-            output = Output(stream)
-            output.write("x" * 200_000)
-            waiting = len(output._waiting)
-            live = Live(Proxy(settings), Terminal(stream), output, on_quit=lambda: None)
-            with live.shown():
-                live.write("said meanwhile\n")
-                await asyncio.sleep(3 * INTERVAL)
-                waiting = max(waiting, len(output._waiting))
-                text = await asyncio.to_thread(_read_until, ours, "said meanwhile", "ended")
-            await asyncio.get_running_loop().shutdown_default_executor()
-            return waiting, text
-
-    waiting, text = run(main())
+    with unread_terminal() as (ours, stream):
+        output = Output(stream)
+        output.write("x" * 200_000)
+        waiting = len(output._waiting)
+        live = Live(Proxy(settings), Terminal(stream), output, on_quit=lambda: None)
+        with live.shown():
+            live.write("said meanwhile\n")
+            await asyncio.sleep(3 * INTERVAL)
+            waiting = max(waiting, len(output._waiting))
+            text = await asyncio.to_thread(_read_until, ours, "said meanwhile", "ended")
+        await asyncio.get_running_loop().shutdown_default_executor()
     assert waiting == 1
     assert "starting" in text
 
@@ -350,21 +343,18 @@ def _read_until(descriptor: int, *expected: str) -> str:
     return text.decode(errors="replace")
 
 
-def test_a_view_that_fails_puts_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        with unread_terminal() as (ours, stream):
-            monkeypatch.setattr(sys, "stdin", stream)
-            monkeypatch.setattr(sys, "stderr", stream)
-            handler = logging.StreamHandler(stream)
-            monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
-            before = termios.tcgetattr(ours)
-            console = Console(stream=stream)
-            proxy = Proxy(ProxySettings(room="x", signal="ws://127.0.0.1:1", ice=IceServers(stun=())))
-            with pytest.raises(ZeroDivisionError), console.watching(proxy):
-                assert handler.stream is not stream
-                raise ZeroDivisionError
-            assert handler.stream is stream
-            assert termios.tcgetattr(ours) == before
-            console.output.close()
-
-    run(main())
+async def test_a_view_that_fails_puts_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with unread_terminal() as (ours, stream):
+        monkeypatch.setattr(sys, "stdin", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        handler = logging.StreamHandler(stream)
+        monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+        before = termios.tcgetattr(ours)
+        console = Console(stream=stream)
+        proxy = Proxy(ProxySettings(room="x", signal="ws://127.0.0.1:1", ice=IceServers(stun=())))
+        with pytest.raises(ZeroDivisionError), console.watching(proxy):
+            assert handler.stream is not stream
+            raise ZeroDivisionError
+        assert handler.stream is stream
+        assert termios.tcgetattr(ours) == before
+        console.output.close()

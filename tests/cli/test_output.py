@@ -12,8 +12,6 @@ import pytest
 
 from llmtunnel.cli.output import BACKLOG, Output
 
-from ..conftest import run
-
 FULL_DISK = Path("/dev/full")
 FULL = 1024 * 1024
 """Characters that no pipe takes before its reader reads."""
@@ -40,7 +38,7 @@ def test_each_line_is_written_at_once() -> None:
 
 
 @needs_select
-def test_a_reader_that_does_not_read_is_not_waited_for_and_gets_the_rest_when_it_does() -> None:
+async def test_a_reader_that_does_not_read_is_not_waited_for_and_gets_the_rest_when_it_does() -> None:
     async def main() -> bytes:
         with pipe() as (reader, stream):
             output = Output(stream)
@@ -51,26 +49,20 @@ def test_a_reader_that_does_not_read_is_not_waited_for_and_gets_the_rest_when_it
                 read += await asyncio.to_thread(os.read, reader, FULL)
             return read
 
-    async def with_executor_closed() -> bytes:
-        read = await main()
-        await asyncio.get_running_loop().shutdown_default_executor()
-        return read
-
-    assert run(with_executor_closed()) == b"x" * FULL + b"\nlast\n"
+    read = await main()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert read == b"x" * FULL + b"\nlast\n"
 
 
 @needs_select
-def test_what_waits_for_a_reader_is_bounded_and_the_end_does_not_wait_for_it() -> None:
-    async def main() -> int:
-        with pipe() as (_, stream):
-            output = Output(stream)
-            output.write("x" * FULL)
-            for number in range(2 * BACKLOG):
-                output.write(f"{number}\n")
-            output.close()
-            return len(output._waiting)
-
-    assert run(main()) <= BACKLOG
+async def test_what_waits_for_a_reader_is_bounded_and_the_end_does_not_wait_for_it() -> None:
+    with pipe() as (_, stream):
+        output = Output(stream)
+        output.write("x" * FULL)
+        for number in range(2 * BACKLOG):
+            output.write(f"{number}\n")
+        output.close()
+        assert len(output._waiting) <= BACKLOG
 
 
 def test_a_reader_that_is_gone_is_noticed_once_and_nothing_is_raised() -> None:

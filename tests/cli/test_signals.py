@@ -12,7 +12,6 @@ import pytest
 
 from llmtunnel.cli.signals import Stop
 
-from ..conftest import run
 from ..support.processes import environment
 
 
@@ -20,14 +19,11 @@ async def answer(status: int) -> int:
     return status
 
 
-def test_work_that_ends_by_itself_gives_its_own_status() -> None:
-    async def main() -> int:
-        return await Stop().run(answer(7))
-
-    assert run(main()) == 7
+async def test_work_that_ends_by_itself_gives_its_own_status() -> None:
+    assert await Stop().run(answer(7)) == 7
 
 
-def test_a_stop_cancels_the_work_waits_for_its_end_and_the_first_status_counts() -> None:
+async def test_a_stop_cancels_the_work_waits_for_its_end_and_the_first_status_counts() -> None:
     closed = []
 
     async def work() -> int:
@@ -38,29 +34,23 @@ def test_a_stop_cancels_the_work_waits_for_its_end_and_the_first_status_counts()
             closed.append(True)
         return 0
 
-    async def main() -> int:
-        stop = Stop()
-        loop = asyncio.get_running_loop()
-        loop.call_later(0.01, stop.request, 130)
-        loop.call_later(0.011, stop.request, 143)
-        return await stop.run(work())
-
-    assert run(main()) == 130
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.01, stop.request, 130)
+    loop.call_later(0.011, stop.request, 143)
+    assert await stop.run(work()) == 130
     assert closed == [True]
 
 
-def test_what_the_work_raises_is_raised() -> None:
+async def test_what_the_work_raises_is_raised() -> None:
     async def work() -> int:
         raise ValueError("broken")
 
-    async def main() -> int:
-        return await Stop().run(work())
-
     with pytest.raises(ValueError, match="broken"):
-        run(main())
+        await Stop().run(work())
 
 
-def test_a_cancelled_caller_ends_the_work_too() -> None:
+async def test_a_cancelled_caller_ends_the_work_too() -> None:
     ended = []
 
     async def work() -> int:
@@ -70,14 +60,11 @@ def test_a_cancelled_caller_ends_the_work_too() -> None:
             ended.append(True)
         return 0
 
-    async def main() -> None:
-        task = asyncio.create_task(Stop().run(work()))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    run(main())
+    task = asyncio.create_task(Stop().run(work()))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     assert ended == [True]
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,7 +23,6 @@ from signal_server.server import SignalServer
 from ..support.embedded import until
 from ..transport.test_ice import serving
 
-Run = Callable[..., Any]
 NOWHERE = "ws://127.0.0.1:9"
 FREE = "127.0.0.1:0"
 
@@ -65,38 +63,29 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_signal_server_that_works_is_good_and_lets_messages_through(run: Run) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as signal:
-            found = await examine(signal=signal.url)
-            assert found.facts.signal
-            for subject in ("signal server", "WebSocket", "clock"):
-                ((verdict, _),) = rows(found, subject)
-                assert verdict is Verdict.GOOD
-
-    run(main())
+async def test_a_signal_server_that_works_is_good_and_lets_messages_through() -> None:
+    async with SignalServer("127.0.0.1", 0) as signal:
+        found = await examine(signal=signal.url)
+        assert found.facts.signal
+        for subject in ("signal server", "WebSocket", "clock"):
+            ((verdict, _),) = rows(found, subject)
+            assert verdict is Verdict.GOOD
 
 
 @pytest.mark.parametrize(("limits", "verdict"), [(Limits(), Verdict.GOOD), (Limits(relay=None), Verdict.UNKNOWN)])
-def test_whether_the_signal_server_relays_is_told(run: Run, limits: Limits, verdict: Verdict) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0, limits=limits) as signal:
-            found = await examine(signal=signal.url)
-            assert found.facts.relay is (verdict is Verdict.GOOD)
-            assert [each for each, _ in rows(found, "relay")] == [verdict]
-
-    run(main())
+async def test_whether_the_signal_server_relays_is_told(limits: Limits, verdict: Verdict) -> None:
+    async with SignalServer("127.0.0.1", 0, limits=limits) as signal:
+        found = await examine(signal=signal.url)
+        assert found.facts.relay is (verdict is Verdict.GOOD)
+        assert [each for each, _ in rows(found, "relay")] == [verdict]
 
 
-def test_a_signal_server_that_is_not_there_is_bad_with_what_to_do(run: Run) -> None:
-    async def main() -> None:
-        found = await examine()
-        ((verdict, detail),) = rows(found, "signal server")
-        assert verdict is Verdict.BAD
-        assert NOWHERE in detail
-        assert not found.connects
-
-    run(main())
+async def test_a_signal_server_that_is_not_there_is_bad_with_what_to_do() -> None:
+    found = await examine()
+    ((verdict, detail),) = rows(found, "signal server")
+    assert verdict is Verdict.BAD
+    assert NOWHERE in detail
+    assert not found.connects
 
 
 @pytest.mark.parametrize(
@@ -114,82 +103,64 @@ def test_a_clock_that_is_wrong_is_told(date: str | None, verdict: Verdict | None
     assert [each.verdict for each in found] == ([] if verdict is None else [verdict])
 
 
-def test_two_stun_servers_tell_how_the_nat_maps(run: Run) -> None:
-    async def main() -> None:
-        async with serving() as (_, one), serving() as (_, other):
-            found = await examine(ice=IceServers(stun=(one, other)))
-            assert found.facts.udp
-            assert found.facts.mapping is Mapping.SAME
-            assert [verdict for verdict, _ in rows(found, "STUN")] == [Verdict.GOOD] * 2
-
-    run(main())
+async def test_two_stun_servers_tell_how_the_nat_maps() -> None:
+    async with serving() as (_, one), serving() as (_, other):
+        found = await examine(ice=IceServers(stun=(one, other)))
+        assert found.facts.udp
+        assert found.facts.mapping is Mapping.SAME
+        assert [verdict for verdict, _ in rows(found, "STUN")] == [Verdict.GOOD] * 2
 
 
-def test_stun_servers_that_do_not_answer_mean_that_udp_does_not_pass(run: Run) -> None:
-    async def main() -> None:
-        async with serving(silent=True) as (_, silent):
-            found = await examine(ice=IceServers(stun=(silent, "stun:no-such-name.invalid:3478")))
-            assert not found.facts.udp
-            details = " ".join(detail for _, detail in rows(found, "STUN"))
-            assert "does not answer" in details and "not known" in details
-            ((verdict, _),) = rows(found, "UDP")
-            assert verdict is Verdict.BAD
-
-    run(main())
+async def test_stun_servers_that_do_not_answer_mean_that_udp_does_not_pass() -> None:
+    async with serving(silent=True) as (_, silent):
+        found = await examine(ice=IceServers(stun=(silent, "stun:no-such-name.invalid:3478")))
+        assert not found.facts.udp
+        details = " ".join(detail for _, detail in rows(found, "STUN"))
+        assert "does not answer" in details and "not known" in details
+        ((verdict, _),) = rows(found, "UDP")
+        assert verdict is Verdict.BAD
 
 
 @pytest.mark.skipif(shutil.which("turnserver") is None, reason="needs coturn's turnserver")
-def test_a_turn_server_is_asked_for_an_address_by_udp_and_tcp_with_its_password(run: Run, tmp_path: Path) -> None:
-    async def main() -> None:
-        async with coturn(tmp_path) as url:
-            for transport in ("udp", "tcp"):
-                turn = f"{url}?transport={transport}"
-                right = IceServers(stun=(), turn=(turn,), turn_user="user", turn_pass="password")
-                wrong = IceServers(stun=(), turn=(turn,), turn_user="user", turn_pass="of another")
-                found = await examine(ice=right)
-                assert found.facts.turn
-                assert [verdict for verdict, _ in rows(found, "TURN")] == [Verdict.GOOD]
-                found = await examine(ice=wrong)
-                assert not found.facts.turn
-                ((verdict, detail),) = rows(found, "TURN")
-                assert verdict is Verdict.BAD
-                assert "does not take this user and password" in detail
-                assert "of another" not in str(found)
-
-    run(main())
-
-
-def test_a_turn_server_that_is_not_there_is_told(run: Run) -> None:
-    async def main() -> None:
-        found = await examine(ice=IceServers(stun=(), turn=("turn:127.0.0.1:9?transport=tcp",), turn_user="u"))
-        ((verdict, detail),) = rows(found, "TURN")
-        assert verdict is Verdict.BAD
-        assert "turn:127.0.0.1:9" in detail
-
-    run(main())
-
-
-def test_a_model_server_is_found_with_its_models(run: Run) -> None:
-    async def main() -> None:
-        async with Toy() as toy:
-            found = await examine(upstream=Upstream.parse(toy.url))
-            ((verdict, detail),) = rows(found, "upstream")
-            assert verdict is Verdict.GOOD
-            assert "toy" in detail
-
-    run(main())
-
-
-def test_a_port_that_is_taken_is_told_with_one_that_is_free(run: Run) -> None:
-    async def main() -> None:
-        with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-            address = f"127.0.0.1:{taken.getsockname()[1]}"
-            found = await examine(address=address)
-            ((verdict, detail),) = rows(found, "listener")
+async def test_a_turn_server_is_asked_for_an_address_by_udp_and_tcp_with_its_password(tmp_path: Path) -> None:
+    async with coturn(tmp_path) as url:
+        for transport in ("udp", "tcp"):
+            turn = f"{url}?transport={transport}"
+            right = IceServers(stun=(), turn=(turn,), turn_user="user", turn_pass="password")
+            wrong = IceServers(stun=(), turn=(turn,), turn_user="user", turn_pass="of another")
+            found = await examine(ice=right)
+            assert found.facts.turn
+            assert [verdict for verdict, _ in rows(found, "TURN")] == [Verdict.GOOD]
+            found = await examine(ice=wrong)
+            assert not found.facts.turn
+            ((verdict, detail),) = rows(found, "TURN")
             assert verdict is Verdict.BAD
-            assert address in detail
+            assert "does not take this user and password" in detail
+            assert "of another" not in str(found)
 
-    run(main())
+
+async def test_a_turn_server_that_is_not_there_is_told() -> None:
+    found = await examine(ice=IceServers(stun=(), turn=("turn:127.0.0.1:9?transport=tcp",), turn_user="u"))
+    ((verdict, detail),) = rows(found, "TURN")
+    assert verdict is Verdict.BAD
+    assert "turn:127.0.0.1:9" in detail
+
+
+async def test_a_model_server_is_found_with_its_models() -> None:
+    async with Toy() as toy:
+        found = await examine(upstream=Upstream.parse(toy.url))
+        ((verdict, detail),) = rows(found, "upstream")
+        assert verdict is Verdict.GOOD
+        assert "toy" in detail
+
+
+async def test_a_port_that_is_taken_is_told_with_one_that_is_free() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        found = await examine(address=address)
+        ((verdict, detail),) = rows(found, "listener")
+        assert verdict is Verdict.BAD
+        assert address in detail
 
 
 @pytest.mark.parametrize("place", sorted(TERMS))
@@ -197,7 +168,7 @@ def test_each_platform_has_a_link_to_its_terms(place: Platform) -> None:
     assert "https://" in TERMS[place]
 
 
-def test_a_platform_is_told_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_platform_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    ((_, detail),) = rows(run(examine()), "platform")
+    ((_, detail),) = rows(await examine(), "platform")
     assert "Kaggle" in detail

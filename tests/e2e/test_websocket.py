@@ -224,32 +224,28 @@ def test_a_client_that_vanishes_ends_the_servers_socket(url: str, websockets: We
     wait_until(lambda: 1006 in [code for code, _ in websockets.closed], "the server sees the end", timeout=5)
 
 
-def test_a_refused_handshake_passes_with_its_status_fields_and_body(url: str) -> None:
-    async def main() -> None:
-        with pytest.raises(InvalidStatus) as refused:
-            async with opened(f"{url}/forbidden"):
-                pass
-        response = refused.value.response
-        assert (response.status_code, response.reason_phrase) == (403, "Forbidden")
-        assert response.headers["X-Why"] == "because"
-        assert response.body == b"not for you\n"
-
-    run(main(), timeout=PATIENCE)
+@pytest.mark.within(PATIENCE)
+async def test_a_refused_handshake_passes_with_its_status_fields_and_body(url: str) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with opened(f"{url}/forbidden"):
+            pass
+    response = refused.value.response
+    assert (response.status_code, response.reason_phrase) == (403, "Forbidden")
+    assert response.headers["X-Why"] == "because"
+    assert response.body == b"not for you\n"
 
 
-def test_many_websockets_are_open_at_once(url: str) -> None:
-    async def main() -> None:
-        async def talk(number: int) -> None:
-            async with opened(url) as socket:
-                for message in range(5):
-                    await socket.send(f"{number} {message}")
-                    assert await socket.recv() == f"{number} {message}"
+@pytest.mark.within(PATIENCE)
+async def test_many_websockets_are_open_at_once(url: str) -> None:
+    async def talk(number: int) -> None:
+        async with opened(url) as socket:
+            for message in range(5):
+                await socket.send(f"{number} {message}")
+                assert await socket.recv() == f"{number} {message}"
 
-        async with asyncio.TaskGroup() as group:
-            for number in range(30):
-                group.create_task(talk(number))
-
-    run(main(), timeout=PATIENCE)
+    async with asyncio.TaskGroup() as group:
+        for number in range(30):
+            group.create_task(talk(number))
 
 
 SHOUT = request(b"GET", b"/shout", b"Connection: keep-alive, Upgrade", b"Upgrade: shout/1")

@@ -16,7 +16,6 @@ from llmtunnel.protocol.heads import MAX_INTERIM, ResponseHead
 from llmtunnel.protocol.outbox import STREAM_ROOM
 from llmtunnel.session.stream import Stream
 
-from ..conftest import run
 from ..support.embedded import until
 from ..support.gateway_rig import CALLED, RawClient, Rig, ok, tunnel
 from ..support.session_pair import GET as GET_HEAD
@@ -65,7 +64,7 @@ async def highest(rig: Rig, settled: Callable[[], object]) -> int:
 # -- at the proxy
 
 
-def test_interim_heads_wait_for_the_client_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_interim_heads_wait_for_the_client_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     small_send_buffers(monkeypatch)
     ended: list[StreamReset] = []
 
@@ -78,29 +77,24 @@ def test_interim_heads_wait_for_the_client_and_are_bounded(monkeypatch: pytest.M
             ended.append(StreamReset(ErrorCode.CANCELLED, ""))
             raise
 
-    async def main() -> None:
-        async with tunnel(flood) as rig, await unread(rig) as client:
-            client.write(GET)
-            assert await highest(rig, lambda: ended) < HELD
-            client.writer.transport.abort()
-
-    run(main())
+    async with tunnel(flood) as rig, await unread(rig) as client:
+        client.write(GET)
+        assert await highest(rig, lambda: ended) < HELD
+        client.writer.transport.abort()
 
 
-def test_a_client_that_reads_gets_all_interim_heads_until_there_are_too_many() -> None:
+@pytest.mark.within(120)
+async def test_a_client_that_reads_gets_all_interim_heads_until_there_are_too_many() -> None:
     async def flood(stream: Stream) -> None:
         while True:
             await stream.send_response(ok(status=103, reason=b"Early"))
             await asyncio.sleep(0)
 
-    async def main() -> None:
-        async with tunnel(flood) as rig:
-            answer = await rig.ask(GET)
-            assert answer.count(b"HTTP/1.1 103 ") == MAX_INTERIM
-            assert b"HTTP/1.1 502 " in answer
-            assert str(MAX_INTERIM).encode() in answer
-
-    run(main(), timeout=120)
+    async with tunnel(flood) as rig:
+        answer = await rig.ask(GET)
+        assert answer.count(b"HTTP/1.1 103 ") == MAX_INTERIM
+        assert b"HTTP/1.1 502 " in answer
+        assert str(MAX_INTERIM).encode() in answer
 
 
 PREFLIGHT = (
@@ -115,53 +109,47 @@ async def with_large_head(stream: Stream) -> None:
 
 
 @pytest.mark.parametrize("asked", [GET, GET.replace(b"GET", b"HEAD"), PREFLIGHT])
-def test_a_client_that_sends_request_after_request_and_reads_no_answer_is_read_no_more(
+async def test_a_client_that_sends_request_after_request_and_reads_no_answer_is_read_no_more(
     asked: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_send_buffers(monkeypatch)
     policy = ListenerPolicy(allow_hosts=CALLED.allow_hosts, allow_origins=("http://x.example",))
 
-    async def main() -> None:
-        async with tunnel(with_large_head, policy=policy) as rig, await unread(rig) as client:
-            client.write(asked * 5_000)
-            before, most = -1, 0
-            while before != rig.ledger.totals.requests:
-                before = rig.ledger.totals.requests
-                for _ in range(20):
-                    most = max(most, held(rig))
-                    await asyncio.sleep(0.01)
-            assert 0 < before < 5_000
-            assert most < HELD
-            client.writer.transport.abort()
-
-    run(main())
+    async with tunnel(with_large_head, policy=policy) as rig, await unread(rig) as client:
+        client.write(asked * 5_000)
+        before, most = -1, 0
+        while before != rig.ledger.totals.requests:
+            before = rig.ledger.totals.requests
+            for _ in range(20):
+                most = max(most, held(rig))
+                await asyncio.sleep(0.01)
+        assert 0 < before < 5_000
+        assert most < HELD
+        client.writer.transport.abort()
 
 
-def test_a_client_that_does_not_read_gets_no_further_comments(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_read_gets_no_further_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     small_send_buffers(monkeypatch)
     asked = b'{"stream": true}'
 
     async def never(stream: Stream) -> None:
         await asyncio.Event().wait()
 
-    async def main() -> None:
-        async with tunnel(never, keepalive=0.0005) as rig, await unread(rig) as client:
-            client.write(
-                b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(asked), asked)
-            )
-            await client.head()
-            (served,) = rig.gateway._clients
-            served._transport.set_write_buffer_limits(high=1024)
-            await until(lambda: not served.writable)
-            full = held(rig)
-            await asyncio.sleep(0.3)
-            assert held(rig) == full
-            client.writer.transport.abort()
-
-    run(main())
+    async with tunnel(never, keepalive=0.0005) as rig, await unread(rig) as client:
+        client.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(asked), asked)
+        )
+        await client.head()
+        (served,) = rig.gateway._clients
+        served._transport.set_write_buffer_limits(high=1024)
+        await until(lambda: not served.writable)
+        full = held(rig)
+        await asyncio.sleep(0.3)
+        assert held(rig) == full
+        client.writer.transport.abort()
 
 
-def test_a_connection_that_is_to_be_closed_waits_so_long_for_a_client_that_reads_nothing(
+async def test_a_connection_that_is_to_be_closed_waits_so_long_for_a_client_that_reads_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small_send_buffers(monkeypatch)
@@ -170,19 +158,18 @@ def test_a_connection_that_is_to_be_closed_waits_so_long_for_a_client_that_reads
         await stream.send_response(ok(LARGE, LARGE, (b"Content-Length", b"0")))
         await stream.send_end()
 
-    async def main() -> None:
-        timeouts = Timeouts(stalled=0.3)
-        async with tunnel(answer, timeouts=timeouts) as rig, await unread(rig) as client:
-            client.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-            await until(lambda: rig.records)
-            assert held(rig)
-            await until(lambda: not rig.gateway._clients)
-            client.writer.transport.abort()
-
-    run(main())
+    timeouts = Timeouts(stalled=0.3)
+    async with tunnel(answer, timeouts=timeouts) as rig, await unread(rig) as client:
+        client.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        await until(lambda: rig.records)
+        assert held(rig)
+        await until(lambda: not rig.gateway._clients)
+        client.writer.transport.abort()
 
 
-def test_a_slow_reader_gets_all_of_an_answer_whose_connection_is_to_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_reader_gets_all_of_an_answer_whose_connection_is_to_be_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     small_send_buffers(monkeypatch)
 
     async def answer(stream: Stream) -> None:
@@ -190,22 +177,19 @@ def test_a_slow_reader_gets_all_of_an_answer_whose_connection_is_to_be_closed(mo
         await stream.send(bytes(200_000))
         await stream.send_end()
 
-    async def main() -> None:
-        async with tunnel(answer, timeouts=Timeouts(stalled=0.5)) as rig, await unread(rig) as client:
-            client.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-            await client.head()
-            left = 200_000
-            while left:
-                left -= len(await client.reader.read(20_000))
-                await asyncio.sleep(0.02)
-
-    run(main())
+    async with tunnel(answer, timeouts=Timeouts(stalled=0.5)) as rig, await unread(rig) as client:
+        client.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        await client.head()
+        left = 200_000
+        while left:
+            left -= len(await client.reader.read(20_000))
+            await asyncio.sleep(0.02)
 
 
 # -- at serve
 
 
-def test_heads_wait_for_a_peer_that_takes_nothing() -> None:
+async def test_heads_wait_for_a_peer_that_takes_nothing() -> None:
     sent = 0
 
     async def flood(stream: Stream) -> None:
@@ -214,14 +198,11 @@ def test_heads_wait_for_a_peer_that_takes_nothing() -> None:
             await stream.send_response(ResponseHead(status=103, fields=(LARGE,)))
             sent += 1
 
-    async def main() -> None:
-        async with linked(flood) as pair:
-            pair.serve._carrier.channel._room = 0  # type: ignore[attr-defined]
-            await pair.proxy.open(GET_HEAD, ended=True)
-            await until(lambda: sent)
-            await asyncio.sleep(0.05)
-            (queue,) = pair.serve.line.outbox._queues.values()
-            assert queue.size < STREAM_ROOM + 2 * 20_000
-            assert sent <= STREAM_ROOM // 20_000 + 1
-
-    run(main())
+    async with linked(flood) as pair:
+        pair.serve._carrier.channel._room = 0  # type: ignore[attr-defined]
+        await pair.proxy.open(GET_HEAD, ended=True)
+        await until(lambda: sent)
+        await asyncio.sleep(0.05)
+        (queue,) = pair.serve.line.outbox._queues.values()
+        assert queue.size < STREAM_ROOM + 2 * 20_000
+        assert sent <= STREAM_ROOM // 20_000 + 1

@@ -55,14 +55,11 @@ async def server(
 
 
 @pytest.mark.parametrize("path", ["/get_model_info", "/v1/models"])
-def test_a_server_with_one_worker_is_found_since_no_connection_holds_it(path: str) -> None:
+async def test_a_server_with_one_worker_is_found_since_no_connection_holds_it(path: str) -> None:
     answers: Answers = {path: OPENAI if path == "/v1/models" else {"model_path": "m"}}
 
-    async def main() -> None:
-        async with server(answers, workers=1) as port:
-            assert [found.port for found in await discover(ports=[port])] == [port]
-
-    run(main())
+    async with server(answers, workers=1) as port:
+        assert [found.port for found in await discover(ports=[port])] == [port]
 
 
 def look_at(answers: Answers, *, status: int = 200) -> list[tuple[str, tuple[str, ...]]]:
@@ -135,39 +132,31 @@ def test_a_proxy_of_ours_that_answers_the_probe_is_not_found() -> None:
     assert look_at(everything, status=PROBED.status) == []
 
 
-def test_every_request_carries_the_probe_field() -> None:
-    async def main() -> None:
-        heads: list[bytes] = []
-        async with server({"/api/tags": TAGS}, heads=heads) as port:
-            assert await discover(ports=[port])
-        assert heads
-        assert all(PROBE_FIELD.lower() + b": 1" in head.lower() for head in heads)
-
-    run(main())
+async def test_every_request_carries_the_probe_field() -> None:
+    heads: list[bytes] = []
+    async with server({"/api/tags": TAGS}, heads=heads) as port:
+        assert await discover(ports=[port])
+    assert heads
+    assert all(PROBE_FIELD.lower() + b": 1" in head.lower() for head in heads)
 
 
-def test_several_ports_are_looked_at_side_by_side_and_some_avoided() -> None:
-    async def main() -> None:
-        async with server({"/api/tags": TAGS}) as one, server({"/v1/models": OPENAI}) as two:
-            ports = [one, unused(), two]
-            assert [found.port for found in await discover(ports=ports)] == [one, two]
-            assert [found.port for found in await discover(avoid={one}, ports=ports)] == [two]
-
-    run(main())
+async def test_several_ports_are_looked_at_side_by_side_and_some_avoided() -> None:
+    async with server({"/api/tags": TAGS}) as one, server({"/v1/models": OPENAI}) as two:
+        ports = [one, unused(), two]
+        assert [found.port for found in await discover(ports=ports)] == [one, two]
+        assert [found.port for found in await discover(avoid={one}, ports=ports)] == [two]
 
 
-def test_a_server_that_never_answers_is_given_up() -> None:
-    async def main() -> None:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read()
-            writer.close()
+@pytest.mark.within(10)
+async def test_a_server_that_never_answers_is_given_up() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
 
-        silent = await asyncio.start_server(serve, "127.0.0.1", 0)
-        async with silent, server({"/api/tags": TAGS}) as port:
-            found = await discover(ports=[silent.sockets[0].getsockname()[1], port])
-            assert [each.port for each in found] == [port]
-
-    run(main(), timeout=10)
+    silent = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with silent, server({"/api/tags": TAGS}) as port:
+        found = await discover(ports=[silent.sockets[0].getsockname()[1], port])
+        assert [each.port for each in found] == [port]
 
 
 def test_the_only_server_found_is_the_upstream() -> None:
@@ -202,7 +191,7 @@ def unused() -> int:
         return port
 
 
-def test_one_that_comes_later_is_found_and_what_stands_in_the_way_is_told_where_it_changes(
+async def test_one_that_comes_later_is_found_and_what_stands_in_the_way_is_told_where_it_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ollama, vllm = Found(name="Ollama", port=1), Found(name="vLLM", port=2)
@@ -211,11 +200,8 @@ def test_one_that_comes_later_is_found_and_what_stands_in_the_way_is_told_where_
     async def look() -> list[Found]:
         return looks.pop(0)
 
-    async def main() -> str:
-        return str(await seek(lambda exc: told.append(exc.message)))
-
     told: list[str] = []
     monkeypatch.setattr(discovery, "discover", look)
     monkeypatch.setattr(discovery, "SEEK_EVERY", 0.0)
-    assert run(main()) == "http://localhost:2"
+    assert str(await seek(lambda exc: told.append(exc.message))) == "http://localhost:2"
     assert [message.split()[0] for message in told] == ["No", "Several"]

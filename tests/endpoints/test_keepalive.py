@@ -16,7 +16,6 @@ from llmtunnel.listener import ListenerPolicy
 from llmtunnel.protocol.heads import Fields, RequestHead, ResponseHead, get_all
 from llmtunnel.session.stream import Stream
 
-from ..conftest import run
 from ..support.gateway_rig import RawClient, Rig, ok, tunnel
 
 EVENTS = (b"Content-Type", b"text/event-stream; charset=utf-8")
@@ -68,30 +67,24 @@ async def kept_warm(rig: Rig, gate: asyncio.Event, asked: bytes = request()) -> 
         return head, body
 
 
-def test_comments_come_until_the_model_begins_and_then_its_own_bytes() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-        async with tunnel(later(events, gate), keepalive=SOON) as rig:
-            head, body = await kept_warm(rig, gate)
-            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-            assert head.lower().count(b"content-type: text/event-stream") == 1
-            assert body.replace(COMMENT, b"") == b"data: one\n\ndata: [DONE]\n\n"
-            (record,) = rig.records
-            assert (record.status, record.error) == (200, "")
-
-    run(main())
+async def test_comments_come_until_the_model_begins_and_then_its_own_bytes() -> None:
+    gate = asyncio.Event()
+    async with tunnel(later(events, gate), keepalive=SOON) as rig:
+        head, body = await kept_warm(rig, gate)
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert head.lower().count(b"content-type: text/event-stream") == 1
+        assert body.replace(COMMENT, b"") == b"data: one\n\ndata: [DONE]\n\n"
+        (record,) = rig.records
+        assert (record.status, record.error) == (200, "")
 
 
-def test_a_model_that_begins_in_time_is_not_touched() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-        gate.set()
-        async with tunnel(later(events, gate), keepalive=LONG) as rig:
-            answer = await rig.ask(request())
-            assert b"Content-Type: text/event-stream; charset=utf-8" in answer
-            assert COMMENT not in answer
-
-    run(main())
+async def test_a_model_that_begins_in_time_is_not_touched() -> None:
+    gate = asyncio.Event()
+    gate.set()
+    async with tunnel(later(events, gate), keepalive=LONG) as rig:
+        answer = await rig.ask(request())
+        assert b"Content-Type: text/event-stream; charset=utf-8" in answer
+        assert COMMENT not in answer
 
 
 @pytest.mark.parametrize(
@@ -109,18 +102,15 @@ def test_a_model_that_begins_in_time_is_not_touched() -> None:
         request(method="PUT"),
     ],
 )
-def test_who_did_not_ask_for_events_gets_none(asked: bytes) -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-        async with tunnel(later(events, gate), keepalive=SOON) as rig:
-            async with await rig.connect() as client:
-                client.write(asked)
-                with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(4 * SOON):
-                        await client.head()
-            assert rig.records == [] or rig.records[0].status is None
-
-    run(main())
+async def test_who_did_not_ask_for_events_gets_none(asked: bytes) -> None:
+    gate = asyncio.Event()
+    async with tunnel(later(events, gate), keepalive=SOON) as rig:
+        async with await rig.connect() as client:
+            client.write(asked)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(4 * SOON):
+                    await client.head()
+        assert rig.records == [] or rig.records[0].status is None
 
 
 def test_a_body_that_has_not_all_come_asks_for_nothing_yet() -> None:
@@ -131,62 +121,53 @@ def test_a_body_that_has_not_all_come_asks_for_nothing_yet() -> None:
     assert warmer._asks_for_events()
 
 
-def test_an_error_that_comes_later_is_an_event_and_the_stream_ends_whole() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-        told = b'{"error": {"message": "too long", "code": 7}}'
+async def test_an_error_that_comes_later_is_an_event_and_the_stream_ends_whole() -> None:
+    gate = asyncio.Event()
+    told = b'{"error": {"message": "too long", "code": 7}}'
 
-        async def refuse(stream: Stream) -> None:
-            await stream.send_response(ok((b"Content-Type", b"application/json"), status=400, reason=b"Bad Request"))
-            await stream.send(told)
-            await stream.send_end()
+    async def refuse(stream: Stream) -> None:
+        await stream.send_response(ok((b"Content-Type", b"application/json"), status=400, reason=b"Bad Request"))
+        await stream.send(told)
+        await stream.send_end()
 
-        async with tunnel(later(refuse, gate), keepalive=SOON) as rig:
-            _, body = await kept_warm(rig, gate)
-            event = body.replace(COMMENT, b"")
-            assert event.startswith(b"data: ") and event.endswith(b"\n\n")
-            assert json.loads(event.removeprefix(b"data: ")) == json.loads(told)
-            assert rig.records[0].status == 400
-
-    run(main())
+    async with tunnel(later(refuse, gate), keepalive=SOON) as rig:
+        _, body = await kept_warm(rig, gate)
+        event = body.replace(COMMENT, b"")
+        assert event.startswith(b"data: ") and event.endswith(b"\n\n")
+        assert json.loads(event.removeprefix(b"data: ")) == json.loads(told)
+        assert rig.records[0].status == 400
 
 
-def test_a_stream_that_is_reset_later_ends_with_an_event_that_says_why() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
+async def test_a_stream_that_is_reset_later_ends_with_an_event_that_says_why() -> None:
+    gate = asyncio.Event()
 
-        async def reset(stream: Stream) -> None:
-            stream.reset(ErrorCode.UPSTREAM, "The model server broke off.")
+    async def reset(stream: Stream) -> None:
+        stream.reset(ErrorCode.UPSTREAM, "The model server broke off.")
 
-        async with tunnel(later(reset, gate), keepalive=SOON) as rig:
-            _, body = await kept_warm(rig, gate)
-            error = json.loads(body.replace(COMMENT, b"").removeprefix(b"data: "))["error"]
-            assert "broke off" in error["message"]
-            assert rig.records[0].error
-
-    run(main())
+    async with tunnel(later(reset, gate), keepalive=SOON) as rig:
+        _, body = await kept_warm(rig, gate)
+        error = json.loads(body.replace(COMMENT, b"").removeprefix(b"data: "))["error"]
+        assert "broke off" in error["message"]
+        assert rig.records[0].error
 
 
-def test_a_client_that_leaves_meanwhile_cancels_its_request() -> None:
-    async def main() -> None:
-        cancelled = asyncio.Event()
+async def test_a_client_that_leaves_meanwhile_cancels_its_request() -> None:
+    cancelled = asyncio.Event()
 
-        async def never(stream: Stream) -> None:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled.set()
-                raise
+    async def never(stream: Stream) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
 
-        async with tunnel(never, keepalive=SOON) as rig:
-            async with await rig.connect() as client:
-                client.write(request())
-                await client.head()
-                assert await chunk(client) == COMMENT
-            async with asyncio.timeout(10):
-                await cancelled.wait()
-
-    run(main())
+    async with tunnel(never, keepalive=SOON) as rig:
+        async with await rig.connect() as client:
+            client.write(request())
+            await client.head()
+            assert await chunk(client) == COMMENT
+        async with asyncio.timeout(10):
+            await cancelled.wait()
 
 
 @pytest.mark.parametrize(
@@ -248,46 +229,40 @@ CODED = {
 
 
 @pytest.mark.parametrize("accepts", [b"gzip, deflate, br, zstd", b"br", b"*", b"gzip;q=1.0, *;q=0.5", b""])
-def test_the_upstream_is_asked_not_to_compress_what_an_early_head_may_be_told_of(accepts: bytes) -> None:
+async def test_the_upstream_is_asked_not_to_compress_what_an_early_head_may_be_told_of(accepts: bytes) -> None:
     seen: list[Fields] = []
 
-    async def main() -> None:
-        gate = asyncio.Event()
+    gate = asyncio.Event()
 
-        async def answer(stream: Stream) -> None:
-            seen.append(stream.request.fields)
-            await events(stream)
+    async def answer(stream: Stream) -> None:
+        seen.append(stream.request.fields)
+        await events(stream)
 
-        async with tunnel(later(answer, gate), keepalive=SOON) as rig:
-            _, body = await kept_warm(rig, gate, with_fields(b"Accept-Encoding: " + accepts))
-            assert body.replace(COMMENT, b"") == b"data: one\n\ndata: [DONE]\n\n"
-        assert get_all(seen[0], b"accept-encoding") == [b"identity"]
-
-    run(main())
+    async with tunnel(later(answer, gate), keepalive=SOON) as rig:
+        _, body = await kept_warm(rig, gate, with_fields(b"Accept-Encoding: " + accepts))
+        assert body.replace(COMMENT, b"") == b"data: one\n\ndata: [DONE]\n\n"
+    assert get_all(seen[0], b"accept-encoding") == [b"identity"]
 
 
 @pytest.mark.parametrize("keepalive", [None, LONG])
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chat/completions"])
-def test_other_requests_keep_what_they_accept(keepalive: float | None, path: str) -> None:
+async def test_other_requests_keep_what_they_accept(keepalive: float | None, path: str) -> None:
     seen: list[Fields] = []
 
     async def answer(stream: Stream) -> None:
         seen.append(stream.request.fields)
         await events(stream)
 
-    async def main() -> None:
-        async with tunnel(answer, keepalive=keepalive) as rig:
-            asked = with_fields(b"Accept-Encoding: gzip").replace(b"/v1/chat/completions", path.encode())
-            await rig.ask(asked)
-            watched = keepalive is not None and path == "/v1/chat/completions"
-            assert get_all(seen[0], b"accept-encoding") == [b"identity" if watched else b"gzip"]
-
-    run(main())
+    async with tunnel(answer, keepalive=keepalive) as rig:
+        asked = with_fields(b"Accept-Encoding: gzip").replace(b"/v1/chat/completions", path.encode())
+        await rig.ask(asked)
+        watched = keepalive is not None and path == "/v1/chat/completions"
+        assert get_all(seen[0], b"accept-encoding") == [b"identity" if watched else b"gzip"]
 
 
 @pytest.mark.parametrize("piece", [1, 100, 1_000_000])
 @pytest.mark.parametrize("name", CODED)
-def test_events_that_are_compressed_all_the_same_are_decoded(name: str, piece: int) -> None:
+async def test_events_that_are_compressed_all_the_same_are_decoded(name: str, piece: int) -> None:
     coding, coded = CODED[name]
 
     async def answer(stream: Stream) -> None:
@@ -296,18 +271,15 @@ def test_events_that_are_compressed_all_the_same_are_decoded(name: str, piece: i
             await stream.send(coded[start : start + (piece if len(coded) < 10_000 else max(piece, 1000))])
         await stream.send_end()
 
-    async def main() -> None:
-        gate = asyncio.Event()
-        async with tunnel(later(answer, gate), keepalive=SOON) as rig:
-            _, body = await kept_warm(rig, gate)
-            assert body.replace(COMMENT, b"") == TEXT
-
-    run(main())
+    gate = asyncio.Event()
+    async with tunnel(later(answer, gate), keepalive=SOON) as rig:
+        _, body = await kept_warm(rig, gate)
+        assert body.replace(COMMENT, b"") == TEXT
 
 
 @pytest.mark.parametrize("status", [200, 400, 503])
 @pytest.mark.parametrize("coding", [b"gzip", b"deflate", b"br", b"zstd", b"gzip, br"])
-def test_an_error_is_readable_text_however_it_is_compressed(status: int, coding: bytes) -> None:
+async def test_an_error_is_readable_text_however_it_is_compressed(status: int, coding: bytes) -> None:
     told = b'{"error": {"message": "the prompt is too long", "code": 7}}'
     packed = {b"gzip": gzip.compress, b"deflate": zlib.compress}.get(coding, lambda data: b"\x8b\x00\xff" + data)(told)
 
@@ -317,18 +289,15 @@ def test_an_error_is_readable_text_however_it_is_compressed(status: int, coding:
         await stream.send(packed)
         await stream.send_end()
 
-    async def main() -> None:
-        gate = asyncio.Event()
-        async with tunnel(later(refuse, gate), keepalive=SOON) as rig:
-            _, body = await kept_warm(rig, gate)
-            error = json.loads(body.replace(COMMENT, b"").removeprefix(b"data: "))["error"]
-            if coding in (b"gzip", b"deflate"):
-                assert error == json.loads(told)["error"]
-            else:
-                assert coding.decode() in error["message"] and str(status) in error["message"]
-                assert error["message"].isprintable()
-
-    run(main())
+    gate = asyncio.Event()
+    async with tunnel(later(refuse, gate), keepalive=SOON) as rig:
+        _, body = await kept_warm(rig, gate)
+        error = json.loads(body.replace(COMMENT, b"").removeprefix(b"data: "))["error"]
+        if coding in (b"gzip", b"deflate"):
+            assert error == json.loads(told)["error"]
+        else:
+            assert coding.decode() in error["message"] and str(status) in error["message"]
+            assert error["message"].isprintable()
 
 
 def test_a_small_body_that_becomes_a_huge_one_is_never_held_whole() -> None:
@@ -369,28 +338,22 @@ def test_an_early_head_is_for_clients_that_can_read_what_follows(fields: Fields,
     assert may_ask(head, b"a:8000", cors) is may
 
 
-def test_a_page_that_only_the_upstream_lets_read_gets_its_head() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
+async def test_a_page_that_only_the_upstream_lets_read_gets_its_head() -> None:
+    gate = asyncio.Event()
 
-        async def answer(stream: Stream) -> None:
-            await stream.send_response(ok(EVENTS, (b"Access-Control-Allow-Origin", b"*")))
-            await stream.send_end()
+    async def answer(stream: Stream) -> None:
+        await stream.send_response(ok(EVENTS, (b"Access-Control-Allow-Origin", b"*")))
+        await stream.send_end()
 
-        async with tunnel(later(answer, gate), keepalive=SOON) as rig, await rig.connect() as client:
-            client.write(with_fields(b"Origin: http://localhost:3000"))
-            asyncio.get_running_loop().call_later(5 * SOON, gate.set)
-            assert b"Access-Control-Allow-Origin: *" in await client.head()
-
-    run(main())
+    async with tunnel(later(answer, gate), keepalive=SOON) as rig, await rig.connect() as client:
+        client.write(with_fields(b"Origin: http://localhost:3000"))
+        asyncio.get_running_loop().call_later(5 * SOON, gate.set)
+        assert b"Access-Control-Allow-Origin: *" in await client.head()
 
 
-def test_an_early_head_for_a_page_that_was_allowed_lets_it_read() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-        policy = ListenerPolicy(allow_hosts=("a",), allow_origins=("https://x.example",))
-        async with tunnel(later(events, gate), keepalive=SOON, policy=policy) as rig:
-            head, _ = await kept_warm(rig, gate, with_fields(b"Origin: https://x.example"))
-            assert b"Access-Control-Allow-Origin: https://x.example" in head
-
-    run(main())
+async def test_an_early_head_for_a_page_that_was_allowed_lets_it_read() -> None:
+    gate = asyncio.Event()
+    policy = ListenerPolicy(allow_hosts=("a",), allow_origins=("https://x.example",))
+    async with tunnel(later(events, gate), keepalive=SOON, policy=policy) as rig:
+        head, _ = await kept_warm(rig, gate, with_fields(b"Origin: https://x.example"))
+        assert b"Access-Control-Allow-Origin: https://x.example" in head

@@ -109,37 +109,31 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     assert "[::1]:8000" in caught.value.hint
 
 
-def test_a_free_port_is_taken_at_both_loopback_addresses() -> None:
-    async def main() -> None:
-        gateway = Gateway(NoPeer(), listen="localhost:0")
-        assert gateway.url == ""
-        await gateway.start()
-        port = gateway.url.rpartition(":")[2]
-        assert gateway.url == f"http://127.0.0.1:{port}"
-        expected = [f"127.0.0.1:{port}", *([f"[::1]:{port}"] if has_ipv6() else [])]
-        assert list(gateway.addresses) == expected
-        for host in ("127.0.0.1", "::1")[: len(expected)]:
-            _, writer = await asyncio.open_connection(host, int(port))
-            writer.close()
-            await writer.wait_closed()
-        await gateway.aclose()
-
-    run(main())
+async def test_a_free_port_is_taken_at_both_loopback_addresses() -> None:
+    gateway = Gateway(NoPeer(), listen="localhost:0")
+    assert gateway.url == ""
+    await gateway.start()
+    port = gateway.url.rpartition(":")[2]
+    assert gateway.url == f"http://127.0.0.1:{port}"
+    expected = [f"127.0.0.1:{port}", *([f"[::1]:{port}"] if has_ipv6() else [])]
+    assert list(gateway.addresses) == expected
+    for host in ("127.0.0.1", "::1")[: len(expected)]:
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.close()
+        await writer.wait_closed()
+    await gateway.aclose()
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-def test_the_address_beside_is_left_out_where_it_is_taken() -> None:
-    async def main() -> None:
-        with closing(socket.socket(socket.AF_INET6)) as other:
-            other.bind(("::1", 0))
-            other.listen()
-            port = other.getsockname()[1]
-            gateway = Gateway(NoPeer(), listen=f"127.0.0.1:{port}")
-            await gateway.start()
-            assert gateway.addresses == (f"127.0.0.1:{port}",)
-            await gateway.aclose()
-
-    run(main())
+async def test_the_address_beside_is_left_out_where_it_is_taken() -> None:
+    with closing(socket.socket(socket.AF_INET6)) as other:
+        other.bind(("::1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        gateway = Gateway(NoPeer(), listen=f"127.0.0.1:{port}")
+        await gateway.start()
+        assert gateway.addresses == (f"127.0.0.1:{port}",)
+        await gateway.aclose()
 
 
 async def answers(host: str, port: int) -> bool:
@@ -178,23 +172,20 @@ def test_every_ipv6_address_is_every_ipv4_address_too(
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 @pytest.mark.parametrize("taken", ["0.0.0.0", "127.0.0.1", "::"])
-def test_half_of_every_address_is_not_listened_on_where_another_program_has_the_port(taken: str) -> None:
-    async def main() -> None:
-        with closing(socket.socket(socket.AF_INET6 if ":" in taken else socket.AF_INET)) as other:
-            if ":" in taken:
-                other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            other.bind((taken, 0))
-            other.listen()
-            port = other.getsockname()[1]
-            with pytest.raises(AddressInUse) as caught:
-                await Gateway(NoPeer(), listen=f"[::]:{port}", policy=OPEN).start()
-            assert caught.value.address == f"[::]:{port}"
-            assert not taken.startswith("127") or not await answers("::1", port)
-            again = Gateway(NoPeer(), listen=f"[::]:{caught.value.next_free}", policy=OPEN)
-            await again.start()
-            await again.aclose()
-
-    run(main())
+async def test_half_of_every_address_is_not_listened_on_where_another_program_has_the_port(taken: str) -> None:
+    with closing(socket.socket(socket.AF_INET6 if ":" in taken else socket.AF_INET)) as other:
+        if ":" in taken:
+            other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        other.bind((taken, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(AddressInUse) as caught:
+            await Gateway(NoPeer(), listen=f"[::]:{port}", policy=OPEN).start()
+        assert caught.value.address == f"[::]:{port}"
+        assert not taken.startswith("127") or not await answers("::1", port)
+        again = Gateway(NoPeer(), listen=f"[::]:{caught.value.next_free}", policy=OPEN)
+        await again.start()
+        await again.aclose()
 
 
 def without(family: str, monkeypatch: pytest.MonkeyPatch, problem: OSError | None) -> None:
@@ -243,40 +234,31 @@ def test_where_the_machine_has_one_family_alone_every_address_is_that_ones(
     run(main(), loop_factory=asyncio.SelectorEventLoop)
 
 
-def test_a_port_in_use_is_said_with_the_next_free_one() -> None:
-    async def main() -> None:
-        first = Gateway(NoPeer(), listen="127.0.0.1:0")
-        await first.start()
-        port = int(first.url.rpartition(":")[2])
-        with pytest.raises(AddressInUse) as caught:
-            await Gateway(NoPeer(), listen=f"127.0.0.1:{port}").start()
-        assert caught.value.address == f"127.0.0.1:{port}"
-        assert caught.value.next_free
-        second = Gateway(NoPeer(), listen=str(caught.value.next_free))
-        await second.start()
-        await second.aclose()
-        await first.aclose()
-
-    run(main())
+async def test_a_port_in_use_is_said_with_the_next_free_one() -> None:
+    first = Gateway(NoPeer(), listen="127.0.0.1:0")
+    await first.start()
+    port = int(first.url.rpartition(":")[2])
+    with pytest.raises(AddressInUse) as caught:
+        await Gateway(NoPeer(), listen=f"127.0.0.1:{port}").start()
+    assert caught.value.address == f"127.0.0.1:{port}"
+    assert caught.value.next_free
+    second = Gateway(NoPeer(), listen=str(caught.value.next_free))
+    await second.start()
+    await second.aclose()
+    await first.aclose()
 
 
-def test_a_port_is_free_again_after_the_close() -> None:
-    async def main() -> None:
-        first = Gateway(NoPeer(), listen="0")
-        await first.start()
-        await first.aclose()
-        await first.aclose()
-        again = Gateway(NoPeer(), listen=first.addresses[0])
-        await again.start()
-        await again.aclose()
-
-    run(main())
+async def test_a_port_is_free_again_after_the_close() -> None:
+    first = Gateway(NoPeer(), listen="0")
+    await first.start()
+    await first.aclose()
+    await first.aclose()
+    again = Gateway(NoPeer(), listen=first.addresses[0])
+    await again.start()
+    await again.aclose()
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1:8000", "no-such-host.invalid:8000"])
-def test_an_address_of_another_machine_is_refused(address: str) -> None:
-    async def main() -> None:
-        with pytest.raises(SettingError, match="not an address of this machine"):
-            await Gateway(NoPeer(), listen=address, policy=ListenerPolicy(no_auth=True)).start()
-
-    run(main())
+async def test_an_address_of_another_machine_is_refused(address: str) -> None:
+    with pytest.raises(SettingError, match="not an address of this machine"):
+        await Gateway(NoPeer(), listen=address, policy=ListenerPolicy(no_auth=True)).start()

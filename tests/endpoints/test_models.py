@@ -12,7 +12,6 @@ from llmtunnel.errors import ErrorCode, UpstreamError
 from llmtunnel.protocol.heads import ResponseHead
 from llmtunnel.session.stream import Stream
 
-from ..conftest import run
 from ..support.gateway_rig import answering, ok, tunnel
 
 OPENAI = b'{"object":"list","data":[{"id":"a","object":"model"},{"id":"b"}]}'
@@ -83,80 +82,62 @@ def test_any_json_is_a_list_of_names_or_none(value: object) -> None:
         ({}, None, 3),
     ],
 )
-def test_paths_are_asked_for_until_one_lists_models(
+async def test_paths_are_asked_for_until_one_lists_models(
     bodies: dict[bytes, bytes], models: tuple[str, ...] | None, asked: int
 ) -> None:
     service = Service(bodies)
-    assert run(look(service)).models == models
+    assert (await look(service)).models == models
     assert len(service.asked) == asked
 
 
 # -- through a session
 
 
-def test_a_proxy_has_the_models_of_the_other_side() -> None:
-    async def main() -> None:
-        async with tunnel(Service({b"/api/tags": OLLAMA}).handle) as rig:
-            assert await models_through(rig.proxy) == ("a:8b",)
-            assert rig.proxy.active == 0
-            assert not rig.records
-
-    run(main())
+async def test_a_proxy_has_the_models_of_the_other_side() -> None:
+    async with tunnel(Service({b"/api/tags": OLLAMA}).handle) as rig:
+        assert await models_through(rig.proxy) == ("a:8b",)
+        assert rig.proxy.active == 0
+        assert not rig.records
 
 
 @pytest.mark.parametrize("other", [404, 405, 301, 200])
-def test_a_service_that_is_no_model_server_has_none(other: int) -> None:
-    async def main() -> None:
-        async with tunnel(Service({}, other=other).handle) as rig:
-            assert await models_through(rig.proxy) == ()
-
-    run(main())
+async def test_a_service_that_is_no_model_server_has_none(other: int) -> None:
+    async with tunnel(Service({}, other=other).handle) as rig:
+        assert await models_through(rig.proxy) == ()
 
 
 @pytest.mark.parametrize(
     ("other", "hint"), [(401, "--upstream-header"), (403, "--policy"), (429, "--max-"), (502, "running"), (500, "says")]
 )
-def test_a_refusal_is_told_with_what_to_do(other: int, hint: str) -> None:
-    async def main() -> None:
-        async with tunnel(Service({}, other=other).handle) as rig:
-            with pytest.raises(UpstreamError, match=str(other)) as caught:
-                await models_through(rig.proxy)
-            assert hint in caught.value.hint
-
-    run(main())
+async def test_a_refusal_is_told_with_what_to_do(other: int, hint: str) -> None:
+    async with tunnel(Service({}, other=other).handle) as rig:
+        with pytest.raises(UpstreamError, match=str(other)) as caught:
+            await models_through(rig.proxy)
+        assert hint in caught.value.hint
 
 
-def test_an_answer_that_breaks_off_is_told() -> None:
+async def test_an_answer_that_breaks_off_is_told() -> None:
     async def handle(stream: Stream) -> None:
         await stream.send_response(ok())
         stream.reset(ErrorCode.UPSTREAM, "The upstream broke the connection off.")
 
-    async def main() -> None:
-        async with tunnel(handle) as rig:
-            with pytest.raises(UpstreamError, match="broke the connection off"):
-                await models_through(rig.proxy)
-
-    run(main())
+    async with tunnel(handle) as rig:
+        with pytest.raises(UpstreamError, match="broke the connection off"):
+            await models_through(rig.proxy)
 
 
-def test_an_answer_that_does_not_come_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_does_not_come_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmtunnel.endpoints.models._PATIENCE", 0.05)
 
     async def handle(stream: Stream) -> None:
         await asyncio.Event().wait()
 
-    async def main() -> None:
-        async with tunnel(handle) as rig:
-            with pytest.raises(UpstreamError, match=r"within 0\.05 s"):
-                await models_through(rig.proxy)
-            assert rig.proxy.active == 0
-
-    run(main())
+    async with tunnel(handle) as rig:
+        with pytest.raises(UpstreamError, match=r"within 0\.05 s"):
+            await models_through(rig.proxy)
+        assert rig.proxy.active == 0
 
 
-def test_an_answer_without_end_is_read_to_a_limit() -> None:
-    async def main() -> None:
-        async with tunnel(answering(b" " * (2 * MAX_ANSWER) + OPENAI)) as rig:
-            assert await models_through(rig.proxy) == ()
-
-    run(main())
+async def test_an_answer_without_end_is_read_to_a_limit() -> None:
+    async with tunnel(answering(b" " * (2 * MAX_ANSWER) + OPENAI)) as rig:
+        assert await models_through(rig.proxy) == ()

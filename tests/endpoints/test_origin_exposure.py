@@ -61,23 +61,20 @@ async def exchange(tunnel: Rig, stream: Stream) -> bytes:
     return line
 
 
-def test_what_the_policy_refuses_is_a_403_a_record_and_a_line_and_no_connection(
+async def test_what_the_policy_refuses_is_a_403_a_record_and_a_line_and_no_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "llmtunnel")
 
-    async def main() -> None:
-        async with rig(exposure=OLLAMA) as tunnel:
-            stream = await tunnel.ask(b"POST", b"/api/pull?x=secret", ((b"Content-Length", b"5"),), ended=False)
-            error = await refusal(stream, 403)
-            assert error["code"] == "not_allowed"
-            assert error["message"] == "POST /api/pull is not let through by serve's --policy ollama."
-            record = await tunnel.record()
-            assert (record.method, record.path, record.status) == ("POST", "/api/pull", 403)
-            assert record.error == error["message"]
-            assert tunnel.upstream.accepted == 0
-
-    run(main())
+    async with rig(exposure=OLLAMA) as tunnel:
+        stream = await tunnel.ask(b"POST", b"/api/pull?x=secret", ((b"Content-Length", b"5"),), ended=False)
+        error = await refusal(stream, 403)
+        assert error["code"] == "not_allowed"
+        assert error["message"] == "POST /api/pull is not let through by serve's --policy ollama."
+        record = await tunnel.record()
+        assert (record.method, record.path, record.status) == ("POST", "/api/pull", 403)
+        assert record.error == error["message"]
+        assert tunnel.upstream.accepted == 0
     lines = [each.getMessage() for each in caplog.records if "/api/pull" in each.getMessage()]
     assert len(lines) == 1
     assert "403" in lines[0]
@@ -85,28 +82,22 @@ def test_what_the_policy_refuses_is_a_403_a_record_and_a_line_and_no_connection(
     assert "secret" not in caplog.text
 
 
-def test_no_trick_with_a_path_reaches_the_upstream_under_a_policy() -> None:
-    async def main() -> None:
-        async with rig(exposure=ANYTHING) as tunnel:
-            for target in TRICKS:
-                if b"?" in target:
-                    continue
-                for whole in (target, target + b"?x=1"):
-                    await turned_away(await tunnel.ask(target=whole))
-            assert tunnel.upstream.accepted == 0
-
-    run(main())
+async def test_no_trick_with_a_path_reaches_the_upstream_under_a_policy() -> None:
+    async with rig(exposure=ANYTHING) as tunnel:
+        for target in TRICKS:
+            if b"?" in target:
+                continue
+            for whole in (target, target + b"?x=1"):
+                await turned_away(await tunnel.ask(target=whole))
+        assert tunnel.upstream.accepted == 0
 
 
-def test_what_is_in_normal_form_and_allowed_arrives_byte_for_byte() -> None:
-    async def main() -> None:
-        async with rig(exposure=ANYTHING) as tunnel:
-            for path in NORMAL:
-                target = path + b"?q=//..%2f;\\%00+\xff&"
-                line = await exchange(tunnel, await tunnel.ask(target=target))
-                assert line == b"GET %b HTTP/1.1" % target
-
-    run(main())
+async def test_what_is_in_normal_form_and_allowed_arrives_byte_for_byte() -> None:
+    async with rig(exposure=ANYTHING) as tunnel:
+        for path in NORMAL:
+            target = path + b"?q=//..%2f;\\%00+\xff&"
+            line = await exchange(tunnel, await tunnel.ask(target=target))
+            assert line == b"GET %b HTTP/1.1" % target
 
 
 _PIECES = st.lists(
@@ -142,182 +133,151 @@ def test_a_path_is_refused_or_arrives_byte_for_byte(targets: list[bytes]) -> Non
     run(main())
 
 
-def test_the_policy_is_on_the_path_without_the_advertised_prefix_and_without_the_base_path() -> None:
-    async def main() -> None:
-        exposure = Exposure(policy=Policy.parse(allow=["/models"]))
-        async with rig("http://127.0.0.1:{}/base".format, advertise="/v1", exposure=exposure) as tunnel:
-            for target in (b"/v1/models", b"/models"):
-                assert await exchange(tunnel, await tunnel.ask(target=target)) == b"GET /base/models HTTP/1.1"
-            accepted = tunnel.upstream.accepted
-            for target in (b"/base/models", b"/v1//models", b"/v1/v1/models", b"/v1/../models", b"/v1%2Fmodels"):
-                await refusal(await tunnel.ask(target=target), 403)
-            assert tunnel.upstream.accepted == accepted
-
-    run(main())
+async def test_the_policy_is_on_the_path_without_the_advertised_prefix_and_without_the_base_path() -> None:
+    exposure = Exposure(policy=Policy.parse(allow=["/models"]))
+    async with rig("http://127.0.0.1:{}/base".format, advertise="/v1", exposure=exposure) as tunnel:
+        for target in (b"/v1/models", b"/models"):
+            assert await exchange(tunnel, await tunnel.ask(target=target)) == b"GET /base/models HTTP/1.1"
+        accepted = tunnel.upstream.accepted
+        for target in (b"/base/models", b"/v1//models", b"/v1/v1/models", b"/v1/../models", b"/v1%2Fmodels"):
+            await refusal(await tunnel.ask(target=target), 403)
+        assert tunnel.upstream.accepted == accepted
 
 
 @pytest.mark.parametrize("exposure", [ANYTHING, Exposure()], ids=["policy", "no policy"])
 @pytest.mark.parametrize("body", [b"", b"hi"])
-def test_an_offer_of_http2_does_not_reach_the_upstream_and_the_request_does(exposure: Exposure, body: bytes) -> None:
-    async def main() -> None:
-        offer: Fields = ((b"Connection", b"Upgrade, HTTP2-Settings"), (b"Upgrade", b"h2c"), (b"HTTP2-Settings", b"AAM"))
-        length: Fields = ((b"Content-Length", b"%d" % len(body)),)
-        async with rig(exposure=exposure) as tunnel:
-            stream = await tunnel.ask(b"POST", b"/x", (*offer, *length, (b"A", b"b")), ended=False)
-            if body:
-                await stream.send(body)
-            peer = await tunnel.upstream.peer()
-            head = await peer.head()
-            assert head.startswith(b"POST /x HTTP/1.1\r\n")
-            assert head.endswith(b"\r\nContent-Length: %d\r\nA: b\r\nConnection: close\r\n\r\n" % len(body))
-            assert not [name for name in (b"upgrade", b"http2") if name in head.lower()]
-            assert await peer.reader.readexactly(len(body)) == body
-            peer.say(OK)
-            assert (await answer(stream))[1] == b"ok"
-
-    run(main())
+async def test_an_offer_of_http2_does_not_reach_the_upstream_and_the_request_does(
+    exposure: Exposure, body: bytes
+) -> None:
+    offer: Fields = ((b"Connection", b"Upgrade, HTTP2-Settings"), (b"Upgrade", b"h2c"), (b"HTTP2-Settings", b"AAM"))
+    length: Fields = ((b"Content-Length", b"%d" % len(body)),)
+    async with rig(exposure=exposure) as tunnel:
+        stream = await tunnel.ask(b"POST", b"/x", (*offer, *length, (b"A", b"b")), ended=False)
+        if body:
+            await stream.send(body)
+        peer = await tunnel.upstream.peer()
+        head = await peer.head()
+        assert head.startswith(b"POST /x HTTP/1.1\r\n")
+        assert head.endswith(b"\r\nContent-Length: %d\r\nA: b\r\nConnection: close\r\n\r\n" % len(body))
+        assert not [name for name in (b"upgrade", b"http2") if name in head.lower()]
+        assert await peer.reader.readexactly(len(body)) == body
+        peer.say(OK)
+        assert (await answer(stream))[1] == b"ok"
 
 
 @pytest.mark.parametrize("target", [b"/v1/models/org%2Fmodel", b"/models/hf.co%2Forg%2Fmodel%3AQ4_K_M%40main?x=%2f"])
-def test_a_model_whose_name_has_a_slash_is_asked_for_byte_for_byte(target: bytes) -> None:
-    async def main() -> None:
-        async with rig(exposure=Exposure(policy=Policy.parse(ready="openai"))) as tunnel:
-            assert await exchange(tunnel, await tunnel.ask(target=target)) == b"GET %b HTTP/1.1" % target
-
-    run(main())
+async def test_a_model_whose_name_has_a_slash_is_asked_for_byte_for_byte(target: bytes) -> None:
+    async with rig(exposure=Exposure(policy=Policy.parse(ready="openai"))) as tunnel:
+        assert await exchange(tunnel, await tunnel.ask(target=target)) == b"GET %b HTTP/1.1" % target
 
 
-def test_an_upgrade_is_under_the_policy_like_other_requests() -> None:
-    async def main() -> None:
-        websocket = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
-        async with rig(exposure=Exposure(policy=Policy.parse(allow=["/ws"]))) as tunnel:
-            await refusal(await tunnel.ask(target=b"/other", fields=websocket, ended=False), 403)
-            assert tunnel.upstream.accepted == 0
-            stream = await tunnel.ask(target=b"/ws", fields=websocket, ended=False)
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            peer.say(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhi")
-            assert (await stream.response()).status == 101
-            assert await stream.receive() == b"hi"
-            stream.reset(ErrorCode.CANCELLED, "enough")
-
-    run(main())
+async def test_an_upgrade_is_under_the_policy_like_other_requests() -> None:
+    websocket = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+    async with rig(exposure=Exposure(policy=Policy.parse(allow=["/ws"]))) as tunnel:
+        await refusal(await tunnel.ask(target=b"/other", fields=websocket, ended=False), 403)
+        assert tunnel.upstream.accepted == 0
+        stream = await tunnel.ask(target=b"/ws", fields=websocket, ended=False)
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        peer.say(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhi")
+        assert (await stream.response()).status == 101
+        assert await stream.receive() == b"hi"
+        stream.reset(ErrorCode.CANCELLED, "enough")
 
 
-def test_a_method_override_is_refused_under_a_policy_and_passed_on_without_one() -> None:
-    async def main() -> None:
-        fields: Fields = ((b"X-HTTP-Method-Override", b"DELETE"),)
-        async with rig(exposure=ANYTHING) as tunnel:
-            error = await refusal(await tunnel.ask(b"POST", fields=fields), 403)
-            assert "X-HTTP-Method-Override" in error["message"]
-            assert tunnel.upstream.accepted == 0
-        async with rig() as tunnel:
-            stream = await tunnel.ask(b"POST", fields=fields)
-            assert await exchange(tunnel, stream) == b"POST / HTTP/1.1"
-
-    run(main())
+async def test_a_method_override_is_refused_under_a_policy_and_passed_on_without_one() -> None:
+    fields: Fields = ((b"X-HTTP-Method-Override", b"DELETE"),)
+    async with rig(exposure=ANYTHING) as tunnel:
+        error = await refusal(await tunnel.ask(b"POST", fields=fields), 403)
+        assert "X-HTTP-Method-Override" in error["message"]
+        assert tunnel.upstream.accepted == 0
+    async with rig() as tunnel:
+        stream = await tunnel.ask(b"POST", fields=fields)
+        assert await exchange(tunnel, stream) == b"POST / HTTP/1.1"
 
 
-def test_more_requests_at_once_than_allowed_are_429_until_one_has_ended() -> None:
-    async def main() -> None:
-        async with rig(exposure=Exposure(max_requests=1)) as tunnel:
-            first = await tunnel.ask()
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            head, body = await answer(await tunnel.ask())
-            assert (head.status, retry_after(head)) == (429, b"1")
-            assert b"--max-requests" in body
-            assert (await tunnel.record()).status == 429
-            peer.say(OK)
-            assert (await answer(first))[1] == b"ok"
-            await tunnel.record()
-            again = await tunnel.ask()
-            await peer.head()
-            peer.say(OK)
-            assert (await answer(again))[0].status == 200
-            assert tunnel.upstream.accepted == 1
-
-    run(main())
+async def test_more_requests_at_once_than_allowed_are_429_until_one_has_ended() -> None:
+    async with rig(exposure=Exposure(max_requests=1)) as tunnel:
+        first = await tunnel.ask()
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        head, body = await answer(await tunnel.ask())
+        assert (head.status, retry_after(head)) == (429, b"1")
+        assert b"--max-requests" in body
+        assert (await tunnel.record()).status == 429
+        peer.say(OK)
+        assert (await answer(first))[1] == b"ok"
+        await tunnel.record()
+        again = await tunnel.ask()
+        await peer.head()
+        peer.say(OK)
+        assert (await answer(again))[0].status == 200
+        assert tunnel.upstream.accepted == 1
 
 
-def test_more_requests_in_a_minute_than_allowed_are_429_with_the_time_to_wait() -> None:
-    async def main() -> None:
-        now = [0.0]
-        async with rig(exposure=Exposure(max_requests_per_minute=1), clock=lambda: now[0]) as tunnel:
-            await exchange(tunnel, await tunnel.ask())
-            now[0] = 17.5
-            head, body = await answer(await tunnel.ask())
-            assert (head.status, retry_after(head)) == (429, b"43")
-            assert b"--max-requests-per-minute" in body
-            assert tunnel.upstream.accepted == 1
-            now[0] = 60.0
-            await exchange(tunnel, await tunnel.ask())
-
-    run(main())
+async def test_more_requests_in_a_minute_than_allowed_are_429_with_the_time_to_wait() -> None:
+    now = [0.0]
+    async with rig(exposure=Exposure(max_requests_per_minute=1), clock=lambda: now[0]) as tunnel:
+        await exchange(tunnel, await tunnel.ask())
+        now[0] = 17.5
+        head, body = await answer(await tunnel.ask())
+        assert (head.status, retry_after(head)) == (429, b"43")
+        assert b"--max-requests-per-minute" in body
+        assert tunnel.upstream.accepted == 1
+        now[0] = 60.0
+        await exchange(tunnel, await tunnel.ask())
 
 
-def test_a_body_whose_length_is_over_the_limit_is_413_before_anything_is_forwarded() -> None:
-    async def main() -> None:
-        for features in (None, V1):
-            async with rig(exposure=Exposure(max_body=10), **({"features": features} if features else {})) as tunnel:
-                stream = await tunnel.ask(b"POST", fields=((b"Content-Length", b"11"),), ended=False)
-                assert (await refusal(stream, 413))["code"] == "body_too_large"
-                assert tunnel.upstream.accepted == 0
-
-    run(main())
-
-
-def test_a_body_of_unknown_length_is_broken_off_as_soon_as_it_is_over_the_limit() -> None:
-    async def main() -> None:
-        async with rig(exposure=Exposure(max_body=10)) as tunnel:
-            stream = await tunnel.ask(b"POST", fields=((b"Transfer-Encoding", b"chunked"),), ended=False)
-            await stream.send(b"12345")
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            assert await peer.exactly(10) == b"5\r\n12345\r\n"
-            await stream.send(b"678901")
+async def test_a_body_whose_length_is_over_the_limit_is_413_before_anything_is_forwarded() -> None:
+    for features in (None, V1):
+        async with rig(exposure=Exposure(max_body=10), **({"features": features} if features else {})) as tunnel:
+            stream = await tunnel.ask(b"POST", fields=((b"Content-Length", b"11"),), ended=False)
             assert (await refusal(stream, 413))["code"] == "body_too_large"
-            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-                await peer.exactly(1)  # no chunk more, and no last one
-            record = await tunnel.record()
-            assert record.status == 413
-            assert "--max-body" in record.error
-
-    run(main())
+            assert tunnel.upstream.accepted == 0
 
 
-def test_a_response_under_way_is_broken_off_where_the_body_gets_too_long() -> None:
-    async def main() -> None:
-        async with rig(exposure=Exposure(max_body=10)) as tunnel:
-            stream = await tunnel.ask(b"POST", fields=((b"Transfer-Encoding", b"chunked"),), ended=False)
-            await stream.send(b"12345")
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
-            assert (await stream.response()).status == 200
-            assert await stream.receive() == b"ok"
-            await stream.send(b"678901")
-            with pytest.raises(StreamReset) as caught:
-                await read_all(stream)
-            assert caught.value.code is ErrorCode.CANCELLED
-            assert await peer.ended()
-
-    run(main())
+async def test_a_body_of_unknown_length_is_broken_off_as_soon_as_it_is_over_the_limit() -> None:
+    async with rig(exposure=Exposure(max_body=10)) as tunnel:
+        stream = await tunnel.ask(b"POST", fields=((b"Transfer-Encoding", b"chunked"),), ended=False)
+        await stream.send(b"12345")
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        assert await peer.exactly(10) == b"5\r\n12345\r\n"
+        await stream.send(b"678901")
+        assert (await refusal(stream, 413))["code"] == "body_too_large"
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await peer.exactly(1)  # no chunk more, and no last one
+        record = await tunnel.record()
+        assert record.status == 413
+        assert "--max-body" in record.error
 
 
-def test_a_body_of_the_limit_passes_whole() -> None:
-    async def main() -> None:
-        async with rig(exposure=Exposure(max_body=10)) as tunnel:
-            stream = await tunnel.ask(b"POST", fields=((b"Transfer-Encoding", b"chunked"),), ended=False)
-            await stream.send(b"1234567890")
-            await stream.send_end()
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            assert await peer.exactly(20) == b"a\r\n1234567890\r\n0\r\n\r\n"
-            peer.say(OK)
-            assert (await answer(stream))[0].status == 200
+async def test_a_response_under_way_is_broken_off_where_the_body_gets_too_long() -> None:
+    async with rig(exposure=Exposure(max_body=10)) as tunnel:
+        stream = await tunnel.ask(b"POST", fields=((b"Transfer-Encoding", b"chunked"),), ended=False)
+        await stream.send(b"12345")
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+        assert (await stream.response()).status == 200
+        assert await stream.receive() == b"ok"
+        await stream.send(b"678901")
+        with pytest.raises(StreamReset) as caught:
+            await read_all(stream)
+        assert caught.value.code is ErrorCode.CANCELLED
+        assert await peer.ended()
 
-    run(main())
+
+async def test_a_body_of_the_limit_passes_whole() -> None:
+    async with rig(exposure=Exposure(max_body=10)) as tunnel:
+        stream = await tunnel.ask(b"POST", fields=((b"Transfer-Encoding", b"chunked"),), ended=False)
+        await stream.send(b"1234567890")
+        await stream.send_end()
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        assert await peer.exactly(20) == b"a\r\n1234567890\r\n0\r\n\r\n"
+        peer.say(OK)
+        assert (await answer(stream))[0].status == 200
 
 
 @asynccontextmanager
@@ -353,24 +313,21 @@ async def gateway(tunnel: Rig) -> AsyncIterator[tuple[str, int]]:
         "*",
     ],
 )
-def test_no_request_makes_serve_talk_to_another_than_its_upstream(target: str) -> None:
-    async def main() -> None:
-        evil = Scripted()
-        async with evil.listening(), rig() as tunnel, gateway(tunnel) as address:
-            other = f"127.0.0.1:{evil.port}".encode()
-            where = target.format(evil=evil.port).encode()
-            fields = ((b"Host", other), (b"X-Forwarded-Host", other), (b"Forwarded", b"host=" + other))
-            lines = b"".join(b"%b: %b\r\n" % field for field in fields)
-            reader, writer = await asyncio.open_connection(*address)
-            async with RawClient(reader, writer) as client:  # as a client of an honest proxy
-                client.write(b"GET %b HTTP/1.1\r\n%bConnection: close\r\n\r\n" % (where, lines))
-                await answered(tunnel, client)
-            stream = await tunnel.ask(target=where, fields=fields)  # as a proxy that is not
-            reading = asyncio.create_task(outcome(stream))
-            await serve_one(tunnel, reading)
-            assert evil.accepted == 0
-
-    run(main())
+async def test_no_request_makes_serve_talk_to_another_than_its_upstream(target: str) -> None:
+    evil = Scripted()
+    async with evil.listening(), rig() as tunnel, gateway(tunnel) as address:
+        other = f"127.0.0.1:{evil.port}".encode()
+        where = target.format(evil=evil.port).encode()
+        fields = ((b"Host", other), (b"X-Forwarded-Host", other), (b"Forwarded", b"host=" + other))
+        lines = b"".join(b"%b: %b\r\n" % field for field in fields)
+        reader, writer = await asyncio.open_connection(*address)
+        async with RawClient(reader, writer) as client:  # as a client of an honest proxy
+            client.write(b"GET %b HTTP/1.1\r\n%bConnection: close\r\n\r\n" % (where, lines))
+            await answered(tunnel, client)
+        stream = await tunnel.ask(target=where, fields=fields)  # as a proxy that is not
+        reading = asyncio.create_task(outcome(stream))
+        await serve_one(tunnel, reading)
+        assert evil.accepted == 0
 
 
 async def answered(tunnel: Rig, client: RawClient) -> None:
@@ -401,47 +358,41 @@ async def serve_one(tunnel: Rig, reading: asyncio.Task[object]) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 305, 307, 308, 401, 407])
-def test_what_the_upstream_answers_does_not_make_serve_talk_to_another(status: int) -> None:
-    async def main() -> None:
-        evil = Scripted()
-        async with evil.listening(), rig() as tunnel:
-            stream = await tunnel.ask()
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            elsewhere = b"http://127.0.0.1:%d/x" % evil.port
-            peer.say(
-                b'HTTP/1.1 %d Go\r\nLocation: %b\r\nAlt-Svc: h2=":%d"\r\nRefresh: 0; url=%b\r\n'
-                b"Content-Length: 0\r\n\r\n" % (status, elsewhere, evil.port, elsewhere)
-            )
-            head, _ = await answer(stream)
-            assert (head.status, dict(head.fields)[b"Location"]) == (status, elsewhere)
-            await tunnel.record()
-            stream = await tunnel.ask()
-            await peer.head()
-            peer.say(OK)
-            await answer(stream)
-            assert evil.accepted == 0
-
-    run(main())
+async def test_what_the_upstream_answers_does_not_make_serve_talk_to_another(status: int) -> None:
+    evil = Scripted()
+    async with evil.listening(), rig() as tunnel:
+        stream = await tunnel.ask()
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        elsewhere = b"http://127.0.0.1:%d/x" % evil.port
+        peer.say(
+            b'HTTP/1.1 %d Go\r\nLocation: %b\r\nAlt-Svc: h2=":%d"\r\nRefresh: 0; url=%b\r\n'
+            b"Content-Length: 0\r\n\r\n" % (status, elsewhere, evil.port, elsewhere)
+        )
+        head, _ = await answer(stream)
+        assert (head.status, dict(head.fields)[b"Location"]) == (status, elsewhere)
+        await tunnel.record()
+        stream = await tunnel.ask()
+        await peer.head()
+        peer.say(OK)
+        await answer(stream)
+        assert evil.accepted == 0
 
 
-def test_an_upgrade_stays_on_the_connection_to_the_upstream() -> None:
-    async def main() -> None:
-        evil = Scripted()
-        async with evil.listening(), rig() as tunnel:
-            other = b"127.0.0.1:%d" % evil.port
-            fields = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Host", other), (b"Origin", other))
-            stream = await tunnel.ask(target=b"/ws", fields=fields, ended=False)
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            peer.say(
-                b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nLocation: http://%b/\r\n\r\n" % other
-            )
-            assert (await stream.response()).status == 101
-            await stream.send(b"CONNECT %b HTTP/1.1\r\n\r\n" % other)
-            assert (await peer.head()).startswith(b"CONNECT ")
-            stream.reset(ErrorCode.CANCELLED, "enough")
-            assert await peer.ended()
-            assert evil.accepted == 0
-
-    run(main())
+async def test_an_upgrade_stays_on_the_connection_to_the_upstream() -> None:
+    evil = Scripted()
+    async with evil.listening(), rig() as tunnel:
+        other = b"127.0.0.1:%d" % evil.port
+        fields = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), (b"Host", other), (b"Origin", other))
+        stream = await tunnel.ask(target=b"/ws", fields=fields, ended=False)
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        peer.say(
+            b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nLocation: http://%b/\r\n\r\n" % other
+        )
+        assert (await stream.response()).status == 101
+        await stream.send(b"CONNECT %b HTTP/1.1\r\n\r\n" % other)
+        assert (await peer.head()).startswith(b"CONNECT ")
+        stream.reset(ErrorCode.CANCELLED, "enough")
+        assert await peer.ended()
+        assert evil.accepted == 0

@@ -10,7 +10,6 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,6 @@ from llmtunnel.protocol.heads import Fields, RequestHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 from llmtunnel.upstream import Upstream
-from tests.conftest import run
 from tests.support.gateway_rig import Rig as TunnelRig
 from tests.support.gateway_rig import tunnel
 from tests.support.scripted_upstream import OK, Peer, Rig, answer, reset, rig
@@ -34,73 +32,61 @@ SMALL = Limits(window=64 * KIB)
 V1 = frozenset({Feature.SSE})
 
 
-def test_both_bodies_are_on_their_way_at_once() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            stream = await tunnel.ask(b"POST", fields=CHUNKED, ended=False)
-            peer = await tunnel.upstream.peer()
-            assert (await peer.head()).endswith(b"Transfer-Encoding: chunked\r\n\r\n")
-            peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-            assert (await stream.response()).status == 200
-            for n in range(5):
-                await stream.send(b"ask %d" % n)
-                assert await peer.exactly(10) == b"5\r\nask %d\r\n" % n
-                peer.say(b"5\r\nsay %d\r\n" % n)
-                assert await stream.receive() == b"say %d" % n
-            await stream.send_end()
-            assert await peer.exactly(5) == b"0\r\n\r\n"
-            peer.say(b"0\r\n\r\n")
-            assert await stream.receive() == b""
-
-    run(main())
+async def test_both_bodies_are_on_their_way_at_once() -> None:
+    async with rig() as tunnel:
+        stream = await tunnel.ask(b"POST", fields=CHUNKED, ended=False)
+        peer = await tunnel.upstream.peer()
+        assert (await peer.head()).endswith(b"Transfer-Encoding: chunked\r\n\r\n")
+        peer.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert (await stream.response()).status == 200
+        for n in range(5):
+            await stream.send(b"ask %d" % n)
+            assert await peer.exactly(10) == b"5\r\nask %d\r\n" % n
+            peer.say(b"5\r\nsay %d\r\n" % n)
+            assert await stream.receive() == b"say %d" % n
+        await stream.send_end()
+        assert await peer.exactly(5) == b"0\r\n\r\n"
+        peer.say(b"0\r\n\r\n")
+        assert await stream.receive() == b""
 
 
-def test_every_piece_of_a_response_comes_when_it_is_said() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            stream = await tunnel.ask(fields=((b"Accept", b"application/json"),))
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            peer.say(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
-            await stream.response()
-            for n in range(5):
-                peer.say(b"data: %d\n\n" % n)
-                assert await stream.receive() == b"data: %d\n\n" % n
-
-    run(main())
+async def test_every_piece_of_a_response_comes_when_it_is_said() -> None:
+    async with rig() as tunnel:
+        stream = await tunnel.ask(fields=((b"Accept", b"application/json"),))
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        peer.say(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        await stream.response()
+        for n in range(5):
+            peer.say(b"data: %d\n\n" % n)
+            assert await stream.receive() == b"data: %d\n\n" % n
 
 
-def test_an_answer_before_the_body_has_come_ends_the_body_and_the_connection() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            stream = await tunnel.ask(b"POST", fields=CHUNKED, ended=False)
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            peer.say(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
-            head, body = await answer(stream)
-            assert (head.status, body) == (413, b"big")
-            with pytest.raises(StreamReset) as caught:
-                await send_for_ever(stream)
-            assert caught.value.code is ErrorCode.NO_ERROR
-            assert await peer.ended()
-            record = await tunnel.record()
-            assert (record.status, record.error) == (413, "")
-
-    run(main())
+async def test_an_answer_before_the_body_has_come_ends_the_body_and_the_connection() -> None:
+    async with rig() as tunnel:
+        stream = await tunnel.ask(b"POST", fields=CHUNKED, ended=False)
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        peer.say(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
+        head, body = await answer(stream)
+        assert (head.status, body) == (413, b"big")
+        with pytest.raises(StreamReset) as caught:
+            await send_for_ever(stream)
+        assert caught.value.code is ErrorCode.NO_ERROR
+        assert await peer.ended()
+        record = await tunnel.record()
+        assert (record.status, record.error) == (413, "")
 
 
-def test_an_answer_followed_by_a_reset_in_the_middle_of_the_body_is_passed_on() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            stream = await tunnel.ask(b"POST", fields=((b"Content-Length", b"1000"),), ended=False)
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            peer.say(b"HTTP/1.1 401 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
-            head, body = await answer(stream)
-            peer.rst()
-            assert (head.status, body) == (401, b"no")
-
-    run(main())
+async def test_an_answer_followed_by_a_reset_in_the_middle_of_the_body_is_passed_on() -> None:
+    async with rig() as tunnel:
+        stream = await tunnel.ask(b"POST", fields=((b"Content-Length", b"1000"),), ended=False)
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        peer.say(b"HTTP/1.1 401 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
+        head, body = await answer(stream)
+        peer.rst()
+        assert (head.status, body) == (401, b"no")
 
 
 async def send_for_ever(stream: Stream) -> None:
@@ -112,48 +98,39 @@ async def send_for_ever(stream: Stream) -> None:
 
 
 @pytest.mark.parametrize("when", ["before the head", "in the body", "in the request"])
-def test_a_client_that_goes_away_takes_the_upstream_connection_with_it(when: str) -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            asking = when == "in the request"
-            stream = await tunnel.ask(b"POST", fields=CHUNKED if asking else (), ended=not asking)
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            if when == "in the body":
-                peer.say(b"HTTP/1.1 200 OK\r\n\r\nabc")
-                await stream.response()
-            stream.reset(ErrorCode.CANCELLED, "the client went away")
-            assert await peer.ended()
-            assert (await tunnel.record()).error == "The other side gave the exchange up."
-
-    run(main())
+async def test_a_client_that_goes_away_takes_the_upstream_connection_with_it(when: str) -> None:
+    async with rig() as tunnel:
+        asking = when == "in the request"
+        stream = await tunnel.ask(b"POST", fields=CHUNKED if asking else (), ended=not asking)
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        if when == "in the body":
+            peer.say(b"HTTP/1.1 200 OK\r\n\r\nabc")
+            await stream.response()
+        stream.reset(ErrorCode.CANCELLED, "the client went away")
+        assert await peer.ended()
+        assert (await tunnel.record()).error == "The other side gave the exchange up."
 
 
-def test_a_session_that_ends_closes_every_upstream_connection() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            peers = []
-            for _ in range(3):
-                await tunnel.ask()
-                peers.append(await tunnel.upstream.peer())
-                await peers[-1].head()
-            await tunnel.proxy.aclose()
-            assert await asyncio.gather(*(peer.ended() for peer in peers)) == [True] * 3
-
-    run(main())
+async def test_a_session_that_ends_closes_every_upstream_connection() -> None:
+    async with rig() as tunnel:
+        peers = []
+        for _ in range(3):
+            await tunnel.ask()
+            peers.append(await tunnel.upstream.peer())
+            await peers[-1].head()
+        await tunnel.proxy.aclose()
+        assert await asyncio.gather(*(peer.ended() for peer in peers)) == [True] * 3
 
 
-def test_closing_the_origin_ends_what_is_under_way() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            stream = await tunnel.ask()
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            await tunnel.origin.aclose()
-            assert await peer.ended()
-            assert (await stream.response()).status == 502
-
-    run(main())
+async def test_closing_the_origin_ends_what_is_under_way() -> None:
+    async with rig() as tunnel:
+        stream = await tunnel.ask()
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        await tunnel.origin.aclose()
+        assert await peer.ended()
+        assert (await stream.response()).status == 502
 
 
 # -- back-pressure
@@ -173,69 +150,60 @@ async def pour(peer: Peer, piece: bytes, limit: int) -> int:
     return written
 
 
-def test_a_reader_that_stalls_stops_the_upstream_and_delays_no_other() -> None:
-    async def main() -> None:
-        async with rig(limits=SMALL) as tunnel:
-            stream = await tunnel.ask(target=b"/big")
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            size = 64 * MIB
-            peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-            await stream.response()
-            written = await pour(peer, b"x" * 65536, size)
-            assert written < 20 * MIB  # what two sockets, the connection and a window hold
-            other = await tunnel.ask(target=b"/small")
-            second = await tunnel.upstream.peer()
-            await second.head()
-            second.say(OK)
-            assert (await answer(other))[1] == b"ok"
-            rest = asyncio.create_task(pour(peer, b"x" * 65536, size - written))
-            received = 0
-            while data := await stream.receive():
-                received += len(data)
-            await rest
-            assert received == size
-
-    run(main())
+async def test_a_reader_that_stalls_stops_the_upstream_and_delays_no_other() -> None:
+    async with rig(limits=SMALL) as tunnel:
+        stream = await tunnel.ask(target=b"/big")
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        size = 64 * MIB
+        peer.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        await stream.response()
+        written = await pour(peer, b"x" * 65536, size)
+        assert written < 20 * MIB  # what two sockets, the connection and a window hold
+        other = await tunnel.ask(target=b"/small")
+        second = await tunnel.upstream.peer()
+        await second.head()
+        second.say(OK)
+        assert (await answer(other))[1] == b"ok"
+        rest = asyncio.create_task(pour(peer, b"x" * 65536, size - written))
+        received = 0
+        while data := await stream.receive():
+            received += len(data)
+        await rest
+        assert received == size
 
 
-def test_an_upstream_that_does_not_read_stops_the_client() -> None:
-    async def main() -> None:
-        async with rig(limits=SMALL) as tunnel:
-            size = 64 * MIB
-            stream = await tunnel.ask(b"PUT", fields=((b"Content-Length", b"%d" % size),), ended=False)
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            sent = 0
-            try:
-                while sent < size:
-                    async with asyncio.timeout(0.3):
-                        await stream.send(b"x" * 65536)
-                    sent += 65536
-            except TimeoutError:
-                pass
-            assert sent < 20 * MIB
-
-    run(main())
+async def test_an_upstream_that_does_not_read_stops_the_client() -> None:
+    async with rig(limits=SMALL) as tunnel:
+        size = 64 * MIB
+        stream = await tunnel.ask(b"PUT", fields=((b"Content-Length", b"%d" % size),), ended=False)
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        sent = 0
+        try:
+            while sent < size:
+                async with asyncio.timeout(0.3):
+                    await stream.send(b"x" * 65536)
+                sent += 65536
+        except TimeoutError:
+            pass
+        assert sent < 20 * MIB
 
 
 @pytest.mark.parametrize("fields", [CHUNKED, ((b"Content-Length", b"8388608"),)], ids=["chunked", "sized"])
-def test_large_bodies_go_both_ways_whole(fields: tuple[tuple[bytes, bytes], ...]) -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            body = bytes(range(256)) * 256 * 128
-            stream = await tunnel.ask(b"POST", fields=fields, ended=False)
-            answering = asyncio.create_task(echo(await tunnel.upstream.peer(), len(body)))
-            sending = asyncio.create_task(send_all(stream, body))
-            head, got = await answer(stream)
-            await asyncio.gather(answering, sending)
-            assert head.status == 200
-            assert got == body
-            record = await tunnel.record()
-            assert (record.bytes_up, record.bytes_down) == (len(body), len(body))
-
-    run(main())
+async def test_large_bodies_go_both_ways_whole(fields: tuple[tuple[bytes, bytes], ...]) -> None:
+    async with rig() as tunnel:
+        body = bytes(range(256)) * 256 * 128
+        stream = await tunnel.ask(b"POST", fields=fields, ended=False)
+        answering = asyncio.create_task(echo(await tunnel.upstream.peer(), len(body)))
+        sending = asyncio.create_task(send_all(stream, body))
+        head, got = await answer(stream)
+        await asyncio.gather(answering, sending)
+        assert head.status == 200
+        assert got == body
+        record = await tunnel.record()
+        assert (record.bytes_up, record.bytes_down) == (len(body), len(body))
 
 
 async def send_all(stream: Stream, body: bytes) -> None:
@@ -272,18 +240,15 @@ async def exchange(tunnel: Rig, peer: Peer | None = None, response: bytes = OK) 
     return peer
 
 
-def test_repeatable_requests_of_a_client_share_a_connection_and_another_clients_never_use_it() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            mine = await exchange(tunnel)
-            first, tunnel.before = tunnel.before, None
-            theirs = await exchange(tunnel)
-            tunnel.before = first
-            await exchange(tunnel, mine)
-            assert tunnel.upstream.accepted == 2
-            assert not theirs.reader.at_eof(), "the other client's is kept too"
-
-    run(main())
+async def test_repeatable_requests_of_a_client_share_a_connection_and_another_clients_never_use_it() -> None:
+    async with rig() as tunnel:
+        mine = await exchange(tunnel)
+        first, tunnel.before = tunnel.before, None
+        theirs = await exchange(tunnel)
+        tunnel.before = first
+        await exchange(tunnel, mine)
+        assert tunnel.upstream.accepted == 2
+        assert not theirs.reader.at_eof(), "the other client's is kept too"
 
 
 @pytest.mark.parametrize(
@@ -298,101 +263,86 @@ def test_repeatable_requests_of_a_client_share_a_connection_and_another_clients_
         (b"PROPFIND", (), b""),
     ],
 )
-def test_a_request_with_a_body_or_that_cannot_be_repeated_has_a_connection_of_its_own(
+async def test_a_request_with_a_body_or_that_cannot_be_repeated_has_a_connection_of_its_own(
     method: bytes, fields: Fields, body: bytes
 ) -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            kept = await exchange(tunnel)
-            stream = await tunnel.ask(method, fields=fields, ended=not body)
-            if body:
-                await stream.send(b"abc")
-                await stream.send_end()
-            assert await kept.ended(), "a client has one connection at a time"
-            peer = await tunnel.upstream.peer()
-            assert b"\r\nConnection: close\r\n" in await peer.head()
-            assert await peer.exactly(len(body)) == body
-            peer.say(OK)
-            assert (await answer(stream))[1] == b"ok"
-            assert await peer.ended(), "whatever it left unread of the body is never a request"
-            await tunnel.record()
-            await exchange(tunnel)
-            assert tunnel.upstream.accepted == 3
-
-    run(main())
+    async with rig() as tunnel:
+        kept = await exchange(tunnel)
+        stream = await tunnel.ask(method, fields=fields, ended=not body)
+        if body:
+            await stream.send(b"abc")
+            await stream.send_end()
+        assert await kept.ended(), "a client has one connection at a time"
+        peer = await tunnel.upstream.peer()
+        assert b"\r\nConnection: close\r\n" in await peer.head()
+        assert await peer.exactly(len(body)) == body
+        peer.say(OK)
+        assert (await answer(stream))[1] == b"ok"
+        assert await peer.ended(), "whatever it left unread of the body is never a request"
+        await tunnel.record()
+        await exchange(tunnel)
+        assert tunnel.upstream.accepted == 3
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS", b"TRACE"])
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "fresh"])
-def test_the_last_request_of_a_client_says_so_to_the_upstream(method: bytes, kept: bool) -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            peer = await exchange(tunnel) if kept else None
-            stream = await tunnel.ask(method, last=True)
-            peer = peer or await tunnel.upstream.peer()
-            assert b"\r\nConnection: close\r\n" in await peer.head()
-            peer.say(b"HTTP/1.1 204 No Content\r\n\r\n")
-            await answer(stream)
-            assert await peer.ended()
-            assert tunnel.upstream.accepted == 1
-
-    run(main())
+async def test_the_last_request_of_a_client_says_so_to_the_upstream(method: bytes, kept: bool) -> None:
+    async with rig() as tunnel:
+        peer = await exchange(tunnel) if kept else None
+        stream = await tunnel.ask(method, last=True)
+        peer = peer or await tunnel.upstream.peer()
+        assert b"\r\nConnection: close\r\n" in await peer.head()
+        peer.say(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await answer(stream)
+        assert await peer.ended()
+        assert tunnel.upstream.accepted == 1
 
 
 @pytest.mark.parametrize("features", [V1, ALL_FEATURES - {Feature.CLIENT}], ids=["v1", "an older peer"])
-def test_of_a_peer_that_does_not_tell_clients_apart_each_request_has_its_own_connection(
+async def test_of_a_peer_that_does_not_tell_clients_apart_each_request_has_its_own_connection(
     features: frozenset[Feature],
 ) -> None:
-    async def main() -> None:
-        async with rig(features=features) as tunnel:
-            for count in range(1, 4):
-                stream = await tunnel.ask(last=False)
-                peer = await tunnel.upstream.peer()
-                assert b"\r\nConnection: close\r\n" in await peer.head()
-                peer.say(OK)
-                await answer(stream)
-                assert await peer.ended()
-                assert tunnel.upstream.accepted == count
-
-    run(main())
+    async with rig(features=features) as tunnel:
+        for count in range(1, 4):
+            stream = await tunnel.ask(last=False)
+            peer = await tunnel.upstream.peer()
+            assert b"\r\nConnection: close\r\n" in await peer.head()
+            peer.say(OK)
+            await answer(stream)
+            assert await peer.ended()
+            assert tunnel.upstream.accepted == count
 
 
 @pytest.mark.parametrize("how", ["client", "session"])
-def test_a_kept_connection_closes_with_its_client_and_with_the_session(how: str) -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            mine = await exchange(tunnel)
-            first, tunnel.before = tunnel.before, None
-            theirs = await exchange(tunnel)
-            assert first
-            if how == "client":
-                first.close_client()
-                assert await mine.ended()
-                await exchange(tunnel, theirs)
-            else:
-                await tunnel.proxy.aclose()
-                assert await mine.ended()
-                assert await theirs.ended()
-
-    run(main())
+async def test_a_kept_connection_closes_with_its_client_and_with_the_session(how: str) -> None:
+    async with rig() as tunnel:
+        mine = await exchange(tunnel)
+        first, tunnel.before = tunnel.before, None
+        theirs = await exchange(tunnel)
+        assert first
+        if how == "client":
+            first.close_client()
+            assert await mine.ended()
+            await exchange(tunnel, theirs)
+        else:
+            await tunnel.proxy.aclose()
+            assert await mine.ended()
+            assert await theirs.ended()
 
 
-def test_a_client_that_closes_before_its_response_has_ended_leaves_no_connection_behind() -> None:
+async def test_a_client_that_closes_before_its_response_has_ended_leaves_no_connection_behind() -> None:
     """Its close may overtake the rest of a stream that is not its first."""
 
-    async def main() -> None:
-        async with rig() as tunnel:
-            peer = await exchange(tunnel)
-            stream = await tunnel.ask()
-            await peer.head()
-            stream.close_client()
-            await tunnel.proxy.open(RequestHead(method=b"GET", target=b"/another"))  # behind the frame
-            await tunnel.upstream.peer()
-            peer.say(OK)
-            assert (await answer(stream))[1] == b"ok"
-            assert await peer.ended()
-
-    run(main())
+    async with rig() as tunnel:
+        peer = await exchange(tunnel)
+        stream = await tunnel.ask()
+        await peer.head()
+        stream.close_client()
+        await tunnel.proxy.open(RequestHead(method=b"GET", target=b"/another"))  # behind the frame
+        await tunnel.upstream.peer()
+        peer.say(OK)
+        assert (await answer(stream))[1] == b"ok"
+        assert await peer.ended()
 
 
 @pytest.mark.parametrize(
@@ -406,89 +356,71 @@ def test_a_client_that_closes_before_its_response_has_ended_leaves_no_connection
     ],
     ids=["close", "1.0", "more than the response", "an interim one after the end", "an empty line"],
 )
-def test_a_connection_that_cannot_be_used_again_is_closed(response: bytes) -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            assert await (await exchange(tunnel, response=response)).ended()
-            await exchange(tunnel)
-            assert tunnel.upstream.accepted == 2
-
-    run(main())
+async def test_a_connection_that_cannot_be_used_again_is_closed(response: bytes) -> None:
+    async with rig() as tunnel:
+        assert await (await exchange(tunnel, response=response)).ended()
+        await exchange(tunnel)
+        assert tunnel.upstream.accepted == 2
 
 
 @pytest.mark.parametrize(
     "late", [b"HTTP/1.1 200 Late\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n", b"\0"]
 )
-def test_what_comes_after_a_response_closes_the_connection_and_reaches_nobody(late: bytes) -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            peer = await exchange(tunnel)
-            peer.say(late)
-            assert await peer.ended()
-            await exchange(tunnel)
-            assert tunnel.upstream.accepted == 2
-
-    run(main())
+async def test_what_comes_after_a_response_closes_the_connection_and_reaches_nobody(late: bytes) -> None:
+    async with rig() as tunnel:
+        peer = await exchange(tunnel)
+        peer.say(late)
+        assert await peer.ended()
+        await exchange(tunnel)
+        assert tunnel.upstream.accepted == 2
 
 
 @pytest.mark.parametrize("violent", [True, False])
-def test_a_get_on_a_connection_that_had_died_is_put_on_a_fresh_one(violent: bool) -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            peer = await exchange(tunnel)
-            stream = await tunnel.ask()
-            await peer.head()
-            peer.rst() if violent else peer.close()
-            fresh = await tunnel.upstream.peer()
-            await fresh.head()
-            fresh.say(OK)
-            assert (await answer(stream))[1] == b"ok"
-
-    run(main())
+async def test_a_get_on_a_connection_that_had_died_is_put_on_a_fresh_one(violent: bool) -> None:
+    async with rig() as tunnel:
+        peer = await exchange(tunnel)
+        stream = await tunnel.ask()
+        await peer.head()
+        peer.rst() if violent else peer.close()
+        fresh = await tunnel.upstream.peer()
+        await fresh.head()
+        fresh.say(OK)
+        assert (await answer(stream))[1] == b"ok"
 
 
-def test_a_get_is_repeated_once_only_and_never_on_a_fresh_connection() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            peer = await exchange(tunnel)
-            stream = await tunnel.ask()
-            await peer.head()
-            peer.rst()
-            second = await tunnel.upstream.peer()
-            await second.head()
-            second.rst()
-            assert (await stream.response()).status == 502
-            assert tunnel.upstream.accepted == 2
-
-    run(main())
+async def test_a_get_is_repeated_once_only_and_never_on_a_fresh_connection() -> None:
+    async with rig() as tunnel:
+        peer = await exchange(tunnel)
+        stream = await tunnel.ask()
+        await peer.head()
+        peer.rst()
+        second = await tunnel.upstream.peer()
+        await second.head()
+        second.rst()
+        assert (await stream.response()).status == 502
+        assert tunnel.upstream.accepted == 2
 
 
-def test_an_answer_that_had_begun_is_not_asked_for_again() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            peer = await exchange(tunnel)
-            stream = await tunnel.ask()
-            await peer.head()
-            peer.say(b"HTTP/1.1 2")
-            peer.close()
-            assert (await stream.response()).status == 502
-            assert tunnel.upstream.accepted == 1
-
-    run(main())
+async def test_an_answer_that_had_begun_is_not_asked_for_again() -> None:
+    async with rig() as tunnel:
+        peer = await exchange(tunnel)
+        stream = await tunnel.ask()
+        await peer.head()
+        peer.say(b"HTTP/1.1 2")
+        peer.close()
+        assert (await stream.response()).status == 502
+        assert tunnel.upstream.accepted == 1
 
 
-def test_an_upstream_that_thinks_longer_than_any_limit_of_ours_is_waited_for() -> None:
-    async def main() -> None:
-        limits = Timeouts(upstream_connect=0.05, idle_upstream=0.05)
-        async with rig(timeouts=limits) as tunnel:
-            stream = await tunnel.ask()
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            await asyncio.sleep(0.3)
-            peer.say(OK)
-            assert (await answer(stream))[1] == b"ok"
-
-    run(main())
+async def test_an_upstream_that_thinks_longer_than_any_limit_of_ours_is_waited_for() -> None:
+    limits = Timeouts(upstream_connect=0.05, idle_upstream=0.05)
+    async with rig(timeouts=limits) as tunnel:
+        stream = await tunnel.ask()
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        await asyncio.sleep(0.3)
+        peer.say(OK)
+        assert (await answer(stream))[1] == b"ok"
 
 
 # -- upgrades
@@ -506,99 +438,78 @@ async def upgraded(tunnel: Rig, more: bytes = b"") -> tuple[Stream, Peer]:
     return stream, peer
 
 
-def test_after_a_101_bytes_pass_both_ways_as_they_are() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            stream, peer = await upgraded(tunnel, b"\x00first")
-            assert await stream.receive() == b"\x00first"
-            await stream.send(b"\xff\r\n\r\n")
-            assert await peer.exactly(5) == b"\xff\r\n\r\n"
-            peer.say(b"HTTP/1.1 200 OK\r\n\r\n")
-            assert await stream.receive() == b"HTTP/1.1 200 OK\r\n\r\n"
-            peer.close()
-            assert await stream.receive() == b""
-            await stream.send_end()
-            record = await tunnel.record()
-            assert (record.status, record.bytes_up, record.bytes_down, record.error) == (101, 5, 25, "")
-
-    run(main())
+async def test_after_a_101_bytes_pass_both_ways_as_they_are() -> None:
+    async with rig() as tunnel:
+        stream, peer = await upgraded(tunnel, b"\x00first")
+        assert await stream.receive() == b"\x00first"
+        await stream.send(b"\xff\r\n\r\n")
+        assert await peer.exactly(5) == b"\xff\r\n\r\n"
+        peer.say(b"HTTP/1.1 200 OK\r\n\r\n")
+        assert await stream.receive() == b"HTTP/1.1 200 OK\r\n\r\n"
+        peer.close()
+        assert await stream.receive() == b""
+        await stream.send_end()
+        record = await tunnel.record()
+        assert (record.status, record.bytes_up, record.bytes_down, record.error) == (101, 5, 25, "")
 
 
-def test_each_direction_of_a_pipe_ends_by_itself() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            stream, peer = await upgraded(tunnel)
-            await stream.send(b"last")
-            await stream.send_end()
-            assert await peer.reader.read() == b"last"
-            peer.say(b"still here")
-            assert await stream.receive() == b"still here"
-            peer.writer.write_eof()
-            assert await stream.receive() == b""
-            assert await peer.ended()
-
-    run(main())
+async def test_each_direction_of_a_pipe_ends_by_itself() -> None:
+    async with rig() as tunnel:
+        stream, peer = await upgraded(tunnel)
+        await stream.send(b"last")
+        await stream.send_end()
+        assert await peer.reader.read() == b"last"
+        peer.say(b"still here")
+        assert await stream.receive() == b"still here"
+        peer.writer.write_eof()
+        assert await stream.receive() == b""
+        assert await peer.ended()
 
 
-def test_a_pipe_whose_upstream_breaks_is_broken_and_not_ended() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            stream, peer = await upgraded(tunnel)
-            peer.rst()
-            with pytest.raises(StreamReset) as caught:
-                await stream.receive()
-            assert caught.value.code is ErrorCode.UPSTREAM
-
-    run(main())
+async def test_a_pipe_whose_upstream_breaks_is_broken_and_not_ended() -> None:
+    async with rig() as tunnel:
+        stream, peer = await upgraded(tunnel)
+        peer.rst()
+        with pytest.raises(StreamReset) as caught:
+            await stream.receive()
+        assert caught.value.code is ErrorCode.UPSTREAM
 
 
-def test_a_pipe_whose_client_breaks_is_broken_at_the_upstream() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            stream, peer = await upgraded(tunnel)
-            stream.reset(ErrorCode.CANCELLED, "gone")
-            assert await peer.ended()
-
-    run(main())
+async def test_a_pipe_whose_client_breaks_is_broken_at_the_upstream() -> None:
+    async with rig() as tunnel:
+        stream, peer = await upgraded(tunnel)
+        stream.reset(ErrorCode.CANCELLED, "gone")
+        assert await peer.ended()
 
 
-def test_a_refused_upgrade_passes_with_its_body() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            stream = await tunnel.ask(fields=WEBSOCKET, ended=False)
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            peer.say(b"HTTP/1.1 403 No\r\nContent-Length: 4\r\n\r\nsoz.")
-            head, body = await answer(stream)
-            assert (head.status, body) == (403, b"soz.")
-            await tunnel.record()
-            await exchange(tunnel, peer)  # the connection goes on
-
-    run(main())
+async def test_a_refused_upgrade_passes_with_its_body() -> None:
+    async with rig() as tunnel:
+        stream = await tunnel.ask(fields=WEBSOCKET, ended=False)
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        peer.say(b"HTTP/1.1 403 No\r\nContent-Length: 4\r\n\r\nsoz.")
+        head, body = await answer(stream)
+        assert (head.status, body) == (403, b"soz.")
+        await tunnel.record()
+        await exchange(tunnel, peer)  # the connection goes on
 
 
-def test_without_the_feature_an_upgrade_is_an_ordinary_request() -> None:
-    async def main() -> None:
-        async with rig(features=ALL_FEATURES - {Feature.UPGRADE}) as tunnel:
-            stream = await tunnel.ask(fields=WEBSOCKET)
-            peer = await tunnel.upstream.peer()
-            head = await peer.head()
-            assert b"pgrade" not in head
-            assert b"Sec-WebSocket-Key: x\r\n" in head
-            peer.say(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
-            assert (await answer(stream))[0].status == 426
-
-    run(main())
+async def test_without_the_feature_an_upgrade_is_an_ordinary_request() -> None:
+    async with rig(features=ALL_FEATURES - {Feature.UPGRADE}) as tunnel:
+        stream = await tunnel.ask(fields=WEBSOCKET)
+        peer = await tunnel.upstream.peer()
+        head = await peer.head()
+        assert b"pgrade" not in head
+        assert b"Sec-WebSocket-Key: x\r\n" in head
+        peer.say(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+        assert (await answer(stream))[0].status == 426
 
 
-def test_a_pipe_holds_little_for_a_side_that_does_not_read() -> None:
-    async def main() -> None:
-        async with rig(limits=SMALL) as tunnel:
-            stream, peer = await upgraded(tunnel)
-            assert await pour(peer, b"x" * 65536, 64 * MIB) < 20 * MIB
-            stream.reset(ErrorCode.CANCELLED, "gone")
-
-    run(main())
+async def test_a_pipe_holds_little_for_a_side_that_does_not_read() -> None:
+    async with rig(limits=SMALL) as tunnel:
+        stream, peer = await upgraded(tunnel)
+        assert await pour(peer, b"x" * 65536, 64 * MIB) < 20 * MIB
+        stream.reset(ErrorCode.CANCELLED, "gone")
 
 
 # -- an upstream that ends early, or not in order
@@ -639,7 +550,8 @@ async def blocking_upstream(
             await asyncio.to_thread(accepting.join)
 
 
-def test_an_upload_that_is_refused_before_it_has_ended_gets_the_refusal(on_each_loop: Callable[..., Any]) -> None:
+@pytest.mark.usefixtures("on_each_loop")
+async def test_an_upload_that_is_refused_before_it_has_ended_gets_the_refusal() -> None:
     """As a server with a limit does it: it reads some, answers and closes, with the rest unread: a reset."""
 
     def refuse(raw: socket.socket) -> None:
@@ -648,21 +560,19 @@ def test_an_upload_that_is_refused_before_it_has_ended_gets_the_refusal(on_each_
             received += len(raw.recv(64 * KIB))
         raw.sendall(BIG)
 
-    async def main() -> None:
-        async with blocking_upstream(refuse) as whole:
-            for _ in range(10):
-                async with await whole.connect() as client:
-                    client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (30 * MIB))
-                    client.write(bytes(30 * MIB))
-                    assert (await client.head()).startswith(b"HTTP/1.1 413 ")
-                    assert await client.reader.readexactly(3) == b"big"
-
-    on_each_loop(main())
+    async with blocking_upstream(refuse) as whole:
+        for _ in range(10):
+            async with await whole.connect() as client:
+                client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (30 * MIB))
+                client.write(bytes(30 * MIB))
+                assert (await client.head()).startswith(b"HTTP/1.1 413 ")
+                assert await client.reader.readexactly(3) == b"big"
 
 
 @pytest.mark.parametrize("upgraded", [False, True])
-def test_what_the_upstream_says_before_its_reset_fails_our_write_is_passed_on(
-    upgraded: bool, on_each_loop: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("on_each_loop")
+async def test_what_the_upstream_says_before_its_reset_fails_our_write_is_passed_on(
+    upgraded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reset comes between the answer and a write, before the loop has looked: none of it by chance."""
     asked = b"Content-Length: 1000\r\n\r\n"
@@ -676,33 +586,30 @@ def test_what_the_upstream_says_before_its_reset_fails_our_write_is_passed_on(
         holding.put(raw)
         ended.wait(10)
 
-    async def main() -> None:
-        async with blocking_upstream(hold) as whole, await whole.connect() as client:
-            client.write(b"POST / HTTP/1.1\r\nHost: a\r\n" + asked)
-            raw = await asyncio.to_thread(holding.get)
-            if upgraded:
-                raw.sendall(SWITCH)
-                await client.head()
-            write_now = UpstreamConnection.write_now
+    async with blocking_upstream(hold) as whole, await whole.connect() as client:
+        client.write(b"POST / HTTP/1.1\r\nHost: a\r\n" + asked)
+        raw = await asyncio.to_thread(holding.get)
+        if upgraded:
+            raw.sendall(SWITCH)
+            await client.head()
+        write_now = UpstreamConnection.write_now
 
-            def after_a_reset(connection: UpstreamConnection, data: bytes) -> None:
-                if raw.fileno() != -1:
-                    raw.sendall(b"last words" if upgraded else BIG)
-                    reset(raw)
-                    ended.set()
-                write_now(connection, data)
+        def after_a_reset(connection: UpstreamConnection, data: bytes) -> None:
+            if raw.fileno() != -1:
+                raw.sendall(b"last words" if upgraded else BIG)
+                reset(raw)
+                ended.set()
+            write_now(connection, data)
 
-            monkeypatch.setattr(UpstreamConnection, "write_now", after_a_reset)
-            client.write(b"x")
-            said = b"last words" if upgraded else b"big"
-            if not upgraded:
-                assert (await client.head()).startswith(b"HTTP/1.1 413 ")
-            assert await client.reader.readexactly(len(said)) == said
-
-    on_each_loop(main())
+        monkeypatch.setattr(UpstreamConnection, "write_now", after_a_reset)
+        client.write(b"x")
+        said = b"last words" if upgraded else b"big"
+        if not upgraded:
+            assert (await client.head()).startswith(b"HTTP/1.1 413 ")
+        assert await client.reader.readexactly(len(said)) == said
 
 
-def test_an_upgraded_upstream_is_heard_to_its_end_although_nothing_can_be_written_to_it(
+async def test_an_upgraded_upstream_is_heard_to_its_end_although_nothing_can_be_written_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     failed = asyncio.Event()
@@ -711,23 +618,20 @@ def test_an_upgraded_upstream_is_heard_to_its_end_although_nothing_can_be_writte
         failed.set()
         raise UpstreamBroken("The upstream takes no more.")
 
-    async def main() -> None:
-        async with rig() as tunnel:
-            stream = await tunnel.ask(fields=WEBSOCKET, ended=False)
-            peer = await tunnel.upstream.peer()
-            await peer.head()
-            peer.say(SWITCH)
-            assert (await stream.response()).status == 101
-            monkeypatch.setattr(UpstreamConnection, "write", write)
-            await stream.send(b"x")
-            await failed.wait()
-            await asyncio.sleep(0)
-            peer.say(b"last words")
-            peer.close()
-            assert await stream.receive() == b"last words"
-            assert await stream.receive() == b""
-
-    run(main())
+    async with rig() as tunnel:
+        stream = await tunnel.ask(fields=WEBSOCKET, ended=False)
+        peer = await tunnel.upstream.peer()
+        await peer.head()
+        peer.say(SWITCH)
+        assert (await stream.response()).status == 101
+        monkeypatch.setattr(UpstreamConnection, "write", write)
+        await stream.send(b"x")
+        await failed.wait()
+        await asyncio.sleep(0)
+        peer.say(b"last words")
+        peer.close()
+        assert await stream.receive() == b"last words"
+        assert await stream.receive() == b""
 
 
 CUT = {
@@ -741,8 +645,9 @@ CUT = {
 
 
 @pytest.mark.parametrize("how", CUT)
-def test_an_answer_over_tls_that_ends_without_close_notify_is_whole_where_its_framing_says_so(
-    how: str, certificate: Path, on_each_loop: Callable[..., Any]
+@pytest.mark.usefixtures("on_each_loop")
+async def test_an_answer_over_tls_that_ends_without_close_notify_is_whole_where_its_framing_says_so(
+    how: str, certificate: Path
 ) -> None:
     """RFC 9112 section 9.8: anybody may have cut what only the end of the connection delimits."""
     said, whole = CUT[how]
@@ -752,21 +657,17 @@ def test_an_answer_over_tls_that_ends_without_close_notify_is_whole_where_its_fr
         raw.sendall(b"HTTP/1.1 200 OK\r\n" + said)
         raw.shutdown(socket.SHUT_WR)  # TCP's end alone
 
-    async def main() -> None:
-        async with blocking_upstream(answer_and_leave, certificate=certificate) as tunnel:
-            answered = await tunnel.ask(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
-            if how == "only the end":  # it is passed on in chunks
-                assert not answered.endswith(b"0\r\n\r\n")
-            record = tunnel.records[0]
-            assert (record.error == "") is whole
-
-    on_each_loop(main())
+    async with blocking_upstream(answer_and_leave, certificate=certificate) as tunnel:
+        answered = await tunnel.ask(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
+        if how == "only the end":  # it is passed on in chunks
+            assert not answered.endswith(b"0\r\n\r\n")
+        record = tunnel.records[0]
+        assert (record.error == "") is whole
 
 
-def test_an_answer_over_tls_that_only_the_end_delimits_is_whole_with_close_notify(
-    certificate: Path, on_each_loop: Callable[..., Any]
-) -> None:
+@pytest.mark.usefixtures("on_each_loop")
+async def test_an_answer_over_tls_that_only_the_end_delimits_is_whole_with_close_notify(certificate: Path) -> None:
     def answer_and_end(raw: socket.socket) -> None:
         raw.recv(64 * KIB)
         raw.sendall(b"HTTP/1.1 200 OK\r\n\r\nok")
@@ -775,10 +676,7 @@ def test_an_answer_over_tls_that_only_the_end_delimits_is_whole_with_close_notif
         with suppress(OSError):  # close_notify goes out; ours is not waited for
             raw.unwrap()
 
-    async def main() -> None:
-        async with blocking_upstream(answer_and_end, certificate=certificate) as tunnel:
-            answered = await tunnel.ask(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            assert answered.endswith(b"2\r\nok\r\n0\r\n\r\n")
-            assert tunnel.records[0].error == ""
-
-    on_each_loop(main())
+    async with blocking_upstream(answer_and_end, certificate=certificate) as tunnel:
+        answered = await tunnel.ask(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert answered.endswith(b"2\r\nok\r\n0\r\n\r\n")
+        assert tunnel.records[0].error == ""

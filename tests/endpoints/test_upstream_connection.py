@@ -68,71 +68,61 @@ async def read_to_end(connection: UpstreamConnection) -> bytes:
 # -- an answer that came before the connection broke
 
 
-def test_what_came_before_a_failed_write_is_read(on_each_loop: OnEachLoop, contexts: Contexts) -> None:
-    async def main() -> None:
-        async with connected(contexts) as (connection, peer):
-            peer.sendall(ANSWER)
-            reset(peer)
-            connection.write_now(b"the rest of an upload")  # the loop has not seen any of it
-            data = b""
-            with pytest.raises(UpstreamBroken):  # what only the end delimits must not look whole
-                while piece := await connection.read():
-                    data += piece
-            assert data == ANSWER
-            with pytest.raises(UpstreamBroken):
-                await connection.write(b"x")
-
-    on_each_loop(main())
+@pytest.mark.usefixtures("on_each_loop")
+async def test_what_came_before_a_failed_write_is_read(contexts: Contexts) -> None:
+    async with connected(contexts) as (connection, peer):
+        peer.sendall(ANSWER)
+        reset(peer)
+        connection.write_now(b"the rest of an upload")  # the loop has not seen any of it
+        data = b""
+        with pytest.raises(UpstreamBroken):  # what only the end delimits must not look whole
+            while piece := await connection.read():
+                data += piece
+        assert data == ANSWER
+        with pytest.raises(UpstreamBroken):
+            await connection.write(b"x")
 
 
-def test_what_came_while_nobody_read_is_read_after_a_failed_write(on_each_loop: OnEachLoop, contexts: Contexts) -> None:
+@pytest.mark.usefixtures("on_each_loop")
+async def test_what_came_while_nobody_read_is_read_after_a_failed_write(contexts: Contexts) -> None:
     """The connection has stopped reading, so a part of the answer lies in the kernel."""
 
-    async def main() -> None:
-        async with connected(contexts) as (connection, peer):
-            peer.sendall(b"1" * 100 * KIB)
-            await asyncio.sleep(0.1)
-            peer.sendall(b"2" * 50 * KIB)
-            reset(peer)
-            connection.write_now(b"x")
-            await connection.lost.wait()
-            data = b""
-            with pytest.raises(UpstreamBroken):
-                while piece := await connection.read():
-                    data += piece
-            assert data == b"1" * 100 * KIB + b"2" * 50 * KIB
-
-    on_each_loop(main())
+    async with connected(contexts) as (connection, peer):
+        peer.sendall(b"1" * 100 * KIB)
+        await asyncio.sleep(0.1)
+        peer.sendall(b"2" * 50 * KIB)
+        reset(peer)
+        connection.write_now(b"x")
+        await connection.lost.wait()
+        data = b""
+        with pytest.raises(UpstreamBroken):
+            while piece := await connection.read():
+                data += piece
+        assert data == b"1" * 100 * KIB + b"2" * 50 * KIB
 
 
-def test_an_answer_that_ends_in_order_is_whole_although_writing_fails(
-    on_each_loop: OnEachLoop, contexts: Contexts
-) -> None:
-    async def main() -> None:
-        async with connected(contexts) as (connection, peer):
-            peer.sendall(ANSWER)
-            await asyncio.to_thread(close, peer)
-            with pytest.raises(UpstreamBroken):
-                async with asyncio.timeout(5):
-                    while True:
-                        await connection.write(b"x" * KIB)
-                        await asyncio.sleep(0.001)
-            assert await read_to_end(connection) == ANSWER
-
-    on_each_loop(main())
+@pytest.mark.usefixtures("on_each_loop")
+async def test_an_answer_that_ends_in_order_is_whole_although_writing_fails(contexts: Contexts) -> None:
+    async with connected(contexts) as (connection, peer):
+        peer.sendall(ANSWER)
+        await asyncio.to_thread(close, peer)
+        with pytest.raises(UpstreamBroken):
+            async with asyncio.timeout(5):
+                while True:
+                    await connection.write(b"x" * KIB)
+                    await asyncio.sleep(0.001)
+        assert await read_to_end(connection) == ANSWER
 
 
-def test_what_nobody_reads_after_a_failed_write_is_closed(on_each_loop: OnEachLoop, contexts: Contexts) -> None:
+@pytest.mark.usefixtures("on_each_loop")
+async def test_what_nobody_reads_after_a_failed_write_is_closed(contexts: Contexts) -> None:
     """A socket that stays open is a warning, and fails the test."""
 
-    async def main() -> None:
-        async with connected(contexts) as (connection, peer):
-            peer.sendall(ANSWER)
-            reset(peer)
-            connection.write_now(b"x")
-            await connection.lost.wait()
-
-    on_each_loop(main())
+    async with connected(contexts) as (connection, peer):
+        peer.sendall(ANSWER)
+        reset(peer)
+        connection.write_now(b"x")
+        await connection.lost.wait()
 
 
 # -- the end
@@ -149,60 +139,51 @@ def close(peer: socket.socket) -> None:
     peer.close()
 
 
-def test_an_end_in_order_is_an_end(on_each_loop: OnEachLoop, contexts: Contexts) -> None:
-    async def main() -> None:
-        async with connected(contexts) as (connection, peer):
-            peer.sendall(ANSWER)
-            await asyncio.to_thread(close, peer)
-            assert await read_to_end(connection) == ANSWER
-
-    on_each_loop(main())
+@pytest.mark.usefixtures("on_each_loop")
+async def test_an_end_in_order_is_an_end(contexts: Contexts) -> None:
+    async with connected(contexts) as (connection, peer):
+        peer.sendall(ANSWER)
+        await asyncio.to_thread(close, peer)
+        assert await read_to_end(connection) == ANSWER
 
 
 @pytest.mark.parametrize("contexts", ["TLS 1.2", "TLS 1.3"], indirect=True)
-def test_an_end_without_close_notify_is_an_error_behind_what_came(on_each_loop: OnEachLoop, contexts: Contexts) -> None:
-    async def main() -> None:
-        async with connected(contexts) as (connection, peer):
-            peer.sendall(ANSWER)
-            peer.shutdown(socket.SHUT_WR)
-            data = b""
-            while len(data) < len(ANSWER):
-                data += await connection.read()
-            assert data == ANSWER
-            with pytest.raises(UpstreamBroken, match="close_notify"):
-                await connection.read()
-
-    on_each_loop(main())
+@pytest.mark.usefixtures("on_each_loop")
+async def test_an_end_without_close_notify_is_an_error_behind_what_came(contexts: Contexts) -> None:
+    async with connected(contexts) as (connection, peer):
+        peer.sendall(ANSWER)
+        peer.shutdown(socket.SHUT_WR)
+        data = b""
+        while len(data) < len(ANSWER):
+            data += await connection.read()
+        assert data == ANSWER
+        with pytest.raises(UpstreamBroken, match="close_notify"):
+            await connection.read()
 
 
-def test_after_our_end_the_other_direction_goes_on(on_each_loop: OnEachLoop, contexts: Contexts) -> None:
-    async def main() -> None:
-        async with connected(contexts) as (connection, peer):
-            await connection.write(b"asked")
-            connection.end()
-            assert await asyncio.to_thread(peer.recv, 100) == b"asked"
-            assert await asyncio.to_thread(peer.recv, 100) == b""
-            peer.sendall(ANSWER)
-            await asyncio.to_thread(close, peer)
-            assert await read_to_end(connection) == ANSWER
-
-    on_each_loop(main())
+@pytest.mark.usefixtures("on_each_loop")
+async def test_after_our_end_the_other_direction_goes_on(contexts: Contexts) -> None:
+    async with connected(contexts) as (connection, peer):
+        await connection.write(b"asked")
+        connection.end()
+        assert await asyncio.to_thread(peer.recv, 100) == b"asked"
+        assert await asyncio.to_thread(peer.recv, 100) == b""
+        peer.sendall(ANSWER)
+        await asyncio.to_thread(close, peer)
+        assert await read_to_end(connection) == ANSWER
 
 
-def test_an_end_after_a_reset_that_the_loop_has_not_seen_is_no_error(
-    on_each_loop: OnEachLoop, contexts: Contexts
-) -> None:
-    async def main() -> None:
-        async with connected(contexts) as (connection, peer):
-            reset(peer)
-            connection.end()
-            with pytest.raises(UpstreamBroken):
-                await connection.read()
-
-    on_each_loop(main())
+@pytest.mark.usefixtures("on_each_loop")
+async def test_an_end_after_a_reset_that_the_loop_has_not_seen_is_no_error(contexts: Contexts) -> None:
+    async with connected(contexts) as (connection, peer):
+        reset(peer)
+        connection.end()
+        with pytest.raises(UpstreamBroken):
+            await connection.read()
 
 
-def test_much_passes_both_ways_at_once(on_each_loop: OnEachLoop, contexts: Contexts) -> None:
+@pytest.mark.usefixtures("on_each_loop")
+async def test_much_passes_both_ways_at_once(contexts: Contexts) -> None:
     size = 8 * MIB
 
     def echo(peer: socket.socket) -> None:
@@ -212,81 +193,70 @@ def test_much_passes_both_ways_at_once(on_each_loop: OnEachLoop, contexts: Conte
                 received += peer.recv(64 * KIB - len(received))
             peer.sendall(received)
 
-    async def main() -> None:
-        async with connected(contexts) as (connection, peer):
-            data = bytes(range(256)) * (size // 256)
-            echoing = asyncio.create_task(asyncio.to_thread(echo, peer))
+    async with connected(contexts) as (connection, peer):
+        data = bytes(range(256)) * (size // 256)
+        echoing = asyncio.create_task(asyncio.to_thread(echo, peer))
 
-            async def send() -> None:
-                for start in range(0, size, 100_000):
-                    await connection.write(data[start : start + 100_000])
+        async def send() -> None:
+            for start in range(0, size, 100_000):
+                await connection.write(data[start : start + 100_000])
 
-            sending = asyncio.create_task(send())
-            received = bytearray()
-            while len(received) < size:
-                received += await connection.read()
-            assert received == data
-            await asyncio.gather(sending, echoing)
-
-    on_each_loop(main())
+        sending = asyncio.create_task(send())
+        received = bytearray()
+        while len(received) < size:
+            received += await connection.read()
+        assert received == data
+        await asyncio.gather(sending, echoing)
 
 
-def test_tls_tickets_are_no_data_on_an_idle_connection(on_each_loop: OnEachLoop, certificate: Path) -> None:
+@pytest.mark.usefixtures("on_each_loop")
+async def test_tls_tickets_are_no_data_on_an_idle_connection(certificate: Path) -> None:
     """TLS 1.3 sends tickets behind the handshake: bytes of TLS, not of the upstream."""
     ours = ssl.create_default_context(cafile=str(certificate))
     theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     theirs.load_cert_chain(certificate)
 
-    async def main() -> None:
-        async with connected((ours, theirs)) as (connection, peer):
-            connection.idle = True
-            await asyncio.sleep(0.1)
-            assert connection.usable
-            close(peer)
-            await connection.lost.wait()
-
-    on_each_loop(main())
+    async with connected((ours, theirs)) as (connection, peer):
+        connection.idle = True
+        await asyncio.sleep(0.1)
+        assert connection.usable
+        close(peer)
+        await connection.lost.wait()
 
 
 # -- the handshake
 
 
 @pytest.mark.parametrize("how", ["end", "reset"])
-def test_a_server_that_leaves_in_the_handshake_is_an_error(
-    on_each_loop: OnEachLoop, how: str, certificate: Path
-) -> None:
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            context = ssl.create_default_context(cafile=str(certificate))
-            connecting = asyncio.create_task(connect(*server.getsockname(), tls=context, on_lost=lambda _: None))
-            peer = (await asyncio.to_thread(server.accept))[0]
-            peer.close() if how == "end" else reset(peer)
-            with pytest.raises(OSError):
-                await connecting
-
-    on_each_loop(main())
+@pytest.mark.usefixtures("on_each_loop")
+async def test_a_server_that_leaves_in_the_handshake_is_an_error(how: str, certificate: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        context = ssl.create_default_context(cafile=str(certificate))
+        connecting = asyncio.create_task(connect(*server.getsockname(), tls=context, on_lost=lambda _: None))
+        peer = (await asyncio.to_thread(server.accept))[0]
+        peer.close() if how == "end" else reset(peer)
+        with pytest.raises(OSError):
+            await connecting
 
 
-def test_a_descriptor_is_closed_once_where_the_connection_is_reset_at_once(
-    on_each_loop: OnEachLoop, certificate: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("on_each_loop")
+async def test_a_descriptor_is_closed_once_where_the_connection_is_reset_at_once(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first write fails within connection_made; uvloop then loses track of the socket that it was given."""
 
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            ours = socket.create_connection(server.getsockname())
-            reset(server.accept()[0])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        reset(server.accept()[0])
 
-            async def dialled(host: str, port: int) -> socket.socket:
-                return ours
+        async def dialled(host: str, port: int) -> socket.socket:
+            return ours
 
-            monkeypatch.setattr(upstream_connection, "_dial", dialled)
-            context = ssl.create_default_context(cafile=str(certificate))
-            with pytest.raises(OSError):
-                await connect("localhost", 1, tls=context, on_lost=lambda _: None)
-            assert ours.fileno() == -1
-
-    on_each_loop(main())
+        monkeypatch.setattr(upstream_connection, "_dial", dialled)
+        context = ssl.create_default_context(cafile=str(certificate))
+        with pytest.raises(OSError):
+            await connect("localhost", 1, tls=context, on_lost=lambda _: None)
+        assert ours.fileno() == -1
 
 
 # -- the race of a name's addresses
@@ -332,32 +302,36 @@ async def dial(*hosts: str, port: int, tls: ssl.SSLContext | None = None) -> str
     return str(peer[0])
 
 
-def test_a_dead_address_does_not_hold_up_a_good_one(on_each_loop: OnEachLoop) -> None:
+@pytest.mark.usefixtures("on_each_loop")
+async def test_a_dead_address_does_not_hold_up_a_good_one() -> None:
     with listening("127.0.0.1", 0) as port, silent("::1", port):
         began = time.monotonic()
-        assert on_each_loop(dial("::1", "127.0.0.1", port=port)) == "127.0.0.1"
+        assert await dial("::1", "127.0.0.1", port=port) == "127.0.0.1"
         assert time.monotonic() - began < 2  # 0.25 s, and what a loaded machine takes
 
 
-def test_of_many_addresses_that_refuse_or_are_silent_the_good_one_is_found(on_each_loop: OnEachLoop) -> None:
+@pytest.mark.usefixtures("on_each_loop")
+async def test_of_many_addresses_that_refuse_or_are_silent_the_good_one_is_found() -> None:
     with listening("127.0.0.1", 0) as port, silent("::1", port), silent("127.0.0.3", port):
         hosts = ["::1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.1"]
-        assert on_each_loop(dial(*hosts, port=port)) == "127.0.0.1"
+        assert await dial(*hosts, port=port) == "127.0.0.1"
 
 
-def test_families_take_turns(on_each_loop: OnEachLoop) -> None:
+@pytest.mark.usefixtures("on_each_loop")
+async def test_families_take_turns() -> None:
     """A network without IPv6 must not cost a wait for each of many IPv6 addresses."""
     with listening("127.0.0.1", 0) as port, silent("::1", port):
         began = time.monotonic()
-        assert on_each_loop(dial(*["::1"] * 12, "127.0.0.1", port=port)) == "127.0.0.1"
+        assert await dial(*["::1"] * 12, "127.0.0.1", port=port) == "127.0.0.1"
         assert time.monotonic() - began < 2
 
 
-def test_where_all_refuse_that_is_the_error(on_each_loop: OnEachLoop) -> None:
+@pytest.mark.usefixtures("on_each_loop")
+async def test_where_all_refuse_that_is_the_error() -> None:
     with listening("127.0.0.1", 0) as port:
         pass
     with pytest.raises(ConnectionRefusedError):
-        on_each_loop(dial("127.0.0.2", "127.0.0.1", port=port))
+        await dial("127.0.0.2", "127.0.0.1", port=port)
 
 
 @pytest.mark.parametrize("after", [0.0, 0.1, 0.3])

@@ -15,7 +15,6 @@ from llmtunnel.endpoints.watch import UpstreamWatch
 from llmtunnel.status import Health, UpstreamStatus
 from llmtunnel.upstream import Upstream
 
-from ..conftest import run
 from ..support.scripted_upstream import OK, Scripted, answer, rig
 from .test_models import OLLAMA, OPENAI
 
@@ -75,12 +74,9 @@ async def watching() -> AsyncIterator[Eye]:
             await eye.pool.aclose()
 
 
-def test_nothing_is_known_before_the_first_look() -> None:
-    async def main() -> None:
-        async with watching() as eye:
-            assert eye.watch.status == UpstreamStatus() == UpstreamStatus(health=Health.UNKNOWN)
-
-    run(main())
+async def test_nothing_is_known_before_the_first_look() -> None:
+    async with watching() as eye:
+        assert eye.watch.status == UpstreamStatus() == UpstreamStatus(health=Health.UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -91,155 +87,125 @@ def test_nothing_is_known_before_the_first_look() -> None:
         ([NONE, NONE, b"HTTP/1.0 200 OK\r\n\r\n" + OPENAI], ("a", "b")),
     ],
 )
-def test_its_models_are_seen_in_either_dialect(responses: list[bytes], models: tuple[str, ...]) -> None:
-    async def main() -> None:
-        async with watching() as eye:
-            await eye.answers(*responses[:-1])
-            peer = await eye.upstream.peer()
-            await peer.head()
-            peer.say(responses[-1])
-            if b"HTTP/1.0" in responses[-1]:
-                peer.close()
-            assert await eye.next() == eye.watch.status == UpstreamStatus(health=Health.UP, models=models)
-            assert await peer.ended()
-
-    run(main())
+async def test_its_models_are_seen_in_either_dialect(responses: list[bytes], models: tuple[str, ...]) -> None:
+    async with watching() as eye:
+        await eye.answers(*responses[:-1])
+        peer = await eye.upstream.peer()
+        await peer.head()
+        peer.say(responses[-1])
+        if b"HTTP/1.0" in responses[-1]:
+            peer.close()
+        assert await eye.next() == eye.watch.status == UpstreamStatus(health=Health.UP, models=models)
+        assert await peer.ended()
 
 
 @pytest.mark.parametrize("response", [NONE, OK, sized(b"", b"503 Loading"), sized(b" " * 600_000)])
-def test_whatever_answers_is_up(response: bytes) -> None:
-    async def main() -> None:
-        async with watching() as eye:
-            await eye.answers(*[response] * 3)
-            assert await eye.next() == UP
-
-    run(main())
+async def test_whatever_answers_is_up(response: bytes) -> None:
+    async with watching() as eye:
+        await eye.answers(*[response] * 3)
+        assert await eye.next() == UP
 
 
-def test_it_asks_as_a_request_would_be_put_and_says_that_it_is_a_probe() -> None:
-    async def main() -> None:
-        async with watching() as eye:
-            [head] = await eye.answers(sized(OPENAI))
-            lines = head.split(b"\r\n")
-            assert lines[0] == b"GET /b/v1/models HTTP/1.1"
-            assert b"Host: 127.0.0.1:%d" % eye.upstream.port in lines
-            assert b"X-Key: k" in lines
-            assert PROBE_FIELD + b": 1" in lines
-            assert b"Connection: close" in lines, "it holds no worker behind its answer"
-
-    run(main())
+async def test_it_asks_as_a_request_would_be_put_and_says_that_it_is_a_probe() -> None:
+    async with watching() as eye:
+        [head] = await eye.answers(sized(OPENAI))
+        lines = head.split(b"\r\n")
+        assert lines[0] == b"GET /b/v1/models HTTP/1.1"
+        assert b"Host: 127.0.0.1:%d" % eye.upstream.port in lines
+        assert b"X-Key: k" in lines
+        assert PROBE_FIELD + b": 1" in lines
+        assert b"Connection: close" in lines, "it holds no worker behind its answer"
 
 
-def test_one_that_is_down_is_looked_at_until_it_is_up() -> None:
-    async def main() -> None:
-        upstream = Scripted()
-        async with upstream.listening():
-            port = upstream.port
-        eye = Eye(upstream)
-        eye.watch.start()
-        assert await eye.next() == DOWN
-        server = await asyncio.start_server(upstream._accept, "127.0.0.1", port)
-        await eye.answers(sized(OLLAMA))
-        assert (await eye.next()).models == ("a:8b",)
-        await eye.watch.aclose()
-        await eye.pool.aclose()
-        for writer in upstream._writers:
-            writer.close()
-        server.close()
-        await server.wait_closed()
-
-    run(main())
+async def test_one_that_is_down_is_looked_at_until_it_is_up() -> None:
+    upstream = Scripted()
+    async with upstream.listening():
+        port = upstream.port
+    eye = Eye(upstream)
+    eye.watch.start()
+    assert await eye.next() == DOWN
+    server = await asyncio.start_server(upstream._accept, "127.0.0.1", port)
+    await eye.answers(sized(OLLAMA))
+    assert (await eye.next()).models == ("a:8b",)
+    await eye.watch.aclose()
+    await eye.pool.aclose()
+    for writer in upstream._writers:
+        writer.close()
+    server.close()
+    await server.wait_closed()
 
 
 @pytest.mark.parametrize("nonsense", [b"", b"SSH-2.0\r\n\r\n", sized(OPENAI)[:-3]])
-def test_one_that_breaks_off_or_speaks_no_http_is_down(nonsense: bytes) -> None:
-    async def main() -> None:
-        async with watching() as eye:
-            peer = await eye.upstream.peer()
-            await peer.head()
-            peer.say(nonsense)
-            peer.close()
-            assert await eye.next() == DOWN
-
-    run(main())
+async def test_one_that_breaks_off_or_speaks_no_http_is_down(nonsense: bytes) -> None:
+    async with watching() as eye:
+        peer = await eye.upstream.peer()
+        await peer.head()
+        peer.say(nonsense)
+        peer.close()
+        assert await eye.next() == DOWN
 
 
-def test_one_that_takes_connections_and_does_not_answer_is_busy_and_keeps_its_models(
+async def test_one_that_takes_connections_and_does_not_answer_is_busy_and_keeps_its_models(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def main() -> None:
-        async with watching() as eye:
-            await eye.answers(sized(OLLAMA))
-            assert (await eye.next()).models == ("a:8b",)
-            monkeypatch.setattr(watch, "PATIENCE", 0.05)
-            eye.watch.doubt()
-            busy = await eye.upstream.peer()
-            assert await busy.ended()
-            assert eye.watch.status == UpstreamStatus(health=Health.UP, models=("a:8b",))
-            assert eye.seen.empty()
-
-    run(main())
+    async with watching() as eye:
+        await eye.answers(sized(OLLAMA))
+        assert (await eye.next()).models == ("a:8b",)
+        monkeypatch.setattr(watch, "PATIENCE", 0.05)
+        eye.watch.doubt()
+        busy = await eye.upstream.peer()
+        assert await busy.ended()
+        assert eye.watch.status == UpstreamStatus(health=Health.UP, models=("a:8b",))
+        assert eye.seen.empty()
 
 
-def test_one_that_is_up_is_left_alone_until_a_request_fails() -> None:
-    async def main() -> None:
-        async with watching() as eye:
-            await eye.answers(sized(OPENAI))
-            await eye.next()
-            await asyncio.sleep(0.2)
-            assert eye.upstream.accepted == 1
-            eye.watch.doubt()
-            await eye.answers(sized(OLLAMA))
-            assert (await eye.next()).models == ("a:8b",)
-
-    run(main())
+async def test_one_that_is_up_is_left_alone_until_a_request_fails() -> None:
+    async with watching() as eye:
+        await eye.answers(sized(OPENAI))
+        await eye.next()
+        await asyncio.sleep(0.2)
+        assert eye.upstream.accepted == 1
+        eye.watch.doubt()
+        await eye.answers(sized(OLLAMA))
+        assert (await eye.next()).models == ("a:8b",)
 
 
-def test_it_can_be_closed_at_any_time_and_more_than_once() -> None:
-    async def main() -> None:
-        async with watching() as eye:
-            await eye.upstream.peer()
-            await eye.watch.aclose()
-            await eye.watch.aclose()
-
-    run(main())
+async def test_it_can_be_closed_at_any_time_and_more_than_once() -> None:
+    async with watching() as eye:
+        await eye.upstream.peer()
+        await eye.watch.aclose()
+        await eye.watch.aclose()
 
 
 # -- an origin's
 
 
-def test_an_origins_looks_leave_no_record_and_a_502_has_it_look_again() -> None:
-    async def main() -> None:
-        async with rig() as tunnel:
-            tunnel.origin.watch.start()
-            first = await tunnel.upstream.peer()
-            await first.head()
-            first.say(sized(OPENAI))
-            assert await first.ended()
-            stream = await tunnel.ask()
-            asked = await tunnel.upstream.peer()
-            await asked.head()
-            asked.close()
-            head, _ = await answer(stream)
-            assert head.status == 502
-            assert (await tunnel.record()).status == 502
-            again = await tunnel.upstream.peer()
-            assert (await again.head()).startswith(b"GET /v1/models ")
-            again.say(sized(OPENAI))
-            assert await again.ended()
-            assert (tunnel.ledger.totals.requests, tunnel.ledger.totals.active) == (1, 0)
-
-    run(main())
+async def test_an_origins_looks_leave_no_record_and_a_502_has_it_look_again() -> None:
+    async with rig() as tunnel:
+        tunnel.origin.watch.start()
+        first = await tunnel.upstream.peer()
+        await first.head()
+        first.say(sized(OPENAI))
+        assert await first.ended()
+        stream = await tunnel.ask()
+        asked = await tunnel.upstream.peer()
+        await asked.head()
+        asked.close()
+        head, _ = await answer(stream)
+        assert head.status == 502
+        assert (await tunnel.record()).status == 502
+        again = await tunnel.upstream.peer()
+        assert (await again.head()).startswith(b"GET /v1/models ")
+        again.say(sized(OPENAI))
+        assert await again.ended()
+        assert (tunnel.ledger.totals.requests, tunnel.ledger.totals.active) == (1, 0)
 
 
-def test_a_defect_that_ends_the_watch_is_logged_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        async with watching() as eye:
-            del eye.seen  # whoever hears of what is seen fails
-            eye.watch._on_change = lambda status: eye.seen.put_nowait(status)
-            await eye.answers(*[NONE] * 2)
-            async with asyncio.timeout(10):
-                while "AttributeError" not in caplog.text:  # noqa: ASYNC110 (a log has no event)
-                    await asyncio.sleep(0.01)
-
-    run(main())
+async def test_a_defect_that_ends_the_watch_is_logged_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with watching() as eye:
+        del eye.seen  # whoever hears of what is seen fails
+        eye.watch._on_change = lambda status: eye.seen.put_nowait(status)
+        await eye.answers(*[NONE] * 2)
+        async with asyncio.timeout(10):
+            while "AttributeError" not in caplog.text:  # noqa: ASYNC110 (a log has no event)
+                await asyncio.sleep(0.01)

@@ -125,34 +125,28 @@ def test_what_a_button_fails_with_is_shown_and_goes_with_the_next(clock: Clock) 
     assert "There is no peer" not in text(panel)
 
 
-def test_stop_and_reconnect_act_on_the_tunnel(clock: Clock, run: Run) -> None:
-    async def main() -> None:
-        handle = Handle(loop=asyncio.get_running_loop())
-        panel = Panel(handle, clock=clock)
-        for name in ("Reconnect", "Stop"):
-            buttons(panel)[name].click()
-        await asyncio.sleep(0)
-        assert sorted(handle.done) == ["close", "reconnect"]
-        panel.close()
-        await asyncio.sleep(0)
-
-    run(main())
+async def test_stop_and_reconnect_act_on_the_tunnel(clock: Clock) -> None:
+    handle = Handle(loop=asyncio.get_running_loop())
+    panel = Panel(handle, clock=clock)
+    for name in ("Reconnect", "Stop"):
+        buttons(panel)[name].click()
+    await asyncio.sleep(0)
+    assert sorted(handle.done) == ["close", "reconnect"]
+    panel.close()
+    await asyncio.sleep(0)
 
 
-def test_it_is_drawn_again_and_again_until_its_tunnel_stops(clock: Clock, run: Run) -> None:
-    async def main() -> None:
-        handle = invited(loop=asyncio.get_running_loop())
-        panel = Panel(handle, clock=clock)
-        handle.status = status(phase=Phase.WAITING)
-        await shows(panel, "waiting for a proxy")
-        buttons(panel)["Show"].click()
-        handle.status = status(phase=Phase.STOPPED)
-        await shows(panel, "stopped")
-        assert all(button.disabled for name, button in buttons(panel).items() if name != "Show")
-        assert "Show" in buttons(panel)  # masked
-        await asyncio.sleep(0)  # `run` sees that no task is left
-
-    run(main())
+async def test_it_is_drawn_again_and_again_until_its_tunnel_stops(clock: Clock) -> None:
+    handle = invited(loop=asyncio.get_running_loop())
+    panel = Panel(handle, clock=clock)
+    handle.status = status(phase=Phase.WAITING)
+    await shows(panel, "waiting for a proxy")
+    buttons(panel)["Show"].click()
+    handle.status = status(phase=Phase.STOPPED)
+    await shows(panel, "stopped")
+    assert all(button.disabled for name, button in buttons(panel).items() if name != "Show")
+    assert "Show" in buttons(panel)  # masked
+    await asyncio.sleep(0)  # `run` sees that no task is left
 
 
 def test_nothing_goes_to_a_page_that_has_cleared_it_away(clock: Clock, sent: Sent) -> None:

@@ -14,18 +14,15 @@ from llmtunnel.notebook.ticking import Ticking, drawing_loop
 Run = Callable[..., Any]
 
 
-def test_a_drawing_that_fails_is_logged_and_is_the_last(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        failed = asyncio.Event()
+async def test_a_drawing_that_fails_is_logged_and_is_the_last(caplog: pytest.LogCaptureFixture) -> None:
+    failed = asyncio.Event()
 
-        def draw() -> bool:
-            failed.set()
-            raise ValueError("defect")
+    def draw() -> bool:
+        failed.set()
+        raise ValueError("defect")
 
-        Ticking(draw).start(asyncio.get_running_loop())
-        await failed.wait()
-
-    run(main())
+    Ticking(draw).start(asyncio.get_running_loop())
+    await failed.wait()
     assert [each.levelno for each in caplog.records] == [logging.ERROR]
 
 
@@ -46,14 +43,11 @@ def test_what_ends_with_its_loop_is_drawn_once_more() -> None:
     assert drawn == ["alive", "ended"]
 
 
-def test_stopping_ends_it(run: Run) -> None:
-    async def main() -> None:
-        ticking = Ticking(lambda: True)
-        ticking.start(asyncio.get_running_loop())
-        ticking.stop()
-        await asyncio.sleep(0)
-
-    run(main())
+async def test_stopping_ends_it() -> None:
+    ticking = Ticking(lambda: True)
+    ticking.start(asyncio.get_running_loop())
+    ticking.stop()
+    await asyncio.sleep(0)
 
 
 def test_without_a_loop_that_runs_nothing_happens() -> None:

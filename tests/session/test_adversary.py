@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,6 @@ from ..support.embedded import PATIENCE, quicker, until
 from ..support.hostile import Detour, Guest, HostileSignal, Json, Middle, Script, Wire, http_in
 from ..support.members import Member, running
 
-Run = Callable[..., Any]
 SECRET = "a secret of both"
 
 
@@ -86,111 +85,96 @@ def put_in_the_middle(server: HostileSignal) -> None:
     server.greet = greet
 
 
-def test_without_a_secret_a_server_in_the_middle_reads_all(run: Run) -> None:
+async def test_without_a_secret_a_server_in_the_middle_reads_all() -> None:
     """What the secret is for; and so the tests below can fail."""
 
-    async def main() -> None:
-        async with HostileSignal() as server:
-            put_in_the_middle(server)
-            serve, proxy = serve_at(server, None), proxy_at(server, None)
-            async with running(serve):
-                await serve.heard("signal-connected")
-                async with running(proxy):
-                    assert await proxy.ask() == b"/hello"
-                    assert b"/hello" in b"".join(frame.payload for frame in http_in(server.seen))
-
-    run(main())
+    async with HostileSignal() as server:
+        put_in_the_middle(server)
+        serve, proxy = serve_at(server, None), proxy_at(server, None)
+        async with running(serve):
+            await serve.heard("signal-connected")
+            async with running(proxy):
+                assert await proxy.ask() == b"/hello"
+                assert b"/hello" in b"".join(frame.payload for frame in http_in(server.seen))
 
 
-def test_with_one_it_reads_nothing_both_are_told_and_they_meet_when_it_is_gone(run: Run) -> None:
-    async def main() -> None:
-        async with HostileSignal() as server:
-            put_in_the_middle(server)
-            serve, proxy = serve_at(server), proxy_at(server)
-            async with running(serve):
-                await serve.heard("signal-connected")
-                error = await stops(proxy)
-                assert isinstance(error, AuthenticationFailed)
-                assert "signal server that you trust" in error.hint
-                assert "somebody is in between" in str(error)
-                [told, *_] = serve.of(ErrorNotice)
-                assert "somebody is in between" in told.message
-                assert "mistyped code" in told.hint
-                assert not serve.started
-                assert server.seen and not http_in(server.seen)
-                server.greet = server.introduce
-                await they_meet(serve, server)
-
-    run(main())
+async def test_with_one_it_reads_nothing_both_are_told_and_they_meet_when_it_is_gone() -> None:
+    async with HostileSignal() as server:
+        put_in_the_middle(server)
+        serve, proxy = serve_at(server), proxy_at(server)
+        async with running(serve):
+            await serve.heard("signal-connected")
+            error = await stops(proxy)
+            assert isinstance(error, AuthenticationFailed)
+            assert "signal server that you trust" in error.hint
+            assert "somebody is in between" in str(error)
+            [told, *_] = serve.of(ErrorNotice)
+            assert "somebody is in between" in told.message
+            assert "mistyped code" in told.hint
+            assert not serve.started
+            assert server.seen and not http_in(server.seen)
+            server.greet = server.introduce
+            await they_meet(serve, server)
 
 
-def test_fingerprints_that_are_swapped_let_nobody_through(run: Run) -> None:
+async def test_fingerprints_that_are_swapped_let_nobody_through() -> None:
     def swapped(guest: Guest, message: Json) -> list[Json | str | bytes]:
         if "sdp" in message:
             head, _, rest = message["sdp"].partition("a=fingerprint:sha-256 ")
             message["sdp"] = f"{head}a=fingerprint:sha-256 {'AB:' * 31}AB{rest[95:]}"
         return [message]
 
-    async def main() -> None:
-        async with HostileSignal() as server:
-            server.tamper = swapped
-            serve, proxy = serve_at(server), proxy_at(server)
-            async with running(serve, proxy):
-                await serve.heard("error")
+    async with HostileSignal() as server:
+        server.tamper = swapped
+        serve, proxy = serve_at(server), proxy_at(server)
+        async with running(serve, proxy):
+            await serve.heard("error")
+            await proxy.heard("error")
+            for side in (serve, proxy):
+                assert not side.connections
+                assert "another certificate" in side.of(ErrorNotice)[0].message
+            server.tamper = lambda guest, message: [message]
+            assert await proxy.ask() == b"/hello"
+
+
+async def test_candidates_that_are_swapped_bring_packets_that_nobody_can_read() -> None:
+    async with HostileSignal() as server, Detour() as detour:
+        server.tamper = detour
+        serve, proxy = serve_at(server), proxy_at(server)
+        async with running(serve, proxy):
+            assert await proxy.ask(b"/told-to-nobody-else") == b"/told-to-nobody-else"
+        packets = b"".join(detour.seen)
+        assert len(detour.seen) > 20
+        assert b"told-to-nobody" not in packets
+        assert b"httptunnel" not in packets
+
+
+async def test_messages_that_are_replayed_bring_nobody_in_and_both_are_told() -> None:
+    async with HostileSignal() as server:
+        impatient = quicker(connect=0.5)
+        serve, proxy = serve_at(server, timeouts=impatient), proxy_at(server, timeouts=impatient)
+        async with running(serve):
+            await serve.heard("signal-connected")
+            await they_meet(serve, server)
+            old = list(server.relayed)
+
+            def replay(guest: Guest, message: Json) -> list[Json | str | bytes]:
+                other = server.the(guest.role.other)
+                again = [{**each, "peerId": other.id} for each in old if each["type"] == message["type"]]
+                return [message, message, *again]
+
+            server.tamper = replay
+            async with running(proxy):
                 await proxy.heard("error")
-                for side in (serve, proxy):
-                    assert not side.connections
-                    assert "another certificate" in side.of(ErrorNotice)[0].message
+                await serve.heard("error")
+                assert (serve.connections, proxy.connections) == (1, 0)
+                assert "No network path" in proxy.of(ErrorNotice)[0].message
                 server.tamper = lambda guest, message: [message]
                 assert await proxy.ask() == b"/hello"
-
-    run(main())
-
-
-def test_candidates_that_are_swapped_bring_packets_that_nobody_can_read(run: Run) -> None:
-    async def main() -> None:
-        async with HostileSignal() as server, Detour() as detour:
-            server.tamper = detour
-            serve, proxy = serve_at(server), proxy_at(server)
-            async with running(serve, proxy):
-                assert await proxy.ask(b"/told-to-nobody-else") == b"/told-to-nobody-else"
-            packets = b"".join(detour.seen)
-            assert len(detour.seen) > 20
-            assert b"told-to-nobody" not in packets
-            assert b"httptunnel" not in packets
-
-    run(main())
+                assert serve.started == [b"/hello"] * 2
 
 
-def test_messages_that_are_replayed_bring_nobody_in_and_both_are_told(run: Run) -> None:
-    async def main() -> None:
-        async with HostileSignal() as server:
-            impatient = quicker(connect=0.5)
-            serve, proxy = serve_at(server, timeouts=impatient), proxy_at(server, timeouts=impatient)
-            async with running(serve):
-                await serve.heard("signal-connected")
-                await they_meet(serve, server)
-                old = list(server.relayed)
-
-                def replay(guest: Guest, message: Json) -> list[Json | str | bytes]:
-                    other = server.the(guest.role.other)
-                    again = [{**each, "peerId": other.id} for each in old if each["type"] == message["type"]]
-                    return [message, message, *again]
-
-                server.tamper = replay
-                async with running(proxy):
-                    await proxy.heard("error")
-                    await serve.heard("error")
-                    assert (serve.connections, proxy.connections) == (1, 0)
-                    assert "No network path" in proxy.of(ErrorNotice)[0].message
-                    server.tamper = lambda guest, message: [message]
-                    assert await proxy.ask() == b"/hello"
-                    assert serve.started == [b"/hello"] * 2
-
-    run(main())
-
-
-def test_garbage_and_floods_between_honest_messages_keep_nobody_out(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+async def test_garbage_and_floods_between_honest_messages_keep_nobody_out(caplog: pytest.LogCaptureFixture) -> None:
     garbage: list[Json | str | bytes] = [
         *("", "{", "[]", "null", '{"type":"offer"}', '{"type":"joined"}', "x" * 10_000),
         *(b"\0\1\2", {"type": "offer", "peerId": "nobody", "sdp": "v=0"}, {"type": "candidate", "peerId": "nobody"}),
@@ -199,139 +183,118 @@ def test_garbage_and_floods_between_honest_messages_keep_nobody_out(run: Run, ca
         *({"type": "error", "message": "no \x1b[31m idea"} for _ in range(20)),
     ]
 
-    async def main() -> None:
-        async with HostileSignal() as server:
-            server.tamper = lambda guest, message: [*garbage, message, *garbage]
-            serve, proxy = serve_at(server), proxy_at(server)
-            async with running(serve, proxy):
+    async with HostileSignal() as server:
+        server.tamper = lambda guest, message: [*garbage, message, *garbage]
+        serve, proxy = serve_at(server), proxy_at(server)
+        async with running(serve, proxy):
+            assert await proxy.ask() == b"/hello"
+            assert serve.started == [b"/hello"]
+            warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+            assert len(warnings) < 60 and not any("\x1b" in record.getMessage() for record in warnings)
+
+
+async def test_offers_to_everybody_cost_little_and_when_they_stop_honest_peers_meet() -> None:
+    async with HostileSignal() as server:
+
+        async def greet(guest: Guest) -> None:
+            await server.introduce(guest)
+            for number in range(50):
+                for each in server.guests.values():
+                    ghost = f"ghost-{number}-{guest.id}"
+                    await each.tell("peer-joined", peerId=ghost, role=each.role.other, instance=ghost)
+                    await each.tell("offer", peerId=ghost, sdp=sdp)
+
+        impatient = quicker(connect=0.5, answer=0.5)
+        serve, proxy = serve_at(server, timeouts=impatient), proxy_at(server, timeouts=impatient)
+        async with running(serve):
+            await serve.heard("signal-connected")
+            await they_meet(serve, server)
+            sdp = next(each["sdp"] for each in server.relayed if each["type"] == "offer")
+            server.greet = greet
+            async with running(proxy):
+                await proxy.heard("error")
+                for side in (serve, proxy):
+                    assert len(side.links) <= Limits().strangers
+                    assert side.closing <= 2 * Limits().strangers
+                assert len(serve.of(ErrorNotice)) <= 1
+                server.greet = server.introduce
                 assert await proxy.ask() == b"/hello"
-                assert serve.started == [b"/hello"]
-                warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
-                assert len(warnings) < 60 and not any("\x1b" in record.getMessage() for record in warnings)
-
-    run(main())
-
-
-def test_offers_to_everybody_cost_little_and_when_they_stop_honest_peers_meet(run: Run) -> None:
-    async def main() -> None:
-        async with HostileSignal() as server:
-
-            async def greet(guest: Guest) -> None:
-                await server.introduce(guest)
-                for number in range(50):
-                    for each in server.guests.values():
-                        ghost = f"ghost-{number}-{guest.id}"
-                        await each.tell("peer-joined", peerId=ghost, role=each.role.other, instance=ghost)
-                        await each.tell("offer", peerId=ghost, sdp=sdp)
-
-            impatient = quicker(connect=0.5, answer=0.5)
-            serve, proxy = serve_at(server, timeouts=impatient), proxy_at(server, timeouts=impatient)
-            async with running(serve):
-                await serve.heard("signal-connected")
-                await they_meet(serve, server)
-                sdp = next(each["sdp"] for each in server.relayed if each["type"] == "offer")
-                server.greet = greet
-                async with running(proxy):
-                    await proxy.heard("error")
-                    for side in (serve, proxy):
-                        assert len(side.links) <= Limits().strangers
-                        assert side.closing <= 2 * Limits().strangers
-                    assert len(serve.of(ErrorNotice)) <= 1
-                    server.greet = server.introduce
-                    assert await proxy.ask() == b"/hello"
-                    assert len(serve.started) == 2
-
-    run(main())
+                assert len(serve.started) == 2
 
 
 @pytest.mark.parametrize("role", Role)
-def test_two_of_one_role_that_are_told_of_each_other_exchange_nothing(run: Run, role: Role) -> None:
-    async def main() -> None:
-        async with HostileSignal() as server:
-            server.mixes = True
-            patience = quicker(handshake=0.3)
-            left, right = (Member(role, server.url, secret=SECRET, timeouts=patience) for _ in range(2))
-            async with running(left):
-                await left.heard("signal-connected")
-                async with running(right):
-                    await left.heard("error")
-                    assert not left.connections + right.connections
-                    assert not left.started + right.started
-
-    run(main())
+async def test_two_of_one_role_that_are_told_of_each_other_exchange_nothing(role: Role) -> None:
+    async with HostileSignal() as server:
+        server.mixes = True
+        patience = quicker(handshake=0.3)
+        left, right = (Member(role, server.url, secret=SECRET, timeouts=patience) for _ in range(2))
+        async with running(left):
+            await left.heard("signal-connected")
+            async with running(right):
+                await left.heard("error")
+                assert not left.connections + right.connections
+                assert not left.started + right.started
 
 
 # -- somebody who knows the room, at an honest server
 
 
 @pytest.mark.parametrize("guess", ["a guess", None])
-def test_who_poses_as_serve_hears_no_request_and_the_proxy_stops_and_asks(run: Run, guess: str | None) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as server:
-            thief = serve_at(server, guess)
-            async with running(thief):
-                await thief.heard("waiting")
-                proxy = proxy_at(server)
-                error = await stops(proxy)
-                assert isinstance(error, AuthenticationFailed)
-                assert error.hint
-                assert not thief.started + list(map(str, proxy.of(PeerConnected)))
-            serve = serve_at(server)
-            async with running(serve):
-                await they_meet(serve, server)
-
-    run(main())
+async def test_who_poses_as_serve_hears_no_request_and_the_proxy_stops_and_asks(guess: str | None) -> None:
+    async with SignalServer("127.0.0.1", 0) as server:
+        thief = serve_at(server, guess)
+        async with running(thief):
+            await thief.heard("waiting")
+            proxy = proxy_at(server)
+            error = await stops(proxy)
+            assert isinstance(error, AuthenticationFailed)
+            assert error.hint
+            assert not thief.started + list(map(str, proxy.of(PeerConnected)))
+        serve = serve_at(server)
+        async with running(serve):
+            await they_meet(serve, server)
 
 
 @pytest.mark.parametrize("guess", ["a guess", None])
-def test_who_poses_as_proxy_gets_no_answer_and_disturbs_nobody(run: Run, guess: str | None) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as server:
-            serve, honest = serve_at(server), proxy_at(server)
-            async with running(serve, honest):
-                assert await honest.ask() == b"/hello"
-                thief = proxy_at(server, guess)
-                assert isinstance(await stops(thief), AuthenticationFailed)
-                [told] = serve.of(ErrorNotice)
-                assert "secret" in told.message
-                assert serve.connections == 1
-                assert await honest.ask() == b"/hello"
-                assert serve.started == [b"/hello"] * 2
-                await they_meet(serve, server)
-
-    run(main())
+async def test_who_poses_as_proxy_gets_no_answer_and_disturbs_nobody(guess: str | None) -> None:
+    async with SignalServer("127.0.0.1", 0) as server:
+        serve, honest = serve_at(server), proxy_at(server)
+        async with running(serve, honest):
+            assert await honest.ask() == b"/hello"
+            thief = proxy_at(server, guess)
+            assert isinstance(await stops(thief), AuthenticationFailed)
+            [told] = serve.of(ErrorNotice)
+            assert "secret" in told.message
+            assert serve.connections == 1
+            assert await honest.ask() == b"/hello"
+            assert serve.started == [b"/hello"] * 2
+            await they_meet(serve, server)
 
 
 @pytest.mark.usefixtures("an_address")
-def test_an_original_serve_hears_no_request_of_a_proxy_with_a_secret(run: Run) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as server:
-            original = OriginalServe("http://127.0.0.1:9")
-            heard = overheard(original)
-            async with meeting(original, server), running(proxy := proxy_at(server)):
-                asking = asyncio.create_task(proxy.ask())
-                await proxy.heard("error")
-                assert "asks for no secret" in proxy.of(ErrorNotice)[0].message
-                assert not proxy.connections
-                assert set(heard) <= {wire.ERROR}
-                asking.cancel()
-
-    run(main())
+async def test_an_original_serve_hears_no_request_of_a_proxy_with_a_secret() -> None:
+    async with SignalServer("127.0.0.1", 0) as server:
+        original = OriginalServe("http://127.0.0.1:9")
+        heard = overheard(original)
+        async with meeting(original, server), running(proxy := proxy_at(server)):
+            asking = asyncio.create_task(proxy.ask())
+            await proxy.heard("error")
+            assert "asks for no secret" in proxy.of(ErrorNotice)[0].message
+            assert not proxy.connections
+            assert set(heard) <= {wire.ERROR}
+            asking.cancel()
 
 
 @pytest.mark.usefixtures("an_address")
-def test_an_original_proxy_gets_nowhere_at_a_serve_with_a_secret(run: Run) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as server:
-            serve, original = serve_at(server), OriginalProxy()
-            async with running(serve):
-                await serve.heard("waiting")
-                async with meeting(original, server):
-                    await serve.heard("error")
-                    assert "this proxy has none" in serve.of(ErrorNotice)[0].message
-                    assert not serve.connections
-
-    run(main())
+async def test_an_original_proxy_gets_nowhere_at_a_serve_with_a_secret() -> None:
+    async with SignalServer("127.0.0.1", 0) as server:
+        serve, original = serve_at(server), OriginalProxy()
+        async with running(serve):
+            await serve.heard("waiting")
+            async with meeting(original, server):
+                await serve.heard("error")
+                assert "this proxy has none" in serve.of(ErrorNotice)[0].message
+                assert not serve.connections
 
 
 def overheard(side: OriginalServe) -> list[int]:
@@ -445,83 +408,71 @@ def _share(hello: bytes) -> bytes:
         refuse_in_others_words,
     ],
 )
-def test_a_proxy_stops_after_so_many_handshakes_that_somebody_has_spoilt(run: Run, script: Script) -> None:
-    async def main() -> None:
-        async with HostileSignal() as server:
-            server.greet = lambda guest: server.pose(guest, script)
-            proxy = proxy_at(server, timeouts=quicker(handshake=0.3))
-            error = await stops(proxy)
-            assert proxy.events.count("signal-connected") == GUESSES
-            assert not proxy.connections
-            assert not http_in(server.seen)
-            assert error.hint and error.exit_code != 1
-            if script is refuse_in_others_words:
-                assert str(error).startswith("The other side says: Get the new")
-            else:
-                assert isinstance(error, AuthenticationFailed)
-
-    run(main())
+async def test_a_proxy_stops_after_so_many_handshakes_that_somebody_has_spoilt(script: Script) -> None:
+    async with HostileSignal() as server:
+        server.greet = lambda guest: server.pose(guest, script)
+        proxy = proxy_at(server, timeouts=quicker(handshake=0.3))
+        error = await stops(proxy)
+        assert proxy.events.count("signal-connected") == GUESSES
+        assert not proxy.connections
+        assert not http_in(server.seen)
+        assert error.hint and error.exit_code != 1
+        if script is refuse_in_others_words:
+            assert str(error).startswith("The other side says: Get the new")
+        else:
+            assert isinstance(error, AuthenticationFailed)
 
 
 @pytest.mark.parametrize("script", [close_at_once, close_after_hello])
-def test_what_is_broken_off_before_the_proof_is_no_guess_and_the_proxy_goes_on(run: Run, script: Script) -> None:
-    async def main() -> None:
-        async with HostileSignal() as server:
-            server.greet = lambda guest: server.pose(guest, script)
-            proxy = proxy_at(server)
-            async with running(proxy):
-                await proxy.heard("error", GUESSES + 1)
-                server.greet = server.introduce
-                serve = serve_at(server)
-                async with running(serve):
-                    assert await proxy.ask() == b"/hello"
-
-    run(main())
-
-
-def test_while_a_session_stands_guesses_are_as_few_and_it_goes_on(run: Run) -> None:
-    async def main() -> None:
-        async with HostileSignal() as server:
-            serve, proxy = serve_at(server), proxy_at(server)
+async def test_what_is_broken_off_before_the_proof_is_no_guess_and_the_proxy_goes_on(script: Script) -> None:
+    async with HostileSignal() as server:
+        server.greet = lambda guest: server.pose(guest, script)
+        proxy = proxy_at(server)
+        async with running(proxy):
+            await proxy.heard("error", GUESSES + 1)
+            server.greet = server.introduce
+            serve = serve_at(server)
             async with running(serve):
-                await serve.heard("signal-connected")
-                session = await proxy.start().session()
-                for number in range(GUESSES + 2):
-                    await server.pose(server.the(Role.PROXY), close_after_the_proxys_proof)
-                    await until(lambda: said(server, FrameType.HELLO) > number and len(proxy.links) == 1)  # noqa: B023
-                assert said(server, FrameType.AUTH) == GUESSES
-                assert len(proxy.of(ErrorNotice)) == 1
-                assert proxy.room.sessions == [session]
-                await session.aclose()
-                assert await proxy.ask() == b"/hello"  # by its ticket
-                await serve.stop()
-                async with running(serve_at(server)):
-                    assert isinstance(await end_of(proxy), AuthenticationFailed)
+                assert await proxy.ask() == b"/hello"
 
-    run(main())
+
+async def test_while_a_session_stands_guesses_are_as_few_and_it_goes_on() -> None:
+    async with HostileSignal() as server:
+        serve, proxy = serve_at(server), proxy_at(server)
+        async with running(serve):
+            await serve.heard("signal-connected")
+            session = await proxy.start().session()
+            for number in range(GUESSES + 2):
+                await server.pose(server.the(Role.PROXY), close_after_the_proxys_proof)
+                await until(lambda: said(server, FrameType.HELLO) > number and len(proxy.links) == 1)  # noqa: B023
+            assert said(server, FrameType.AUTH) == GUESSES
+            assert len(proxy.of(ErrorNotice)) == 1
+            assert proxy.room.sessions == [session]
+            await session.aclose()
+            assert await proxy.ask() == b"/hello"  # by its ticket
+            await serve.stop()
+            async with running(serve_at(server)):
+                assert isinstance(await end_of(proxy), AuthenticationFailed)
 
 
 @pytest.mark.parametrize("hide", ["peer-left", "offer", "peer-joined"])
-def test_a_guess_counts_also_where_the_signal_server_hides_how_it_ended(run: Run, hide: str) -> None:
+async def test_a_guess_counts_also_where_the_signal_server_hides_how_it_ended(hide: str) -> None:
     """It takes the link from the proxy when it has heard its proof, by word of a leaving or of a newer connection."""
 
-    async def main() -> None:
-        async with HostileSignal() as server:
+    async with HostileSignal() as server:
 
-            async def greet(guest: Guest) -> None:
-                async def script(wire: Wire) -> None:
-                    await close_after_the_proxys_proof(wire)
-                    await guest.tell(hide, peerId=id_, sdp="v=0", role="serve", instance="another")
-                    await wire.until_closed()
+        async def greet(guest: Guest) -> None:
+            async def script(wire: Wire) -> None:
+                await close_after_the_proxys_proof(wire)
+                await guest.tell(hide, peerId=id_, sdp="v=0", role="serve", instance="another")
+                await wire.until_closed()
 
-                id_ = await server.pose(guest, script)
+            id_ = await server.pose(guest, script)
 
-            server.greet = greet
-            proxy = proxy_at(server, timeouts=quicker(connect=0.5, answer=0.5))
-            assert isinstance(await stops(proxy), AuthenticationFailed)
-            assert said(server, FrameType.AUTH) == GUESSES
-
-    run(main())
+        server.greet = greet
+        proxy = proxy_at(server, timeouts=quicker(connect=0.5, answer=0.5))
+        assert isinstance(await stops(proxy), AuthenticationFailed)
+        assert said(server, FrameType.AUTH) == GUESSES
 
 
 def said(server: HostileSignal, type_: FrameType) -> int:
@@ -554,139 +505,124 @@ def spend_guesses(serve: Member) -> None:
         pass
 
 
-def test_handshakes_that_are_broken_off_use_the_strangers_guesses_up_and_time_brings_new_ones(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+async def test_handshakes_that_are_broken_off_use_the_strangers_guesses_up_and_time_brings_new_ones(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def main() -> None:
-        monkeypatch.setattr(door_module, "GUESSES", 2)
-        monkeypatch.setattr(door_module, "GUESS_EVERY", 1.0)
-        async with HostileSignal() as server:
-            serve, proxy = serve_at(server), proxy_at(server)
-            async with running(serve):
-                await serve.heard("signal-connected")
-                for _ in range(2):
-                    await a_guess_that_is_broken_off(server)
-                access, now = serve.room.access, asyncio.get_running_loop().time()
-                assert isinstance(access, ServeAccess) and not access.door._guesses.has_one(now)
-                async with running(proxy):
-                    assert await proxy.ask() == b"/hello"
-                    assert not proxy.of(ErrorNotice)
-
-    run(main())
-
-
-def test_strangers_at_one_address_who_take_every_guess_delay_an_invited_proxy_from_elsewhere_by_one(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They come straight; it comes through the relay, where they are not."""
-
-    async def main() -> None:
-        monkeypatch.setattr(door_module, "GUESSES", 4)
-        async with HostileSignal() as server:
-            server.relays = True
-            serve = Member(Role.SERVE, server.url, secret=SECRET)
-            guesses: list[float] = []
-            loop = asyncio.get_running_loop()
-            share = KeyExchange(Role.PROXY, "a guess").share
-            hello = frames.encode(FrameType.HELLO, 0, Hello(auth=AuthOffer(share=share)).encode())
-
-            async def guess(wire: Wire) -> None:
-                wire.send(hello)
-                answer = await wire.receive()
-                if answer is not None and answer[0] == FrameType.AGREE:
-                    guesses.append(loop.time())
-
-            async def besiege() -> None:
-                while True:
-                    server._identity = Identity()
-                    await server.pose(server.the(Role.SERVE), guess)
-                    await asyncio.sleep(0.25)
-
-            async with running(serve):
-                await serve.heard("signal-connected")
-                siege = asyncio.create_task(besiege(), name="a siege")
-                try:
-                    await until(lambda: len(guesses) >= 6, "strangers take all guesses")
-                    begun = loop.time()
-                    proxy = Member(Role.PROXY, server.url, secret=SECRET, path="relay")
-                    async with running(proxy):
-                        assert await proxy.ask() == b"/hello"
-                        waited = loop.time() - begun
-                        assert not proxy.of(ErrorNotice)
-                finally:
-                    siege.cancel()
-                    await asyncio.gather(siege, return_exceptions=True)
-                assert waited < 3 * door_module.GUESS_EVERY
-                assert len(guesses) <= 4 + (guesses[-1] - guesses[0]) / door_module.GUESS_EVERY + 1
-
-    run(main())
-
-
-def test_who_was_in_comes_back_past_strangers_who_have_used_all_guesses_up(run: Run) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as server:
-            serve, proxy = serve_at(server), proxy_at(server)
-            async with running(serve, proxy):
-                await proxy.reached()
-                spend_guesses(serve)
-                [link] = serve.links
-                assert link.session is not None
-                await link.session.aclose()
-                await proxy.heard("peer-connected", 2)
+    monkeypatch.setattr(door_module, "GUESSES", 2)
+    monkeypatch.setattr(door_module, "GUESS_EVERY", 1.0)
+    async with HostileSignal() as server:
+        serve, proxy = serve_at(server), proxy_at(server)
+        async with running(serve):
+            await serve.heard("signal-connected")
+            for _ in range(2):
+                await a_guess_that_is_broken_off(server)
+            access, now = serve.room.access, asyncio.get_running_loop().time()
+            assert isinstance(access, ServeAccess) and not access.door._guesses.has_one(now)
+            async with running(proxy):
                 assert await proxy.ask() == b"/hello"
                 assert not proxy.of(ErrorNotice)
 
-    run(main())
 
+async def test_strangers_at_one_address_who_take_every_guess_delay_an_invited_proxy_from_elsewhere_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They come straight; it comes through the relay, where they are not."""
 
-def test_a_peer_that_comes_in_again_and_again_has_nobody_elses_ticket_forgotten(run: Run) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as server:
-            serve, proxy = serve_at(server), proxy_at(server)
-            async with running(serve, proxy):
-                session = await proxy.session()
-                access, now = serve.room.access, asyncio.get_running_loop().time()
-                assert isinstance(access, ServeAccess)
-                for number in range(2 * door_module.TICKETS):
-                    certificate = number.to_bytes(32)
-                    assert access.door.knock(certificate, (), now)
-                    access.door.enter(certificate, Ticket(id=certificate[16:], key=certificate), now)
-                spend_guesses(serve)
-                [link] = serve.links
-                await link.attempts[0].carrier.channel.aclose()  # the channel goes, the session waits
-                await until(lambda: proxy.events.count("resumed"), "the session goes on")
-                assert proxy.room.sessions == [session]
-                assert await proxy.ask() == b"/hello"
+    monkeypatch.setattr(door_module, "GUESSES", 4)
+    async with HostileSignal() as server:
+        server.relays = True
+        serve = Member(Role.SERVE, server.url, secret=SECRET)
+        guesses: list[float] = []
+        loop = asyncio.get_running_loop()
+        share = KeyExchange(Role.PROXY, "a guess").share
+        hello = frames.encode(FrameType.HELLO, 0, Hello(auth=AuthOffer(share=share)).encode())
 
-    run(main())
+        async def guess(wire: Wire) -> None:
+            wire.send(hello)
+            answer = await wire.receive()
+            if answer is not None and answer[0] == FrameType.AGREE:
+                guesses.append(loop.time())
 
+        async def besiege() -> None:
+            while True:
+                server._identity = Identity()
+                await server.pose(server.the(Role.SERVE), guess)
+                await asyncio.sleep(0.25)
 
-def test_a_thousand_strangers_cost_little_and_an_honest_proxy_comes_in_among_them(run: Run) -> None:
-    async def main() -> None:
-        async with HostileSignal() as server:
-            serve, most = serve_at(server), 0
-
-            async def come(first: int, last: int) -> None:
-                nonlocal most
-                for number in range(first, last):
-                    await server.the(Role.SERVE).tell("peer-joined", peerId=f"s{number}", role="proxy", instance="s")
-                    await server.the(Role.SERVE).tell("peer-left", peerId=f"s{number - 8}")
-                    await asyncio.sleep(0.002)
-                    most = max(most, len(serve.links) + serve.closing)
-
-            async with running(serve):
-                await serve.heard("signal-connected")
-                await come(0, 500)
-                proxy = proxy_at(server)
+        async with running(serve):
+            await serve.heard("signal-connected")
+            siege = asyncio.create_task(besiege(), name="a siege")
+            try:
+                await until(lambda: len(guesses) >= 6, "strangers take all guesses")
+                begun = loop.time()
+                proxy = Member(Role.PROXY, server.url, secret=SECRET, path="relay")
                 async with running(proxy):
-                    others = asyncio.create_task(come(500, 1000))
                     assert await proxy.ask() == b"/hello"
-                    await others
-                    assert 1 < most <= 3 * Limits().strangers + 1
-                    assert len(serve.of(ErrorNotice)) <= 2
-                    assert serve.known <= MEMBERS
+                    waited = loop.time() - begun
+                    assert not proxy.of(ErrorNotice)
+            finally:
+                siege.cancel()
+                await asyncio.gather(siege, return_exceptions=True)
+            assert waited < 3 * door_module.GUESS_EVERY
+            assert len(guesses) <= 4 + (guesses[-1] - guesses[0]) / door_module.GUESS_EVERY + 1
 
-    run(main())
+
+async def test_who_was_in_comes_back_past_strangers_who_have_used_all_guesses_up() -> None:
+    async with SignalServer("127.0.0.1", 0) as server:
+        serve, proxy = serve_at(server), proxy_at(server)
+        async with running(serve, proxy):
+            await proxy.reached()
+            spend_guesses(serve)
+            [link] = serve.links
+            assert link.session is not None
+            await link.session.aclose()
+            await proxy.heard("peer-connected", 2)
+            assert await proxy.ask() == b"/hello"
+            assert not proxy.of(ErrorNotice)
+
+
+async def test_a_peer_that_comes_in_again_and_again_has_nobody_elses_ticket_forgotten() -> None:
+    async with SignalServer("127.0.0.1", 0) as server:
+        serve, proxy = serve_at(server), proxy_at(server)
+        async with running(serve, proxy):
+            session = await proxy.session()
+            access, now = serve.room.access, asyncio.get_running_loop().time()
+            assert isinstance(access, ServeAccess)
+            for number in range(2 * door_module.TICKETS):
+                certificate = number.to_bytes(32)
+                assert access.door.knock(certificate, (), now)
+                access.door.enter(certificate, Ticket(id=certificate[16:], key=certificate), now)
+            spend_guesses(serve)
+            [link] = serve.links
+            await link.attempts[0].carrier.channel.aclose()  # the channel goes, the session waits
+            await until(lambda: proxy.events.count("resumed"), "the session goes on")
+            assert proxy.room.sessions == [session]
+            assert await proxy.ask() == b"/hello"
+
+
+async def test_a_thousand_strangers_cost_little_and_an_honest_proxy_comes_in_among_them() -> None:
+    async with HostileSignal() as server:
+        serve, most = serve_at(server), 0
+
+        async def come(first: int, last: int) -> None:
+            nonlocal most
+            for number in range(first, last):
+                await server.the(Role.SERVE).tell("peer-joined", peerId=f"s{number}", role="proxy", instance="s")
+                await server.the(Role.SERVE).tell("peer-left", peerId=f"s{number - 8}")
+                await asyncio.sleep(0.002)
+                most = max(most, len(serve.links) + serve.closing)
+
+        async with running(serve):
+            await serve.heard("signal-connected")
+            await come(0, 500)
+            proxy = proxy_at(server)
+            async with running(proxy):
+                others = asyncio.create_task(come(500, 1000))
+                assert await proxy.ask() == b"/hello"
+                await others
+                assert 1 < most <= 3 * Limits().strangers + 1
+                assert len(serve.of(ErrorNotice)) <= 2
+                assert serve.known <= MEMBERS
 
 
 # -- who is in
@@ -767,29 +703,26 @@ def test_of_a_thousand_guesses_at_once_few_are_computed_and_who_was_in_comes_bac
     assert Knock(door, first.pair.proxy.connection.ticket).come_in() is None
 
 
-def test_an_invited_proxy_with_anothers_ticket_is_itself_and_the_other_goes_on(run: Run) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as server:
-            serve, victim, thief = serve_at(server), proxy_at(server), proxy_at(server)
-            async with running(serve, victim, thief):
-                session = await victim.session()
-                mine = await thief.session()
-                stolen, own = victim.room.access, thief.room.access
-                assert isinstance(stolen, ProxyAccess) and isinstance(own, ProxyAccess)
-                own._ticket = stolen._ticket
-                await mine.aclose()
-                await thief.heard("peer-connected", 2)
-                assert await thief.ask() == b"/hello"
-                assert victim.room.sessions == [session]
-                assert await victim.ask() == b"/hello"
-                assert own._ticket != stolen._ticket
-                assert len({link.certificate for link in serve.links}) == 2
-
-    run(main())
+async def test_an_invited_proxy_with_anothers_ticket_is_itself_and_the_other_goes_on() -> None:
+    async with SignalServer("127.0.0.1", 0) as server:
+        serve, victim, thief = serve_at(server), proxy_at(server), proxy_at(server)
+        async with running(serve, victim, thief):
+            session = await victim.session()
+            mine = await thief.session()
+            stolen, own = victim.room.access, thief.room.access
+            assert isinstance(stolen, ProxyAccess) and isinstance(own, ProxyAccess)
+            own._ticket = stolen._ticket
+            await mine.aclose()
+            await thief.heard("peer-connected", 2)
+            assert await thief.ask() == b"/hello"
+            assert victim.room.sessions == [session]
+            assert await victim.ask() == b"/hello"
+            assert own._ticket != stolen._ticket
+            assert len({link.certificate for link in serve.links}) == 2
 
 
-def test_two_certificates_that_are_called_the_same_are_two_and_are_put_out_together(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+async def test_two_certificates_that_are_called_the_same_are_two_and_are_put_out_together(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A name has 32 bits of a fingerprint: who is invited can make a certificate that has another's."""
     named = Link._name
@@ -798,86 +731,74 @@ def test_two_certificates_that_are_called_the_same_are_two_and_are_put_out_toget
         named(link, channel)
         link.name = "proxy-twin"
 
-    async def main() -> None:
-        monkeypatch.setattr(Link, "_name", name)
-        async with SignalServer("127.0.0.1", 0) as server:
-            serve, one, two = serve_at(server), proxy_at(server), proxy_at(server)
-            async with running(serve):
-                for proxy in (one, two):
-                    proxy.start()
-                    assert await proxy.ask() == b"/hello"
-                await serve.reached(2)
-                assert await one.ask() == b"/hello"
-                assert serve.room.put_out("proxy-twin")
-                assert isinstance(await end_of(one), Unwelcome)
-                assert isinstance(await end_of(two), Unwelcome)
-
-    run(main())
+    monkeypatch.setattr(Link, "_name", name)
+    async with SignalServer("127.0.0.1", 0) as server:
+        serve, one, two = serve_at(server), proxy_at(server), proxy_at(server)
+        async with running(serve):
+            for proxy in (one, two):
+                proxy.start()
+                assert await proxy.ask() == b"/hello"
+            await serve.reached(2)
+            assert await one.ask() == b"/hello"
+            assert serve.room.put_out("proxy-twin")
+            assert isinstance(await end_of(one), Unwelcome)
+            assert isinstance(await end_of(two), Unwelcome)
 
 
 @pytest.mark.parametrize("secret", [SECRET, None])
-def test_who_was_put_out_stays_out_with_a_secret_and_without(run: Run, secret: str | None) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as server:
-            serve, proxy, other = serve_at(server, secret), proxy_at(server, secret), proxy_at(server, secret)
-            async with running(serve, other):
-                proxy.start()
-                await serve.reached(2)
-                [link] = [each for each in serve.links if each.certificate == proxy.fingerprint]
-                assert serve.room.put_out(link.name)
-                assert not serve.room.put_out(link.name)
-                error = await end_of(proxy)
-                assert isinstance(error, Unwelcome)
-                assert "put this proxy out" in str(error)
-                proxy.start()  # the same process, the same certificate, with its ticket and the secret
-                assert isinstance(await end_of(proxy), Unwelcome)
-                assert proxy.connections == 1
-                assert await other.ask() == b"/hello"
-                await other.stop()
-                await until(lambda: not serve.links)
-                again = proxy_at(server, secret)  # another handle: kept out by a new code alone
-                async with running(again):
-                    assert await again.ask() == b"/hello"
-                    assert again.fingerprint != proxy.fingerprint
-                if secret is not None:
-                    serve.room.renew_secret("a new code")
-                    assert isinstance(await end_of(proxy_at(server, secret).start()), AuthenticationFailed)
-                    async with running(fresh := proxy_at(server, "a new code")):
-                        assert await fresh.ask() == b"/hello"
-
-    run(main())
+async def test_who_was_put_out_stays_out_with_a_secret_and_without(secret: str | None) -> None:
+    async with SignalServer("127.0.0.1", 0) as server:
+        serve, proxy, other = serve_at(server, secret), proxy_at(server, secret), proxy_at(server, secret)
+        async with running(serve, other):
+            proxy.start()
+            await serve.reached(2)
+            [link] = [each for each in serve.links if each.certificate == proxy.fingerprint]
+            assert serve.room.put_out(link.name)
+            assert not serve.room.put_out(link.name)
+            error = await end_of(proxy)
+            assert isinstance(error, Unwelcome)
+            assert "put this proxy out" in str(error)
+            proxy.start()  # the same process, the same certificate, with its ticket and the secret
+            assert isinstance(await end_of(proxy), Unwelcome)
+            assert proxy.connections == 1
+            assert await other.ask() == b"/hello"
+            await other.stop()
+            await until(lambda: not serve.links)
+            again = proxy_at(server, secret)  # another handle: kept out by a new code alone
+            async with running(again):
+                assert await again.ask() == b"/hello"
+                assert again.fingerprint != proxy.fingerprint
+            if secret is not None:
+                serve.room.renew_secret("a new code")
+                assert isinstance(await end_of(proxy_at(server, secret).start()), AuthenticationFailed)
+                async with running(fresh := proxy_at(server, "a new code")):
+                    assert await fresh.ask() == b"/hello"
 
 
-def test_an_invite_for_one_lets_one_in_who_may_come_back(run: Run) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as server:
-            serve, first, second = serve_at(server, once=True), proxy_at(server), proxy_at(server)
-            async with running(serve, first):
-                session = await first.session()
-                error = await end_of(second.start())
-                assert isinstance(error, Unwelcome)
-                assert "for one proxy" in str(error)
-                assert error.hint
-                await session.aclose()
-                await first.heard("peer-connected", 2)
-                assert await first.ask() == b"/hello"
-
-    run(main())
+async def test_an_invite_for_one_lets_one_in_who_may_come_back() -> None:
+    async with SignalServer("127.0.0.1", 0) as server:
+        serve, first, second = serve_at(server, once=True), proxy_at(server), proxy_at(server)
+        async with running(serve, first):
+            session = await first.session()
+            error = await end_of(second.start())
+            assert isinstance(error, Unwelcome)
+            assert "for one proxy" in str(error)
+            assert error.hint
+            await session.aclose()
+            await first.heard("peer-connected", 2)
+            assert await first.ask() == b"/hello"
 
 
-def test_an_invite_that_has_expired_lets_nobody_new_in(run: Run) -> None:
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as server:
-            serve, first, second = serve_at(server, expires=3600.0), proxy_at(server), proxy_at(server)
-            async with running(serve, first):
-                session = await first.session()
-                access = serve.room.access
-                assert isinstance(access, ServeAccess)
-                access.door._expires = asyncio.get_running_loop().time()
-                error = await end_of(second.start())
-                assert isinstance(error, Unwelcome)
-                assert "expired" in str(error)
-                await session.aclose()
-                await first.heard("peer-connected", 2)
-
-    run(main())
+async def test_an_invite_that_has_expired_lets_nobody_new_in() -> None:
+    async with SignalServer("127.0.0.1", 0) as server:
+        serve, first, second = serve_at(server, expires=3600.0), proxy_at(server), proxy_at(server)
+        async with running(serve, first):
+            session = await first.session()
+            access = serve.room.access
+            assert isinstance(access, ServeAccess)
+            access.door._expires = asyncio.get_running_loop().time()
+            error = await end_of(second.start())
+            assert isinstance(error, Unwelcome)
+            assert "expired" in str(error)
+            await session.aclose()
+            await first.heard("peer-connected", 2)

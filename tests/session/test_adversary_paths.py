@@ -47,7 +47,6 @@ from .test_adversary import (
 )
 from .test_paths import Invited, on, without_udp
 
-Run = Callable[..., Any]
 Relayed = partial(Invited, path="relay")
 LOAD = 4
 SIZE = 600_000
@@ -104,40 +103,34 @@ async def spoil(server: HostileSignal, attack: str) -> None:
 
 
 @pytest.mark.parametrize("attack", [*ATTACKS, "cut"])
-def test_a_relay_that_spoils_a_pipe_ends_it_and_streams_go_on_whole_over_the_next(run: Run, attack: str) -> None:
-    async def main() -> None:
-        async with relaying() as server, pair(server.url, make=Relayed) as (serve, proxy):
-            [session] = proxy.room.sessions
-            spoilt = session._carrier.channel
-            asking = await under_load(serve, proxy)
-            await spoil(server, attack)
-            await asyncio.gather(*asking)
-            assert session._carrier.channel is not spoilt
-            reasons = [each.reason for member in (serve, proxy) for each in member.of(Suspended)]
-            told = "cut" if attack == "cut" else "altered"
-            assert any(told in reason for reason in reasons), reasons
-            assert proxy.room.sessions == [session]
-            assert serve.connections == proxy.connections == 1
-
-    run(main())
+async def test_a_relay_that_spoils_a_pipe_ends_it_and_streams_go_on_whole_over_the_next(attack: str) -> None:
+    async with relaying() as server, pair(server.url, make=Relayed) as (serve, proxy):
+        [session] = proxy.room.sessions
+        spoilt = session._carrier.channel
+        asking = await under_load(serve, proxy)
+        await spoil(server, attack)
+        await asyncio.gather(*asking)
+        assert session._carrier.channel is not spoilt
+        reasons = [each.reason for member in (serve, proxy) for each in member.of(Suspended)]
+        told = "cut" if attack == "cut" else "altered"
+        assert any(told in reason for reason in reasons), reasons
+        assert proxy.room.sessions == [session]
+        assert serve.connections == proxy.connections == 1
 
 
 @pytest.mark.parametrize("attack", ["flip", "drop", "replay", "cut"])
 @pytest.mark.parametrize("for_ever", [False, True], ids=["cannot resume", "has no other pipe"])
-def test_where_a_session_cannot_go_on_each_stream_fails_loudly(run: Run, attack: str, for_ever: bool) -> None:
-    async def main() -> None:
-        make = partial(Relayed, resume_for=0.5 if for_ever else 0.0, timeouts=quicker(connect=1.0))
-        async with relaying() as server, pair(server.url, make=make) as (serve, proxy):
-            asking = await under_load(serve, proxy)
-            server.attack = "truncate" if for_ever else None
-            await spoil(server, attack)
-            failures = await asyncio.gather(*asking, return_exceptions=True)
-            assert all(isinstance(each, PeerLost | StreamReset) for each in failures), failures
-            server.attack = None
-            assert await proxy.ask() == b"/hello"
-            assert proxy.connections == 2
-
-    run(main())
+async def test_where_a_session_cannot_go_on_each_stream_fails_loudly(attack: str, for_ever: bool) -> None:
+    make = partial(Relayed, resume_for=0.5 if for_ever else 0.0, timeouts=quicker(connect=1.0))
+    async with relaying() as server, pair(server.url, make=make) as (serve, proxy):
+        asking = await under_load(serve, proxy)
+        server.attack = "truncate" if for_ever else None
+        await spoil(server, attack)
+        failures = await asyncio.gather(*asking, return_exceptions=True)
+        assert all(isinstance(each, PeerLost | StreamReset) for each in failures), failures
+        server.attack = None
+        assert await proxy.ask() == b"/hello"
+        assert proxy.connections == 2
 
 
 # -- another invited proxy
@@ -145,32 +138,29 @@ def test_where_a_session_cannot_go_on_each_stream_fails_loudly(run: Run, attack:
 
 @pytest.mark.parametrize("path", [Path.RELAY, Path.TCP])
 @pytest.mark.parametrize("ticket", ["its own", "the other's"])
-def test_an_invited_proxy_that_names_anothers_session_gets_one_of_its_own(
-    run: Run, monkeypatch: pytest.MonkeyPatch, path: Path, ticket: str
+async def test_an_invited_proxy_that_names_anothers_session_gets_one_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, path: Path, ticket: str
 ) -> None:
     """It says in HELLO that it goes on with it, over the relay or local TCP, as the proxy whose session it is would."""
 
-    async def main() -> None:
-        make = partial(Invited, path=str(path))
-        async with relaying() as server, pair(server.url, make=make) as (serve, victim):
-            thief = make(Role.PROXY, server.url)
-            async with running(thief):
-                [session], mine = victim.room.sessions, await thief.session()
-                offers = Offers(session, thief, with_ticket=ticket == "the other's")
-                monkeypatch.setattr(thief.room._peers, "greeting", offers)
-                asking = await under_load(serve, victim)
-                await mine.aclose()
-                await thief.heard("peer-connected", 2)
-                assert await thief.ask(b"/mine") == b"/mine"
-                assert path in offers.over
-                [own] = thief.room.sessions
-                assert own.id != session.id
-                assert len({each.certificate for each in serve.room.sessions}) == 2
-                assert victim.room.sessions == [session]
-                await asyncio.gather(*asking)
-            assert set(victim.events) <= {"signal-connected", "waiting", "peer-connected"}
-
-    run(main())
+    make = partial(Invited, path=str(path))
+    async with relaying() as server, pair(server.url, make=make) as (serve, victim):
+        thief = make(Role.PROXY, server.url)
+        async with running(thief):
+            [session], mine = victim.room.sessions, await thief.session()
+            offers = Offers(session, thief, with_ticket=ticket == "the other's")
+            monkeypatch.setattr(thief.room._peers, "greeting", offers)
+            asking = await under_load(serve, victim)
+            await mine.aclose()
+            await thief.heard("peer-connected", 2)
+            assert await thief.ask(b"/mine") == b"/mine"
+            assert path in offers.over
+            [own] = thief.room.sessions
+            assert own.id != session.id
+            assert len({each.certificate for each in serve.room.sessions}) == 2
+            assert victim.room.sessions == [session]
+            await asyncio.gather(*asking)
+        assert set(victim.events) <= {"signal-connected", "waiting", "peer-connected"}
 
 
 class Offers:
@@ -194,8 +184,8 @@ class Offers:
         return self._greet(channel)
 
 
-def test_an_invited_proxy_that_finds_anothers_listener_is_closed_before_a_word(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+async def test_an_invited_proxy_that_finds_anothers_listener_is_closed_before_a_word(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waiting, dial = asyncio.Event(), DialWay.open
 
@@ -203,32 +193,29 @@ def test_an_invited_proxy_that_finds_anothers_listener_is_closed_before_a_word(
         await waiting.wait()
         return await dial(way)
 
-    async def main() -> None:
-        monkeypatch.setattr(DialWay, "open", hold)
-        async with relaying() as server, pair(server.url, make=Invited) as (serve, victim):
-            thief = Invited(Role.PROXY, server.url, path="relay")
-            async with running(thief):
-                [mine] = [await thief.session()]
-                listener = serve.room._shared_listener._listener
-                assert listener is not None and listener.addresses
-                identity = thief.room._identity
-                dialler = TcpDialler(identity, mine.certificate, timeouts=QUICK, loopback=True)
-                for _ in range(3):
-                    channel, ear = await dialler.dial(listener.addresses), Ear()
-                    channel.attach(ear)
-                    with suppress(Exception):  # it may be closed by now
-                        channel.send(frames.encode(FrameType.HELLO, 0, Hello().encode()))
-                    await ear.until(lambda ear=ear: ear.closed)  # type: ignore[misc]
-                    assert ear.closed == ["the other end does not let our certificate in"]
-                    assert not ear.messages
-                    await channel.aclose()
-                assert thief.room.sessions == [mine]
-                waiting.set()
-                await on(Path.TCP, victim)  # the one that was expected
-                assert await victim.ask() == b"/hello"
-                assert victim.connections == 1
-
-    run(main())
+    monkeypatch.setattr(DialWay, "open", hold)
+    async with relaying() as server, pair(server.url, make=Invited) as (serve, victim):
+        thief = Invited(Role.PROXY, server.url, path="relay")
+        async with running(thief):
+            [mine] = [await thief.session()]
+            listener = serve.room._shared_listener._listener
+            assert listener is not None and listener.addresses
+            identity = thief.room._identity
+            dialler = TcpDialler(identity, mine.certificate, timeouts=QUICK, loopback=True)
+            for _ in range(3):
+                channel, ear = await dialler.dial(listener.addresses), Ear()
+                channel.attach(ear)
+                with suppress(Exception):  # it may be closed by now
+                    channel.send(frames.encode(FrameType.HELLO, 0, Hello().encode()))
+                await ear.until(lambda ear=ear: ear.closed)  # type: ignore[misc]
+                assert ear.closed == ["the other end does not let our certificate in"]
+                assert not ear.messages
+                await channel.aclose()
+            assert thief.room.sessions == [mine]
+            waiting.set()
+            await on(Path.TCP, victim)  # the one that was expected
+            assert await victim.ask() == b"/hello"
+            assert victim.connections == 1
 
 
 # -- a ticket that the signal server keeps for itself
@@ -260,24 +247,21 @@ async def ask_without_the_secret(wire: Wire) -> None:
         (Role.SERVE, ask_for_nothing),
     ],
 )
-def test_who_comes_with_a_stolen_ticket_is_nobody_and_the_two_meet_by_the_next(
-    run: Run, stolen: Role, script: Script
+async def test_who_comes_with_a_stolen_ticket_is_nobody_and_the_two_meet_by_the_next(
+    stolen: Role, script: Script
 ) -> None:
-    async def main() -> None:
-        async with relaying() as server:
-            server.keeps = stolen
-            make = partial(Relayed, timeouts=quicker(answer=1.0))
-            serve, proxy = (make(role, server.url) for role in Role)
-            async with running(serve, proxy):
-                asking = asyncio.create_task(proxy.ask(), name="a request")
-                await come_with(await server.kept.get(), server, stolen, script)
-                assert not serve.connections + proxy.connections
-                assert not serve.started and not http_in(server.seen)
-                server.keeps = None
-                assert await asking == b"/hello"
-                assert serve.connections == proxy.connections == 1
-
-    run(main())
+    async with relaying() as server:
+        server.keeps = stolen
+        make = partial(Relayed, timeouts=quicker(answer=1.0))
+        serve, proxy = (make(role, server.url) for role in Role)
+        async with running(serve, proxy):
+            asking = asyncio.create_task(proxy.ask(), name="a request")
+            await come_with(await server.kept.get(), server, stolen, script)
+            assert not serve.connections + proxy.connections
+            assert not serve.started and not http_in(server.seen)
+            server.keeps = None
+            assert await asking == b"/hello"
+            assert serve.connections == proxy.connections == 1
 
 
 async def come_with(ticket: str, server: HostileSignal, role: Role, script: Script) -> None:
@@ -292,46 +276,43 @@ async def come_with(ticket: str, server: HostileSignal, role: Role, script: Scri
 # -- a serve that has its proxy knock
 
 
-def test_a_serve_that_names_what_only_the_proxy_reaches_has_it_connect_nowhere(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+async def test_a_serve_that_names_what_only_the_proxy_reaches_has_it_connect_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The proxy's own services, its network's, a cloud's metadata, anybody's on the internet."""
     named: list[str] = []
     monkeypatch.setattr(Session, "tell_addresses", telling_instead(named))
     connected = spied_connects(monkeypatch)
 
-    async def main() -> None:
-        without_udp(monkeypatch)
-        knocks = 0
+    without_udp(monkeypatch)
+    knocks = 0
 
-        async def knocked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            nonlocal knocks
-            knocks += 1
-            writer.close()
+    async def knocked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal knocks
+        knocks += 1
+        writer.close()
 
-        async with relaying() as server, await asyncio.start_server(knocked, "127.0.0.1", 0) as service:
-            port = service.sockets[0].getsockname()[1]
-            hosts = ["127.0.0.1", "127.1.2.3", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]", "localhost"]
-            own = [f"{host}:{port}" for host in hosts]
-            for addresses in (own, ["169.254.169.254:8080", "203.0.113.9:40000", "[fe80::1]:40000", "x" * 64]):
-                named[:] = addresses
-                serve, proxy = Invited(Role.SERVE, server.url), Invited(Role.PROXY, server.url)
-                away = replace(proxy.room._settings, loopback=False)  # as people's are
-                proxy.room._side = replace(proxy.room._side, settings=away)
-                async with running(serve, proxy):
-                    assert await proxy.ask() == b"/hello"
-                    await until(lambda: failures(proxy))  # noqa: B023
-                    [failure] = failures(proxy)
-                    assert "no address in a network of ours" in failure
-                    assert await proxy.ask() == b"/hello"
-            assert not knocks
-            assert {port for _, port in connected} == {int(server.url.rpartition(":")[2])}
-
-    run(main())
+    async with relaying() as server, await asyncio.start_server(knocked, "127.0.0.1", 0) as service:
+        port = service.sockets[0].getsockname()[1]
+        hosts = ["127.0.0.1", "127.1.2.3", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]", "localhost"]
+        own = [f"{host}:{port}" for host in hosts]
+        for addresses in (own, ["169.254.169.254:8080", "203.0.113.9:40000", "[fe80::1]:40000", "x" * 64]):
+            named[:] = addresses
+            serve, proxy = Invited(Role.SERVE, server.url), Invited(Role.PROXY, server.url)
+            away = replace(proxy.room._settings, loopback=False)  # as people's are
+            proxy.room._side = replace(proxy.room._side, settings=away)
+            async with running(serve, proxy):
+                assert await proxy.ask() == b"/hello"
+                await until(lambda: failures(proxy))  # noqa: B023
+                [failure] = failures(proxy)
+                assert "no address in a network of ours" in failure
+                assert await proxy.ask() == b"/hello"
+        assert not knocks
+        assert {port for _, port in connected} == {int(server.url.rpartition(":")[2])}
 
 
-def test_a_serve_that_says_again_and_again_where_it_listens_is_dialled_seldom_and_nothing_piles_up(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+async def test_a_serve_that_says_again_and_again_where_it_listens_is_dialled_seldom_and_nothing_piles_up(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dialled = 0
     dial = DialWay.open
@@ -344,24 +325,21 @@ def test_a_serve_that_says_again_and_again_where_it_listens_is_dialled_seldom_an
     monkeypatch.setattr(DialWay, "open", count)
     monkeypatch.setattr(tcp, "listenable", lambda own, *, loopback: [])
 
-    async def main() -> None:
-        async with relaying() as server:
-            serve, proxy = Invited(Role.SERVE, server.url), Invited(Role.PROXY, server.url)
-            async with running(serve, proxy):
-                assert await proxy.ask() == b"/hello"
-                for number in range(200):
-                    serve.room.standing[0].tell_addresses((f"203.0.113.9:{40_000 + number}",))
-                    await asyncio.sleep(0.002)
-                assert await proxy.ask() == b"/hello"
-                [link] = proxy.links
-                await until(lambda: not any(each.stage is Stage.LEFT for each in link.attempts), "all is closed")
-                assert 1 < dialled <= 2 * link_module._DIALS
-                assert len(link.attempts) <= 3 + link_module._DIALS
-                proxy.links[0]._dials = Bucket(1, every=60)
-                serve.room.standing[0].tell_addresses(("203.0.113.9:40000",))
-                await until(lambda: len(link.attempts) <= 3, "of each kind one")
-
-    run(main())
+    async with relaying() as server:
+        serve, proxy = Invited(Role.SERVE, server.url), Invited(Role.PROXY, server.url)
+        async with running(serve, proxy):
+            assert await proxy.ask() == b"/hello"
+            for number in range(200):
+                serve.room.standing[0].tell_addresses((f"203.0.113.9:{40_000 + number}",))
+                await asyncio.sleep(0.002)
+            assert await proxy.ask() == b"/hello"
+            [link] = proxy.links
+            await until(lambda: not any(each.stage is Stage.LEFT for each in link.attempts), "all is closed")
+            assert 1 < dialled <= 2 * link_module._DIALS
+            assert len(link.attempts) <= 3 + link_module._DIALS
+            proxy.links[0]._dials = Bucket(1, every=60)
+            serve.room.standing[0].tell_addresses(("203.0.113.9:40000",))
+            await until(lambda: len(link.attempts) <= 3, "of each kind one")
 
 
 def failures(proxy: Member) -> list[str]:
@@ -396,63 +374,54 @@ def spied_connects(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 # -- a signal server that says too much
 
 
-def test_a_hundred_tickets_a_second_have_serve_open_few_pipes(run: Run) -> None:
-    async def main() -> None:
-        async with relaying() as server, pair(server.url, make=Relayed) as (serve, proxy):
-            [carrying] = server.pipes
-            asking = await under_load(serve, proxy)
-            begun, at_once = asyncio.get_running_loop().time(), 0
-            told, peer = server.the(Role.SERVE), server.the(Role.PROXY)
-            for _ in range(100):
-                await told.tell("pipe", peerId=peer.id, ticket=server.ticket())
-                await asyncio.sleep(0.01)
-                at_once = max(at_once, sum(pipe.open for pipe in server.pipes))
-            took = asyncio.get_running_loop().time() - begun
-            opened = sum(pipe.opened for pipe in server.pipes if pipe is not carrying)
-            assert 0 < opened <= link_module._PIPES + took / link_module._PIPE
-            assert at_once <= 1 + link_module._PIPES
-            await asyncio.gather(*asking)
-            assert serve.connections == proxy.connections == 1
-            assert set(serve.events) <= {"signal-connected", "waiting", "peer-connected"}
-
-    run(main())
+async def test_a_hundred_tickets_a_second_have_serve_open_few_pipes() -> None:
+    async with relaying() as server, pair(server.url, make=Relayed) as (serve, proxy):
+        [carrying] = server.pipes
+        asking = await under_load(serve, proxy)
+        begun, at_once = asyncio.get_running_loop().time(), 0
+        told, peer = server.the(Role.SERVE), server.the(Role.PROXY)
+        for _ in range(100):
+            await told.tell("pipe", peerId=peer.id, ticket=server.ticket())
+            await asyncio.sleep(0.01)
+            at_once = max(at_once, sum(pipe.open for pipe in server.pipes))
+        took = asyncio.get_running_loop().time() - begun
+        opened = sum(pipe.opened for pipe in server.pipes if pipe is not carrying)
+        assert 0 < opened <= link_module._PIPES + took / link_module._PIPE
+        assert at_once <= 1 + link_module._PIPES
+        await asyncio.gather(*asking)
+        assert serve.connections == proxy.connections == 1
+        assert set(serve.events) <= {"signal-connected", "waiting", "peer-connected"}
 
 
-def test_tickets_for_members_that_are_not_there_have_serve_open_few_pipes_at_once(run: Run) -> None:
-    async def main() -> None:
-        async with relaying() as server, pair(server.url, make=Relayed) as (serve, proxy):
-            told, at_once = server.the(Role.SERVE), 0
-            for number in range(100):
-                ghost = f"ghost-{number}"
-                await told.tell("peer-joined", peerId=ghost, role="proxy", instance=ghost)
-                for _ in range(10):
-                    await told.tell("pipe", peerId=ghost, ticket=server.ticket())
-                await asyncio.sleep(0.01)
-                at_once = max(at_once, sum(pipe.open for pipe in server.pipes))
-            assert 1 < at_once <= 1 + 4 * Limits().strangers
-            assert await proxy.ask() == b"/hello"
-            assert serve.connections == proxy.connections == 1
-            assert len(serve.of(ErrorNotice)) <= 1
-
-    run(main())
+async def test_tickets_for_members_that_are_not_there_have_serve_open_few_pipes_at_once() -> None:
+    async with relaying() as server, pair(server.url, make=Relayed) as (serve, proxy):
+        told, at_once = server.the(Role.SERVE), 0
+        for number in range(100):
+            ghost = f"ghost-{number}"
+            await told.tell("peer-joined", peerId=ghost, role="proxy", instance=ghost)
+            for _ in range(10):
+                await told.tell("pipe", peerId=ghost, ticket=server.ticket())
+            await asyncio.sleep(0.01)
+            at_once = max(at_once, sum(pipe.open for pipe in server.pipes))
+        assert 1 < at_once <= 1 + 4 * Limits().strangers
+        assert await proxy.ask() == b"/hello"
+        assert serve.connections == proxy.connections == 1
+        assert len(serve.of(ErrorNotice)) <= 1
 
 
 @pytest.mark.parametrize("path", [Path.TCP, Path.DIRECT, Path.RELAY])
-def test_peers_that_are_said_to_be_killed_again_and_again_are_asked_and_nothing_ends(run: Run, path: Path) -> None:
-    async def main() -> None:
-        # A machine that is busy for half a second must not look like a peer that was killed.
-        make = partial(Invited, path=str(path), timeouts=quicker(dead_suspect=10.0))
-        async with relaying() as server, pair(server.url, make=make) as (serve, proxy):
-            await on(path, serve, proxy)
-            [session] = proxy.room.sessions
-            asking = await under_load(serve, proxy)
-            while not all(each.done() for each in asking):
-                for guest, other in ((Role.SERVE, Role.PROXY), (Role.PROXY, Role.SERVE)):
-                    await server.the(guest).tell("peer-left", peerId=server.the(other).id, abrupt=True)
-                await asyncio.sleep(0.01)
-            await asyncio.gather(*asking)
-            assert session.rtt is not None, "it was asked"
-            assert proxy.room.standing == [session]
-            assert serve.connections == proxy.connections == 1
-
-    run(main())
+async def test_peers_that_are_said_to_be_killed_again_and_again_are_asked_and_nothing_ends(path: Path) -> None:
+    # A machine that is busy for half a second must not look like a peer that was killed.
+    make = partial(Invited, path=str(path), timeouts=quicker(dead_suspect=10.0))
+    async with relaying() as server, pair(server.url, make=make) as (serve, proxy):
+        await on(path, serve, proxy)
+        [session] = proxy.room.sessions
+        asking = await under_load(serve, proxy)
+        while not all(each.done() for each in asking):
+            for guest, other in ((Role.SERVE, Role.PROXY), (Role.PROXY, Role.SERVE)):
+                await server.the(guest).tell("peer-left", peerId=server.the(other).id, abrupt=True)
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*asking)
+        assert session.rtt is not None, "it was asked"
+        assert proxy.room.standing == [session]
+        assert serve.connections == proxy.connections == 1

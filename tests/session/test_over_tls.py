@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -19,7 +17,6 @@ from llmtunnel.transport.identity import Identity
 from ..support.pipes import LEFT, PATIENCE, RIGHT, channel, standing
 from ..support.session_pair import echo, exchange, start
 
-Run = Callable[..., Any]
 SETTINGS = Settings(room="R", secret="a secret that nobody guesses")
 
 
@@ -32,55 +29,46 @@ async def serve_on(end: Channel) -> Session:
     return await start(end, Role.SERVE, handler=echo, credentials=access.credentials(end.binding))
 
 
-def test_two_peers_prove_themselves_and_then_send_as_much_as_they_like(run: Run) -> None:
-    async def main() -> None:
-        left, right, *_ = await standing()
-        proxy, serve = await asyncio.gather(proxy_on(left), serve_on(right))
-        assert proxy.authenticated and serve.authenticated
-        body = bytes(3_000_000)
-        assert await exchange(proxy, body) == body
-        assert (proxy.certificate, serve.certificate) == (RIGHT.fingerprint, LEFT.fingerprint)
-        await asyncio.gather(proxy.aclose(), serve.aclose())
-
-    run(main())
+async def test_two_peers_prove_themselves_and_then_send_as_much_as_they_like() -> None:
+    left, right, *_ = await standing()
+    proxy, serve = await asyncio.gather(proxy_on(left), serve_on(right))
+    assert proxy.authenticated and serve.authenticated
+    body = bytes(3_000_000)
+    assert await exchange(proxy, body) == body
+    assert (proxy.certificate, serve.certificate) == (RIGHT.fingerprint, LEFT.fingerprint)
+    await asyncio.gather(proxy.aclose(), serve.aclose())
 
 
-def test_a_peer_without_the_secret_gets_nowhere(run: Run) -> None:
-    async def main() -> None:
-        left, right, *_ = await standing()
-        stranger = proxy_on(left, Settings(room="R", secret="another one"))
-        outcome = await asyncio.gather(stranger, serve_on(right), return_exceptions=True)
-        assert all(isinstance(each, PeerError) for each in outcome)
-        assert any(isinstance(each, AuthenticationFailed) for each in outcome)
-
-    run(main())
+async def test_a_peer_without_the_secret_gets_nowhere() -> None:
+    left, right, *_ = await standing()
+    stranger = proxy_on(left, Settings(room="R", secret="another one"))
+    outcome = await asyncio.gather(stranger, serve_on(right), return_exceptions=True)
+    assert all(isinstance(each, PeerError) for each in outcome)
+    assert any(isinstance(each, AuthenticationFailed) for each in outcome)
 
 
-def test_a_relay_that_plays_each_peer_to_the_other_gets_nowhere(run: Run) -> None:
+async def test_a_relay_that_plays_each_peer_to_the_other_gets_nowhere() -> None:
     """TLS stands on both sides of it; the proof does not, as it is bound to the certificates that each side saw."""
 
-    async def main() -> None:
-        ends, wires = [], []
-        middle = Identity()
-        for identity, server in ((LEFT, False), (middle, True), (middle, False), (RIGHT, True)):
-            end, wire = channel(identity, server=server)
-            ends.append(end)
-            wires.append(wire)
-        for one, other in ((0, 1), (2, 3)):
-            wires[one].carry, wires[one].end = wires[other].arrive, wires[other].arrive_end
-            wires[other].carry, wires[other].end = wires[one].arrive, wires[one].arrive_end
-        for end, wire in zip(ends, wires, strict=True):
-            end.connection_made(wire)
-        for end in ends:
-            await end.stand(PATIENCE)
-        ends[1].attach(Forward(ends[2]))
-        ends[2].attach(Forward(ends[1]))
-        outcome = await asyncio.gather(proxy_on(ends[0]), serve_on(ends[3]), return_exceptions=True)
-        assert all(isinstance(each, PeerError) for each in outcome)
-        assert any(isinstance(each, AuthenticationFailed) for each in outcome)
-        await asyncio.gather(*(end.aclose() for end in ends))
-
-    run(main())
+    ends, wires = [], []
+    middle = Identity()
+    for identity, server in ((LEFT, False), (middle, True), (middle, False), (RIGHT, True)):
+        end, wire = channel(identity, server=server)
+        ends.append(end)
+        wires.append(wire)
+    for one, other in ((0, 1), (2, 3)):
+        wires[one].carry, wires[one].end = wires[other].arrive, wires[other].arrive_end
+        wires[other].carry, wires[other].end = wires[one].arrive, wires[one].arrive_end
+    for end, wire in zip(ends, wires, strict=True):
+        end.connection_made(wire)
+    for end in ends:
+        await end.stand(PATIENCE)
+    ends[1].attach(Forward(ends[2]))
+    ends[2].attach(Forward(ends[1]))
+    outcome = await asyncio.gather(proxy_on(ends[0]), serve_on(ends[3]), return_exceptions=True)
+    assert all(isinstance(each, PeerError) for each in outcome)
+    assert any(isinstance(each, AuthenticationFailed) for each in outcome)
+    await asyncio.gather(*(end.aclose() for end in ends))
 
 
 class Forward:
@@ -101,16 +89,13 @@ class Forward:
 
 
 @pytest.mark.parametrize("what", ["altered", "cut"])
-def test_streams_end_loudly_where_the_channel_does(run: Run, what: str) -> None:
-    async def main() -> None:
-        left, right, left_wire, right_wire = await standing()
-        proxy, serve = await asyncio.gather(proxy_on(left), serve_on(right))
-        if what == "altered":
-            left_wire.carry = lambda data: right_wire.arrive(data[:-1] + bytes([data[-1] ^ 1]))
-        else:
-            left_wire.carry = lambda data: left_wire.lose()
-        with pytest.raises(PeerError, match=what):
-            await exchange(proxy, b"x")
-        await asyncio.gather(proxy.aclose(), serve.aclose())
-
-    run(main())
+async def test_streams_end_loudly_where_the_channel_does(what: str) -> None:
+    left, right, left_wire, right_wire = await standing()
+    proxy, serve = await asyncio.gather(proxy_on(left), serve_on(right))
+    if what == "altered":
+        left_wire.carry = lambda data: right_wire.arrive(data[:-1] + bytes([data[-1] ^ 1]))
+    else:
+        left_wire.carry = lambda data: left_wire.lose()
+    with pytest.raises(PeerError, match=what):
+        await exchange(proxy, b"x")
+    await asyncio.gather(proxy.aclose(), serve.aclose())

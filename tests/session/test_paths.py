@@ -41,7 +41,6 @@ from ..support.pipes import Ear
 from ..support.pipes import channel as tls_end
 from .test_over_tls import Forward
 
-Run = Callable[..., Any]
 SECRET = "a secret that nobody guesses"
 Invited = partial(Member, secret=SECRET, resume_for=PATIENCE)
 LOAD = 8
@@ -125,116 +124,97 @@ async def on(path: Path, *members: Member) -> None:
 
 
 @pytest.mark.usefixtures("apart")
-def test_the_relay_carries_first_and_a_direct_path_takes_over_under_load(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        gate = Gate(monkeypatch)
-        make = partial(Invited, timeouts=quicker(answer=PATIENCE))
-        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
-            await on(Path.RELAY, serve, proxy)
-            assert proxy.room.standing[0].detail == "direct: is being tried"
-            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
-            await until(lambda: len(serve.started) == LOAD)
-            gate.open()
-            await on(Path.DIRECT, serve, proxy)
-            assert not any(each.done() for each in asking)
-            assert all(await asyncio.gather(*asking))
-            assert proxy.room.standing[0].detail == ""
-            assert [(each.path, each.gap_ms) for each in proxy.of(Resumed)] == [(Path.DIRECT, 0.0)]
-            assert "suspended" not in proxy.events + serve.events
-            assert proxy.connections == serve.connections == 1
-            await until(lambda: not len(server._relay), "the pipe is dropped")
-
-    run(main())
+async def test_the_relay_carries_first_and_a_direct_path_takes_over_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    make = partial(Invited, timeouts=quicker(answer=PATIENCE))
+    async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+        await on(Path.RELAY, serve, proxy)
+        assert proxy.room.standing[0].detail == "direct: is being tried"
+        asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+        await until(lambda: len(serve.started) == LOAD)
+        gate.open()
+        await on(Path.DIRECT, serve, proxy)
+        assert not any(each.done() for each in asking)
+        assert all(await asyncio.gather(*asking))
+        assert proxy.room.standing[0].detail == ""
+        assert [(each.path, each.gap_ms) for each in proxy.of(Resumed)] == [(Path.DIRECT, 0.0)]
+        assert "suspended" not in proxy.events + serve.events
+        assert proxy.connections == serve.connections == 1
+        await until(lambda: not len(server._relay), "the pipe is dropped")
 
 
 @pytest.mark.usefixtures("apart")
-def test_an_easy_direct_path_costs_the_relay_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        gate = Gate(monkeypatch, held=False)
-        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
-            await on(Path.DIRECT, serve, proxy)
-            await asyncio.sleep(2 * ways.HEAD_START)
-            assert gate.asked == 0
+async def test_an_easy_direct_path_costs_the_relay_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch, held=False)
+    async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+        await on(Path.DIRECT, serve, proxy)
+        await asyncio.sleep(2 * ways.HEAD_START)
+        assert gate.asked == 0
+        assert await proxy.ask() == b"/hello"
+
+
+@pytest.mark.usefixtures("apart")
+async def test_without_udp_the_relay_carries_within_two_seconds_and_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_udp(monkeypatch)
+    make = partial(Invited, timeouts=quicker(connect=3.0))
+    async with signal() as server:
+        begun = asyncio.get_running_loop().time()
+        async with pair(server.url, make=make) as (serve, proxy):
             assert await proxy.ask() == b"/hello"
-
-    run(main())
+            took = asyncio.get_running_loop().time() - begun
+            print(f"up over the relay in {took:.2f} s")
+            assert took < 2.0
+            await on(Path.RELAY, serve, proxy)
+            assert all(await asyncio.gather(*(echo(proxy, seed) for seed in range(LOAD))))
+            for member in (serve, proxy):
+                await until(lambda: "No network path" in member.room.standing[0].detail)  # noqa: B023
+            assert await proxy.ask() == b"/hello"
+            assert set(proxy.events) <= {"signal-connected", "waiting", "peer-connected"}
 
 
 @pytest.mark.usefixtures("apart")
-def test_without_udp_the_relay_carries_within_two_seconds_and_says_what_is_missing(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
+async def test_a_direct_path_that_falls_silent_is_left_for_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = partial(Invited, timeouts=quicker(ping_busy=0.3, dead_busy=0.9))
+    async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+        await on(Path.DIRECT, serve, proxy)
+        asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+        await until(lambda: len(serve.started) == LOAD)
         without_udp(monkeypatch)
-        make = partial(Invited, timeouts=quicker(connect=3.0))
-        async with signal() as server:
-            begun = asyncio.get_running_loop().time()
-            async with pair(server.url, make=make) as (serve, proxy):
-                assert await proxy.ask() == b"/hello"
-                took = asyncio.get_running_loop().time() - begun
-                print(f"up over the relay in {took:.2f} s")
-                assert took < 2.0
-                await on(Path.RELAY, serve, proxy)
-                assert all(await asyncio.gather(*(echo(proxy, seed) for seed in range(LOAD))))
-                for member in (serve, proxy):
-                    await until(lambda: "No network path" in member.room.standing[0].detail)  # noqa: B023
-                assert await proxy.ask() == b"/hello"
-                assert set(proxy.events) <= {"signal-connected", "waiting", "peer-connected"}
-
-    run(main())
+        for link in serve.links + proxy.links:
+            silence(link)
+        await on(Path.RELAY, serve, proxy)
+        assert all(await asyncio.gather(*asking))
+        [resumed] = proxy.of(Resumed)
+        print(f"gap {resumed.gap_ms} ms")
+        assert resumed.path is Path.RELAY
+        assert proxy.connections == serve.connections == 1
 
 
 @pytest.mark.usefixtures("apart")
-def test_a_direct_path_that_falls_silent_is_left_for_the_relay(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        make = partial(Invited, timeouts=quicker(ping_busy=0.3, dead_busy=0.9))
-        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
-            await on(Path.DIRECT, serve, proxy)
-            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
-            await until(lambda: len(serve.started) == LOAD)
-            without_udp(monkeypatch)
-            for link in serve.links + proxy.links:
-                silence(link)
-            await on(Path.RELAY, serve, proxy)
-            assert all(await asyncio.gather(*asking))
-            [resumed] = proxy.of(Resumed)
-            print(f"gap {resumed.gap_ms} ms")
-            assert resumed.path is Path.RELAY
-            assert proxy.connections == serve.connections == 1
-
-    run(main())
-
-
-@pytest.mark.usefixtures("apart")
-def test_a_relay_that_is_killed_is_a_pause_until_another_path_is_there(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def main() -> None:
-        gate = Gate(monkeypatch)
-        make = partial(Invited, timeouts=quicker(answer=PATIENCE))
-        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
-            await on(Path.RELAY, serve, proxy)
-            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
-            await until(lambda: len(serve.started) == LOAD)
-            monkeypatch.setattr(RelayWay, "open", no_relay)
-            monkeypatch.setattr(AskedRelayWay, "open", no_relay)
-            assert server._relay is not None
-            server._relay.stop()
-            await proxy.heard("suspended")
-            gate.open()
-            await on(Path.DIRECT, serve, proxy)
-            assert all(await asyncio.gather(*asking))
-            assert proxy.connections == serve.connections == 1
-
-    run(main())
+async def test_a_relay_that_is_killed_is_a_pause_until_another_path_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    make = partial(Invited, timeouts=quicker(answer=PATIENCE))
+    async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+        await on(Path.RELAY, serve, proxy)
+        asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+        await until(lambda: len(serve.started) == LOAD)
+        monkeypatch.setattr(RelayWay, "open", no_relay)
+        monkeypatch.setattr(AskedRelayWay, "open", no_relay)
+        assert server._relay is not None
+        server._relay.stop()
+        await proxy.heard("suspended")
+        gate.open()
+        await on(Path.DIRECT, serve, proxy)
+        assert all(await asyncio.gather(*asking))
+        assert proxy.connections == serve.connections == 1
 
 
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("first", list(Role))
-def test_a_signal_server_that_was_away_is_tried_often_while_streams_wait_for_its_relay(
-    run: Run, monkeypatch: pytest.MonkeyPatch, first: Role
+async def test_a_signal_server_that_was_away_is_tried_often_while_streams_wait_for_its_relay(
+    monkeypatch: pytest.MonkeyPatch, first: Role
 ) -> None:
     """The one that comes back first offers, and that takes its time."""
     offer = WebRtcPeer.offer
@@ -243,26 +223,23 @@ def test_a_signal_server_that_was_away_is_tried_often_while_streams_wait_for_its
         await asyncio.sleep(0.1)
         return await offer(peer)
 
-    async def main() -> None:
-        without_udp(monkeypatch)
-        monkeypatch.setattr(WebRtcPeer, "offer", slow)
+    without_udp(monkeypatch)
+    monkeypatch.setattr(WebRtcPeer, "offer", slow)
 
-        def make(role: Role, url: str) -> Member:
-            often = 0.05 if role is first else 1.0
-            return Invited(role, url, timeouts=quicker(retry_first=60.0, retry_max=60.0, retry_waiting=often))
+    def make(role: Role, url: str) -> Member:
+        often = 0.05 if role is first else 1.0
+        return Invited(role, url, timeouts=quicker(retry_first=60.0, retry_max=60.0, retry_waiting=often))
 
-        async with signal() as server:
-            port = int(server.url.rpartition(":")[2])
-            async with pair(server.url, make=make) as (serve, proxy):
-                await on(Path.RELAY, serve, proxy)
-                asking = asyncio.create_task(echo(proxy, 1))
-                await until(lambda: serve.started)
-                await server.aclose()
-                await until(lambda: (serve.events + proxy.events).count("reconnecting") > 4)
-                async with SignalServer("127.0.0.1", port):
-                    assert await asking
-
-    run(main())
+    async with signal() as server:
+        port = int(server.url.rpartition(":")[2])
+        async with pair(server.url, make=make) as (serve, proxy):
+            await on(Path.RELAY, serve, proxy)
+            asking = asyncio.create_task(echo(proxy, 1))
+            await until(lambda: serve.started)
+            await server.aclose()
+            await until(lambda: (serve.events + proxy.events).count("reconnecting") > 4)
+            async with SignalServer("127.0.0.1", port):
+                assert await asking
 
 
 async def no_relay(way: RelayWay) -> Channel:
@@ -270,7 +247,7 @@ async def no_relay(way: RelayWay) -> Channel:
 
 
 @pytest.mark.usefixtures("apart")
-def test_a_relay_that_plays_each_peer_to_the_other_gets_nowhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_relay_that_plays_each_peer_to_the_other_gets_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has a certificate of its own, shows it to both, and passes on what they say."""
     middle = Identity()
 
@@ -289,167 +266,140 @@ def test_a_relay_that_plays_each_peer_to_the_other_gets_nowhere(run: Run, monkey
         beyond.attach(Forward(theirs))
         return ours
 
-    async def main() -> None:
-        without_udp(monkeypatch)
-        monkeypatch.setattr(ways, "open_relay", hostile)
-        async with signal() as server:
-            serve, proxy = (Invited(role, server.url) for role in Role)
-            async with running(serve, proxy):
-                await asyncio.wait((proxy.task,), timeout=PATIENCE)
-                assert isinstance(proxy.task.exception(), AuthenticationFailed)
-                assert serve.connections == proxy.connections == 0
-                assert serve.of(ErrorNotice)
-                proxy.task = asyncio.create_task(asyncio.sleep(0))
-
-    run(main())
+    without_udp(monkeypatch)
+    monkeypatch.setattr(ways, "open_relay", hostile)
+    async with signal() as server:
+        serve, proxy = (Invited(role, server.url) for role in Role)
+        async with running(serve, proxy):
+            await asyncio.wait((proxy.task,), timeout=PATIENCE)
+            assert isinstance(proxy.task.exception(), AuthenticationFailed)
+            assert serve.connections == proxy.connections == 0
+            assert serve.of(ErrorNotice)
+            proxy.task = asyncio.create_task(asyncio.sleep(0))
 
 
 @pytest.mark.usefixtures("apart")
-def test_who_comes_later_with_another_certificate_is_not_let_in_and_nothing_is_told(run: Run) -> None:
-    async def main() -> None:
-        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
-            await on(Path.DIRECT, serve, proxy)
-            [link], [ours] = proxy.links, serve.links
-            assert link._asked is not None
-            link._ask_for_pipe()
-            await link._asked._answered.wait()
-            assert link._asked._ticket is not None
-            ticket, ear = link._asked._ticket, Ear()
-            stranger = await open_relay(server.url, ticket, identity=Identity(), server=False, timeouts=QUICK)
-            stranger.attach(ear)
-            await ear.until(lambda: ear.closed)
-            assert ear.closed == ["the other end does not let our certificate in"]
-            await stranger.aclose()
-            await until(lambda: len(ours._running) == 1)
-            assert await proxy.ask() == b"/hello"
-            assert set(serve.events) <= {"signal-connected", "waiting", "peer-connected"}
-
-    run(main())
+async def test_who_comes_later_with_another_certificate_is_not_let_in_and_nothing_is_told() -> None:
+    async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+        await on(Path.DIRECT, serve, proxy)
+        [link], [ours] = proxy.links, serve.links
+        assert link._asked is not None
+        link._ask_for_pipe()
+        await link._asked._answered.wait()
+        assert link._asked._ticket is not None
+        ticket, ear = link._asked._ticket, Ear()
+        stranger = await open_relay(server.url, ticket, identity=Identity(), server=False, timeouts=QUICK)
+        stranger.attach(ear)
+        await ear.until(lambda: ear.closed)
+        assert ear.closed == ["the other end does not let our certificate in"]
+        await stranger.aclose()
+        await until(lambda: len(ours._running) == 1)
+        assert await proxy.ask() == b"/hello"
+        assert set(serve.events) <= {"signal-connected", "waiting", "peer-connected"}
 
 
 @pytest.mark.usefixtures("apart")
-def test_two_invited_proxies_without_udp_have_a_session_each(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        without_udp(monkeypatch)
-        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
-            other = Invited(Role.PROXY, server.url)
-            async with running(other):
-                assert all(await asyncio.gather(echo(proxy, 1), echo(other, 2)))
-                await serve.reached(2)
-                assert proxy.room.standing[0].id != other.room.standing[0].id
-            assert set(proxy.events) <= {"signal-connected", "waiting", "peer-connected"}
-
-    run(main())
+async def test_two_invited_proxies_without_udp_have_a_session_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_udp(monkeypatch)
+    async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+        other = Invited(Role.PROXY, server.url)
+        async with running(other):
+            assert all(await asyncio.gather(echo(proxy, 1), echo(other, 2)))
+            await serve.reached(2)
+            assert proxy.room.standing[0].id != other.room.standing[0].id
+        assert set(proxy.events) <= {"signal-connected", "waiting", "peer-connected"}
 
 
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("missing", ["secret", "relay"])
-def test_there_is_no_relay_without_a_secret_or_where_the_signal_server_has_none(
-    run: Run, monkeypatch: pytest.MonkeyPatch, missing: str
+async def test_there_is_no_relay_without_a_secret_or_where_the_signal_server_has_none(
+    monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    async def main() -> None:
-        gate = Gate(monkeypatch, held=False)
-        without_udp(monkeypatch)
-        timeouts: Timeouts = quicker(connect=1.0)
-        make = partial(Member, secret=None if missing == "secret" else SECRET, timeouts=timeouts)
-        async with signal(**({"relay": None} if missing == "relay" else {})) as server:
-            serve, proxy = (make(role, server.url) for role in Role)
-            async with running(serve, proxy):
-                await proxy.heard("error")
-                assert "No network path" in proxy.of(ErrorNotice)[0].message
-                assert gate.asked == 0
-
-    run(main())
+    gate = Gate(monkeypatch, held=False)
+    without_udp(monkeypatch)
+    timeouts: Timeouts = quicker(connect=1.0)
+    make = partial(Member, secret=None if missing == "secret" else SECRET, timeouts=timeouts)
+    async with signal(**({"relay": None} if missing == "relay" else {})) as server:
+        serve, proxy = (make(role, server.url) for role in Role)
+        async with running(serve, proxy):
+            await proxy.heard("error")
+            assert "No network path" in proxy.of(ErrorNotice)[0].message
+            assert gate.asked == 0
 
 
 @pytest.mark.usefixtures("apart")
-def test_a_signal_server_that_gives_no_ticket_is_told_of_only_where_nothing_else_connects(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+async def test_a_signal_server_that_gives_no_ticket_is_told_of_only_where_nothing_else_connects(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def main() -> None:
-        gate = Gate(monkeypatch)
-        make = partial(Invited, timeouts=quicker(answer=PATIENCE))
-        async with signal(relay=RelayLimits(asks=0)) as server:
-            serve, proxy = (make(role, server.url) for role in Role)
-            async with running(serve, proxy):
-                await until(lambda: proxy.links and failures(proxy.links[0]))
-                assert "The signal server opens no pipe" in str(*failures(proxy.links[0]))
-                gate.open()
-                await on(Path.DIRECT, proxy)
-                assert not proxy.of(ErrorNotice)
-
-    run(main())
+    gate = Gate(monkeypatch)
+    make = partial(Invited, timeouts=quicker(answer=PATIENCE))
+    async with signal(relay=RelayLimits(asks=0)) as server:
+        serve, proxy = (make(role, server.url) for role in Role)
+        async with running(serve, proxy):
+            await until(lambda: proxy.links and failures(proxy.links[0]))
+            assert "The signal server opens no pipe" in str(*failures(proxy.links[0]))
+            gate.open()
+            await on(Path.DIRECT, proxy)
+            assert not proxy.of(ErrorNotice)
 
 
-def test_local_tcp_takes_over_where_the_two_are_near_and_what_dies_with_it_goes_on(run: Run) -> None:
-    async def main() -> None:
-        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
-            await on(Path.TCP, serve, proxy)
-            [session] = proxy.room.standing
-            assert ":" in session.address
-            await until(lambda: not serve.expects_nearby, "nobody is expected any more")
-            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
-            await until(lambda: len(serve.started) == LOAD)
-            session._carrier.channel.give_up("the cable is pulled")  # type: ignore[attr-defined]
-            await proxy.heard("suspended")
-            await on(Path.TCP, serve, proxy)
-            assert all(await asyncio.gather(*asking))
-            paths = [each.path for each in proxy.of(Resumed)]
-            assert paths[0] is paths[-1] is Path.TCP and Path.DIRECT in paths
-            assert proxy.connections == serve.connections == 1
-
-    run(main())
+async def test_local_tcp_takes_over_where_the_two_are_near_and_what_dies_with_it_goes_on() -> None:
+    async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+        await on(Path.TCP, serve, proxy)
+        [session] = proxy.room.standing
+        assert ":" in session.address
+        await until(lambda: not serve.expects_nearby, "nobody is expected any more")
+        asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+        await until(lambda: len(serve.started) == LOAD)
+        session._carrier.channel.give_up("the cable is pulled")  # type: ignore[attr-defined]
+        await proxy.heard("suspended")
+        await on(Path.TCP, serve, proxy)
+        assert all(await asyncio.gather(*asking))
+        paths = [each.path for each in proxy.of(Resumed)]
+        assert paths[0] is paths[-1] is Path.TCP and Path.DIRECT in paths
+        assert proxy.connections == serve.connections == 1
 
 
-def test_connecting_anew_from_a_better_path_goes_on_and_comes_back_to_it(run: Run) -> None:
-    async def main() -> None:
-        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
-            await on(Path.TCP, serve, proxy)
-            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
-            await until(lambda: len(serve.started) == LOAD)
-            proxy.room.reconnect()
-            await until(lambda: len(proxy.of(Resumed)) >= 3, "to tcp, to another link, to tcp")
-            await on(Path.TCP, serve, proxy)
-            assert all(await asyncio.gather(*asking))
-            assert not proxy.of(ErrorNotice) and proxy.connections == 1
-
-    run(main())
+async def test_connecting_anew_from_a_better_path_goes_on_and_comes_back_to_it() -> None:
+    async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+        await on(Path.TCP, serve, proxy)
+        asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+        await until(lambda: len(serve.started) == LOAD)
+        proxy.room.reconnect()
+        await until(lambda: len(proxy.of(Resumed)) >= 3, "to tcp, to another link, to tcp")
+        await on(Path.TCP, serve, proxy)
+        assert all(await asyncio.gather(*asking))
+        assert not proxy.of(ErrorNotice) and proxy.connections == 1
 
 
-def test_without_udp_the_relay_introduces_and_local_tcp_carries(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        without_udp(monkeypatch)
-        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
-            await on(Path.TCP, serve, proxy)
-            assert await echo(proxy, 1)
-            await until(lambda: not len(server._relay), "the pipe is dropped")
-
-    run(main())
+async def test_without_udp_the_relay_introduces_and_local_tcp_carries(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_udp(monkeypatch)
+    async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+        await on(Path.TCP, serve, proxy)
+        assert await echo(proxy, 1)
+        await until(lambda: not len(server._relay), "the pipe is dropped")
 
 
 @pytest.mark.usefixtures("apart")
-def test_a_network_that_lets_udp_pass_later_is_noticed_and_the_relay_left_under_load(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+async def test_a_network_that_lets_udp_pass_later_is_noticed_and_the_relay_left_under_load(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def main() -> None:
-        monkeypatch.setattr(retry, "FIRST", 0.2)
-        with monkeypatch.context() as blocked:
-            without_udp(blocked)
-            async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
-                await on(Path.RELAY, serve, proxy)
-                await until(lambda: not any(link.tries_direct for link in proxy.links), "there is none")
-                await another_try(proxy)
-                asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
-                await until(lambda: len(serve.started) == LOAD)
-                blocked.undo()
-                await on(Path.DIRECT, serve, proxy)
-                assert not any(each.done() for each in asking)
-                assert all(await asyncio.gather(*asking))
-                assert [(each.path, each.gap_ms) for each in proxy.of(Resumed)] == [(Path.DIRECT, 0.0)]
-                assert proxy.room._retry.better_due is None
-                assert set(proxy.events + serve.events) <= {"signal-connected", "waiting", "peer-connected", "resumed"}
-
-    run(main())
+    monkeypatch.setattr(retry, "FIRST", 0.2)
+    with monkeypatch.context() as blocked:
+        without_udp(blocked)
+        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+            await on(Path.RELAY, serve, proxy)
+            await until(lambda: not any(link.tries_direct for link in proxy.links), "there is none")
+            await another_try(proxy)
+            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+            await until(lambda: len(serve.started) == LOAD)
+            blocked.undo()
+            await on(Path.DIRECT, serve, proxy)
+            assert not any(each.done() for each in asking)
+            assert all(await asyncio.gather(*asking))
+            assert [(each.path, each.gap_ms) for each in proxy.of(Resumed)] == [(Path.DIRECT, 0.0)]
+            assert proxy.room._retry.better_due is None
+            assert set(proxy.events + serve.events) <= {"signal-connected", "waiting", "peer-connected", "resumed"}
 
 
 async def another_try(proxy: Member) -> None:
@@ -459,71 +409,62 @@ async def another_try(proxy: Member) -> None:
 
 
 @pytest.mark.usefixtures("apart")
-def test_a_try_for_a_better_path_that_fails_leaves_all_as_it_was(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        monkeypatch.setattr(retry, "FIRST", 0.2)
-        without_udp(monkeypatch)
-        async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
-            await until(lambda: not any(link.tries_direct for link in proxy.links), "there is no direct path")
-            links = proxy.links
-            for _ in range(2):
-                await another_try(proxy)
-            assert proxy.links == links and serve.links[0].session is serve.room.sessions[0]
-            assert proxy.room.standing[0].detail.startswith("direct: ")
-            assert set(proxy.events + serve.events) <= {"signal-connected", "waiting", "peer-connected"}
-            asking = asyncio.create_task(echo(proxy, 1))
-            await until(lambda: serve.started)
-            assert server._relay is not None
-            server._relay.stop()
-            await proxy.heard("suspended")
-            assert await asking
-
-    run(main())
+async def test_a_try_for_a_better_path_that_fails_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST", 0.2)
+    without_udp(monkeypatch)
+    async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+        await until(lambda: not any(link.tries_direct for link in proxy.links), "there is no direct path")
+        links = proxy.links
+        for _ in range(2):
+            await another_try(proxy)
+        assert proxy.links == links and serve.links[0].session is serve.room.sessions[0]
+        assert proxy.room.standing[0].detail.startswith("direct: ")
+        assert set(proxy.events + serve.events) <= {"signal-connected", "waiting", "peer-connected"}
+        asking = asyncio.create_task(echo(proxy, 1))
+        await until(lambda: serve.started)
+        assert server._relay is not None
+        server._relay.stop()
+        await proxy.heard("suspended")
+        assert await asking
 
 
 @pytest.mark.parametrize("who", list(Role))
 @pytest.mark.parametrize("udp", [True, False])
-def test_where_local_tcp_alone_may_carry_no_byte_of_a_stream_goes_elsewhere(
-    run: Run, monkeypatch: pytest.MonkeyPatch, who: Role, udp: bool
+async def test_where_local_tcp_alone_may_carry_no_byte_of_a_stream_goes_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, who: Role, udp: bool
 ) -> None:
     """Not before it is up, and not while it is away."""
     elsewhere: list[bytes] = []
     for kind in (WebRtcChannel, TlsChannel):
         monkeypatch.setattr(kind, "send", spy(kind.send, elsewhere))
 
-    async def main() -> None:
-        def make(role: Role, url: str) -> Member:
-            return Invited(role, url, path="tcp" if role is who else "auto")
+    def make(role: Role, url: str) -> Member:
+        return Invited(role, url, path="tcp" if role is who else "auto")
 
-        if not udp:
-            without_udp(monkeypatch)
-        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
-            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
-            await until(lambda: len(serve.started) == LOAD)
-            [session] = proxy.room.standing
-            assert [each.path for each in proxy.of(PeerConnected) + serve.of(PeerConnected)] == [Path.TCP, Path.TCP]
-            session._carrier.channel.give_up("the cable is pulled")  # type: ignore[attr-defined]
-            await proxy.heard("resumed")
-            assert all(await asyncio.gather(*asking))
-            assert {each.path for each in proxy.of(Resumed) + serve.of(Resumed)} == {Path.TCP}
-            assert elsewhere and not http_in(elsewhere)
-            assert "peer-lost" not in proxy.events + serve.events
-
-    run(main())
+    if not udp:
+        without_udp(monkeypatch)
+    async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+        asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+        await until(lambda: len(serve.started) == LOAD)
+        [session] = proxy.room.standing
+        assert [each.path for each in proxy.of(PeerConnected) + serve.of(PeerConnected)] == [Path.TCP, Path.TCP]
+        session._carrier.channel.give_up("the cable is pulled")  # type: ignore[attr-defined]
+        await proxy.heard("resumed")
+        assert all(await asyncio.gather(*asking))
+        assert {each.path for each in proxy.of(Resumed) + serve.of(Resumed)} == {Path.TCP}
+        assert elsewhere and not http_in(elsewhere)
+        assert "peer-lost" not in proxy.events + serve.events
 
 
-def test_where_local_tcp_alone_may_carry_connecting_anew_loses_nothing(run: Run) -> None:
-    async def main() -> None:
-        async with signal() as server, pair(server.url, make=partial(Invited, path="tcp")) as (serve, proxy):
-            await on(Path.TCP, serve, proxy)
-            [session] = proxy.room.standing
-            proxy.room.reconnect()
-            await proxy.heard("resumed")
-            assert proxy.room.standing == [session] and session.path is Path.TCP
-            assert await proxy.ask() == b"/hello"
-            assert "peer-lost" not in proxy.events + serve.events
-
-    run(main())
+async def test_where_local_tcp_alone_may_carry_connecting_anew_loses_nothing() -> None:
+    async with signal() as server, pair(server.url, make=partial(Invited, path="tcp")) as (serve, proxy):
+        await on(Path.TCP, serve, proxy)
+        [session] = proxy.room.standing
+        proxy.room.reconnect()
+        await proxy.heard("resumed")
+        assert proxy.room.standing == [session] and session.path is Path.TCP
+        assert await proxy.ask() == b"/hello"
+        assert "peer-lost" not in proxy.events + serve.events
 
 
 def spy(send: Callable[[Any, bytes], None], sent: list[bytes]) -> Callable[[Any, bytes], None]:
@@ -538,97 +479,79 @@ def spy(send: Callable[[Any, bytes], None], sent: list[bytes]) -> Callable[[Any,
 
 
 @pytest.mark.usefixtures("apart")
-def test_where_local_tcp_alone_may_carry_and_cannot_it_is_said_and_tried_again(run: Run) -> None:
-    async def main() -> None:
-        async with signal() as server:
-            serve, proxy = Invited(Role.SERVE, server.url), Invited(Role.PROXY, server.url, path="tcp")
-            async with running(serve, proxy):
-                await until(lambda: len([each for each in proxy.of(Reconnecting) if each.what == "peer"]) >= 2)
-                [told, *_] = proxy.of(Reconnecting)
-                assert "not reached over tcp" in told.reason and "--path auto" in told.hint
-                assert not proxy.room.standing and not proxy.of(PeerConnected)
-                assert not {"peer-connected", "peer-lost"} & set(serve.events)
-
-    run(main())
+async def test_where_local_tcp_alone_may_carry_and_cannot_it_is_said_and_tried_again() -> None:
+    async with signal() as server:
+        serve, proxy = Invited(Role.SERVE, server.url), Invited(Role.PROXY, server.url, path="tcp")
+        async with running(serve, proxy):
+            await until(lambda: len([each for each in proxy.of(Reconnecting) if each.what == "peer"]) >= 2)
+            [told, *_] = proxy.of(Reconnecting)
+            assert "not reached over tcp" in told.reason and "--path auto" in told.hint
+            assert not proxy.room.standing and not proxy.of(PeerConnected)
+            assert not {"peer-connected", "peer-lost"} & set(serve.events)
 
 
-def test_without_a_secret_nobody_says_where_it_listens(run: Run) -> None:
-    async def main() -> None:
-        async with signal() as server, pair(server.url) as (serve, proxy):
-            assert Feature.PATH not in proxy.room.standing[0].features
-            assert await proxy.ask() == b"/hello"
-            assert not serve.expects_nearby
-            await on(Path.DIRECT, serve, proxy)
-
-    run(main())
+async def test_without_a_secret_nobody_says_where_it_listens() -> None:
+    async with signal() as server, pair(server.url) as (serve, proxy):
+        assert Feature.PATH not in proxy.room.standing[0].features
+        assert await proxy.ask() == b"/hello"
+        assert not serve.expects_nearby
+        await on(Path.DIRECT, serve, proxy)
 
 
 @pytest.mark.usefixtures("apart")
-def test_why_a_turn_server_carries_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_why_a_turn_server_carries_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WebRtcChannel, "path", Path.TURN)
 
-    async def main() -> None:
-        async with signal() as server, pair(server.url, make=Invited) as (_, proxy):
-            await on(Path.TURN, proxy)
-            assert proxy.room.standing[0].detail == "direct: nothing passes straight between the two networks"
-
-    run(main())
+    async with signal() as server, pair(server.url, make=Invited) as (_, proxy):
+        await on(Path.TURN, proxy)
+        assert proxy.room.standing[0].detail == "direct: nothing passes straight between the two networks"
 
 
 @pytest.mark.parametrize("who", list(Role))
 @pytest.mark.parametrize("path", [Path.DIRECT, Path.RELAY, Path.TCP])
-def test_a_path_that_one_side_restricts_itself_to_is_the_only_one(run: Run, path: Path, who: Role) -> None:
-    async def main() -> None:
-        def make(role: Role, url: str) -> Member:
-            return Invited(role, url, path=str(path) if role is who else "auto")
+async def test_a_path_that_one_side_restricts_itself_to_is_the_only_one(path: Path, who: Role) -> None:
+    def make(role: Role, url: str) -> Member:
+        return Invited(role, url, path=str(path) if role is who else "auto")
 
-        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
-            await on(path, serve, proxy)
-            assert await echo(proxy, 1, 100_000)
-            await on(path, serve, proxy)
-            assert not proxy.of(Resumed) + proxy.of(ErrorNotice) + serve.of(ErrorNotice)
-            assert (Feature.PATH in proxy.room.standing[0].features) is (path is Path.TCP)
-
-    run(main())
+    async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+        await on(path, serve, proxy)
+        assert await echo(proxy, 1, 100_000)
+        await on(path, serve, proxy)
+        assert not proxy.of(Resumed) + proxy.of(ErrorNotice) + serve.of(ErrorNotice)
+        assert (Feature.PATH in proxy.room.standing[0].features) is (path is Path.TCP)
 
 
 @pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("who", list(Role))
-def test_a_session_that_cannot_change_its_path_keeps_the_first(
-    run: Run, monkeypatch: pytest.MonkeyPatch, who: Role
+async def test_a_session_that_cannot_change_its_path_keeps_the_first(
+    monkeypatch: pytest.MonkeyPatch, who: Role
 ) -> None:
-    async def main() -> None:
-        monkeypatch.setattr(peers, "PATIENT_START", 0.1)
-        gate = Gate(monkeypatch)
+    monkeypatch.setattr(peers, "PATIENT_START", 0.1)
+    gate = Gate(monkeypatch)
 
-        def make(role: Role, url: str) -> Member:
-            return Invited(role, url, timeouts=quicker(answer=PATIENCE), resume_for=0.0 if role is who else PATIENCE)
+    def make(role: Role, url: str) -> Member:
+        return Invited(role, url, timeouts=quicker(answer=PATIENCE), resume_for=0.0 if role is who else PATIENCE)
 
-        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
-            await on(Path.RELAY, serve, proxy)
-            [link] = proxy.links
-            gate.open()
-            await until(lambda: failures(link))
-            assert "cannot change its path" in proxy.room.standing[0].detail
-            assert await echo(proxy, 1, 100_000)
-            assert proxy.connections == 1
-
-    run(main())
+    async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+        await on(Path.RELAY, serve, proxy)
+        [link] = proxy.links
+        gate.open()
+        await until(lambda: failures(link))
+        assert "cannot change its path" in proxy.room.standing[0].detail
+        assert await echo(proxy, 1, 100_000)
+        assert proxy.connections == 1
 
 
-def test_the_relay_alone_where_there_is_none_says_so(run: Run) -> None:
-    async def main() -> None:
-        async with signal(relay=None) as server:
-            proxy = Invited(Role.PROXY, server.url, path="relay")
-            async with running(proxy):
-                await proxy.heard("error")
-                assert "has no relay" in proxy.of(ErrorNotice)[0].message
-
-    run(main())
+async def test_the_relay_alone_where_there_is_none_says_so() -> None:
+    async with signal(relay=None) as server:
+        proxy = Invited(Role.PROXY, server.url, path="relay")
+        async with running(proxy):
+            await proxy.heard("error")
+            assert "has no relay" in proxy.of(ErrorNotice)[0].message
 
 
-def test_a_session_that_ends_as_it_goes_over_to_another_path_is_over_at_both_ends(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+async def test_a_session_that_ends_as_it_goes_over_to_another_path_is_over_at_both_ends(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Serve has gone over by then, and takes no farewell that comes on the path before."""
     agreed = peers.Peers.agreed
@@ -637,13 +560,10 @@ def test_a_session_that_ends_as_it_goes_over_to_another_path_is_over_at_both_end
         late = each._role is Role.PROXY and agreement.received is not None
         return None if late else agreed(each, carrier, agreement, name=name)
 
-    async def main() -> None:
-        monkeypatch.setattr(peers.Peers, "agreed", too_late)
-        async with signal() as server, pair(server.url, make=Invited) as (serve, _):
-            await serve.heard("peer-lost")
-            assert "The peer stops." in serve.of(PeerLostNotice)[0].reason
-
-    run(main())
+    monkeypatch.setattr(peers.Peers, "agreed", too_late)
+    async with signal() as server, pair(server.url, make=Invited) as (serve, _):
+        await serve.heard("peer-lost")
+        assert "The peer stops." in serve.of(PeerLostNotice)[0].reason
 
 
 class Withheld:
@@ -672,54 +592,48 @@ class Withheld:
 
 @pytest.mark.parametrize("path", [Path.DIRECT, Path.TCP])
 @pytest.mark.parametrize("again", ["moved", "reconnect"])
-def test_a_better_path_that_is_agreed_on_as_the_proxy_rejoins_loses_nothing(
-    run: Run, monkeypatch: pytest.MonkeyPatch, path: Path, again: str
+async def test_a_better_path_that_is_agreed_on_as_the_proxy_rejoins_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, path: Path, again: str
 ) -> None:
     """Serve has moved the session to the better channel. The proxy hears so when it has left the link behind."""
 
-    async def main() -> None:
-        gate, withheld = Gate(monkeypatch, held=path is Path.DIRECT), Withheld(monkeypatch, path)
-        if path is Path.DIRECT:
-            monkeypatch.setattr(tcp, "listenable", lambda own, *, loopback: [])
-        make = partial(Invited, timeouts=quicker(answer=PATIENCE))
-        async with signal() as server, pair(server.url, make=make) as (serve, proxy):
-            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
-            await until(lambda: len(serve.started) == LOAD)
-            gate.open()
-            await on(path, serve)
-            proxy.move() if again == "moved" else proxy.room.reconnect()
-            await until(lambda: proxy.left, "the link is left behind")
-            withheld.release()
-            assert all(await asyncio.gather(*asking))
-            assert proxy.connections == serve.connections == 1
-            await on(path, serve, proxy)
-            assert await proxy.ask() == b"/hello"
-            await until(lambda: not serve.room.connecting and not proxy.room.connecting, "no link is being made")
-            assert not {"peer-lost", "error"} & {*proxy.events, *serve.events}
-
-    run(main())
+    gate, withheld = Gate(monkeypatch, held=path is Path.DIRECT), Withheld(monkeypatch, path)
+    if path is Path.DIRECT:
+        monkeypatch.setattr(tcp, "listenable", lambda own, *, loopback: [])
+    make = partial(Invited, timeouts=quicker(answer=PATIENCE))
+    async with signal() as server, pair(server.url, make=make) as (serve, proxy):
+        asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+        await until(lambda: len(serve.started) == LOAD)
+        gate.open()
+        await on(path, serve)
+        proxy.move() if again == "moved" else proxy.room.reconnect()
+        await until(lambda: proxy.left, "the link is left behind")
+        withheld.release()
+        assert all(await asyncio.gather(*asking))
+        assert proxy.connections == serve.connections == 1
+        await on(path, serve, proxy)
+        assert await proxy.ask() == b"/hello"
+        await until(lambda: not serve.room.connecting and not proxy.room.connecting, "no link is being made")
+        assert not {"peer-lost", "error"} & {*proxy.events, *serve.events}
 
 
 @pytest.mark.usefixtures("apart")
-def test_a_greeting_that_the_proxy_breaks_off_ends_no_session_that_serve_has_moved(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+async def test_a_greeting_that_the_proxy_breaks_off_ends_no_session_that_serve_has_moved(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The user has the proxy connect anew while it greets on the link that is to replace a silent one."""
 
-    async def main() -> None:
-        make = partial(Invited, timeouts=quicker(ping_busy=0.3, dead_busy=0.9))
-        async with signal(relay=None) as server, pair(server.url, make=make) as (serve, proxy):
-            await on(Path.DIRECT, serve, proxy)
-            asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
-            await until(lambda: len(serve.started) == LOAD)
-            withheld = Withheld(monkeypatch, Path.DIRECT)
-            for link in serve.links + proxy.links:
-                silence(link)
-            await until(lambda: withheld.waiting, "serve has moved the session to another link")
-            proxy.room.reconnect()
-            withheld.release()
-            assert all(await asyncio.gather(*asking))
-            assert proxy.connections == serve.connections == 1
-            assert "peer-lost" not in proxy.events + serve.events
-
-    run(main())
+    make = partial(Invited, timeouts=quicker(ping_busy=0.3, dead_busy=0.9))
+    async with signal(relay=None) as server, pair(server.url, make=make) as (serve, proxy):
+        await on(Path.DIRECT, serve, proxy)
+        asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
+        await until(lambda: len(serve.started) == LOAD)
+        withheld = Withheld(monkeypatch, Path.DIRECT)
+        for link in serve.links + proxy.links:
+            silence(link)
+        await until(lambda: withheld.waiting, "serve has moved the session to another link")
+        proxy.room.reconnect()
+        withheld.release()
+        assert all(await asyncio.gather(*asking))
+        assert proxy.connections == serve.connections == 1
+        assert "peer-lost" not in proxy.events + serve.events

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
@@ -24,8 +23,6 @@ from tests.conftest import VirtualTime
 
 from ..support.embedded import until
 from ..support.session_pair import GET, OK, POST, echo, exchange, read_all
-
-Run = Callable[..., Any]
 
 QUICK = Timeouts(ping_busy=0.05, dead_busy=0.15, ping_idle=0.1, dead_idle=0.3)
 CERTIFICATE = {Role.PROXY: b"serve's", Role.SERVE: b"proxy's"}
@@ -113,138 +110,123 @@ async def network(*, limits: Limits | None = None, resume_for: float = 20.0) -> 
 
 
 @pytest.mark.parametrize("how", ["cut", "kill"])
-def test_streams_both_ways_go_on_over_the_next_channel(in_virtual_time: Run, how: str) -> None:
-    async def main() -> None:
-        async with network() as net:
-            bodies = [random.randbytes(3 * MIB // 10) for _ in range(10)]
-            exchanging = [asyncio.create_task(exchange(net.proxy, body), name="exchange") for body in bodies]
-            for _ in range(3):
-                await asyncio.sleep(0.01)
-                getattr(net.channel, how)()
+@pytest.mark.usefixtures("in_virtual_time")
+async def test_streams_both_ways_go_on_over_the_next_channel(how: str) -> None:
+    async with network() as net:
+        bodies = [random.randbytes(3 * MIB // 10) for _ in range(10)]
+        exchanging = [asyncio.create_task(exchange(net.proxy, body), name="exchange") for body in bodies]
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            getattr(net.channel, how)()
+            await until(lambda: net.proxy.suspended and net.serve.suspended)
+            await net.connect()
+        assert await asyncio.gather(*exchanging) == bodies
+        assert net.told.count("proxy suspended") == net.told.count("proxy resumed") == 3
+
+
+@pytest.mark.usefixtures("in_virtual_time")
+async def test_an_upgrade_that_speaks_both_ways_loses_and_doubles_no_byte() -> None:
+    async with network() as net:
+        stream = await net.proxy.open(POST)
+        await stream.response()
+        said, heard = b"", b""
+        for number in range(60):
+            word = b"word %d;" % number
+            said += word
+            await stream.send(word)
+            if number % 20 == 10:
+                net.channel.kill()
                 await until(lambda: net.proxy.suspended and net.serve.suspended)
                 await net.connect()
-            assert await asyncio.gather(*exchanging) == bodies
-            assert net.told.count("proxy suspended") == net.told.count("proxy resumed") == 3
-
-    in_virtual_time(main())
-
-
-def test_an_upgrade_that_speaks_both_ways_loses_and_doubles_no_byte(in_virtual_time: Run) -> None:
-    async def main() -> None:
-        async with network() as net:
-            stream = await net.proxy.open(POST)
-            await stream.response()
-            said, heard = b"", b""
-            for number in range(60):
-                word = b"word %d;" % number
-                said += word
-                await stream.send(word)
-                if number % 20 == 10:
-                    net.channel.kill()
-                    await until(lambda: net.proxy.suspended and net.serve.suspended)
-                    await net.connect()
-            while len(heard) < len(said):
-                heard += await stream.receive()
-            assert heard == said
-
-    in_virtual_time(main())
+        while len(heard) < len(said):
+            heard += await stream.receive()
+        assert heard == said
 
 
-def test_a_switch_under_load_is_no_pause(in_virtual_time: Run) -> None:
-    async def main() -> None:
-        async with network() as net:
-            bodies = [random.randbytes(MIB) for _ in range(5)]
-            exchanging = [asyncio.create_task(exchange(net.proxy, body), name="exchange") for body in bodies]
-            for _ in range(5):
-                await asyncio.sleep(0.01)
-                old = net.channel
-                await net.connect()
-                assert old is not net.channel
-            assert await asyncio.gather(*exchanging) == bodies
-            assert not [told for told in net.told if "suspended" in told]
-
-    in_virtual_time(main())
+@pytest.mark.usefixtures("in_virtual_time")
+async def test_a_switch_under_load_is_no_pause() -> None:
+    async with network() as net:
+        bodies = [random.randbytes(MIB) for _ in range(5)]
+        exchanging = [asyncio.create_task(exchange(net.proxy, body), name="exchange") for body in bodies]
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+            old = net.channel
+            await net.connect()
+            assert old is not net.channel
+        assert await asyncio.gather(*exchanging) == bodies
+        assert not [told for told in net.told if "suspended" in told]
 
 
-def test_a_channel_that_was_only_silent_is_good_enough(in_virtual_time: Run) -> None:
-    async def main() -> None:
-        async with network() as net:
-            stream = await net.proxy.open(POST)
-            await stream.response()
-            for end in (net.channel, net.channel._far):
-                end._silent = True
-            await stream.send(b"kept on the way")
-            await until(lambda: net.proxy.suspended)
-            for end in (net.channel, net.channel._far):
-                end._silent = False
-                while end._travelling:
-                    end._land()
-            assert await stream.receive() == b"kept on the way"
-            assert not net.proxy.suspended
-
-    in_virtual_time(main())
+@pytest.mark.usefixtures("in_virtual_time")
+async def test_a_channel_that_was_only_silent_is_good_enough() -> None:
+    async with network() as net:
+        stream = await net.proxy.open(POST)
+        await stream.response()
+        for end in (net.channel, net.channel._far):
+            end._silent = True
+        await stream.send(b"kept on the way")
+        await until(lambda: net.proxy.suspended)
+        for end in (net.channel, net.channel._far):
+            end._silent = False
+            while end._travelling:
+                end._land()
+        assert await stream.receive() == b"kept on the way"
+        assert not net.proxy.suspended
 
 
-def test_who_was_stopped_tells_for_how_long_nothing_was_heard(in_virtual_time: Run) -> None:
-    async def main() -> None:
-        async with network() as net:
-            stream = await net.proxy.open(POST)
-            await stream.response()
-            await stream.send(b"sent before")
-            await until(lambda: net.channel._far._travelling)
-            loop = asyncio.get_running_loop()
-            assert isinstance(loop, VirtualTime)
-            loop.now += 2.0  # as in a process that is stopped
-            assert await stream.receive() == b"sent before"
-            assert "proxy suspended" not in net.told
-            assert net.told.count("proxy resumed") == 1
-            assert net.gap >= 2.0
-
-    in_virtual_time(main())
+@pytest.mark.usefixtures("in_virtual_time")
+async def test_who_was_stopped_tells_for_how_long_nothing_was_heard() -> None:
+    async with network() as net:
+        stream = await net.proxy.open(POST)
+        await stream.response()
+        await stream.send(b"sent before")
+        await until(lambda: net.channel._far._travelling)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTime)
+        loop.now += 2.0  # as in a process that is stopped
+        assert await stream.receive() == b"sent before"
+        assert "proxy suspended" not in net.told
+        assert net.told.count("proxy resumed") == 1
+        assert net.gap >= 2.0
 
 
-def test_past_resume_for_every_stream_ends_loudly(in_virtual_time: Run) -> None:
-    async def main() -> None:
-        async with network(resume_for=0.2) as net:
-            stream = await net.proxy.open(POST)
-            await stream.response()
-            net.channel.kill()
-            with pytest.raises(PeerLost, match=r"0\.2 s"):
-                await stream.receive()
-            with pytest.raises(PeerLost):
-                await net.proxy.open(GET)
-            await until(lambda: net.serve.error is not None)
-            assert net.told.count("proxy ended") == net.told.count("serve ended") == 1
-
-    in_virtual_time(main())
+@pytest.mark.usefixtures("in_virtual_time")
+async def test_past_resume_for_every_stream_ends_loudly() -> None:
+    async with network(resume_for=0.2) as net:
+        stream = await net.proxy.open(POST)
+        await stream.response()
+        net.channel.kill()
+        with pytest.raises(PeerLost, match=r"0\.2 s"):
+            await stream.receive()
+        with pytest.raises(PeerLost):
+            await net.proxy.open(GET)
+        await until(lambda: net.serve.error is not None)
+        assert net.told.count("proxy ended") == net.told.count("serve ended") == 1
 
 
-def test_a_full_journal_holds_a_sender_back_while_there_is_no_channel(in_virtual_time: Run) -> None:
+@pytest.mark.usefixtures("in_virtual_time")
+async def test_a_full_journal_holds_a_sender_back_while_there_is_no_channel() -> None:
     taken = 0
 
-    async def main() -> None:
-        nonlocal taken
-        async with network(limits=Limits(journal=256 * KIB, window=100 * MIB)) as net:
-            body = random.randbytes(2 * MIB)
-            stream = await net.proxy.open(POST)
+    async with network(limits=Limits(journal=256 * KIB, window=100 * MIB)) as net:
+        body = random.randbytes(2 * MIB)
+        stream = await net.proxy.open(POST)
 
-            async def send() -> None:
-                nonlocal taken
-                for start in range(0, len(body), 10_000):
-                    await stream.send(body[start : start + 10_000])
-                    taken += 10_000
-                await stream.send_end()
+        async def send() -> None:
+            nonlocal taken
+            for start in range(0, len(body), 10_000):
+                await stream.send(body[start : start + 10_000])
+                taken += 10_000
+            await stream.send_end()
 
-            net.channel.cut()
-            sending = asyncio.create_task(send(), name="sender")
-            await until(lambda: net.proxy.suspended and net.serve.suspended)
-            assert 0 < taken <= 256 * KIB + 64 * KIB
-            assert not sending.done()
-            await net.connect()
-            assert await read_all_of(stream) == body
-            await sending
-
-    in_virtual_time(main())
+        net.channel.cut()
+        sending = asyncio.create_task(send(), name="sender")
+        await until(lambda: net.proxy.suspended and net.serve.suspended)
+        assert 0 < taken <= 256 * KIB + 64 * KIB
+        assert not sending.done()
+        await net.connect()
+        assert await read_all_of(stream) == body
+        await sending
 
 
 async def read_all_of(stream: Stream) -> bytes:

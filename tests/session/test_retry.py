@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from llmtunnel.status import Path, Reconnecting, Role
 from ..support.embedded import quicker
 from ..support.members import Member
 
-Run = Callable[..., Any]
 TIMEOUTS = Timeouts(retry_first=1.0, retry_max=5.0, retry_waiting=0.5)
 
 
@@ -137,54 +135,45 @@ def waiting(room: Any) -> asyncio.Task[None]:
 
 
 @pytest.mark.parametrize("event", ["asked to connect anew", "failed for good"])
-def test_a_room_waits_no_longer_when_something_happens(run: Run, event: str) -> None:
-    async def main() -> None:
-        proxy = Member(Role.PROXY, "ws://127.0.0.1:9", timeouts=quicker(retry_first=60.0, retry_max=60.0))
-        proxy.room._retry_link(PeerLost("It did not answer."))
-        due = waiting(proxy.room)
-        await asyncio.sleep(0.1)
+async def test_a_room_waits_no_longer_when_something_happens(event: str) -> None:
+    proxy = Member(Role.PROXY, "ws://127.0.0.1:9", timeouts=quicker(retry_first=60.0, retry_max=60.0))
+    proxy.room._retry_link(PeerLost("It did not answer."))
+    due = waiting(proxy.room)
+    await asyncio.sleep(0.1)
+    assert not due.done()
+    if event == "failed for good":
+        proxy.room._give_up(PeerLost("Its secret is another one."))
+    else:
+        proxy.room.reconnect()
+    async with asyncio.timeout(20):
+        await due
+    [told] = [each for each in proxy.of(Reconnecting) if each.what == "peer"]
+    assert told.delay > 20
+
+
+async def test_an_event_that_has_nothing_to_do_with_a_link_does_not_shorten_its_delay_or_begin_it_again() -> None:
+    proxy = Member(Role.PROXY, "ws://127.0.0.1:9", timeouts=quicker(retry_first=0.4, retry_max=60.0))
+    began = asyncio.get_running_loop().time()
+    proxy.room._retry_link(PeerLost("It did not answer."))
+    [told] = proxy.of(Reconnecting)
+    due = waiting(proxy.room)
+    for _ in range(3):
+        await asyncio.sleep(told.delay / 4)
         assert not due.done()
-        if event == "failed for good":
-            proxy.room._give_up(PeerLost("Its secret is another one."))
-        else:
-            proxy.room.reconnect()
-        async with asyncio.timeout(20):
-            await due
-        [told] = [each for each in proxy.of(Reconnecting) if each.what == "peer"]
-        assert told.delay > 20
-
-    run(main())
-
-
-def test_an_event_that_has_nothing_to_do_with_a_link_does_not_shorten_its_delay_or_begin_it_again(run: Run) -> None:
-    async def main() -> None:
-        proxy = Member(Role.PROXY, "ws://127.0.0.1:9", timeouts=quicker(retry_first=0.4, retry_max=60.0))
-        began = asyncio.get_running_loop().time()
-        proxy.room._retry_link(PeerLost("It did not answer."))
-        [told] = proxy.of(Reconnecting)
-        due = waiting(proxy.room)
-        for _ in range(3):
-            await asyncio.sleep(told.delay / 4)
-            assert not due.done()
-            proxy.room._changed.set()
-        async with asyncio.timeout(20):
-            await due
-        assert told.delay - 0.01 <= asyncio.get_running_loop().time() - began
-
-    run(main())
-
-
-def test_the_wait_for_the_signal_server_is_told_and_ends_when_something_happens(run: Run) -> None:
-    async def main() -> None:
-        proxy = Member(Role.PROXY, "ws://127.0.0.1:9", timeouts=quicker(retry_first=60.0, retry_max=60.0))
-        pause = asyncio.create_task(proxy.room._pause(SignalUnreachable("It is away.", hint="Wait.")))
-        await asyncio.sleep(0.1)
-        assert not pause.done()
         proxy.room._changed.set()
-        async with asyncio.timeout(20):
-            await pause
-        [told] = proxy.of(Reconnecting)
-        assert (told.what, told.reason, told.hint) == ("signal server", "It is away.", "Wait.")
-        assert told.delay > 20
+    async with asyncio.timeout(20):
+        await due
+    assert told.delay - 0.01 <= asyncio.get_running_loop().time() - began
 
-    run(main())
+
+async def test_the_wait_for_the_signal_server_is_told_and_ends_when_something_happens() -> None:
+    proxy = Member(Role.PROXY, "ws://127.0.0.1:9", timeouts=quicker(retry_first=60.0, retry_max=60.0))
+    pause = asyncio.create_task(proxy.room._pause(SignalUnreachable("It is away.", hint="Wait.")))
+    await asyncio.sleep(0.1)
+    assert not pause.done()
+    proxy.room._changed.set()
+    async with asyncio.timeout(20):
+        await pause
+    [told] = proxy.of(Reconnecting)
+    assert (told.what, told.reason, told.hint) == ("signal server", "It is away.", "Wait.")
+    assert told.delay > 20

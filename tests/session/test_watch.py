@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -42,16 +40,13 @@ def test_this_machine_tells_which_addresses_it_would_send_from() -> None:
     assert addresses == source_addresses()
 
 
-def test_who_watches_is_called(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        places = iter([HOME, HOME, CAFE, *[CAFE] * 100])
-        monkeypatch.setattr(watch_module, "EVERY", 0.01)
-        monkeypatch.setattr(watch_module, "source_addresses", lambda: next(places))
-        changed = asyncio.Event()
-        watching = asyncio.create_task(watch_module.watch(changed.set), name="watching")
-        async with asyncio.timeout(10):
-            await changed.wait()
-        watching.cancel()
-        await asyncio.wait((watching,))
-
-    run(main())
+async def test_who_watches_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = iter([HOME, HOME, CAFE, *[CAFE] * 100])
+    monkeypatch.setattr(watch_module, "EVERY", 0.01)
+    monkeypatch.setattr(watch_module, "source_addresses", lambda: next(places))
+    changed = asyncio.Event()
+    watching = asyncio.create_task(watch_module.watch(changed.set), name="watching")
+    async with asyncio.timeout(10):
+        await changed.wait()
+    watching.cancel()
+    await asyncio.wait((watching,))

@@ -14,7 +14,6 @@ import pytest
 from signal_server.limits import ENVELOPE, MESSAGE, Limits
 from signal_server.server import SignalServer, netloc
 
-from ..conftest import run
 from ..support.signal_clients import HANDSHAKE, PATIENCE, Meeting, Peer, masked, meeting, pour_raw
 
 
@@ -38,117 +37,99 @@ async def assert_serves(here: Meeting, room: str = "another room") -> None:
         await peer.socket.close()
 
 
-def test_two_original_peers_meet_as_at_the_original_server() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            first, second = await here.peer(), await here.peer()
-            assert await first.join() == {"type": "joined", "peerId": first.id, "peers": []}
-            assert await second.join() == {"type": "joined", "peerId": second.id, "peers": [first.id]}
-            assert await first.hear() == {"type": "peer-joined", "peerId": second.id}
-            await first.say("offer", sdp="o")
-            assert await second.hear() == {"type": "offer", "peerId": first.id, "sdp": "o"}
-            await second.say("answer", sdp="a")
-            assert await first.hear() == {"type": "answer", "peerId": second.id, "sdp": "a"}
-            await second.say("candidate", candidate='{"candidate":""}')
-            assert await first.hear() == {
-                "type": "candidate",
-                "peerId": second.id,
-                "candidate": '{"candidate":""}',
-            }
-
-    run(main())
+async def test_two_original_peers_meet_as_at_the_original_server() -> None:
+    async with meeting() as here:
+        first, second = await here.peer(), await here.peer()
+        assert await first.join() == {"type": "joined", "peerId": first.id, "peers": []}
+        assert await second.join() == {"type": "joined", "peerId": second.id, "peers": [first.id]}
+        assert await first.hear() == {"type": "peer-joined", "peerId": second.id}
+        await first.say("offer", sdp="o")
+        assert await second.hear() == {"type": "offer", "peerId": first.id, "sdp": "o"}
+        await second.say("answer", sdp="a")
+        assert await first.hear() == {"type": "answer", "peerId": second.id, "sdp": "a"}
+        await second.say("candidate", candidate='{"candidate":""}')
+        assert await first.hear() == {
+            "type": "candidate",
+            "peerId": second.id,
+            "candidate": '{"candidate":""}',
+        }
 
 
-def test_a_third_original_peer_is_told_that_the_room_is_full_and_may_try_again() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            first, second = await here.members(None, None)
-            third = await here.peer()
-            error = await third.refused("join", room="R")
-            assert error == {"type": "error", "message": "room 'R' is full (max 2)", "code": "room-full"}
-            await second.say("bye")
-            assert await first.hear() == {"type": "peer-left", "peerId": second.id}
-            await third.join()
-            assert (await first.hear("peer-joined"))["peerId"] == third.id
-
-    run(main())
+async def test_a_third_original_peer_is_told_that_the_room_is_full_and_may_try_again() -> None:
+    async with meeting() as here:
+        first, second = await here.members(None, None)
+        third = await here.peer()
+        error = await third.refused("join", room="R")
+        assert error == {"type": "error", "message": "room 'R' is full (max 2)", "code": "room-full"}
+        await second.say("bye")
+        assert await first.hear() == {"type": "peer-left", "peerId": second.id}
+        await third.join()
+        assert (await first.hear("peer-joined"))["peerId"] == third.id
 
 
-def test_who_says_bye_leaves_and_may_join_again_on_the_same_socket() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            first, second = await here.members(None, None)
-            await second.say("bye")
-            await second.say("bye")
-            assert (await second.refused("offer", sdp="s"))["message"] == "must join a room first"
-            await second.join()
-            assert [(await first.hear())["type"] for _ in range(2)] == ["peer-left", "peer-joined"]
-
-    run(main())
+async def test_who_says_bye_leaves_and_may_join_again_on_the_same_socket() -> None:
+    async with meeting() as here:
+        first, second = await here.members(None, None)
+        await second.say("bye")
+        await second.say("bye")
+        assert (await second.refused("offer", sdp="s"))["message"] == "must join a room first"
+        await second.join()
+        assert [(await first.hear())["type"] for _ in range(2)] == ["peer-left", "peer-joined"]
 
 
 @pytest.mark.parametrize("roles", [(None, None), ("serve", "proxy")])
 @pytest.mark.parametrize("orderly", [True, False])
-def test_who_closes_or_loses_its_socket_has_left(orderly: bool, roles: tuple[str | None, str | None]) -> None:
+async def test_who_closes_or_loses_its_socket_has_left(orderly: bool, roles: tuple[str | None, str | None]) -> None:
     """Whether it said goodbye is told, but not to an original member."""
 
-    async def main() -> None:
-        async with meeting() as here:
-            first, second = await here.members(*roles)
-            if orderly:
-                await second.socket.close()
-            else:
-                connection = second.socket._response.connection
-                assert connection is not None and connection.transport is not None
-                connection.transport.abort()
-            abrupt = {} if orderly or roles[0] is None else {"abrupt": True}
-            assert await first.hear() == {"type": "peer-left", "peerId": second.id} | abrupt
-
-    run(main())
+    async with meeting() as here:
+        first, second = await here.members(*roles)
+        if orderly:
+            await second.socket.close()
+        else:
+            connection = second.socket._response.connection
+            assert connection is not None and connection.transport is not None
+            connection.transport.abort()
+        abrupt = {} if orderly or roles[0] is None else {"abrupt": True}
+        assert await first.hear() == {"type": "peer-left", "peerId": second.id} | abrupt
 
 
-def test_a_serve_and_three_proxies_share_a_room_and_each_proxy_sees_the_serve_alone() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            serve, *proxies = await here.members("serve", "proxy", "proxy", "proxy")
-            for proxy in proxies:
-                await serve.say("offer", sdp=f"for {proxy.id}", to=proxy.id)
-            for proxy in proxies:
-                offer = {"type": "offer", "peerId": serve.id, "sdp": f"for {proxy.id}"}
-                assert await proxy.hear() == offer
-                await proxy.say("answer", sdp=f"of {proxy.id}", to=serve.id)
-                answer = {"type": "answer", "peerId": proxy.id, "sdp": f"of {proxy.id}"}
-                assert await serve.hear() == answer
-            assert (await proxies[0].refused("offer", sdp="s", to=proxies[1].id))["code"] == "no-such-peer"
-            await proxies[0].say("bye")
-            assert await serve.hear() == {"type": "peer-left", "peerId": proxies[0].id}
-            for proxy in proxies:
-                await proxy.hears_nothing()
-
-    run(main())
-
-
-def test_a_serve_that_comes_back_takes_over_and_its_ghosts_socket_is_closed() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            ghost, proxy = await here.members("serve", "proxy")
-            serve = await here.peer()
-            assert (await serve.refused("join", room="R", role="serve", token="guess"))["code"] == "room-full"
-            joined = await serve.join(role="serve", instance="i", token=ghost.token)
-            assert (joined["token"], joined["peers"]) == (ghost.token, [proxy.id])
-            assert await proxy.hear() == {"type": "peer-left", "peerId": ghost.id}
-            assert await proxy.hear() == {
-                "type": "peer-joined",
-                "peerId": serve.id,
-                "role": "serve",
-                "instance": "i",
-            }
-            await ghost.closed()
+async def test_a_serve_and_three_proxies_share_a_room_and_each_proxy_sees_the_serve_alone() -> None:
+    async with meeting() as here:
+        serve, *proxies = await here.members("serve", "proxy", "proxy", "proxy")
+        for proxy in proxies:
+            await serve.say("offer", sdp=f"for {proxy.id}", to=proxy.id)
+        for proxy in proxies:
+            offer = {"type": "offer", "peerId": serve.id, "sdp": f"for {proxy.id}"}
+            assert await proxy.hear() == offer
+            await proxy.say("answer", sdp=f"of {proxy.id}", to=serve.id)
+            answer = {"type": "answer", "peerId": proxy.id, "sdp": f"of {proxy.id}"}
+            assert await serve.hear() == answer
+        assert (await proxies[0].refused("offer", sdp="s", to=proxies[1].id))["code"] == "no-such-peer"
+        await proxies[0].say("bye")
+        assert await serve.hear() == {"type": "peer-left", "peerId": proxies[0].id}
+        for proxy in proxies:
             await proxy.hears_nothing()
-            await proxy.say("offer", sdp="s", to=serve.id)
-            await serve.hear("offer")
 
-    run(main())
+
+async def test_a_serve_that_comes_back_takes_over_and_its_ghosts_socket_is_closed() -> None:
+    async with meeting() as here:
+        ghost, proxy = await here.members("serve", "proxy")
+        serve = await here.peer()
+        assert (await serve.refused("join", room="R", role="serve", token="guess"))["code"] == "room-full"
+        joined = await serve.join(role="serve", instance="i", token=ghost.token)
+        assert (joined["token"], joined["peers"]) == (ghost.token, [proxy.id])
+        assert await proxy.hear() == {"type": "peer-left", "peerId": ghost.id}
+        assert await proxy.hear() == {
+            "type": "peer-joined",
+            "peerId": serve.id,
+            "role": "serve",
+            "instance": "i",
+        }
+        await ghost.closed()
+        await proxy.hears_nothing()
+        await proxy.say("offer", sdp="s", to=serve.id)
+        await serve.hear("offer")
 
 
 REFUSED = [
@@ -166,97 +147,76 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "code", "message"), REFUSED, ids=lambda value: value[:20])
-def test_what_makes_no_sense_is_refused_and_the_socket_stays(text: str, code: str, message: str) -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            peer = await here.peer()
-            await peer.socket.send_str(text)
-            assert await peer.hear() == {"type": "error", "message": message, "code": code}
-            await peer.join()
-
-    run(main())
+async def test_what_makes_no_sense_is_refused_and_the_socket_stays(text: str, code: str, message: str) -> None:
+    async with meeting() as here:
+        peer = await here.peer()
+        await peer.socket.send_str(text)
+        assert await peer.hear() == {"type": "error", "message": message, "code": code}
+        await peer.join()
 
 
-def test_binary_messages_are_refused_and_the_socket_stays() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            peer = await here.peer()
-            await peer.socket.send_bytes(b'{"type":"join","room":"R"}')
-            assert (await peer.hear("error"))["code"] == "invalid-json"
-            await peer.join()
-
-    run(main())
+async def test_binary_messages_are_refused_and_the_socket_stays() -> None:
+    async with meeting() as here:
+        peer = await here.peer()
+        await peer.socket.send_bytes(b'{"type":"join","room":"R"}')
+        assert (await peer.hear("error"))["code"] == "invalid-json"
+        await peer.join()
 
 
-def test_who_is_in_a_room_cannot_join_another() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            first, second = await here.members(None, None)
-            assert (await second.refused("join", room="S"))["code"] == "already-joined"
-            await first.say("offer", sdp="s")
-            await second.hear("offer")
-
-    run(main())
+async def test_who_is_in_a_room_cannot_join_another() -> None:
+    async with meeting() as here:
+        first, second = await here.members(None, None)
+        assert (await second.refused("join", room="S"))["code"] == "already-joined"
+        await first.say("offer", sdp="s")
+        await second.hear("offer")
 
 
-def test_a_full_server_says_so_to_who_joins() -> None:
-    async def main() -> None:
-        async with meeting(Limits(members=1)) as here:
-            await here.member()
-            late = await here.peer()
-            error = await late.refused("join", room="R")
-            assert (error["code"], error["message"]) == ("server-full", "server is full")
-
-    run(main())
+async def test_a_full_server_says_so_to_who_joins() -> None:
+    async with meeting(Limits(members=1)) as here:
+        await here.member()
+        late = await here.peer()
+        error = await late.refused("join", room="R")
+        assert (error["code"], error["message"]) == ("server-full", "server is full")
 
 
 @pytest.mark.parametrize("size", [MESSAGE + 1, 1024 * 1024, 8 * 1024 * 1024])
-def test_too_large_a_message_is_said_and_ends_its_sender_alone(size: int) -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            first, second = await here.members(None, None)
-            text = json.dumps({"type": "join", "room": ""})
-            await second.socket.send_str(text.replace('""', '"' + "x" * (size - len(text)) + '"'))
-            error = await second.hear("error")
-            assert (error["code"], error["message"]) == ("too-large", f"message too large (max {MESSAGE} bytes)")
-            assert await second.closed() == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
-            assert (await first.hear("peer-left"))["peerId"] == second.id
-            await assert_serves(here)
-
-    run(main())
+async def test_too_large_a_message_is_said_and_ends_its_sender_alone(size: int) -> None:
+    async with meeting() as here:
+        first, second = await here.members(None, None)
+        text = json.dumps({"type": "join", "room": ""})
+        await second.socket.send_str(text.replace('""', '"' + "x" * (size - len(text)) + '"'))
+        error = await second.hear("error")
+        assert (error["code"], error["message"]) == ("too-large", f"message too large (max {MESSAGE} bytes)")
+        assert await second.closed() == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
+        assert (await first.hear("peer-left"))["peerId"] == second.id
+        await assert_serves(here)
 
 
-def test_the_largest_message_that_is_relayed_arrives() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            first, second = await here.members(None, None)
-            sdp = "x" * (MESSAGE - ENVELOPE - len('{"type": "offer", "sdp": ""}'))
-            await first.say("offer", sdp=sdp)
-            assert (await second.hear("offer"))["sdp"] == sdp
-            await first.say("offer", sdp=sdp + "x")
-            assert (await first.hear("error"))["code"] == "too-large"
-            await first.closed()
-
-    run(main())
+async def test_the_largest_message_that_is_relayed_arrives() -> None:
+    async with meeting() as here:
+        first, second = await here.members(None, None)
+        sdp = "x" * (MESSAGE - ENVELOPE - len('{"type": "offer", "sdp": ""}'))
+        await first.say("offer", sdp=sdp)
+        assert (await second.hear("offer"))["sdp"] == sdp
+        await first.say("offer", sdp=sdp + "x")
+        assert (await first.hear("error"))["code"] == "too-large"
+        await first.closed()
 
 
 @pytest.mark.parametrize("kind", ["text", "binary", "ping"])
-def test_a_flood_is_said_and_ends_its_sender_alone(kind: str) -> None:
+async def test_a_flood_is_said_and_ends_its_sender_alone(kind: str) -> None:
     limits = Limits(proxies=1, rate=1)
 
-    async def main() -> None:
-        async with meeting(limits) as here:
-            first, second = await here.members(None, None)
-            flood = asyncio.create_task(pour(second, kind, 3 * limits.burst))
-            while (error := await second.hear("error"))["code"] != "too-fast":
-                pass
-            assert error["message"] == "too many messages"
-            await second.closed()
-            await flood
-            assert (await first.hear("peer-left"))["peerId"] == second.id
-            await assert_serves(here)
-
-    run(main())
+    async with meeting(limits) as here:
+        first, second = await here.members(None, None)
+        flood = asyncio.create_task(pour(second, kind, 3 * limits.burst))
+        while (error := await second.hear("error"))["code"] != "too-fast":
+            pass
+        assert error["message"] == "too many messages"
+        await second.closed()
+        await flood
+        assert (await first.hear("peer-left"))["peerId"] == second.id
+        await assert_serves(here)
 
 
 async def pour(peer: Peer, kind: str, count: int) -> None:
@@ -271,36 +231,30 @@ async def pour(peer: Peer, kind: str, count: int) -> None:
                     await peer.socket.ping()
 
 
-def test_long_messages_count_for_more() -> None:
+async def test_long_messages_count_for_more() -> None:
     limits = Limits(proxies=1, rate=1)
 
-    async def main() -> None:
-        async with meeting(limits) as here:
-            first, _second = await here.members(None, None)
-            for _ in range(limits.burst // 60 + 1):
-                await first.say("offer", sdp="x" * 60 * 1024)
-            assert (await first.hear("error"))["code"] == "too-fast"
-
-    run(main())
+    async with meeting(limits) as here:
+        first, _second = await here.members(None, None)
+        for _ in range(limits.burst // 60 + 1):
+            await first.say("offer", sdp="x" * 60 * 1024)
+        assert (await first.hear("error"))["code"] == "too-fast"
 
 
-def test_a_member_that_does_not_read_is_dropped_and_stalls_nobody() -> None:
+async def test_a_member_that_does_not_read_is_dropped_and_stalls_nobody() -> None:
     limits = Limits(rate=1e9, outgoing=128 * 1024)
 
-    async def main() -> None:
-        async with meeting(limits) as here:
-            serve, slow, fast = await here.members("serve", "proxy", "proxy")
-            started = time.monotonic()
-            flood = asyncio.create_task(flood_until_left(serve, slow))
-            for _ in range(20):
-                await fast.say("candidate", candidate="c", to=serve.id)
-            await flood
-            assert time.monotonic() - started < PATIENCE
-            await fast.say("bye")
-            while (await serve.hear())["type"] != "peer-left":
-                pass
-
-    run(main())
+    async with meeting(limits) as here:
+        serve, slow, fast = await here.members("serve", "proxy", "proxy")
+        started = time.monotonic()
+        flood = asyncio.create_task(flood_until_left(serve, slow))
+        for _ in range(20):
+            await fast.say("candidate", candidate="c", to=serve.id)
+        await flood
+        assert time.monotonic() - started < PATIENCE
+        await fast.say("bye")
+        while (await serve.hear())["type"] != "peer-left":
+            pass
 
 
 async def flood_until_left(serve: Peer, slow: Peer) -> None:
@@ -317,40 +271,31 @@ async def flood_until_left(serve: Peer, slow: Peer) -> None:
     raise AssertionError("still there")
 
 
-def test_a_member_that_answers_no_pings_is_dropped() -> None:
-    async def main() -> None:
-        async with meeting(Limits(heartbeat=0.2)) as here:
-            first, second = await here.members(None, None)  # aiohttp's client answers pings while it receives
-            assert await first.hear() == {"type": "peer-left", "peerId": second.id}
-
-    run(main())
+async def test_a_member_that_answers_no_pings_is_dropped() -> None:
+    async with meeting(Limits(heartbeat=0.2)) as here:
+        first, second = await here.members(None, None)  # aiohttp's client answers pings while it receives
+        assert await first.hear() == {"type": "peer-left", "peerId": second.id}
 
 
-def test_a_socket_that_joins_no_room_is_dropped_and_one_that_did_is_not() -> None:
-    async def main() -> None:
-        async with meeting(Limits(join=0.3)) as here:
-            member, idler = await here.member(), await here.peer()
-            await idler.closed()
-            await member.say("bye")
-            await asyncio.sleep(0.4)
-            await member.join()
-
-    run(main())
+async def test_a_socket_that_joins_no_room_is_dropped_and_one_that_did_is_not() -> None:
+    async with meeting(Limits(join=0.3)) as here:
+        member, idler = await here.member(), await here.peer()
+        await idler.closed()
+        await member.say("bye")
+        await asyncio.sleep(0.4)
+        await member.join()
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
-def test_a_connection_of_which_no_websocket_comes_is_dropped(said: bytes) -> None:
-    async def main() -> None:
-        async with meeting(Limits(join=0.3)) as here:
-            reader, writer = await asyncio.open_connection(*here.address)
-            writer.write(said)
-            async with asyncio.timeout(PATIENCE):
-                with suppress(ConnectionResetError):
-                    await reader.read()
-            writer.close()
-            await assert_serves(here)
-
-    run(main())
+async def test_a_connection_of_which_no_websocket_comes_is_dropped(said: bytes) -> None:
+    async with meeting(Limits(join=0.3)) as here:
+        reader, writer = await asyncio.open_connection(*here.address)
+        writer.write(said)
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionResetError):
+                await reader.read()
+        writer.close()
+        await assert_serves(here)
 
 
 @pytest.mark.parametrize(
@@ -366,19 +311,16 @@ def test_a_connection_of_which_no_websocket_comes_is_dropped(said: bytes) -> Non
     ],
     ids=lambda garbage: repr(garbage[:20]),
 )
-def test_garbage_in_place_of_http_is_nobody_elses_trouble(garbage: bytes) -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            reader, writer = await asyncio.open_connection(*here.address)
-            writer.write(garbage)
-            writer.write_eof()
-            async with asyncio.timeout(PATIENCE):
-                with suppress(ConnectionResetError):
-                    await reader.read()
-            writer.close()
-            await assert_serves(here)
-
-    run(main())
+async def test_garbage_in_place_of_http_is_nobody_elses_trouble(garbage: bytes) -> None:
+    async with meeting() as here:
+        reader, writer = await asyncio.open_connection(*here.address)
+        writer.write(garbage)
+        writer.write_eof()
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionResetError):
+                await reader.read()
+        writer.close()
+        await assert_serves(here)
 
 
 @pytest.mark.parametrize(
@@ -395,21 +337,18 @@ def test_garbage_in_place_of_http_is_nobody_elses_trouble(garbage: bytes) -> Non
     ],
     ids=lambda frame: frame[:6].hex(),
 )
-def test_broken_frames_are_nobody_elses_trouble(frame: bytes) -> None:
-    async def main() -> None:
-        async with meeting(Limits(close=0.3)) as here:
-            reader, writer = await asyncio.open_connection(*here.address)
-            writer.write(HANDSHAKE)
-            assert b" 101 " in await reader.readline()
-            writer.write(frame)
-            writer.write_eof()
-            async with asyncio.timeout(PATIENCE):
-                with suppress(ConnectionResetError):
-                    await reader.read()
-            writer.close()
-            await assert_serves(here)
-
-    run(main())
+async def test_broken_frames_are_nobody_elses_trouble(frame: bytes) -> None:
+    async with meeting(Limits(close=0.3)) as here:
+        reader, writer = await asyncio.open_connection(*here.address)
+        writer.write(HANDSHAKE)
+        assert b" 101 " in await reader.readline()
+        writer.write(frame)
+        writer.write_eof()
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionResetError):
+                await reader.read()
+        writer.close()
+        await assert_serves(here)
 
 
 @asynccontextmanager
@@ -439,36 +378,30 @@ async def raw_socket(here: Meeting) -> AsyncIterator[tuple[asyncio.StreamReader,
     ],
     ids=lambda frame: frame[:1].hex() or "none",
 )
-def test_a_flood_of_empty_frames_is_said_and_ends_its_sender_alone(begin: bytes, flood: bytes) -> None:
-    async def main() -> None:
-        async with meeting(Limits(close=0.3)) as here, raw_socket(here) as (reader, writer):
-            worked = time.process_time()
-            pouring = asyncio.create_task(pour_raw(writer, begin, flood * 20_000))
-            async with asyncio.timeout(PATIENCE):
-                with suppress(asyncio.IncompleteReadError, ConnectionResetError):
-                    said = await reader.readuntil(b"too-fast")
-                    await reader.read()
-            assert said.endswith(b'"code":"too-fast')
-            pouring.cancel()
-            await asyncio.wait([pouring])
-            assert time.process_time() - worked < 2
-            await assert_serves(here)
-
-    run(main())
+async def test_a_flood_of_empty_frames_is_said_and_ends_its_sender_alone(begin: bytes, flood: bytes) -> None:
+    async with meeting(Limits(close=0.3)) as here, raw_socket(here) as (reader, writer):
+        worked = time.process_time()
+        pouring = asyncio.create_task(pour_raw(writer, begin, flood * 20_000))
+        async with asyncio.timeout(PATIENCE):
+            with suppress(asyncio.IncompleteReadError, ConnectionResetError):
+                said = await reader.readuntil(b"too-fast")
+                await reader.read()
+        assert said.endswith(b'"code":"too-fast')
+        pouring.cancel()
+        await asyncio.wait([pouring])
+        assert time.process_time() - worked < 2
+        await assert_serves(here)
 
 
-def test_an_honest_message_in_many_parts_arrives() -> None:
-    async def main() -> None:
-        async with meeting() as here, raw_socket(here) as (reader, writer):
-            text = b'{"type":"join","room":"R"}'
-            parts = [masked(0x01, text[:1]), *(masked(0x00, text[at : at + 1]) for at in range(1, len(text)))]
-            for part in (*parts, masked(0x89, b"ping"), masked(0x80)):
-                writer.write(part)
-                await asyncio.sleep(0)
-            async with asyncio.timeout(PATIENCE):
-                await reader.readuntil(b'"joined"')
-
-    run(main())
+async def test_an_honest_message_in_many_parts_arrives() -> None:
+    async with meeting() as here, raw_socket(here) as (reader, writer):
+        text = b'{"type":"join","room":"R"}'
+        parts = [masked(0x01, text[:1]), *(masked(0x00, text[at : at + 1]) for at in range(1, len(text)))]
+        for part in (*parts, masked(0x89, b"ping"), masked(0x80)):
+            writer.write(part)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE):
+            await reader.readuntil(b'"joined"')
 
 
 @pytest.mark.parametrize(
@@ -481,274 +414,217 @@ def test_an_honest_message_in_many_parts_arrives() -> None:
     ],
     ids=lambda head: head[:15].decode(),
 )
-def test_a_connection_that_is_no_websocket_sends_little(head: bytes) -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            _, writer = await asyncio.open_connection(*here.address)
-            sent = 0
-            async with asyncio.timeout(PATIENCE):
-                with suppress(ConnectionError):
-                    writer.write(head)
-                    while True:
-                        writer.write(b"X: y\r\n" * 1000)
-                        await writer.drain()
-                        sent += 6000
-            writer.close()
-            assert sent < 32 * 1024 * 1024  # what the kernel's buffers take
-            await assert_serves(here)
-
-    run(main())
+async def test_a_connection_that_is_no_websocket_sends_little(head: bytes) -> None:
+    async with meeting() as here:
+        _, writer = await asyncio.open_connection(*here.address)
+        sent = 0
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionError):
+                writer.write(head)
+                while True:
+                    writer.write(b"X: y\r\n" * 1000)
+                    await writer.drain()
+                    sent += 6000
+        writer.close()
+        assert sent < 32 * 1024 * 1024  # what the kernel's buffers take
+        await assert_serves(here)
 
 
 async def crowd(here: Meeting, count: int) -> list[asyncio.StreamWriter]:
     return [(await asyncio.open_connection(*here.address))[1] for _ in range(count)]
 
 
-def test_strangers_make_room_for_newcomers_the_oldest_first_and_members_stay() -> None:
-    async def main() -> None:
-        async with meeting(Limits(sockets=10)) as here:
-            first, idler = await here.member(), await here.peer()
-            strangers = await crowd(here, 30)
-            await idler.closed()
-            second = await here.member()
-            assert (await first.hear("peer-joined"))["peerId"] == second.id
-            assert len(here.server._visitors) <= 10
-            for each in strangers:
-                each.transport.abort()
-
-    run(main())
+async def test_strangers_make_room_for_newcomers_the_oldest_first_and_members_stay() -> None:
+    async with meeting(Limits(sockets=10)) as here:
+        first, idler = await here.member(), await here.peer()
+        strangers = await crowd(here, 30)
+        await idler.closed()
+        second = await here.member()
+        assert (await first.hear("peer-joined"))["peerId"] == second.id
+        assert len(here.server._visitors) <= 10
+        for each in strangers:
+            each.transport.abort()
 
 
-def test_who_has_left_its_room_makes_room_too() -> None:
-    async def main() -> None:
-        async with meeting(Limits(sockets=10)) as here:
-            leaver = await here.member()
-            await leaver.say("bye")
-            await leaver.hears_nothing()
-            strangers = await crowd(here, 30)
-            await leaver.closed()
-            for each in strangers:
-                each.transport.abort()
-
-    run(main())
+async def test_who_has_left_its_room_makes_room_too() -> None:
+    async with meeting(Limits(sockets=10)) as here:
+        leaver = await here.member()
+        await leaver.say("bye")
+        await leaver.hears_nothing()
+        strangers = await crowd(here, 30)
+        await leaver.closed()
+        for each in strangers:
+            each.transport.abort()
 
 
-def test_an_address_with_many_strangers_makes_its_own_go() -> None:
+async def test_an_address_with_many_strangers_makes_its_own_go() -> None:
     limits = Limits(sockets=80)  # 10 strangers of an address
 
-    async def main() -> None:
-        async with meeting(limits) as here:
-            other = await here.peer(address="192.0.2.2")
-            first, *peers = [await here.peer(address="192.0.2.1") for _ in range(11)]
-            await first.closed()
-            for each in (other, *peers):
-                await each.hears_nothing()
-
-    run(main())
+    async with meeting(limits) as here:
+        other = await here.peer(address="192.0.2.2")
+        first, *peers = [await here.peer(address="192.0.2.1") for _ in range(11)]
+        await first.closed()
+        for each in (other, *peers):
+            await each.hears_nothing()
 
 
-def test_behind_no_proxy_the_connections_own_address_counts() -> None:
-    async def main() -> None:
-        async with meeting(Limits(sockets=80), trusted_proxies=["192.0.2.0/24"]) as here:
-            first, *peers = [await here.peer(address=f"192.0.2.{number}") for number in range(11)]
-            await first.closed()
-            await peers[0].hears_nothing()
-
-    run(main())
+async def test_behind_no_proxy_the_connections_own_address_counts() -> None:
+    async with meeting(Limits(sockets=80), trusted_proxies=["192.0.2.0/24"]) as here:
+        first, *peers = [await here.peer(address=f"192.0.2.{number}") for number in range(11)]
+        await first.closed()
+        await peers[0].hears_nothing()
 
 
-def test_an_answer_that_is_no_websocket_is_its_connections_last() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            reader, writer = await asyncio.open_connection(*here.address)
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
-            async with asyncio.timeout(PATIENCE):
-                said = await reader.read()
-            writer.close()
-            assert said.count(b"HTTP/1.1 200") == 1
-            assert b"\r\nConnection: close\r\n" in said
-
-    run(main())
+async def test_an_answer_that_is_no_websocket_is_its_connections_last() -> None:
+    async with meeting() as here:
+        reader, writer = await asyncio.open_connection(*here.address)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+        async with asyncio.timeout(PATIENCE):
+            said = await reader.read()
+        writer.close()
+        assert said.count(b"HTTP/1.1 200") == 1
+        assert b"\r\nConnection: close\r\n" in said
 
 
-def test_who_joins_one_room_after_the_other_is_slowed_and_others_are_not() -> None:
+async def test_who_joins_one_room_after_the_other_is_slowed_and_others_are_not() -> None:
     limits = Limits(members_each=10, joins=120)  # 2 a second
 
-    async def main() -> None:
-        async with meeting(limits) as here:
-            loop = asyncio.get_running_loop()
-            guesser = await here.peer(address="192.0.2.1")
-            begun = loop.time()
-            for number in range(14):
-                await guesser.join(f"room {number}")
-                await guesser.say("bye")
-            assert loop.time() - begun > 1.9
-            begun = loop.time()
-            await here.member(room="R", address="192.0.2.2")
-            assert loop.time() - begun < 1.5
-
-    run(main())
+    async with meeting(limits) as here:
+        loop = asyncio.get_running_loop()
+        guesser = await here.peer(address="192.0.2.1")
+        begun = loop.time()
+        for number in range(14):
+            await guesser.join(f"room {number}")
+            await guesser.say("bye")
+        assert loop.time() - begun > 1.9
+        begun = loop.time()
+        await here.member(room="R", address="192.0.2.2")
+        assert loop.time() - begun < 1.5
 
 
-def test_too_many_joins_at_once_are_refused_and_none_waits_for_long(log: pytest.LogCaptureFixture) -> None:
+async def test_too_many_joins_at_once_are_refused_and_none_waits_for_long(log: pytest.LogCaptureFixture) -> None:
     limits = Limits(members_each=1, joins=60)
 
-    async def main() -> None:
-        async with meeting(limits) as here:
-            peers = [await here.peer() for _ in range(20)]
-            for number, each in enumerate(peers):
-                await each.say("join", room=f"room {number}")
-            codes = [(await each.hear()).get("code") for each in peers]
-            assert codes.count("address-limit") >= 14
-            assert None in codes
-            await peers[-1].hears_nothing()  # it may try again
-
-    run(main())
+    async with meeting(limits) as here:
+        peers = [await here.peer() for _ in range(20)]
+        for number, each in enumerate(peers):
+            await each.say("join", room=f"room {number}")
+        codes = [(await each.hear()).get("code") for each in peers]
+        assert codes.count("address-limit") >= 14
+        assert None in codes
+        await peers[-1].hears_nothing()  # it may try again
     assert [record.levelname for record in log.records if "--trusted-proxy" in record.getMessage()] == ["WARNING"]
 
 
-def test_who_comes_back_with_its_token_is_not_slowed() -> None:
-    async def main() -> None:
-        async with meeting(Limits(members_each=3, joins=1)) as here:
-            serve = await here.member("serve")
-            for _ in range(10):
-                back = await here.peer()
-                await back.join(role="serve", token=serve.token)
-                serve = back
-
-    run(main())
+async def test_who_comes_back_with_its_token_is_not_slowed() -> None:
+    async with meeting(Limits(members_each=3, joins=1)) as here:
+        serve = await here.member("serve")
+        for _ in range(10):
+            back = await here.peer()
+            await back.join(role="serve", token=serve.token)
+            serve = back
 
 
-def test_rooms_and_members_are_counted_by_address() -> None:
-    async def main() -> None:
-        async with meeting(Limits(rooms_each=2, members_each=3)) as here:
-            for room in "AB":
-                await here.member(room=room, address="2001:db8::1")
-            late = await here.peer(address="2001:db8::2")  # in the same /64
-            error = await late.refused("join", room="C")
-            assert error == {
-                "type": "error",
-                "message": "your address has too many rooms (max 2)",
-                "code": "address-limit",
-            }
-            await late.join("A")
-            last = await here.peer(address="2001:db8::3")
-            assert "too many members" in (await last.refused("join", room="B"))["message"]
-            await here.member(room="C", address="2001:db8:0:1::1")
-            await late.say("bye")
-            await last.join("B")
-
-    run(main())
+async def test_rooms_and_members_are_counted_by_address() -> None:
+    async with meeting(Limits(rooms_each=2, members_each=3)) as here:
+        for room in "AB":
+            await here.member(room=room, address="2001:db8::1")
+        late = await here.peer(address="2001:db8::2")  # in the same /64
+        error = await late.refused("join", room="C")
+        assert error == {
+            "type": "error",
+            "message": "your address has too many rooms (max 2)",
+            "code": "address-limit",
+        }
+        await late.join("A")
+        last = await here.peer(address="2001:db8::3")
+        assert "too many members" in (await last.refused("join", room="B"))["message"]
+        await here.member(room="C", address="2001:db8:0:1::1")
+        await late.say("bye")
+        await last.join("B")
 
 
-def test_clients_that_go_at_any_moment_leave_nothing_behind() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            for cut in range(0, len(HANDSHAKE) + 1, 8):
-                with socket.create_connection(here.address) as client:
-                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                    client.send(HANDSHAKE[: cut or None])
-                await asyncio.sleep(0)
-            await assert_serves(here)
-
-    run(main())
+async def test_clients_that_go_at_any_moment_leave_nothing_behind() -> None:
+    async with meeting() as here:
+        for cut in range(0, len(HANDSHAKE) + 1, 8):
+            with socket.create_connection(here.address) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                client.send(HANDSHAKE[: cut or None])
+            await asyncio.sleep(0)
+        await assert_serves(here)
 
 
 @pytest.mark.parametrize("path", ["/", "//", "/any/path?query", "/%2F..%0A"])
-def test_any_path_is_a_websocket_or_a_line_of_text(path: str) -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            await (await here.peer(path)).join()
-            async with here.http.get(here.server.url.replace("ws", "http", 1) + path) as response:
-                assert (response.status, await response.text()) == (200, "llmtunnel signal server\n")
-
-    run(main())
+async def test_any_path_is_a_websocket_or_a_line_of_text(path: str) -> None:
+    async with meeting() as here:
+        await (await here.peer(path)).join()
+        async with here.http.get(here.server.url.replace("ws", "http", 1) + path) as response:
+            assert (response.status, await response.text()) == (200, "llmtunnel signal server\n")
 
 
-def test_healthz_answers_ok() -> None:
-    async def main() -> None:
-        async with meeting() as here, here.http.get(here.server.url.replace("ws", "http", 1) + "/healthz") as response:
-            assert (response.status, await response.text()) == (200, "ok\n")
-
-    run(main())
+async def test_healthz_answers_ok() -> None:
+    async with meeting() as here, here.http.get(here.server.url.replace("ws", "http", 1) + "/healthz") as response:
+        assert (response.status, await response.text()) == (200, "ok\n")
 
 
-def test_a_server_full_of_members_says_so_to_newcomers_until_one_goes() -> None:
-    async def main() -> None:
-        async with meeting(Limits(sockets=1)) as here:
-            only = await here.member()
-            late = await here.peer()
-            assert (await late.refused("join", room="S"))["code"] == "server-full"
-            await only.socket.close()
-            await late.join()
-
-    run(main())
+async def test_a_server_full_of_members_says_so_to_newcomers_until_one_goes() -> None:
+    async with meeting(Limits(sockets=1)) as here:
+        only = await here.member()
+        late = await here.peer()
+        assert (await late.refused("join", room="S"))["code"] == "server-full"
+        await only.socket.close()
+        await late.join()
 
 
-def test_a_server_that_stops_says_so_to_its_clients() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            peers = [await here.member(), await here.peer()]
-            closing = asyncio.create_task(here.server.aclose())
-            assert [await peer.closed() for peer in peers] == [aiohttp.WSCloseCode.GOING_AWAY] * 2
-            await closing
+async def test_a_server_that_stops_says_so_to_its_clients() -> None:
+    async with meeting() as here:
+        peers = [await here.member(), await here.peer()]
+        closing = asyncio.create_task(here.server.aclose())
+        assert [await peer.closed() for peer in peers] == [aiohttp.WSCloseCode.GOING_AWAY] * 2
+        await closing
+        await here.server.aclose()
+
+
+async def test_a_server_stops_in_time_whatever_its_clients_do() -> None:
+    async with meeting(Limits(rate=1e9, close=0.3)) as here:
+        silent = [await here.member() for _ in range(2)]  # they read nothing, not even the close
+        for _ in range(100):
+            await silent[0].say("offer", sdp="x" * 60 * 1024)
+        _, stranger = await asyncio.open_connection(*here.address)
+        async with asyncio.timeout(5):
             await here.server.aclose()
-
-    run(main())
-
-
-def test_a_server_stops_in_time_whatever_its_clients_do() -> None:
-    async def main() -> None:
-        async with meeting(Limits(rate=1e9, close=0.3)) as here:
-            silent = [await here.member() for _ in range(2)]  # they read nothing, not even the close
-            for _ in range(100):
-                await silent[0].say("offer", sdp="x" * 60 * 1024)
-            _, stranger = await asyncio.open_connection(*here.address)
-            async with asyncio.timeout(5):
-                await here.server.aclose()
-            stranger.close()
-
-    run(main())
+        stranger.close()
 
 
-def test_a_server_that_stops_waits_for_no_join_that_it_holds() -> None:
-    async def main() -> None:
-        async with meeting(Limits(members_each=1, joins=15)) as here:
-            await here.member()
-            held = await here.peer()
-            await held.say("join", room="S")  # for 4 s
-            await (await here.peer()).hears_nothing()
-            begun = asyncio.get_running_loop().time()
-            await here.server.aclose()
-            assert asyncio.get_running_loop().time() - begun < 2.5
-
-    run(main())
+async def test_a_server_that_stops_waits_for_no_join_that_it_holds() -> None:
+    async with meeting(Limits(members_each=1, joins=15)) as here:
+        await here.member()
+        held = await here.peer()
+        await held.say("join", room="S")  # for 4 s
+        await (await here.peer()).hears_nothing()
+        begun = asyncio.get_running_loop().time()
+        await here.server.aclose()
+        assert asyncio.get_running_loop().time() - begun < 2.5
 
 
-def test_an_address_in_use_is_an_error_and_leaves_nothing_behind() -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            with pytest.raises(OSError, match="in use"):
-                await SignalServer(*here.address).start()
-            await assert_serves(here)
-
-    run(main())
+async def test_an_address_in_use_is_an_error_and_leaves_nothing_behind() -> None:
+    async with meeting() as here:
+        with pytest.raises(OSError, match="in use"):
+            await SignalServer(*here.address).start()
+        await assert_serves(here)
 
 
 def test_an_ipv6_address_has_its_brackets() -> None:
     assert [netloc("::1", 80), netloc("127.0.0.1", 80)] == ["[::1]:80", "127.0.0.1:80"]
 
 
-def test_logs_tell_who_comes_and_goes_and_no_secrets(log: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        async with meeting() as here:
-            first = await here.member("serve", room="room-secret")
-            second = await here.member("proxy", room="room-secret")
-            await first.say("offer", sdp="sdp-secret", to=second.id)
-            await second.hear("offer")
-            await second.refused("join", room="room-secret")
-
-    run(main())
+async def test_logs_tell_who_comes_and_goes_and_no_secrets(log: pytest.LogCaptureFixture) -> None:
+    async with meeting() as here:
+        first = await here.member("serve", room="room-secret")
+        second = await here.member("proxy", room="room-secret")
+        await first.say("offer", sdp="sdp-secret", to=second.id)
+        await second.hear("offer")
+        await second.refused("join", room="room-secret")
     said = [record.getMessage() for record in log.records if record.name.startswith("signal_server")]
     assert [line.partition(": ")[2] for line in said[:2]] == ["serve joined, 1 inside", "proxy joined, 2 inside"]
     assert [line.partition(": ")[2] for line in said[2:]][-1].endswith("left, 0 inside")

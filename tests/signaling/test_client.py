@@ -29,8 +29,6 @@ from signal_server.limits import Limits as ServerLimits
 from signal_server.server import SignalServer
 from tests.reference.signal import application as original
 
-from ..conftest import run
-
 PATIENCE = Timeouts(signal=10, close=1)
 HURRY = Timeouts(signal=0.3, close=0.3)
 Behaviour = Callable[[web.WebSocketResponse], Awaitable[Any]]
@@ -89,110 +87,86 @@ async def join(client: SignalClient, role: Role = Role.PROXY, token: str | None 
     return await client.join("R", role=role, instance=f"{role}-instance", token=token)
 
 
-def test_serve_and_proxy_meet_at_our_server() -> None:
-    async def main() -> None:
-        async with our_server() as url, await connect(url) as serve, await connect(url) as proxy:
-            first = await join(serve, Role.SERVE)
-            assert (first.peers, first.role) == ((), Role.SERVE)
-            second = await join(proxy)
-            assert second.peers == (Member(first.peer_id, Role.SERVE, "serve-instance"),)
-            assert await serve.receive() == PeerJoined(Member(second.peer_id, Role.PROXY, "proxy-instance"))
-            await serve.send(messages.offer("o", to=second.peer_id))
-            assert await proxy.receive() == Offer(first.peer_id, "o")
-            await proxy.send(messages.answer("a", to=first.peer_id))
-            assert await serve.receive() == Answer(second.peer_id, "a")
-            candidate = IceCandidate("candidate:1", "0", 0, None)
-            await proxy.send(messages.candidate(candidate, to=first.peer_id))
-            assert await serve.receive() == Candidate(second.peer_id, candidate)
-            await proxy.send(messages.bye())
-            assert await serve.receive() == PeerLeft(second.peer_id)
-            await join(proxy)
-            assert isinstance(await serve.receive(), PeerJoined)
-            await proxy.aclose()
-            assert isinstance(await serve.receive(), PeerLeft)
-
-    run(main())
+async def test_serve_and_proxy_meet_at_our_server() -> None:
+    async with our_server() as url, await connect(url) as serve, await connect(url) as proxy:
+        first = await join(serve, Role.SERVE)
+        assert (first.peers, first.role) == ((), Role.SERVE)
+        second = await join(proxy)
+        assert second.peers == (Member(first.peer_id, Role.SERVE, "serve-instance"),)
+        assert await serve.receive() == PeerJoined(Member(second.peer_id, Role.PROXY, "proxy-instance"))
+        await serve.send(messages.offer("o", to=second.peer_id))
+        assert await proxy.receive() == Offer(first.peer_id, "o")
+        await proxy.send(messages.answer("a", to=first.peer_id))
+        assert await serve.receive() == Answer(second.peer_id, "a")
+        candidate = IceCandidate("candidate:1", "0", 0, None)
+        await proxy.send(messages.candidate(candidate, to=first.peer_id))
+        assert await serve.receive() == Candidate(second.peer_id, candidate)
+        await proxy.send(messages.bye())
+        assert await serve.receive() == PeerLeft(second.peer_id)
+        await join(proxy)
+        assert isinstance(await serve.receive(), PeerJoined)
+        await proxy.aclose()
+        assert isinstance(await serve.receive(), PeerLeft)
 
 
-def test_serve_and_proxy_meet_at_the_originals_server() -> None:
-    async def main() -> None:
-        async with serving(original()) as url, await connect(url) as serve, await connect(url) as proxy:
-            first = await join(serve, Role.SERVE)
-            assert (first.peers, first.role, first.token) == ((), None, None)
-            second = await join(proxy)
-            assert second.peers == (Member(first.peer_id),)
-            assert await serve.receive() == PeerJoined(Member(second.peer_id))
-            await serve.send(messages.offer("o", to=None))
-            assert await proxy.receive() == Offer(first.peer_id, "o")
-            async with await connect(url) as third:
-                with pytest.raises(RoomFull, match="full") as caught:
-                    await join(third)
-            assert "llmtunnel signal" in caught.value.hint
-
-    run(main())
+async def test_serve_and_proxy_meet_at_the_originals_server() -> None:
+    async with serving(original()) as url, await connect(url) as serve, await connect(url) as proxy:
+        first = await join(serve, Role.SERVE)
+        assert (first.peers, first.role, first.token) == ((), None, None)
+        second = await join(proxy)
+        assert second.peers == (Member(first.peer_id),)
+        assert await serve.receive() == PeerJoined(Member(second.peer_id))
+        await serve.send(messages.offer("o", to=None))
+        assert await proxy.receive() == Offer(first.peer_id, "o")
+        async with await connect(url) as third:
+            with pytest.raises(RoomFull, match="full") as caught:
+                await join(third)
+        assert "llmtunnel signal" in caught.value.hint
 
 
-def test_a_member_that_comes_back_takes_over_from_its_ghost() -> None:
-    async def main() -> None:
-        async with our_server() as url, await connect(url) as ghost, await connect(url) as back:
-            token = (await join(ghost, Role.SERVE)).token
-            with pytest.raises(RoomFull, match="max 1 serve"):
-                await join(back, Role.SERVE)
-            assert (await join(back, Role.SERVE, token)).token == token
-            with pytest.raises(SignalUnreachable, match="lost"):
-                await ghost.receive()
-
-    run(main())
+async def test_a_member_that_comes_back_takes_over_from_its_ghost() -> None:
+    async with our_server() as url, await connect(url) as ghost, await connect(url) as back:
+        token = (await join(ghost, Role.SERVE)).token
+        with pytest.raises(RoomFull, match="max 1 serve"):
+            await join(back, Role.SERVE)
+        assert (await join(back, Role.SERVE, token)).token == token
+        with pytest.raises(SignalUnreachable, match="lost"):
+            await ghost.receive()
 
 
-def test_a_full_server_rejects_us_in_its_words() -> None:
-    async def main() -> None:
-        async with our_server(members=1) as url, await connect(url) as first, await connect(url) as second:
-            await join(first)
-            with pytest.raises(SignalRejected, match="server is full"):
-                await join(second)
-
-    run(main())
+async def test_a_full_server_rejects_us_in_its_words() -> None:
+    async with our_server(members=1) as url, await connect(url) as first, await connect(url) as second:
+        await join(first)
+        with pytest.raises(SignalRejected, match="server is full"):
+            await join(second)
 
 
-def test_a_server_that_does_not_answer_our_join_is_given_up() -> None:
-    async def main() -> None:
-        async with scripted(says()) as url, await connect(url, HURRY) as client:
-            with pytest.raises(SignalUnreachable, match="does not answer our join"):
-                await join(client)
-
-    run(main())
+async def test_a_server_that_does_not_answer_our_join_is_given_up() -> None:
+    async with scripted(says()) as url, await connect(url, HURRY) as client:
+        with pytest.raises(SignalUnreachable, match="does not answer our join"):
+            await join(client)
 
 
 @pytest.mark.parametrize("text", ["nonsense", "[]", '{"type":"offer"}', '{"type":"later"}'])
-def test_a_message_that_makes_no_sense_is_left_out(text: str) -> None:
-    async def main() -> None:
-        async with scripted(says(text, '{"type":"joined","peerId":"me","peers":[]}')) as url:
-            async with await connect(url) as client:
-                assert (await join(client)).peer_id == "me"
-
-    run(main())
+async def test_a_message_that_makes_no_sense_is_left_out(text: str) -> None:
+    async with scripted(says(text, '{"type":"joined","peerId":"me","peers":[]}')) as url:
+        async with await connect(url) as client:
+            assert (await join(client)).peer_id == "me"
 
 
-def test_a_server_that_makes_no_sense_again_and_again_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
+async def test_a_server_that_makes_no_sense_again_and_again_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
         async with scripted(says(*["nonsense"] * 200)) as url, await connect(url) as client:
             with pytest.raises(SignalUnreachable, match="make no sense"):
                 await join(client)
-
-    with caplog.at_level(logging.WARNING):
-        run(main())
     assert len(caplog.records) == client_module.RUBBISH
 
 
-def test_a_message_over_the_limit_ends_the_connection() -> None:
-    async def main() -> None:
-        async with scripted(says(json.dumps({"type": "later", "x": "x" * 100_000}))) as url:
-            async with await connect(url) as client:
-                with pytest.raises(SignalUnreachable, match="lost"):
-                    await join(client)
-
-    run(main())
+async def test_a_message_over_the_limit_ends_the_connection() -> None:
+    async with scripted(says(json.dumps({"type": "later", "x": "x" * 100_000}))) as url:
+        async with await connect(url) as client:
+            with pytest.raises(SignalUnreachable, match="lost"):
+                await join(client)
 
 
 async def close(ws: web.WebSocketResponse) -> None:
@@ -205,66 +179,54 @@ async def abort(ws: web.WebSocketResponse) -> None:
 
 
 @pytest.mark.parametrize("behave", [close, abort])
-def test_a_connection_that_ends_is_lost_to_who_receives_and_to_who_sends(behave: Behaviour) -> None:
-    async def main() -> None:
-        async with scripted(behave) as url, await connect(url) as client:
-            for _ in range(2):
-                with pytest.raises(SignalUnreachable, match="lost"):
-                    await client.receive()
-            with pytest.raises(SignalUnreachable, match="lost"):
-                await client.send(messages.bye())
-
-    run(main())
-
-
-def test_a_server_that_has_gone_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "HEARTBEAT", 0.2)
-
-    async def main() -> None:
-        silence = asyncio.Event()
-
-        async def behave(_ws: web.WebSocketResponse) -> None:
-            await silence.wait()
-
-        async with scripted(behave) as url, await connect(url) as client:
+async def test_a_connection_that_ends_is_lost_to_who_receives_and_to_who_sends(behave: Behaviour) -> None:
+    async with scripted(behave) as url, await connect(url) as client:
+        for _ in range(2):
             with pytest.raises(SignalUnreachable, match="lost"):
                 await client.receive()
-            silence.set()
+        with pytest.raises(SignalUnreachable, match="lost"):
+            await client.send(messages.bye())
 
-    run(main())
+
+async def test_a_server_that_has_gone_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "HEARTBEAT", 0.2)
+
+    silence = asyncio.Event()
+
+    async def behave(_ws: web.WebSocketResponse) -> None:
+        await silence.wait()
+
+    async with scripted(behave) as url, await connect(url) as client:
+        with pytest.raises(SignalUnreachable, match="lost"):
+            await client.receive()
+        silence.set()
 
 
 def test_the_heartbeat_finds_a_dead_server_within_20_s() -> None:
     assert client_module.HEARTBEAT * 1.5 <= 20
 
 
-def test_closing_waits_for_no_server_that_is_silent() -> None:
-    async def main() -> None:
-        silence = asyncio.Event()
+async def test_closing_waits_for_no_server_that_is_silent() -> None:
+    silence = asyncio.Event()
 
-        async def behave(_ws: web.WebSocketResponse) -> None:
-            await silence.wait()
+    async def behave(_ws: web.WebSocketResponse) -> None:
+        await silence.wait()
 
-        async with scripted(behave) as url:
-            client = await connect(url, HURRY)
-            async with asyncio.timeout(5):
-                await client.aclose()
-                await client.aclose()
-            silence.set()
-
-    run(main())
+    async with scripted(behave) as url:
+        client = await connect(url, HURRY)
+        async with asyncio.timeout(5):
+            await client.aclose()
+            await client.aclose()
+        silence.set()
 
 
-def test_a_receive_that_is_cancelled_leaves_a_client_that_closes() -> None:
-    async def main() -> None:
-        async with our_server() as url, await connect(url) as client:
-            receiving = asyncio.create_task(client.receive())
-            await asyncio.sleep(0.05)
-            receiving.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await receiving
-
-    run(main())
+async def test_a_receive_that_is_cancelled_leaves_a_client_that_closes() -> None:
+    async with our_server() as url, await connect(url) as client:
+        receiving = asyncio.create_task(client.receive())
+        await asyncio.sleep(0.05)
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
 
 
 async def failure(url: str, timeouts: Timeouts = PATIENCE) -> SignalError:
@@ -274,51 +236,45 @@ async def failure(url: str, timeouts: Timeouts = PATIENCE) -> SignalError:
     return caught.value
 
 
-def test_nothing_that_listens_is_said() -> None:
+async def test_nothing_that_listens_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    error = run(failure(f"ws://127.0.0.1:{port}"))
+    error = await failure(f"ws://127.0.0.1:{port}")
     assert str(error) == f"The signal server ws://127.0.0.1:{port} cannot be reached: nothing listens there."
     assert "llmtunnel signal" in error.hint
 
 
-def test_a_name_that_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_that_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     async def nowhere(*_args: object, **_options: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", nowhere)
-    error = run(failure("wss://no.such.name.invalid"))
+    error = await failure("wss://no.such.name.invalid")
     assert "The name in wss://no.such.name.invalid is not known" in str(error)
 
 
 @pytest.mark.parametrize("url", ["ws://[::1", "nonsense", "ws://"])
-def test_what_is_no_address_is_said(url: str) -> None:
-    assert "not a signal server's address" in str(run(failure(url)))
+async def test_what_is_no_address_is_said(url: str) -> None:
+    assert "not a signal server's address" in str(await failure(url))
 
 
-def test_a_web_server_is_told_from_a_signal_server() -> None:
-    async def main() -> None:
-        async def answer(_request: web.BaseRequest) -> web.Response:
-            return web.Response(status=404)
+async def test_a_web_server_is_told_from_a_signal_server() -> None:
+    async def answer(_request: web.BaseRequest) -> web.Response:
+        return web.Response(status=404)
 
-        async with serving(web.Server(answer)) as url:
-            assert "is no signal server (HTTP status 404)" in str(await failure(url))
-
-    run(main())
+    async with serving(web.Server(answer)) as url:
+        assert "is no signal server (HTTP status 404)" in str(await failure(url))
 
 
-def test_a_redirect_is_said_with_both_addresses_and_is_not_followed() -> None:
-    async def main() -> None:
-        async def answer(_request: web.BaseRequest) -> web.Response:
-            return web.Response(status=307, headers={"Location": "https://other.example:8443/signal?key=1"})
+async def test_a_redirect_is_said_with_both_addresses_and_is_not_followed() -> None:
+    async def answer(_request: web.BaseRequest) -> web.Response:
+        return web.Response(status=307, headers={"Location": "https://other.example:8443/signal?key=1"})
 
-        async with serving(web.Server(answer)) as url:
-            error = await failure(url)
-            said = f"The signal server {url} redirects to wss://other.example:8443/signal,"
-            assert str(error) == f"{said} and llmtunnel does not follow redirects."
-            assert "--signal wss://other.example:8443/signal." in error.hint
-
-    run(main())
+    async with serving(web.Server(answer)) as url:
+        error = await failure(url)
+        said = f"The signal server {url} redirects to wss://other.example:8443/signal,"
+        assert str(error) == f"{said} and llmtunnel does not follow redirects."
+        assert "--signal wss://other.example:8443/signal." in error.hint
 
 
 @asynccontextmanager
@@ -339,63 +295,48 @@ async def raw(said: bytes, *, hang: bool = False) -> AsyncIterator[str]:
         gone.set()
 
 
-def test_a_server_of_another_protocol_is_told_from_a_signal_server() -> None:
-    async def main() -> None:
-        async with raw(b"220 mail.example.org ESMTP\r\n") as address:
-            assert "is no signal server" in str(await failure(f"ws://{address}"))
-        async with raw(b"") as address:
-            assert "hung up" in str(await failure(f"ws://{address}"))
-
-    run(main())
+async def test_a_server_of_another_protocol_is_told_from_a_signal_server() -> None:
+    async with raw(b"220 mail.example.org ESMTP\r\n") as address:
+        assert "is no signal server" in str(await failure(f"ws://{address}"))
+    async with raw(b"") as address:
+        assert "hung up" in str(await failure(f"ws://{address}"))
 
 
-def test_a_server_that_takes_a_connection_and_says_nothing_is_given_up() -> None:
-    async def main() -> None:
-        async with raw(b"", hang=True) as address:
-            assert "does not answer in time" in str(await failure(f"ws://{address}", HURRY))
-
-    run(main())
+async def test_a_server_that_takes_a_connection_and_says_nothing_is_given_up() -> None:
+    async with raw(b"", hang=True) as address:
+        assert "does not answer in time" in str(await failure(f"ws://{address}", HURRY))
 
 
-def test_wss_to_a_server_without_tls_is_said() -> None:
-    async def main() -> None:
-        async with our_server() as url:
-            error = await failure(url.replace("ws:", "wss:", 1))
-            assert "does not speak TLS" in str(error)
-            assert "ws://" in error.hint
-
-    run(main())
+async def test_wss_to_a_server_without_tls_is_said() -> None:
+    async with our_server() as url:
+        error = await failure(url.replace("ws:", "wss:", 1))
+        assert "does not speak TLS" in str(error)
+        assert "ws://" in error.hint
 
 
-def test_an_https_proxy_of_the_environment_is_used_for_wss(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        asked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+async def test_an_https_proxy_of_the_environment_is_used_for_wss(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-        async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            asked.set_result(await reader.readline())
-            writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-            writer.close()
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set_result(await reader.readline())
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
 
-        async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
-            monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-            monkeypatch.delenv("no_proxy", raising=False)
-            monkeypatch.delenv("NO_PROXY", raising=False)
-            error = await failure("wss://signal.example.org")
-            assert await asked == b"CONNECT signal.example.org:443 HTTP/1.1\r\n"
-            assert "403" in str(error)
-
-    run(main())
+    async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        error = await failure("wss://signal.example.org")
+        assert await asked == b"CONNECT signal.example.org:443 HTTP/1.1\r\n"
+        assert "403" in str(error)
 
 
-def test_a_certificate_that_nobody_has_signed_is_said(tmp_path: Path) -> None:
-    async def main() -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self_signed(tmp_path))
-        async with await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context) as server:
-            error = await failure(f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-            assert "no certificate that this machine trusts" in str(error)
-
-    run(main())
+async def test_a_certificate_that_nobody_has_signed_is_said(tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(self_signed(tmp_path))
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context) as server:
+        error = await failure(f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        assert "no certificate that this machine trusts" in str(error)
 
 
 async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

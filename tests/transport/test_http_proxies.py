@@ -87,19 +87,16 @@ ANSWERS = {
 @pytest.mark.parametrize("kind", ["signal server", "relay"])
 @pytest.mark.parametrize("scheme", ["http://", ""])
 @pytest.mark.parametrize("case", ANSWERS)
-def test_a_proxy(run: Run, monkeypatch: pytest.MonkeyPatch, case: str, scheme: str, kind: str) -> None:
+async def test_a_proxy(monkeypatch: pytest.MonkeyPatch, case: str, scheme: str, kind: str) -> None:
     answer, expected = ANSWERS[case]
 
-    async def main() -> None:
-        async with proxying(answer) as (proxy, address):
-            monkeypatch.setenv("HTTPS_PROXY", scheme + address)
-            error = await failure(kind)
-            assert f"http://{address}" in error.message, error.message
-            assert expected in error.message, error.message
-            assert "Is it running" not in error.hint
-            assert proxy.asked[0].startswith("CONNECT signal.example:443 ")
-
-    run(main())
+    async with proxying(answer) as (proxy, address):
+        monkeypatch.setenv("HTTPS_PROXY", scheme + address)
+        error = await failure(kind)
+        assert f"http://{address}" in error.message, error.message
+        assert expected in error.message, error.message
+        assert "Is it running" not in error.hint
+        assert proxy.asked[0].startswith("CONNECT signal.example:443 ")
 
 
 @pytest.mark.parametrize("kind", ["signal server", "relay"])
@@ -115,47 +112,41 @@ def test_a_proxy(run: Run, monkeypatch: pytest.MonkeyPatch, case: str, scheme: s
         ("http://proxy:port", "which is no HTTP proxy"),
     ],
 )
-def test_a_proxy_that_cannot_be_reached(
-    run: Run, monkeypatch: pytest.MonkeyPatch, named: str, expected: str, kind: str
+async def test_a_proxy_that_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch, named: str, expected: str, kind: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", named)
-    assert expected in run(failure(kind)).message
+    assert expected in (await failure(kind)).message
 
 
 @pytest.mark.parametrize("answer", [answer for answer, _ in ANSWERS.values()])
-def test_a_proxys_password_is_sent_to_it_and_never_said(
-    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answer: bytes
+async def test_a_proxys_password_is_sent_to_it_and_never_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answer: bytes
 ) -> None:
     caplog.set_level(0)
 
-    async def main() -> None:
-        async with proxying(answer) as (proxy, address):
-            for scheme in ("http://", ""):
-                monkeypatch.setenv("HTTPS_PROXY", f"{scheme}user:{PASSWORD}@{address}")
-                error = await failure("signal server")
-                said = f"{error.message} {error.hint} {error!r} {proxy_for(SIGNAL)}"
-                assert PASSWORD not in said
-                assert "does not accept the user" in said or b"407" not in answer
-                basic = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
-                assert f"Proxy-Authorization: Basic {basic}" in proxy.asked[-1]
-
-    run(main())
+    async with proxying(answer) as (proxy, address):
+        for scheme in ("http://", ""):
+            monkeypatch.setenv("HTTPS_PROXY", f"{scheme}user:{PASSWORD}@{address}")
+            error = await failure("signal server")
+            said = f"{error.message} {error.hint} {error!r} {proxy_for(SIGNAL)}"
+            assert PASSWORD not in said
+            assert "does not accept the user" in said or b"407" not in answer
+            basic = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
+            assert f"Proxy-Authorization: Basic {basic}" in proxy.asked[-1]
     assert PASSWORD not in caplog.text
 
 
 @pytest.mark.parametrize("scheme", ["http://", ""])
-def test_a_proxy_that_works_is_used_also_where_its_scheme_is_missing(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str
+async def test_a_proxy_that_works_is_used_also_where_its_scheme_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str
 ) -> None:
-    async def main() -> None:
-        async with proxying(None) as (proxy, address), gated(tmp_path, stuck=0) as (gate, url):
-            monkeypatch.setenv("HTTPS_PROXY", scheme + address)
-            # By a name, which the proxy of the test resolves: no proxy is used for addresses of this machine.
-            assert await greeting(url.replace("127.0.0.1", "signal.example")) == "hello"
-            assert (len(proxy.asked), gate.came) == (1, 1)
-            await until(lambda: not any("take" in repr(task.get_coro()) for task in asyncio.all_tasks()))
-
-    run(main())
+    async with proxying(None) as (proxy, address), gated(tmp_path, stuck=0) as (gate, url):
+        monkeypatch.setenv("HTTPS_PROXY", scheme + address)
+        # By a name, which the proxy of the test resolves: no proxy is used for addresses of this machine.
+        assert await greeting(url.replace("127.0.0.1", "signal.example")) == "hello"
+        assert (len(proxy.asked), gate.came) == (1, 1)
+        await until(lambda: not any("take" in repr(task.get_coro()) for task in asyncio.all_tasks()))
 
 
 @pytest.mark.parametrize(

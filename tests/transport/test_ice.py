@@ -6,11 +6,10 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
-from typing import Any
 
 import aioice
 import pytest
@@ -26,8 +25,6 @@ from llmtunnel.transport.ice import IceAgent, parse_candidate
 from ..support.embedded import descriptors
 from ..support.ports import free_port
 from ..support.webrtc_ends import NO_SERVERS, End, connected, introduce, without_candidates
-
-Run = Callable[..., Any]
 
 
 class StunServer(asyncio.DatagramProtocol):
@@ -62,56 +59,47 @@ async def serving(*, silent: bool = False) -> AsyncIterator[tuple[StunServer, st
         await asyncio.sleep(0)
 
 
-def test_a_stun_server_gives_a_candidate_that_is_trickled_and_then_the_end(run: Run) -> None:
-    async def main() -> None:
-        async with serving() as (server, url):
-            end = End(ice=IceServers(stun=(url, url)), loopback=True)
-            offer = await end.peer.offer()
-            assert "203.0.113.9" not in offer
-            assert "end-of-candidates" not in offer
-            await end.until(lambda: end.candidates[-1:] != [] and not end.candidates[-1].candidate)
-            found = [each.candidate for each in end.candidates]
-            assert len(found) > 1
-            assert len(set(found)) == len(found)
-            assert all(" 203.0.113.9 " in text and " typ srflx raddr " in text for text in found[:-1])
-            assert end.candidates[0].sdp_mid == "0"
-            assert f"a=ice-ufrag:{end.candidates[0].username_fragment}" in offer
-            assert server.asked
-            await end.peer.aclose()
-
-    run(main())
-
-
-def test_a_stun_server_that_never_answers_holds_nothing_up(run: Run) -> None:
-    async def main() -> None:
-        async with serving(silent=True) as (server, url):
-            left, right = (End(ice=IceServers(stun=(url,)), loopback=True) for _ in range(2))
-            await introduce(left, right)
-            await left.open()
-            await right.open()
-            assert server.asked
-            assert left.candidates == right.candidates == []  # not even the end
-            await left.peer.aclose()
-            await right.peer.aclose()
-
-    run(main())
-
-
-def test_servers_that_cannot_be_asked_are_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        monkeypatch.setattr(ice, "_ASK", 0.1)
-        closed = free_port()
-        servers = IceServers(
-            stun=(f"stun:127.0.0.1:{closed}", "stun:no-such-host.invalid", "stun:127.0.0.1:99999"),
-            turn=(f"turn:127.0.0.1:{closed}?transport=tcp",),
-        )
-        end = End(ice=servers)
-        await end.peer.offer()
-        await end.until(lambda: bool(end.candidates))
-        assert [each.candidate for each in end.candidates] == [""]
+async def test_a_stun_server_gives_a_candidate_that_is_trickled_and_then_the_end() -> None:
+    async with serving() as (server, url):
+        end = End(ice=IceServers(stun=(url, url)), loopback=True)
+        offer = await end.peer.offer()
+        assert "203.0.113.9" not in offer
+        assert "end-of-candidates" not in offer
+        await end.until(lambda: end.candidates[-1:] != [] and not end.candidates[-1].candidate)
+        found = [each.candidate for each in end.candidates]
+        assert len(found) > 1
+        assert len(set(found)) == len(found)
+        assert all(" 203.0.113.9 " in text and " typ srflx raddr " in text for text in found[:-1])
+        assert end.candidates[0].sdp_mid == "0"
+        assert f"a=ice-ufrag:{end.candidates[0].username_fragment}" in offer
+        assert server.asked
         await end.peer.aclose()
 
-    run(main())
+
+async def test_a_stun_server_that_never_answers_holds_nothing_up() -> None:
+    async with serving(silent=True) as (server, url):
+        left, right = (End(ice=IceServers(stun=(url,)), loopback=True) for _ in range(2))
+        await introduce(left, right)
+        await left.open()
+        await right.open()
+        assert server.asked
+        assert left.candidates == right.candidates == []  # not even the end
+        await left.peer.aclose()
+        await right.peer.aclose()
+
+
+async def test_servers_that_cannot_be_asked_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ice, "_ASK", 0.1)
+    closed = free_port()
+    servers = IceServers(
+        stun=(f"stun:127.0.0.1:{closed}", "stun:no-such-host.invalid", "stun:127.0.0.1:99999"),
+        turn=(f"turn:127.0.0.1:{closed}?transport=tcp",),
+    )
+    end = End(ice=servers)
+    await end.peer.offer()
+    await end.until(lambda: bool(end.candidates))
+    assert [each.candidate for each in end.candidates] == [""]
+    await end.peer.aclose()
 
 
 @pytest.mark.parametrize(
@@ -151,28 +139,22 @@ def named(kind: str, ports: range, host: str = "192.0.2.1") -> list[str]:
     return [f"candidate:1 1 udp 1 {host} {port} typ {kind}{more}" for port in ports]
 
 
-def test_only_so_many_candidates_are_taken_from_a_peer_some_of_each_type(run: Run) -> None:
-    async def main() -> None:
-        connection = IceAgent(servers=NO_SERVERS, candidates=8, loopback=False)
-        assert len(connection.take([*named("host", range(6000, 6003)), "rubbish"])) == 3
-        assert [each.port for each in connection.take(named("host", range(6003, 6010)))] == [6003]
-        assert connection.take(named("host", range(6010, 6020))) == []
-        assert len(connection.take(named("srflx", range(6000, 6010)))) == 2
-        assert len(connection.take(named("relay", range(6000, 6010)))) == 2
-        assert connection.take(named("prflx", range(6000, 6010))) == []
-
-    run(main())
+async def test_only_so_many_candidates_are_taken_from_a_peer_some_of_each_type() -> None:
+    connection = IceAgent(servers=NO_SERVERS, candidates=8, loopback=False)
+    assert len(connection.take([*named("host", range(6000, 6003)), "rubbish"])) == 3
+    assert [each.port for each in connection.take(named("host", range(6003, 6010)))] == [6003]
+    assert connection.take(named("host", range(6010, 6020))) == []
+    assert len(connection.take(named("srflx", range(6000, 6010)))) == 2
+    assert len(connection.take(named("relay", range(6000, 6010)))) == 2
+    assert connection.take(named("prflx", range(6000, 6010))) == []
 
 
-def test_only_so_many_names_of_a_peer_are_asked_for(run: Run) -> None:
-    async def main() -> None:
-        connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=False)
-        name = "{}b0d0a0c-0000-4000-8000-000000000000.local"
-        texts = [text for number in range(5) for text in named("host", range(6000, 6001), name.format(number))]
-        assert len(connection.take(texts)) == ice._NAMES
-        assert len(connection.take(named("host", range(6000, 6001)))) == 1
-
-    run(main())
+async def test_only_so_many_names_of_a_peer_are_asked_for() -> None:
+    connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=False)
+    name = "{}b0d0a0c-0000-4000-8000-000000000000.local"
+    texts = [text for number in range(5) for text in named("host", range(6000, 6001), name.format(number))]
+    assert len(connection.take(texts)) == ice._NAMES
+    assert len(connection.take(named("host", range(6000, 6001)))) == 1
 
 
 class Victims:
@@ -227,63 +209,51 @@ def all_checks(monkeypatch: pytest.MonkeyPatch) -> Bucket:
 
 
 @pytest.mark.usefixtures("all_checks")
-def test_a_stranger_has_few_packets_sent_to_addresses_of_its_choice(run: Run) -> None:
-    async def main() -> None:
-        async with Victims(60) as victims:
-            begun = time.monotonic()
-            end = await offered(victims.ports)
-            await asyncio.sleep(3)
-            allowed = ice._CHECKS + (time.monotonic() - begun) / ice._CHECK
-            assert len(end.peer._connection.remote_candidates) == 24
-            assert 24 <= len(victims.got) <= allowed
+async def test_a_stranger_has_few_packets_sent_to_addresses_of_its_choice() -> None:
+    async with Victims(60) as victims:
+        begun = time.monotonic()
+        end = await offered(victims.ports)
+        await asyncio.sleep(3)
+        allowed = ice._CHECKS + (time.monotonic() - begun) / ice._CHECK
+        assert len(end.peer._connection.remote_candidates) == 24
+        assert 24 <= len(victims.got) <= allowed
+        await end.peer.aclose()
+
+
+async def test_many_strangers_have_no_more_packets_sent_than_all_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ice, "_all_checks", Bucket(100, every=0.02))
+    async with Victims(24) as victims:
+        begun = time.monotonic()
+        ends = [await offered(victims.ports) for _ in range(8)]
+        await asyncio.sleep(2)
+        assert 100 <= len(victims.got) <= 100 + (time.monotonic() - begun) / 0.02
+        for end in ends:
             await end.peer.aclose()
 
-    run(main())
 
-
-def test_many_strangers_have_no_more_packets_sent_than_all_may(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        monkeypatch.setattr(ice, "_all_checks", Bucket(100, every=0.02))
-        async with Victims(24) as victims:
-            begun = time.monotonic()
-            ends = [await offered(victims.ports) for _ in range(8)]
-            await asyncio.sleep(2)
-            assert 100 <= len(victims.got) <= 100 + (time.monotonic() - begun) / 0.02
-            for end in ends:
-                await end.peer.aclose()
-
-    run(main())
-
-
-def test_a_peer_is_met_while_strangers_use_all_checks_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_is_met_while_strangers_use_all_checks_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes from an address with our password in it is answered by as many packets: so a peer gets through."""
 
-    async def main() -> None:
-        monkeypatch.setattr(ice, "_all_checks", Bucket(0, every=1e9))
-        serve, proxy = End(loopback=True), End(loopback=True)
-        elsewhere = proxy.peer._connection
-        monkeypatch.setattr(elsewhere, "_may_check", lambda addr: True)  # another machine, which nobody floods
-        await introduce(serve, proxy)
-        async with asyncio.timeout(15):
-            await serve.open()
-            await proxy.open()
-        await serve.peer.aclose()
-        await proxy.peer.aclose()
-
-    run(main())
+    monkeypatch.setattr(ice, "_all_checks", Bucket(0, every=1e9))
+    serve, proxy = End(loopback=True), End(loopback=True)
+    elsewhere = proxy.peer._connection
+    monkeypatch.setattr(elsewhere, "_may_check", lambda addr: True)  # another machine, which nobody floods
+    await introduce(serve, proxy)
+    async with asyncio.timeout(15):
+        await serve.open()
+        await proxy.open()
+    await serve.peer.aclose()
+    await proxy.peer.aclose()
 
 
-def test_this_machines_loopback_gets_no_packets_where_it_is_not_offered(run: Run) -> None:
-    async def main() -> None:
-        connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=False)
-        own = replace_host(connection, "192.0.2.9")
-        assert not connection._may_check(("127.0.0.1", 40_000))
-        assert not connection._may_check(("::1", 40_000))
-        assert connection._may_check(("192.0.2.1", 40_000))
-        own.append(replace_host(connection, "127.0.0.1")[-1])
-        assert connection._may_check(("127.0.0.1", 40_000))
-
-    run(main())
+async def test_this_machines_loopback_gets_no_packets_where_it_is_not_offered() -> None:
+    connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=False)
+    own = replace_host(connection, "192.0.2.9")
+    assert not connection._may_check(("127.0.0.1", 40_000))
+    assert not connection._may_check(("::1", 40_000))
+    assert connection._may_check(("192.0.2.1", 40_000))
+    own.append(replace_host(connection, "127.0.0.1")[-1])
+    assert connection._may_check(("127.0.0.1", 40_000))
 
 
 def replace_host(connection: IceAgent, host: str) -> list[aioice.Candidate]:
@@ -294,107 +264,89 @@ def replace_host(connection: IceAgent, host: str) -> list[aioice.Candidate]:
 
 
 @pytest.mark.usefixtures("all_checks")
-def test_checks_from_forged_senders_bring_each_of_them_as_many_packets_at_most(run: Run) -> None:
-    async def main() -> None:
-        connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=True)
-        await connection.gather_candidates()
-        connection.remote_username, connection.remote_password = "user", "password"
-        sent: Counter[tuple[str, int]] = Counter()
-        for protocol in connection._protocols:
-            protocol.transport.sendto = lambda data, addr: sent.update([addr])  # type: ignore[method-assign]
-        connecting = asyncio.create_task(connection.connect())
-        await asyncio.sleep(0)
-        protocol = connection._protocols[-1]
-        for port in (*range(1, 5), *range(6000, 6300)):
-            check = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
-            check.attributes.update({"USERNAME": f"{connection.local_username}:user", "PRIORITY": 1})
-            check.add_message_integrity(connection.local_password.encode())
-            connection.request_received(check, ("127.0.0.1", port), protocol)
-        await asyncio.sleep(2)
-        assert min(addr[1] for addr in sent) >= 6000
-        answers = checks = 300
-        assert sent.total() <= answers + checks + ice._CHECKS + 3 / ice._CHECK
-        connecting.cancel()
-        await asyncio.wait((connecting,))
-        await connection.close()
-
-    run(main())
-
-
-def test_datagrams_of_strangers_do_no_harm(run: Run) -> None:
-    async def main() -> None:
-        left, right = await connected()
-        host = left.peer._connection.local_candidates[0]
-        family = socket.AF_INET6 if ":" in host.host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as stranger:
-            for data in (b"", b"\0", b"\x16\xfe\xfd", b"\x17" * 1400, b"\xff" * 20, b"\x80" * 100):
-                stranger.sendto(data, (host.host, host.port))
-        await asyncio.sleep(0.1)
-        await right.send(b"still here")
-        await left.until(lambda: left.messages == [b"still here"])
-        await left.peer.aclose()
-        await right.peer.aclose()
-
-    run(main())
-
-
-def test_only_so_many_datagrams_wait_for_dtls_and_of_a_stranger_fewer(run: Run) -> None:
-    async def main() -> None:
-        connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=False)
-
-        def flood() -> int:
-            for _ in range(ice._WAITING + 1):
-                connection.data_received(b"\x17" * 1200, 1)
-            return connection._queue.qsize()
-
-        assert flood() == ice._WAITING_FIRST
-        connection.trust()
-        assert flood() == ice._WAITING
-
-    run(main())
-
-
-def test_a_datagram_that_is_larger_than_any_packet_is_dropped(run: Run) -> None:
-    async def main() -> None:
-        connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=False)
-        for size in (ice._DATAGRAM, ice._DATAGRAM + 1, 65_507):
-            connection.data_received(b"\x17" * size, 1)
-        assert connection._queue.qsize() == 1
-
-    run(main())
-
-
-def test_checks_from_ever_more_ports_make_only_so_many_paths(run: Run) -> None:
-    async def main() -> None:
-        connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=True)
-        await connection.gather_candidates()
+async def test_checks_from_forged_senders_bring_each_of_them_as_many_packets_at_most() -> None:
+    connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=True)
+    await connection.gather_candidates()
+    connection.remote_username, connection.remote_password = "user", "password"
+    sent: Counter[tuple[str, int]] = Counter()
+    for protocol in connection._protocols:
+        protocol.transport.sendto = lambda data, addr: sent.update([addr])  # type: ignore[method-assign]
+    connecting = asyncio.create_task(connection.connect())
+    await asyncio.sleep(0)
+    protocol = connection._protocols[-1]
+    for port in (*range(1, 5), *range(6000, 6300)):
         check = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
-        check.attributes["PRIORITY"] = 1
-        for port in range(2000, 2000 + ice._PAIRS + 10):
-            connection.check_incoming(check, ("127.0.0.1", port), connection._protocols[0])
-        assert len(connection._check_list) == len(connection.remote_candidates) == ice._PAIRS
-        await connection.close()
+        check.attributes.update({"USERNAME": f"{connection.local_username}:user", "PRIORITY": 1})
+        check.add_message_integrity(connection.local_password.encode())
+        connection.request_received(check, ("127.0.0.1", port), protocol)
+    await asyncio.sleep(2)
+    assert min(addr[1] for addr in sent) >= 6000
+    answers = checks = 300
+    assert sent.total() <= answers + checks + ice._CHECKS + 3 / ice._CHECK
+    connecting.cancel()
+    await asyncio.wait((connecting,))
+    await connection.close()
 
-    run(main())
+
+async def test_datagrams_of_strangers_do_no_harm() -> None:
+    left, right = await connected()
+    host = left.peer._connection.local_candidates[0]
+    family = socket.AF_INET6 if ":" in host.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as stranger:
+        for data in (b"", b"\0", b"\x16\xfe\xfd", b"\x17" * 1400, b"\xff" * 20, b"\x80" * 100):
+            stranger.sendto(data, (host.host, host.port))
+    await asyncio.sleep(0.1)
+    await right.send(b"still here")
+    await left.until(lambda: left.messages == [b"still here"])
+    await left.peer.aclose()
+    await right.peer.aclose()
+
+
+async def test_only_so_many_datagrams_wait_for_dtls_and_of_a_stranger_fewer() -> None:
+    connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=False)
+
+    def flood() -> int:
+        for _ in range(ice._WAITING + 1):
+            connection.data_received(b"\x17" * 1200, 1)
+        return connection._queue.qsize()
+
+    assert flood() == ice._WAITING_FIRST
+    connection.trust()
+    assert flood() == ice._WAITING
+
+
+async def test_a_datagram_that_is_larger_than_any_packet_is_dropped() -> None:
+    connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=False)
+    for size in (ice._DATAGRAM, ice._DATAGRAM + 1, 65_507):
+        connection.data_received(b"\x17" * size, 1)
+    assert connection._queue.qsize() == 1
+
+
+async def test_checks_from_ever_more_ports_make_only_so_many_paths() -> None:
+    connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=True)
+    await connection.gather_candidates()
+    check = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
+    check.attributes["PRIORITY"] = 1
+    for port in range(2000, 2000 + ice._PAIRS + 10):
+        connection.check_incoming(check, ("127.0.0.1", port), connection._protocols[0])
+    assert len(connection._check_list) == len(connection.remote_candidates) == ice._PAIRS
+    await connection.close()
 
 
 @pytest.mark.parametrize("cancels", [1, 2])
-def test_a_gathering_that_is_cancelled_leaves_no_socket(run: Run, cancels: int) -> None:
+async def test_a_gathering_that_is_cancelled_leaves_no_socket(cancels: int) -> None:
     """Twice is what becomes of a link that is given up, and whose place another one takes."""
 
-    async def main() -> None:
-        before = descriptors()
-        connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=True)
-        gathering = asyncio.create_task(connection.gather_candidates())
-        for _ in range(cancels):
-            await asyncio.sleep(0)
-            gathering.cancel()
-        await asyncio.wait((gathering,))
-        await connection.close()
+    before = descriptors()
+    connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=True)
+    gathering = asyncio.create_task(connection.gather_candidates())
+    for _ in range(cancels):
         await asyncio.sleep(0)
-        assert descriptors() == before
-
-    run(main())
+        gathering.cancel()
+    await asyncio.wait((gathering,))
+    await connection.close()
+    await asyncio.sleep(0)
+    assert descriptors() == before
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,52 +379,43 @@ def start_coturn(tmp_path: FilePath) -> Iterator[Coturn]:
 
 @pytest.mark.parametrize("transports", [("udp",), ("tcp",), ("udp", "tcp")], ids=" ".join)
 @pytest.mark.parametrize("others", [(), ("turn:127.0.0.1:9?transport=tcp", "turn:127.0.0.1:9")], ids=["", "dead-ones"])
-def test_where_hosts_do_not_reach_each_other_a_turn_server_relays(
-    run: Run, monkeypatch: pytest.MonkeyPatch, coturn: Coturn, transports: tuple[str, ...], others: tuple[str, ...]
+async def test_where_hosts_do_not_reach_each_other_a_turn_server_relays(
+    monkeypatch: pytest.MonkeyPatch, coturn: Coturn, transports: tuple[str, ...], others: tuple[str, ...]
 ) -> None:
     async def no_hosts(self: IceAgent) -> None:
         self._local_candidates_start = self._local_candidates_end = True
 
-    async def main() -> None:
-        monkeypatch.setattr(IceAgent, "gather_candidates", no_hosts)
-        (url,) = coturn.servers.turn
-        servers = replace(coturn.servers, turn=(*others, *(f"{url}?transport={each}" for each in transports)))
-        left, right = End(ice=servers), End(ice=servers)
-        await introduce(left, right)
-        await left.open()
-        await right.open()
-        assert left.channel.path is right.channel.path is Path.TURN
-        for number in range(50):
-            await left.send(b"%d" % number * 5000)
-        await right.until(lambda: len(right.messages) == 50)
-        await left.channel.aclose()
-        await right.channel.aclose()
-
-    run(main())
+    monkeypatch.setattr(IceAgent, "gather_candidates", no_hosts)
+    (url,) = coturn.servers.turn
+    servers = replace(coturn.servers, turn=(*others, *(f"{url}?transport={each}" for each in transports)))
+    left, right = End(ice=servers), End(ice=servers)
+    await introduce(left, right)
+    await left.open()
+    await right.open()
+    assert left.channel.path is right.channel.path is Path.TURN
+    for number in range(50):
+        await left.send(b"%d" % number * 5000)
+    await right.until(lambda: len(right.messages) == 50)
+    await left.channel.aclose()
+    await right.channel.aclose()
 
 
-def test_wrong_credentials_are_told_in_one_line(run: Run, coturn: Coturn, caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        end = End(ice=replace(coturn.servers, turn_pass="wrong"))
-        await end.peer.offer()
-        await end.until(lambda: bool(end.candidates))
-        assert [each.candidate for each in end.candidates] == [""]
-        assert [record.levelname for record in caplog.records if "cannot be used" in record.message] == ["WARNING"]
+async def test_wrong_credentials_are_told_in_one_line(coturn: Coturn, caplog: pytest.LogCaptureFixture) -> None:
+    end = End(ice=replace(coturn.servers, turn_pass="wrong"))
+    await end.peer.offer()
+    await end.until(lambda: bool(end.candidates))
+    assert [each.candidate for each in end.candidates] == [""]
+    assert [record.levelname for record in caplog.records if "cannot be used" in record.message] == ["WARNING"]
+    await end.peer.aclose()
+
+
+async def test_a_turn_server_that_dies_does_not_hold_a_close_up(coturn: Coturn) -> None:
+    end = End(ice=coturn.servers, timeouts=Timeouts(close=5.0))
+    await end.peer.offer()
+    await end.until(lambda: bool(end.candidates))
+    assert " typ relay " in end.candidates[0].candidate
+    coturn.process.kill()
+    async with asyncio.timeout(4):
         await end.peer.aclose()
-
-    run(main())
-
-
-def test_a_turn_server_that_dies_does_not_hold_a_close_up(run: Run, coturn: Coturn) -> None:
-    async def main() -> None:
-        end = End(ice=coturn.servers, timeouts=Timeouts(close=5.0))
-        await end.peer.offer()
-        await end.until(lambda: bool(end.candidates))
-        assert " typ relay " in end.candidates[0].candidate
-        coturn.process.kill()
-        async with asyncio.timeout(4):
-            await end.peer.aclose()
-        with pytest.raises(ConnectFailed):
-            await end.peer.channel()
-
-    run(main())
+    with pytest.raises(ConnectFailed):
+        await end.peer.channel()

@@ -32,20 +32,17 @@ def defects(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
 
 
-def test_a_defect_is_logged_with_its_traceback_when_it_happens(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        task = asyncio.create_task(fail(ValueError("a defect")), name="the work")
-        task.add_done_callback(report)
-        await asyncio.wait((task,))
-        await settle()
-        assert defects(caplog) == ["a defect"]
-        assert "the work" in caplog.text
-
-    run(main())
+async def test_a_defect_is_logged_with_its_traceback_when_it_happens(caplog: pytest.LogCaptureFixture) -> None:
+    task = asyncio.create_task(fail(ValueError("a defect")), name="the work")
+    task.add_done_callback(report)
+    await asyncio.wait((task,))
+    await settle()
+    assert defects(caplog) == ["a defect"]
+    assert "the work" in caplog.text
 
 
-def test_a_task_that_ends_or_is_cancelled_is_no_defect(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
+async def test_a_task_that_ends_or_is_cancelled_is_no_defect(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="llmtunnel"):
         ended, cancelled = asyncio.create_task(settle()), asyncio.create_task(asyncio.Event().wait())
         for task in ended, cancelled:
             task.add_done_callback(report)
@@ -55,13 +52,12 @@ def test_a_task_that_ends_or_is_cancelled_is_no_defect(caplog: pytest.LogCapture
         await settle()
         assert not caplog.records
 
-    with caplog.at_level(logging.DEBUG, logger="llmtunnel"):
-        run(main())
-
 
 @pytest.mark.parametrize("error", [ValueError("a defect"), OSError("gone"), PeerLost("gone"), RuntimeError("closed")])
-def test_of_those_that_are_cut_short_defects_are_logged(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    run(first_of(settle(), fail_when_cancelled(error), name="side by side"))
+async def test_of_those_that_are_cut_short_defects_are_logged(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    await first_of(settle(), fail_when_cancelled(error), name="side by side")
     assert defects(caplog) == (["a defect"] if isinstance(error, ValueError) else [])
 
 
@@ -90,7 +86,9 @@ async def never_even_if_cancelled(until: asyncio.Event) -> None:
             await until.wait()
 
 
-def test_steps_run_one_after_the_other_whatever_becomes_of_each(caplog: pytest.LogCaptureFixture, quick: None) -> None:
+async def test_steps_run_one_after_the_other_whatever_becomes_of_each(
+    caplog: pytest.LogCaptureFixture, quick: None
+) -> None:
     ran: list[str] = []
 
     async def step(name: str) -> None:
@@ -98,18 +96,15 @@ def test_steps_run_one_after_the_other_whatever_becomes_of_each(caplog: pytest.L
         await settle()
         ran.append(f"{name} ends")
 
-    async def main() -> None:
-        await finish(
-            partial(step, "one"),
-            partial(fail, ValueError("a defect")),
-            partial(fail, OSError("gone")),
-            lambda: ran.append("without a wait"),
-            lambda: [][0],
-            never,
-            partial(step, "two"),
-        )
-
-    run(main())
+    await finish(
+        partial(step, "one"),
+        partial(fail, ValueError("a defect")),
+        partial(fail, OSError("gone")),
+        lambda: ran.append("without a wait"),
+        lambda: [][0],
+        never,
+        partial(step, "two"),
+    )
     assert ran == ["one begins", "one ends", "without a wait", "two begins", "two ends"]
     assert defects(caplog) == ["a defect", "list index out of range"]
     told = [record.getMessage() for record in caplog.records]
@@ -117,86 +112,73 @@ def test_steps_run_one_after_the_other_whatever_becomes_of_each(caplog: pytest.L
     assert "closing: never has not ended after 0.1 s, and is cancelled" in told
 
 
-def test_steps_that_run_together_take_as_long_as_the_longest(quick: None) -> None:
-    async def main() -> None:
-        first, second = asyncio.Event(), asyncio.Event()
+async def test_steps_that_run_together_take_as_long_as_the_longest(quick: None) -> None:
+    first, second = asyncio.Event(), asyncio.Event()
 
-        async def meet(mine: asyncio.Event, other: asyncio.Event) -> None:
-            mine.set()
-            await other.wait()
+    async def meet(mine: asyncio.Event, other: asyncio.Event) -> None:
+        mine.set()
+        await other.wait()
 
-        await finish(partial(meet, first, second), partial(meet, second, first), never, together=True)
-        await finish()
-        await finish(together=True)
-
-    run(main())
+    await finish(partial(meet, first, second), partial(meet, second, first), never, together=True)
+    await finish()
+    await finish(together=True)
 
 
-def test_a_shutdown_that_is_cancelled_runs_the_rest_in_a_hurry_and_is_cancelled_then(quick: None) -> None:
+async def test_a_shutdown_that_is_cancelled_runs_the_rest_in_a_hurry_and_is_cancelled_then(quick: None) -> None:
     ran: list[str] = []
 
-    async def main() -> None:
-        async def inner() -> None:
-            await finish(never, lambda: ran.append("inner"))
+    async def inner() -> None:
+        await finish(never, lambda: ran.append("inner"))
 
-        closing = asyncio.create_task(finish(inner, never, lambda: ran.append("outer")))
-        for _ in range(5):
-            await settle()
-        closing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await closing
-        assert closing.cancelled()
-
-    run(main())
+    closing = asyncio.create_task(finish(inner, never, lambda: ran.append("outer")))
+    for _ in range(5):
+        await settle()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert closing.cancelled()
     assert ran == ["inner", "outer"]
 
 
-def test_what_does_not_end_even_when_cancelled_is_left_and_told(caplog: pytest.LogCaptureFixture, quick: None) -> None:
-    async def main() -> None:
-        until = asyncio.Event()
-        stubborn = asyncio.create_task(never_even_if_cancelled(until), name="stubborn")
+async def test_what_does_not_end_even_when_cancelled_is_left_and_told(
+    caplog: pytest.LogCaptureFixture, quick: None
+) -> None:
+    until = asyncio.Event()
+    stubborn = asyncio.create_task(never_even_if_cancelled(until), name="stubborn")
+    await settle()
+    await stop(stubborn)
+    assert not stubborn.done()
+    await finish(partial(never_even_if_cancelled, until))
+    until.set()
+    for _ in range(3):
         await settle()
-        await stop(stubborn)
-        assert not stubborn.done()
-        await finish(partial(never_even_if_cancelled, until))
-        until.set()
-        for _ in range(3):
-            await settle()
-
-    run(main())
     assert "stubborn has not ended 0.05 s after it was cancelled" in caplog.text
     assert "closing: never_even_if_cancelled has not ended 0.05 s after it was cancelled" in caplog.text
 
 
-def test_to_stop_tasks_is_to_wait_until_they_have_cleaned_up(quick: None) -> None:
-    async def main() -> None:
-        cleaned: list[int] = []
+async def test_to_stop_tasks_is_to_wait_until_they_have_cleaned_up(quick: None) -> None:
+    cleaned: list[int] = []
 
-        async def work(number: int) -> None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                await settle()
-                cleaned.append(number)
+    async def work(number: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await settle()
+            cleaned.append(number)
 
-        running = [asyncio.create_task(work(number)) for number in range(3)]
-        await settle()
-        await stop(*running, asyncio.create_task(fail(ValueError("somebody else tells of it"))))
-        await stop()
-        assert cleaned == [0, 1, 2]
-
-    run(main())
+    running = [asyncio.create_task(work(number)) for number in range(3)]
+    await settle()
+    await stop(*running, asyncio.create_task(fail(ValueError("somebody else tells of it"))))
+    await stop()
+    assert cleaned == [0, 1, 2]
 
 
-def test_to_cancel_the_wait_for_what_is_closing_cancels_that(quick: None) -> None:
-    async def main() -> None:
-        closing = asyncio.create_task(never())
-        waiting = asyncio.create_task(ended(closing))
-        await ended()
-        await settle()
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert closing.cancelled()
-
-    run(main())
+async def test_to_cancel_the_wait_for_what_is_closing_cancels_that(quick: None) -> None:
+    closing = asyncio.create_task(never())
+    waiting = asyncio.create_task(ended(closing))
+    await ended()
+    await settle()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert closing.cancelled()

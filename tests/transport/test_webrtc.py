@@ -35,265 +35,220 @@ async def close(*ends: End) -> None:
         await end.peer.aclose()
 
 
-def test_two_peers_meet_and_talk(run: Run) -> None:
-    async def main() -> None:
-        left, right = await connected()
-        await greet(left, right)
-        assert left.channel.path is right.channel.path is Path.DIRECT
-        await close(left, right)
-
-    run(main())
+async def test_two_peers_meet_and_talk() -> None:
+    left, right = await connected()
+    await greet(left, right)
+    assert left.channel.path is right.channel.path is Path.DIRECT
+    await close(left, right)
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["before-the-sdp", "after-the-sdp"])
-def test_candidates_may_come_apart_from_the_sdp_and_before_it(run: Run, early: bool) -> None:
-    async def main() -> None:
-        left, right = End(), End()
-        offer = await left.peer.offer()
-        if early:
-            give(right, offer)
-        answer = await right.peer.answer(without_candidates(offer))
-        if early:
-            give(left, answer)
-        await left.peer.accept(without_candidates(answer))
-        if not early:
-            give(right, offer)
-            give(left, answer)
-        await left.open()
-        await right.open()
-        await greet(left, right)
-        await close(left, right)
-
+async def test_candidates_may_come_apart_from_the_sdp_and_before_it(early: bool) -> None:
     def give(end: End, sdp: str) -> None:
         for candidate in candidates_of(sdp):
             end.peer.add_candidate(candidate)
 
-    run(main())
+    left, right = End(), End()
+    offer = await left.peer.offer()
+    if early:
+        give(right, offer)
+    answer = await right.peer.answer(without_candidates(offer))
+    if early:
+        give(left, answer)
+    await left.peer.accept(without_candidates(answer))
+    if not early:
+        give(right, offer)
+        give(left, answer)
+    await left.open()
+    await right.open()
+    await greet(left, right)
+    await close(left, right)
 
 
-def test_candidates_that_come_twice_and_rubbish_do_no_harm(run: Run) -> None:
-    async def main() -> None:
-        left, right = End(), End()
-        offer = await left.peer.offer()
-        answer = await right.peer.answer(offer)
-        await left.peer.accept(answer)
-        for text in ("rubbish", "candidate:1 1 udp 1 300.0.0.1 1 typ host", "candidate:" + "1 " * 1000, "", "\0"):
-            right.peer.add_candidate(IceCandidate(candidate=text))
-        for candidate in candidates_of(offer) * 50:
-            right.peer.add_candidate(candidate)
-        await left.open()
-        await right.open()
-        await greet(left, right)
-        await close(left, right)
-
-    run(main())
+async def test_candidates_that_come_twice_and_rubbish_do_no_harm() -> None:
+    left, right = End(), End()
+    offer = await left.peer.offer()
+    answer = await right.peer.answer(offer)
+    await left.peer.accept(answer)
+    for text in ("rubbish", "candidate:1 1 udp 1 300.0.0.1 1 typ host", "candidate:" + "1 " * 1000, "", "\0"):
+        right.peer.add_candidate(IceCandidate(candidate=text))
+    for candidate in candidates_of(offer) * 50:
+        right.peer.add_candidate(candidate)
+    await left.open()
+    await right.open()
+    await greet(left, right)
+    await close(left, right)
 
 
-def test_a_machine_with_no_address_of_its_own_uses_the_loopback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: [])
-        left, right = End(), End()
-        await introduce(left, right)
-        assert {each.host for each in left.peer._connection.local_candidates} == {"127.0.0.1"}
-        await left.open()
-        await right.open()
-        await greet(left, right)
-        await close(left, right)
-
-    run(main())
+async def test_a_machine_with_no_address_of_its_own_uses_the_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: [])
+    left, right = End(), End()
+    await introduce(left, right)
+    assert {each.host for each in left.peer._connection.local_candidates} == {"127.0.0.1"}
+    await left.open()
+    await right.open()
+    await greet(left, right)
+    await close(left, right)
 
 
-def test_the_loopback_is_offered_where_asked(run: Run) -> None:
-    async def main() -> None:
-        asked, not_asked = End(loopback=True), End()
-        assert " 127.0.0.1 " in await asked.peer.offer()
-        if aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True):
-            assert " 127.0.0.1 " not in await not_asked.peer.offer()
-        await close(asked, not_asked)
-
-    run(main())
+async def test_the_loopback_is_offered_where_asked() -> None:
+    asked, not_asked = End(loopback=True), End()
+    assert " 127.0.0.1 " in await asked.peer.offer()
+    if aioice.ice.get_host_addresses(use_ipv4=True, use_ipv6=True):
+        assert " 127.0.0.1 " not in await not_asked.peer.offer()
+    await close(asked, not_asked)
 
 
 @pytest.mark.usefixtures("an_address")
 @pytest.mark.parametrize("offers", [True, False], ids=["it-answers", "it-offers"])
-def test_a_plain_aiortc_peer_is_met_in_both_roles(run: Run, offers: bool) -> None:
+async def test_a_plain_aiortc_peer_is_met_in_both_roles(offers: bool) -> None:
     """It says as an original peer does: everything in the SDP, then each candidate once more."""
 
-    async def main() -> None:
-        end, other = End(), RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        heard: asyncio.Queue[bytes] = asyncio.Queue()
-        if offers:
-            channel = None
-            other.on("datachannel", lambda each: each.on("message", heard.put_nowait))
-            await other.setRemoteDescription(RTCSessionDescription(await end.peer.offer(), "offer"))
-            await other.setLocalDescription(await other.createAnswer())
-            await end.peer.accept(other.localDescription.sdp)
-        else:
-            channel = other.createDataChannel("tunnel")
-            channel.on("message", heard.put_nowait)
-            channel.on("open", lambda: channel.send("text"))
-            await other.setLocalDescription(await other.createOffer())
-            answer = await end.peer.answer(other.localDescription.sdp)
-            await other.setRemoteDescription(RTCSessionDescription(answer, "answer"))
-        for candidate in candidates_of(other.localDescription.sdp):
-            end.peer.add_candidate(candidate)
-        await end.open()
-        await end.send(b"x" * MAX_MESSAGE)
-        assert await heard.get() == b"x" * MAX_MESSAGE
-        if channel is not None:
-            await end.until(lambda: end.messages == [b"text"])
-        await other.close()
-        await end.until(lambda: bool(end.closed))
-        await end.peer.aclose()
-
-    run(main())
+    end, other = End(), RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    if offers:
+        channel = None
+        other.on("datachannel", lambda each: each.on("message", heard.put_nowait))
+        await other.setRemoteDescription(RTCSessionDescription(await end.peer.offer(), "offer"))
+        await other.setLocalDescription(await other.createAnswer())
+        await end.peer.accept(other.localDescription.sdp)
+    else:
+        channel = other.createDataChannel("tunnel")
+        channel.on("message", heard.put_nowait)
+        channel.on("open", lambda: channel.send("text"))
+        await other.setLocalDescription(await other.createOffer())
+        answer = await end.peer.answer(other.localDescription.sdp)
+        await other.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+    for candidate in candidates_of(other.localDescription.sdp):
+        end.peer.add_candidate(candidate)
+    await end.open()
+    await end.send(b"x" * MAX_MESSAGE)
+    assert await heard.get() == b"x" * MAX_MESSAGE
+    if channel is not None:
+        await end.until(lambda: end.messages == [b"text"])
+    await other.close()
+    await end.until(lambda: bool(end.closed))
+    await end.peer.aclose()
 
 
 @pytest.mark.usefixtures("an_address")
-def test_our_trickled_candidates_are_what_a_plain_aiortc_peer_takes(run: Run) -> None:
-    async def main() -> None:
-        end, other = End(), RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        offer = await end.peer.offer()
-        await other.setRemoteDescription(RTCSessionDescription(without_candidates(offer), "offer"))
-        await other.setLocalDescription(await other.createAnswer())
-        await end.peer.accept(other.localDescription.sdp)
-        for each in candidates_of(offer):
-            candidate = candidate_from_sdp(each.candidate.removeprefix("candidate:"))
-            candidate.sdpMid, candidate.sdpMLineIndex = each.sdp_mid, each.sdp_m_line_index
-            await other.addIceCandidate(candidate)
-        await end.open()
-        await end.peer.aclose()
-        await other.close()
-
-    run(main())
+async def test_our_trickled_candidates_are_what_a_plain_aiortc_peer_takes() -> None:
+    end, other = End(), RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    offer = await end.peer.offer()
+    await other.setRemoteDescription(RTCSessionDescription(without_candidates(offer), "offer"))
+    await other.setLocalDescription(await other.createAnswer())
+    await end.peer.accept(other.localDescription.sdp)
+    for each in candidates_of(offer):
+        candidate = candidate_from_sdp(each.candidate.removeprefix("candidate:"))
+        candidate.sdpMid, candidate.sdpMLineIndex = each.sdp_mid, each.sdp_m_line_index
+        await other.addIceCandidate(candidate)
+    await end.open()
+    await end.peer.aclose()
+    await other.close()
 
 
-def test_an_unusable_offer_or_answer_is_refused_and_leaves_nothing(run: Run) -> None:
-    async def main() -> None:
-        left, right = End(), End()
+async def test_an_unusable_offer_or_answer_is_refused_and_leaves_nothing() -> None:
+    left, right = End(), End()
+    with pytest.raises(ConnectFailed):
+        await right.peer.answer("rubbish")
+    offer = await left.peer.offer()
+    for answer in ("", "v=0\r\n", offer):
         with pytest.raises(ConnectFailed):
-            await right.peer.answer("rubbish")
-        offer = await left.peer.offer()
-        for answer in ("", "v=0\r\n", offer):
-            with pytest.raises(ConnectFailed):
-                await left.peer.accept(answer)
-        await close(left, right)
-
-    run(main())
+            await left.peer.accept(answer)
+    await close(left, right)
 
 
-def test_nobody_answers_and_the_time_is_over(run: Run) -> None:
-    async def main() -> None:
-        left, right = End(timeouts=Timeouts(connect=0.2)), End()
-        await left.peer.offer()
-        with pytest.raises(ConnectFailed, match=r"0\.2 s"):
-            await left.peer.channel()
-        await close(left, right)
-
-    run(main())
+async def test_nobody_answers_and_the_time_is_over() -> None:
+    left, right = End(timeouts=Timeouts(connect=0.2)), End()
+    await left.peer.offer()
+    with pytest.raises(ConnectFailed, match=r"0\.2 s"):
+        await left.peer.channel()
+    await close(left, right)
 
 
-def test_a_peer_that_shows_another_certificate_is_not_reached(run: Run) -> None:
-    async def main() -> None:
-        left, right = End(), End()
-        offer = await left.peer.offer()
-        forged = re.sub(r"(a=fingerprint:\S+ )\S+", lambda line: line[1] + ":".join(["00"] * 32), offer)
-        await left.peer.accept(await right.peer.answer(forged))
-        with pytest.raises(ConnectFailed):
-            await right.open()
-        await close(left, right)
-
-    run(main())
+async def test_a_peer_that_shows_another_certificate_is_not_reached() -> None:
+    left, right = End(), End()
+    offer = await left.peer.offer()
+    forged = re.sub(r"(a=fingerprint:\S+ )\S+", lambda line: line[1] + ":".join(["00"] * 32), offer)
+    await left.peer.accept(await right.peer.answer(forged))
+    with pytest.raises(ConnectFailed):
+        await right.open()
+    await close(left, right)
 
 
-def test_closing_while_connecting_ends_the_wait(run: Run) -> None:
-    async def main() -> None:
-        left, right = End(), End()
-        await left.peer.offer()
-        waiting = asyncio.create_task(left.peer.channel())
-        await asyncio.sleep(0)
-        await left.peer.aclose()
-        with pytest.raises(ConnectFailed, match="closed by us"):
-            await waiting
-        await left.peer.aclose()
-        await right.peer.aclose()
-
-    run(main())
+async def test_closing_while_connecting_ends_the_wait() -> None:
+    left, right = End(), End()
+    await left.peer.offer()
+    waiting = asyncio.create_task(left.peer.channel())
+    await asyncio.sleep(0)
+    await left.peer.aclose()
+    with pytest.raises(ConnectFailed, match="closed by us"):
+        await waiting
+    await left.peer.aclose()
+    await right.peer.aclose()
 
 
-def test_an_orderly_close_comes_after_all_that_was_sent(run: Run) -> None:
-    async def main() -> None:
-        left, right = await connected()
-        sent = [bytes([number]) * 10_000 for number in range(100)]
-        for message in sent:
-            await left.send(message)
-        await left.channel.aclose()
-        await right.until(lambda: bool(right.closed))
-        assert right.messages == sent
-        assert right.closed == ["closed by the peer"]
-        assert left.closed == ["closed by us"] or left.closed == ["closed by the peer"]
-        assert not left.channel.has_room
-        assert not right.channel.has_room
-        for end in (left, right):
-            with pytest.raises(ChannelClosed):
-                end.channel.send(b"more")
-        await right.channel.aclose()
-        await left.channel.aclose()
-
-    run(main())
+async def test_an_orderly_close_comes_after_all_that_was_sent() -> None:
+    left, right = await connected()
+    sent = [bytes([number]) * 10_000 for number in range(100)]
+    for message in sent:
+        await left.send(message)
+    await left.channel.aclose()
+    await right.until(lambda: bool(right.closed))
+    assert right.messages == sent
+    assert right.closed == ["closed by the peer"]
+    assert left.closed == ["closed by us"] or left.closed == ["closed by the peer"]
+    assert not left.channel.has_room
+    assert not right.channel.has_room
+    for end in (left, right):
+        with pytest.raises(ChannelClosed):
+            end.channel.send(b"more")
+    await right.channel.aclose()
+    await left.channel.aclose()
 
 
-def test_a_peer_that_closes_at_once_is_heard_of(run: Run) -> None:
-    async def main() -> None:
-        left, right = await connected()
-        await right.peer.aclose()
-        await left.until(lambda: bool(left.closed))
-        assert len(left.closed) == len(right.closed) == 1
-        await left.peer.aclose()
-
-    run(main())
+async def test_a_peer_that_closes_at_once_is_heard_of() -> None:
+    left, right = await connected()
+    await right.peer.aclose()
+    await left.until(lambda: bool(left.closed))
+    assert len(left.closed) == len(right.closed) == 1
+    await left.peer.aclose()
 
 
-def test_a_peer_that_is_silent_does_not_hold_a_close_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        monkeypatch.setattr(webrtc, "_DRAIN", 0.1)
-        left, right = await connected()
-        monkeypatch.setattr(right.peer._connection, "data_received", lambda *_: None)
-        await left.send(b"lost")
-        await left.channel.aclose()
-        await left.until(lambda: left.closed == ["closed by us"])
-        assert not right.messages
-        assert not right.closed
-        await right.peer.aclose()
-
-    run(main())
+async def test_a_peer_that_is_silent_does_not_hold_a_close_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webrtc, "_DRAIN", 0.1)
+    left, right = await connected()
+    monkeypatch.setattr(right.peer._connection, "data_received", lambda *_: None)
+    await left.send(b"lost")
+    await left.channel.aclose()
+    await left.until(lambda: left.closed == ["closed by us"])
+    assert not right.messages
+    assert not right.closed
+    await right.peer.aclose()
 
 
-def test_bulk_both_ways_arrives_whole_and_in_order_and_the_queue_stays_short(run: Run) -> None:
-    async def main() -> None:
-        left, right = await connected()
-        longest = 0
+async def test_bulk_both_ways_arrives_whole_and_in_order_and_the_queue_stays_short() -> None:
+    left, right = await connected()
+    longest = 0
 
-        async def bulk(end: End, messages: list[bytes]) -> None:
-            nonlocal longest
-            for message in messages:
-                await end.send(message)
-                sctp = end.peer._sctp
-                queued = sum(len(item[2]) for item in sctp._data_channel_queue)
-                longest = max(longest, queued + sum(len(chunk.user_data) for chunk in sctp._outbound_queue))
+    async def bulk(end: End, messages: list[bytes]) -> None:
+        nonlocal longest
+        for message in messages:
+            await end.send(message)
+            sctp = end.peer._sctp
+            queued = sum(len(item[2]) for item in sctp._data_channel_queue)
+            longest = max(longest, queued + sum(len(chunk.user_data) for chunk in sctp._outbound_queue))
 
-        data = random.Random(7).randbytes(MAX_MESSAGE)
-        down = [data[: 1 + number * 997 % MAX_MESSAGE] for number in range(150)]
-        up = [data[number % 100 :] for number in range(100)]
-        await asyncio.gather(bulk(left, down), bulk(right, up))
-        await right.until(lambda: len(right.messages) == len(down))
-        await left.until(lambda: len(left.messages) == len(up))
-        assert right.messages == down
-        assert left.messages == up
-        assert webrtc._QUEUE < longest < webrtc._QUEUE + 2 * MAX_MESSAGE
-        await close(left, right)
-
-    run(main())
+    data = random.Random(7).randbytes(MAX_MESSAGE)
+    down = [data[: 1 + number * 997 % MAX_MESSAGE] for number in range(150)]
+    up = [data[number % 100 :] for number in range(100)]
+    await asyncio.gather(bulk(left, down), bulk(right, up))
+    await right.until(lambda: len(right.messages) == len(down))
+    await left.until(lambda: len(left.messages) == len(up))
+    assert right.messages == down
+    assert left.messages == up
+    assert webrtc._QUEUE < longest < webrtc._QUEUE + 2 * MAX_MESSAGE
+    await close(left, right)
 
 
 def test_what_comes_before_a_receiver_is_kept_up_to_a_bound(run: Run) -> None:
@@ -327,33 +282,27 @@ def test_what_comes_before_a_receiver_is_kept_up_to_a_bound(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("an_address")
-def test_another_data_channel_is_closed_and_the_tunnels_is_taken(run: Run) -> None:
-    async def main() -> None:
-        end, other = End(), RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        chat = other.createDataChannel("chat")
-        loose = other.createDataChannel("tunnel", ordered=False)
-        closed = asyncio.Event()
-        chat.on("close", closed.set)
-        tunnel = other.createDataChannel("tunnel")
-        await other.setLocalDescription(await other.createOffer())
-        answer = await end.peer.answer(other.localDescription.sdp)
-        await other.setRemoteDescription(RTCSessionDescription(answer, "answer"))
-        await end.open()
-        async with asyncio.timeout(20):
-            await closed.wait()
-        assert tunnel.readyState == "open"
-        assert loose.readyState != "open"
-        await other.close()
-        await end.peer.aclose()
-
-    run(main())
+async def test_another_data_channel_is_closed_and_the_tunnels_is_taken() -> None:
+    end, other = End(), RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    chat = other.createDataChannel("chat")
+    loose = other.createDataChannel("tunnel", ordered=False)
+    closed = asyncio.Event()
+    chat.on("close", closed.set)
+    tunnel = other.createDataChannel("tunnel")
+    await other.setLocalDescription(await other.createOffer())
+    answer = await end.peer.answer(other.localDescription.sdp)
+    await other.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+    await end.open()
+    async with asyncio.timeout(20):
+        await closed.wait()
+    assert tunnel.readyState == "open"
+    assert loose.readyState != "open"
+    await other.close()
+    await end.peer.aclose()
 
 
-def test_servers_that_name_nothing_are_no_reason_to_wait(run: Run) -> None:
-    async def main() -> None:
-        left = End(ice=NO_SERVERS)
-        assert "a=end-of-candidates" in await left.peer.offer()
-        await left.peer.aclose()
-        assert left.candidates == []
-
-    run(main())
+async def test_servers_that_name_nothing_are_no_reason_to_wait() -> None:
+    left = End(ice=NO_SERVERS)
+    assert "a=end-of-candidates" in await left.peer.offer()
+    await left.peer.aclose()
+    assert left.candidates == []

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ from signal_server.server import SignalServer
 
 from ..signaling.test_client import self_signed
 from ..support.embedded import PATIENCE, until
-
-Run = Callable[..., Any]
 
 
 class Gate:
@@ -82,50 +80,39 @@ async def greeting(url: str) -> str:
         await opened.aclose(PATIENCE)
 
 
-def test_a_connect_that_is_stuck_gets_company_and_the_first_that_opens_counts(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_a_connect_that_is_stuck_gets_company_and_the_first_that_opens_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(websocket, "ANEW", 0.2)
 
-    async def main() -> None:
-        async with gated(tmp_path, stuck=3) as (gate, url):
-            assert await greeting(url) == "hello"
-            assert gate.came == 4
-            assert sorted(gate.left) == [1, 2, 3]
-            assert gate.left[0] == 2, "the first one keeps on"
-
-    run(main())
+    async with gated(tmp_path, stuck=3) as (gate, url):
+        assert await greeting(url) == "hello"
+        assert gate.came == 4
+        assert sorted(gate.left) == [1, 2, 3]
+        assert gate.left[0] == 2, "the first one keeps on"
 
 
-def test_one_that_is_through_has_all_the_time_there_is_for_its_answer(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_one_that_is_through_has_all_the_time_there_is_for_its_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(websocket, "ANEW", 0.3)
 
-    async def main() -> None:
-        async with gated(tmp_path, stuck=0, wait=1.0) as (gate, url):
-            assert await greeting(url) == "hello"
-            assert gate.came == 1
-
-    run(main())
+    async with gated(tmp_path, stuck=0, wait=1.0) as (gate, url):
+        assert await greeting(url) == "hello"
+        assert gate.came == 1
 
 
-def test_nothing_is_left_of_attempts_that_are_all_stuck(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_nothing_is_left_of_attempts_that_are_all_stuck(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(websocket, "ANEW", 0.1)
 
-    async def main() -> None:
-        async with gated(tmp_path, stuck=100) as (gate, url):
-            with pytest.raises(TimeoutError):
-                await open_websocket(url, timeout=0.5, ssl=False)
-            await until(lambda: len(gate.left) == gate.came)
-            assert gate.came > 2
-
-    run(main())
+    async with gated(tmp_path, stuck=100) as (gate, url):
+        with pytest.raises(TimeoutError):
+            await open_websocket(url, timeout=0.5, ssl=False)
+        await until(lambda: len(gate.left) == gate.came)
+        assert gate.came > 2
 
 
-def test_one_that_is_open_as_it_is_given_up_is_closed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_is_open_as_it_is_given_up_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[websocket.WebSocket] = []
     race = websocket._race
 
@@ -136,14 +123,11 @@ def test_one_that_is_open_as_it_is_given_up_is_closed(run: Run, monkeypatch: pyt
         task.cancel()
         return opened[0]
 
-    async def main() -> None:
-        async with SignalServer("127.0.0.1", 0) as server:
-            with pytest.raises(asyncio.CancelledError):
-                await asyncio.create_task(open_websocket(server.url, timeout=PATIENCE))
-            assert opened[0].socket.closed and opened[0]._http.closed
-
     monkeypatch.setattr(websocket, "_race", given_up_at_the_end)
-    run(main())
+    async with SignalServer("127.0.0.1", 0) as server:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(open_websocket(server.url, timeout=PATIENCE))
+        assert opened[0].socket.closed and opened[0]._http.closed
 
 
 @asynccontextmanager
@@ -186,18 +170,15 @@ async def victim() -> AsyncIterator[tuple[int, list[bytes]]]:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("scheme", ["ws", "wss", "http", "https"])
-def test_a_redirect_is_not_followed_and_names_where_it_leads(run: Run, status: int, scheme: str) -> None:
-    async def main() -> None:
-        async with victim() as (port, heard):
-            location = f"{scheme}://user:word@127.0.0.1:{port}/admin/shutdown?now=1"
-            async with redirecting(location, status=status) as url:
-                with pytest.raises(Redirected) as caught:
-                    await open_websocket(url, timeout=PATIENCE, protocols=("llmtunnel-relay", "ticket"))
-            assert heard == []
-            shown = {"http": "ws", "https": "wss"}.get(scheme, scheme)
-            assert caught.value.to == f"{shown}://127.0.0.1:{port}/admin/shutdown"
-
-    run(main())
+async def test_a_redirect_is_not_followed_and_names_where_it_leads(status: int, scheme: str) -> None:
+    async with victim() as (port, heard):
+        location = f"{scheme}://user:word@127.0.0.1:{port}/admin/shutdown?now=1"
+        async with redirecting(location, status=status) as url:
+            with pytest.raises(Redirected) as caught:
+                await open_websocket(url, timeout=PATIENCE, protocols=("llmtunnel-relay", "ticket"))
+        assert heard == []
+        shown = {"http": "ws", "https": "wss"}.get(scheme, scheme)
+        assert caught.value.to == f"{shown}://127.0.0.1:{port}/admin/shutdown"
 
 
 @pytest.mark.parametrize(
@@ -215,57 +196,48 @@ def test_a_redirect_is_not_followed_and_names_where_it_leads(run: Run, status: i
     ],
     ids=lambda value: value[:20],
 )
-def test_a_redirect_to_anywhere_is_refused_whatever_it_says(run: Run, location: str, shown: str) -> None:
+async def test_a_redirect_to_anywhere_is_refused_whatever_it_says(location: str, shown: str) -> None:
     """Also to the server itself, or to nothing: what is shown of it is short and printable."""
 
-    async def main() -> None:
-        async with redirecting("/") as url:
-            port = url.rpartition(":")[2]
-            assert websocket._target(f"http://127.0.0.1:{port}/", location) == shown.replace("{port}", port)
-        if location.isprintable():
-            async with redirecting(location) as url:
-                with pytest.raises(Redirected):
-                    await open_websocket(url, timeout=PATIENCE)
-
-    run(main())
+    async with redirecting("/") as url:
+        port = url.rpartition(":")[2]
+        assert websocket._target(f"http://127.0.0.1:{port}/", location) == shown.replace("{port}", port)
+    if location.isprintable():
+        async with redirecting(location) as url:
+            with pytest.raises(Redirected):
+                await open_websocket(url, timeout=PATIENCE)
 
 
-def test_a_redirect_after_a_good_connection_is_not_followed_either(run: Run) -> None:
-    async def main() -> None:
-        async with victim() as (port, heard), redirecting(f"http://127.0.0.1:{port}/", good=2) as url:
-            for _ in range(2):
-                await (await open_websocket(url, timeout=PATIENCE)).aclose(PATIENCE)
-            for _ in range(3):
-                with pytest.raises(Redirected):
-                    await open_websocket(url, timeout=PATIENCE)
-            assert heard == []
-
-    run(main())
+async def test_a_redirect_after_a_good_connection_is_not_followed_either() -> None:
+    async with victim() as (port, heard), redirecting(f"http://127.0.0.1:{port}/", good=2) as url:
+        for _ in range(2):
+            await (await open_websocket(url, timeout=PATIENCE)).aclose(PATIENCE)
+        for _ in range(3):
+            with pytest.raises(Redirected):
+                await open_websocket(url, timeout=PATIENCE)
+        assert heard == []
 
 
 @pytest.mark.parametrize("name", ["ws_proxy", "http_proxy", "https_proxy", "all_proxy"])
-def test_no_proxy_of_the_environment_is_asked_for_a_server_on_this_machine(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+async def test_no_proxy_of_the_environment_is_asked_for_a_server_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    async def main() -> None:
-        async with (
-            victim() as (port, heard),
-            SignalServer("127.0.0.1", 0) as server,
-            gated(tmp_path, stuck=0) as (_, tls),
-        ):
-            for variable in (name, name.upper()):
-                monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
-            monkeypatch.delenv("no_proxy", raising=False)
-            monkeypatch.delenv("NO_PROXY", raising=False)
-            await (await open_websocket(server.url, timeout=PATIENCE)).aclose(PATIENCE)
-            assert await greeting(tls) == "hello"
-            assert heard == []
-
-    run(main())
+    async with (
+        victim() as (port, heard),
+        SignalServer("127.0.0.1", 0) as server,
+        gated(tmp_path, stuck=0) as (_, tls),
+    ):
+        for variable in (name, name.upper()):
+            monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        await (await open_websocket(server.url, timeout=PATIENCE)).aclose(PATIENCE)
+        assert await greeting(tls) == "hello"
+        assert heard == []
 
 
-def test_what_netrc_has_for_a_host_is_not_sent_to_the_signal_server(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_what_netrc_has_for_a_host_is_not_sent_to_the_signal_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\ndefault login me password secret\n")
@@ -280,17 +252,14 @@ def test_what_netrc_has_for_a_host_is_not_sent_to_the_signal_server(
         await socket.receive()
         return socket
 
-    async def main() -> None:
-        runner = web.ServerRunner(web.Server(answer))
-        await runner.setup()
-        try:
-            await (site := web.TCPSite(runner, "127.0.0.1", 0)).start()
-            opened = await open_websocket(f"ws://127.0.0.1:{runner.addresses[0][1]}", timeout=PATIENCE)
-            await opened.aclose(PATIENCE)
-            await site.stop()
-        finally:
-            await runner.cleanup()
-        [headers] = asked
-        assert "Authorization" not in headers
-
-    run(main())
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    try:
+        await (site := web.TCPSite(runner, "127.0.0.1", 0)).start()
+        opened = await open_websocket(f"ws://127.0.0.1:{runner.addresses[0][1]}", timeout=PATIENCE)
+        await opened.aclose(PATIENCE)
+        await site.stop()
+    finally:
+        await runner.cleanup()
+    [headers] = asked
+    assert "Authorization" not in headers
