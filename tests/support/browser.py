@@ -80,10 +80,19 @@ class Page:
             time.sleep(0.05)
 
     def click(self, expression: str) -> None:
-        """Press the mouse on an element's middle."""
+        """Press the mouse on an element's middle; again where the page moved it away from under the mouse."""
+        deadline = time.monotonic() + PATIENCE
+        while not self._press_on(expression):
+            assert time.monotonic() < deadline, f"it does not keep still: {expression}"
+
+    def _press_on(self, expression: str) -> bool:
+        """Whether the element was under the mouse; a page that is left meanwhile had it there."""
         x, y = self.js(
             f"""(() => {{
                 const element = {expression};
+                window.missed = true;
+                const hit = () => {{ window.missed = false; }};
+                element.addEventListener('mousedown', hit, {{capture: true, once: true}});
                 element.scrollIntoView({{block: 'center'}});
                 const box = element.getBoundingClientRect();
                 return [box.x + box.width / 2, box.y + box.height / 2];
@@ -91,6 +100,7 @@ class Page:
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        return not self.js("window.missed")
 
     def press(self, key: str) -> None:
         """Press ``Tab``, ``Enter`` or the space bar."""
