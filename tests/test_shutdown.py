@@ -159,7 +159,7 @@ async def test_each_step_may_fail_or_hang_and_everything_is_closed_all_the_same(
     took = await closed_while_a_request_runs(path, fault, signal_first=owner.__module__.startswith("signal_server"))
     assert fault.met, "the step is one of the shutdown"
     assert took < 15.0  # a few steps of each level
-    assert descriptors() == before
+    await until(lambda: (descriptors() or 0) <= (before or 0), "every descriptor is closed")
     if failure == "raises":
         assert "injected" in caplog.text
     else:
