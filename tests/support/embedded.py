@@ -44,7 +44,7 @@ class Upstream:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return self
 
     async def __aexit__(
@@ -56,10 +56,17 @@ class Upstream:
         await asyncio.gather(*self._clients, return_exceptions=True)
         await self._server.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def gone(task: asyncio.Task[None]) -> None:
+            self._clients.discard(task)
+            if task.cancelled():  # before its first step, it may be
+                writer.transport.abort()
+
+        task = asyncio.create_task(self._serve(reader, writer), name="a client of the upstream")
         self._clients.add(task)
+        task.add_done_callback(gone)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 await self._answer(head.split(b" ")[1], writer)
@@ -69,7 +76,6 @@ class Upstream:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
-            self._clients.discard(task)
 
     async def _answer(self, target: bytes, writer: asyncio.StreamWriter) -> None:
         if target == b"/endless":
