@@ -80,7 +80,7 @@ class Carrier:
     async def aclose(self, *, stopping: bool = False) -> None:
         """Close the channel in order, and break off a greeting. Idempotent.
 
-        ``stopping``: this peer ends all its sessions, which includes the one that the greeting asks to resume.
+        ``stopping``: the session that the greeting asks to resume has ended. Serve may have moved it to this channel.
         """
         if self._session is None and self._greeting.next_timer() is not None:
             give_up = self._greeting.close if stopping else self._greeting.break_off

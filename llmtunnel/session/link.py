@@ -340,7 +340,8 @@ class Link:
         try:
             await self.overlap(self._stopping)
         finally:
-            closing = [attempt.carrier.aclose] if attempt.carrier is not None else []
+            over = self.session is not None and not self.carries
+            closing = [partial(attempt.carrier.aclose, stopping=over)] if attempt.carrier is not None else []
             await finish(*closing, attempt.way.aclose)
             attempt.step(Stage.CLOSED)
 

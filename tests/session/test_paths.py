@@ -637,3 +637,13 @@ async def test_a_greeting_that_the_proxy_breaks_off_ends_no_session_that_serve_h
         assert all(await asyncio.gather(*asking))
         assert proxy.connections == serve.connections == 1
         assert "peer-lost" not in proxy.events + serve.events
+
+
+async def test_a_proxy_that_stops_while_its_session_moves_ends_it_at_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve has moved the session to local TCP, and listens there alone."""
+    Withheld(monkeypatch, Path.TCP)
+    async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+        await on(Path.TCP, serve)
+        await proxy.stop()
+        await serve.heard("peer-lost")
+        assert "suspended" not in serve.events
