@@ -90,7 +90,7 @@ def _without_proxy(host: str) -> dict[str, str]:
 
 
 def _exempt_now(name: str) -> str:
-    """What holds for a reader of this variable: without it, most programs read the other spelling."""
+    """Return the value that a program finds. Most programs fall back to the other spelling where one is unset."""
     return next((os.environ[each] for each in (name, *_EXEMPT) if each in os.environ), "")
 
 

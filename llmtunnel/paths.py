@@ -39,12 +39,12 @@ KINDS: Final = {
     Path.TURN: PathKind(label="TURN server", rank=2, needs_turn=True, poor=True),
     Path.RELAY: PathKind(label="relay", rank=3, needs_secret=True, poor=True),
 }
-_OTHER: Final = {Path.UNKNOWN: PathKind(label="unknown", rank=KINDS[Path.DIRECT].rank)}
+_UNKNOWN: Final = PathKind(label="unknown", rank=KINDS[Path.DIRECT].rank)
 
 
 def kind(path: Path) -> PathKind:
     """The row of a path. One that is not known yet counts as a direct one."""
-    return KINDS.get(path) or _OTHER[Path.UNKNOWN]
+    return KINDS.get(path, _UNKNOWN)
 
 
 def carriers(choice: str) -> frozenset[Path]:

@@ -150,7 +150,7 @@ class Bucket:
 def frames(data: bytes, state: FrameState) -> Iterator[tuple[int, int]]:
     """The frames that begin in what a WebSocket has received: each one's first byte, and its payload's size.
 
-    RFC 6455 section 5.2. What is no frame is for the WebSocket itself to refuse.
+    RFC 6455 section 5.2. The WebSocket itself refuses malformed frames.
     """
     data, state.head = state.head + data, b""
     at, end = state.skip, len(data)

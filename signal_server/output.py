@@ -16,7 +16,7 @@ FAILED: Final = 1
 def say(text: str) -> str:
     """Write to standard output at once; returns why that failed, or an empty text where it did not, or the reader left.
 
-    What is left of it then is dropped: Python would try again as the process ends, with a traceback.
+    The unwritten rest is dropped: Python would write it again at exit, and end with a traceback.
     """
     try:
         sys.stdout.write(text)

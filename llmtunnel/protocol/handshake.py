@@ -86,7 +86,7 @@ class Handshake(ABC):
         """Take a frame; what is to be sent for it. One that is not known here is skipped. Raises `ProtocolError`."""
 
     def wake(self, now: float) -> list[Frame]:
-        """The time of `wake_at` has come; what is to be sent. Raises `ProtocolError`."""
+        """Return what to send at the time of `wake_at`. Raises `ProtocolError`."""
         return []
 
 

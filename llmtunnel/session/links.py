@@ -100,11 +100,11 @@ class Links:
 
     def forget(self, link: Link) -> bool:
         """Whether it was ours until now: one that is being closed may still call. The last one may take its place."""
+        if not self.holds(link):
+            return False
         if link in self.left:
             self.left.remove(link)
             return True
-        if self.by_id.get(link.member.peer_id) is not link:
-            return False
         self._forget_id(link)
         self._take_back(link.member.peer_id)
         return True

@@ -168,7 +168,7 @@ class Session:
 
     @property
     def has_stood(self) -> bool:
-        """Whether a channel carries it, or has carried it."""
+        """Whether a channel has ever carried the session."""
         return self._life.has_stood
 
     @property

@@ -1,4 +1,4 @@
-"""A client, or a peer, that does not read: what is written to it waits, and does not pile up in this process."""
+"""Writes to a client or a peer that does not read wait, and do not pile up in this process."""
 
 from __future__ import annotations
 
