@@ -54,7 +54,7 @@ format: build  ## Put the code in its format
 bench: build  ## make bench [figures="get bulk"]
 	$(BIN)/python -m tests.benchmarks $(figures)
 
-fuzz: build  ## make fuzz [seconds=20]
-	$(BIN)/python -m tests.fuzz --seconds $(or $(seconds),20)
+fuzz: build  ## make fuzz [seconds=20] [seed=RANDOM]
+	$(BIN)/python -m tests.fuzz --seconds $(or $(seconds),20) $(if $(seed),--seed $(seed))
 
 flags = $(foreach name,$(1),$(if $($(name)),--$(name) '$($(name))'))

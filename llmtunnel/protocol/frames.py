@@ -147,9 +147,6 @@ KINDS: Final[Mapping[int, Kind]] = {
 }
 """All types, by their number. Those of further frames: README.md section 2."""
 
-V1: Final = frozenset(kind.type for kind in KINDS.values() if kind.needs is None)
-"""Types that every peer knows."""
-
 LAST_WITHOUT_STREAM: Final = 9
 """In frames of types up to this the stream says nothing: they are the session's."""
 

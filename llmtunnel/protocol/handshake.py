@@ -15,7 +15,7 @@ from ..status import Role
 from . import keys
 from .auth import ProxyAuth, ProxyCredentials, ServeAuth, ServeCredentials
 from .door import ASK_EVERY
-from .frames import V1, Frame, FrameType
+from .frames import Frame, FrameType, is_breach
 from .hello import UNLIMITED, VERSION, Agree, Feature, Features, Hello, ResumeOffer, check_version
 from .keys import Ticket
 from .resume import Claim, Resumable
@@ -89,6 +89,11 @@ class Handshake(ABC):
         """Return what to send at the time of `wake_at`. Raises `ProtocolError`."""
         return []
 
+    def _skip(self, frame: Frame) -> list[Frame]:
+        if is_breach(frame.type, self.offered):
+            raise ProtocolError(f"A frame of type {frame.type} came from the wrong side, or before the hello.")
+        return []
+
 
 class ProxyHandshake(Handshake):
     """The side that says hello."""
@@ -117,7 +122,7 @@ class ProxyHandshake(Handshake):
         if frame.type == FrameType.AUTH and self._auth and self._agree:
             self._finish(self._agree, self._auth.check(frame.payload))
             return []
-        return _skip(frame)
+        return self._skip(frame)
 
     def _rx_agree(self, payload: bytes, now: float) -> list[Frame]:
         agree = self._agree = Agree.decode(payload)
@@ -181,7 +186,7 @@ class ServeHandshake(Handshake):
             confirmation = self._auth.confirm(frame.payload, now)
             self._finish(self._hello)
             return [Frame(FrameType.AUTH, 0, confirmation)]
-        return _skip(frame)
+        return self._skip(frame)
 
     def _rx_hello(self, payload: bytes, now: float) -> list[Frame]:
         hello = self._hello = Hello.decode(payload)
@@ -261,9 +266,3 @@ def handshake(role: Role, offer: Offer, credentials: Credentials | None) -> Hand
         return ProxyHandshake(offer, credentials)
     assert not isinstance(credentials, ProxyCredentials)
     return ServeHandshake(offer, credentials)
-
-
-def _skip(frame: Frame) -> list[Frame]:
-    if frame.type in V1:
-        raise ProtocolError(f"A frame of type {frame.type} came from the wrong side, or before the hello.")
-    return []

@@ -19,7 +19,7 @@ def play(target: str, seed: int, number: int) -> None:
         TARGETS[target](random.Random(f"{target}/{seed}/{number}"))
     except Exception as exc:
         again = f"python -m tests.fuzz --target {target} --seed {seed} --case {number}"
-        raise Finding(f"{target}: {exc!r}; to play it again: {again}") from exc
+        raise Finding(f"{target}: {repr(exc)[:1000]}; to play it again: {again}") from exc
 
 
 def fuzz(target: str, *, seed: int, seconds: float) -> int:

@@ -98,7 +98,7 @@ def _of_value(rng: Random, value: object) -> object:
         changed_list[at] = _of_value(rng, value[at])
         return changed_list * rng.choice([1, 1, 1, 2])
     if isinstance(value, str) and rng.random() < 0.5:
-        return of_bytes(rng, value.encode()).decode("utf-8", "surrogateescape")
+        return of_bytes(rng, value.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogateescape")
     return rng.choice(VALUES)
 
 

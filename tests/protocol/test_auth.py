@@ -182,6 +182,13 @@ def test_an_auth_that_comes_when_all_is_proven_ends_the_session() -> None:
         assert isinstance(ended, ConnectionEnded)
 
 
+@pytest.mark.parametrize("role", Role)
+def test_an_auth_that_comes_before_the_agreement_ends_the_session(role: Role) -> None:
+    early = Core(role, now=0.0, credentials=proxy_with() if role is Role.PROXY else serve_with())
+    (ended,) = early.receive_message(frames.encode(FrameType.AUTH, 0, bytes(32)), 0.0)
+    assert isinstance(ended, ConnectionEnded) and ended.code is ErrorCode.PROTOCOL
+
+
 def test_a_handshake_that_a_proxy_breaks_off_is_a_guess() -> None:
     door = Door("secret")
     for _ in range(GUESSES):

@@ -13,13 +13,13 @@ from llmtunnel.config import Limits
 from llmtunnel.errors import ErrorCode
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.events import ClientClosed, ConnectionEnded, DataReceived, EndReceived, Event, StreamEnded
-from llmtunnel.protocol.frames import MAX_BODY, V1, FrameType
+from llmtunnel.protocol.frames import KINDS, MAX_BODY, FrameType
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature, Features, Hello
 from llmtunnel.status import Role
 
 from ..support.core_pair import GET, OK, ConnectionPair, Core, frames_of, head_frame, request_frame, sent
 
-V1_TYPES = set(V1)
+V1_TYPES = {kind.type for kind in KINDS.values() if kind.needs is None}
 OF_PEER = {
     Role.SERVE: {FrameType.REQ_HEADERS, FrameType.REQ_BODY, FrameType.REQ_END},
     Role.PROXY: {FrameType.RES_HEADERS, FrameType.RES_BODY, FrameType.RES_END},
