@@ -18,6 +18,7 @@ LAYERS = [
         "environment",
         "errors",
         "config",
+        "install",
         "invite",
         "listener",
         "meeting",
