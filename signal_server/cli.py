@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import Field, fields
+from functools import partial
 from ipaddress import ip_address, ip_network
-from typing import Final
+from typing import Any, Final
 
-from .limits import DAY, MAX_PROXIES, Limits, RelayLimits
+from .limits import DAY, FLAG, Flag, Limits, RelayLimits, Unit
 from .output import FAILED, say
 
 DEFAULT_HOST: Final = "127.0.0.1"
@@ -56,21 +58,23 @@ def _open_standard() -> None:
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:
-    relay = RelayLimits(
-        rate=arguments.relay_rate,
-        rate_all=arguments.relay_rate_all,
-        total=arguments.relay_total,
-        total_all=arguments.relay_total_all,
-        idle=arguments.relay_idle,
-        pipes_each=max(RelayLimits().pipes_each, 4 * arguments.max_proxies),
-    )
-    return Limits(
-        proxies=arguments.max_proxies,
-        rooms_each=arguments.rooms_per_address,
-        members_each=arguments.members_per_address,
-        joins=arguments.joins_per_minute,
-        relay=None if arguments.no_relay else relay,
-    )
+    given = _given(arguments, Limits)
+    pipes_each = max(RelayLimits().pipes_each, 4 * given["proxies"])
+    relay = RelayLimits(**_given(arguments, RelayLimits), pipes_each=pipes_each)
+    return Limits(**given, relay=None if arguments.no_relay else relay)
+
+
+def _given(arguments: argparse.Namespace, limits: type[Limits | RelayLimits]) -> dict[str, Any]:
+    return {each.name: getattr(arguments, _dest(flag)) for each, flag in settable(limits)}
+
+
+def settable(limits: type[Limits | RelayLimits]) -> list[tuple[Field[Any], Flag]]:
+    """The limits that have a flag."""
+    return [(each, each.metadata[FLAG]) for each in fields(limits) if FLAG in each.metadata]
+
+
+def _dest(flag: Flag) -> str:
+    return flag.name.lstrip("-").replace("-", "_")
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -93,30 +97,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help=f"listen on this port of every IPv4 interface: the same as --listen {EVERYWHERE}:PORT",
     )
     parser.add_argument(
-        "--max-proxies",
-        metavar="N",
-        type=_proxies,
-        default=Limits().proxies,
-        help=f"proxies in a room, 1 to {MAX_PROXIES} (default: %(default)s)",
-    )
-    _add_addresses(parser.add_argument_group("by address", "IPv4 addresses, and /64 networks of IPv6"))
-    _add_relay(parser.add_argument_group("relay", "for peers between whose networks nothing else passes"))
-    parser.add_argument(
-        "--log-level", choices=LEVELS, default="info", help="how much is logged, to standard error (default: info)"
-    )
-    return parser
-
-
-def _add_addresses(group: argparse._ArgumentGroup) -> None:
-    defaults = Limits()
-    numbers = {
-        "--rooms-per-address": ("rooms at once that an address has created", defaults.rooms_each),
-        "--members-per-address": ("members at once from an address, and joins at once", defaults.members_each),
-        "--joins-per-minute": ("joins a minute from an address for long; more are slowed", int(defaults.joins)),
-    }
-    for flag, (what, default) in numbers.items():
-        group.add_argument(flag, metavar="N", type=_count, default=default, help=f"{what} (default: %(default)s)")
-    group.add_argument(
         "--trusted-proxy",
         metavar="NETWORK",
         type=_network,
@@ -124,27 +104,28 @@ def _add_addresses(group: argparse._ArgumentGroup) -> None:
         help="where an HTTP server in front is whose X-Forwarded-For tells clients' addresses; repeatable"
         " (default: this machine)",
     )
-
-
-def _add_relay(group: argparse._ArgumentGroup) -> None:
-    defaults = RelayLimits()
-    sizes = {
-        "--relay-rate": ("bytes a second of a room, and of an address", defaults.rate),
-        "--relay-rate-all": ("bytes a second of all together", defaults.rate_all),
-        "--relay-total": ("bytes a day of a room, and of an address", defaults.total),
-        "--relay-total-all": ("bytes a day of all together", defaults.total_all),
-    }
-    group.add_argument("--no-relay", action="store_true", help="offer none")
-    for flag, (what, default) in sizes.items():
-        text = f"{what}, as 500KB, 4MiB or 20GiB (default: {_shown(default)})"
-        group.add_argument(flag, metavar="SIZE", type=parse_size, default=default, help=text)
-    group.add_argument(
-        "--relay-idle",
-        metavar="SECONDS",
-        type=_seconds,
-        default=defaults.idle,
-        help="how long a pipe lasts in which nothing passes (default: %(default)g)",
+    _add_limits(parser.add_argument_group("limits", "an address is one of IPv4, or a /64 network of IPv6"), Limits)
+    relay = parser.add_argument_group(
+        "relay", "for peers between whose networks nothing else passes; SIZE: bytes, as 500KB, 4MiB or 20GiB"
     )
+    relay.add_argument("--no-relay", action="store_true", help="offer none")
+    _add_limits(relay, RelayLimits)
+    parser.add_argument(
+        "--log-level", choices=LEVELS, default="info", help="how much is logged, to standard error (default: info)"
+    )
+    return parser
+
+
+def _add_limits(group: argparse._ArgumentGroup, limits: type[Limits | RelayLimits]) -> None:
+    for each, flag in settable(limits):
+        default: Any = each.default
+        read: dict[Unit, Callable[[str], float]] = {
+            Unit.COUNT: partial(_count, most=flag.most),
+            Unit.SIZE: parse_size,
+            Unit.SECONDS: _seconds,
+        }
+        help = f"{flag.help} (default: {shown(default, flag.unit)})"
+        group.add_argument(flag.name, metavar=flag.unit, type=read[flag.unit], default=default, help=help)
 
 
 def parse_size(text: str) -> int:
@@ -156,11 +137,13 @@ def parse_size(text: str) -> int:
     return int(number) * factor
 
 
-def _shown(size: int) -> str:
-    for unit in ("GiB", "MiB", "KiB"):
-        if size % SIZES[unit.lower()] == 0:
-            return f"{size // SIZES[unit.lower()]}{unit}"
-    return str(size)
+def shown(value: float, unit: Unit) -> str:
+    """A limit's value as its operator writes it."""
+    if unit is Unit.SIZE:
+        for suffix in ("GiB", "MiB", "KiB"):
+            if value % SIZES[suffix.lower()] == 0:
+                return f"{value // SIZES[suffix.lower()]}{suffix}"
+    return f"{value:.0f}" if value == int(value) else str(value)
 
 
 def _seconds(text: str) -> float:
@@ -212,17 +195,10 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text[:10]) > 0 and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+def _count(text: str, *, most: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 0 < int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {most}")
     return int(text)
-
-
-def _proxies(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= MAX_PROXIES:
-        raise argparse.ArgumentTypeError(f"1 to {MAX_PROXIES}")
-    return count
 
 
 if __name__ == "__main__":

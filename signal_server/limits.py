@@ -1,10 +1,14 @@
-"""Everything that a client can fill, with its bound; and the bucket that bounds how fast. Pure."""
+"""Everything that a client can fill, with its bound; and the bucket that bounds how fast. Pure.
+
+A limit that an operator may set has a `Flag`: the command line's flag, its check and its help follow from that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Final
 
 MESSAGE: Final = 64 * 1024
 """A message's bytes, both ways. An SDP with many candidates has 5 KiB."""
@@ -35,24 +39,51 @@ MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
 
 
+FLAG: Final = "flag"
+"""Where a field's metadata has its `Flag`."""
+
+
+class Unit(StrEnum):
+    """What an operator gives a limit in: the placeholder in the help."""
+
+    COUNT = "N"
+    SIZE = "SIZE"
+    """Bytes, as 500KB, 4MiB or 20GiB."""
+    SECONDS = "SECONDS"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """The command line's side of a limit; ``most`` is the largest count that it takes."""
+
+    name: str
+    unit: Unit
+    help: str
+    most: int
+
+
+def _settable(default: float, flag: str, unit: Unit, help: str, *, most: int = 10**9 - 1) -> Any:
+    return field(default=default, metadata={FLAG: Flag(flag, unit, help, most)})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayLimits:
     """What the relay takes. Bytes count once, when they come; a room and an address are held to the same."""
 
-    rate: int = 4 * MIB
+    rate: int = _settable(4 * MIB, "--relay-rate", Unit.SIZE, "bytes a second of a room, and of an address")
     """Bytes a second for long: a token stream has 1 KB/s, a 20 MB upload takes 5 s."""
-    rate_all: int = 32 * MIB
+    rate_all: int = _settable(32 * MIB, "--relay-rate-all", Unit.SIZE, "bytes a second of all together")
     """The same of all together: a core carries some 300 MiB/s, and signalling is to notice nothing."""
-    total: int = 20 * GIB
+    total: int = _settable(20 * GIB, "--relay-total", Unit.SIZE, "bytes a day of a room, and of an address")
     """Bytes in a day: two hours at the full rate; traffic is what a relay's operator pays for."""
-    total_all: int = 500 * GIB
+    total_all: int = _settable(500 * GIB, "--relay-total-all", Unit.SIZE, "bytes a day of all together")
     """The same of all together."""
     pipes: int = 500
     """Pipes at once, of all rooms: at their worst, with two readers that do not read, 1 MB each."""
     pipes_each: int = 64
     """Ends of pipes at once, of a room and of an address: a full room has 16 pipes of two, and twice that while they
     are made anew."""
-    idle: float = 60.0
+    idle: float = _settable(60.0, "--relay-idle", Unit.SECONDS, "how long a pipe lasts in which nothing passes")
     """Seconds that a pipe lasts in which nothing passes: sessions ping every 5 s."""
     stall: float = 20.0
     """Seconds for one end to take a message: longer than a laptop's short sleep, and nothing that is held for good."""
@@ -71,7 +102,9 @@ class RelayLimits:
 class Limits:
     """What one server takes."""
 
-    proxies: int = 16
+    proxies: int = _settable(
+        16, "--max-proxies", Unit.COUNT, f"proxies in a room, 1 to {MAX_PROXIES}", most=MAX_PROXIES
+    )
     """Proxies in a room, beside its serve."""
     rooms: int = 5_000
     """Rooms at once."""
@@ -79,11 +112,15 @@ class Limits:
     """Members at once, of all rooms: some 20 KB each."""
     sockets: int = 14_000
     """Connections at once: members, ends of pipes, and those that are neither yet, for which an eighth is kept."""
-    rooms_each: int = 600
+    rooms_each: int = _settable(600, "--rooms-per-address", Unit.COUNT, "rooms at once that an address has created")
     """Rooms at once that one address has created (of IPv6: a /64). A class of 500 behind one NAT, each with a serve."""
-    members_each: int = 1_200
+    members_each: int = _settable(
+        1_200, "--members-per-address", Unit.COUNT, "members at once from an address, and joins at once"
+    )
     """Members at once from one address, and joins at once: both sides of that class, and a few that come again."""
-    joins: float = 300.0
+    joins: float = _settable(
+        300.0, "--joins-per-minute", Unit.COUNT, "joins a minute from an address for long; more are slowed"
+    )
     """Joins a minute from one address for long; more are slowed. That class comes within 2 minutes after a first 1,200.
     Whoever guesses numbers of rooms tries 5 a second, 23 days for all of 7 digits."""
     rate: float = 50.0

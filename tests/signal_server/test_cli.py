@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from signal_server.cli import _limits, _parser, main, parse_address, parse_size
-from signal_server.limits import Limits, RelayLimits
+from signal_server.cli import _limits, _parser, main, parse_address, parse_size, settable, shown
+from signal_server.limits import Flag, Limits, RelayLimits
 
 ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "signal_server/README.md"
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,26 @@ def test_the_flags_of_an_address_become_its_limits() -> None:
     flags = "--rooms-per-address 1 --members-per-address 2 --joins-per-minute 3"
     limits = Limits(rooms_each=1, members_each=2, joins=3)
     assert _limits(_parser("x").parse_args(flags.split())) == limits
+
+
+SETTABLE = [(kind, *each) for kind in (Limits, RelayLimits) for each in settable(kind)]
+
+
+@pytest.mark.parametrize(("kind", "limit", "flag"), SETTABLE, ids=[flag.name for _, _, flag in SETTABLE])
+def test_a_limit_is_set_by_its_flag_and_by_no_other(kind: type, limit: Field[Any], flag: Flag) -> None:
+    limits = _limits(_parser("x").parse_args([flag.name, "7"]))
+    values = {(Limits, each): getattr(limits, each.name) for each in fields(Limits)}
+    values |= {(RelayLimits, each): getattr(limits.relay, each.name) for each in fields(RelayLimits)}
+    follow = {"relay", "pipes_each"}
+    changed = [(*key, value) for key, value in values.items() if value != key[1].default and key[1].name not in follow]
+    assert changed == [(kind, limit, 7)]
+
+
+def test_the_readme_lists_the_flags_with_their_defaults() -> None:
+    rows = re.findall(r"^\| `(--\S+) ([A-Z]+)` \| (\S+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+    table = {name: (unit, default) for name, unit, default in rows}
+    said = {flag.name: (flag.unit, shown(limit.default, flag.unit)) for _, limit, flag in SETTABLE}
+    assert table == said
 
 
 def test_help_says_what_a_bare_port_means(capsys: pytest.CaptureFixture[str]) -> None:
