@@ -21,6 +21,7 @@ from ..summary import duration, printable, size
 from ..upstream import Upstream
 from .console import Console
 from .lines import sentence
+from .parsers import PROG
 from .toy import MODEL, Toy, ask, text_of
 
 HOST = "127.0.0.1"
@@ -59,7 +60,9 @@ async def demo(console: Console, *, stay: bool) -> int:
         async with _tunnel(toy.url, signal.url, console) as proxy:
             finished = await _compare(toy.url, proxy, console)
             console.record(finished)
-            console.say(_summary(finished, stay=stay))
+            console.say(_summary(finished))
+            if finished.identical:
+                console.say(_next_steps(finished, stay=stay))
             if finished.identical and stay:
                 proxy.subscribe(partial(_say_request, console))
                 await proxy.wait_stopped()
@@ -81,6 +84,7 @@ async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator
     serve = aio.Server(ServeSettings(**common, invite=invite, upstream=Upstream.parse(upstream)))
     proxy = aio.Proxy(ProxySettings(**common, listen=f"{HOST}:0"))
     begun = time.perf_counter()
+    console.say("serve and proxy    connecting\n")
     async with AsyncExitStack() as stack:
         for role, tunnel in ((Role.SERVE, serve), (Role.PROXY, proxy)):
             stack.callback(tunnel.subscribe(partial(_relay, console, role)))
@@ -88,7 +92,7 @@ async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator
             await tunnel.start()
         await proxy.wait(Phase.READY, timeout=CONNECT)
         took = duration((time.perf_counter() - begun) * 1000)
-        console.say(f"serve and proxy    met in {took}; the proxy listens on {proxy.url}\n")
+        console.say(f"connected          after {took}; the proxy listens on {proxy.url}\n")
         yield proxy
 
 
@@ -108,7 +112,7 @@ async def _compare(direct_url: str, proxy: aio.Proxy, console: Console) -> DemoF
     """One answer through the tunnel, told as it comes, and the same one direct."""
     console.say(f"\n> {PROMPT}\n")
     through, first_token_ms = await _listen(proxy.url, console)
-    console.say("\n\n")
+    console.say("\n\nThe same question without the tunnel, to compare\n\n")
     direct, first_token_direct_ms = await _listen(direct_url, None)
     return DemoFinished(
         identical=through == direct,
@@ -140,15 +144,26 @@ async def _listen(url: str, console: Console | None) -> tuple[bytes, float]:
     return body, round(first, 1)
 
 
-def _summary(finished: DemoFinished, *, stay: bool) -> str:
+def _summary(finished: DemoFinished) -> str:
     same = "the same as the direct one" if finished.identical else "NOT the same as the direct one"
     times = f"{duration(finished.first_token_ms)} (direct: {duration(finished.first_token_direct_ms)})"
-    by_hand = "It stays up until Ctrl-C. By hand:" if stay else "By hand, while `llmtunnel demo --stay` runs:"
     return (
         f"path               {finished.path}\n"
         f"first token after  {times}\n"
-        f"answer             {size(finished.size)}, {same}\n\n"
-        f"{by_hand}\n  {finished.curl}\n"
+        f"answer             {size(finished.size)}, {same}\n"
+    )
+
+
+def _next_steps(finished: DemoFinished, *, stay: bool) -> str:
+    """What to type now. The command for trying it by hand is there only while the port that it names is open."""
+    by_hand = (
+        f"The demo stays up until Ctrl-C. Try it from another terminal:\n  {finished.curl}\n"
+        if stay
+        else f"The demo ends here. To keep it up and try it by hand:\n  {PROG} demo --stay\n"
+    )
+    return (
+        f"\n{by_hand}\nNext, share a model server. On the machine where it runs, Ollama for example:\n  {PROG} serve\n"
+        "It shows the command to run on your laptop.\n"
     )
 
 

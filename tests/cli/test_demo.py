@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import urllib.request
 
 import pytest
@@ -14,12 +15,43 @@ from ..support.processes import Processes
 def test_it_streams_an_answer_through_the_tunnel_and_ends_well(started: Processes) -> None:
     demo = started.start("-m", "llmtunnel", "demo", name="demo")
     assert demo.wait_exit(60) == 0, demo.report()
-    demo.wait_line("a toy")
-    demo.wait_line("the same as the direct one")
-    demo.wait_line("first token after")
-    demo.wait_line(r"path +direct")
-    demo.wait_line(r"curl -N http://127\.0\.0\.1:\d+/v1/chat/completions")
+    steps = (
+        "a toy",
+        "connecting",
+        "connected",
+        "^>",
+        "to compare",
+        r"path +direct",
+        "first token after",
+        "the same as",
+    )
+    told = [demo.lines.index(demo.wait_line(step).string) for step in steps]
+    assert told == sorted(told)
     assert demo.errors == []
+
+
+def test_it_ends_with_what_can_be_typed_then_and_no_port_that_is_closed(started: Processes) -> None:
+    demo = started.start("-m", "llmtunnel", "demo", name="demo")
+    assert demo.wait_exit(60) == 0, demo.report()
+    ending = demo.lines[demo.lines.index(demo.wait_line("The demo ends here").string) :]
+    assert [line.strip() for line in ending if line.startswith("  ")] == ["llmtunnel demo --stay", "llmtunnel serve"]
+    assert "127.0.0.1" not in "".join(ending)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no signals are sent from outside elsewhere")
+def test_the_command_that_it_names_while_it_stays_up_works(started: Processes) -> None:
+    demo = started.start("-m", "llmtunnel", "demo", "--stay", name="demo")
+    curl, option, url, *rest = shlex.split(demo.wait_line("^ +curl ", timeout=60).string)
+    assert (curl, option) == ("curl", "-N")
+    given = dict(zip(rest[::2], rest[1::2], strict=True))
+    assert set(given) == {"-H", "-d"}
+    name, _, value = given["-H"].partition(": ")
+    with urllib.request.urlopen(urllib.request.Request(url, given["-d"].encode(), {name: value}), timeout=20) as answer:
+        assert b"toy" in answer.read()
+    demo.wait_line("  llmtunnel serve")
+    demo.wait_line("POST /v1/chat/completions")
+    demo.interrupt()
+    assert demo.wait_exit() == 130
 
 
 def test_programs_get_each_token_as_it_comes_and_what_came_of_it(started: Processes) -> None:
