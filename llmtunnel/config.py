@@ -155,10 +155,10 @@ class IceServers:
     def __post_init__(self) -> None:
         for url in self.stun:
             if not _STUN_URL.fullmatch(url):
-                raise SettingError(f"{url!r} is not a STUN server's address.", hint="Write stun:host:port.")
+                raise SettingError(f"--stun: not a STUN server's address: {url!r}.", hint="Use stun:host:port.")
         for url in self.turn:
             if not _TURN_URL.fullmatch(url):
-                raise SettingError(f"{url!r} is not a TURN server's address.", hint="Write turn:host:port.")
+                raise SettingError(f"--turn: not a TURN server's address: {url!r}.", hint="Use turn:host:port.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,31 +181,36 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.resume_for >= 0:
-            raise SettingError("--resume-for is a number of seconds.", hint="0 turns it off.")
+            raise SettingError(
+                f"--resume-for: not a number of seconds: {self.resume_for:g}.",
+                hint="Use for example 60; 0 turns it off.",
+            )
         if not _has_bytes(self.room, 256):
-            raise SettingError("A room's name is 1 to 256 bytes of UTF-8.", hint="Give one with --room.")
+            raise SettingError("The room's name must be 1 to 256 bytes of UTF-8.", hint="Use --room NAME.")
         if self.secret is not None and not _has_bytes(self.secret, 1024):
-            raise SettingError("A secret is 1 to 1024 bytes of UTF-8.", hint="Or have serve make an invite.")
+            raise SettingError(
+                "The secret must be 1 to 1024 bytes of UTF-8.", hint="Use --secret TEXT, or let serve make an invite."
+            )
         check_signal(self.signal)
         self._check_path()
 
     def _check_path(self) -> None:
         if self.path not in PATHS:
-            raise SettingError(f"{self.path!r} is not a path.", hint=f"Give one of {', '.join(PATHS)}.")
+            raise SettingError(f"--path: unknown value {self.path!r}.", hint=f"Use one of {', '.join(PATHS)}.")
         if self.path == AUTO:
             return
         needed = kind(Path(self.path))
         if needed.needs_turn and not self.ice.turn:
-            raise SettingError(f"--path {self.path} needs a TURN server.", hint="Give one with --turn.")
+            raise SettingError(f"--path {self.path} needs a TURN server.", hint="Use --turn URL.")
         if needed.needs_secret and self.secret is None:
             raise SettingError(
-                f"--path {self.path} needs a secret, by which each side proves who it is.",
-                hint="Use an invite, or --secret.",
+                f"--path {self.path} needs a secret, so that each side can prove its identity.",
+                hint="Use an invite, or --secret TEXT.",
             )
         if needed.needs_resume and self.resume_for == 0:
             raise SettingError(
-                f"--path {self.path} needs --resume-for above 0: the peers meet over another path first.",
-                hint="Leave --resume-for as it is.",
+                f"--path {self.path} needs --resume-for above 0: the two sides meet over another path first.",
+                hint="Remove --resume-for, or give it more than 0.",
             )
 
     @property
@@ -246,12 +251,13 @@ class Exposure:
         limits = {"--max-requests": self.max_requests, "--max-requests-per-minute": self.max_requests_per_minute}
         for flag, limit in limits.items():
             if limit is not None and limit < 1:
-                raise SettingError(f"{flag} {limit} would let no request through.", hint="Give 1 or more.")
+                raise SettingError(f"{flag}: {limit} would reject every request.", hint="Use 1 or more.")
         if self.max_body is not None and self.max_body < 0:
-            raise SettingError(f"--max-body {self.max_body} is no size.", hint="Give a size like 10MB.")
+            raise SettingError(f"--max-body: not a size: {self.max_body}.", hint="Use for example 10MB.")
         if self.on_disconnect not in tuple(OnDisconnect):
             raise SettingError(
-                f"{self.on_disconnect!r} is nothing to do with a request.", hint=f"Give {' or '.join(OnDisconnect)}."
+                f"--on-disconnect: unknown value {self.on_disconnect!r}.",
+                hint=f"Use {' or '.join(map(repr, map(str, OnDisconnect)))}.",
             )
 
 
@@ -276,11 +282,13 @@ class ServeSettings(Settings):
         # By name: a class with slots is made anew, and a bare super() would know the old one.
         Settings.__post_init__(self)
         if self.expires is not None and not 0 < self.expires < math.inf:
-            raise SettingError(f"--expires {self.expires:g} is no time from now.", hint="Give one like 8h.")
+            raise SettingError(
+                f"--expires: not a time from now: {self.expires:g} s.", hint="Use for example 30m or 8h."
+            )
         if self.secret is None and (self.expires is not None or self.once):
             raise SettingError(
-                "Without a secret, serve cannot tell who comes back from who is new.",
-                hint="--expires and --once need an invite, or --room with --secret.",
+                "--expires and --once need a secret: without one, serve cannot recognise a proxy that comes back.",
+                hint="Use an invite, or --room with --secret.",
             )
 
     def found(self, upstream: Upstream) -> Self:
@@ -303,7 +311,9 @@ class ProxySettings(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if self.keepalive is not None and self.keepalive <= 0:
-            raise SettingError(f"--keepalive {self.keepalive:g} is no time.", hint="Give some seconds, such as 15.")
+            raise SettingError(
+                f"--keepalive: must be above 0 seconds, got {self.keepalive:g}.", hint="Use for example 15."
+            )
 
 
 @options
@@ -520,8 +530,8 @@ class ServeOptions(TunnelOptions):
             )
         if self.upstream_ca is not None or self.upstream_insecure or headers:
             raise SettingError(
-                "An Upstream has its own authorities, its own header fields and its own `insecure`.",
-                hint="Set them there, and leave out upstream_ca, upstream_insecure and upstream_headers.",
+                "upstream_ca, upstream_insecure and upstream_headers cannot be combined with an Upstream object.",
+                hint="Remove upstream_ca, upstream_insecure and upstream_headers, and make the Upstream with them.",
             )
         return self.upstream
 

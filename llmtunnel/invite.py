@@ -8,9 +8,9 @@ The number names the room, so the signal server sees it. The words are the secre
 enough where each guess costs a handshake.
 
 What a person makes of a code on its way is forgiven where the meaning is clear: see `Invite.parse`. Errors land in logs
-and in saved notebooks. So they tell the place of what is wrong and never the code, nor a word as it was typed. Where
-one word alone is wrong, the hint names the one or two words that are nearest, since that is what helps: if it is right,
-who reads it still has four words to guess (41 bits), online. Where more are wrong, it names none.
+and in saved notebooks, so they never repeat the code. Where a single word is wrong, the error repeats that word, and
+the hint names the one or two words that are nearest: who reads it still has four words to guess (41 bits), online.
+Where more words are wrong, the error tells their places only.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ COUNT: Final = 5
 """Words in a code."""
 LONGEST: Final = 4096
 """Characters of a text that is read as a code: a pasted line, or a small file."""
+LONGEST_WORD: Final = 16
+"""Characters of a wrong word that an error repeats. No code word is longer, but a pasted password may be."""
 
-_LIKE: Final = f"It is like {EXAMPLE}."
+_LIKE: Final = f"A code looks like {EXAMPLE}."
 _ROOM: Final = re.compile(rf"invite-([0-9]{{{DIGITS}}})")
 _NUMBER: Final = re.compile(r"[0-9](?:[\s.,'’_-]?[0-9])*")
 """Digits, and what people and locales put between them."""
@@ -63,11 +65,11 @@ class Invite:
     def __post_init__(self) -> None:
         if not _ROOM.fullmatch(self.room):
             raise SettingError(
-                f"An invite's room is `invite-` and {DIGITS} digits.", hint="Invite.generate() makes one."
+                f"An invite's room must be `invite-` and {DIGITS} digits.", hint="Use Invite.generate()."
             )
         words = self.secret.split("-")
         if len(words) != COUNT or not all(word in WORDS for word in words):
-            raise SettingError(f"An invite's secret is {COUNT} words of its list.", hint="Invite.generate() makes one.")
+            raise SettingError(f"An invite's secret must be {COUNT} code words.", hint="Use Invite.generate().")
         object.__setattr__(self, "signal", signal_in_invite(self.signal))
 
     @property
@@ -95,13 +97,13 @@ class Invite:
         told by its first three or more, where that leaves one word.
         """
         if len(text) > LONGEST:
-            raise SettingError("That is too long for the code of an invite.", hint=_LIKE)
+            raise SettingError("The text is too long for a code.", hint=_LIKE)
         number, rest = _split_number(unicodedata.normalize("NFKC", text))
         words, at, address = rest.partition("@")
         return cls(
             room=f"invite-{number}",
             secret="-".join(_read_words(words.casefold())),
-            signal=signal_in_invite(address) if at else DEFAULT_SIGNAL,
+            signal=signal_in_invite(address, of_code=True) if at else DEFAULT_SIGNAL,
         )
 
 
@@ -164,18 +166,23 @@ def _is_near(typed: str, word: str) -> bool:
 
 
 def _wrong_words(wrong: list[int], typed: list[str], meant: list[list[str]]) -> SettingError:
-    """Says which; and for one alone what it may be (see the top of the module)."""
+    """Tell which; for a single one the word itself too, and what it may be (see the top of the module)."""
     if len(wrong) > 1:
         places = f"{', '.join(str(place + 1) for place in wrong[:-1])} and {wrong[-1] + 1}"
-        return SettingError(f"Words {places} of the code are none that codes are made of.", hint="Read them again.")
+        return SettingError(f"Words {places} of the code are not code words.", hint="Check them.")
     [place] = wrong
     near = meant[place][:2] or get_close_matches(typed[place][:16], WORDS, n=2)
-    ask = f"Did you mean {' or '.join(near)}?" if near else "Read it again."
-    return SettingError(f"Word {place + 1} of the code is none that codes are made of.", hint=ask)
+    ask = f"Did you mean {' or '.join(near)}?" if near else "Check it."
+    return SettingError(f"{typed[place][:LONGEST_WORD]!r} (word {place + 1}) is not a code word.", hint=ask)
 
 
-def signal_in_invite(text: str) -> str:
-    """A signal server's address as it stands in an invite; one way of writing it, so that two can be compared."""
+def signal_in_invite(text: str, *, of_code: bool = False) -> str:
+    """A signal server's address as it stands in an invite; one way of writing it, so that two can be compared.
+
+    ``of_code``: it was read out of a code, which no error repeats. Raises `SettingError`.
+    """
+    if "://" in text and not of_code:
+        check_signal(text)
     match = _ADDRESS.fullmatch(unicodedata.normalize("NFKC", text).strip(_AROUND))
     try:
         if match:
@@ -186,20 +193,28 @@ def signal_in_invite(text: str) -> str:
     except SettingError:  # a port that is none
         pass
     raise SettingError(
-        "The signal server's address in an invite cannot be used.",
-        hint="It is like ws://host:port or wss://host, and @host in a code is wss://host."
-        " For another, give both sides --room, --secret and --signal.",
+        "The signal server's address in the code is not valid."
+        if of_code
+        else f"--signal: not an address that a code can contain: {_without_user(text)!r}.",
+        hint="Use ws://host:port or wss://host; @host in a code means wss://host."
+        " For any other address, pass --room, --secret and --signal on both sides.",
     )
 
 
 def check_signal(url: str) -> None:
     """Raise `SettingError` where this is not a signal server's address."""
+    hint = "Use for example wss://signal.example, or ws://10.0.0.2:8787."
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port != 0
+        good = bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port or an IPv6 address that is none
         good = False
+    if not url.lower().startswith(("ws://", "wss://")):
+        raise SettingError(f"--signal: must start with ws:// or wss://, got {_without_user(url)!r}.", hint=hint)
     if not good:
-        raise SettingError(
-            f"{url!r} is not a signal server's address.", hint="It is like ws://host:port or wss://host."
-        )
+        raise SettingError(f"--signal: not a signal server's address: {_without_user(url)!r}.", hint=hint)
+
+
+def _without_user(url: str) -> str:
+    """The address without a user and a password, which an error must not repeat."""
+    return re.sub(r"(?<=//)[^/?#]*@", "", url)

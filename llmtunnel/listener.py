@@ -84,9 +84,9 @@ class ListenerPolicy:
         for origin in self.allow_origins:
             if parse_origin(origin) is None:
                 raise SettingError(
-                    f"{origin!r} is not a web page's origin.",
-                    hint="Write --allow-origin https://app.example: scheme, host and port, nothing else. For a desktop"
-                    " app or a file: app://name, file://, or null.",
+                    f"--allow-origin: not an origin: {origin!r}.",
+                    hint="Use scheme, host and port only: --allow-origin https://app.example. For a desktop app or a"
+                    " file, use app://name, file:// or null.",
                 )
         if self.api_key is not None:
             self._check_key(self.api_key)
@@ -99,27 +99,29 @@ class ListenerPolicy:
     def _check_key(self, key: str) -> None:
         if not _KEY.fullmatch(key):
             raise SettingError(
-                "The API key is empty, too long, or has a space or a character that is not ASCII.",
-                hint='Make one: python -c "import secrets; print(secrets.token_urlsafe())".',
+                "--api-key: the key is empty, too long, or contains a space or a character that is not ASCII.",
+                hint='Create one: python -c "import secrets; print(secrets.token_urlsafe())".',
             )
         if self.no_auth:
-            raise SettingError("An API key and --no-auth contradict each other.", hint="Leave one of them out.")
+            raise SettingError("--api-key and --no-auth contradict each other.", hint="Use only one of them.")
 
 
 def _check_tuple(name: str, value: object) -> None:
     if isinstance(value, str):  # its letters would be taken for hosts
-        raise SettingError(f"{name} is a tuple, not the text {value!r}.", hint=f"Write {name}=({value!r},).")
+        raise SettingError(f"{name} must be a tuple, got the text {value!r}.", hint=f"Use {name}=({value!r},).")
 
 
 def _check_host(name: str) -> None:
     """Raise `SettingError` where this is no name by which clients may call the listener."""
     host = canonical_host(name)
     if host is None:
-        raise SettingError(f"{name!r} is not a host's name.", hint="Write --allow-host host.docker.internal.")
+        raise SettingError(
+            f"--allow-host: not a host name: {name!r}.", hint="Use for example --allow-host host.docker.internal."
+        )
     if usual := usual_address(host):
         raise SettingError(
-            f"--allow-host {name}: browsers do not mark the requests of web pages to this address as such.",
-            hint=f"Call the proxy by {usual} instead.",
+            f"--allow-host: {name!r} is not safe: browsers do not mark requests of web pages to this address.",
+            hint=f"Call the proxy at {usual} instead.",
         )
 
 

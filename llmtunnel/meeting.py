@@ -36,11 +36,12 @@ class Meeting:
             if room is not None:
                 return cls(room=room, secret=secret, signal=signal or DEFAULT_SIGNAL)
             if secret is not None:
-                raise SettingError("A secret was given without a room.", hint="Add --room, or leave the secret out.")
+                raise SettingError("--secret was given without --room.", hint="Add --room NAME, or remove the secret.")
             return None
         if room is not None or secret is not None:
             raise SettingError(
-                "An invite says the room and the secret itself.", hint="Leave out the invite, or the room and secret."
+                "An invite already contains the room and the secret.",
+                hint="Remove either the invite, or --room and --secret.",
             )
         return cls.of(invite if isinstance(invite, Invite) else Invite.parse(invite), signal=signal)
 
@@ -49,8 +50,8 @@ class Meeting:
         """What an invite says. Raises `SettingError` where that is another signal server than ``signal``."""
         if signal is not None and signal_in_invite(signal) != invite.signal:
             raise SettingError(
-                f"The invite is for the signal server {invite.signal}, and --signal is another.",
-                hint="Leave --signal out, or make another invite: llmtunnel invite --signal URL.",
+                f"The invite is for the signal server {invite.signal}, and --signal names another one.",
+                hint="Remove --signal, or make a new invite: llmtunnel invite --signal URL",
             )
         return cls(room=invite.room, secret=invite.secret, signal=invite.signal, invite=invite)
 
@@ -63,6 +64,7 @@ class Meeting:
 def no_invite() -> SettingError:
     """What a proxy says that does not know where to go."""
     return SettingError(
-        "No invite was given.",
-        hint="Start `llmtunnel serve` where the model is, and give the code that it shows:\n  llmtunnel proxy CODE",
+        "No invite was given, so there is nothing to connect to.",
+        hint="Run `llmtunnel serve` on the machine with the model, then use the code that it shows:"
+        "\n  llmtunnel proxy CODE",
     )

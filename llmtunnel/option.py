@@ -129,7 +129,7 @@ class Option:
                 return [read(each) for each in (text.splitlines() if self.lines else text.split())]
             return read(text)
         except ValueError as exc:
-            raise SettingError(f"{self.variable}: {exc}.", hint=f"{self.flag} takes the same.") from exc
+            raise SettingError(f"{self.variable}: {exc}.", hint=f"{self.flag} takes the same values.") from exc
 
 
 def option(help: str, *, default: T, kw_only: bool = True, **more: Any) -> T:
@@ -223,7 +223,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise ValueError(f"{text!r} is not a number of seconds")
+        raise ValueError(f"not a number of seconds: {text!r}")
     return value
 
 
@@ -232,20 +232,20 @@ def duration(text: str) -> float:
     number, unit = text[:-1], text[-1:]
     if unit in _UNITS and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number) and float(number):
         return float(number) * _UNITS[unit]
-    raise ValueError(f"{text!r} is not a time, as 90s, 30m, 8h and 1d are")
+    raise ValueError(f"not a duration: {text!r}. Use for example 30m or 8h")
 
 
 def count(text: str) -> int:
     """Read a number from 1 on. Raises `ValueError`."""
     if re.fullmatch(r"[0-9]{1,9}", text) and int(text):
         return int(text)
-    raise ValueError(f"{text!r} is not a number from 1 on")
+    raise ValueError(f"not a whole number above 0: {text!r}")
 
 
 def size(text: str) -> int:
     """Read a number of bytes, which may have a unit. Raises `ValueError`."""
     match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
     if not match:
-        raise ValueError(f"{text!r} is not a size, as 10MB is")
+        raise ValueError(f"not a size: {text!r}. Use for example 10MB")
     number, prefix, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))

@@ -58,7 +58,7 @@ def normal(path: bytes) -> str:
     No two spellings give one text, but for a model's name.
     """
     if not path.startswith(b"/"):
-        raise NotNormal("it does not begin with a slash")  # absolute-form, ``*``, ``@host``
+        raise NotNormal("it does not start with a slash")  # absolute-form, ``*``, ``@host``
     if model := _MODEL.fullmatch(path):  # what follows looks at the name as a program has it that decodes it
         path = model[1] + _ESCAPED_IN_NAME.sub(lambda each: bytes.fromhex(each[1].decode()), model[2])
     rest = _ESCAPE.sub(_checked_escape, path)
@@ -66,9 +66,9 @@ def normal(path: bytes) -> str:
         raise NotNormal(_foreign(rest))
     segments = path[1:].split(b"/")
     if b"." in segments or b".." in segments:
-        raise NotNormal("it has a dot segment")
+        raise NotNormal("it contains a dot segment (. or ..)")
     if b"" in segments[:-1]:
-        raise NotNormal("it has an empty segment (//)")
+        raise NotNormal("it contains an empty segment (//)")
     return _decoded(path)
 
 
@@ -77,7 +77,7 @@ def _checked_escape(match: re.Match[bytes]) -> bytes:
     byte = int(match[1], 16)
     if byte < 0x80 and byte not in _ESCAPED_ASCII:
         # Of %25 some programs make another escape, and of %2F, %3F and %3B what ends a segment or the path.
-        raise NotNormal(f"it has the escape {match[0].decode()}")
+        raise NotNormal(f"it contains the escape {match[0].decode()}")
     return b""
 
 
@@ -85,9 +85,9 @@ def _foreign(rest: bytes) -> str:
     """What is wrong with a path whose good escapes were taken out."""
     byte = _RAW.sub(b"", rest, count=1)[:1]
     if byte == b"%":
-        return "it has an escape that is not % and two upper-case hexadecimal digits"
+        return "it contains an escape that is not % and two upper-case hexadecimal digits"
     if byte == b";":
-        return "it has a path parameter (;)"  # servlet containers match `/pull;x` as `/pull`
+        return "it contains a path parameter (;)"  # servlet containers match `/pull;x` as `/pull`
     return f"it has the byte {byte[0]:#04x} in it"
 
 
@@ -98,7 +98,7 @@ def _decoded(path: bytes) -> str:
         raise NotNormal("its escapes are not UTF-8") from exc
     # ``／`` and ``．`` become a slash and a dot in programs that normalise; what cannot be seen may be dropped.
     if not text.isprintable() or not unicodedata.is_normalized("NFKC", text):
-        raise NotNormal("it has a character that has another form")
+        raise NotNormal("it contains a character that is not in Unicode form NFKC")
     return text
 
 
@@ -114,8 +114,8 @@ class Rule:
     def __post_init__(self) -> None:
         if self.method and self.method not in _METHODS:
             raise SettingError(
-                f"{self.method!r} is not a method of HTTP, so the pattern '{self}' matches nothing.",
-                hint=f"Write {_METHODS_SHOWN}, or the path alone for every method.",
+                f"{self.method!r} is not an HTTP method, so the pattern '{self}' never matches.",
+                hint=f"Use {_METHODS_SHOWN}, or only the path for every method.",
             )
 
     @classmethod
@@ -123,14 +123,16 @@ class Rule:
         """Read ``/path`` or ``METHOD /path``. Raises `SettingError`, also where no path could ever match."""
         *method, path = text.split()[:3] or [""]
         if len(method) > 1:
-            raise SettingError(f"{text!r} is not a pattern.", hint="Write '/v1/*' or 'GET /v1/models'.")
+            raise SettingError(f"Not a pattern: {text!r}.", hint="Use for example '/v1/*' or 'GET /v1/models'.")
         if "?" in path:
-            raise SettingError(f"The pattern {text!r} has a query, which is not looked at.", hint="Leave it out.")
+            raise SettingError(
+                f"The pattern {text!r} contains a query, which is never compared.", hint="Remove the query."
+            )
         try:
             decoded = normal(path.encode("utf-8", "surrogateescape"))
         except NotNormal as exc:
             raise SettingError(
-                f"The pattern {text!r} matches nothing: {exc}.", hint="Write '/v1/*' or 'GET /v1/models'."
+                f"The pattern {text!r} never matches: {exc}.", hint="Use for example '/v1/*' or 'GET /v1/models'."
             ) from exc
         return cls(method=method[0].upper() if method else "", path=decoded)
 
@@ -221,7 +223,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.ready is not None and self.ready not in READY:
-            raise SettingError(f"There is no policy {self.ready!r}.", hint=f"It is one of {', '.join(READY)}.")
+            raise SettingError(f"--policy: unknown value {self.ready!r}.", hint=f"Use one of {', '.join(READY)}.")
 
     @classmethod
     def parse(cls, *, ready: str | None = None, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> Policy:
@@ -263,12 +265,12 @@ class Policy:
         try:
             text = normal(path)
         except NotNormal as exc:
-            return f"is not in normal form: {exc}; refused under serve's {self.flags}"
+            return f"is not in normal form: {exc}. Serve rejects such paths because of {self.flags}"
         methods = (method,) if preflight_for is None else (method, preflight_for)
         for rule in self.deny:
             if any(rule.denies(each, text) for each in methods):
-                return f"is refused by serve's --deny '{rule}'"
+                return f"is rejected by serve's --deny '{rule}'"
         allowed = self._allowed
         if allowed and not any(rule.allows(each, text) for rule in allowed for each in methods):
-            return f"is not let through by serve's {' and '.join(self._allowing)}"
+            return f"is not allowed by serve's {' and '.join(self._allowing)}"
         return None

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -31,6 +32,8 @@ LOCALHOST: Final = "localhost"
 
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
+_SHOWN_NAME: Final = re.compile(r"[A-Za-z][A-Za-z.]{1,19}")
+"""A word that an error may repeat: no code has only letters."""
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f]")
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
@@ -73,18 +76,20 @@ class Upstream:
     def __post_init__(self) -> None:
         _check_scheme(self.scheme)
         if not 0 < self.port < 65536:
-            raise SettingError(f"{self.port} is not a port.", hint="A port is 1 to 65535.")
+            raise SettingError(
+                f"The upstream's port is {self.port}, which does not exist.", hint="Use a port from 1 to 65535."
+            )
         self._check_tls()
 
     def _check_tls(self) -> None:
         if self.ca_file and self.insecure:
             raise SettingError(
-                "--upstream-ca and --upstream-insecure contradict each other.", hint="Leave one of them out."
+                "--upstream-ca and --upstream-insecure contradict each other.", hint="Use only one of them."
             )
         if self.scheme == "http" and (self.ca_file or self.insecure):
             raise SettingError(
-                "--upstream-ca and --upstream-insecure are for an https upstream.",
-                hint=f"Write https://{self._netloc}, or leave them out.",
+                f"--upstream-ca and --upstream-insecure need an https upstream, and this one is {self.origin}.",
+                hint=f"Use https://{self._netloc}, or remove these flags.",
             )
 
     def __repr__(self) -> str:
@@ -134,7 +139,7 @@ class Upstream:
         Raises `ProtocolError` where it neither is ``*`` nor begins with ``/``: none names another origin.
         """
         if not _TARGET.fullmatch(target):
-            raise ProtocolError(f"The request target {target[:80]!r} is not a path.")
+            raise ProtocolError(f"The request target is not a path: {target[:80]!r}.")
         return target if target == b"*" else self.base_path + target
 
 
@@ -144,13 +149,15 @@ def parse_header(line: str) -> tuple[bytes, bytes]:
     value = value.strip(" \t")
     if not colon or not _TOKEN.fullmatch(name):
         raise SettingError(
-            "A header field for the upstream has no name that HTTP allows.",
-            hint="Write it as 'Authorization: Bearer …'.",
+            "--upstream-header: the text does not start with a valid header name and a colon.",
+            hint="Use for example 'Authorization: Bearer …'.",
         )
     if name.lower() in _OURS:
-        raise SettingError(f"The field {name!r} is set by the tunnel itself.", hint="Leave it out.")
+        raise SettingError(f"--upstream-header: the tunnel sets {name!r} itself.", hint="Remove this header.")
     if re.search(r"[\r\n\0]", value):
-        raise SettingError(f"The value of the field {name!r} has a line break or a NUL in it.", hint="Take it out.")
+        raise SettingError(
+            f"--upstream-header: the value of {name!r} contains a line break or a NUL.", hint="Remove that character."
+        )
     return name.encode("ascii"), value.encode("utf-8", "surrogateescape")
 
 
@@ -161,22 +168,30 @@ def _parse_address(text: str) -> tuple[str, str, int, bytes]:
     if text.isascii() and text.isdigit():
         return "http", LOCALHOST, int(text[:6]), b""
     if "://" not in text and ":" not in text:
-        raise SettingError(
-            "That is not an upstream's address.",  # and may be a code, where it is a word of a command
-            hint=f"Write http://127.0.0.1:11434, a port, or one of {', '.join(NAMED)}; a code goes behind --invite.",
-        )
+        raise _unknown_server(text)
     return _parse_url(text if "://" in text else f"http://{text}")
+
+
+def _unknown_server(text: str) -> SettingError:
+    """The error for a word that is no server's name. It may be a code, which no error repeats."""
+    known = f"Use a URL such as http://127.0.0.1:11434, a port, or one of {', '.join(NAMED)}."
+    if not _SHOWN_NAME.fullmatch(text):
+        return SettingError("The upstream's address is not valid.", hint=f"{known} For a code, use --invite.")
+    near = get_close_matches(text.lower(), NAMED, n=1)
+    return SettingError(f"Unknown server {text!r}.", hint=f"Did you mean {near[0]!r}?" if near else known)
 
 
 def _parse_url(url: str) -> tuple[str, str, int, bytes]:
     if _UNPRINTABLE.search(url):
-        raise SettingError("The upstream's address has a space or a control character in it.", hint="Take it out.")
+        raise SettingError("The upstream's address contains a space or a control character.", hint="Remove it.")
     try:
         parts = urlsplit(url)
         port = parts.port
         host = _checked_host(parts.hostname or "")
     except ValueError as exc:
-        raise SettingError("The upstream's address is not a URL.", hint="Write it as http://127.0.0.1:11434.") from exc
+        raise SettingError(
+            "The upstream's address is not a valid URL.", hint="Use for example http://127.0.0.1:11434."
+        ) from exc
     _check_scheme(parts.scheme)
     _refuse_extras(url, bare=f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
     base_path = quote(parts.path.rstrip("/"), safe=_PRINTABLE).encode("ascii")
@@ -186,8 +201,8 @@ def _parse_url(url: str) -> tuple[str, str, int, bytes]:
 def _check_scheme(scheme: str) -> None:
     if scheme not in _DEFAULT_PORT:
         raise SettingError(
-            f"An upstream is reached by http or https, not by {scheme!r}.",
-            hint="Write it as http://127.0.0.1:11434.",
+            f"The upstream's address must start with http:// or https://, got {scheme!r}.",
+            hint="Use for example http://127.0.0.1:11434.",
         )
 
 
@@ -204,11 +219,11 @@ def _checked_host(host: str) -> str:
 def _refuse_extras(url: str, *, bare: str) -> None:
     if "@" in url.partition("://")[2].partition("/")[0]:
         raise SettingError(
-            "The upstream's address has a user or a password in it, which programs and logs would show.",
-            hint=f"Write {bare}, and --upstream-header 'Authorization: Basic …'.",
+            "The upstream's address contains a user name or a password, which programs and logs would show.",
+            hint=f"Use {bare}, and --upstream-header 'Authorization: Basic …'.",
         )
     if "?" in url or "#" in url:
         raise SettingError(
-            "The upstream's address has a query or a fragment, which cannot be put in front of a path.",
-            hint=f"Write {bare}, with a base path if there is one.",
+            "The upstream's address contains a query or a fragment, which cannot come before a path.",
+            hint=f"Use {bare}, with the base path if the server has one.",
         )

@@ -85,7 +85,7 @@ def test_an_invite_that_ends_needs_a_secret_and_a_time_to_come() -> None:
     upstream = Upstream.parse("ollama")
     assert ServeSettings(room="r", secret="s", upstream=upstream, once=True, expires=0.5).once
     for more in ({"once": True}, {"expires": 60.0}):
-        with pytest.raises(SettingError, match="Without a secret"):
+        with pytest.raises(SettingError, match="need a secret"):
             ServeSettings(room="r", upstream=upstream, **more)  # type: ignore[arg-type]
     for expires in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(SettingError, match="--expires"):
@@ -103,9 +103,23 @@ def test_a_signal_servers_address_is_a_websockets(signal: str) -> None:
     "signal", ["", "http://host", "host:8787", "ws://", "wss://:80", "ws://host:99999", "ws://host:x", "ws://[::1"]
 )
 def test_another_address_for_the_signal_server_is_refused_with_an_example(signal: str) -> None:
-    with pytest.raises(SettingError, match="signal server") as caught:
+    with pytest.raises(SettingError, match=r"^--signal: ") as caught:
         Settings(room="r", signal=signal)
     assert "ws://" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("signal", "message"),
+    [
+        ("http://host", "--signal: must start with ws:// or wss://, got 'http://host'."),
+        ("https://me:hunter2@host/x@y", "--signal: must start with ws:// or wss://, got 'https://host/x@y'."),
+        ("ws://me:hunter2@host:x", "--signal: not a signal server's address: 'ws://host:x'."),
+    ],
+)
+def test_the_error_says_what_the_signal_servers_address_must_be_and_hides_a_password(signal: str, message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Settings(room="r", signal=signal)
+    assert caught.value.message == message
 
 
 @pytest.mark.parametrize("url", ["stun:host", "stun:host:3478", "stun:1.2.3.4:65535"])
@@ -174,7 +188,7 @@ def test_the_environment_is_the_processes_own_unless_told(monkeypatch: pytest.Mo
         ("relay", None, "needs a secret"),
         ("tcp", None, "needs a secret"),
         ("turn", "s", "needs a TURN server"),
-        ("pigeon", "s", "is not a path"),
+        ("pigeon", "s", "--path: unknown value 'pigeon'"),
     ],
 )
 def test_a_path_that_cannot_be_says_why(path: str, secret: str | None, words: str) -> None:

@@ -36,12 +36,12 @@ def test_where_nothing_is_given_there_is_no_meeting_and_an_invite_can_be_made() 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"invite": INVITE, "room": "r"}, "room and the secret itself"),
-        ({"invite": INVITE, "secret": "s"}, "room and the secret itself"),
-        ({"secret": "s"}, "without a room"),
+        ({"invite": INVITE, "room": "r"}, "already contains the room and the secret"),
+        ({"invite": INVITE, "secret": "s"}, "already contains the room and the secret"),
+        ({"secret": "s"}, "without --room"),
         ({"invite": INVITE, "signal": "ws://other"}, "is for the signal server wss://signal-server.fly.dev"),
         ({"invite": ELSEWHERE, "signal": DEFAULT_SIGNAL}, "is for the signal server ws://10.0.0.2:8787"),
-        ({"invite": INVITE, "signal": "http://x"}, "address"),
+        ({"invite": INVITE, "signal": "http://x"}, "must start with ws:// or wss://, got 'http://x'."),
         ({"invite": "nonsense"}, "begins with a number"),
     ],
 )

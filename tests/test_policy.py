@@ -318,8 +318,8 @@ def test_deny_wins_and_with_any_allow_all_else_is_refused() -> None:
     policy = Policy.parse(allow=["/v1/*", "GET /health"], deny=["DELETE /v1/*"])
     assert policy.refusal("GET", b"/v1/models") is None
     assert policy.refusal("GET", b"/health") is None
-    assert policy.refusal("POST", b"/health") == "is not let through by serve's --allow"
-    assert policy.refusal("DELETE", b"/v1/models/x") == "is refused by serve's --deny 'DELETE /v1/*'"
+    assert policy.refusal("POST", b"/health") == "is not allowed by serve's --allow"
+    assert policy.refusal("DELETE", b"/v1/models/x") == "is rejected by serve's --deny 'DELETE /v1/*'"
     only_deny = Policy.parse(deny=["/api/pull"])
     assert only_deny.refusal("GET", b"/anything") is None
 
@@ -329,7 +329,7 @@ def test_a_ready_set_and_allow_patterns_add_up_and_deny_wins_over_both() -> None
     assert policy.refusal("GET", b"/health") is None
     assert policy.refusal("POST", b"/v1/chat/completions") is None
     assert policy.refusal("POST", b"/v1/embeddings") is not None
-    assert policy.refusal("GET", b"/metrics") == ("is not let through by serve's --policy openai and --allow")
+    assert policy.refusal("GET", b"/metrics") == ("is not allowed by serve's --policy openai and --allow")
 
 
 INFERENCE = [
@@ -440,7 +440,7 @@ def test_a_method_of_http_or_webdav_is_known_in_any_case(method: str) -> None:
 @pytest.mark.parametrize("flag", ["allow", "deny"])
 @pytest.mark.parametrize("method", ["FETCH", "GTE", "fetch", "G@T", "CONNECT", "PRI"])
 def test_a_method_that_does_not_exist_is_refused_with_those_that_do(method: str, flag: str) -> None:
-    with pytest.raises(SettingError, match="is not a method of HTTP") as caught:
+    with pytest.raises(SettingError, match="is not an HTTP method") as caught:
         Policy.parse(**{flag: [f"{method} /v1/models"]})  # type: ignore[arg-type]
     assert all(known in caught.value.hint for known in ("GET", "POST", "PATCH", "WebDAV", "every method"))
 

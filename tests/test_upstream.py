@@ -83,6 +83,26 @@ def test_an_address_that_cannot_be_used_is_refused_with_a_hint(text: str) -> Non
     assert "secret" not in caught.value.message + caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("olama", "Unknown server 'olama'.", "Did you mean 'ollama'?"),
+        ("VLM", "Unknown server 'VLM'.", "Did you mean 'vllm'?"),
+        ("llama.cpp", "Unknown server 'llama.cpp'.", "Did you mean 'llamacpp'?"),
+        ("jupyter", "Unknown server 'jupyter'.", "a port, or one of ollama, vllm,"),
+        ("4821309-tulip-mango-onion-cedar-fruit", "The upstream's address is not valid.", "For a code, use --invite."),
+        ("tulip-mango", "The upstream's address is not valid.", "For a code, use --invite."),
+    ],
+)
+def test_a_name_that_is_no_servers_is_told_with_the_nearest_one_and_a_code_is_not_repeated(
+    text: str, message: str, hint: str
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        Upstream.parse(text)
+    assert caught.value.message == message
+    assert hint in caught.value.hint
+
+
 def test_tls_options_go_with_https_and_not_together() -> None:
     assert Upstream.parse("https://h", insecure=True).insecure
     assert Upstream.parse("https://h", ca_file="ca.pem").ca_file == "ca.pem"

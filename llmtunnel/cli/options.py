@@ -306,5 +306,5 @@ def _view(values: _Values) -> View:
         level = (values.text("log_level") or DEFAULT_LEVEL).lower()
     level = "warning" if level == "warn" else level
     if level not in LEVELS:
-        raise SettingError(f"{level!r} is not a log level.", hint=f"It is one of {', '.join(LEVELS)}.")
+        raise SettingError(f"--log-level: unknown value {level!r}.", hint=f"Use one of {', '.join(LEVELS)}.")
     return View(json=values.given.json, plain=getattr(values.given, "plain", False), log_level=level)

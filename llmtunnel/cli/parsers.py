@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NoReturn
 
@@ -19,6 +20,8 @@ LEVELS: Final = ("error", "warning", "info", "debug", "trace")
 DEFAULT_LEVEL: Final = "warning"
 TOY_PORT: Final = 8900
 TOY_LISTEN: Final = f"127.0.0.1:{TOY_PORT}"
+_WRONG_CHOICE: Final = re.compile(r"(\S+): invalid choice: (.*) \(choose from (.*)\)")
+"""What argparse says of a value that is not one of an option's choices."""
 """Of the toy model server: no port where a model server is looked for, as it shall stand in for none by accident."""
 
 SECURITY: Final = """\
@@ -103,7 +106,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse."""
-        raise SettingError(f"{message[:1].upper()}{message[1:]}.", hint=f"\n{self.format_usage()}")
+        message = message.removeprefix("argument ")
+        if wrong := _WRONG_CHOICE.fullmatch(message):
+            message = f"{wrong[1]}: unknown value {wrong[2]}. Use one of {wrong[3]}"
+        told = message if message.startswith("-") else f"{message[:1].upper()}{message[1:]}"
+        raise SettingError(f"{told}.", hint=f"\n{self.format_usage()}")
 
     @property
     def flags(self) -> tuple[str, ...]:

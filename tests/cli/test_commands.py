@@ -46,9 +46,9 @@ def launch(started: Processes, *arguments: str, **environ: str) -> Process:
         (["prxy"], 2, "Did you mean proxy"),
         (["serve", "--room", "r", "--bogus"], 2, "usage: llmtunnel serve"),
         (["proxy"], 2, "llmtunnel proxy CODE"),
-        (["serve", "--room", "r", "--policy", "openia"], 2, "There is no policy 'openia'"),
-        (["serve", "--room", "r", "--allow", "/v1//x"], 2, "matches nothing: it has an empty segment"),
-        (["serve", "--room", "r", "--max-body", "much"], 2, "'much' is not a size"),
+        (["serve", "--room", "r", "--policy", "openia"], 2, "--policy: unknown value 'openia'"),
+        (["serve", "--room", "r", "--allow", "/v1//x"], 2, "never matches: it contains an empty segment"),
+        (["serve", "--room", "r", "--max-body", "much"], 2, "--max-body: not a size: 'much'"),
         (["proxy", "--room", "r", "--listen", "nowhere:x"], 2, "error: "),
     ],
 )

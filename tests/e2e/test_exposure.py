@@ -22,10 +22,10 @@ def test_a_proxy_gets_what_serve_exposes_and_is_told_what_it_does_not(
 
     assert get(proxy.address, "/api/tags").status == 200
     refused = {
-        b"/api/pull": "POST /api/pull is not let through by serve's --policy ollama and --allow.",
-        b"/api/ps/": "POST /api/ps/ is refused by serve's --deny '/api/ps'.",
-        b"/api/x/../chat": "POST /api/x/../chat is not in normal form: it has a dot segment;"
-        " refused under serve's --policy ollama and --allow and --deny.",
+        b"/api/pull": "POST /api/pull is not allowed by serve's --policy ollama and --allow.",
+        b"/api/ps/": "POST /api/ps/ is rejected by serve's --deny '/api/ps'.",
+        b"/api/x/../chat": "POST /api/x/../chat is not in normal form: it contains a dot segment (. or ..)."
+        " Serve rejects such paths because of --policy ollama and --allow and --deny.",
     }
     for target, message in refused.items():
         response = fetch(proxy.address, sized(b"POST", target, b"{}"))
@@ -87,5 +87,5 @@ def test_the_jdks_offer_of_http2_is_dropped_and_its_requests_pass(
 def test_a_method_that_does_not_exist_ends_serve_with_those_that_do(flag: str, processes: Processes) -> None:
     process = processes.start("-m", "llmtunnel", "serve", "1", flag, "FETCH /v1/models", name="serve")
     assert process.wait_exit() == 2
-    assert process.wait_line("'FETCH' is not a method of HTTP")
+    assert process.wait_line("'FETCH' is not an HTTP method")
     assert process.wait_line("Write GET, HEAD, POST")

@@ -40,9 +40,9 @@ def once(admission: Admission, peer: str = "a") -> None:
 def test_a_refusal_names_the_request_and_the_flag_and_no_query() -> None:
     policy = Policy.parse(ready="ollama")
     assert refused(policy, b"/api/pull?key=secret", method=b"POST") == (
-        "POST /api/pull is not let through by serve's --policy ollama."
+        "POST /api/pull is not allowed by serve's --policy ollama."
     )
-    assert refused(Policy.parse(deny=["/x"]), b"/x") == "GET /x is refused by serve's --deny '/x'."
+    assert refused(Policy.parse(deny=["/x"]), b"/x") == "GET /x is rejected by serve's --deny '/x'."
 
 
 def test_a_refusal_is_a_short_printable_line_whatever_the_path() -> None:

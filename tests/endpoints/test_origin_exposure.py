@@ -70,7 +70,7 @@ async def test_what_the_policy_refuses_is_a_403_a_record_and_a_line_and_no_conne
         stream = await tunnel.ask(b"POST", b"/api/pull?x=secret", ((b"Content-Length", b"5"),), ended=False)
         error = await refusal(stream, 403)
         assert error["code"] == "not_allowed"
-        assert error["message"] == "POST /api/pull is not let through by serve's --policy ollama."
+        assert error["message"] == "POST /api/pull is not allowed by serve's --policy ollama."
         record = await tunnel.record()
         assert (record.method, record.path, record.status) == ("POST", "/api/pull", 403)
         assert record.error == error["message"]
