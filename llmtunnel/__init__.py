@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     )
     from .invite import Invite
     from .listener import ListenerPolicy
-    from .status import Notice, Path, PeerStatus, Phase, RequestRecord, Role, Status
+    from .paths import Path
+    from .status import Notice, PeerStatus, Phase, RequestRecord, Role, Status
     from .sync import proxy, serve
     from .upstream import Upstream
 
@@ -89,7 +90,8 @@ _MODULES = {
     "config": ("IceServers", "Limits", "ProxySettings", "ServeSettings", "Settings", "Timeouts"),
     "invite": ("Invite",),
     "listener": ("ListenerPolicy",),
-    "status": ("Notice", "Path", "PeerStatus", "Phase", "RequestRecord", "Role", "Status"),
+    "paths": ("Path",),
+    "status": ("Notice", "PeerStatus", "Phase", "RequestRecord", "Role", "Status"),
     "sync": ("proxy", "serve"),
     "upstream": ("Upstream",),
 }

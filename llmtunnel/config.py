@@ -21,9 +21,8 @@ from .invite import DEFAULT_SIGNAL, Invite, check_signal
 from .listener import ListenerPolicy
 from .meeting import Meeting
 from .option import ACCESS, EXPOSURE, MEETING, NETWORK, count, duration, option, options, seconds, size, unless_empty
-from .paths import AUTO, PATHS, carriers, kind, tried
+from .paths import AUTO, PATHS, Path, carriers, kind, tried
 from .policy import READY, Policy
-from .status import Path
 from .upstream import NAMED, Upstream
 
 DEFAULT_STUN: Final = "stun:stun.l.google.com:19302"

@@ -1,17 +1,27 @@
 """The kinds of path between two peers: one row each, and which of them each value of ``--path`` makes use of.
 
-A new kind of path is a member of `Path`, a row here, its transport, and its way of opening (`session.ways`).
+How to add one: ARCHITECTURE.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
-from .status import Path
+
+class Path(StrEnum):
+    """How a channel's packets travel."""
+
+    DIRECT = "direct"
+    TURN = "turn"
+    RELAY = "relay"
+    TCP = "tcp"
+    UNKNOWN = "unknown"
+
 
 AUTO: Final = "auto"
-PATHS: Final = (AUTO, *(path.value for path in (Path.DIRECT, Path.TURN, Path.RELAY, Path.TCP)))
+PATHS: Final = (AUTO, *(path.value for path in Path if path is not Path.UNKNOWN))
 """What ``--path`` may be: all that there are, of which the best carries, or one of them alone."""
 
 

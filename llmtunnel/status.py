@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
+from .paths import Path
+
 
 class Role(StrEnum):
     """Which side of the tunnel a peer is."""
@@ -38,16 +40,6 @@ class Phase(StrEnum):
     RECONNECTING = "reconnecting"
     STOPPED = "stopped"
     FAILED = "failed"
-
-
-class Path(StrEnum):
-    """How a channel's packets travel."""
-
-    DIRECT = "direct"
-    TURN = "turn"
-    RELAY = "relay"
-    TCP = "tcp"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 
-from .paths import kind
-from .status import ActiveRequest, Health, Path, PeerStatus, Phase, RequestRecord, Role, Status, UpstreamStatus
+from .paths import Path, kind
+from .status import ActiveRequest, Health, PeerStatus, Phase, RequestRecord, Role, Status, UpstreamStatus
 
 LONGEST: Final = 400
 """Characters in a text for people: a request's path may have thousands."""

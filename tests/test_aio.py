@@ -25,8 +25,9 @@ from llmtunnel.errors import (
     WaitTimeout,
 )
 from llmtunnel.invite import EXAMPLE
+from llmtunnel.paths import Path
 from llmtunnel.session.room import Room
-from llmtunnel.status import ErrorNotice, Health, Notice, Path, Phase, Role, Stopped, UpstreamStatus
+from llmtunnel.status import ErrorNotice, Health, Notice, Phase, Role, Stopped, UpstreamStatus
 from llmtunnel.upstream import Upstream as Address
 from signal_server.server import SignalServer
 

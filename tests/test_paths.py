@@ -4,8 +4,7 @@ import pytest
 
 from llmtunnel.config import Settings
 from llmtunnel.errors import SettingError
-from llmtunnel.paths import AUTO, KINDS, PATHS, carriers, kind, tried
-from llmtunnel.status import Path
+from llmtunnel.paths import AUTO, KINDS, PATHS, Path, carriers, kind, tried
 
 
 def test_every_kind_can_be_chosen_and_has_a_rank_of_its_own() -> None:

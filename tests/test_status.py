@@ -7,11 +7,11 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from llmtunnel import status
+from llmtunnel.paths import Path
 from llmtunnel.status import (
     ErrorNotice,
     Listening,
     Notice,
-    Path,
     PeerConnected,
     PeerLostNotice,
     PeerStatus,

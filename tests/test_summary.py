@@ -4,10 +4,10 @@ from dataclasses import astuple, fields
 
 import pytest
 
+from llmtunnel.paths import Path
 from llmtunnel.status import (
     ActiveRequest,
     Health,
-    Path,
     PeerStatus,
     Phase,
     RequestRecord,

@@ -16,7 +16,8 @@ from .. import aio
 from ..config import IceServers, ProxySettings, ServeSettings
 from ..errors import StreamError
 from ..invite import Invite
-from ..status import ErrorNotice, Notice, Path, Phase, RequestFinished, Role
+from ..paths import Path
+from ..status import ErrorNotice, Notice, Phase, RequestFinished, Role
 from ..summary import duration, printable, size
 from ..upstream import Upstream
 from .console import Console

@@ -24,8 +24,8 @@ from enum import Enum
 from typing import Any, Final
 
 from ..errors import AuthenticationFailed, ConnectFailed, TunnelError, Unwelcome, VersionMismatch
+from ..transport.base import Way
 from .carrier import Carrier
-from .ways import Way
 
 
 class Stage(Enum):

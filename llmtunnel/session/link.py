@@ -18,13 +18,14 @@ from typing import Final, Protocol
 from ..bucket import Bucket
 from ..config import Settings
 from ..errors import ConnectFailed, PeerError, PeerLost, TunnelError
+from ..paths import Path
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..protocol.hello import Feature
 from ..signaling import messages
 from ..signaling.messages import IceCandidate, Member
-from ..status import Path, Role
-from ..transport.base import Channel
+from ..status import Role
+from ..transport.base import Channel, Way
 from ..transport.identity import Identity
 from ..transport.tasks import ended, finish
 from ..transport.tcp import TcpDialler
@@ -32,7 +33,7 @@ from .attempt import Attempt, GiveUpAll, GoOn, Over, Stage, UseRelay, outcome
 from .carrier import Carrier
 from .local_tcp import DialWay, ListenWay, SharedListener
 from .mux import Session
-from .ways import AskedRelayWay, DirectWay, RelayWay, Way
+from .ways import AskedRelayWay, DirectWay, RelayWay
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,11 @@ from typing import Final
 
 from ..config import Settings
 from ..errors import ConnectFailed
-from ..status import Path
-from ..transport.base import Channel
+from ..paths import Path
+from ..transport.base import Channel, Way
 from ..transport.identity import Identity
 from ..transport.tasks import ended, finish, report
 from ..transport.tcp import Accept, TcpDialler, TcpListener
-from .ways import Way
 
 EXPECT: Final = 10.0
 """Seconds for which serve listens for a peer that it has told where; it may still be dialling other addresses."""

@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 
 from ..config import Limits, Timeouts
 from ..errors import ChannelClosed, ErrorCode, PeerLost, ProtocolError, StreamReset, TooManyStreams, TunnelError
+from ..paths import Path
 from ..protocol.connection import Connection
 from ..protocol.events import (
     ClientClosed,
@@ -40,7 +41,7 @@ from ..protocol.hello import Feature, Features
 from ..protocol.keys import Ticket
 from ..protocol.line import Line
 from ..protocol.window import Budget
-from ..status import Path, Role
+from ..status import Role
 from ..transport.tasks import finish
 from .alarm import Alarm
 from .carrier import FAREWELL, Carrier, session_error

@@ -12,13 +12,13 @@ from functools import partial
 
 from ..config import Settings
 from ..errors import ErrorCode, PeerNotFound, TunnelError
-from ..paths import kind
+from ..paths import Path, kind
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..protocol.hello import ALL_FEATURES, Feature, Features, ResumeOffer
 from ..protocol.resume import Claim
 from ..protocol.window import Budget
-from ..status import Notice, Path, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
+from ..status import Notice, PeerConnected, PeerLostNotice, Resumed, Role, Suspended
 from ..transport.base import Channel
 from ..transport.tasks import ended, finish, report
 from . import life

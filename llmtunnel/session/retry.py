@@ -20,8 +20,7 @@ from typing import Final
 
 from ..config import Timeouts
 from ..errors import TunnelError
-from ..paths import kind
-from ..status import Path
+from ..paths import Path, kind
 
 FIRST: Final = 45.0
 """Seconds on a poor path until a better one is tried for. The first try, beside it, has ended by then."""

@@ -17,6 +17,7 @@ from functools import partial
 from ..bucket import Bucket
 from ..config import Settings
 from ..errors import SignalError, TunnelError
+from ..paths import Path
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..signaling.client import SignalClient
@@ -32,7 +33,7 @@ from ..signaling.negotiation import (
     TakeCandidate,
     TakeTicket,
 )
-from ..status import ErrorNotice, Notice, Path, Reconnecting, Role, SignalConnected, Waiting
+from ..status import ErrorNotice, Notice, Reconnecting, Role, SignalConnected, Waiting
 from ..transport.base import Channel
 from ..transport.identity import Identity
 from ..transport.tasks import ended, finish, first_of, report, stop

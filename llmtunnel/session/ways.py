@@ -9,17 +9,16 @@ What is said on a channel, and which of them carries, is link.py's.
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from ..config import Settings
 from ..errors import ConnectFailed
+from ..paths import Path
 from ..signaling import messages
 from ..signaling.messages import IceCandidate
-from ..status import Path
-from ..transport.base import Channel
+from ..transport.base import Channel, Way
 from ..transport.identity import Identity
 from ..transport.relay import open_relay
 from ..transport.tls import Welcome
@@ -33,23 +32,6 @@ PATIENT_START: Final = 5.0
 
 Send = Callable[[str], None]
 """Queues a signalling message; one that cannot be sent any more is dropped: the peer will time out."""
-
-
-class Way(ABC):
-    """One of them. `open` once; `aclose` once, in any case and also while it opens."""
-
-    name: str
-    """For people."""
-    on_demand = False
-    """It opens only when it is needed."""
-
-    @abstractmethod
-    async def open(self) -> Channel:
-        """The open channel. Raises `ConnectFailed`."""
-
-    @abstractmethod
-    async def aclose(self) -> None:
-        """Close all that there is of it, at once where the channel was not closed in order."""
 
 
 class DirectWay(Way):

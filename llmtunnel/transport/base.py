@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..status import Path
+from ..paths import Path
 from .networks import around
 
 MAX_MESSAGE = 65_536
@@ -86,3 +86,20 @@ class Channel(ABC):
     def trust(self) -> None:
         """The peer has been let in: from now on it may cost more than a stranger may."""
         return
+
+
+class Way(ABC):
+    """How a channel to one member is opened. `open` once; `aclose` once, in any case and also while it opens."""
+
+    name: str
+    """For people."""
+    on_demand = False
+    """It opens only when it is needed."""
+
+    @abstractmethod
+    async def open(self) -> Channel:
+        """The open channel. Raises `ConnectFailed`."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close all that there is of it, at once where the channel was not closed in order."""

@@ -34,7 +34,7 @@ from aiortc.rtcicetransport import parse_stun_turn_uri
 from ..bucket import Bucket
 from ..config import IceServers
 from ..descriptors import keep_from_children
-from ..status import Path
+from ..paths import Path
 from .networks import checkable
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..config import KIB
 from ..errors import ChannelClosed
-from ..status import Path
+from ..paths import Path
 from .base import MAX_MESSAGE, Channel, Receiver
 
 

@@ -15,7 +15,7 @@ from ..config import KIB
 from ..descriptors import keep_from_children
 from ..errors import ChannelClosed, ConnectFailed, ProtocolError
 from ..listener import netloc
-from ..status import Path
+from ..paths import Path
 from .base import Binding, Channel, Receiver
 from .identity import Identity
 from .tls import Tls, Welcome, anybody

@@ -19,7 +19,7 @@ from .. import descriptors
 from ..config import KIB, Timeouts
 from ..errors import ConnectFailed
 from ..listener import netloc
-from ..status import Path
+from ..paths import Path
 from .base import Channel
 from .identity import Identity
 from .pipe import TlsChannel

@@ -22,7 +22,7 @@ from ..bucket import Bucket
 from ..config import Timeouts
 from ..errors import ConnectFailed, TunnelError
 from ..listener import netloc
-from ..status import Path
+from ..paths import Path
 from .base import Channel
 from .identity import Identity
 from .networks import Endpoint, Interface, dialable, interfaces, listenable

@@ -36,8 +36,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from ..config import KIB, IceServers, Limits, Timeouts
 from ..errors import ChannelClosed, ConnectFailed
+from ..paths import Path
 from ..signaling.messages import IceCandidate
-from ..status import Path
 from .base import MAX_MESSAGE, Binding, Channel, Receiver
 from .ice import IceAgent
 from .identity import Identity

@@ -7,11 +7,11 @@ import pytest
 
 from llmtunnel.cli.lines import HumanLines, complaint, json_line
 from llmtunnel.errors import SettingError
+from llmtunnel.paths import Path
 from llmtunnel.status import (
     ErrorNotice,
     Listening,
     Notice,
-    Path,
     PeerConnected,
     PeerLostNotice,
     Ready,

@@ -8,10 +8,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from llmtunnel.cli.view import render
+from llmtunnel.paths import Path
 from llmtunnel.status import (
     ActiveRequest,
     Health,
-    Path,
     PeerStatus,
     Phase,
     RequestRecord,

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from llmtunnel.notebook import tables
-from llmtunnel.status import Path, PeerStatus, Phase, Role, Status
+from llmtunnel.paths import Path
+from llmtunnel.status import PeerStatus, Phase, Role, Status
 
 WAITING = Status(role=Role.SERVE, phase=Phase.WAITING, url="http://a", detail="Nobody\x1b is there.")
 

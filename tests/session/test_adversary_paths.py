@@ -16,6 +16,7 @@ import pytest
 from llmtunnel.bucket import Bucket
 from llmtunnel.config import Limits
 from llmtunnel.errors import PeerLost, StreamReset
+from llmtunnel.paths import Path
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.greeting import Greeting
@@ -27,7 +28,7 @@ from llmtunnel.session.access import ProxyAccess
 from llmtunnel.session.attempt import Stage
 from llmtunnel.session.local_tcp import DialWay
 from llmtunnel.session.mux import Session
-from llmtunnel.status import ErrorNotice, Path, Role, Suspended
+from llmtunnel.status import ErrorNotice, Role, Suspended
 from llmtunnel.transport import tcp
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity

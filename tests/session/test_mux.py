@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from llmtunnel.config import Limits, Timeouts
 from llmtunnel.errors import ErrorCode, PeerLost, ProtocolError, StreamReset, VersionMismatch
+from llmtunnel.paths import Path
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature, Features
 from llmtunnel.session.mux import Session
 from llmtunnel.session.stream import Client, Stream
-from llmtunnel.status import Path, Role
+from llmtunnel.status import Role
 from llmtunnel.transport.memory import linked_pair
 from tests.conftest import raised, run
 

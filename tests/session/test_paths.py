@@ -13,6 +13,7 @@ import pytest
 
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import AuthenticationFailed, ConnectFailed, TunnelError
+from llmtunnel.paths import Path
 from llmtunnel.protocol.handshake import Agreement, ProxyHandshake
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import Feature
@@ -22,7 +23,7 @@ from llmtunnel.session.link import Link
 from llmtunnel.session.mux import Session
 from llmtunnel.session.ways import AskedRelayWay, DirectWay, RelayWay
 from llmtunnel.signaling import messages
-from llmtunnel.status import ErrorNotice, Path, PeerConnected, PeerLostNotice, Reconnecting, Resumed, Role
+from llmtunnel.status import ErrorNotice, PeerConnected, PeerLostNotice, Reconnecting, Resumed, Role
 from llmtunnel.transport import tcp
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.ice import IceAgent

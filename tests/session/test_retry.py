@@ -7,9 +7,9 @@ import pytest
 
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import PeerLost, SignalUnreachable
-from llmtunnel.paths import KINDS
+from llmtunnel.paths import KINDS, Path
 from llmtunnel.session.retry import FIRST, LAST, Backoff, Retry
-from llmtunnel.status import Path, Reconnecting, Role
+from llmtunnel.status import Reconnecting, Role
 
 from ..support.embedded import quicker
 from ..support.members import Member

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from llmtunnel.status import Path
+from llmtunnel.paths import Path
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.pipe import TlsChannel

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import comm.base_comm
 
 from llmtunnel.errors import PeerNotFound
-from llmtunnel.status import ActiveRequest, Path, PeerStatus, Phase, RequestRecord, Role, Status
+from llmtunnel.paths import Path
+from llmtunnel.status import ActiveRequest, PeerStatus, Phase, RequestRecord, Role, Status
 
 NOW = 1_700_000_000.0
 CODE = "4821309-tulip-mango-onion-cedar-fruit"

@@ -10,7 +10,7 @@ import pytest
 
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import ChannelClosed
-from llmtunnel.status import Path
+from llmtunnel.paths import Path
 from llmtunnel.transport.base import MAX_MESSAGE, Channel
 from llmtunnel.transport.memory import linked_pair
 from llmtunnel.transport.tcp import TcpDialler, TcpListener

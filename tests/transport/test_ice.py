@@ -18,7 +18,7 @@ from aioice import stun
 from llmtunnel.bucket import Bucket
 from llmtunnel.config import IceServers, Timeouts
 from llmtunnel.errors import ConnectFailed
-from llmtunnel.status import Path
+from llmtunnel.paths import Path
 from llmtunnel.transport import ice
 from llmtunnel.transport.ice import IceAgent, parse_candidate
 

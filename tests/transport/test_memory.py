@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from llmtunnel.errors import ChannelClosed
-from llmtunnel.status import Path
+from llmtunnel.paths import Path
 from llmtunnel.transport.memory import linked_pair
 
 from ..support.embedded import settle

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmtunnel.errors import ChannelClosed, ConnectFailed
-from llmtunnel.status import Path
+from llmtunnel.paths import Path
 from llmtunnel.transport import pipe
 from llmtunnel.transport.base import MAX_MESSAGE, Binding
 from llmtunnel.transport.identity import Identity

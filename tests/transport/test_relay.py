@@ -12,9 +12,10 @@ from aiohttp import web
 
 from llmtunnel.config import Limits, Timeouts
 from llmtunnel.errors import ConnectFailed
+from llmtunnel.paths import Path
 from llmtunnel.signaling.client import SignalClient
 from llmtunnel.signaling.messages import Joined, PeerJoined, PipeTicket, RelayOffer, pipe
-from llmtunnel.status import Path, Role
+from llmtunnel.status import Role
 from llmtunnel.transport.base import MAX_MESSAGE, Binding, Channel
 from llmtunnel.transport.pipe import TlsChannel
 from llmtunnel.transport.relay import PROTOCOL, SocketTransport, open_relay

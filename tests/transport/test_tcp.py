@@ -12,7 +12,7 @@ import pytest
 
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import ConnectFailed
-from llmtunnel.status import Path
+from llmtunnel.paths import Path
 from llmtunnel.transport import pipe, tcp
 from llmtunnel.transport.base import Binding, Channel
 from llmtunnel.transport.identity import Identity

@@ -13,8 +13,8 @@ from aiortc.sdp import candidate_from_sdp
 
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import ChannelClosed, ConnectFailed
+from llmtunnel.paths import Path
 from llmtunnel.signaling.messages import IceCandidate
-from llmtunnel.status import Path
 from llmtunnel.transport import webrtc
 from llmtunnel.transport.base import MAX_MESSAGE
 
