@@ -38,6 +38,7 @@ LONGEST_WORD: Final = 16
 """Characters of a wrong word that an error repeats. No code word is longer, but a pasted password may be."""
 
 _LIKE: Final = f"A code looks like {EXAMPLE}."
+_WHOLE: Final = "Copy all of it: it may go on in the next line, and end with @ and an address."
 _ROOM: Final = re.compile(rf"invite-([0-9]{{{DIGITS}}})")
 _NUMBER: Final = re.compile(r"[0-9](?:[\s.,'’_-]?[0-9])*")
 """Digits, and what people and locales put between them."""
@@ -47,6 +48,12 @@ _ADDRESS: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 """What addresses of signal servers are made of, and no user and password: a code goes from hand to hand."""
+_CUT_ADDRESS: Final = re.compile(
+    r"wss?(?::/{0,2})?"
+    r"|(?:wss?://)?(?:[a-z0-9._-]+:|\[[0-9a-f:.]*(?:\]:)?|(?:[0-9]{1,3}\.){0,2}[0-9]{1,3}\.?|(?:[0-9]{1,3}\.){3})?",
+    re.IGNORECASE | re.ASCII,
+)
+"""The beginning of one that cannot be all of it."""
 _AROUND: Final = " \t\r\n'\"`.,;)>/"
 """What a sentence or a shell puts around an address."""
 _BY_START: Final = {word[:3]: word for word in WORDS}
@@ -94,15 +101,18 @@ class Invite:
 
         Any case and any separators do, also within the number; so do words run together, and what stands before the
         number, such as ``llmtunnel proxy``. A word may have one letter too many, too few, wrong or swapped, or be
-        told by its first three or more, where that leaves one word.
+        told by its first three or more, where that leaves one word; but a code that ends within a word was cut off.
         """
         if len(text) > LONGEST:
             raise SettingError("The text is too long for a code.", hint=_LIKE)
         number, rest = _split_number(unicodedata.normalize("NFKC", text))
         words, at, address = rest.partition("@")
+        secret = "-".join(_read_words(words.casefold(), last=not at))
+        if at and _CUT_ADDRESS.fullmatch(address.strip(_AROUND)):
+            raise SettingError("The code was cut off: it ends within the signal server's address.", hint=_WHOLE)
         return cls(
             room=f"invite-{number}",
-            secret="-".join(_read_words(words.casefold())),
+            secret=secret,
             signal=signal_in_invite(address, of_code=True) if at else DEFAULT_SIGNAL,
         )
 
@@ -117,16 +127,23 @@ def _split_number(text: str) -> tuple[str, str]:
     for digits, end in found:
         if len(digits) == DIGITS:
             return digits, text[end:]
+    if len(found) == 1 and len(found[0][0]) < DIGITS and not text[found[0][1] :].strip():
+        raise SettingError("The code was cut off in the middle of its number.", hint=_WHOLE)
     if not found:
         raise SettingError("The code of an invite begins with a number, and this has none.", hint=_LIKE)
     longest = max(len(digits) for digits, _ in found)
     raise SettingError(f"The number of a code has {DIGITS} digits, not {longest}.", hint=_LIKE)
 
 
-def _read_words(text: str) -> list[str]:
+def _read_words(text: str, *, last: bool) -> list[str]:
+    """The words. ``last``: nothing comes after them, so they may have been cut off."""
     typed = _WORD.findall(text)
-    if exact := _run_together("".join(typed)):
+    exact, rest = _run_together("".join(typed))
+    if len(exact) == COUNT and not rest:
         return exact
+    if last and len(exact) < COUNT and any(word.startswith(rest) for word in WORDS):
+        where = " in the middle of a word" if rest else f": it has {len(exact) or 'none'} of its {COUNT} words"
+        raise SettingError(f"The code was cut off{where}.", hint=_WHOLE)
     if len(typed) != COUNT:
         raise SettingError(f"A code has {COUNT} words after its number, not {len(typed)}.", hint=_LIKE)
     meant = [_meant(word) for word in typed]
@@ -135,16 +152,19 @@ def _read_words(text: str) -> list[str]:
     return [words[0] for words in meant]
 
 
-def _run_together(letters: str) -> list[str]:
-    """The words that the letters are, or none. No word is the start of another, so there is one way at most."""
+def _run_together(letters: str) -> tuple[list[str], str]:
+    """The words that the letters begin with, `COUNT` at most, and the letters after them.
+
+    No word is the start of another, so there is one way.
+    """
     words: list[str] = []
     while letters and len(words) < COUNT:
         word = _BY_START.get(letters[:3], "")
         if not word or not letters.startswith(word):
-            return []
+            break
         words.append(word)
         letters = letters[len(word) :]
-    return words if len(words) == COUNT and not letters else []
+    return words, letters
 
 
 def _meant(typed: str) -> list[str]:

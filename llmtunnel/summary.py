@@ -326,10 +326,10 @@ def path_words(path: Path) -> str:
     return kind(path).label
 
 
-def printable(text: str) -> str:
+def printable(text: str, longest: int = LONGEST) -> str:
     """The text on one line, without what a terminal would obey: parts of it come from peers and clients."""
     shown = text if text.isprintable() else "".join(map(_shown, text))
-    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def _shown(char: str) -> str:

@@ -17,6 +17,8 @@ from llmtunnel.errors import SettingError
 from llmtunnel.invite import COUNT, DIGITS, EXAMPLE, LONGEST_WORD, Invite
 from llmtunnel.words import WORDS
 
+WHOLE = "Copy all of it"
+
 SIGNALS = (
     DEFAULT_SIGNAL,
     "wss://signal.example",
@@ -254,11 +256,15 @@ def test_nearly_every_slip_in_every_word_is_forgiven() -> None:
     [
         ("", "begins with a number", EXAMPLE),
         ("tulip-mango-onion-cedar-fruit", "begins with a number", EXAMPLE),
-        ("tulip-mango-onion-cedar-fruit 4821309", "5 words after its number, not 0", EXAMPLE),
+        ("tulip-mango-onion-cedar-fruit 4821309", "cut off: it has none of its 5 words", WHOLE),
         ("482130-tulip-mango-onion-cedar-fruit", "7 digits, not 6", EXAMPLE),
         ("48213091-tulip-mango-onion-cedar-fruit", "7 digits, not 8", EXAMPLE),
-        ("4821309", "5 words after its number, not 0", EXAMPLE),
-        ("4821309-tulip-mango-onion-cedar", "5 words after its number, not 4", EXAMPLE),
+        ("48213", "cut off in the middle of its number", WHOLE),
+        ("4821309", "cut off: it has none of its 5 words", WHOLE),
+        ("4821309-tulip-mango-onion-cedar-", "cut off: it has 4 of its 5 words", WHOLE),
+        ("4821309-tulip-mango-onion-cedar-fru", "cut off in the middle of a word", WHOLE),
+        ("4821309-tulip-mangp-onion", "5 words after its number, not 3", EXAMPLE),
+        ("4821309-tulip-mango-onion-cedar@signal.example", "5 words after its number, not 4", EXAMPLE),
         (f"{EXAMPLE}-tulip", "5 words after its number, not 6", EXAMPLE),
         (f"{EXAMPLE} --listen 9000", "5 words after its number, not 7", EXAMPLE),
         ("4821309-tulip-mango-onioning-cedar-fruit", "'onioning' (word 3) is not a code word.", "Did you mean onion"),
@@ -267,7 +273,6 @@ def test_nearly_every_slip_in_every_word_is_forgiven() -> None:
         ("4821309-tulip-qqq-onion-zzzz-fruit", "Words 2 and 4 of the code are not code words.", "Check them."),
         ("4821309-www-qqq-onion-zzzz-fruit", "Words 1, 2 and 4", "Check them."),
         ("4821309-tulip-mango-onion-cedar-verylongpasswordofmine", "'verylongpassword' (word 5)", "Check it."),
-        (f"{EXAMPLE}@", "signal server's address", "@host in a code"),
         (f"{EXAMPLE}@http://x", "signal server's address", "@host in a code"),
         (f"{EXAMPLE}@a b", "signal server's address", "@host in a code"),
         (f"{EXAMPLE}@me:password@host", "signal server's address", "@host in a code"),
@@ -279,6 +284,28 @@ def test_what_is_no_code_is_an_error_that_says_where_and_what_to_do(text: str, m
     error = refused(text)
     assert message in error.message
     assert hint in error.hint
+
+
+@given(invites)
+def test_a_code_that_was_cut_off_anywhere_before_its_address_is_an_error_that_says_so(invite: Invite) -> None:
+    code = invite.code.partition("@")[0]
+    for end in range(1, len(code)):
+        assert refused(code[:end]).message.startswith("The code was cut off")
+
+
+@pytest.mark.parametrize(
+    ("address", "cuts"),
+    [("ws://10.0.0.2:8787", {0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14}), ("ws://[::1]:80", set(range(12)) - {1, 10})],
+)
+def test_an_address_that_cannot_be_all_of_it_was_cut_off(address: str, cuts: set[int]) -> None:
+    def told(end: int) -> bool:
+        try:
+            return not Invite.parse(f"{EXAMPLE}@{address[:end]}")
+        except SettingError as exc:
+            return exc.message == "The code was cut off: it ends within the signal server's address."
+
+    assert {end for end in range(len(address)) if told(end)} == cuts
+    assert Invite.parse(f"{EXAMPLE}@{address}").signal == address
 
 
 @given(invites, st.lists(st.text(string.ascii_lowercase, max_size=12), min_size=COUNT, max_size=COUNT), st.data())

@@ -142,7 +142,7 @@ async def _serve(command: ServeCommand, console: Console) -> int:
     server = aio.Server(settings)
     if settings.invite is not None:
         _show_invite(server, settings.invite, console, command)
-    return await keep(server, console, invite=settings.invite.code if settings.invite and command.new else "")
+    return await keep(server, console)
 
 
 async def _proxy(command: ProxyCommand, console: Console) -> int:
@@ -194,8 +194,9 @@ def weaknesses(settings: Settings) -> tuple[str, ...]:
 
 
 def _show_invite(server: Server, invite: Invite, console: Console, command: ServeCommand) -> None:
-    """Once, when it can be used: the signal server has taken us into its room. On a terminal the view has it.
+    """Once, when it can be used: the signal server has taken us into its room.
 
+    The command stands on a line of its own, however long that is: a terminal that wraps it still copies it whole.
     Who has given an invite knows it, and may have stored it to keep it out of a notebook's output: it is not shown.
     """
     shown, ends = InviteShown.of(invite), _ends(command)
@@ -206,11 +207,9 @@ def _show_invite(server: Server, invite: Invite, console: Console, command: Serv
         unsubscribe()
         if not command.new:
             console.say(f"invite: the one that was given, {invite.room}{ends}\n")
-        elif not console.draws:
-            console.record(shown)
-            console.say(f"invite: {shown.code}{ends}\n  on the other machine: {shown.command}\n", vital=True)
-        elif ends:
-            console.say(f"invite{ends}\n")
+            return
+        console.record(shown)
+        console.show_invite(f"invite: {shown.code}{ends}\non your laptop, run:\n{shown.command}\n")
 
     unsubscribe = server.subscribe(show)
 
@@ -224,14 +223,11 @@ def _ends(command: ServeCommand) -> str:
     return f" ({', '.join(ends)})" if ends else ""
 
 
-async def keep(tunnel: Tunnel, console: Console, *, invite: str = "") -> int:
-    """Run a tunnel until it ends or the task is cancelled, then close it; tells what happens meanwhile.
-
-    ``invite``: the code, where it is to be seen.
-    """
+async def keep(tunnel: Tunnel, console: Console) -> int:
+    """Run a tunnel until it ends or the task is cancelled, then close it; tells what happens meanwhile."""
     unsubscribe = tunnel.subscribe(console.tell)
     try:
-        with console.watching(tunnel, invite=invite):
+        with console.watching(tunnel):
             await tunnel.start()
             await tunnel.wait_stopped()
         return 0

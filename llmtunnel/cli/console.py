@@ -66,14 +66,16 @@ class Console:
         """Whether what is said to people becomes the output of a notebook's cell, without their having asked for it."""
         return in_cell() and self._stream.isatty() and not (self._json or self._plain)
 
-    @property
-    def draws(self) -> bool:
-        """Whether a tunnel is drawn now."""
-        return self._live is not None
+    def show_invite(self, text: str) -> None:
+        """Say a new invite, without which serve is of no use, to people. A view says it again when it is asked to."""
+        if self._live is not None:
+            self._live.remember(text)
+        else:
+            self.say(text, vital=True)
 
     @contextmanager
-    def watching(self, tunnel: Tunnel, *, invite: str = "") -> Iterator[None]:
-        """Inside, the tunnel is drawn, where there is a terminal for it; with the invite's code, if one is given."""
+    def watching(self, tunnel: Tunnel) -> Iterator[None]:
+        """Inside, the tunnel is drawn, where there is a terminal for it."""
         from .terminal import drawable
 
         terminal = None if self._json or self._plain else drawable(self._stream)
@@ -82,7 +84,7 @@ class Console:
             return
         from .live import Live
 
-        self._live = Live(tunnel, terminal, self.output, invite=invite, on_quit=lambda: self.on_quit())
+        self._live = Live(tunnel, terminal, self.output, on_quit=lambda: self.on_quit())
         try:
             with self._live.shown():
                 yield

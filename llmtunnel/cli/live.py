@@ -31,6 +31,9 @@ ABOVE: Final = 2
 BACKLOG: Final = 2000
 """Lines kept for a terminal that takes none; beyond them the oldest are dropped."""
 QUIT: Final = "qQ"
+AGAIN: Final = "iI"
+LONGEST_SAID: Final = 1000
+"""Characters of a line above the view. The longest command with an invite has 640, and must not be cut."""
 
 
 class Live:
@@ -42,7 +45,6 @@ class Live:
         terminal: Terminal,
         output: Output,
         *,
-        invite: str = "",
         on_quit: Callable[[], None],
     ) -> None:
         from rich.console import Console
@@ -50,8 +52,8 @@ class Live:
         self._tunnel = tunnel
         self._terminal = terminal
         self._output = output
-        self._invite = invite
         self._on_quit = on_quit
+        self._again = ""
         self._screen = Screen()
         self._throughput = Throughput()
         self._said: deque[str] = deque(maxlen=BACKLOG)
@@ -60,7 +62,12 @@ class Live:
 
     def write(self, text: str) -> None:
         """Say something above the view, with its next frame. From any thread."""
-        self._said.extend(printable(line.expandtabs()) for line in text.splitlines())
+        self._said.extend(printable(line.expandtabs(), LONGEST_SAID) for line in text.splitlines())
+
+    def remember(self, text: str) -> None:
+        """Say something now, and again whenever the user asks for it by a key: it scrolls away."""
+        self._again = text
+        self.write(text)
 
     def flush(self) -> None:
         """Nothing: a text file has it."""
@@ -79,6 +86,9 @@ class Live:
     def _key(self, key: str) -> None:
         if key in QUIT:
             self._on_quit()
+        elif key in AGAIN and self._again:
+            self.write(self._again)
+            self._draw()
 
     def _tick(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
@@ -90,25 +100,27 @@ class Live:
             return
         self._drawn = True
         keys = "q or Ctrl-C: leave" if self._terminal.has_keys else "Ctrl-C: leave"
-        frame = self._frame(keys=keys, invite=self._invite)
+        if self._again and self._terminal.has_keys:
+            keys += ", i: show the invite again"
+        frame = self._frame(keys=keys)
         if frame:
             self._output.write(HIDE_CURSOR + frame)
 
     def _leave(self) -> None:
-        """Draw it once more, as text that stays: without the keys, and without the invite."""
+        """Draw it once more, as text that stays: without the keys."""
         try:
             self._output.write(self._frame())
         finally:
             self._output.write(SHOW_CURSOR)
         self._screen.forget()
 
-    def _frame(self, **lines: str) -> str:
+    def _frame(self, keys: str = "") -> str:
         columns, rows = self._terminal.size
-        view = self._lines(max(columns - 1, 1), max(rows - 1 - ABOVE, 1), **lines) if self._drawn else []
+        view = self._lines(max(columns - 1, 1), max(rows - 1 - ABOVE, 1), keys) if self._drawn else []
         said = [self._said.popleft() for _ in range(len(self._said))]
         return self._screen.show(view, columns=columns, said=said)
 
-    def _lines(self, width: int, height: int, **lines: str) -> list[str]:
+    def _lines(self, width: int, height: int, keys: str) -> list[str]:
         tunnel = self._tunnel
         view = render(
             tunnel.status,
@@ -118,7 +130,7 @@ class Live:
             now=time.time(),
             width=width,
             height=height,
-            **lines,
+            keys=keys,
         )
         with self._styled.capture() as captured:
             self._styled.print(view, end="", soft_wrap=True)

@@ -1,6 +1,6 @@
 """A tunnel on a terminal: frozen values in, a rich renderable out. Pure, and no line is wider than it may be.
 
-From top to bottom: how it stands, the invite, the peers, the throughput, the requests, the keys. What is shown, and in
+From top to bottom: how it stands, the peers, the throughput, the requests, the keys. What is shown, and in
 which words, is `summary`'s; here it gets its place and its colour.
 """
 
@@ -29,7 +29,6 @@ from ..summary import (
     state_words,
     upstream_words,
 )
-from .parsers import PROG
 
 if TYPE_CHECKING:
     from rich.segment import Segment, Segments
@@ -67,12 +66,11 @@ def render(
     now: float,
     width: int,
     height: int,
-    invite: str = "",
     keys: str = "",
 ) -> Segments:
     """The view of one moment (``now``, Unix time), in at most ``height`` lines of at most ``width`` columns.
 
-    ``requests`` is as `Tunnel.requests` gives it. ``invite``: the code to hand on. ``keys``: the last line.
+    ``requests`` is as `Tunnel.requests` gives it. ``keys``: the last line.
     """
     from rich.segment import Segment, Segments
 
@@ -81,7 +79,6 @@ def render(
     lines: list[Line] = []
     for part in (
         _standing(status, width),
-        _invite(invite, width),
         _peers(peer_rows(status.peers, now=now), width, height),
         _throughput(status, throughput, width),
     ):
@@ -102,19 +99,6 @@ def _standing(status: Status, width: int) -> list[Line]:
     here = "upstream" if status.role is Role.SERVE else "url"
     facts = ((here, GAP.join(filter(None, (status.url, upstream_words(status.upstream))))), ("signal", status.signal))
     return lines + [_line(width, _label(label), (printable(fact), "")) for label, fact in facts if fact]
-
-
-def _invite(code: str, width: int) -> list[Line]:
-    """The code and the command for the other side, whole: what does not fit in a line goes on in the next."""
-    if not code:
-        return []
-    room = max(width - len(MARGIN) - LABEL, 1)
-    facts = (("invite", code), ("there", f"{PROG} proxy {code}"))
-    return [
-        _line(width, _label("" if at else label), (fact[at : at + room], "bold cyan"))
-        for label, fact in facts
-        for at in range(0, len(fact), room)
-    ]
 
 
 def _peers(rows: Sequence[PeerRow], width: int, height: int) -> list[Line]:
@@ -141,7 +125,7 @@ def _throughput(status: Status, throughput: Throughput, width: int) -> list[Line
         _line(
             width,
             _label(way),
-            (f"{rate(speed):>10}{GAP}", ""),
+            (f"{rate(speed):>10}{GAP}" if cells else f"{rate(speed)}{GAP}", ""),
             (blocks, "cyan"),
             (f"{GAP}{size(total):>8} in all", "dim"),
         )

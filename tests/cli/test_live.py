@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,15 +23,14 @@ import pytest
 from llmtunnel.cli.console import Console
 from llmtunnel.cli.live import INTERVAL, Live
 from llmtunnel.cli.output import Output
-from llmtunnel.cli.screen import SHOW_CURSOR
 from llmtunnel.cli.terminal import Terminal
 from llmtunnel.config import IceServers, ProxySettings
-from llmtunnel.invite import EXAMPLE, Invite
+from llmtunnel.invite import COUNT, EXAMPLE, Invite
 from llmtunnel.tunnel import Proxy
+from llmtunnel.words import WORDS
 
-from ..conftest import run
 from ..support.emulator import Emulator
-from ..support.processes import PATIENCE, ROOT
+from ..support.processes import PATIENCE, ROOT, Processes
 
 if sys.platform != "win32":
     import pty
@@ -160,15 +160,23 @@ def test_a_tunnel_is_drawn_below_what_is_said_and_q_ends_it_with_the_last_state_
         assert KEYS not in terminal.screen.lines
 
 
-def test_serve_draws_the_invite_that_it_has_made_and_leaves_none_behind() -> None:
-    with on_terminal(command=("serve", "--upstream", "1", *NO_SIGNAL)) as terminal:
-        terminal.resize(200, 24)
-        terminal.wait(lambda screen: drawn(screen) and max(map(len, screen.lines)) > 80)
-        [line] = [line for line in terminal.screen.lines if line.startswith("  invite ")]
-        words = Invite.parse(line).secret
+@pytest.mark.parametrize("columns", [20, 40, 80, 120, 150])
+def test_the_command_that_serve_shows_is_copied_whole_whatever_the_width_and_it_runs(
+    started: Processes, columns: int
+) -> None:
+    signal = started.signal().url
+    with on_terminal(command=("serve", "--upstream", "1", "--stun", "none", "--signal", signal)) as terminal:
+        terminal.resize(columns, 24)
+        terminal.wait(lambda screen: "llmtunnel proxy" in " ".join(screen.copied) and "q or" in screen.text)
+        [command] = [line for line in terminal.screen.copied if line.startswith("llmtunnel proxy ")]
+        proxy = started.command(*shlex.split(command)[1:], "--listen", "127.0.0.1:0")
+        assert proxy.wait_event("peer-connected")["authenticated"]
+        terminal.wait(lambda screen: "ready" in screen.text)
+        assert terminal.raw.count(command) == 1, "the view does not repeat it"
+        terminal.type("i")
+        terminal.wait(lambda screen: screen.copied.count(command) == 2)
         terminal.type("q")
         assert terminal.wait_exit() == 0
-        assert words not in terminal.screen.text
 
 
 def test_an_invite_that_serve_was_given_is_not_drawn() -> None:
@@ -316,24 +324,22 @@ async def test_frames_are_left_out_while_the_terminal_takes_none_and_what_was_sa
     assert "starting" in text
 
 
-def test_the_invite_is_drawn_and_not_left_behind() -> None:
+@pytest.mark.parametrize("columns", range(20, 151, 13))
+async def test_the_longest_code_is_copied_whole_at_any_width(columns: int) -> None:
+    words = sorted(WORDS, key=len)[-COUNT:]
+    code = f"4821309-{'-'.join(words)}@ws://{'h' * 253}:65535/{'p' * 256}"
+    assert Invite.parse(code).code == code
     settings = ProxySettings(room="x", signal="ws://127.0.0.1:1", ice=IceServers(stun=()))
-
-    async def main() -> tuple[str, str]:
-        with unread_terminal() as (ours, stream):
-            output = Output(stream)
-            live = Live(Proxy(settings), Terminal(stream), output, invite="4821309-tulip", on_quit=lambda: None)
-            with live.shown():
-                shown = await asyncio.to_thread(_read_until, ours, "ended")
-            left = await asyncio.to_thread(_read_until, ours, SHOW_CURSOR)
-            await asyncio.get_running_loop().shutdown_default_executor()
-            return shown, left
-
-    screen = Emulator()
-    for text, seen in zip(run(main()), (True, False), strict=True):
-        screen.feed(text.replace("\n", "\r\n"))
-        assert ("4821309-tulip" in screen.text) is seen
-    assert screen.lines[-1] == "  requests: 0 now, 0 ended"
+    screen = Emulator(columns, 60)
+    with unread_terminal() as (ours, stream):
+        termios.tcsetwinsize(ours, (60, columns))
+        live = Live(Proxy(settings), Terminal(stream), Output(stream), on_quit=lambda: None)
+        with live.shown():
+            live.remember(f"invite: {code}\nllmtunnel proxy {code}\n")
+            text = await asyncio.to_thread(_read_until, ours, "requests")
+        await asyncio.get_running_loop().shutdown_default_executor()
+    screen.feed(text.replace("\n", "\r\n"))
+    assert [f"invite: {code}", f"llmtunnel proxy {code}"] == screen.copied[:2]
 
 
 def _read_until(descriptor: int, *expected: str) -> str:

@@ -23,7 +23,6 @@ from llmtunnel.summary import Throughput
 
 NOW = 1_700_000_000.0
 KEYS = "q or Ctrl-C: leave"
-CODE = "llm-a8f2b9c1d4e5-0f3c"
 
 WAITING = Status(
     role=Role.PROXY,
@@ -120,12 +119,9 @@ def shown(
     ended: tuple[RequestRecord, ...] = ENDED,
     active: tuple[ActiveRequest, ...] = ACTIVE,
     color: bool = False,
-    **lines: str,
 ) -> str:
     """The view as text, as a terminal of that size is sent it."""
-    view = render(
-        status, ended, active, throughput=history(), now=NOW, width=width, height=height, **{"keys": KEYS, **lines}
-    )
+    view = render(status, ended, active, throughput=history(), now=NOW, width=width, height=height, keys=KEYS)
     console = Console(file=io.StringIO(), force_terminal=color, color_system="standard" if color else None)
     with console.capture() as captured:
         console.print(view, end="", soft_wrap=True)
@@ -136,8 +132,6 @@ AT_80 = """\
 ● ready
   upstream http://localhost:11434  answers: llama3.2, qwen2.5:7b
   signal   wss://signal.example
-  invite   llm-a8f2b9c1d4e5-0f3c
-  there    llmtunnel proxy llm-a8f2b9c1d4e5-0f3c
   peer          path         round trip  since  requests      up    down
   proxy-a1b2c3  direct            12 ms  3 min    12 + 2  1.2 kB  3.4 MB
   proxy-d4e5f6  TURN server           -    5 s         0     0 B     0 B
@@ -156,8 +150,6 @@ AT_60 = """\
 ● ready
   upstream http://localhost:11434  answers: llama3.2, qwen…
   signal   wss://signal.example
-  invite   llm-a8f2b9c1d4e5-0f3c
-  there    llmtunnel proxy llm-a8f2b9c1d4e5-0f3c
   peer          path         round trip  since  requests
   proxy-a1b2c3  direct            12 ms  3 min    12 + 2
   proxy-d4e5f6  TURN server           -    5 s         0
@@ -176,9 +168,6 @@ AT_140 = """\
 ● ready
   upstream http://localhost:11434  answers: llama3.2, qwen2.5:7b
   signal   wss://signal.example
-
-  invite   llm-a8f2b9c1d4e5-0f3c
-  there    llmtunnel proxy llm-a8f2b9c1d4e5-0f3c
 
   peer          path         round trip  since  requests      up    down
   proxy-a1b2c3  direct            12 ms  3 min    12 + 2  1.2 kB  3.4 MB
@@ -213,7 +202,7 @@ NOBODY_THERE = """\
     ("width", "height", "expected"), [(79, 21, AT_80), (59, 21, AT_60), (139, 40, AT_140)], ids=["80", "60", "140"]
 )
 def test_a_busy_tunnel_on_terminals_of_different_width(width: int, height: int, expected: str) -> None:
-    assert shown(width=width, height=height, invite=CODE) == expected
+    assert shown(width=width, height=height) == expected
 
 
 def test_a_tunnel_with_nobody_there_says_why() -> None:
@@ -247,12 +236,6 @@ def test_requests_take_the_lines_that_are_left_up_to_as_many_as_the_panel_shows(
 
 def test_peers_that_do_not_fit_are_counted() -> None:
     assert "  and 12 more\n" in shown(replace(BUSY, peers=BUSY.peers * 8))
-
-
-def test_an_invite_is_never_cut() -> None:
-    lines = shown(width=30, invite="x" * 50).splitlines()
-    start = next(number for number, line in enumerate(lines) if "invite" in line)
-    assert "".join(line[11:] for line in lines[start : start + 3]) == "x" * 50
 
 
 def test_what_clients_send_cannot_steer_the_terminal_and_wide_characters_count_double() -> None:

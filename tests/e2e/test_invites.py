@@ -61,7 +61,7 @@ def test_people_are_shown_the_code_and_what_to_type(processes: Processes, own_up
     flags = ("--upstream", own_upstream.url, "--signal", processes.signal().url, "--once", "--expires", "8h")
     serve = processes.start("-m", "llmtunnel", "serve", *flags, name="serve")
     code, end = serve.wait_line(r"^invite: (\S+) \((.*)\)$").groups()
-    assert serve.wait_line(r"on the other machine: llmtunnel proxy (\S+)$")[1] == code
+    assert serve.wait_line(r"^llmtunnel proxy (\S+)$")[1] == code
     assert end.startswith("for one proxy, until 20")
 
 

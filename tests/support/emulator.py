@@ -18,6 +18,9 @@ class Emulator:
         self.styles: set[str] = set()
         """The styles that were asked for, as SGR parameters."""
         self._lines = [""]
+        self._wrapped = [False]
+        """Whether each line goes on in the next: it was too long for the screen."""
+        self._gone: list[tuple[str, bool]] = []
         self._row = self._column = 0
         self._shown: list[str] | None = None
         """What stands there while a frame is drawn, which is shown when it is whole."""
@@ -35,6 +38,16 @@ class Emulator:
         """The same as one text."""
         return "\n".join(self.lines)
 
+    @property
+    def copied(self) -> list[str]:
+        """All lines, those that scrolled away too, as copying gives them: one that the screen has wrapped is whole."""
+        copied: list[str] = []
+        goes_on = False
+        for line, wrapped in (*self._gone, *zip(self._lines, self._wrapped, strict=True)):
+            copied = [*copied[:-1], copied[-1] + line] if goes_on else [*copied, line]
+            goes_on = wrapped
+        return [line.rstrip() for line in copied]
+
     def feed(self, text: str) -> None:
         """Do as the text says, which may end anywhere."""
         text = self._rest + text
@@ -45,9 +58,10 @@ class Emulator:
                 case "CSI A":
                     self._row = max(self._row - int(piece[1]), 0)
                 case "CSI K":
-                    self._lines[self._row] = self._before()
+                    self._lines[self._row], self._wrapped[self._row] = self._before(), False
                 case "CSI J":
                     self._lines[self._row :] = [self._before()]
+                    self._wrapped[self._row :] = [False]
                 case "CSI m":
                     self.styles.update(filter(None, piece[1].split(";")))
                 case "CSI h" | "CSI l" if piece[1] == "?25":
@@ -65,8 +79,10 @@ class Emulator:
     def resize(self, columns: int, rows: int) -> None:
         """Take another size. Lines that are too long for it are folded, as most terminals do."""
         before = self._lines[: self._row]
-        folded = [line[at : at + columns] for line in before for at in range(0, max(len(line.rstrip()), 1), columns)]
+        pieces = [(line, at) for line in before for at in range(0, max(len(line.rstrip()), 1), columns)]
+        folded = [line[at : at + columns] for line, at in pieces]
         self._lines, self._row, self._column = [*folded, ""], len(folded), 0
+        self._wrapped = [*(len(line.rstrip()) > at + columns for line, at in pieces), False]
         self.columns, self.rows = columns, rows
         self._scroll()
 
@@ -75,6 +91,7 @@ class Emulator:
 
     def _put(self, char: str) -> None:
         if self._column == self.columns:
+            self._wrapped[self._row] = True
             self._down()
             self._column = 0
         line = self._lines[self._row].ljust(self._column)
@@ -85,9 +102,12 @@ class Emulator:
         self._row += 1
         if self._row == len(self._lines):
             self._lines.append("")
+            self._wrapped.append(False)
         self._scroll()
 
     def _scroll(self) -> None:
         while len(self._lines) > self.rows:
-            self.scrolled.append(self._lines.pop(0).rstrip())
+            line = self._lines.pop(0)
+            self.scrolled.append(line.rstrip())
+            self._gone.append((line, self._wrapped.pop(0)))
             self._row -= 1
