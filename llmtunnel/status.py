@@ -7,9 +7,11 @@ exchange.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import ClassVar
+from math import ceil
+from typing import ClassVar, Final
 
 from .paths import Path
 
@@ -71,32 +73,85 @@ class PeerStatus:
     bytes_down: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestRecord:
-    """One exchange that ended, well or not."""
+Fields = tuple[tuple[str, str | None], ...]
+"""Header fields in order: the name, and the value where it is one of the few that are shown; None for all others."""
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How much of a long piece of work is done, as the answer itself tells: Ollama's pull of a model, for example."""
+
+    done: int
+    """Bytes."""
+    total: int
+    """Bytes, of what is known so far."""
+    what: str = ""
+    """What is being done, in the server's words: ``pulling 8934d96d3f08``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is known of one exchange at any time. All ``…_ms`` count milliseconds from the request's head."""
+
+    id: int = 0
+    """Counts the requests of this tunnel from 1."""
     method: str
     path: str
-    """Without the query, which may hold a key."""
-    status: int | None
-    """None where no response head was seen."""
-    bytes_up: int
-    """Body bytes from client to upstream."""
-    bytes_down: int
-    first_byte_ms: float | None
-    """From the request's head to the response's."""
-    duration_ms: float
-    error: str = ""
-    """Why it did not end whole; empty where it did."""
+    """Without the query, which may hold a key; at most 1000 characters."""
     peer: str = ""
     started: float = 0.0
     """Unix time of the request's head."""
+    status: int | None = None
+    """None where no response head was seen (yet)."""
+    queued_ms: float | None = None
+    """When the request was passed on: to serve by a proxy, to the upstream by serve."""
+    first_byte_ms: float | None = None
+    """When the response's head came."""
+    first_body_ms: float | None = None
+    """When the first byte of its body came."""
+    first_token_ms: float | None = None
+    """When the first token came; None where the response is not a model's stream."""
+    bytes_up: int = 0
+    """Body bytes from client to upstream."""
+    bytes_down: int = 0
+    """Body bytes from upstream to client."""
+    total_up: int | None = None
+    """Bytes that the whole request's body has; None where its head does not tell."""
+    total_down: int | None = None
+    """Bytes that the whole response's body has; None where its head does not tell."""
+    progress: Progress | None = None
+    """What the response itself tells of long work; None where it tells nothing."""
     model: str = ""
-    """The model that answered, where the response is OpenAI's or Ollama's and says so."""
+    """The model that answers, where the response is OpenAI's or Ollama's and says so."""
     tokens: int | None = None
     """Tokens of the answer, as the response counts them, or else its events; None where it is no such response."""
+    request_fields: Fields = ()
+    response_fields: Fields = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveRequest(Request):
+    """One exchange under way, at one moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord(Request):
+    """One exchange that ended, well or not."""
+
+    duration_ms: float
+    error: str = ""
+    """Why it did not end whole; empty where it did."""
     tokens_per_second: float | None = None
     """From the first token to the last."""
+
+    @property
+    def failed(self) -> bool:
+        """It did not end whole, or with a status of 400 and more."""
+        return bool(self.error) or self.status is None or self.status >= 400
+
+    def as_dict(self) -> dict[str, str | float | None]:
+        """A row of `Tunnel.requests`, which describes the columns: what has one value, without header fields."""
+        return {name: getattr(self, name) for name in COLUMNS}
 
     def __str__(self) -> str:
         error = f": {self.error}" if self.error else ""
@@ -106,23 +161,45 @@ class RequestRecord:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActiveRequest:
-    """One exchange under way, at one moment."""
+COLUMNS: Final = (
+    *("id", "started", "method", "path", "status", "error", "peer", "model", "tokens", "tokens_per_second"),
+    *("queued_ms", "first_byte_ms", "first_body_ms", "first_token_ms", "duration_ms"),
+    *("bytes_up", "bytes_down", "total_up", "total_down"),
+)
+"""Of `RequestRecord.as_dict`, in this order."""
 
-    method: str
-    path: str
-    """Without the query."""
-    peer: str
-    started: float
-    """Unix time of the request's head."""
-    status: int | None = None
-    """None before the response's head."""
-    first_byte_ms: float | None = None
-    bytes_up: int = 0
-    bytes_down: int = 0
-    model: str = ""
-    tokens: int | None = None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percentiles:
+    """How a time is spread over the last requests that ended, in milliseconds."""
+
+    p50: float
+    p95: float
+    count: int
+    """Requests that it is made of."""
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Percentiles | None:
+        """Of some values: each is one of them (nearest rank). None where there are none."""
+        ranked = sorted(values)
+        if not ranked:
+            return None
+        p50, p95 = (ranked[ceil(len(ranked) * share) - 1] for share in (0.5, 0.95))
+        return cls(p50=p50, p95=p95, count=len(ranked))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A tunnel's figures at one moment; those without a unit of time count from its start."""
+
+    time: float
+    """Unix time."""
+    rtt: float | None
+    """Round-trip time in seconds, the mean of all peers'; None where no peer has one."""
+    active: int
+    bytes_up: int
+    bytes_down: int
+    tokens: int
 
 
 class Health(StrEnum):
@@ -161,6 +238,14 @@ class Status:
     bytes_up: int = 0
     """Body bytes from clients to the upstream, of exchanges that ended and that are under way."""
     bytes_down: int = 0
+    failed: int = 0
+    """Exchanges that did not end whole, or with a status of 400 and more."""
+    tokens: int = 0
+    """Tokens of all answers, of those under way too."""
+    first_byte: Percentiles | None = None
+    """Time to the response's head, over the last requests that ended; None before the first."""
+    first_token: Percentiles | None = None
+    """Time to the first token, of those that a model answered by a stream."""
     signal: str = ""
     """The signal server's address."""
     secret: bool = False
@@ -239,7 +324,27 @@ class RequestFinished(Notice):
 
     def as_dict(self) -> dict[str, object]:
         """The record's fields, flat."""
-        return {"time": round(self.time, 6), "event": self.event, **asdict(self.record)}
+        return {"time": round(self.time, 6), "event": self.event, **self.record.as_dict()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalsNotice(Notice):
+    """What has passed since the start: told once a minute where a request ended meanwhile, and before the end."""
+
+    event: ClassVar[str] = "totals"
+    requests: int
+    failed: int
+    active: int
+    bytes_up: int
+    bytes_down: int
+    tokens: int
+    first_byte: Percentiles | None
+    first_token: Percentiles | None
+
+    @classmethod
+    def of(cls, status: Status) -> TotalsNotice:
+        """As a status has them."""
+        return cls(**{each.name: getattr(status, each.name) for each in fields(cls) if each.name != "time"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

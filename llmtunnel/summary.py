@@ -193,7 +193,7 @@ def request_rows(
 ) -> tuple[RequestRow, ...]:
     """At most ``limit`` rows: those under way, then those that ended, the newest of each first. ``now``: Unix time.
 
-    ``ended`` is as `Tunnel.requests` gives it, the oldest first.
+    ``ended`` is as `Tunnel.records` gives it, the oldest first.
     """
     under_way = sorted(active, key=lambda each: each.started, reverse=True)[:limit]
     room = limit - len(under_way)
@@ -209,10 +209,9 @@ def _under_way(request: ActiveRequest, now: float) -> RequestRow:
 
 
 def _ended(record: RequestRecord) -> RequestRow:
-    well = not record.error and record.status is not None and record.status < 400
     return _row(
         record,
-        Severity.GOOD if well else Severity.BAD,
+        Severity.BAD if record.failed else Severity.GOOD,
         milliseconds=record.duration_ms,
         token_rate=record.tokens_per_second,
         error=record.error,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from . import aio, nested, runtime
 from .config import ProxySettings, ServeSettings, Settings
+from .endpoints.ledger import RECORDS
 from .environment import Environ
 from .errors import TunnelError
 from .invite import Invite
@@ -53,9 +54,23 @@ class Handle(Generic[T]):
         """See `aio.Tunnel.url`."""
         return self._tunnel.url
 
-    def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
+    def requests(self, limit: int = RECORDS) -> list[dict[str, str | float | None]]:
         """See `aio.Tunnel.requests`."""
         return self._tunnel.requests(limit)
+
+    requests.__doc__ = aio.Tunnel.requests.__doc__
+
+    def records(self, limit: int = RECORDS) -> tuple[RequestRecord, ...]:
+        """See `aio.Tunnel.records`."""
+        return self._tunnel.records(limit)
+
+    records.__doc__ = aio.Tunnel.records.__doc__
+
+    def history(self) -> list[dict[str, float | None]]:
+        """See `aio.Tunnel.history`."""
+        return self._tunnel.history()
+
+    history.__doc__ = aio.Tunnel.history.__doc__
 
     def active_requests(self) -> tuple[ActiveRequest, ...]:
         """See `aio.Tunnel.active_requests`."""

@@ -13,12 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from . import descriptors, runtime
 from .config import ProxySettings, ServeSettings, Settings
-from .endpoints.ledger import Ledger
+from .endpoints.ledger import RECORDS, Ledger
 from .errors import PeerNotFound, SettingError, TunnelError, WaitTimeout
 from .status import (
     ActiveRequest,
@@ -36,10 +37,12 @@ from .status import (
     RequestRecord,
     Resumed,
     Role,
+    Sample,
     SignalConnected,
     Status,
     Stopped,
     Suspended,
+    TotalsNotice,
     UpstreamStatus,
     Waiting,
 )
@@ -57,6 +60,8 @@ logger = logging.getLogger(__name__)
 
 WAIT: Final = 60.0
 """Seconds that waiting for the other side may take, unless told."""
+TOTALS_EVERY: Final = 60
+"""Seconds between two notices of the totals."""
 _PROGRESS: Final = (Phase.STARTING, Phase.SIGNALING, Phase.WAITING, Phase.CONNECTING, Phase.READY)
 _ENDED: Final = (Phase.STOPPED, Phase.FAILED)
 
@@ -77,6 +82,9 @@ class Tunnel(ABC):
         self._registered = self._was_ready = False
         self._error: TunnelError | None = None
         self._task: asyncio.Task[None] | None = None
+        self._sampling: asyncio.Task[None] | None = None
+        self._totals_told = 0
+        """Requests that had ended when the totals were last told."""
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self._process = os.getpid()
@@ -106,6 +114,10 @@ class Tunnel(ABC):
             active=totals.active,
             bytes_up=totals.bytes_up,
             bytes_down=totals.bytes_down,
+            failed=totals.failed,
+            tokens=self._ledger.tokens,
+            first_byte=self._ledger.first_byte(),
+            first_token=self._ledger.first_token(),
             signal=self._settings.signal,
             secret=self._settings.secret is not None,
         )
@@ -128,9 +140,44 @@ class Tunnel(ABC):
             bytes_down=totals.bytes_down,
         )
 
-    def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
-        """The last finished requests, oldest first, at most 100."""
-        return self._ledger.requests(limit)
+    def requests(self, limit: int = RECORDS) -> list[dict[str, str | float | None]]:
+        """Return the last requests that ended, oldest first, as rows: ``pandas.DataFrame(proxy.requests())``.
+
+        ``limit``: how many at most; the tunnel remembers the last 500. Call it from any thread.
+
+        Columns; all that end in ``_ms`` are milliseconds from the request's head, and None where that was not reached:
+
+        - ``id``: number of the request in this tunnel, from 1
+        - ``started``: when the request's head came, Unix time in seconds
+        - ``method``, ``path``: the path without its query
+        - ``status``: of HTTP; None where the client was told none
+        - ``error``: why it did not end whole; empty where it did
+        - ``peer``: the other side's name; empty where it was not reached
+        - ``model``: as the answer names it; empty where it names none
+        - ``tokens``: of the answer; None where no model answered
+        - ``tokens_per_second``: from the first token to the last
+        - ``queued_ms``: until the request was passed on
+        - ``first_byte_ms``: until the response's head came
+        - ``first_body_ms``: until the first byte of its body came
+        - ``first_token_ms``: until the first token came; None where the response is not a model's stream
+        - ``duration_ms``: until the end
+        - ``bytes_up``, ``bytes_down``: sizes of the request's and the response's body
+        - ``total_up``, ``total_down``: what their Content-Length says; None where there is none
+        """
+        return [record.as_dict() for record in self._ledger.records(limit)]
+
+    def records(self, limit: int = RECORDS) -> tuple[RequestRecord, ...]:
+        """Return the same requests as values, with their header fields: names, and the values of a few."""
+        return self._ledger.records(limit)
+
+    def history(self) -> list[dict[str, float | None]]:
+        """Return how the tunnel did in the last hour, one row for each second, oldest first, for pandas as well.
+
+        Columns: ``time`` (Unix time, in seconds), ``rtt_ms`` (round-trip time in milliseconds, the mean of all peers';
+        None where no peer has one), ``active`` (requests under way), and since the row before
+        ``up_bytes_per_second``, ``down_bytes_per_second`` and ``tokens_per_second``. Call it from any thread.
+        """
+        return [_rates(before, sample) for before, sample in pairwise(self._ledger.samples())]
 
     def active_requests(self) -> tuple[ActiveRequest, ...]:
         """The requests under way, oldest first; from any thread."""
@@ -147,6 +194,8 @@ class Tunnel(ABC):
         runtime.refuse_green_threads()
         await self._open()
         self._task = asyncio.create_task(self._run(), name=f"llmtunnel {self._role}")
+        self._sampling = asyncio.create_task(self._sample(), name="llmtunnel samples")
+        self._sampling.add_done_callback(report)
 
     async def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = WAIT) -> None:
         """Return when the tunnel is in this phase or further.
@@ -245,11 +294,27 @@ class Tunnel(ABC):
 
     async def _end(self) -> None:
         try:
-            running = (self._task,) if self._task is not None else ()
+            running = [task for task in (self._task, self._sampling) if task is not None]
             await finish(partial(stop, *running), self._close_local)
         finally:
             self._closed = True
+            self._tell_totals()
             self._notify(Stopped(reason=str(self._error or "")))
+
+    async def _sample(self) -> None:
+        """Remember the figures of each second, and tell the totals each minute."""
+        while True:
+            for _ in range(TOTALS_EVERY):
+                rtts = [session.rtt for session in self._room.sessions if session.rtt is not None]
+                self._ledger.sample(sum(rtts) / len(rtts) if rtts else None)
+                await asyncio.sleep(1)
+            self._tell_totals()
+
+    def _tell_totals(self) -> None:
+        ended = self._ledger.totals.requests
+        if ended != self._totals_told:
+            self._totals_told = ended
+            self._publish(TotalsNotice.of(self.status))
 
     # -- what happens
 
@@ -328,6 +393,19 @@ class Tunnel(ABC):
             await waiter
         finally:
             self._waiters.discard(waiter)
+
+
+def _rates(before: Sample, sample: Sample) -> dict[str, float | None]:
+    """A row of `Tunnel.history`. The clock may have been set back between two samples."""
+    seconds = max(sample.time - before.time, 0.001)
+    return {
+        "time": sample.time,
+        "rtt_ms": None if sample.rtt is None else round(sample.rtt * 1000, 3),
+        "active": sample.active,
+        "up_bytes_per_second": (sample.bytes_up - before.bytes_up) / seconds,
+        "down_bytes_per_second": (sample.bytes_down - before.bytes_down) / seconds,
+        "tokens_per_second": max(sample.tokens - before.tokens, 0) / seconds,
+    }
 
 
 class Server(Tunnel):

@@ -402,6 +402,7 @@ async def test_notices_come_in_an_order_that_tells_the_story() -> None:
             "reconnecting",
             "peer-connected",
             "ready",
+            "totals",
             "stopped",
         ]
         assert heard.events[:3] == ["listening", "signal-connected", "waiting"]
@@ -438,7 +439,7 @@ async def test_exchanges_under_way_are_counted_and_end_with_the_tunnel() -> None
             await until(lambda: handle.status.active == serve.status.active == 1)
             await handle.aclose()
             await asyncio.gather(endless, return_exceptions=True)
-            [record] = handle.requests()
+            [record] = handle.records()
             assert record.error
             assert handle.status.active == 0
 
@@ -451,9 +452,11 @@ async def test_the_last_requests_are_remembered_oldest_first() -> None:
             for n in range(3):
                 await get(handle.url, f"/{n}?key=secret")
             await until(lambda: handle.status.requests == 3)
-            assert [record.path for record in handle.requests()] == ["/0", "/1", "/2"]
-            assert [record.path for record in handle.requests(2)] == ["/1", "/2"]
-            assert handle.requests(0) == ()
+            assert [record.path for record in handle.records()] == ["/0", "/1", "/2"]
+            assert [record.path for record in handle.records(2)] == ["/1", "/2"]
+            assert [row["path"] for row in handle.requests(2)] == ["/1", "/2"]
+            assert handle.records(0) == ()
+            assert handle.requests(0) == []
             assert len(handle.requests(10 * RECORDS)) == 3
 
 
@@ -526,11 +529,43 @@ async def test_a_model_servers_models_health_and_tokens_are_told() -> None:
             said = b"".join([data async for data in ask(reaching.url, "hello")])
             await until(lambda: serving.status.requests == 2 and reaching.status.requests == 1)
             for side in (serving, reaching):
-                record = side.requests()[-1]
+                record = side.records()[-1]
                 assert (record.model, record.tokens) == ("toy", said.count(b'"content": "') - 1)
                 assert record.tokens_per_second is not None
-            [asked, *_] = serving.requests()
+            [asked, *_] = serving.records()
             assert asked.path == "/v1/models"
+
+
+async def test_the_history_has_a_row_for_each_second_and_the_totals_are_told_at_the_end() -> None:
+    async with Toy(delay=0.001) as toy, SignalServer("127.0.0.1", 0) as signal:
+        serving, reaching = server(signal.url, toy.url), proxy(signal.url)
+        heard = Heard()
+        reaching.subscribe(heard)
+        async with started(serving, reaching):
+            await reaching.wait(timeout=PATIENCE)
+            assert reaching.history() == [] or reaching.history()[0]["tokens_per_second"] == 0
+            said = b"".join([data async for data in ask(reaching.url, "hello")])
+            tokens = said.count(b'"content": "') - 1
+            await until(lambda: sum(row["tokens_per_second"] or 0 for row in reaching.history()) > 0)
+            rows = reaching.history()
+            assert list(rows[0]) == [
+                *("time", "rtt_ms", "active"),
+                *("up_bytes_per_second", "down_bytes_per_second", "tokens_per_second"),
+            ]
+            times = [row["time"] or 0.0 for row in rows]
+            assert times == sorted(times)
+            status = reaching.status
+            assert (status.requests, status.failed, status.tokens) == (1, 0, tokens)
+            assert status.first_byte is not None
+            assert status.first_token is not None
+            assert status.first_token.p50 >= status.first_byte.p50
+            assert "totals" not in heard.events
+        assert heard.events[-2:] == ["totals", "stopped"]
+        [row] = reaching.requests()
+        assert (row["path"], row["tokens"], row["status"]) == ("/v1/chat/completions", tokens, 200)
+        phases = [row[f"{name}_ms"] for name in ("queued", "first_byte", "first_body", "first_token", "duration")]
+        assert phases == sorted(phases, key=lambda each: each or 0.0)
+        assert None not in phases
 
 
 async def test_an_upstream_that_is_down_is_told_once_and_found_when_it_comes() -> None:

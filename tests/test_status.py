@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
@@ -15,6 +15,7 @@ from llmtunnel.status import (
     PeerConnected,
     PeerLostNotice,
     PeerStatus,
+    Percentiles,
     Phase,
     Ready,
     Reconnecting,
@@ -26,6 +27,7 @@ from llmtunnel.status import (
     Status,
     Stopped,
     Suspended,
+    TotalsNotice,
     Waiting,
 )
 
@@ -44,6 +46,7 @@ NOTICES: list[Notice] = [
     PeerLostNotice(peer="p", reason="gone"),
     Reconnecting(what="peer", reason="gone", delay=0.5),
     ErrorNotice(message="No.", hint="Yes."),
+    TotalsNotice.of(Status(role=Role.SERVE, requests=2, first_byte=Percentiles(p50=1.0, p95=2.0, count=2))),
     Stopped(),
 ]
 
@@ -78,6 +81,7 @@ def test_a_requests_notice_is_flat() -> None:
     assert values == {
         "time": 1.5,
         "event": "request",
+        "id": 0,
         "method": "GET",
         "path": "/a",
         "status": 200,
@@ -91,7 +95,31 @@ def test_a_requests_notice_is_flat() -> None:
         "model": "",
         "tokens": None,
         "tokens_per_second": None,
+        "queued_ms": None,
+        "first_body_ms": None,
+        "first_token_ms": None,
+        "total_up": None,
+        "total_down": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("values", "p50", "p95"),
+    [([7.0], 7, 7), ([2.0, 1.0], 1, 2), ([float(n) for n in range(100, 0, -1)], 50, 95), ([1.0] * 19 + [9.0], 1, 1)],
+)
+def test_percentiles_are_of_the_values_themselves(values: list[float], p50: float, p95: float) -> None:
+    assert Percentiles.of(values) == Percentiles(p50=p50, p95=p95, count=len(values))
+    assert Percentiles.of([]) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "failed"),
+    [(200, "", False), (399, "", False), (400, "", True), (200, "broken off", True), (None, "", True)],
+)
+def test_a_request_failed_that_did_not_end_whole_or_with_an_errors_status(
+    status: int | None, error: str, failed: bool
+) -> None:
+    assert replace(RECORD, status=status, error=error).failed is failed
 
 
 def test_values_cannot_be_changed() -> None:

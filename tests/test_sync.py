@@ -57,7 +57,7 @@ def test_a_blocking_client_in_the_same_process_uses_a_proxy(other: Background) -
         assert proxy.openai_base_url == f"{proxy.url}/v1"
         assert proxy.status.phase is Phase.READY
         assert proxy.url in repr(proxy)
-        [record] = proxy.requests()
+        [record] = proxy.records()
         assert record.path == "/a"
         assert proxy.active_requests() == ()
         assert proxy.models() == (), "it is no model server"

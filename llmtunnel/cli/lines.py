@@ -22,6 +22,7 @@ from ..status import (
     SignalConnected,
     Stopped,
     Suspended,
+    TotalsNotice,
     Waiting,
 )
 from ..summary import duration, printable, size
@@ -43,9 +44,11 @@ class HumanLines:
         self._topics = {"signal": _Topic(), "peer": _Topic()}
 
     def line(self, notice: Notice) -> str | None:
-        """The sentence for a notice, or None where it was said before."""
+        """The sentence for a notice, or None where it was said before, or is for programs alone."""
         text = printable(sentence(notice))
         match notice:
+            case TotalsNotice():
+                return None  # each request has had a line
             case SignalConnected() | Reconnecting(what="signal server"):
                 topic, good = "signal", isinstance(notice, SignalConnected)
             case PeerConnected() | Ready() | Resumed():

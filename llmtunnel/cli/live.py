@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from ..summary import Throughput, printable
 from . import logs
 from .screen import HIDE_CURSOR, SHOW_CURSOR, Screen
-from .view import render
+from .view import REQUESTS, render
 
 if TYPE_CHECKING:
     from ..tunnel import Tunnel
@@ -124,7 +124,7 @@ class Live:
         tunnel = self._tunnel
         view = render(
             tunnel.status,
-            tunnel.requests(),
+            tunnel.records(REQUESTS),
             tunnel.active_requests(),
             throughput=self._throughput,
             now=time.time(),

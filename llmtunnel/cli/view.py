@@ -70,7 +70,7 @@ def render(
 ) -> Segments:
     """The view of one moment (``now``, Unix time), in at most ``height`` lines of at most ``width`` columns.
 
-    ``requests`` is as `Tunnel.requests` gives it. ``keys``: the last line.
+    ``requests`` is as `Tunnel.records` gives it. ``keys``: the last line.
     """
     from rich.segment import Segment, Segments
 

@@ -162,6 +162,7 @@ class Exchange:
         stream = await session.open(self._forwarded(upgrade), ended=ended, after=self._client.stream)
         self._stream = self._client.stream = stream
         self._entry.reached(stream.peer)
+        self._entry.passed_on()
         if upgrade:
             await self._carry_upgrade(stream)
         elif self._request.length == 0:

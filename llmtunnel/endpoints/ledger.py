@@ -10,16 +10,39 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
-from ..protocol.heads import RequestHead, ResponseHead
-from ..status import ActiveRequest, RequestRecord
+from ..protocol.heads import Fields, RequestHead, ResponseHead
+from ..status import ActiveRequest, Percentiles, RequestRecord, Sample
+from ..status import Fields as Shown
 from .meter import Meter, metered
 
 logger = logging.getLogger(__name__)
 
-RECORDS: Final = 100
-"""Finished exchanges that are remembered."""
+RECORDS: Final = 500
+"""Finished exchanges that are remembered: some kB each at most, see the limits below."""
+
+SAMPLES: Final = 3600
+"""Samples that are remembered: the last hour, where one is taken each second; 1 MB."""
+
+MAX_PATH: Final = 1000
+"""Characters of a path that are remembered."""
+MAX_FIELDS: Final = 64
+"""Header fields of a head that are remembered, and as many characters of each name."""
+MAX_VALUE: Final = 200
+"""Characters of a field's value that are remembered."""
+
+SHOWN: Final = frozenset(
+    (
+        *(b"accept", b"accept-encoding", b"content-encoding", b"content-length", b"content-type"),
+        *(b"retry-after", b"server", b"transfer-encoding", b"user-agent"),
+    )
+)
+"""The fields whose values are remembered: any other one may hold a credential, or what somebody said."""
+
+_BODILESS: Final = (204, 304)
+"""Statuses whose Content-Length is not that of a body that follows."""
 
 _NOTHING: Final = Meter(streamed=False)
 """Of an exchange that no model answers."""
@@ -31,6 +54,8 @@ class Totals:
 
     requests: int = 0
     """That ended."""
+    failed: int = 0
+    """That ended with an error, or with a status of 400 and more."""
     active: int = 0
     """Under way."""
     bytes_up: int = 0
@@ -41,7 +66,7 @@ class Totals:
 class Entry:
     """One exchange: its endpoint writes down what happens, from `Ledger.begin` to `Ledger.end`."""
 
-    def __init__(self, request: RequestHead, totals: Totals, of_peer: Callable[[str], Totals]) -> None:
+    def __init__(self, id: int, request: RequestHead, totals: Totals, of_peer: Callable[[str], Totals]) -> None:
         self.status: int | None = None
         """Of the final head; None until the client is told one."""
         self.bytes_up = self.bytes_down = 0
@@ -52,11 +77,15 @@ class Entry:
         self._totals = [totals]
         """What its figures are part of."""
         self._of_peer = of_peer
+        self._id = id
         self._request = request
+        self._response: ResponseHead | None = None
         self._method = request.method.decode("ascii", "backslashreplace")
         self._started = time.time()
         self._clock = time.perf_counter()
+        self._queued: float | None = None
         self._first_byte: float | None = None
+        self._first_body: float | None = None
         self._meter: Meter | None = None
 
     def reached(self, peer: str) -> None:
@@ -66,10 +95,15 @@ class Entry:
         totals.active += 1
         self._totals.append(totals)
 
+    def passed_on(self) -> None:
+        """The request's head was passed on: whatever it had to wait for before is over."""
+        self._queued = self._elapsed()
+
     def responded(self, head: ResponseHead) -> None:
         """The client was told this final head, which somebody behind us gave."""
         self.status = head.status
         self._first_byte = self._elapsed()
+        self._response = head
         self._meter = metered(self._request, head)
 
     def up(self, data: bytes) -> None:
@@ -80,53 +114,98 @@ class Entry:
 
     def down(self, data: bytes) -> None:
         """Body bytes pass to the client."""
+        if not self.bytes_down:
+            self._first_body = self._elapsed()
         self.bytes_down += len(data)
         for totals in self._totals:
             totals.bytes_down += len(data)
         if self._meter:
             self._meter.feed(data, time.perf_counter())
 
+    @property
+    def tokens(self) -> int:
+        """Of its answer so far."""
+        return (self._meter or _NOTHING).tokens or 0
+
     def active(self) -> ActiveRequest:
         """What is true of it now."""
-        meter = self._meter or _NOTHING
-        return ActiveRequest(
-            method=self._method,
-            path=self._request.path,
-            peer=self.peer,
-            started=self._started,
-            status=self.status,
-            first_byte_ms=self._first_byte,
-            bytes_up=self.bytes_up,
-            bytes_down=self.bytes_down,
-            model=meter.model,
-            tokens=meter.tokens,
-        )
+        return ActiveRequest(**self._known())
 
     def end(self) -> RequestRecord:
         """Nothing more will be written: what there is to remember."""
+        meter = self._meter or _NOTHING
+        meter.end(time.perf_counter())
+        record = RequestRecord(
+            **self._known(),
+            duration_ms=self._elapsed(),
+            error=self.error,
+            tokens_per_second=meter.tokens_per_second,
+        )
         for totals in self._totals:
             totals.active -= 1
             totals.requests += 1
+            totals.failed += record.failed
+        return record
+
+    def _known(self) -> dict[str, Any]:
+        """The fields of a `Request`."""
         meter = self._meter or _NOTHING
-        meter.end(time.perf_counter())
-        return RequestRecord(
-            method=self._method,
-            path=self._request.path,
-            status=self.status,
-            bytes_up=self.bytes_up,
-            bytes_down=self.bytes_down,
-            first_byte_ms=self._first_byte,
-            duration_ms=self._elapsed(),
-            error=self.error,
-            peer=self.peer,
-            started=self._started,
-            model=meter.model,
-            tokens=meter.tokens,
-            tokens_per_second=meter.tokens_per_second,
-        )
+        path, token, response = self._request.path, meter.first_token, self._response
+        return {
+            "id": self._id,
+            "method": self._method,
+            "path": path if len(path) <= MAX_PATH else path[: MAX_PATH - 1] + "…",
+            "peer": self.peer,
+            "started": self._started,
+            "status": self.status,
+            "queued_ms": self._queued,
+            "first_byte_ms": self._first_byte,
+            "first_body_ms": self._first_body,
+            "first_token_ms": None if token is None else self._since_start(token),
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "total_up": _length(self._request.fields),
+            "total_down": self._total_down(),
+            "progress": meter.progress,
+            "model": meter.model,
+            "tokens": meter.tokens,
+            "request_fields": _shown(self._request.fields),
+            "response_fields": _shown(response.fields) if response else (),
+        }
+
+    def _total_down(self) -> int | None:
+        if self._response is None or self._method == "HEAD" or self._response.status in _BODILESS:
+            return None
+        return _length(self._response.fields)
 
     def _elapsed(self) -> float:
-        return round((time.perf_counter() - self._clock) * 1000, 3)
+        return self._since_start(time.perf_counter())
+
+    def _since_start(self, moment: float) -> float:
+        return round((moment - self._clock) * 1000, 3)
+
+
+def _length(fields: Fields) -> int | None:
+    """What Content-Length says; None where there is none."""
+    for name, value in fields:
+        if len(name) == 14 and name.lower() == b"content-length":
+            return int(value) if value.isdigit() and len(value) <= 18 else None
+    return None
+
+
+def _shown(fields: Fields) -> Shown:
+    """The names, and the values of those that are in `SHOWN`."""
+    return tuple([_pair(name[:MAX_FIELDS], value[:MAX_VALUE]) for name, value in fields[:MAX_FIELDS]])
+
+
+def _pair(name: bytes, value: bytes) -> tuple[str, str | None]:
+    text, shown = _name(name)
+    return text, value.decode("latin-1") if shown else None
+
+
+@lru_cache(maxsize=256)  # the same names come again and again: this halves the cost of a head
+def _name(name: bytes) -> tuple[str, bool]:
+    return name.decode("latin-1"), name.lower() in SHOWN
 
 
 class Ledger:
@@ -138,11 +217,16 @@ class Ledger:
         self._on_record = on_record
         self._entries: dict[Entry, None] = {}  # in the order of their beginning
         self._records: deque[RequestRecord] = deque(maxlen=RECORDS)
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES)
+        self._begun = self._ended = self._tokens = 0
+        self._spread: tuple[int, Percentiles | None, Percentiles | None] = (0, None, None)
+        """Times to the first byte and token, as they were after so many exchanges."""
         self._peers: dict[str, Totals] = {}
 
     def begin(self, request: RequestHead) -> Entry:
         """An exchange begins."""
-        entry = Entry(request, self.totals, lambda peer: self._peers.setdefault(peer, Totals()))
+        self._begun += 1
+        entry = Entry(self._begun, request, self.totals, lambda peer: self._peers.setdefault(peer, Totals()))
         self._entries[entry] = None
         return entry
 
@@ -150,11 +234,53 @@ class Ledger:
         """It has ended, well or not."""
         del self._entries[entry]
         record = entry.end()
+        self._tokens += record.tokens or 0
         self._records.append(record)
+        self._ended += 1
         logger.info("%s", record)
         self._on_record(record)
 
-    def requests(self, limit: int) -> tuple[RequestRecord, ...]:
+    def sample(self, rtt: float | None) -> None:
+        """Remember the figures of now, and this round-trip time in seconds."""
+        totals = self.totals
+        self._samples.append(
+            Sample(
+                time=time.time(),
+                rtt=rtt,
+                active=totals.active,
+                bytes_up=totals.bytes_up,
+                bytes_down=totals.bytes_down,
+                tokens=self.tokens,
+            )
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Of all answers, those under way too."""
+        return self._tokens + sum(entry.tokens for entry in tuple(self._entries))
+
+    def first_byte(self) -> Percentiles | None:
+        """Times to the response's head, of the records."""
+        return self._spreads()[1]
+
+    def first_token(self) -> Percentiles | None:
+        """Times to the first token, of the records."""
+        return self._spreads()[2]
+
+    def _spreads(self) -> tuple[int, Percentiles | None, Percentiles | None]:
+        ended = self._ended  # before the records: one that ends meanwhile is counted the next time
+        if self._spread[0] != ended:
+            records = tuple(self._records)
+            first_bytes = [each.first_byte_ms for each in records if each.first_byte_ms is not None]
+            first_tokens = [each.first_token_ms for each in records if each.first_token_ms is not None]
+            self._spread = ended, Percentiles.of(first_bytes), Percentiles.of(first_tokens)
+        return self._spread
+
+    def samples(self) -> tuple[Sample, ...]:
+        """The last ones, oldest first."""
+        return tuple(self._samples)
+
+    def records(self, limit: int) -> tuple[RequestRecord, ...]:
         """The last that ended, oldest first."""
         records = tuple(self._records)
         return records[max(len(records) - limit, 0) :]

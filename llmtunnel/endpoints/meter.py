@@ -1,4 +1,5 @@
-"""What a model server's response says of itself as it passes: its model, its tokens and their rate. Pure.
+"""What a model server's response says of itself as it passes: its model, its tokens and their rate; or how much of a
+pull is done. Pure.
 
 OpenAI's interface (chat, completions, responses) and those of Ollama, Anthropic, llama.cpp, SGLang and TGI put the same
 few names into their JSON, streamed or whole. They are looked for in each line, and nothing is parsed: within a JSON
@@ -14,6 +15,7 @@ from typing import Final
 
 from ..config import KIB
 from ..protocol.heads import RequestHead, ResponseHead, get_all
+from ..status import Progress
 
 MAX_LINE: Final = 256 * KIB
 """Bytes of a line that is looked into: one that holds the whole of a long answer has as many thousand."""
@@ -27,7 +29,11 @@ _ENDS: Final = frozenset(
 )
 """How the paths end that models answer at, wherever the interface is mounted."""
 
-_STREAMS: Final = frozenset((b"text/event-stream", b"application/x-ndjson"))
+_LONG: Final = frozenset((b"pull", b"push", b"create"))
+"""How Ollama's paths end that answer with lines on how far they are."""
+
+_LINES: Final = b"application/x-ndjson"
+_STREAMS: Final = frozenset((b"text/event-stream", _LINES))
 _WHOLE: Final = b"application/json"
 
 _MODEL: Final = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){1,200}")')
@@ -38,6 +44,11 @@ _TOLD: Final = re.compile(
     rb'"(completion_tokens|output_tokens|eval_count|predicted_n|tokens_predicted|generated_tokens'
     rb'|eval_duration|predicted_per_second)"\s*:\s*(\d{1,15}(?:\.\d{1,20})?)\b'
 )
+_PART: Final = re.compile(rb'"(total|completed)"\s*:\s*(\d{1,18})\b')
+_DIGEST: Final = re.compile(rb'"digest"\s*:\s*"([^"\\]{1,100})"')
+_SAID: Final = re.compile(rb'"(?:status|error)"\s*:\s*("(?:[^"\\]|\\.){1,400}")')
+MAX_PARTS: Final = 64
+"""Of a pull, each a file: a model has about five."""
 _NANOSECONDS: Final = b"eval_duration"
 _RATE: Final = b"predicted_per_second"
 
@@ -48,6 +59,8 @@ class Meter:
     def __init__(self, *, streamed: bool) -> None:
         self.model = ""
         """Empty until it is seen."""
+        self.progress: Progress | None = None
+        """Of long work, which a `WorkMeter` alone sees."""
         self._streamed = streamed
         self._rest = b""
         """The line that has begun."""
@@ -66,6 +79,11 @@ class Meter:
         if self._told is not None:
             return self._told + self._events - self._events_told
         return self._events or None
+
+    @property
+    def first_token(self) -> float | None:
+        """When the first event with text in it came, in seconds as `feed` was told; None before that."""
+        return self._first if self._events else None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -114,14 +132,46 @@ class Meter:
             self._events_told, self._told = self._events, int(number)  # in this order: others read meanwhile
 
 
+class WorkMeter(Meter):
+    """Of long work: Ollama's lines with the bytes that each part has, and how many of them are done."""
+
+    def __init__(self) -> None:
+        super().__init__(streamed=False)
+        self._parts: dict[bytes, tuple[int, int]] = {}
+        self._done = self._total = 0
+        self._what = ""
+
+    def _look(self, line: bytes, now: float) -> None:
+        if len(line) > MAX_LINE:
+            return
+        numbers = {name: int(number) for name, number in _PART.findall(line)}
+        if total := numbers.get(b"total", 0):
+            self._count(_DIGEST.search(line), min(numbers.get(b"completed", 0), total), total)
+        if found := _SAID.search(line):
+            self._what = _text(found[1])
+        if self._total or self._what:
+            self.progress = Progress(done=self._done, total=self._total, what=self._what)
+
+    def _count(self, digest: re.Match[bytes] | None, done: int, total: int) -> None:
+        part = digest[1] if digest else b""
+        if part not in self._parts and len(self._parts) >= MAX_PARTS:
+            return
+        before_done, before_total = self._parts.get(part, (0, 0))
+        self._parts[part] = done, total
+        self._done += done - before_done
+        self._total += total - before_total
+
+
 def metered(request: RequestHead, response: ResponseHead) -> Meter | None:
-    """A meter for the response's body; None where it is not a model's, or compressed."""
-    path = request.target.partition(b"?")[0]
-    if path.rpartition(b"/")[2] not in _ENDS or not 200 <= response.status < 300:
+    """A meter for the response's body; None where it is not a model's or of long work, or compressed."""
+    end = request.target.partition(b"?")[0].rpartition(b"/")[2]
+    if not (end in _ENDS or end in _LONG) or not 200 <= response.status < 300:
         return None
     if any(coding.lower() != b"identity" for coding in get_all(response.fields, b"content-encoding")):
         return None
     kinds = {value.partition(b";")[0].strip().lower() for value in get_all(response.fields, b"content-type")}
+    if end in _LONG:
+        return WorkMeter() if _LINES in kinds else None
     if kinds & _STREAMS:
         return Meter(streamed=True)
     return Meter(streamed=False) if _WHOLE in kinds else None

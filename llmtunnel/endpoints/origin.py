@@ -179,6 +179,7 @@ class _Exchange:
         reader = ResponseReader(self._stream.request.method, upgrade=upgrade, limits=self._limits)
         try:
             connection.write_now(head)
+            self._entry.passed_on()
             self._is_sent = body.whole
             if body.whole:
                 await self._answer(connection, reader)

@@ -51,7 +51,7 @@ def show(handle: Handle, *, plain: bool | None = None) -> None:
 
 def still(handle: Handle) -> str:
     """The picture."""
-    return html.still(handle.status, handle.requests(html.ROWS), now=time.time())
+    return html.still(handle.status, handle.records(html.ROWS), now=time.time())
 
 
 def panel(handle: Handle) -> Panel:

@@ -37,8 +37,8 @@ class Handle(Protocol):
     def status(self) -> Status:
         """See `aio.Tunnel.status`."""
 
-    def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
-        """See `aio.Tunnel.requests`."""
+    def records(self, limit: int = ...) -> tuple[RequestRecord, ...]:
+        """See `aio.Tunnel.records`."""
 
     def active_requests(self) -> tuple[ActiveRequest, ...]:
         """See `aio.Tunnel.active_requests`."""
@@ -138,7 +138,7 @@ class Panel:
         parts.put(self._state, html.state(status))
         parts.put(self._traffic, html.traffic(status, self._throughput))
         parts.put(self._peers, html.peers(status, now=now))
-        requests = html.requests(status, handle.active_requests(), handle.requests(html.ROWS), now=now)
+        requests = html.requests(status, handle.active_requests(), handle.records(html.ROWS), now=now)
         parts.put(self._requests, requests)
         if hasattr(handle, "kick"):
             self._draw_kicks([peer.peer for peer in status.peers])

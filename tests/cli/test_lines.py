@@ -14,6 +14,7 @@ from llmtunnel.status import (
     Notice,
     PeerConnected,
     PeerLostNotice,
+    Percentiles,
     Ready,
     Reconnecting,
     RequestFinished,
@@ -23,6 +24,7 @@ from llmtunnel.status import (
     SignalConnected,
     Stopped,
     Suspended,
+    TotalsNotice,
     Waiting,
 )
 from llmtunnel.summary import printable
@@ -48,7 +50,7 @@ FAILED = RequestRecord(
     error="the client went away",
 )
 
-NOTICES: list[tuple[Notice, dict[str, object], str]] = [
+NOTICES: list[tuple[Notice, dict[str, object], str | None]] = [
     (
         SignalConnected(time=1.5, signal="ws://s", room="r"),
         {"event": "signal-connected", "signal": "ws://s", "room": "r"},
@@ -102,6 +104,12 @@ NOTICES: list[tuple[Notice, dict[str, object], str]] = [
             "model": "",
             "tokens": None,
             "tokens_per_second": None,
+            "id": 0,
+            "queued_ms": None,
+            "first_body_ms": None,
+            "first_token_ms": None,
+            "total_up": None,
+            "total_down": None,
         },
         "200 POST /v1/chat/completions  up 999 B, down 12.3 kB, first byte 42 ms, 2.3 s",
     ),
@@ -135,13 +143,38 @@ NOTICES: list[tuple[Notice, dict[str, object], str]] = [
         {"event": "error", "message": "The room is full.", "hint": "Wait"},
         "error: The room is full. Wait.",
     ),
+    (
+        TotalsNotice(
+            time=1.5,
+            requests=3,
+            failed=1,
+            active=0,
+            bytes_up=9,
+            bytes_down=99,
+            tokens=42,
+            first_byte=Percentiles(p50=20.0, p95=31.5, count=3),
+            first_token=None,
+        ),
+        {
+            "event": "totals",
+            "requests": 3,
+            "failed": 1,
+            "active": 0,
+            "bytes_up": 9,
+            "bytes_down": 99,
+            "tokens": 42,
+            "first_byte": {"p50": 20.0, "p95": 31.5, "count": 3},
+            "first_token": None,
+        },
+        None,
+    ),
     (Stopped(time=1.5), {"event": "stopped", "reason": ""}, "stopped"),
 ]
 
 
 @pytest.mark.parametrize(("notice", "fields", "sentence"), NOTICES, ids=lambda value: getattr(value, "event", ""))
 def test_each_notice_has_its_json_object_and_its_sentence(
-    notice: Notice, fields: dict[str, object], sentence: str
+    notice: Notice, fields: dict[str, object], sentence: str | None
 ) -> None:
     line = json_line(notice)
     assert "\n" not in line and line.isascii()

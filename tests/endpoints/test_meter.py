@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtunnel.endpoints.meter import MAX_LINE, Meter, metered
+from llmtunnel.endpoints.meter import MAX_LINE, MAX_PARTS, Meter, metered
 from llmtunnel.protocol.heads import Fields, RequestHead, ResponseHead
+from llmtunnel.status import Progress
 
-from ..support.model_answers import EVENTS, NDJSON, SAMPLES, WHOLE, Sample, chunk, sse
+from ..support.model_answers import EVENTS, NDJSON, SAMPLES, WHOLE, Sample, chunk, ndjson, sse
 
 SOME = st.sampled_from(list(SAMPLES.values()))
 
@@ -86,6 +87,77 @@ def test_the_rate_is_from_the_first_token_to_the_last_by_the_servers_count() -> 
 
 def test_tokens_that_come_all_at_once_have_no_rate() -> None:
     assert read(SAMPLES["openai chat, told"], [SAMPLES["openai chat, told"].body]).tokens_per_second is None
+
+
+# -- how far long work is
+
+
+def pull(*pieces: bytes) -> Progress | None:
+    """What a meter makes of the answer to a pull."""
+    request, response = RequestHead(method=b"POST", target=b"/api/pull"), SAMPLES["ollama chat"].response
+    meter = metered(request, response)
+    assert meter is not None
+    for piece in pieces:
+        meter.feed(piece, 1.0)
+    meter.end(1.0)
+    assert figures(meter) == ("", None, None)
+    return meter.progress
+
+
+def part(digest: str, total: int, completed: int | None = None) -> dict[str, object]:
+    line: dict[str, object] = {"status": f"pulling {digest}", "digest": f"sha256:{digest}", "total": total}
+    return line if completed is None else {**line, "completed": completed}
+
+
+PULL = ndjson(
+    {"status": "pulling manifest"},
+    part("a1", 1000),
+    part("a1", 1000, 400),
+    part("a1", 1000, 1000),
+    part("b2", 50, 50),
+    {"status": "verifying sha256 digest"},
+    {"status": "success"},
+)
+
+
+def test_a_pulls_parts_add_up_as_they_become_known() -> None:
+    lines = PULL.splitlines(keepends=True)
+    told = [pull(b"".join(lines[:count])) for count in range(len(lines) + 1)]
+    assert told == [
+        None,
+        Progress(done=0, total=0, what="pulling manifest"),
+        Progress(done=0, total=1000, what="pulling a1"),
+        Progress(done=400, total=1000, what="pulling a1"),
+        Progress(done=1000, total=1000, what="pulling a1"),
+        Progress(done=1050, total=1050, what="pulling b2"),
+        Progress(done=1050, total=1050, what="verifying sha256 digest"),
+        Progress(done=1050, total=1050, what="success"),
+    ]
+
+
+@given(st.lists(st.integers(0, 5000), max_size=30))
+def test_a_pull_gives_the_same_however_its_bytes_are_cut(places: list[int]) -> None:
+    assert pull(*cut(PULL, places)) == Progress(done=1050, total=1050, what="success")
+
+
+def test_a_pull_that_fails_says_so() -> None:
+    told = pull(b'{"status":"pulling manifest"}\n{"error":"pull model manifest: file does not exist"}\n')
+    assert told == Progress(done=0, total=0, what="pull model manifest: file does not exist")
+
+
+def test_a_pull_of_many_parts_is_bounded() -> None:
+    told = pull(ndjson(*(part(str(number), 10, 99) for number in range(10 * MAX_PARTS))))
+    assert told == Progress(done=10 * MAX_PARTS, total=10 * MAX_PARTS, what=f"pulling {10 * MAX_PARTS - 1}")
+
+
+@given(st.lists(st.binary()))
+def test_a_pull_may_answer_any_bytes(pieces: list[bytes]) -> None:
+    assert pull(*pieces) is None or b'"' in b"".join(pieces)
+
+
+def test_a_pull_that_is_answered_whole_is_not_looked_into() -> None:
+    whole = ResponseHead(status=200, fields=((b"Content-Type", WHOLE),))
+    assert metered(RequestHead(method=b"POST", target=b"/api/pull"), whole) is None
 
 
 # -- what is not

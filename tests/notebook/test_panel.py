@@ -50,14 +50,14 @@ def buttons(panel: Panel) -> dict[str, ipywidgets.Button]:
 
 
 def test_it_shows_what_the_handle_tells(clock: Clock) -> None:
-    handle = Handle(status=status(peers=(peer(),)), records=(record(),), under_way=(active(),))
+    handle = Handle(status=status(peers=(peer(),)), ended=(record(),), under_way=(active(),))
     shown = text(Panel(handle, clock=clock))
     for told in ("ready", "proxy-ab12cd", "/v1/models", "/v1/chat/completions"):
         assert told in shown
 
 
 def test_only_what_changed_goes_to_the_page(clock: Clock, sent: Sent) -> None:
-    handle = Handle(records=(record(),))
+    handle = Handle(ended=(record(),))
     panel = Panel(handle, clock=clock)
     sent.clear()
     panel.draw()

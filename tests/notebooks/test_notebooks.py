@@ -135,7 +135,7 @@ def test_a_whole_tunnel_is_in_one_kernel_and_its_times_are_drawn(place: Place) -
         [picture] = notebook.shown("plot", "image/png")
         assert len(picture) > 10_000
         counted = "[each.status, each.tokens is not None]"
-        chats = notebook.value(f"[{counted} for each in proxy.requests(100) if 'chat' in each.path]")
+        chats = notebook.value(f"[{counted} for each in proxy.records(100) if 'chat' in each.path]")
         assert chats == 21 * [[200, True]]
         assert_keeps(notebook, Invite.parse(notebook.value("server.invite.code")))
         notebook.stop()

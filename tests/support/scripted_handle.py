@@ -42,14 +42,14 @@ class Handle:
     """As much of a handle as a view uses; what its buttons do is written down."""
 
     status: Status = field(default_factory=status)
-    records: tuple[RequestRecord, ...] = ()
+    ended: tuple[RequestRecord, ...] = ()
     under_way: tuple[ActiveRequest, ...] = ()
     invite: Any = field(default=None, repr=False)
     loop: asyncio.AbstractEventLoop | None = None
     done: list[str] = field(default_factory=list)
 
-    def requests(self, limit: int = 20) -> tuple[RequestRecord, ...]:
-        return self.records[-limit:]
+    def records(self, limit: int = 20) -> tuple[RequestRecord, ...]:
+        return self.ended[-limit:]
 
     def active_requests(self) -> tuple[ActiveRequest, ...]:
         return self.under_way
