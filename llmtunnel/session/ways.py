@@ -97,7 +97,7 @@ class DirectWay(Way):
         """Serve waits for the proxy to ask for the relay."""
         if self._server:
             await asyncio.sleep(self._patience)
-        raise ConnectFailed("Only the relay is to be used.")
+        raise ConnectFailed("WebRTC only introduces the two sides here: --path names another path.")
 
     async def _introduction(self) -> str:
         if self._offer is None:
