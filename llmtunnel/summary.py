@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from typing import Final
@@ -24,6 +24,8 @@ RATE_OVER: Final = 3.0
 """Seconds that a rate is the mean of: it neither jumps with each token nor lags."""
 LEAST: Final = 0.5
 """Seconds of tokens from which their rate is told; over less it is noise."""
+LARGE: Final = 1_000_000
+"""Bytes of a body from which its progress is told: a smaller one is through before anybody looks."""
 NONE: Final = "-"
 """Stands where there is no number (yet)."""
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
@@ -102,6 +104,13 @@ def _is_down(upstream: UpstreamStatus | None) -> bool:
     return upstream is not None and upstream.health is Health.DOWN
 
 
+def latency_words(status: Status) -> str:
+    """``first token 320 ms, p95 1.2 s``: of the last requests; empty before the first."""
+    token, byte = status.first_token, status.first_byte
+    name, spread = ("first token", token) if token is not None else ("first byte", byte)
+    return "" if spread is None else f"{name} {duration(spread.p50)}, p95 {duration(spread.p95)}"
+
+
 # -- peers and requests, as rows of text
 
 
@@ -173,6 +182,10 @@ class RequestRow:
     model: str
     peer: str
     error: str = ""
+    progress: str = ""
+    """How far long work is: ``42 %, 1.9 GB of 4.7 GB, pulling 8934d96d``; empty where there is nothing to tell."""
+    fraction: float | None = None
+    """The same as a number from 0 to 1; None where the whole is not known."""
 
 
 REQUEST_COLUMNS: Final = (
@@ -205,7 +218,31 @@ def _under_way(request: ActiveRequest, now: float) -> RequestRow:
     elapsed = max(now - request.started, 0.0)
     answering = elapsed - (request.first_byte_ms or 0.0) / 1000
     rate = request.tokens / answering if request.tokens and answering >= LEAST else None
-    return _row(request, Severity.WAIT, milliseconds=elapsed * 1000, token_rate=rate)
+    row = _row(request, Severity.WAIT, milliseconds=elapsed * 1000, token_rate=rate)
+    progress, fraction = _progress(request)
+    return replace(row, progress=printable(progress), fraction=fraction)
+
+
+def _progress(request: ActiveRequest) -> tuple[str, float | None]:
+    """In words and as a fraction: what the answer itself tells, or else its body, or else the request's."""
+    if told := request.progress:
+        words, fraction = _share(told.done, told.total or None)
+        return ", ".join(filter(None, (words if told.total else "", told.what))), fraction
+    answered = request.status is not None
+    way, done, total = (
+        ("down", request.bytes_down, request.total_down) if answered else ("up", request.bytes_up, request.total_up)
+    )
+    if request.tokens is not None or max(done, total or 0) < LARGE:
+        return "", None
+    words, fraction = _share(done, total)
+    return f"{words} {way}", fraction
+
+
+def _share(done: int, total: int | None) -> tuple[str, float | None]:
+    if total is None:
+        return size(done), None
+    fraction = min(done / total, 1.0)
+    return f"{int(fraction * 100)} %, {size(done)} of {size(total)}", fraction
 
 
 def _ended(record: RequestRecord) -> RequestRow:

@@ -9,7 +9,9 @@ from llmtunnel.status import (
     ActiveRequest,
     Health,
     PeerStatus,
+    Percentiles,
     Phase,
+    Progress,
     RequestRecord,
     Role,
     Status,
@@ -26,6 +28,7 @@ from llmtunnel.summary import (
     Throughput,
     age,
     duration,
+    latency_words,
     path_words,
     peer_rows,
     printable,
@@ -152,6 +155,43 @@ def test_a_request_under_way_counts_on() -> None:
         ("200", "2.1 s", "50", "25.0"),
     ]
     assert {row.severity for row in rows} == {Severity.WAIT}
+
+
+PULLING = Progress(done=1_900_000_000, total=4_700_000_000, what="pulling 8934d96d\x1b")
+
+
+@pytest.mark.parametrize(
+    ("values", "words", "fraction"),
+    [
+        (
+            {"progress": PULLING, "status": 200},
+            "40 %, 1.9 GB of 4.7 GB, pulling 8934d96d\N{REPLACEMENT CHARACTER}",
+            19 / 47,
+        ),
+        ({"progress": Progress(done=0, total=0, what="pulling manifest")}, "pulling manifest", None),
+        ({"progress": Progress(done=7, total=7)}, "100 %, 7 B of 7 B", 1.0),
+        ({"bytes_up": 3_000_000, "total_up": 4_000_000}, "75 %, 3.0 MB of 4.0 MB up", 0.75),
+        ({"bytes_up": 0, "total_up": 4_000_000}, "0 %, 0 B of 4.0 MB up", 0.0),
+        ({"bytes_up": 3_000_000}, "3.0 MB up", None),
+        ({"bytes_up": 9_000_000, "total_up": 9_000_000, "status": 200, "bytes_down": 5}, "", None),
+        ({"status": 200, "bytes_down": 999_999, "total_down": 2_000_000}, "49 %, 1.0 MB of 2.0 MB down", 0.4999995),
+        ({"status": 200, "bytes_down": 3_000_000, "total_down": 2_000_000}, "100 %, 3.0 MB of 2.0 MB down", 1.0),
+        ({"status": 200, "bytes_down": 20_000_000}, "20.0 MB down", None),
+        ({"status": 200, "bytes_down": 20_000_000, "tokens": 7}, "", None),
+        ({"status": 200, "bytes_down": 999_999, "total_down": 999_999}, "", None),
+        ({}, "", None),
+    ],
+)
+def test_a_long_request_tells_how_far_it_is(values: dict[str, object], words: str, fraction: float | None) -> None:
+    [row] = request_rows([active(**values)], (), now=NOW, limit=1)
+    assert (row.progress, row.fraction) == (words, fraction)
+
+
+def test_the_spread_of_times_is_that_of_tokens_where_a_model_answers() -> None:
+    byte, token = Percentiles(p50=20, p95=45, count=9), Percentiles(p50=320, p95=1200, count=2)
+    assert latency_words(Status(role=Role.PROXY)) == ""
+    assert latency_words(Status(role=Role.PROXY, first_byte=byte)) == "first byte 20 ms, p95 45 ms"
+    assert latency_words(Status(role=Role.PROXY, first_byte=byte, first_token=token)) == "first token 320 ms, p95 1.2 s"
 
 
 def test_a_clock_that_was_set_back_makes_no_negative_times() -> None:

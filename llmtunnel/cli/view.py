@@ -141,7 +141,7 @@ def _requests(rows: Sequence[RequestRow], width: int) -> list[Line]:
     lines = [_line(width, (f"{MARGIN}{table.head}", "dim"))]
     for row in rows:
         mark = (f"{row.severity.mark} ", _COLOURS[row.severity])
-        lines.append(_line(width, mark, (table.line(row, note=row.error), "")))
+        lines.append(_line(width, mark, (table.line(row, note=row.error or row.progress), "")))
     return lines
 
 

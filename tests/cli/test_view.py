@@ -14,6 +14,7 @@ from llmtunnel.status import (
     Health,
     PeerStatus,
     Phase,
+    Progress,
     RequestRecord,
     Role,
     Status,
@@ -99,6 +100,16 @@ ACTIVE = (
         model="qwen2.5:7b",
         tokens=40,
     ),
+)
+
+
+PULL = ActiveRequest(
+    method="POST",
+    path="/api/pull",
+    started=NOW - 60,
+    status=200,
+    first_byte_ms=40,
+    progress=Progress(done=1_900_000_000, total=4_700_000_000, what="pulling 8934d96d3f08"),
 )
 
 
@@ -232,6 +243,13 @@ def test_requests_take_the_lines_that_are_left_up_to_as_many_as_the_panel_shows(
     assert len(shown(height=21, ended=ENDED * 30).splitlines()) == 21
     assert rows(22) == rows(21) + 1
     assert rows(80) == 20
+
+
+def test_a_pull_says_how_far_it_is_in_place_of_tokens_that_it_has_not() -> None:
+    for width, told in ((79, "40 %, 1.9 GB of …"), (139, "40 %, 1.9 GB of 4.7 GB, pulling 8934d96d3f08")):
+        [line] = [line for line in shown(width=width, active=(PULL,)).splitlines() if "/api/pull" in line]
+        assert line.endswith(told)
+        assert line.startswith("◌ POST    /api/pull")
 
 
 def test_peers_that_do_not_fit_are_counted() -> None:
