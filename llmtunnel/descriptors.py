@@ -55,6 +55,14 @@ def write(stream: TextIO, text: str) -> OSError | None:
     return None
 
 
+def same(one: TextIO, other: TextIO) -> bool:
+    """Whether both streams write to the same terminal, file or pipe."""
+    try:
+        return os.path.sameopenfile(one.fileno(), other.fileno())
+    except (OSError, ValueError):  # one is closed, or no real file
+        return False
+
+
 def raise_limit() -> None:
     """Let this process have as many descriptors as its hard limit permits, up to `ENOUGH`. For processes of our own."""
     try:

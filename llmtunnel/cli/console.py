@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from .. import descriptors
 from ..errors import TunnelError
 from ..platforms import in_cell
-from ..status import ErrorNotice, Notice, RequestFinished, Role
+from ..status import ErrorNotice, Notice, RequestFinished, Role, Waiting
 from .lines import HumanLines, complaint, json_line, unwritten
 from .output import Output
 from .signals import READER_GONE
@@ -18,6 +18,9 @@ from .signals import READER_GONE
 if TYPE_CHECKING:
     from ..tunnel import Tunnel
     from .live import Live
+
+
+GIVING_UP: Final = "error: Giving up, for the reason above.\n"
 
 
 class Console:
@@ -52,7 +55,8 @@ class Console:
         if isinstance(notice, ErrorNotice):
             self._last_error = notice.message
         line = json_line(notice) if self._json else self._human.line(notice)
-        if line is not None and not (self._live and isinstance(notice, RequestFinished)):  # the view has those
+        drawn = self._live is not None and isinstance(notice, RequestFinished | Waiting)
+        if line is not None and not drawn:
             self.write(line + "\n")
 
     def say(self, text: str, *, vital: bool = False) -> None:
@@ -125,5 +129,7 @@ class Console:
         if self._json and error.message != self._last_error:
             self.tell(ErrorNotice(message=error.message, hint=error.hint))
         if not self._json or self._lost:
-            descriptors.write(sys.stderr, complaint(error))
+            said = not self._lost and self._human.has_said(error.message)
+            seen = said and descriptors.same(self._stream, sys.stderr)
+            descriptors.write(sys.stderr, GIVING_UP if seen else complaint(error))
         return error.exit_code

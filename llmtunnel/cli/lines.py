@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections import deque
+from typing import Final
 
 from ..errors import TunnelError
 from ..status import (
@@ -37,8 +38,14 @@ def json_line(notice: Notice, role: Role | None = None) -> str:
     return json.dumps(fields if role is None else {**fields, "role": role})
 
 
+RETRYING: Final = "Trying again."
+
+
 class HumanLines:
-    """Sentences. Bad news of the signal server or of peers is said once, until there is good news, and the reverse."""
+    """Sentences. Bad news of the signal server or of peers is said once, until there is good news, and the reverse.
+
+    A cause is said once too: an error, the retry after it and the end that it leads to all name the same one.
+    """
 
     def __init__(self) -> None:
         self._topics = {"signal": _Topic(), "peer": _Topic()}
@@ -49,6 +56,8 @@ class HumanLines:
         match notice:
             case TotalsNotice():
                 return None  # each request has had a line
+            case Stopped(reason=reason) if self.has_said(reason):
+                return sentence(Stopped())
             case SignalConnected() | Reconnecting(what="signal server"):
                 topic, good = "signal", isinstance(notice, SignalConnected)
             case PeerConnected() | Ready() | Resumed():
@@ -57,7 +66,11 @@ class HumanLines:
                 topic, good = "peer", False
             case _:
                 return text
-        return text if self._topics[topic].is_news(text, good) else None
+        return self._topics[topic].news(notice, text, good)
+
+    def has_said(self, cause: str) -> bool:
+        """Whether the present bad news has named this cause."""
+        return any(topic.has_said(cause) for topic in self._topics.values())
 
 
 class _Topic:
@@ -67,14 +80,31 @@ class _Topic:
         self._good: bool | None = None
         self._said: deque[str] = deque(maxlen=REMEMBERED)
 
-    def is_news(self, text: str, good: bool) -> bool:
+    def has_said(self, cause: str) -> bool:
+        return printable(cause) in self._said
+
+    def news(self, notice: Notice, text: str, good: bool) -> str | None:
+        """The part of the notice's text that was not said yet, if any."""
         if good is not self._good:
             self._good = good
             self._said.clear()
-        if text in self._said:
-            return False
-        self._said.append(text)
-        return True
+        cause, retrying = printable(_cause(notice)), isinstance(notice, Reconnecting)
+        if isinstance(notice, ErrorNotice | Reconnecting) and cause in self._said:
+            text = RETRYING if retrying else ""
+        if not text or text in self._said:
+            return None
+        self._said.extend(filter(None, (text, cause, RETRYING if retrying else "")))
+        return text
+
+
+def _cause(notice: Notice) -> str:
+    """Why something went wrong, in the words that other notices of the same use."""
+    match notice:
+        case ErrorNotice(message=cause) | Reconnecting(reason=cause) | Suspended(reason=cause):
+            return cause
+        case PeerLostNotice(reason=cause):
+            return cause
+    return ""
 
 
 def sentence(notice: Notice) -> str:
@@ -98,7 +128,7 @@ def sentence(notice: Notice) -> str:
         case PeerLostNotice():
             return f"peer {notice.peer} lost: {notice.reason}"
         case Reconnecting():
-            return f"{_ended(_with_hint(notice.reason or f'{notice.what} lost', notice.hint))} Trying again."
+            return f"{_ended(_with_hint(notice.reason or f'{notice.what} lost', notice.hint))} {RETRYING}"
         case ErrorNotice():
             return f"error: {_with_hint(notice.message, notice.hint)}"
         case RequestFinished():

@@ -12,8 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from ..status import Phase
 from ..summary import Throughput, printable
 from . import logs
 from .screen import HIDE_CURSOR, SHOW_CURSOR, Screen
@@ -107,23 +109,25 @@ class Live:
             self._output.write(HIDE_CURSOR + frame)
 
     def _leave(self) -> None:
-        """Draw it once more, as text that stays: without the keys."""
+        """Draw it once more, as text that stays: without the keys, and without why it failed, which stands above."""
         try:
-            self._output.write(self._frame())
+            self._output.write(self._frame(left=True))
         finally:
             self._output.write(SHOW_CURSOR)
         self._screen.forget()
 
-    def _frame(self, keys: str = "") -> str:
+    def _frame(self, *, keys: str = "", left: bool = False) -> str:
         columns, rows = self._terminal.size
-        view = self._lines(max(columns - 1, 1), max(rows - 1 - ABOVE, 1), keys) if self._drawn else []
+        view = self._lines(max(columns - 1, 1), max(rows - 1 - ABOVE, 1), keys, left) if self._drawn else []
         said = [self._said.popleft() for _ in range(len(self._said))]
         return self._screen.show(view, columns=columns, said=said)
 
-    def _lines(self, width: int, height: int, keys: str) -> list[str]:
-        tunnel = self._tunnel
+    def _lines(self, width: int, height: int, keys: str, left: bool) -> list[str]:
+        tunnel, status = self._tunnel, self._tunnel.status
+        if left and status.phase is Phase.FAILED:
+            status = replace(status, detail="")
         view = render(
-            tunnel.status,
+            status,
             tunnel.records(REQUESTS),
             tunnel.active_requests(),
             throughput=self._throughput,

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
-from llmtunnel.cli.console import Console
+from llmtunnel.cli.console import GIVING_UP, Console
 from llmtunnel.errors import SettingError
 from llmtunnel.status import ErrorNotice, Role, Stopped
 
@@ -36,6 +38,22 @@ def test_why_a_command_fails_is_said_on_standard_error_and_to_programs_as_an_eve
     assert Console(json=True, stream=programs).fail(error) == 2
     assert json.loads(programs.getvalue())["message"] == "No."
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_command_that_ends_for_a_reason_that_was_said_repeats_it_only_on_another_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    error = SettingError("No.", hint="Do this.")
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        monkeypatch.setattr(sys, "stderr", err if apart else out)
+        console = Console(stream=out)
+        console.tell(ErrorNotice(message=error.message, hint=error.hint))
+        console.tell(Stopped(reason=error.message))
+        assert console.fail(error) == 2
+    told, complaint = (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+    assert told == "error: No. Do this.\nstopped\n" + ("" if apart else GIVING_UP)
+    assert complaint == ("error: No.\nDo this.\n" if apart else "")
 
 
 def test_programs_are_not_told_twice_why_a_tunnel_failed() -> None:

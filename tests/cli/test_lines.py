@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmtunnel.cli.lines import HumanLines, complaint, json_line
+from llmtunnel.cli.lines import RETRYING, HumanLines, complaint, json_line
 from llmtunnel.errors import SettingError
 from llmtunnel.paths import Path
 from llmtunnel.status import (
@@ -224,6 +224,25 @@ def test_what_goes_wrong_again_and_again_is_said_once_until_it_goes_well() -> No
     assert heard(refused[0], joined, waiting) == [True, True, False]
     assert heard(connected[0], connected[1], failed, failed) == [True, True, True, False]
     assert heard(request, request) == [True, True]
+
+
+def test_a_cause_is_said_once_by_the_error_the_retry_and_the_end_that_it_leads_to() -> None:
+    human, why = HumanLines(), "Wrong code."
+    failed, retry = ErrorNotice(message=why, hint="Compare."), Reconnecting(what="peer", reason=why, delay=1.0)
+    lost = [
+        PeerConnected(peer="a", path=Path.DIRECT, version="v2"),
+        Suspended(peer="a", reason="Silent.", path=Path.DIRECT),
+        Reconnecting(what="peer", reason="Silent.", delay=1.0),
+        PeerLostNotice(peer="a", reason="Silent."),
+    ]
+    heard = [human.line(notice) for notice in (failed, retry, failed, retry)]
+    assert heard == ["error: Wrong code. Compare.", RETRYING, None, None]
+    assert human.has_said(why)
+    assert human.line(Stopped(reason=why)) == "stopped"
+    assert [line is not None for line in map(human.line, lost)] == [True] * 4
+    assert human.line(lost[2]) is None
+    assert not human.has_said(why), "it went well since"
+    assert human.line(Stopped(reason=why)) == f"stopped: {why}"
 
 
 def test_what_peers_and_clients_send_cannot_steer_a_terminal() -> None:

@@ -20,12 +20,14 @@ from urllib.request import urlopen
 
 import pytest
 
-from llmtunnel.cli.console import Console
+from llmtunnel.cli.console import GIVING_UP, Console
 from llmtunnel.cli.live import INTERVAL, Live
 from llmtunnel.cli.output import Output
 from llmtunnel.cli.terminal import Terminal
 from llmtunnel.config import IceServers, ProxySettings
 from llmtunnel.invite import COUNT, EXAMPLE, Invite
+from llmtunnel.protocol.auth import NOT_THE_SAME
+from llmtunnel.session.carrier import NOT_PROVEN
 from llmtunnel.tunnel import Proxy
 from llmtunnel.words import WORDS
 
@@ -177,6 +179,19 @@ def test_the_command_that_serve_shows_is_copied_whole_whatever_the_width_and_it_
         terminal.wait(lambda screen: screen.copied.count(command) == 2)
         terminal.type("q")
         assert terminal.wait_exit() == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--plain",)])
+def test_a_wrong_code_is_explained_once(started: Processes, flags: tuple[str, ...]) -> None:
+    signal = started.signal().url
+    serve = started.command("serve", "--upstream", "1", "--signal", signal)
+    invite = Invite.parse(serve.wait_event("invite")["code"])
+    wrong = ("proxy", invite.renewed().code, "--stun", "none", "--listen", "127.0.0.1:0")
+    with on_terminal(*flags, command=wrong) as terminal:
+        assert terminal.wait_exit() == 3
+        text = " ".join(terminal.screen.copied)
+        assert text.count(NOT_THE_SAME) == text.count(NOT_PROVEN) == 1
+        assert terminal.screen.lines[-1] == GIVING_UP.strip()
 
 
 def test_an_invite_that_serve_was_given_is_not_drawn() -> None:
