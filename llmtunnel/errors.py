@@ -28,6 +28,7 @@ TunnelError                     what a user may catch; its text is a sentence, i
 
 from __future__ import annotations
 
+import sys
 from enum import IntEnum
 from typing import Self
 
@@ -90,13 +91,20 @@ class ErrorCode(IntEnum):
 
 
 class TunnelError(Exception):
-    """Something about the tunnel failed; ``str()`` is one sentence, ``hint`` says what to do next."""
+    """Something about the tunnel failed; ``str()`` is one sentence, ``hint`` says what to do next.
+
+    A traceback ends with both. IPython shows both in place of a traceback. There, ``%tb Plain`` shows the whole
+    traceback of the last error, and after ``%xmode Plain`` each error shows its own. Verbose in place of Plain shows
+    the values of variables too: codes and keys are among them, and a notebook saves them.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        if hint:
+            self.add_note(hint)
 
     @property
     def message(self) -> str:
@@ -112,8 +120,18 @@ class TunnelError(Exception):
         copy = type(self).__new__(type(self), *self.args)
         copy.args = self.args  # OSError, which `WaitTimeout` is too, takes none in __new__
         copy.__dict__.update(self.__dict__)
+        if notes := getattr(self, "__notes__", None):
+            copy.__notes__ = [*notes]  # a note on the copy is not one on the error that is kept
         copy.__cause__, copy.__suppress_context__ = self.__cause__, self.__suppress_context__
         return copy
+
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython shows: message and hint, or in its modes Plain and Verbose the traceback."""
+        tracebacks = sys.modules["IPython"].get_ipython().InteractiveTB
+        if tracebacks.mode in ("Plain", "Verbose"):
+            lines: list[str] = tracebacks.structured_traceback(type(self), self, self.__traceback__)
+            return lines
+        return [f"{type(self).__name__}: {self.message}", *self.hint.splitlines()]
 
 
 class SettingError(TunnelError):

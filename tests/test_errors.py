@@ -39,6 +39,14 @@ def test_each_says_in_a_line_what_it_means(kind: type[TunnelError]) -> None:
     assert kind.__doc__.splitlines()[0].endswith(".") or ";" in kind.__doc__
 
 
+def test_a_traceback_ends_with_message_and_hint() -> None:
+    error = TunnelError("It failed.", hint="Do something.")
+    assert traceback.format_exception_only(error) == ["llmtunnel.errors.TunnelError: It failed.\n", "Do something.\n"]
+    copy = error.again()
+    copy.add_note("More.")
+    assert error.__notes__ == ["Do something."]
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (AddressInUse, StreamReset)])
 def test_the_text_is_the_sentence_and_the_hint_is_apart(kind: type[TunnelError]) -> None:
     error = kind("It failed.", hint="Do something.") if kind is not ProtocolError else ProtocolError("It failed.")
