@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -46,6 +47,7 @@ from .status import (
     UpstreamStatus,
     Waiting,
 )
+from .summary import printable
 from .transport.tasks import finish, report, stop
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ WAIT: Final = 60.0
 """Seconds that waiting for the other side may take, unless told."""
 TOTALS_EVERY: Final = 60
 """Seconds between two notices of the totals."""
+TELL_EVERY: Final = 3.0
+"""Seconds from which a wait says what it waits for, and between two such lines."""
 _PROGRESS: Final = (Phase.STARTING, Phase.SIGNALING, Phase.WAITING, Phase.CONNECTING, Phase.READY)
 _ENDED: Final = (Phase.STOPPED, Phase.FAILED)
 
@@ -79,7 +83,7 @@ class Tunnel(ABC):
         self._ledger = Ledger(lambda record: self._notify(RequestFinished(record=record)))
         self._since: dict[str, float] = {}
         self._detail = self._hint = ""
-        self._registered = self._was_ready = False
+        self._registered = self._was_ready = self._met = False
         self._error: TunnelError | None = None
         self._task: asyncio.Task[None] | None = None
         self._sampling: asyncio.Task[None] | None = None
@@ -197,19 +201,35 @@ class Tunnel(ABC):
         self._sampling = asyncio.create_task(self._sample(), name="llmtunnel samples")
         self._sampling.add_done_callback(report)
 
-    async def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = WAIT) -> None:
+    async def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = WAIT, quiet: bool = False) -> None:
         """Return when the tunnel is in this phase or further.
 
-        Raises `WaitTimeout` after ``timeout`` seconds (None: never), or what the tunnel failed with.
+        From `TELL_EVERY` seconds on, standard error says in a line what is waited for, and again when that changes.
+
+        Parameters:
+            phase: A `Phase`, or its name, such as "ready".
+            timeout: Seconds to wait. None: no limit.
+            quiet: Say nothing meanwhile.
+
+        Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` where there is no such phase, or what the tunnel
+        failed with.
         """
         self._refuse_forked()
+        if phase not in tuple(Phase):
+            raise SettingError(f"There is no phase {phase!r}.", hint=f"Use one of {', '.join(Phase)}.")
+        phase = Phase(phase)
+        telling = None
+        if not quiet and phase in _PROGRESS and sys.stderr is not None:
+            telling = asyncio.create_task(self._tell_what_it_does(), name=f"llmtunnel {self._role} tells what it does")
         try:
             async with asyncio.timeout(timeout):
                 while not self._reached(phase):
                     await self._change()
         except TimeoutError as exc:
-            message = f"The tunnel is not {phase} after {timeout:g} s, but {self._phase()}. {self._detail}".strip()
-            raise WaitTimeout(message, hint=self._hint) from exc
+            raise self._late(phase, timeout) from exc
+        finally:
+            if telling is not None:
+                telling.cancel()
 
     async def wait_stopped(self) -> None:
         """Return when the tunnel is closed. Raises what it failed with."""
@@ -330,6 +350,7 @@ class Tunnel(ABC):
                 )
             case PeerConnected(peer=peer, time=time):
                 self._since[peer] = time
+                self._met = True
                 self._detail = self._hint = ""
             case Suspended(reason=reason):
                 self._detail, self._hint = f"{reason} Requests wait for it.", ""
@@ -340,6 +361,7 @@ class Tunnel(ABC):
                 self._ledger.keep({each.peer for each in self._room.sessions})
             case Reconnecting(what=what, reason=reason, hint=hint):
                 self._registered = self._registered and what != "signal server"
+                self._met = self._met or what == "peer"
                 self._detail, self._hint = reason, hint
             case ErrorNotice(message=message, hint=hint):
                 self._detail, self._hint = message, hint
@@ -385,6 +407,55 @@ class Tunnel(ABC):
                 raise self._error.again()
             raise TunnelError(f"The tunnel was stopped before it was {phase}.")
         return now in _PROGRESS and phase in _PROGRESS and _PROGRESS.index(now) >= _PROGRESS.index(phase)
+
+    # -- what a wait says
+
+    async def _tell_what_it_does(self) -> None:
+        told = ""
+        while True:
+            await asyncio.sleep(TELL_EVERY)
+            if (doing := self._doing()) != told:
+                told = doing
+                descriptors.write(sys.stderr, f"llmtunnel {self._role}: {printable(doing)}\n")
+
+    def _doing(self) -> str:
+        """What the tunnel is at: first what the signal server knows of the room, then what is wrong and what to do."""
+        other = self._role.other
+        match self._phase():
+            case Phase.SIGNALING:
+                doing = self._detail or f"Reaching the signal server {self._settings.signal}."
+                return f"{doing} {self._hint}".strip()
+            case Phase.WAITING if self._room.alone:
+                doing = f"No {other} is in the room."
+            case Phase.WAITING | Phase.CONNECTING:
+                doing = f"{other.capitalize()} is in the room. Connecting to it."
+            case Phase.RECONNECTING:
+                doing = f"The connection to {other} was lost. Connecting to it again."
+            case phase:
+                doing = f"The tunnel is {phase}."
+        return " ".join(filter(None, (doing, self._detail, self._hint)))
+
+    def _late(self, phase: Phase, timeout: float | None) -> WaitTimeout:
+        """For a wait that has run out: who did not come, or else what the tunnel was at."""
+        assert timeout is not None, "it has run out"
+        other = self._role.other
+        if self._phase() is Phase.WAITING and self._room.alone and not self._met:
+            hint = "Check the code, and that serve is running."
+            if self._role is Role.SERVE:
+                hint = "On the other machine, run `llmtunnel proxy` with this serve's code."
+            return WaitTimeout(f"{other.capitalize()} did not appear within {timeout:g} s.", hint=hint)
+        match self._phase():
+            case Phase.SIGNALING:
+                where = "" if self._detail else f" {self._settings.signal}"
+                failed = f"The signal server{where} was not reached within {timeout:g} s."
+            case Phase.WAITING | Phase.CONNECTING:
+                failed = f"{other.capitalize()} was found, but no connection to it came up within {timeout:g} s."
+            case Phase.RECONNECTING:
+                failed = f"The connection to {other} was lost, and did not come back within {timeout:g} s."
+            case now:
+                failed = f"The tunnel is not {phase} after {timeout:g} s, but {now}."
+        doctor = "`llmtunnel doctor` says what this network lets through."
+        return WaitTimeout(f"{failed} {self._detail}".strip(), hint=self._hint or doctor)
 
     async def _change(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -121,6 +121,11 @@ class Room:
         return self._links.making
 
     @property
+    def alone(self) -> bool:
+        """Whether the signal server knows of nobody to talk to in the room; says nothing before it has let us in."""
+        return self._negotiation.alone
+
+    @property
     def access(self) -> Access:
         """Who may be a peer."""
         return self._access

@@ -1,0 +1,126 @@
+"""What a wait says: on standard error while it lasts, and as the error where it runs out."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llmtunnel import aio, tunnel
+from llmtunnel.errors import WaitTimeout
+from llmtunnel.status import Phase
+from signal_server.server import SignalServer
+
+from .support.background import Background
+from .support.embedded import Upstream, proxy, started, world
+from .support.ports import free_port
+from .support.processes import environment
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the usual time."""
+    monkeypatch.setattr(tunnel, "TELL_EVERY", 0.3)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    out, err = capsys.readouterr()
+    assert not out
+    return err.splitlines()
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_wait_says_first_that_the_signal_server_knows_of_no_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    async with SignalServer("127.0.0.1", 0) as signal:
+        with pytest.raises(WaitTimeout, match=r"^Serve did not appear within 1\.5 s\.") as caught:
+            await aio.proxy(room="r", signal=signal.url, stun=(), listen=0, timeout=1.5)
+    assert caught.value.hint == "Check the code, and that serve is running."
+    [line] = lines(capsys)
+    assert line.startswith("llmtunnel proxy: No serve is in the room. ")
+
+
+@pytest.mark.usefixtures("soon")
+async def test_it_says_more_only_when_that_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    opening = asyncio.ensure_future(
+        aio.proxy(room="r", signal=f"ws://127.0.0.1:{port}", stun=(), listen=0, timeout=None)._opened()
+    )
+    await asyncio.sleep(1.5)
+    async with SignalServer("127.0.0.1", port) as signal, Upstream() as upstream:
+        await asyncio.sleep(4)  # the signal server is tried again every 3 s
+        first, second = lines(capsys)
+        assert "cannot be reached: nothing listens there" in first
+        assert second.startswith("llmtunnel proxy: No serve is in the room. ")
+        async with aio.serve(upstream.url, room="r", signal=signal.url, stun=(), quiet=True):
+            async with await opening as reached:
+                assert reached.status.phase is Phase.READY
+
+
+@pytest.mark.usefixtures("soon")
+async def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    async with SignalServer("127.0.0.1", 0) as signal:
+        with pytest.raises(WaitTimeout):
+            await aio.proxy(room="r", signal=signal.url, stun=(), listen=0, timeout=1, quiet=True)
+        handle = proxy(signal.url)
+        async with started(handle):
+            with pytest.raises(WaitTimeout):
+                await handle.wait(timeout=1, quiet=True)
+    assert lines(capsys) == []
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_wait_for_the_end_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    async with world() as (signal, _serve):
+        handle = proxy(signal.url)
+        async with started(handle):
+            await handle.wait()
+            with pytest.raises(WaitTimeout, match=r"not stopped after 1 s, but ready"):
+                await handle.wait(Phase.STOPPED, timeout=1)
+    assert lines(capsys) == []
+
+
+async def test_a_serve_that_does_not_reach_the_signal_server_says_so() -> None:
+    with pytest.raises(WaitTimeout) as caught:
+        await aio.serve(80, room="r", signal=f"ws://127.0.0.1:{free_port()}", stun=(), timeout=0.5)
+    assert str(caught.value).startswith("The signal server was not reached within 0.5 s. ")
+    assert caught.value.hint
+
+
+async def test_who_came_and_was_not_reached_is_not_said_to_be_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmtunnel.session import link
+
+    async def never(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(link.Link, "take_answer", never)
+    async with world() as (signal, _serve):
+        monkeypatch.setattr(link.Link, "answer", lambda *_: None)
+        with pytest.raises(WaitTimeout) as caught:
+            await aio.proxy(room="r", signal=signal.url, stun=(), listen=0, timeout=1.5)
+    assert str(caught.value).startswith("Serve was found, but no connection to it came up within 1.5 s.")
+    assert caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[Background]:
+    with Background() as background:
+        yield background
+
+
+def test_a_script_that_waits_says_for_what_after_three_seconds(other: Background) -> None:
+    script = f"import llmtunnel; llmtunnel.proxy(room='nobody', signal={other.signal!r}, stun=(), listen=0, timeout=60)"
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=environment({}))
+    begun = time.monotonic()
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert time.monotonic() - begun > tunnel.TELL_EVERY
+        assert line.startswith("llmtunnel proxy: No serve is in the room. ")
+    finally:
+        process.kill()
+        process.communicate()
