@@ -10,13 +10,14 @@ see `Tunnel.start`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any, Generic, TypeVar
 
 from . import runtime
 from .config import ProxyOptions, ServeOptions
+from .given import chosen
 from .meeting import Meeting, no_invite
-from .option import CALL, accepts, option, options
+from .option import CALL, accepts, option, options, seconds
 from .status import Phase
 from .tunnel import WAIT, Proxy, Server, Tunnel, Unsubscribe
 
@@ -28,8 +29,10 @@ T = TypeVar("T", bound=Tunnel)
 class Opening(Generic[T]):
     """What `serve` and `proxy` return: ``await`` it for the handle, or ``async with`` it to have it closed too."""
 
-    def __init__(self, make: Callable[[], Awaitable[T]], phase: Phase, timeout: float | None) -> None:
-        self._make, self._phase, self._timeout = make, phase, timeout
+    def __init__(
+        self, make: Callable[[], Awaitable[T]], phase: Phase, timeout: float | None, *, quiet: bool = False
+    ) -> None:
+        self._make, self._phase, self._timeout, self._quiet = make, phase, timeout, quiet
         self._tunnel: T | None = None
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -50,7 +53,7 @@ class Opening(Generic[T]):
         tunnel = await self._make()
         try:
             await tunnel.start()
-            await tunnel.wait(self._phase, timeout=self._timeout)
+            await tunnel.wait(self._phase, timeout=self._timeout, quiet=self._quiet)
         except BaseException:
             await tunnel.aclose()
             raise
@@ -62,7 +65,17 @@ class Wait:
     """How `serve` and `proxy` wait."""
 
     timeout: float | None = option(
-        "Seconds to wait, after which `WaitTimeout` is raised. None: no limit.", default=WAIT, group=CALL
+        "Seconds to wait, after which `WaitTimeout` is raised. None: no limit.",
+        default=WAIT,
+        group=CALL,
+        read=seconds,
+        takes=(NoneType,),
+    )
+    quiet: bool = option(
+        "Say nothing while it waits. Otherwise standard error says in a line what is waited for, from 3 s on and when"
+        " that changes; a blocking call in a notebook shows the panel at once instead.",
+        default=False,
+        group=CALL,
     )
 
 
@@ -87,7 +100,7 @@ def open_server(given: ServeCall) -> Opening[Server]:
             settings = settings.found(choose(await discover()))
         return Server(settings)
 
-    return Opening(make, Phase.WAITING, given.timeout)
+    return Opening(make, Phase.WAITING, given.timeout, quiet=given.quiet)
 
 
 def open_proxy(given: ProxyCall) -> Opening[Proxy]:
@@ -99,10 +112,10 @@ def open_proxy(given: ProxyCall) -> Opening[Proxy]:
             raise no_invite()
         return Proxy(given.settings(meeting))
 
-    return Opening(make, Phase.READY, given.timeout)
+    return Opening(make, Phase.READY, given.timeout, quiet=given.quiet)
 
 
-@accepts(ServeCall)
+@accepts(ServeCall, chosen)
 def serve(given: ServeCall) -> Opening[Server]:
     """Expose an HTTP service; opened when the signal server has taken us into the room.
 
@@ -112,7 +125,7 @@ def serve(given: ServeCall) -> Opening[Server]:
     return open_server(given)
 
 
-@accepts(ProxyCall)
+@accepts(ProxyCall, chosen)
 def proxy(given: ProxyCall) -> Opening[Proxy]:
     """Bring the other side's HTTP service here; opened when serve is reached.
 

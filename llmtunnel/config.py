@@ -322,6 +322,7 @@ class ReachOptions:
     invite: str | Invite | None = option(
         "the same as CODE; - reads it",
         python="The code that serve shows, in any spelling, or an `Invite`.",
+        takes=(Invite,),
         default=None,
         kw_only=False,
         metavar="CODE",
@@ -422,6 +423,7 @@ class ServeOptions(TunnelOptions):
     invite: str | Invite | None = option(
         "the invite to use, instead of a new one; - reads it",
         python="The invite to use, or its code, instead of a new one.",
+        takes=(Invite,),
         default=None,
         metavar="CODE",
         group=MEETING,
@@ -437,10 +439,12 @@ class ServeOptions(TunnelOptions):
         read=duration,
     )
     once: bool = option("let nobody new in after the first proxy", default=False, group=MEETING)
-    upstream: str | Upstream | None = option(
+    upstream: str | int | Upstream | None = option(
         "the same as UPSTREAM",
         python="The service: a URL, host:port, a port, a name such as ollama, or an `Upstream`. None: the model server"
         " that answers on this machine.",
+        port=True,
+        takes=(Upstream,),
         default=None,
         kw_only=False,
         metavar="URL",
@@ -525,7 +529,7 @@ class ServeOptions(TunnelOptions):
             return Upstream.parse(ANY_UPSTREAM, headers=headers)
         if not isinstance(self.upstream, Upstream):
             return Upstream.parse(
-                self.upstream, ca_file=self.upstream_ca, insecure=self.upstream_insecure, headers=headers
+                str(self.upstream), ca_file=self.upstream_ca, insecure=self.upstream_insecure, headers=headers
             )
         if self.upstream_ca is not None or self.upstream_insecure or headers:
             raise SettingError(
@@ -539,9 +543,10 @@ class ServeOptions(TunnelOptions):
 class ProxyOptions(TunnelOptions):
     """What a user gives to proxy."""
 
-    listen: str = option(
+    listen: str | int = option(
         "where to answer: host:port, a port, or a host for port 8000; port 0 takes a free one; [::]:PORT is every"
         " address, IPv4 too",
+        port=True,
         default=DEFAULT_LISTEN,
         metavar="ADDRESS",
         env=True,
@@ -605,6 +610,7 @@ class ProxyOptions(TunnelOptions):
             self,
             meeting,
             ice=self.ice,
+            listen=str(self.listen),
             timeouts=Timeouts(wait_for_peer=self.wait_for_peer),
             listener=_made(ListenerPolicy, self),
         )

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import update_wrapper
+from os import PathLike, fspath
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar, dataclass_transform
 
 from .errors import SettingError
@@ -83,6 +84,10 @@ class Option:
     """What the default means, where ``--help`` cannot show it."""
     flag: str = ""
     """Its spelling, where that is not the field's name."""
+    port: bool = False
+    """Whether Python's parameter may be a port's number."""
+    takes: tuple[type, ...] = ()
+    """Further types of Python's parameter; such a value stays as it is."""
     name: str = ""
     """The field, and Python's parameter. `declared` sets this and the default."""
     default: Any = None
@@ -131,6 +136,38 @@ class Option:
         except ValueError as exc:
             raise SettingError(f"{self.variable}: {exc}.", hint=f"{self.flag} takes the same values.") from exc
 
+    def of_argument(self, value: object) -> object:
+        """What Python's argument says; None where that is nothing. Raises `SettingError`, which does not show it.
+
+        A string is read as the flag reads it. One string does where several may be given.
+        """
+        if value is None or isinstance(value, self.takes):
+            return value
+        if self.is_switch:
+            if not isinstance(value, bool):
+                raise self._wrong("True or False", value)
+            return value
+        if not self.is_repeatable:
+            return self._read(value)
+        several = value if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+        return tuple(self._read(each) for each in several)
+
+    def _read(self, value: object) -> object:
+        if self.port and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if isinstance(value, str | PathLike):
+            try:
+                return (self.read or str)(fspath(value))
+            except ValueError as exc:
+                raise SettingError(f"{self.name}: {exc}.", hint=self.parameter_help) from exc
+        kinds, words = _NUMBERS.get(self.read, ((), "a string"))
+        if isinstance(value, kinds) and not isinstance(value, bool):
+            return self._read(str(value)) if self.read is seconds else value
+        raise self._wrong(words, value)
+
+    def _wrong(self, expected: str, value: object) -> SettingError:
+        return SettingError(f"{self.name} must be {expected}, not {type(value).__name__}.", hint=self.parameter_help)
+
 
 def option(help: str, *, default: T, kw_only: bool = True, **more: Any) -> T:
     """Declare a field that is an option; ``more`` is as in `Option`.
@@ -164,9 +201,12 @@ def declared(kind: type) -> Mapping[str, Option]:
     return {each.name: each for each in sorted(found, key=lambda each: GROUPS.index(each.group))}
 
 
-def accepts(kind: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P, R]]:
+def accepts(
+    kind: Callable[P, T], made: Callable[[type[T], Mapping[str, Any]], T] | None = None
+) -> Callable[[Callable[[T], R]], Callable[P, R]]:
     """Function decorator: the options of such a class are the function's parameters, documented one by one.
 
+    ``made`` makes the options of the arguments that a call gives, by name; without it they are the arguments as given.
     Type checkers see the parameters by ``P``; IPython, Jedi and `help` see them by ``__signature__``.
     """
     assert isinstance(kind, type)
@@ -178,10 +218,10 @@ def accepts(kind: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P, R]
 
         def call(*args: P.args, **given: P.kwargs) -> R:
             try:
-                signature.bind(*args, **given)
+                found = signature.bind(*args, **given)
             except TypeError as exc:
                 raise TypeError(f"{function.__name__}() {exc}") from None
-            return function(kind(*args, **given))
+            return function(made(kind, found.arguments) if made else kind(*args, **given))
 
         update_wrapper(call, function)
         call.__doc__ = _documented(function, [declared(kind)[each.name] for each in parameters])
@@ -249,3 +289,12 @@ def size(text: str) -> int:
         raise ValueError(f"not a size: {text!r}. Use for example 10MB")
     number, prefix, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+
+
+_NUMBERS: Final[Mapping[Callable[[str], object] | None, tuple[tuple[type, ...], str]]] = {
+    seconds: ((int, float), "a number of seconds"),
+    duration: ((int, float), "a number of seconds, or a string such as '8h'"),
+    count: ((int,), "a whole number"),
+    size: ((int,), "a whole number of bytes, or a string such as '10MB'"),
+}
+"""Options whose values are numbers, by how their text is read: the types that Python may give, and their words."""

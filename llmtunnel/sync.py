@@ -18,6 +18,7 @@ from .config import ProxySettings, ServeSettings, Settings
 from .endpoints.ledger import RECORDS
 from .environment import Environ
 from .errors import TunnelError
+from .given import chosen
 from .invite import Invite
 from .option import CALL, accepts, option, options
 from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
@@ -182,7 +183,7 @@ class _ProxyCall(_Where, aio.ProxyCall):
     """What `proxy` takes."""
 
 
-@accepts(_ServeCall)
+@accepts(_ServeCall, chosen)
 def serve(given: _ServeCall) -> Server:
     """Expose an HTTP service; returns when the signal server has taken us into the room.
 
@@ -192,7 +193,7 @@ def serve(given: _ServeCall) -> Server:
     return Server(*_opened("serve", lambda: aio.open_server(given), in_loop=given.in_loop))
 
 
-@accepts(_ProxyCall)
+@accepts(_ProxyCall, chosen)
 def proxy(given: _ProxyCall) -> Proxy:
     """Bring the other side's HTTP service here; returns when serve is reached.
 
@@ -204,7 +205,7 @@ def proxy(given: _ProxyCall) -> Proxy:
 
 
 if TYPE_CHECKING:  # mypy complains of an ignore that it does not need: these parameters are known to it
-    serve(8080)  # type: ignore[arg-type]
+    serve(8.5)  # type: ignore[arg-type]
     proxy(no_such_option=True)  # type: ignore[call-arg]
 
 

@@ -18,6 +18,7 @@ LAYERS = [
         "environment",
         "errors",
         "config",
+        "given",
         "install",
         "invite",
         "listener",

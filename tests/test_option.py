@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ TEXTS = {
     "upstream_headers": "X: x",
 }
 """A text for each option whose values have a form of their own."""
+
+
+OTHER_CODE = "1234567-zebra-yacht-wagon-vogue-usher"
 
 
 def named(case: object) -> str:
@@ -131,16 +135,196 @@ def test_an_option_has_the_same_effect_as_a_flag_in_a_magic_and_in_python(
         assert by_python(lambda function=function: function(**given, **{each.name: value}), monkeypatch) == by_flag
 
 
+WAYS = ["command", "magic", "aio", "sync"]
+
+
+def by_way(
+    way: str, verb: str, words: list[str], given: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> ServeSettings | ProxySettings:
+    """The settings by one of the four ways, with the variables that this process has."""
+    if way == "command":
+        return by_words(verb, words, dict(os.environ))
+    if way == "magic":
+        planned = plan([verb, *words], kept=None)
+        assert isinstance(planned, Plan)
+        return planned.settings
+    function = getattr({"aio": aio, "sync": sync}[way], verb)
+    return by_python(lambda: function(**given), monkeypatch)
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("verb", "each"), IN_ENVIRONMENT, ids=named)
-def test_a_variable_says_the_same_as_the_flag_which_wins(verb: str, each: Option) -> None:
-    text, _ = sample(each)
+def test_a_variable_says_the_same_as_the_parameter_which_wins(
+    way: str, verb: str, each: Option, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, value = sample(each)
+    given: dict[str, object] = dict(beside(verb, each))
     words = words_of(beside(verb, each))
-    by_variable = by_words(verb, words, {each.variable: text})
-    by_flag = by_words(verb, [*words, each.flag, text])
-    if each.name == "invite":  # with an upstream alone, as a flag of where they meet leaves the variables aside
-        assert by_variable == by_flag
-        return
-    assert by_variable == by_flag == by_words(verb, [*words, each.flag, text], {each.variable: "not this"})
+    explicit = by_way(way, verb, [*words, each.flag, text], given | {each.name: value}, monkeypatch)
+    # With an upstream alone, as whatever else says where they meet leaves the variables of that aside.
+    monkeypatch.setenv(each.variable, text)
+    assert by_way(way, verb, words, given, monkeypatch) == explicit != by_words(verb, words_of(BESIDE[verb]))
+    wrong = {"invite": OTHER_CODE, "upstream": "vllm"}.get(each.name, "not this")
+    monkeypatch.setenv(each.variable, wrong)
+    assert by_way(way, verb, [*words, each.flag, text], given | {each.name: value}, monkeypatch) == explicit
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("verb", "each"), [case for case in EACH if not case[1].env], ids=named)
+def test_an_option_without_a_variable_is_not_read_from_the_environment(
+    way: str, verb: str, each: Option, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, _ = sample(each)
+    given: dict[str, object] = dict(beside(verb, each))
+    words = words_of(beside(verb, each))
+    before = by_way(way, verb, words, given, monkeypatch)
+    monkeypatch.setenv(each.variable, text or "1")
+    assert by_way(way, verb, words, given, monkeypatch) == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_explicit_default_beats_the_environment(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for verb, each in IN_ENVIRONMENT:
+        if each.default and not each.is_repeatable:
+            text, _ = sample(each)
+            given: dict[str, object] = {**beside(verb, each), each.name: each.default}
+            words = [*words_of(beside(verb, each)), each.flag, str(each.default)]
+            expected = by_way(way, verb, words, given, monkeypatch)
+            with monkeypatch.context() as inner:
+                inner.setenv(each.variable, text)
+                assert by_way(way, verb, words, given, monkeypatch) == expected
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("verb", "each"), IN_FILES, ids=named)
+def test_a_variable_may_name_a_file_in_every_way(
+    way: str, verb: str, each: Option, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, value = sample(each)
+    file = tmp_path / "file"
+    file.write_text(f"{text}\n", "utf-8")
+    given: dict[str, object] = dict(beside(verb, each))
+    words = words_of(beside(verb, each))
+    explicit = by_way(way, verb, [*words, each.flag, text], given | {each.name: value}, monkeypatch)
+    monkeypatch.setenv(f"{each.variable}_FILE", str(file))
+    assert by_way(way, verb, words, given, monkeypatch) == explicit
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_where_the_two_meet_counts_as_one_thing_in_every_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("ROOM", "r"), ("SECRET", "s"), ("SIGNAL", "ws://elsewhere")):
+        monkeypatch.setenv(f"TUNNEL_{name}", text)
+    by_invite = by_way(way, "proxy", ["--invite", EXAMPLE], {"invite": EXAMPLE}, monkeypatch)
+    assert by_invite == ProxyOptions(EXAMPLE).settings(Meeting.of(Invite.parse(EXAMPLE)))
+    by_room = by_way(way, "proxy", ["--room", "q"], {"room": "q"}, monkeypatch)
+    assert (by_room.room, by_room.secret, by_room.signal) == ("q", "s", "ws://elsewhere")
+    monkeypatch.setenv("TUNNEL_INVITE", EXAMPLE)
+    with pytest.raises(SettingError, match="TUNNEL_INVITE and TUNNEL_ROOM contradict"):
+        by_way(way, "proxy", [], {}, monkeypatch)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_new_invite_is_for_the_signal_server_that_the_environment_names(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNNEL_SIGNAL", "ws://a")
+    settings = by_way(way, "serve", ["80"], {"upstream": 80}, monkeypatch)
+    assert isinstance(settings, ServeSettings)
+    assert settings.invite is not None
+    assert settings.signal == settings.invite.signal == "ws://a"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_listener_without_a_key_leaves_the_key_of_the_environment_aside(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNNEL_API_KEY", "k")
+    settings = by_way(way, "proxy", ["--room", "r", "--no-auth"], {"room": "r", "no_auth": True}, monkeypatch)
+    assert isinstance(settings, ProxySettings)
+    assert settings.listener.api_key is None
+
+
+def test_an_upstream_of_its_own_leaves_the_header_fields_of_the_environment_aside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TUNNEL_UPSTREAM_HEADER", "Authorization: Bearer t")
+    upstream = Upstream.parse("https://gpu.example")
+    settings = by_python(lambda: sync.serve(upstream, room="r"), monkeypatch)
+    assert isinstance(settings, ServeSettings)
+    assert settings.upstream == upstream
+
+
+# -- what Python's parameters take
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "same"),
+    [
+        ("serve", {"upstream": 11434}, {"upstream": "11434"}),
+        ("proxy", {"listen": 9000}, {"listen": "9000"}),
+        ("serve", {"upstream": 1, "expires": "8h", "secret": "s"}, {"upstream": 1, "expires": 28800, "secret": "s"}),
+        ("serve", {"upstream": 1, "max_body": "10MB"}, {"upstream": 1, "max_body": 10_000_000}),
+        ("serve", {"upstream": 1, "allow": "/v1/*"}, {"upstream": 1, "allow": ("/v1/*",)}),
+        ("serve", {"upstream": 1, "deny": ["/a", "/b"]}, {"upstream": 1, "deny": ("/a", "/b")}),
+        ("proxy", {"listen": None, "path": None, "stun": None}, {}),
+        ("proxy", {"stun": []}, {"stun": ()}),
+    ],
+)
+def test_values_are_taken_as_a_person_writes_them(
+    verb: str, given: dict[str, Any], same: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [by_way("sync", verb, [], {"room": "r", **each}, monkeypatch) for each in (given, same)]
+    assert settings[0] == settings[1]
+
+
+def test_a_port_is_a_number_on_the_command_line_and_in_a_magic_too() -> None:
+    for way in ("command", "magic"):
+        settings = by_way(way, "serve", ["11434", "--room", "r"], {}, pytest.MonkeyPatch())
+        assert isinstance(settings, ServeSettings)
+        assert settings.upstream == Upstream.parse("http://localhost:11434")
+
+
+class Odd:
+    """A value that no option takes; its repr must not be shown."""
+
+    def __repr__(self) -> str:
+        return "tulip"
+
+
+@pytest.mark.parametrize(
+    ("verb", "each"),
+    [
+        (verb, each)
+        for verb, kind in {"serve": aio.ServeCall, "proxy": aio.ProxyCall}.items()
+        for each in declared(kind).values()
+    ],
+    ids=named,
+)
+def test_a_value_of_a_wrong_type_is_a_setting_error_that_names_the_parameter(verb: str, each: Option) -> None:
+    function = getattr(sync, verb)
+    with pytest.raises(SettingError, match=rf"^{each.name} must be .*, not Odd\.") as caught:
+        function(**{each.name: Odd()})
+    assert caught.value.hint == each.parameter_help
+    assert "tulip" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "said"),
+    [
+        ("serve", {"expires": "soon"}, "expires: not a duration: 'soon'"),
+        ("proxy", {"timeout": -1}, "timeout: "),
+        ("proxy", {"timeout": float("nan")}, "timeout: "),
+        ("serve", {"once": 1}, "once must be True or False, not int"),
+        ("serve", {"max_requests": 2.5}, "max_requests must be a whole number, not float"),
+        ("serve", {"allow": ("/a", 3)}, "allow must be a string, not int"),
+        ("proxy", {"invite": 4821309}, "invite must be a string, not int"),
+        ("serve", {"upstream": True}, "upstream must be a string, not bool"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_one_too(verb: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        getattr(sync, verb)(**given)
+    assert caught.value.message.startswith(said)
 
 
 @pytest.mark.parametrize(("verb", "each"), IN_FILES, ids=named)
@@ -181,10 +365,10 @@ def test_a_server_that_is_found_gets_the_header_fields_that_were_given() -> None
 # -- signatures, help and completion
 
 FUNCTIONS: list[tuple[Callable[..., Any], type, tuple[str, ...]]] = [
-    (aio.serve, ServeOptions, ("timeout",)),
-    (aio.proxy, ProxyOptions, ("timeout",)),
-    (sync.serve, ServeOptions, ("timeout", "in_loop")),
-    (sync.proxy, ProxyOptions, ("timeout", "in_loop")),
+    (aio.serve, ServeOptions, ("timeout", "quiet")),
+    (aio.proxy, ProxyOptions, ("timeout", "quiet")),
+    (sync.serve, ServeOptions, ("timeout", "quiet", "in_loop")),
+    (sync.proxy, ProxyOptions, ("timeout", "quiet", "in_loop")),
 ]
 
 

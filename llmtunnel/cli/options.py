@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from ..config import (
     ProxyOptions,
@@ -20,13 +20,13 @@ from ..config import (
     from_env,
 )
 from ..errors import SettingError
+from ..given import CODE, chosen
 from ..invite import DEFAULT_SIGNAL, Invite
 from ..meeting import Meeting, no_invite
-from ..option import Option, declared
-from ..platforms import stored_invite
+from ..option import declared
 from ..upstream import Upstream
 from ..version import __version__
-from .meeting import read_file, read_meeting
+from .meeting import read_line
 from .parsers import (
     DEFAULT_LEVEL,
     LEVELS,
@@ -41,6 +41,8 @@ from .parsers import (
     serve_parser,
     toy_parser,
 )
+
+Options = TypeVar("Options", bound=ReachOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,10 +155,10 @@ def _serve(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     if given.service is not None and given.upstream is not None:
         raise SettingError("UPSTREAM and --upstream are the same.", hint="Leave one of them out.")
     given.upstream = given.service or given.upstream
-    values = _Values(given, environ)
-    chosen = ServeOptions(**values.of(ServeOptions))
-    meeting, new = _serve_meeting(chosen, values, environ)
-    return ServeCommand(view=_view(values), settings=chosen.settings(meeting), new=new)
+    options = _options(ServeOptions, given, environ)
+    meeting = options.meeting()
+    settings = options.settings(meeting or Meeting.made(options.signal))
+    return ServeCommand(view=_view(given, environ), settings=settings, new=meeting is None)
 
 
 def _proxy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
@@ -164,14 +166,11 @@ def _proxy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     given = parser.read(argv)
     if given.help:
         return ShowText(text=parser.format_help())
-    values = _Values(given, environ)
-    if given.no_auth:  # a flag, so it wins over a key of the environment
-        values.environ = {name: text for name, text in values.environ.items() if not name.startswith("api_key")}
-    chosen = ProxyOptions(**values.of(ProxyOptions))
-    meeting = chosen.meeting()
+    options = _options(ProxyOptions, given, environ)
+    meeting = options.meeting()
     if meeting is None:
         raise no_invite()
-    return ProxyCommand(view=_view(values), settings=chosen.settings(meeting))
+    return ProxyCommand(view=_view(given, environ), settings=options.settings(meeting))
 
 
 def _demo(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
@@ -179,7 +178,7 @@ def _demo(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     given = parser.read(argv)
     if given.help:
         return ShowText(text=parser.format_help())
-    return DemoCommand(view=_view(_Values(given, environ)), stay=given.stay)
+    return DemoCommand(view=_view(given, environ), stay=given.stay)
 
 
 def _toy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
@@ -187,7 +186,7 @@ def _toy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     given = parser.read(argv)
     if given.help:
         return ShowText(text=parser.format_help())
-    return ToyCommand(view=_view(_Values(given, environ)), listen=given.listen)
+    return ToyCommand(view=_view(given, environ), listen=given.listen)
 
 
 def _doctor(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
@@ -195,14 +194,13 @@ def _doctor(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     given = parser.read(argv)
     if given.help:
         return ShowText(text=parser.format_help())
-    values = _Values(given, environ)
-    chosen = DoctorOptions(**values.of(DoctorOptions))
-    meeting = chosen.meeting() or Meeting.made(values.text("signal"))
+    options = _options(DoctorOptions, given, environ)
+    meeting = options.meeting() or Meeting.made(options.signal)
     return DoctorCommand(
-        view=_view(values),
-        settings=Settings(room=meeting.room, signal=meeting.signal, ice=chosen.ice),
-        upstream=None if chosen.upstream is None else Upstream.parse(chosen.upstream),
-        listen=chosen.listen,
+        view=_view(given, environ),
+        settings=Settings(room=meeting.room, signal=meeting.signal, ice=options.ice),
+        upstream=None if options.upstream is None else Upstream.parse(options.upstream),
+        listen=options.listen,
     )
 
 
@@ -211,7 +209,7 @@ def _invite(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     given = parser.read(argv)
     if given.help:
         return ShowText(text=parser.format_help())
-    signal = _Values(given, environ).text("signal") or DEFAULT_SIGNAL
+    signal = given.signal or from_env(environ).get("signal", DEFAULT_SIGNAL)
     return InviteCommand(invite=Invite.generate(signal), json=given.json)
 
 
@@ -230,81 +228,31 @@ _COMMANDS: Final[Mapping[str, Callable[[Sequence[str], Mapping[str, str] | None]
 }
 
 
-class _Values:
-    """What was given, as a flag or else by the environment."""
-
-    def __init__(self, given: argparse.Namespace, environ: Mapping[str, str] | None) -> None:
-        self.given = given
-        self.environ = from_env(environ)
-        """By flag name."""
-
-    def text(self, name: str) -> str | None:
-        """One value; None where neither gives it."""
-        flag: str | None = getattr(self.given, name)
-        return self.environ.get(name) if flag is None else flag
-
-    def of(self, kind: type[ReachOptions]) -> dict[str, Any]:
-        """The options that are given, by name, for this class of them. Raises `SettingError`."""
-        if isinstance(getattr(self.given, "code", None), list):
-            self.given.code = " ".join(self.given.code) or None
-        meeting = read_meeting(self.given, self.environ)
-        found = {name: self._value(each) for name, each in declared(kind).items() if name not in meeting}
-        return {name: value for name, value in (meeting | found).items() if value is not None}
-
-    def _value(self, each: Option) -> object:
-        value: object = getattr(self.given, each.name)
-        if each.file:
-            return self._key(each)
-        if value is None and each.env and each.key in self.environ:
-            value = each.of_variable(self.environ[each.key])
-        if not isinstance(value, list):
-            return value
-        if each.lines:
-            value = [line for entry in value for line in _expand(entry, each.flag)]
-        if each.empty and each.empty in value:
-            if len(value) > 1:
+def _options(kind: type[Options], given: argparse.Namespace, environ: Mapping[str, str] | None) -> Options:
+    """The options that flags and environment give. Raises `SettingError`."""
+    words = getattr(given, CODE, None)
+    flags = vars(given) | ({CODE: " ".join(words) or None} if words is not None else {})
+    for name, each in declared(kind).items():
+        if each.empty and each.empty in (flags[name] or ()):
+            if len(flags[name]) > 1:
                 raise SettingError(
                     f"{each.flag} {each.empty} and another {each.flag} contradict each other.", hint="Leave one out."
                 )
-            return ()
-        return tuple(value)
-
-    def _key(self, each: Option) -> str | None:
-        """A text, or what the file has that is named instead of it."""
-        text, path = getattr(self.given, each.name), getattr(self.given, f"{each.name}_file")
-        if text is not None and path is not None:
-            raise SettingError(
-                f"{each.flag} and {each.flag}-file contradict each other.", hint="Leave one of them out."
-            )
-        if text is None and path is None:
-            text, path = self.environ.get(each.key), self.environ.get(f"{each.key}_file")
-        return read_file(path, f"{each.flag}-file", what="key file") if text is None and path is not None else text
+            flags[name] = ()
+    return chosen(kind, flags, environ, spelled=_spelled, read_line=read_line)
 
 
-def _serve_meeting(chosen: ServeOptions, values: _Values, environ: Mapping[str, str] | None) -> tuple[Meeting, bool]:
-    """What was given, or what the platform keeps for its user, or else a new invite; and whether it is new."""
-    if meeting := chosen.meeting():
-        return meeting, False
-    if stored := stored_invite(environ):
-        return Meeting.of(Invite.parse(stored), signal=chosen.signal), False
-    return Meeting.made(values.text("signal")), True
+def _spelled(name: str) -> str:
+    return "The code" if name == CODE else f"--{name.replace('_', '-')}"
 
 
-def _expand(entry: str, flag: str) -> list[str]:
-    """A header line, or what stands in the file that ``@FILE`` names."""
-    if not entry.startswith("@"):
-        return [entry]
-    lines = read_file(entry[1:], flag, what="header file", limit=None).splitlines()
-    return [line for line in lines if line.strip() and not line.startswith("#")]
-
-
-def _view(values: _Values) -> View:
-    verbose: int = values.given.verbose
-    if values.given.log_level is None and verbose:
+def _view(given: argparse.Namespace, environ: Mapping[str, str] | None) -> View:
+    verbose: int = given.verbose
+    if given.log_level is None and verbose:
         level = LEVELS[min(LEVELS.index(DEFAULT_LEVEL) + verbose, len(LEVELS) - 1)]
     else:
-        level = (values.text("log_level") or DEFAULT_LEVEL).lower()
+        level = (given.log_level or from_env(environ).get("log_level", DEFAULT_LEVEL)).lower()
     level = "warning" if level == "warn" else level
     if level not in LEVELS:
         raise SettingError(f"--log-level: unknown value {level!r}.", hint=f"Use one of {', '.join(LEVELS)}.")
-    return View(json=values.given.json, plain=getattr(values.given, "plain", False), log_level=level)
+    return View(json=given.json, plain=getattr(given, "plain", False), log_level=level)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from llmtunnel import given
 from llmtunnel.cli import meeting as cli_meeting
-from llmtunnel.cli import options
 from llmtunnel.cli.options import ProxyCommand, ServeCommand, parse
 from llmtunnel.config import DEFAULT_SIGNAL
 from llmtunnel.errors import SettingError
@@ -214,7 +214,7 @@ def test_a_person_at_a_terminal_is_asked_and_a_secret_is_not_shown(
 def test_serve_takes_the_invite_that_its_user_has_stored_with_the_platform_where_none_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(options, "stored_invite", lambda environ: OTHER)
+    monkeypatch.setattr(given, "stored_invite", lambda environ: OTHER)
     command = serve()
     assert (command.settings.invite, command.new) == (Invite.parse(OTHER), False)
     assert command.settings.signal == "ws://10.0.0.2:8787"
@@ -222,6 +222,6 @@ def test_serve_takes_the_invite_that_its_user_has_stored_with_the_platform_where
     assert serve("--room", "r").settings.invite is None
     with pytest.raises(SettingError, match="is for the signal server"):
         serve("--signal", "ws://other")
-    monkeypatch.setattr(options, "stored_invite", lambda environ: "nonsense")
+    monkeypatch.setattr(given, "stored_invite", lambda environ: "nonsense")
     with pytest.raises(SettingError, match="begins with a number"):
         serve()

@@ -1,0 +1,155 @@
+"""Options by what is given in every way together: parameters, flags, variables, files. Reads files and variables.
+
+The command line, ``%tunnel``, `llmtunnel.serve` and `llmtunnel.aio` share one rule: what the call says (a parameter, a
+flag) beats the environment (``TUNNEL_…``), which beats the default. A value of None counts as not given.
+
+Where the two meet counts as one thing. So an invite in the call leaves ``TUNNEL_ROOM`` and ``TUNNEL_SECRET`` aside, and
+a room in the call leaves ``TUNNEL_INVITE`` aside. A room and its secret may come one from the call and the other from
+the environment. What contradicts itself is an error. An invite knows its signal server: ``signal`` in the call must
+agree with it, and ``TUNNEL_SIGNAL`` is for where there is no invite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from pathlib import Path
+from types import NoneType
+from typing import Any, Final, TypeVar
+
+from .config import ReachOptions, ServeOptions, from_env
+from .errors import SettingError
+from .invite import LONGEST
+from .option import Option, declared
+from .platforms import stored_invite
+from .upstream import Upstream
+
+Options = TypeVar("Options", bound=ReachOptions)
+
+CODE: Final = "code"
+"""The command line's name for an invite that is an argument rather than a flag."""
+STDIN: Final = "-"
+"""In place of a code or a secret, on the command line: read it from standard input."""
+
+_NAMES: Final = ("invite", "room", "secret")
+_READ_AS: Final = {"invite": "code"}
+"""What a user is asked for, where that is not the option's name."""
+_INVITE: Final = (CODE, "invite", "invite_file")
+_ROOM: Final = ("room", "secret", "secret_file")
+_EXCLUSIVE: Final = (*((one, other) for one in _INVITE for other in (*_INVITE, *_ROOM)), ("secret", "secret_file"))
+
+
+def chosen(
+    kind: type[Options],
+    given: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+    *,
+    spelled: Callable[[str], str] = lambda name: name,
+    read_line: Callable[[str], str] | None = None,
+) -> Options:
+    """Options of this class by what is ``given``, else the environment (default: ours), else their defaults.
+
+    ``given`` has values by option name, or by ``NAME_file`` the path of a file with the value. ``spelled`` says how the
+    user spells such a name. ``read_line``: what reads a code or a secret that is given as `STDIN`. For serve, the
+    invite that the platform stores for its user counts where nothing else says where to meet.
+
+    Raises `SettingError`.
+    """
+    variables = from_env(environ)
+    if given.get("no_auth"):
+        variables = {name: text for name, text in variables.items() if not name.startswith("api_key")}
+    if isinstance(given.get("upstream"), Upstream):  # which has its own header fields
+        variables.pop("upstream_header", None)
+    meeting = _meeting(given, variables, spelled, read_line)
+    if issubclass(kind, ServeOptions) and not meeting and (stored := stored_invite(environ)):
+        meeting = {"invite": stored}
+    signal = given.get("signal")
+    if signal is None and "invite" not in meeting:
+        signal = variables.get("signal")
+    found = {**dict.fromkeys(_NAMES), **meeting, "signal": signal}
+    values: dict[str, Any] = {
+        name: each.of_argument(found[name]) if name in found else _value(each, given, variables, spelled)
+        for name, each in declared(kind).items()
+    }
+    unlimited = {name for name, each in declared(kind).items() if NoneType in each.takes and name in given}
+    return kind(**{name: value for name, value in values.items() if value is not None or name in unlimited})
+
+
+def _meeting(
+    given: Mapping[str, Any],
+    variables: Mapping[str, str],
+    spelled: Callable[[str], str],
+    read_line: Callable[[str], str] | None,
+) -> dict[str, Any]:
+    """Invite, or room and secret: those that are given."""
+    ours: dict[str, Any] = {name: value for name in (*_INVITE, *_ROOM) if (value := given.get(name)) is not None}
+    found: dict[str, Any] = {name: variables[name] for name in _beside(ours.keys()) if name in variables} | ours
+
+    def label(name: str) -> str:
+        return spelled(name) if name in ours else f"TUNNEL_{name.upper()}"
+
+    for one, other in _EXCLUSIVE:
+        if one != other and one in found and other in found:
+            raise SettingError(f"{label(one)} and {label(other)} contradict each other.", hint="Leave one of them out.")
+    for name in ("invite", "secret"):
+        if (path := found.pop(f"{name}_file", None)) is not None:
+            found[name] = read_file(path, label(f"{name}_file"))
+    if CODE in found:
+        found["invite"] = found.pop(CODE)
+    if read_line is not None:
+        found |= {name: read_line(_READ_AS.get(name, name)) for name, text in found.items() if text == STDIN}
+    return found
+
+
+def _beside(ours: Set[str]) -> tuple[str, ...]:
+    """What the environment may add to these names."""
+    if ours & set(_INVITE):
+        return ()
+    if ours & {"secret", "secret_file"}:
+        return ("room",)
+    return _ROOM if ours else (*_INVITE, *_ROOM)
+
+
+def _value(
+    each: Option, given: Mapping[str, Any], variables: Mapping[str, str], spelled: Callable[[str], str]
+) -> object:
+    """What is given for another option; None where nothing is."""
+    value: object = given.get(each.name)
+    if each.file:
+        value = _text(each, given, variables, spelled)
+    elif value is None and each.env and each.key in variables:
+        value = each.of_variable(variables[each.key])
+    value = each.of_argument(value)
+    if each.lines and isinstance(value, tuple):
+        return tuple(line for entry in value for line in _lines(entry, each.flag))
+    return value
+
+
+def _text(
+    each: Option, given: Mapping[str, Any], variables: Mapping[str, str], spelled: Callable[[str], str]
+) -> object:
+    """The value, or what the file has that is named instead of it."""
+    name, file = each.name, f"{each.name}_file"
+    text, path = given.get(name), given.get(file)
+    if text is not None and path is not None:
+        labels = f"{spelled(name)} and {spelled(file)}"
+        raise SettingError(f"{labels} contradict each other.", hint="Leave one of them out.")
+    if text is None and path is None:
+        text, path = variables.get(each.key), variables.get(f"{each.key}_file")
+    return read_file(path, f"{each.flag}-file", what="key file") if text is None and path is not None else text
+
+
+def _lines(entry: str, flag: str) -> list[str]:
+    """A header line, or what stands in the file that ``@FILE`` names."""
+    if not entry.startswith("@"):
+        return [entry]
+    lines = read_file(entry[1:], flag, what="header file", limit=None).splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def read_file(path: str, flag: str, *, what: str = "file", limit: int | None = LONGEST + 1) -> str:
+    """The text of a file that a flag or a variable names. Raises `SettingError`."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            return file.read(limit).strip()
+    except (OSError, ValueError) as exc:
+        raise SettingError(f"The {what} {path!r} cannot be read: {exc}.", hint=f"Check {flag}.") from exc
