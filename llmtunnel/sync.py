@@ -25,6 +25,8 @@ from .status import ActiveRequest, Notice, Phase, RequestRecord, Status
 from .upstream import Upstream
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .doctor.findings import Diagnosis
     from .notebook.panel import Panel
 
@@ -72,6 +74,14 @@ class Handle(Generic[T]):
         return self._tunnel.history()
 
     history.__doc__ = aio.Tunnel.history.__doc__
+
+    def plot(self) -> Figure:
+        """See `aio.Tunnel.plot`."""
+        from .notebook.plot import plot
+
+        return plot(self)
+
+    plot.__doc__ = aio.Tunnel.plot.__doc__
 
     def active_requests(self) -> tuple[ActiveRequest, ...]:
         """See `aio.Tunnel.active_requests`."""

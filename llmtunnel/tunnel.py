@@ -51,6 +51,8 @@ from .summary import printable
 from .transport.tasks import finish, report, stop
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from .endpoints.origin import Origin
     from .environment import Environ
     from .invite import Invite
@@ -182,6 +184,16 @@ class Tunnel(ABC):
         ``up_bytes_per_second``, ``down_bytes_per_second`` and ``tokens_per_second``. Call it from any thread.
         """
         return [_rates(before, sample) for before, sample in pairwise(self._ledger.samples())]
+
+    def plot(self) -> Figure:
+        """Draw the last hour: round trip, time to the first token, tokens and bytes a second; works while it runs.
+
+        Returns a matplotlib figure of what is known now, which a notebook shows; ``.savefig("tunnel.png")`` keeps it.
+        Raises `TunnelError` where matplotlib is not installed.
+        """
+        from .notebook.plot import plot
+
+        return plot(self)
 
     def active_requests(self) -> tuple[ActiveRequest, ...]:
         """The requests under way, oldest first; from any thread."""

@@ -48,7 +48,10 @@ LAYERS = [
 ONE_ROW = [LAYERS[0], LAYERS[7]]
 """Rows of single modules, which may import each other."""
 
-UPWARD = {("tunnel", "notebook.display"), ("sync", "notebook.display"), ("sync", "notebook.panel")}
+UPWARD = {
+    *(("tunnel", "notebook.display"), ("sync", "notebook.display"), ("sync", "notebook.panel")),
+    *(("tunnel", "notebook.plot"), ("sync", "notebook.plot")),
+}
 """The one thing that is asked of a higher layer: a notebook asks a handle to draw itself, the handle asks its view."""
 
 HOMES = {
@@ -68,6 +71,7 @@ HOMES = {
     "spake2": ["protocol.keys"],
     "IPython": ["", "notebook"],
     "ipywidgets": ["notebook"],
+    "matplotlib": ["notebook", "sync", "tunnel"],
     "segno": ["cli", "notebook"],
 }
 """What only some may import."""

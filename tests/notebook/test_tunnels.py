@@ -234,3 +234,20 @@ def test_without_ipywidgets_text_and_a_picture_do(tmp_path: Path, other: Backgro
         assert "llmtunnel proxy " in asked[0]
         assert notebook.comms == []
         notebook.run("%tunnel stop")
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["without pyplot", "with pyplot's figures inline"])
+def test_a_plot_is_shown_once_while_the_tunnel_runs(notebook: Kernel, inline: bool) -> None:
+    notebook.run("proxy = connected()")
+    try:
+        notebook.run("chat = openai.OpenAI(base_url=proxy.openai_base_url, api_key='none').chat.completions")
+        said = "[{'role': 'user', 'content': 'hi'}]"
+        notebook.run(f"stream = chat.create(model='toy', stream=True, messages={said})\nnext(stream)")
+        if inline:
+            notebook.run("%matplotlib inline\nimport matplotlib.pyplot")
+        shown = notebook.run("proxy.plot()").displayed
+        assert [data["image/png"][:8] for data in shown] == ["iVBORw0K"]
+        assert notebook.value("len([each for each in stream])") > 0, "the answer went on"
+        assert inline or notebook.value("'matplotlib.pyplot' not in sys.modules")
+    finally:
+        notebook.run("proxy.close()")
