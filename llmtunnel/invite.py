@@ -117,6 +117,11 @@ class Invite:
         )
 
 
+def is_invites(room: str) -> bool:
+    """Whether a room is named as an invite names it: its user knows it as the code's number."""
+    return bool(_ROOM.fullmatch(room))
+
+
 def _new_secret() -> str:
     return "-".join(secrets.choice(WORDS) for _ in range(COUNT))
 

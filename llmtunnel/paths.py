@@ -44,7 +44,7 @@ class PathKind:
 
 
 KINDS: Final = {
-    Path.TCP: PathKind(label="direct, TCP", rank=0, needs_secret=True, needs_resume=True),
+    Path.TCP: PathKind(label="local TCP", rank=0, needs_secret=True, needs_resume=True),
     Path.DIRECT: PathKind(label="direct", rank=1),
     Path.TURN: PathKind(label="TURN server", rank=2, needs_turn=True, poor=True),
     Path.RELAY: PathKind(label="relay", rank=3, needs_secret=True, poor=True),

@@ -283,6 +283,8 @@ class Waiting(Notice):
 
     event: ClassVar[str] = "waiting"
     room: str
+    role: Role
+    """Who waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 
+from .invite import is_invites
 from .paths import Path, kind
 from .status import ActiveRequest, Health, PeerStatus, Phase, RequestRecord, Role, Status, UpstreamStatus
 
@@ -68,11 +69,15 @@ def state_words(status: Status) -> State:
     if status.phase is Phase.READY and _is_down(status.upstream):
         return State(severity=Severity.BAD, words="ready, but the upstream does not answer", detail=_detail(status))
     severity, words = _PHASES[status.phase]
-    return State(
-        severity=severity,
-        words=words.format(other="a proxy" if status.role is Role.SERVE else "serve"),
-        detail=_detail(status),
-    )
+    words = words.format(other="a proxy" if status.role is Role.SERVE else "serve")
+    return State(severity=severity, words=words, detail=_without(words, _detail(status)))
+
+
+def waiting_words(role: Role, room: str) -> str:
+    """What to tell the side ``role`` while nobody else is in the room."""
+    if role is Role.SERVE:
+        return "Waiting for a proxy. On your laptop, run `llmtunnel proxy …`."
+    return f"Waiting for serve. Is it running, and is the {'number' if is_invites(room) else 'room'} right?"
 
 
 _PHASES: Final = {
@@ -94,6 +99,12 @@ def upstream_words(upstream: UpstreamStatus | None) -> str:
     if _is_down(upstream):
         return "does not answer"
     return printable(": ".join(filter(None, ("answers", ", ".join(upstream.models)))))
+
+
+def _without(words: str, detail: str) -> str:
+    """The detail, without the sentence that repeats the state's words."""
+    first, _, rest = detail.partition(". ")
+    return rest if first.lower() == words else detail
 
 
 def _detail(status: Status) -> str:
@@ -132,7 +143,7 @@ class PeerRow:
     rtt: str
     since: str
     requests: str
-    """Those that ended; ``12 + 3`` where three are under way."""
+    """Those that ended; ``12 done, 3 running`` where some are under way."""
     up: str
     down: str
 
@@ -156,7 +167,7 @@ def peer_rows(peers: Iterable[PeerStatus], *, now: float) -> tuple[PeerRow, ...]
             path=path_words(peer.path),
             rtt=NONE if peer.rtt is None else duration(peer.rtt * 1000),
             since=age(now - peer.since) if peer.since else NONE,
-            requests=f"{peer.requests} + {peer.active}" if peer.active else str(peer.requests),
+            requests=f"{peer.requests} done, {peer.active} running" if peer.active else str(peer.requests),
             up=size(peer.bytes_up),
             down=size(peer.bytes_down),
         )
@@ -360,6 +371,11 @@ def sparkline(values: Sequence[float]) -> str:
 def path_words(path: Path) -> str:
     """How packets travel, for people."""
     return kind(path).label
+
+
+def ended(text: str) -> str:
+    """The text as a sentence: with a full stop, where it has no end."""
+    return text if text.endswith((".", "!", "?")) else text + "."
 
 
 def printable(text: str, longest: int = LONGEST) -> str:

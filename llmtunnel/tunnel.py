@@ -22,6 +22,7 @@ from . import descriptors, runtime
 from .config import ProxySettings, ServeSettings, Settings
 from .endpoints.ledger import RECORDS, Ledger
 from .errors import PeerNotFound, SettingError, TunnelError, WaitTimeout
+from .invite import is_invites
 from .status import (
     ActiveRequest,
     ErrorNotice,
@@ -47,7 +48,7 @@ from .status import (
     UpstreamStatus,
     Waiting,
 )
-from .summary import printable
+from .summary import ended, printable, waiting_words
 from .transport.tasks import finish, report, stop
 
 if TYPE_CHECKING:
@@ -84,8 +85,10 @@ class Tunnel(ABC):
         self._waiters: set[asyncio.Future[None]] = set()
         self._ledger = Ledger(lambda record: self._notify(RequestFinished(record=record)))
         self._since: dict[str, float] = {}
-        self._detail = self._hint = ""
-        self._registered = self._was_ready = self._met = False
+        self._detail = ""
+        self._trouble = self._signal_trouble = ("", "")
+        """What went wrong last with the other side or the signal server, and what to do about it."""
+        self._registered = self._was_ready = False
         self._error: TunnelError | None = None
         self._task: asyncio.Task[None] | None = None
         self._sampling: asyncio.Task[None] | None = None
@@ -258,7 +261,7 @@ class Tunnel(ABC):
         """
         self._refuse_forked()
         if self._task is None or self._phase() in _ENDED:
-            raise TunnelError(f"The tunnel is {self._phase()}: it cannot reconnect.", hint="Make another one.")
+            raise TunnelError(f"The tunnel is {self._phase()} and cannot reconnect.", hint="Start a new one.")
         self._room.reconnect()
 
     async def aclose(self) -> None:
@@ -318,7 +321,7 @@ class Tunnel(ABC):
             self._fail(exc)
         except Exception as exc:
             logger.exception("a defect ended the tunnel")
-            self._fail(TunnelError(f"A defect ended the tunnel: {exc!r}.", hint="Please report it."))
+            self._fail(TunnelError(f"An internal error ended the tunnel: {exc!r}.", hint="Please report this."))
 
     def _fail(self, error: TunnelError) -> None:
         self._error = error.again()
@@ -354,29 +357,27 @@ class Tunnel(ABC):
         match notice:
             case SignalConnected():
                 self._registered = True
-                self._detail = self._hint = ""
-            case Waiting():
-                self._detail = "Nobody else is in the room."
-                self._hint = (
-                    f"Is `llmtunnel {self._role.other}` running, with the same invite, or room and signal server?"
-                )
+                self._detail, self._signal_trouble = "", ("", "")
+            case Waiting(role=role, room=room):
+                self._detail = waiting_words(role, room)
             case PeerConnected(peer=peer, time=time):
                 self._since[peer] = time
-                self._met = True
-                self._detail = self._hint = ""
+                self._detail, self._trouble = "", ("", "")
             case Suspended(reason=reason):
-                self._detail, self._hint = f"{reason} Requests wait for it.", ""
+                self._detail, self._trouble = _joined(reason, "Requests wait for it."), (reason, "")
             case Resumed():
-                self._detail = self._hint = ""
+                self._detail, self._trouble = "", ("", "")
             case PeerLostNotice(peer=peer):
                 self._since.pop(peer, None)
                 self._ledger.keep({each.peer for each in self._room.sessions})
             case Reconnecting(what=what, reason=reason, hint=hint):
-                self._registered = self._registered and what != "signal server"
-                self._met = self._met or what == "peer"
-                self._detail, self._hint = reason, hint
+                self._detail = _joined(reason, hint, "Retrying.")
+                if what == "signal server":
+                    self._registered, self._signal_trouble = False, (reason, hint)
+                else:
+                    self._trouble = (reason, hint)
             case ErrorNotice(message=message, hint=hint):
-                self._detail, self._hint = message, hint
+                self._detail, self._trouble = _joined(message, hint), (message, hint)
         self._publish(notice)
         if isinstance(notice, PeerConnected) and len(self._room.sessions) == 1:
             self._was_ready = True
@@ -435,8 +436,7 @@ class Tunnel(ABC):
         other = self._role.other
         match self._phase():
             case Phase.SIGNALING:
-                doing = self._detail or f"Reaching the signal server {self._settings.signal}."
-                return f"{doing} {self._hint}".strip()
+                return self._detail or f"Reaching the signal server {self._settings.signal}."
             case Phase.WAITING if self._room.alone:
                 doing = f"No {other} is in the room."
             case Phase.WAITING | Phase.CONNECTING:
@@ -445,29 +445,32 @@ class Tunnel(ABC):
                 doing = f"The connection to {other} was lost. Connecting to it again."
             case phase:
                 doing = f"The tunnel is {phase}."
-        return " ".join(filter(None, (doing, self._detail, self._hint)))
+        return f"{doing} {self._detail}".strip()
 
     def _late(self, phase: Phase, timeout: float | None) -> WaitTimeout:
         """For a wait that has run out: who did not come, or else what the tunnel was at."""
         assert timeout is not None, "it has run out"
-        other = self._role.other
-        if self._phase() is Phase.WAITING and self._room.alone and not self._met:
-            hint = "Check the code, and that serve is running."
-            if self._role is Role.SERVE:
-                hint = "On the other machine, run `llmtunnel proxy` with this serve's code."
-            return WaitTimeout(f"{other.capitalize()} did not appear within {timeout:g} s.", hint=hint)
+        other, within = self._role.other, f"within {timeout:g} s"
+        reason, hint = self._trouble
         match self._phase():
-            case Phase.SIGNALING:
-                where = "" if self._detail else f" {self._settings.signal}"
-                failed = f"The signal server{where} was not reached within {timeout:g} s."
+            case Phase.WAITING if not self._room.met:
+                code = "code" if is_invites(self._settings.room) else "room's name"
+                hint = f"Check the {code}, and that serve is running."
+                if self._role is Role.SERVE:
+                    hint = f"On the other machine, run `llmtunnel proxy` with this serve's {code}."
+                return WaitTimeout(f"{other.capitalize()} did not appear {within}.", hint=hint)
+            case Phase.STARTING | Phase.SIGNALING:
+                reason, hint = self._signal_trouble
+                where = "" if reason else f" {self._settings.signal}"
+                failed = f"The signal server{where} was not reached {within}."
             case Phase.WAITING | Phase.CONNECTING:
-                failed = f"{other.capitalize()} was found, but no connection to it came up within {timeout:g} s."
+                failed = f"{other.capitalize()} was found, but no connection to it came up {within}."
             case Phase.RECONNECTING:
-                failed = f"The connection to {other} was lost, and did not come back within {timeout:g} s."
+                failed = f"The connection to {other} was lost, and did not come back {within}."
             case now:
                 failed = f"The tunnel is not {phase} after {timeout:g} s, but {now}."
         doctor = "`llmtunnel doctor` says what this network lets through."
-        return WaitTimeout(f"{failed} {self._detail}".strip(), hint=self._hint or doctor)
+        return WaitTimeout(f"{failed} {reason}".strip(), hint=hint or doctor)
 
     async def _change(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -489,6 +492,11 @@ def _rates(before: Sample, sample: Sample) -> dict[str, float | None]:
         "down_bytes_per_second": (sample.bytes_down - before.bytes_down) / seconds,
         "tokens_per_second": max(sample.tokens - before.tokens, 0) / seconds,
     }
+
+
+def _joined(*texts: str) -> str:
+    """The texts as sentences of one line."""
+    return " ".join(ended(text) for text in texts if text)
 
 
 class Server(Tunnel):
@@ -520,7 +528,9 @@ class Server(Tunnel):
         """
         self._refuse_forked()
         if self._invite is None:
-            raise SettingError("This serve has a room and a secret of its own.", hint="Start it with other ones.")
+            raise SettingError(
+                "This serve uses --room and --secret, and has no invite.", hint="Restart it with another secret."
+            )
         self._invite = self._invite.renewed()
         self._room.renew_secret(self._invite.secret)
         return self._invite
@@ -534,7 +544,7 @@ class Server(Tunnel):
         self._refuse_forked()
         if not self._room.put_out(peer):
             names = ", ".join(each.peer for each in self.status.peers) or "none"
-            raise PeerNotFound(f"There is no peer {peer!r} now.", hint=f"Those that are in: {names}.")
+            raise PeerNotFound(f"No peer named {peer!r} is connected.", hint=f"Connected now: {names}.")
 
     @property
     def status(self) -> Status:

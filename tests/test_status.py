@@ -36,7 +36,7 @@ RECORD = RequestRecord(
 )
 NOTICES: list[Notice] = [
     SignalConnected(signal="ws://s", room="r"),
-    Waiting(room="r"),
+    Waiting(room="r", role=Role.PROXY),
     Listening(url="http://127.0.0.1:1", addresses=("127.0.0.1:1", "[::1]:1")),
     PeerConnected(peer="p", path=Path.DIRECT, version="v2"),
     Ready(url="http://127.0.0.1:1"),

@@ -105,7 +105,7 @@ def test_a_peer_is_a_row_of_short_texts() -> None:
     )
     assert [astuple(row) for row in peer_rows((new, busy), now=NOW)] == [
         ("a1", "direct", "-", "0 s", "0", "0 B", "0 B"),
-        ("b2", "TURN server", "12 ms", "3 min", "12 + 3", "999 B", "1.0 MB"),
+        ("b2", "TURN server", "12 ms", "3 min", "12 done, 3 running", "999 B", "1.0 MB"),
     ]
 
 

@@ -39,7 +39,7 @@ async def test_a_wait_says_first_that_the_signal_server_knows_of_no_serve(capsys
     async with SignalServer("127.0.0.1", 0) as signal:
         with pytest.raises(WaitTimeout, match=r"^Serve did not appear within 1\.5 s\.") as caught:
             await aio.proxy(room="r", signal=signal.url, stun=(), listen=0, timeout=1.5)
-    assert caught.value.hint == "Check the code, and that serve is running."
+    assert caught.value.hint == "Check the room's name, and that serve is running."
     [line] = lines(capsys)
     assert line.startswith("llmtunnel proxy: No serve is in the room. ")
 
@@ -54,7 +54,7 @@ async def test_it_says_more_only_when_that_changes(capsys: pytest.CaptureFixture
     async with SignalServer("127.0.0.1", port) as signal, Upstream() as upstream:
         await asyncio.sleep(4)  # the signal server is tried again every 3 s
         first, second = lines(capsys)
-        assert "cannot be reached: nothing listens there" in first
+        assert f"Cannot reach the signal server ws://127.0.0.1:{port}: nothing listens there." in first
         assert second.startswith("llmtunnel proxy: No serve is in the room. ")
         async with aio.serve(upstream.url, room="r", signal=signal.url, stun=(), quiet=True):
             async with await opening as reached:

@@ -26,7 +26,7 @@ from ..status import (
     TotalsNotice,
     Waiting,
 )
-from ..summary import duration, printable, size
+from ..summary import duration, ended, path_words, printable, size, waiting_words
 
 REMEMBERED = 32
 """Lines kept of a topic, so as not to say them again."""
@@ -38,7 +38,7 @@ def json_line(notice: Notice, role: Role | None = None) -> str:
     return json.dumps(fields if role is None else {**fields, "role": role})
 
 
-RETRYING: Final = "Trying again."
+RETRYING: Final = "Retrying."
 
 
 class HumanLines:
@@ -117,18 +117,20 @@ def sentence(notice: Notice) -> str:
         case SignalConnected():
             return f"in the room at {notice.signal}"
         case Waiting():
-            return "nobody else is in the room yet: waiting"
+            return waiting_words(notice.role, notice.room)
         case PeerConnected():
             place = f" from {notice.address}" if notice.address else ""
             return f"peer {notice.peer} connected{place}, path {notice.path}, {notice.version}"
         case Suspended():
-            return f"peer {notice.peer} is not heard any more: requests wait for it. {_ended(notice.reason)}"
+            return f"Lost contact with {notice.peer}. Requests wait for it. {ended(notice.reason)}"
         case Resumed():
-            return f"peer {notice.peer} is heard again after {duration(notice.gap_ms)}, path {notice.path}"
+            path = f"the {path_words(notice.path)} path"
+            back = f"{notice.peer} is back after {duration(notice.gap_ms)}, over {path}."
+            return back if notice.gap_ms else f"Switched to {path}."
         case PeerLostNotice():
-            return f"peer {notice.peer} lost: {notice.reason}"
+            return f"{notice.peer} has disconnected. {ended(notice.reason)}"
         case Reconnecting():
-            return f"{_ended(_with_hint(notice.reason or f'{notice.what} lost', notice.hint))} {RETRYING}"
+            return f"{ended(_with_hint(notice.reason or f'{notice.what} lost', notice.hint))} {RETRYING}"
         case ErrorNotice():
             return f"error: {_with_hint(notice.message, notice.hint)}"
         case RequestFinished():
@@ -169,8 +171,4 @@ def _exchange(record: RequestRecord) -> str:
 
 
 def _with_hint(message: str, hint: str) -> str:
-    return f"{_ended(message)} {_ended(hint)}" if hint else message
-
-
-def _ended(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."
+    return f"{ended(message)} {ended(hint)}" if hint else message

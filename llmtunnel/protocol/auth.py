@@ -32,6 +32,7 @@ GUESS_EVERY: Final = 600.0
 NONCE: Final = 32
 """Bytes of what serve sends to a proxy that comes back."""
 NOT_THE_SAME: Final = "Serve and proxy do not hold the same secret, or somebody is in between."
+NONE_GIVEN: Final = "Serve lets in who has its invite or secret, and this proxy has none."
 TOO_MANY: Final = "Too many have answered as serve who do not prove that they hold the secret."
 
 
@@ -123,7 +124,7 @@ class ServeAuth:
     def answer(self, offer: AuthOffer | None, now: float) -> AuthAnswer | None:
         """Its part of AGREE, if the door lets this proxy try; None where it has to wait. Raises `ProtocolError`."""
         if offer is None:
-            raise unproven("Serve lets in who has its invite or secret, and this proxy has none.")
+            raise unproven(NONE_GIVEN)
         self.returning = self._door.returning(offer.ticket, self._certificate) if offer.ticket else None
         if self.returning is not None:
             nonce = secrets.token_bytes(NONCE)

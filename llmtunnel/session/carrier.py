@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from .. import version
 from ..errors import (
@@ -20,17 +21,38 @@ from ..errors import (
     Unwelcome,
     VersionMismatch,
 )
+from ..protocol.auth import NONE_GIVEN, NOT_THE_SAME, TOO_MANY
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
+from ..status import Role
 from ..transport.base import Channel, Receiver
 from ..transport.tasks import finish
 
 AGENT = f"llmtunnel/{version.__version__}"
 FAREWELL = "The peer stops."
-NOT_PROVEN = (
-    "It can be a mistyped code: compare it with the other side's. Where it is the same, somebody between you poses as"
-    " the other side: use a signal server that you trust (--signal)."
-)
+NOT_PROVEN: Final = "If it is the same, somebody may be between the two of you: use another signal server."
+COMPARE: Final = f"Compare the code with the one that serve shows. {NOT_PROVEN}"
+_FOR_USERS: Final = {
+    NOT_THE_SAME: "Wrong code: it does not match the one that serve shows.",
+    TOO_MANY: "No serve in this room has proven that it knows the code. This proxy stops before somebody can guess it.",
+    "Serve asks for no secret, and this proxy was given one.": "This proxy has a code or a secret, and serve has none.",
+    "Serve takes this proxy for one that comes back.": "Serve mistakes this proxy for another one.",
+    "The other side's share of the key exchange is none.": "The other side has sent an invalid key.",
+    NONE_GIVEN: "Serve asks for a code or a secret, and this proxy has none.",
+    "Serve has put this proxy out.": "Serve has removed and blocked this proxy.",
+    "The invite was for one proxy, and one has come in.": "The code is for one proxy only, and one has used it.",
+    "The invite or secret has been changed.": "Serve has a new code.",
+    "The invite has expired.": "The code has expired.",
+    FAREWELL: "The other side has stopped.",
+}
+"""What users read in place of a text of the wire, whichever side has sent it."""
+_SERVES: Final = {
+    NOT_THE_SAME: "A proxy has a wrong code: it does not match the one that is shown here.",
+    NONE_GIVEN: "A proxy without a code or a secret has tried to connect.",
+}
+"""The same for serve, where that differs."""
+_HINTS: Final = {NOT_THE_SAME: NOT_PROVEN, NONE_GIVEN: "The proxy needs the code that serve shows."}
+"""What to do where a comparison of the codes does not help."""
 
 
 class Carrier:
@@ -124,7 +146,8 @@ class Carrier:
             self._end(PeerLost(f"The connection to the peer closed: {exc}"))
             return
         if ended := self._greeting.ended:
-            self._end(session_error(ended.code, ended.message, remote=ended.remote))
+            role = self._greeting.role
+            self._end(session_error(ended.code, ended.message, remote=ended.remote, role=role))
         elif agreement := self._greeting.agreement:
             self._stop_timer()
             self._agreed(self, agreement)
@@ -154,19 +177,21 @@ class Carrier:
         if self._over.done():
             return
         if self._greeting.was_guessed and isinstance(error, PeerLost):
-            error = AuthenticationFailed(f"The other side has not proven itself: {error.message}", hint=NOT_PROVEN)
+            message = f"The other side has not proven that it knows the code. {error.message}"
+            error = AuthenticationFailed(message, hint=COMPARE)
         self._over.set_result(error)
 
 
-def session_error(code: ErrorCode, message: str, *, remote: bool) -> PeerError:
-    """What a peer's last word, or ours to it, means to the user."""
+def session_error(code: ErrorCode, message: str, *, remote: bool, role: Role) -> PeerError:
+    """What a peer's last word, or ours to it, means to the user on the side ``role``."""
+    known = (_SERVES.get(message) if role is Role.SERVE else None) or _FOR_USERS.get(message)
     # Whoever it is may write here what it likes: users must not take it for our own words.
-    told = f"The other side says: {message}" if remote else message
+    told = known or (f"The other side says: {message}" if remote else message)
     match code:
         case ErrorCode.VERSION:
             return VersionMismatch(told, hint="Install the same version of llmtunnel on both sides.")
         case ErrorCode.UNAUTHENTICATED:
-            return AuthenticationFailed(told, hint=NOT_PROVEN)
+            return AuthenticationFailed(told, hint=_HINTS.get(message, COMPARE))
         case ErrorCode.UNWELCOME:
             return Unwelcome(told, hint="Ask who runs serve for a new code.")
-    return PeerLost(f"The session ended: {message}")
+    return PeerLost(known or f"The session ended: {message}")

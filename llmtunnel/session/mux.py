@@ -379,7 +379,7 @@ class Session:
                 self._lose("The peer is silent.")
             case ConnectionEnded(code, message, remote):
                 self._flush()
-                self._end(session_error(code, message, remote=remote))
+                self._end(session_error(code, message, remote=remote, role=self.role))
 
     def _answer(self, id: int, request: RequestHead) -> None:
         if self._handlers.full:  # the peer resets faster than handlers clean up
@@ -461,7 +461,7 @@ class Session:
         """End the session; the peer hears why, where it still can. ``error``: what it is for us, if not the usual."""
         self._connection.close(code, message)
         self._flush()
-        self._end(error or session_error(code, message, remote=False))
+        self._end(error or session_error(code, message, remote=False, role=self.role))
 
     # -- the channel
 

@@ -80,8 +80,8 @@ class Peers:
                     await self._up.wait()
         except TimeoutError:
             raise PeerNotFound(
-                "No serve is reached through this room.",
-                hint="Is `llmtunnel serve` running, with the same invite or room?",
+                "The other side is not connected.",
+                hint="Is `llmtunnel serve` running there?",
             ) from None
         return self.standing[-1]
 
@@ -180,12 +180,12 @@ class Peers:
         """End the sessions that a new one leaves without sense, or without a place."""
         for session in tuple(self.sessions):
             if self._role is Role.PROXY:
-                self.end(session, "another serve took its place")
+                self.end(session, "Another serve took its place.")
             elif agreement.certificate and session.certificate == agreement.certificate:
-                self.end(session, "it has connected anew")
+                self.end(session, "It has connected again.")
         if len(self.sessions) >= self._settings.limits.peers:
             for session in [session for session in self.sessions if session.suspended][:1]:
-                self.end(session, "others want its place")
+                self.end(session, "Another peer needs its place.")
 
     # -- what sessions tell
 
@@ -235,7 +235,7 @@ class Peers:
         for session in tuple(self.sessions):
             if session.certificate == certificate:
                 told = "Serve has put this proxy out."
-                self.end(session, "it was put out", code=ErrorCode.UNWELCOME, told=told)
+                self.end(session, "It was removed and blocked.", code=ErrorCode.UNWELCOME, told=told)
 
     def end(self, session: Session, reason: str, *, code: ErrorCode = ErrorCode.NO_ERROR, told: str = FAREWELL) -> None:
         """End one, now; its streams and the peer are told, and the channel is closed in the background."""

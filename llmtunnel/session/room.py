@@ -83,6 +83,8 @@ class Room:
         self._complaints = Bucket(1, every=COMPLAINT_EVERY)
         self._warnings = Bucket(3, every=COMPLAINT_EVERY)
         self._instance = _new_instance()
+        self.met = False
+        """Somebody of the other side was in the room, now or earlier."""
         self._token: str | None = None
         self._addressed = False
         self._relay = False
@@ -181,7 +183,7 @@ class Room:
         """Come again at once, to the signal server and, as a proxy, to serve: what stands goes on there."""
         for link in [link for link in self._links.by_id.values() if link.session is None]:
             self._links.leave(link)
-        self._notify(Reconnecting(what="signal server", reason="Connecting anew, as asked.", delay=0.0))
+        self._notify(Reconnecting(what="signal server", reason="Reconnecting, as requested.", delay=0.0))
         self._peers.suspect()
         self._retry.hurry()
         self._want_link()
@@ -227,7 +229,7 @@ class Room:
         settings = self._settings
         offered = self._addressed and joined.relay is not None
         if settings.carriers == {Path.RELAY} and not offered:
-            hint = "Use another one (`llmtunnel signal` relays), or another --path."
+            hint = "Use another signal server (`llmtunnel signal` runs one with a relay), or another --path."
             self._notify(ErrorNotice(message=f"The signal server {settings.signal} has no relay.", hint=hint))
         return offered and settings.secret is not None and Path.RELAY in settings.tried
 
@@ -295,7 +297,7 @@ class Room:
 
     def _tell_if_alone(self) -> None:
         if self._negotiation.alone and not self._links.by_id and not self._peers.sessions:
-            self._notify(Waiting(room=self._settings.room))
+            self._notify(Waiting(room=self._settings.room, role=self._role))
 
     # -- links
 
@@ -319,6 +321,7 @@ class Room:
                 self._links.rename(old, new)
 
     def _new_link(self, member: Member, *, spare: bool = False) -> Link | None:
+        self.met = True
         if old := self._links.by_id.get(member.peer_id):
             self._links.leave(old)
         if not self._links.make_place(len(self.standing)):

@@ -7,9 +7,10 @@ import logging
 from types import TracebackType
 from typing import Final, Self
 
-from .. import descriptors
+from .. import descriptors, platforms
 from ..config import Limits, Timeouts
 from ..errors import ProtocolError, RoomFull, SignalRejected, SignalUnreachable
+from ..invite import DEFAULT_SIGNAL
 from ..status import Role
 from ..transport.websocket import Redirected, WebSocket, open_websocket, proxy_failure
 from . import messages
@@ -22,7 +23,7 @@ HEARTBEAT: Final = 12.0
 RUBBISH: Final = 100
 """Messages that make no sense after which the server is given up."""
 
-RUN_YOUR_OWN: Final = "Is it running, and is --signal right? `llmtunnel signal` runs one of your own."
+RUN_YOUR_OWN: Final = "Is it running, and is --signal right? `llmtunnel signal` runs your own."
 
 
 class SignalClient:
@@ -66,7 +67,7 @@ class SignalClient:
                             raise _refusal(error)
         except TimeoutError as exc:
             raise SignalUnreachable(
-                f"The signal server {self._url} does not answer our join.", hint="Is it a signal server?"
+                f"{self._url} did not answer when this side asked to join the room.", hint="Is it a signal server?"
             ) from exc
 
     async def send(self, message: str) -> None:
@@ -90,7 +91,9 @@ class SignalClient:
                 self._reject("binary data")
             else:
                 raise self._lost()
-        raise SignalUnreachable(f"{self._url} sends messages that make no sense.", hint="Is it a signal server?")
+        raise SignalUnreachable(
+            f"{self._url} sends messages that no signal server sends.", hint="Is it a signal server?"
+        )
 
     async def aclose(self) -> None:
         """Leave, by closing the connection; idempotent."""
@@ -113,21 +116,24 @@ class SignalClient:
 
     def _reject(self, why: str) -> None:
         self._rubbish += 1
-        logger.warning("a message from the signal server is left out: %s", why)
+        logger.warning("a message from the signal server was ignored: %s", why)
 
     def _lost(self) -> SignalUnreachable:
-        return SignalUnreachable(f"The connection to the signal server {self._url} is lost.", hint=RUN_YOUR_OWN)
+        return SignalUnreachable(f"The connection to the signal server {self._url} was lost.", hint=RUN_YOUR_OWN)
+
+
+_GHOST: Final = "A side that crashed may keep its place for a while."
 
 
 def _refusal(error: ServerError) -> RoomFull | SignalRejected:
     if error.code == "room-full":
-        return RoomFull(f"The signal server says: {error.message}.", hint="A peer that crashed may still sit in it.")
+        return RoomFull(f"The signal server says: {error.message}.", hint=_GHOST)
     if error.code is None and "is full" in error.message:
         return RoomFull(
             f"The signal server says: {error.message}.",
-            hint="A peer that crashed may still sit in it. `llmtunnel signal` runs a server that takes more.",
+            hint=f"{_GHOST} `llmtunnel signal` runs a server with larger rooms.",
         )
-    return SignalRejected(f"The signal server refuses us: {error.message}.")
+    return SignalRejected(f"The signal server rejected the request: {error.message}.")
 
 
 def _unreachable(url: str, exc: Exception) -> SignalUnreachable:
@@ -140,35 +146,42 @@ def _diagnosis(url: str, exc: Exception) -> tuple[str, str]:
     import aiohttp
 
     if none_left := descriptors.shortage(exc):
-        return f"The signal server {url} cannot be connected to: {none_left}.", descriptors.RAISE_IT
+        return f"Cannot connect to the signal server {url}: {none_left}.", descriptors.RAISE_IT
     if failure := proxy_failure(url, exc):
-        return f"The signal server {url} cannot be reached. {failure[0]}", failure[1]
+        return f"Cannot reach the signal server {url}. {failure[0]}", failure[1]
     match exc:
         case TimeoutError():
-            return f"The signal server {url} does not answer in time.", RUN_YOUR_OWN
+            return f"The signal server {url} did not answer in time.", RUN_YOUR_OWN
         case Redirected(to=to):
             return (
                 f"The signal server {url} redirects to {to}, and llmtunnel does not follow redirects.",
-                f"If you trust that address, use it yourself: --signal {to}.",
+                f"If you trust that address, use --signal {to}.",
             )
         case aiohttp.WSServerHandshakeError():
-            return f"{url} answers, but is no signal server (HTTP status {exc.status}).", "Check --signal."
+            return f"{url} is not a signal server: it answered with HTTP status {exc.status}.", "Check --signal."
         case aiohttp.ClientConnectorCertificateError():
             return (
-                f"The signal server {url} has no certificate that this machine trusts: {exc.certificate_error}.",
-                "Check the address; on networks that inspect TLS, SSL_CERT_FILE names the certificate to trust.",
+                f"The certificate of the signal server {url} is not trusted: {exc.certificate_error}.",
+                "Check the address. On a network that inspects TLS, set SSL_CERT_FILE to its certificate.",
             )
         case aiohttp.ClientConnectorSSLError():
-            return f"The signal server {url} does not speak TLS.", "Is it a ws:// one?"
+            return f"The signal server {url} does not speak TLS.", f"Try --signal ws://{url.partition('://')[2]}."
         case aiohttp.ClientConnectorDNSError():
-            return f"The name in {url} is not known.", "Check --signal, and that this machine is online."
+            return f"Cannot look up {exc.host}.", _online(url)
         case aiohttp.InvalidURL():
-            return f"{url!r} is not a signal server's address.", "It is like ws://host:port or wss://host."
+            return f"--signal: not a signal server's address: {url!r}.", "Use ws://host:port or wss://host."
         case aiohttp.ClientConnectorError():
-            return f"The signal server {url} cannot be reached: {_reason(exc.os_error)}.", RUN_YOUR_OWN
+            return f"Cannot reach the signal server {url}: {_reason(exc.os_error)}.", RUN_YOUR_OWN
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-            return f"The signal server {url} hung up.", "Does it want wss:// in place of ws://?"
-    return f"{url} answers, but is no signal server: {exc}.", "Check --signal."
+            return f"The signal server {url} closed the connection.", "Does it need wss:// instead of ws://?"
+    return f"{url} is not a signal server: it did not answer with HTTP.", "Check --signal."
+
+
+def _online(url: str) -> str:
+    """What may be wrong where a name is not found."""
+    ask = "Is this machine online?" if url == DEFAULT_SIGNAL else "Is this machine online, and is --signal right?"
+    on_kaggle = platforms.platform() is platforms.Platform.KAGGLE
+    return f"{ask} On Kaggle, switch Internet on in the notebook's settings." if on_kaggle else ask
 
 
 def _reason(exc: OSError) -> str:

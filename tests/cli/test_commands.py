@@ -119,7 +119,7 @@ def test_an_interrupt_closes_in_order_where_loops_take_no_signal_handlers_and_uv
 def test_what_is_down_is_said_in_a_line_each_and_not_again(started: Processes) -> None:
     process = launch(started, "serve", *ROOM, *KEPT, "--upstream", str(free_port()), *refused_signal())
     process.wait_line("^error: Nothing answers at the upstream http://localhost:")
-    process.wait_line(r"Trying again\.$")
+    process.wait_line(r"Retrying\.$")
     with pytest.raises(AssertionError):
         process.wait_line("nothing says this", timeout=1.5)
     assert len(process.lines) == 2
@@ -201,7 +201,7 @@ def test_serve_hints_in_one_line_that_ollama_lets_more_than_inference_through(
     if "--json" in flags:
         process.wait_event("reconnecting")
     else:
-        process.wait_line(r"Trying again\.$")
+        process.wait_line(r"Retrying\.$")
     hints = [line for line in process.lines if line.startswith("hint:")]
     assert len(hints) == hinted
     assert all("--policy ollama" in hint for hint in hints)
@@ -219,7 +219,7 @@ async def test_the_hint_is_given_too_where_discovery_finds_ollama_at_another_por
     command = parse(["serve", *ROOM, *refused_signal()], {})
     assert isinstance(command, ServeCommand)
     serving = asyncio.create_task(commands._serve(command, Console(stream=output)))
-    while "Trying again" not in output.getvalue():  # noqa: ASYNC110 (what is waited for has no event)
+    while "Retrying" not in output.getvalue():  # noqa: ASYNC110 (what is waited for has no event)
         await asyncio.sleep(0.01)
     serving.cancel()
     await asyncio.wait((serving,))

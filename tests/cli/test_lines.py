@@ -116,27 +116,37 @@ NOTICES: list[tuple[Notice, dict[str, object], str | None]] = [
     (
         Suspended(time=1.5, peer="a1", reason="The peer is silent.", path=Path.DIRECT),
         {"event": "suspended", "peer": "a1", "reason": "The peer is silent.", "path": "direct"},
-        "peer a1 is not heard any more: requests wait for it. The peer is silent.",
+        "Lost contact with a1. Requests wait for it. The peer is silent.",
     ),
     (
         Resumed(time=1.5, peer="a1", path=Path.TURN, gap_ms=4321.0),
         {"event": "resumed", "peer": "a1", "path": "turn", "gap_ms": 4321.0},
-        "peer a1 is heard again after 4.3 s, path turn",
+        "a1 is back after 4.3 s, over the TURN server path.",
     ),
     (
-        PeerLostNotice(time=1.5, peer="a1", reason="it stopped"),
-        {"event": "peer-lost", "peer": "a1", "reason": "it stopped"},
-        "peer a1 lost: it stopped",
+        Resumed(time=1.5, peer="a1", path=Path.TCP, gap_ms=0.0),
+        {"event": "resumed", "peer": "a1", "path": "tcp", "gap_ms": 0.0},
+        "Switched to the local TCP path.",
+    ),
+    (
+        PeerLostNotice(time=1.5, peer="a1", reason="It stopped."),
+        {"event": "peer-lost", "peer": "a1", "reason": "It stopped."},
+        "a1 has disconnected. It stopped.",
     ),
     (
         Reconnecting(time=1.5, what="signal server", reason="refused", delay=0.5, hint="Is it up?"),
         {"event": "reconnecting", "what": "signal server", "reason": "refused", "delay": 0.5, "hint": "Is it up?"},
-        "refused. Is it up? Trying again.",
+        "refused. Is it up? Retrying.",
     ),
     (
-        Waiting(time=1.5, room="r"),
-        {"event": "waiting", "room": "r"},
-        "nobody else is in the room yet: waiting",
+        Waiting(time=1.5, room="r", role=Role.SERVE),
+        {"event": "waiting", "room": "r", "role": "serve"},
+        "Waiting for a proxy. On your laptop, run `llmtunnel proxy …`.",
+    ),
+    (
+        Waiting(time=1.5, room="invite-4821309", role=Role.PROXY),
+        {"event": "waiting", "room": "invite-4821309", "role": "proxy"},
+        "Waiting for serve. Is it running, and is the number right?",
     ),
     (
         ErrorNotice(time=1.5, message="The room is full.", hint="Wait"),
@@ -212,7 +222,7 @@ def test_what_goes_wrong_again_and_again_is_said_once_until_it_goes_well() -> No
     human = HumanLines()
     refused = [Reconnecting(what="signal server", reason="refused", delay=delay) for delay in (0.25, 0.5)]
     joined = SignalConnected(signal="ws://s", room="r")
-    failed, waiting = ErrorNotice(message="no path"), Waiting(room="r")
+    failed, waiting = ErrorNotice(message="no path"), Waiting(room="r", role=Role.PROXY)
     connected = [PeerConnected(peer=name, path=Path.DIRECT, version="v2") for name in "ab"]
     request = RequestFinished(record=RECORD)
 

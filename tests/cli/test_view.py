@@ -30,7 +30,7 @@ WAITING = Status(
     phase=Phase.WAITING,
     url="http://127.0.0.1:8000",
     signal="wss://signal.example",
-    detail="Nobody else is in the room.",
+    detail="Waiting for serve. Is it running, and is the number right?",
 )
 BUSY = Status(
     role=Role.SERVE,
@@ -143,9 +143,9 @@ AT_80 = """\
 ● ready
   upstream http://localhost:11434  answers: llama3.2, qwen2.5:7b
   signal   wss://signal.example
-  peer          path         round trip  since  requests      up    down
-  proxy-a1b2c3  direct            12 ms  3 min    12 + 2  1.2 kB  3.4 MB
-  proxy-d4e5f6  TURN server           -    5 s         0     0 B     0 B
+  peer          path         round trip  since            requests      up
+  proxy-a1b2c3  direct            12 ms  3 min  12 done, 2 running  1.2 kB
+  proxy-d4e5f6  TURN server           -    5 s                   0     0 B
   up          800 B/s  ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁████████████████████   16.0 kB in all
   down     296.0 kB/s  ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▂▂▂▃▃▃▄▄▄▄▅▅▅▆▆▆▇▇▇█    3.4 MB in all
   requests: 1 now, 3 ended
@@ -161,9 +161,9 @@ AT_60 = """\
 ● ready
   upstream http://localhost:11434  answers: llama3.2, qwen…
   signal   wss://signal.example
-  peer          path         round trip  since  requests
-  proxy-a1b2c3  direct            12 ms  3 min    12 + 2
-  proxy-d4e5f6  TURN server           -    5 s         0
+  peer          path         round trip  since
+  proxy-a1b2c3  direct            12 ms  3 min
+  proxy-d4e5f6  TURN server           -    5 s
   up          800 B/s  ███████████████████   16.0 kB in all
   down     296.0 kB/s  ▂▂▃▃▃▄▄▄▄▅▅▅▆▆▆▇▇▇█    3.4 MB in all
   requests: 1 now, 3 ended
@@ -180,9 +180,9 @@ AT_140 = """\
   upstream http://localhost:11434  answers: llama3.2, qwen2.5:7b
   signal   wss://signal.example
 
-  peer          path         round trip  since  requests      up    down
-  proxy-a1b2c3  direct            12 ms  3 min    12 + 2  1.2 kB  3.4 MB
-  proxy-d4e5f6  TURN server           -    5 s         0     0 B     0 B
+  peer          path         round trip  since            requests      up    down
+  proxy-a1b2c3  direct            12 ms  3 min  12 done, 2 running  1.2 kB  3.4 MB
+  proxy-d4e5f6  TURN server           -    5 s                   0     0 B     0 B
 
   up          800 B/s  ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁████████████████████   16.0 kB in all
   down     296.0 kB/s  ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▂▂▂▃▃▃▄▄▄▄▅▅▅▆▆▆▇▇▇█    3.4 MB in all
@@ -199,7 +199,7 @@ AT_140 = """\
 
 NOBODY_THERE = """\
 ◌ waiting for serve
-  Nobody else is in the room.
+  Is it running, and is the number right?
   url      http://127.0.0.1:8000
   signal   wss://signal.example
   up          800 B/s  ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁████████████████████       0 B in all

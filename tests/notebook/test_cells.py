@@ -37,7 +37,7 @@ def model_server() -> Iterator[str]:
 
 def test_a_cell_has_lines_and_no_view(started: Kernel) -> None:
     cell = started.begin(f"!$command proxy {WHERE} --listen 127.0.0.1:0")
-    said = started.until_said(cell, "Trying again.")
+    said = started.until_said(cell, "Retrying.")
     started.manager.interrupt_kernel()
     assert "\x1b" not in said + started.finish(cell).text
     assert "proxy listening" in said

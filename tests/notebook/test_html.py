@@ -37,10 +37,12 @@ class Reader(HTMLParser):
 
 
 def test_the_state_is_told_in_words_beside_its_mark() -> None:
-    read = Reader(html.state(status(phase=Phase.WAITING, detail="Nobody else is in the room.")))
+    read = Reader(
+        html.state(status(phase=Phase.WAITING, detail="Waiting for serve. Is it running, and is the number right?"))
+    )
     assert "◌ waiting for a proxy" in read.text
     assert "http://127.0.0.1:11434" in read.text
-    assert "Nobody else is in the room." in read.text
+    assert "Is it running, and is the number right?" in read.text
 
 
 @pytest.mark.parametrize(

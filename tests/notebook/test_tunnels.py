@@ -215,7 +215,7 @@ def test_a_kernel_that_restarts_leaves_its_room_in_order_and_its_port_free(
         assert not server.status.peers
         [gone] = lost
         assert isinstance(gone, PeerLostNotice)
-        assert "The peer stops." in gone.reason, "in order, not by silence"
+        assert "The other side has stopped." in gone.reason, "in order, not by silence"
 
 
 def test_without_ipywidgets_text_and_a_picture_do(tmp_path: Path, other: Background, setup: str) -> None:

@@ -550,7 +550,7 @@ async def test_a_close_tells_the_peer_why() -> None:
     async with linked(echo) as pair:
         await pair.proxy.aclose()
         end = await over(pair.serve)
-        assert "stops" in str(end)
+        assert str(end) == "The other side has stopped."
         assert pair.serve.error is end
 
 

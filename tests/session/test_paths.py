@@ -564,7 +564,7 @@ async def test_a_session_that_ends_as_it_goes_over_to_another_path_is_over_at_bo
     monkeypatch.setattr(peers.Peers, "agreed", too_late)
     async with signal() as server, pair(server.url, make=Invited) as (serve, _):
         await serve.heard("peer-lost")
-        assert "The peer stops." in serve.of(PeerLostNotice)[0].reason
+        assert "The other side has stopped." in serve.of(PeerLostNotice)[0].reason
 
 
 class Withheld:

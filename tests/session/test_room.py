@@ -552,7 +552,7 @@ async def test_a_member_that_stops_tells_the_other_side_at_once_and_speaks_of_no
         with pytest.raises(TunnelError):
             await asking
         await proxy.heard("peer-lost")
-        assert "stops" in proxy.of(PeerLostNotice)[0].reason
+        assert "has stopped" in proxy.of(PeerLostNotice)[0].reason
         assert "peer-lost" not in serve.events
 
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from llmtunnel.config import Limits, Timeouts
+from llmtunnel.config import DEFAULT_SIGNAL, Limits, Timeouts
 from llmtunnel.errors import RoomFull, SignalError, SignalRejected, SignalUnreachable
 from llmtunnel.signaling import client as client_module
 from llmtunnel.signaling import messages
@@ -143,7 +143,7 @@ async def test_a_full_server_rejects_us_in_its_words() -> None:
 
 async def test_a_server_that_does_not_answer_our_join_is_given_up() -> None:
     async with scripted(says()) as url, await connect(url, HURRY) as client:
-        with pytest.raises(SignalUnreachable, match="does not answer our join"):
+        with pytest.raises(SignalUnreachable, match="did not answer when this side asked to join"):
             await join(client)
 
 
@@ -157,7 +157,7 @@ async def test_a_message_that_makes_no_sense_is_left_out(text: str) -> None:
 async def test_a_server_that_makes_no_sense_again_and_again_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         async with scripted(says(*["nonsense"] * 200)) as url, await connect(url) as client:
-            with pytest.raises(SignalUnreachable, match="make no sense"):
+            with pytest.raises(SignalUnreachable, match="messages that no signal server sends"):
                 await join(client)
     assert len(caplog.records) == client_module.RUBBISH
 
@@ -240,7 +240,7 @@ async def test_nothing_that_listens_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     error = await failure(f"ws://127.0.0.1:{port}")
-    assert str(error) == f"The signal server ws://127.0.0.1:{port} cannot be reached: nothing listens there."
+    assert str(error) == f"Cannot reach the signal server ws://127.0.0.1:{port}: nothing listens there."
     assert "llmtunnel signal" in error.hint
 
 
@@ -250,7 +250,11 @@ async def test_a_name_that_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", nowhere)
     error = await failure("wss://no.such.name.invalid")
-    assert "The name in wss://no.such.name.invalid is not known" in str(error)
+    assert str(error) == "Cannot look up no.such.name.invalid."
+    assert error.hint == "Is this machine online, and is --signal right?"
+    assert (await failure(DEFAULT_SIGNAL)).hint == "Is this machine online?"
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert (await failure(DEFAULT_SIGNAL)).hint.endswith("On Kaggle, switch Internet on in the notebook's settings.")
 
 
 @pytest.mark.parametrize("url", ["ws://[::1", "nonsense", "ws://"])
@@ -263,7 +267,7 @@ async def test_a_web_server_is_told_from_a_signal_server() -> None:
         return web.Response(status=404)
 
     async with serving(web.Server(answer)) as url:
-        assert "is no signal server (HTTP status 404)" in str(await failure(url))
+        assert "is not a signal server: it answered with HTTP status 404." in str(await failure(url))
 
 
 async def test_a_redirect_is_said_with_both_addresses_and_is_not_followed() -> None:
@@ -297,14 +301,14 @@ async def raw(said: bytes, *, hang: bool = False) -> AsyncIterator[str]:
 
 async def test_a_server_of_another_protocol_is_told_from_a_signal_server() -> None:
     async with raw(b"220 mail.example.org ESMTP\r\n") as address:
-        assert "is no signal server" in str(await failure(f"ws://{address}"))
+        assert str(await failure(f"ws://{address}")).endswith("is not a signal server: it did not answer with HTTP.")
     async with raw(b"") as address:
-        assert "hung up" in str(await failure(f"ws://{address}"))
+        assert "closed the connection" in str(await failure(f"ws://{address}"))
 
 
 async def test_a_server_that_takes_a_connection_and_says_nothing_is_given_up() -> None:
     async with raw(b"", hang=True) as address:
-        assert "does not answer in time" in str(await failure(f"ws://{address}", HURRY))
+        assert "did not answer in time" in str(await failure(f"ws://{address}", HURRY))
 
 
 async def test_wss_to_a_server_without_tls_is_said() -> None:
@@ -336,7 +340,7 @@ async def test_a_certificate_that_nobody_has_signed_is_said(tmp_path: Path) -> N
     context.load_cert_chain(self_signed(tmp_path))
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0, ssl=context) as server:
         error = await failure(f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        assert "no certificate that this machine trusts" in str(error)
+        assert "is not trusted" in str(error)
 
 
 async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
