@@ -17,8 +17,6 @@ TAG: Final = "main"
 """The tag or branch of the repository that is installed. `main` is where all links to the notebooks lead, too."""
 SOURCE: Final = "llmtunnel" if RELEASED else f"git+{REPOSITORY}@{TAG}"
 """What ``uvx --from`` takes."""
-OVERRIDE: Final = "LLMTUNNEL_INSTALL"
-"""The variable from which a notebook's first cell takes what it installs, in the place of `requirement`."""
 
 
 def requirement(extra: str = "") -> str:

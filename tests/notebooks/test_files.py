@@ -6,11 +6,13 @@ import ast
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+from llmtunnel import install
 from llmtunnel.doctor.checks import TERMS
 from llmtunnel.invite import COUNT, EXAMPLE
 from llmtunnel.platforms import Platform
@@ -19,7 +21,7 @@ from ..support.notebook_kernel import LEFT_OUT, NOTEBOOKS, read
 from ..support.processes import ROOT
 
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-REPOSITORY = "llmtunnel/llmtunnel"
+REPOSITORY = urlsplit(install.REPOSITORY).path.strip("/")
 CODE = re.compile(rf"\d{{7}}(?:-[a-z]+){{{COUNT}}}")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 OURS = re.compile(
@@ -95,7 +97,7 @@ def test_links_and_pictures_lead_somewhere(name: str) -> None:
     assert [path for path in ours if not path.is_file()] == []
 
 
-@pytest.mark.parametrize("name", ["01_serve_colab", "02_serve_kaggle"])
+@pytest.mark.parametrize("name", ["01_serve_colab", "02_serve_kaggle", "03_local_proxy"])
 def test_where_it_lies_alone_its_links_are_absolute(name: str) -> None:
     assert all("://" in link for link in LINK.findall(sources(read(name), "markdown")))
 

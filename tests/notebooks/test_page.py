@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ..support.browser import CHROMIUM, browser
 from ..support.jupyter import Lab
-from ..support.notebook_kernel import PATIENCE, Place, read
+from ..support.notebook_kernel import NOTEBOOKS, NOWHERE, PATIENCE, Place, read
 from ..support.processes import Processes
 
 pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), pytest.mark.timeout(240)]
@@ -41,6 +42,32 @@ def test_all_cells_run_and_their_pictures_are_seen(place: Place, started: Proces
             page.js(f"{cell(lab, numbers['plot'])}.scrollIntoView({{block: 'end'}})")
             page.js("new Promise(done => setTimeout(done, 1000))")
             Path(folder, "whole_tunnel.png").write_bytes(page.screenshot("document.getElementById('main')"))
+
+
+def test_run_all_ends_with_one_sentence_where_the_first_cell_cannot_install(
+    place: Place, started: Processes, tmp_path: Path
+) -> None:
+    numbers = {cell.id: number for number, cell in enumerate(read(NAME).cells)}
+    file = place.alone / f"{NAME}.ipynb"
+    shutil.copy(NOTEBOOKS / file.name, file)
+    with browser(tmp_path) as page:
+        page.resize(1000, 4200)  # or what is out of sight has no text
+        kernels = str(place.kernels.parent)
+        lab = Lab.open(started, page, place.folder, file, kernels=kernels, environ=NOWHERE)
+        lab.command("application:toggle-left-area")
+        lab.command("notebook:run-all-cells", wait=False)
+        page.until(f"{lab.output(numbers['install'])}.innerText.includes('UsageError: llmtunnel could not be')")
+        page.until(f"{lab.kernel}.status === 'idle'")
+        code = f"{lab.notebook}.content.widgets.filter(each => each.model.type === 'code')"
+        counts = page.js(f"{code}.map(each => each.model.executionCount)")
+        assert counts[0] == 1
+        assert set(counts[1:]) == {None}, "no other cell has run"
+        assert "ModuleNotFoundError" not in page.js("document.body.innerText")
+        if folder := os.environ.get("SCREENSHOTS"):
+            page.resize(1000, 1000)
+            page.js(f"{lab.output(numbers['install'])}.scrollIntoView({{block: 'end'}})")
+            page.js("new Promise(done => setTimeout(done, 1000))")
+            Path(folder, "install_failed.png").write_bytes(page.screenshot("document.getElementById('main')"))
 
 
 def cell(lab: Lab, number: int) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -54,9 +55,11 @@ class Lab:
         file: Path,
         *,
         kernels: str = "",
+        environ: Mapping[str, str] = MappingProxyType({}),
         reach: Callable[[str], str] = lambda url: url,
     ) -> Lab:
-        """The same with a notebook that lies somewhere in ``folder``; ``kernels``: where its kernel is described.
+        """The same with a notebook that lies somewhere in ``folder``; ``kernels``: where its kernel is described,
+        ``environ``: more variables for it.
 
         ``reach``: by which URL the browser reaches the server at this one.
         """
@@ -65,7 +68,7 @@ class Lab:
             *("-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0"),
             *(f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}", "--expose-app-in-browser"),
             name="jupyterlab",
-            environ=_environment(folder) | ({"JUPYTER_PATH": kernels} if kernels else {}),
+            environ=_environment(folder) | ({"JUPYTER_PATH": kernels} if kernels else {}) | dict(environ),
         )
         url = server.wait_line(r"(http://127\.0\.0\.1:\d+)/lab", timeout=3 * PATIENCE)[1]
         page.open(f"{reach(url)}/login?next={quote(f'/lab/tree/{file.relative_to(folder).as_posix()}')}")

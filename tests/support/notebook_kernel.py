@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sysconfig
 import venv
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
+from llmtunnel.install import REPOSITORY, TAG
+
 from .processes import ROOT, environment
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -26,11 +29,12 @@ LEFT_OUT = {"gpu", "internet"}
 PATIENCE = 120
 """Seconds that one cell may take, on a busy machine."""
 SOURCES = ("llmtunnel", "signal_server", "notebooks", "pyproject.toml", "README.md", "LICENSE")
+COMMIT = ("-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "commit.gpgsign=false", "commit")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A checkout, and an environment in which llmtunnel is not installed yet."""
+    """A checkout with a repository of its own, and an environment in which llmtunnel is not installed yet."""
 
     checkout: Path
     folder: Path
@@ -43,6 +47,9 @@ class Place:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
             checkout.mkdir(exist_ok=True)
             copy(ROOT / name, checkout / name)
+        for words in (["init", "-b", TAG], ["add", "."], [*COMMIT, "-m", "all"]):
+            subprocess.run(["git", "-C", checkout, *words], check=True, stdout=subprocess.DEVNULL)
+        (folder / "alone").mkdir()
         builder = venv.EnvBuilder()
         builder.create(folder / "environment")
         made = builder.ensure_directories(folder / "environment")
@@ -53,6 +60,16 @@ class Place:
         kernel.parent.mkdir(parents=True)
         kernel.write_text(json.dumps(place._kernel(made.env_exe)), "utf-8")
         return place
+
+    @property
+    def alone(self) -> Path:
+        """A folder that is in no checkout: where notebooks run that somebody has opened from the internet."""
+        return self.folder / "alone"
+
+    @property
+    def redirected(self) -> dict[str, str]:
+        """The variables by which git finds the checkout's repository where the public one is named."""
+        return redirected(self.checkout.as_uri())
 
     @property
     def kernels(self) -> Path:
@@ -75,10 +92,36 @@ class Place:
         }
 
 
+def redirected(url: str) -> dict[str, str]:
+    """The variables by which git takes the repository at ``url`` where the public one is named."""
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{url}.insteadOf",
+        "GIT_CONFIG_VALUE_0": REPOSITORY,
+    }
+
+
+NOWHERE = redirected("file:///nowhere/to/be/found")
+"""The same where the public repository cannot be reached."""
+
+
+class _Client(NotebookClient):
+    """Keeps what cells write, also what they clear later."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.written: dict[str, str] = {}
+
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        if msg["msg_type"] == "stream":
+            self.written[cell.id] = self.written.get(cell.id, "") + msg["content"]["text"]
+        return super().process_message(msg, cell, cell_index)
+
+
 class Running:
     """A notebook that runs: what its cells have said is in `text`."""
 
-    def __init__(self, client: NotebookClient) -> None:
+    def __init__(self, client: _Client) -> None:
         self._client = client
         self._next = 0
         self.cells = {cell.id: cell for cell in client.nb.cells}
@@ -92,7 +135,7 @@ class Running:
             if not LEFT_OUT & set(cell.metadata.get("tags", ())):
                 self._client.execute_cell(cell, self._next - 1)
             if cell.id == "install":
-                assert not re.search("error|warning", _text(cell), re.IGNORECASE), _text(cell)
+                assert _text(cell) == "llmtunnel is installed.\n", self.written("install")
             if cell.id == until:
                 return
         assert not until, f"there is no cell {until!r} left"
@@ -119,6 +162,10 @@ class Running:
         """What a cell has printed, and its value as text."""
         return _text(self.cells[name])
 
+    def written(self, name: str) -> str:
+        """All that a cell has printed, with what it has cleared since."""
+        return self._client.written.get(name, "")
+
     def shown(self, name: str, kind: str) -> list[Any]:
         """What a cell has displayed, of one type: ``image/png``."""
         outputs = self.cells[name].outputs
@@ -138,12 +185,16 @@ def read(name: str) -> Any:
 
 @contextmanager
 def running(place: Place, name: str, **environ: str) -> Iterator[Running]:
-    """A notebook of the checkout, whose kernel has started, with these variables."""
+    """A notebook, away from the checkout, whose kernel has started, with these variables.
+
+    The repository from which it installs is the checkout's, unless the variables name another.
+    """
     specs = KernelSpecManager(kernel_dirs=[str(place.kernels)])
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
-    folder = place.checkout / "notebooks"
-    client = NotebookClient(read(name), km=manager, timeout=PATIENCE, resources={"metadata": {"path": str(folder)}})
-    with client.setup_kernel(env=environment(environ), cleanup_kc=True):
+    resources = {"metadata": {"path": str(place.alone)}}
+    client = _Client(read(name), km=manager, timeout=PATIENCE, resources=resources)
+    given = environment(place.redirected | environ)
+    with client.setup_kernel(env=given, cleanup_kc=True):
         yield Running(client)
 
 
