@@ -226,7 +226,11 @@ class UpstreamError(TunnelError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """The upstream does not accept a connection."""
+    """The upstream does not accept a connection. ``absent``: nothing answers there, as where it is not running."""
+
+    def __init__(self, message: str, *, hint: str = "", absent: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.absent = absent
 
 
 class UpstreamBroken(UpstreamError):

@@ -217,6 +217,8 @@ class UpstreamStatus:
     health: Health = Health.UNKNOWN
     models: tuple[str, ...] = ()
     """What it lists, in OpenAI's or Ollama's way; empty where it lists none."""
+    detail: str = ""
+    """Why it does not answer, and what is done about it; empty where it answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,7 +67,8 @@ class State:
 def state_words(status: Status) -> State:
     """How the tunnel stands, in words."""
     if status.phase is Phase.READY and _is_down(status.upstream):
-        return State(severity=Severity.BAD, words="ready, but the upstream does not answer", detail=_detail(status))
+        words = "ready, but the model server does not answer"
+        return State(severity=Severity.BAD, words=words, detail=_upstream_detail(status) or _detail(status))
     severity, words = _PHASES[status.phase]
     words = words.format(other="a proxy" if status.role is Role.SERVE else "serve")
     return State(severity=severity, words=words, detail=_without(words, _detail(status)))
@@ -109,6 +110,10 @@ def _without(words: str, detail: str) -> str:
 
 def _detail(status: Status) -> str:
     return printable(status.detail or next((peer.detail for peer in status.peers if peer.detail), ""))
+
+
+def _upstream_detail(status: Status) -> str:
+    return printable(status.upstream.detail) if status.upstream else ""
 
 
 def _is_down(upstream: UpstreamStatus | None) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from . import descriptors, runtime
 from .config import ProxySettings, ServeSettings, Settings
+from .endpoints.discovery import NOT_FOUND_YET
 from .endpoints.ledger import RECORDS, Ledger
 from .errors import PeerNotFound, SettingError, TunnelError, WaitTimeout
 from .invite import is_invites
@@ -550,17 +551,18 @@ class Server(Tunnel):
     def status(self) -> Status:
         """The present, with what is behind it."""
         seeking = self._seeking is not None and not self._seeking.done()
-        upstream = UpstreamStatus(health=Health.DOWN) if seeking else self._origin.watch.status
+        looked_for = UpstreamStatus(health=Health.DOWN, detail=NOT_FOUND_YET)
+        upstream = looked_for if seeking else self._origin.watch.status
         return replace(super().status, upstream=upstream)
 
     def _upstream_seen(self, status: UpstreamStatus) -> None:
         """Say where it is down: it may still come, but a person who mistyped it wants to know."""
         if status.health is Health.DOWN:
-            message = f"Nothing answers at the upstream {self.url}."
-            hint = "Start it, or check --upstream; until it answers, requests get 502."
-            if none_left := descriptors.shortage():
-                message, hint = f"The upstream {self.url} cannot be asked: {none_left}.", descriptors.RAISE_IT
-            self._publish(ErrorNotice(message=message, hint=hint))
+            self._publish(
+                ErrorNotice(
+                    message=status.detail, hint="Start it, or check --upstream. Until it answers, requests get 502."
+                )
+            )
 
     async def _open(self) -> None:
         if self._serve_settings.seek:

@@ -585,7 +585,7 @@ async def test_an_upstream_that_is_down_is_told_once_and_found_when_it_comes() -
                 await until(lambda: health(serving) is Health.UP)
                 assert await reaching.models() == ("toy",)
         [error] = heard.of(ErrorNotice)
-        assert error.message == f"Nothing answers at the upstream http://127.0.0.1:{port}."
+        assert error.message == f"The model server at http://127.0.0.1:{port} does not answer yet. Checking every 3 s."
         assert "--upstream" in error.hint
 
 

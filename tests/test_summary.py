@@ -70,9 +70,10 @@ def test_each_phase_has_words_for_either_role(phase: Phase, role: Role) -> None:
 
 
 def test_a_tunnel_whose_upstream_is_down_is_not_well_though_it_is_ready() -> None:
-    down = UpstreamStatus(health=Health.DOWN)
+    down = UpstreamStatus(health=Health.DOWN, detail="It does not answer yet. Checking every 3 s.")
     state = state_words(Status(role=Role.SERVE, phase=Phase.READY, upstream=down))
-    assert (state.severity, state.words) == (Severity.BAD, "ready, but the upstream does not answer")
+    assert (state.severity, state.words) == (Severity.BAD, "ready, but the model server does not answer")
+    assert state.detail == "It does not answer yet. Checking every 3 s."
 
 
 def test_what_severity_shows_as_colour_its_mark_shows_without() -> None:

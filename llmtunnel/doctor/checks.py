@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from .. import descriptors
 from ..config import DEFAULT_STUN, IceServers, Settings
 from ..endpoints import discovery, listen
 from ..endpoints.origin import Origin
@@ -226,12 +225,9 @@ async def _given_upstream(upstream: Upstream, settings: Settings) -> Finding:
         seen = await origin.watch.look()
     finally:
         await origin.aclose()
-    if seen.health is not Health.UP and (none_left := descriptors.shortage()):
-        detail = f"{upstream} cannot be asked: {none_left}."
-        return Finding(subject="upstream", verdict=Verdict.BAD, detail=detail, hint=descriptors.RAISE_IT)
     if seen.health is not Health.UP:
-        hint = "Start it, or check --upstream."
-        return Finding(subject="upstream", verdict=Verdict.BAD, detail=f"{upstream} does not answer.", hint=hint)
+        hint = "Check --upstream, and that the model server is running."
+        return Finding(subject="upstream", verdict=Verdict.BAD, detail=seen.detail, hint=hint)
     models = f", with {', '.join(seen.models)}" if seen.models else ""
     return Finding(subject="upstream", verdict=Verdict.GOOD, detail=f"{upstream} answers{models}.")
 

@@ -29,6 +29,8 @@ PATIENCE: Final = 1.5
 SEEK_EVERY: Final = 2.0
 """Seconds from one look to the next, where there may be a server later: a look costs 20 ms of computing."""
 
+NOT_FOUND_YET: Final = f"No model server answers on this machine yet. Looking every {SEEK_EVERY:g} s."
+
 MAX_NAMED: Final = 3
 """Models of one server that a message lists."""
 
@@ -104,13 +106,13 @@ def choose(found: Sequence[Found], tried: Iterable[int] = PORTS) -> Upstream:
             return Upstream.parse(str(server.port))
         case []:
             raise UpstreamNotFound(
-                f"No model server answers on this machine, at port {', '.join(map(str, tried))}.",
-                hint="Start one, or say where it is: --upstream http://127.0.0.1:11434.",
+                f"No model server answers on this machine (ports {', '.join(map(str, tried))}).",
+                hint="Start one, or name its address: --upstream http://127.0.0.1:11434",
             )
         case _:
             raise UpstreamNotFound(
                 f"Several model servers answer on this machine: {'; '.join(map(str, found))}.",
-                hint=f"Choose one, as with --upstream {found[0].port}.",
+                hint=f"Choose one, for example with --upstream {found[0].port}",
             )
 
 
@@ -153,7 +155,7 @@ async def _ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
             answer = json.loads(await _read(response))
     except (aiohttp.ClientError, OSError, ValueError, RecursionError) as exc:
         if none_left := descriptors.shortage(exc):
-            message = f"Model servers on this machine cannot be looked for: {none_left}."
+            message = f"Cannot look for model servers on this machine: {none_left}."
             raise UpstreamNotFound(message, hint=descriptors.RAISE_IT) from exc
         return {}
     return answer if isinstance(answer, dict) else {}

@@ -80,7 +80,7 @@ class Forwarding:
         ``close`` tells the upstream that no request follows, so that whatever it leaves unread of a body is never one.
         """
         if head.method == b"CONNECT":
-            raise ProtocolError("CONNECT is not carried.")
+            raise ProtocolError("CONNECT is not supported.")
         target = self.upstream.request_target(self.target(head))
         fields = ((b"Host", self.upstream.authority), *self._request_fields(head, features, upgrade))
         fields += (_CLOSE if close else ()) + (_CHUNKED if chunked else ())
@@ -111,7 +111,7 @@ def advertised(text: str) -> bytes:
     """The prefix that ``--advertise`` names: empty for ``/``. Raises `SettingError`."""
     prefix = text.rstrip("/")
     if prefix and not re.fullmatch(r"/[!-~]*", prefix):
-        raise SettingError(f"{text!r} is not a path prefix.", hint="Write it as --advertise /v1.")
+        raise SettingError(f"--advertise: not a path prefix: {text!r}.", hint="Use for example --advertise /v1.")
     return prefix.encode("ascii")
 
 
@@ -126,7 +126,7 @@ def request_body(head: RequestHead, features: Features) -> RequestBody | None:
         raise ProtocolError(f"{exc}.") from exc
     codings = tokens(head.fields, b"transfer-encoding")
     if codings not in ([], [b"chunked"]) or (codings and length is not None):
-        raise ProtocolError("The request's body is framed in a way that we do not pass on.")
+        raise ProtocolError("The request's body uses a transfer coding that the tunnel does not support.")
     if codings:
         return RequestBody(None)
     if length is None and Feature.FIELDS not in features:
@@ -139,7 +139,7 @@ def response_events(reader: ResponseReader, data: bytes) -> Iterator[ResponseEve
     try:
         yield from reader.feed(data) if data else reader.eof()
     except BadMessage as exc:
-        raise UpstreamBroken(f"The upstream's response cannot be used: {exc}.") from exc
+        raise UpstreamBroken(f"The model server's response is not valid: {exc}.") from exc
 
 
 def wants_upgrade(head: RequestHead, features: Features) -> bool:

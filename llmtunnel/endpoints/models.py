@@ -28,10 +28,10 @@ _PATIENCE: Final = 10.0
 """Seconds that a proxy waits for all: an upstream that is busy with an answer may list nothing meanwhile."""
 
 _HINTS: Final = {
-    401: "The model server wants a key: serve gives it one with --upstream-header.",
-    403: "Serve lets through what its --policy, --allow and --deny say.",
-    429: "Serve's --max-requests and --max-requests-per-minute say how many it lets through.",
-    502: "Is the model server running, on serve's machine?",
+    401: "The model server asks for a key. Serve sends it one with --upstream-header.",
+    403: "Check serve's --policy, --allow and --deny.",
+    429: "Check serve's --max-requests and --max-requests-per-minute.",
+    502: "Is the model server running on serve's machine?",
 }
 
 
@@ -79,14 +79,14 @@ async def models_through(session: Session) -> tuple[str, ...]:
             answer = await look(ask)
     except TimeoutError as exc:
         raise UpstreamError(
-            f"The upstream did not list its models within {_PATIENCE:g} s.", hint="It may be busy: try again."
+            f"The model server did not list its models within {_PATIENCE:g} s.", hint="It may be busy. Try again."
         ) from exc
     except StreamError as exc:
-        raise UpstreamError(f"The upstream did not list its models: {exc}", hint=_HINTS[502]) from exc
+        raise UpstreamError(f"The model server did not list its models: {exc}", hint=_HINTS[502]) from exc
     if answer.models is None and (answer.status in _HINTS or answer.status >= 500):
         raise UpstreamError(
-            f"The upstream did not list its models: it was answered {answer.status}.",
-            hint=_HINTS.get(answer.status, "See what the model server says of itself, on serve's machine."),
+            f"The model server did not list its models: it answered with HTTP status {answer.status}.",
+            hint=_HINTS.get(answer.status, "Look at the model server's log on serve's machine."),
         )
     return answer.models or ()
 

@@ -43,7 +43,7 @@ from .responses import Failure
 from .upstream_connection import UpstreamConnection
 from .watch import UpstreamWatch
 
-GIVEN_UP: Final = "The other side gave the exchange up."
+GIVEN_UP: Final = "The other side cancelled the request."
 
 
 class Origin:
@@ -259,7 +259,7 @@ class _Exchange:
         try:
             await self._stream.send_response(self._forwarding.response(head, self._stream.request))
         except ProtocolError as exc:
-            raise UpstreamBroken("The head of the upstream's response is too large for the tunnel.") from exc
+            raise UpstreamBroken("The header of the model server's response is too large for the tunnel.") from exc
         if not head.interim:
             self._entry.responded(head)
 
@@ -300,5 +300,11 @@ class _Exchange:
 
 
 def _bad_gateway(exc: UpstreamError) -> Failure:
-    code = "upstream_unreachable" if isinstance(exc, UpstreamUnreachable) else "upstream_broken"
-    return Failure(status=502, code=code, message=f"{exc.message} {exc.hint}".rstrip())
+    """What the client reads: it can change nothing about the model server, and need not know where that is."""
+    if not isinstance(exc, UpstreamUnreachable):
+        message = f"{exc.message} Ask whoever runs serve to look at the model server's log."
+        return Failure(status=502, code="upstream_broken", message=message)
+    message = f"Serve cannot reach the model server behind it. {exc.message} Ask whoever runs serve to fix that."
+    if exc.absent:
+        message = "The model server behind serve is not running. Ask whoever runs serve to start it."
+    return Failure(status=502, code="upstream_unreachable", message=message)

@@ -134,13 +134,17 @@ class UpstreamPool:
         return await connect(upstream.host, upstream.port, tls=self._tls, on_lost=self._forget)
 
 
+_NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
+"""OpenSSL's reasons for a first answer that is no TLS record."""
+
+
 def _tls_context(upstream: Upstream) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=upstream.ca_file)
     except OSError as exc:
         raise SettingError(
-            f"The authorities in {upstream.ca_file} cannot be used: {exc.strerror or exc}.",
-            hint="--upstream-ca names a file with certificates in PEM form.",
+            f"--upstream-ca: cannot read {upstream.ca_file!r}: {exc.strerror or exc}.",
+            hint="Use --upstream-ca FILE, with certificates in PEM format.",
         ) from exc
     context.set_alpn_protocols(["http/1.1"])
     context.options |= ssl.OP_NO_RENEGOTIATION  # a write would have to wait for it
@@ -152,24 +156,29 @@ def _tls_context(upstream: Upstream) -> ssl.SSLContext:
 
 def _unreachable(upstream: Upstream, exc: OSError) -> UpstreamUnreachable:
     """What to tell of a connection that did not come up, and what may be done about it."""
-    where = upstream.origin
+    where, address = upstream.origin, upstream.authority.decode()
     if none_left := descriptors.shortage(exc):
-        message = f"Serve cannot connect to the upstream {where}: {none_left}."
+        message = f"Serve cannot connect to the model server at {where}: {none_left}."
         return UpstreamUnreachable(message, hint=descriptors.RAISE_IT)
     match exc:
         case ssl.SSLCertVerificationError():
-            message = f"The certificate of the upstream {where} is not trusted: {exc.verify_message}."
-            hint = "Name the authority behind it with --upstream-ca FILE, or take any with --upstream-insecure."
+            message = f"The certificate of the model server at {where} is not trusted: {exc.verify_message}."
+            hint = "Name its authority with --upstream-ca FILE, or trust any certificate with --upstream-insecure."
         case ssl.SSLError():
-            message = f"The upstream {where} does not speak TLS as we do: {exc.reason or exc}."
-            hint = f"If it speaks plain HTTP: --upstream http://{where.partition('://')[2]}"
+            if exc.reason not in _NOT_TLS:
+                message = f"The TLS handshake with the server at {address} failed: {exc.reason or exc}."
+                return UpstreamUnreachable(message, hint="Check which TLS versions it supports.")
+            message, hint = f"The server at {address} does not speak TLS.", f"Try http://{address}."
         case socket.gaierror():
-            message = f"The upstream's name {upstream.host} is not known."
+            message = f"Cannot look up {upstream.host}."
             hint = "Check the name in --upstream."
         case TimeoutError():
-            message = f"The upstream {where} does not answer."
-            hint = "Check the address in --upstream, and that no firewall is in between."
+            message = f"The model server at {where} does not answer."
+            hint = "Check the address in --upstream, and that no firewall blocks it."
+        case ConnectionResetError() if upstream.scheme == "https":
+            message = f"The server at {address} closed the connection during the TLS handshake."
+            hint = f"If it does not speak TLS, try http://{address}."
         case _:
-            message = f"The upstream {where} does not accept connections."
-            hint = "Is the model server running there? Another address is given with --upstream."
+            message = f"The model server at {where} does not answer."
+            return UpstreamUnreachable(message, hint="Start it, or check --upstream.", absent=True)
     return UpstreamUnreachable(message, hint=hint)

@@ -89,7 +89,7 @@ class UpstreamConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Part of `asyncio.Protocol`."""
         if self._tls is not None and not self._tls.ended:
-            self._break("The upstream closed the TLS connection without close_notify.")
+            self._break("The model server closed the TLS connection without close_notify.")
         else:
             self._ended = True
         self._readable.set()
@@ -103,7 +103,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exc is not None and not (self._ended or self._error or self.idle):
             with suppress(OSError):  # no more descriptors
                 self._leftover = self._transport.get_extra_info("socket").dup()
-        self._break("The upstream broke the connection off.", exc)
+        self._break("The model server closed the connection.", exc)
         self._readable.set()
         self._writable.set()
         self.lost.set()
@@ -133,7 +133,7 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             yield from self._tls.receive(data)
         except ssl.SSLError as exc:
-            self._break("The upstream sent what is not TLS.", exc)
+            self._break("The model server sent data that is not TLS.", exc)
             self._flush(self._tls)  # the alert that tells it so
             self._transport.close()
             return

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from ..config import Limits
-from ..errors import UpstreamError
+from ..errors import UpstreamError, UpstreamUnreachable
 from ..protocol.heads import RequestHead, ResponseHead
 from ..status import Health, UpstreamStatus
 from ..transport.tasks import report, stop
@@ -41,6 +42,7 @@ class UpstreamWatch:
         on_change: Callable[[UpstreamStatus], None] = lambda status: None,
     ) -> None:
         self.status = UpstreamStatus()
+        self._has_answered = False
         self._pool = pool
         self._forwarding = forwarding
         self._limits = limits
@@ -65,27 +67,36 @@ class UpstreamWatch:
     async def _run(self) -> None:
         while True:
             self._doubted.clear()
-            self._see(await self.look())
+            seen = await self.look()
+            if seen.health is Health.DOWN:
+                seen = replace(seen, detail=f"{seen.detail} Checking every {PERIOD_DOWN:g} s.")
+            self._see(seen)
             await asyncio.sleep(PAUSE)
             with suppress(TimeoutError):
                 async with asyncio.timeout((PERIOD_UP if self.status.health is Health.UP else PERIOD_DOWN) - PAUSE):
                     await self._doubted.wait()
 
     def _see(self, status: UpstreamStatus) -> None:
+        self._has_answered |= status.health is Health.UP
         changed = status != self.status
         self.status = status
         if changed:
             self._on_change(status)
 
     async def look(self) -> UpstreamStatus:
-        """How the upstream is now."""
+        """How the upstream is now. Where it is down, the detail says why, and what to do if the address is wrong."""
         try:
             answer = await look(self._ask)
-        except UpstreamError:
-            return UpstreamStatus(health=Health.DOWN)
+        except UpstreamError as exc:
+            return UpstreamStatus(health=Health.DOWN, detail=self._why(exc))
         except TimeoutError:
             return UpstreamStatus(health=Health.UP, models=self.status.models)
         return UpstreamStatus(health=Health.UP, models=answer.models or ())
+
+    def _why(self, exc: UpstreamError) -> str:
+        if isinstance(exc, UpstreamUnreachable) and exc.absent:
+            return f"{exc.message.removesuffix('.')} {'any more' if self._has_answered else 'yet'}."
+        return f"{exc.message} {exc.hint}".rstrip()
 
     async def _ask(self, path: bytes) -> Answer:
         # The field has a proxy of ours answer by itself: a tunnel that leads to itself must not look at itself.

@@ -11,12 +11,12 @@ from ..cli.commands import OLLAMA, OLLAMA_HINT, weaknesses
 from ..cli.options import ProxyCommand, ServeCommand, ShowText, View, parse
 from ..cli.parsers import DEFAULT_LEVEL
 from ..config import ProxySettings, ServeSettings
-from ..endpoints.discovery import Found, choose, discover
+from ..endpoints.discovery import NOT_FOUND_YET, Found, choose, discover
 from ..errors import SettingError
 from ..invite import Invite
 from ..upstream import NAMED
 
-LATER: Final = "No model server answers on this machine yet. It is looked for; until there is one, requests get 502."
+LATER: Final = f"{NOT_FOUND_YET} Until one answers, requests get 502."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

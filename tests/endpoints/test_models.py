@@ -107,7 +107,7 @@ async def test_a_service_that_is_no_model_server_has_none(other: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "hint"), [(401, "--upstream-header"), (403, "--policy"), (429, "--max-"), (502, "running"), (500, "says")]
+    ("other", "hint"), [(401, "--upstream-header"), (403, "--policy"), (429, "--max-"), (502, "running"), (500, "log")]
 )
 async def test_a_refusal_is_told_with_what_to_do(other: int, hint: str) -> None:
     async with tunnel(Service({}, other=other).handle) as rig:

@@ -109,7 +109,7 @@ async def test_a_client_that_goes_away_takes_the_upstream_connection_with_it(whe
             await stream.response()
         stream.reset(ErrorCode.CANCELLED, "the client went away")
         assert await peer.ended()
-        assert (await tunnel.record()).error == "The other side gave the exchange up."
+        assert (await tunnel.record()).error == "The other side cancelled the request."
 
 
 async def test_a_session_that_ends_closes_every_upstream_connection() -> None:

@@ -409,6 +409,20 @@ async def test_a_plain_server_behind_https_is_a_hint_to_write_http() -> None:
             (await scripted.peer()).say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             with pytest.raises(UpstreamUnreachable) as caught:
                 await connecting
+            address = f"127.0.0.1:{scripted.port}"
+            assert caught.value.message == f"The server at {address} does not speak TLS."
+            assert caught.value.hint == f"Try http://{address}."
+            assert not caught.value.absent
+
+
+async def test_a_server_that_hangs_up_on_tls_may_not_speak_it() -> None:
+    scripted = Scripted()
+    async with scripted.listening():
+        async with pool_of(Upstream.parse(f"https://127.0.0.1:{scripted.port}")) as pool:
+            connecting = asyncio.create_task(pool.connect())
+            (await scripted.peer()).close()
+            with pytest.raises(UpstreamUnreachable, match="closed the connection during the TLS handshake") as caught:
+                await connecting
             assert f"http://127.0.0.1:{scripted.port}" in caught.value.hint
 
 

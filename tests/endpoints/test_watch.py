@@ -18,7 +18,7 @@ from llmtunnel.upstream import Upstream
 from ..support.scripted_upstream import OK, Scripted, answer, rig
 from .test_models import OLLAMA, OPENAI
 
-UP, DOWN = UpstreamStatus(health=Health.UP), UpstreamStatus(health=Health.DOWN)
+UP = UpstreamStatus(health=Health.UP)
 
 
 def sized(body: bytes, status: bytes = b"200 OK") -> bytes:
@@ -123,7 +123,9 @@ async def test_one_that_is_down_is_looked_at_until_it_is_up() -> None:
         port = upstream.port
     eye = Eye(upstream)
     eye.watch.start()
-    assert await eye.next() == DOWN
+    seen = await eye.next()
+    assert seen.health is Health.DOWN
+    assert seen.detail == f"The model server at http://127.0.0.1:{port} does not answer yet. Checking every 0.05 s."
     server = await asyncio.start_server(upstream._accept, "127.0.0.1", port)
     await eye.answers(sized(OLLAMA))
     assert (await eye.next()).models == ("a:8b",)
@@ -135,6 +137,19 @@ async def test_one_that_is_down_is_looked_at_until_it_is_up() -> None:
     await server.wait_closed()
 
 
+async def test_one_that_goes_down_is_told_from_one_that_has_not_come_up_yet() -> None:
+    upstream = Scripted()
+    async with upstream.listening():
+        eye = Eye(upstream)
+        eye.watch.start()
+        await eye.answers(sized(OLLAMA))
+        assert (await eye.next()).health is Health.UP
+    eye.watch.doubt()
+    assert (await eye.next()).detail.endswith(" does not answer any more. Checking every 0.05 s.")
+    await eye.watch.aclose()
+    await eye.pool.aclose()
+
+
 @pytest.mark.parametrize("nonsense", [b"", b"SSH-2.0\r\n\r\n", sized(OPENAI)[:-3]])
 async def test_one_that_breaks_off_or_speaks_no_http_is_down(nonsense: bytes) -> None:
     async with watching() as eye:
@@ -142,7 +157,9 @@ async def test_one_that_breaks_off_or_speaks_no_http_is_down(nonsense: bytes) ->
         await peer.head()
         peer.say(nonsense)
         peer.close()
-        assert await eye.next() == DOWN
+        seen = await eye.next()
+        assert seen.health is Health.DOWN
+        assert seen.detail.startswith("The model server's response is not valid: ")
 
 
 async def test_one_that_takes_connections_and_does_not_answer_is_busy_and_keeps_its_models(
