@@ -43,6 +43,11 @@ class Phase(StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
 
+    @property
+    def ended(self) -> bool:
+        """Whether no other phase comes after it."""
+        return self in (Phase.STOPPED, Phase.FAILED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerStatus:

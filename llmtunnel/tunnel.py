@@ -288,6 +288,11 @@ class Tunnel(ABC):
     ) -> None:
         await self.aclose()
 
+    def _ipython_display_(self) -> None:
+        from .notebook.display import show_result
+
+        show_result(self)
+
     def _repr_mimebundle_(
         self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
     ) -> dict[str, Any]:

@@ -12,14 +12,11 @@ from collections.abc import Collection
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
-from ..status import Phase
 from . import html
 from .ticking import Ticking
 
 if TYPE_CHECKING:
     from .panel import Handle, Panel
-
-VIEW: Final = "application/vnd.jupyter.widget-view+json"
 
 
 def mimebundle(
@@ -28,7 +25,7 @@ def mimebundle(
     """What IPython's ``_repr_mimebundle_`` returns; with the panel in it in a kernel that has ipywidgets."""
     bundle: dict[str, Any] = {"text/plain": repr(handle), "text/html": still(handle)}
     if has_widgets():
-        bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": panel(handle).widget.model_id}
+        bundle |= panel(handle).view
     return {
         kind: data
         for kind, data in bundle.items()
@@ -39,14 +36,24 @@ def mimebundle(
 def show(handle: Handle, *, plain: bool | None = None) -> None:
     """Display a live view under the cell that runs: the panel, or the picture, drawn anew a few times a second.
 
+    With the panel goes a picture for the notebook's file, see `saved`.
+
     ``plain``: the picture, which every page redraws, Colab's also while a cell runs; None: where there is no panel.
     """
-    from IPython.display import display
-
     if plain or (plain is None and not has_widgets()):
         _Picture(handle)
     else:
-        display(mimebundle(handle), raw=True)  # type: ignore[no-untyped-call]
+        panel(handle).show()
+
+
+def show_result(handle: Handle) -> None:
+    """What IPython's ``_ipython_display_`` does, in a kernel that has ipywidgets. Raises NotImplementedError elsewhere.
+
+    IPython takes `mimebundle` then.
+    """
+    if not has_widgets():
+        raise NotImplementedError
+    panel(handle).show()
 
 
 def still(handle: Handle) -> str:
@@ -94,4 +101,4 @@ class _Picture:
         if now != self._drawn:
             self._drawn = now
             self._shown.update(HTML(now))  # type: ignore[no-untyped-call]
-        return handle.status.phase not in (Phase.STOPPED, Phase.FAILED)
+        return not handle.status.phase.ended

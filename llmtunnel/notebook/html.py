@@ -5,6 +5,7 @@ Paths, names and models come from strangers: every text goes through `escape` on
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Final
@@ -27,7 +28,7 @@ from ..summary import (
     state_words,
     upstream_words,
 )
-from .style import STYLE
+from .style import NO_ERROR, STALE, STYLE
 
 ROWS: Final = 20
 """Requests under way that are shown, and as many that ended."""
@@ -38,7 +39,7 @@ SPARK: Final = 24
 def state(status: Status) -> str:
     """How the tunnel stands, what it leads to, and what is wrong."""
     now = state_words(status)
-    lines = (escape(now.detail), _upstream(status))
+    lines = (escape(now.detail), "" if status.phase.ended else _upstream(status))
     return (
         f'<div class="lt-state" role="status">{_mark(now.severity)} <b>{escape(now.words)}</b>'
         f' <span class="lt-muted">{status.role}</span> <code>{escape(printable(status.url))}</code></div>'
@@ -55,7 +56,9 @@ def _upstream(status: Status) -> str:
 
 
 def traffic(status: Status, throughput: Throughput) -> str:
-    """Bytes each way, how fast, and the last minute of it."""
+    """Bytes each way, how fast, and the last minute of it; of a tunnel that has ended, the bytes alone."""
+    if status.phase.ended:
+        return _amounts(status)
     rates, seconds = throughput.rates, throughput.seconds(SPAN)
     ways = (("up", "↑", status.bytes_up), ("down", "↓", status.bytes_down))
     cells = (
@@ -80,7 +83,7 @@ def sparkline(values: Sequence[float], name: str) -> str:
 def peers(status: Status, *, now: float) -> str:
     """A row for each peer; nothing where there is none. ``now``: Unix time."""
     rows = peer_rows(status.peers, now=now)
-    table = _table("peers", PEER_COLUMNS, (_cells(PEER_COLUMNS, row) for row in rows))
+    table = _table("peers", PEER_COLUMNS, (f"<tr>{_cells(PEER_COLUMNS, row)}</tr>" for row in rows))
     return f'<div class="lt-title"><b>Peers</b></div>{table}' if rows else ""
 
 
@@ -94,33 +97,55 @@ def requests(status: Status, active: Sequence[ActiveRequest], ended: Sequence[Re
 
 def still(status: Status, ended: Sequence[RequestRecord], *, now: float) -> str:
     """A picture of this moment for a saved notebook, readable where every style is taken out."""
-    amounts = f"<div>{size(status.bytes_up)} up, {size(status.bytes_down)} down</div>"
-    parts = (STYLE, state(status), amounts, peers(status, now=now), requests(status, (), ended, now=now))
-    return f'<div class="llmtunnel">{"".join(parts)}</div>'
+    return f'<div class="llmtunnel">{STYLE}{_picture(status, ended, now)}</div>'
 
 
-def _request(row: RequestRow) -> Iterable[str]:
-    marked = {"method": f"{_mark(row.severity)} {escape(row.method)}"}
-    if row.error:
-        marked["status"] = f'<span title="{escape(row.error)}">{escape(row.status)} !</span>'
-    return _cells(REQUEST_COLUMNS, row, marked)
+def saved(status: Status, ended: Sequence[RequestRecord], *, now: float, panel: str) -> str:
+    """The same, to be seen where a page has no live panel: it says of when it is. ``panel``: the model's id."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now))
+    note = f'<div class="lt-note">Last state, saved at {when}. Run the cell again for a live view.</div>'
+    picture = _picture(status, ended, now)
+    return f'<div class="llmtunnel lt-saved lt-{panel}">{STYLE}{NO_ERROR}{note}{picture}</div>'
 
 
-def _cells(columns: Sequence[Column], row: PeerRow | RequestRow, marked: Mapping[str, str] = {}) -> Iterable[str]:
+def _picture(status: Status, ended: Sequence[RequestRecord], now: float) -> str:
+    parts = (state(status), _amounts(status), peers(status, now=now), requests(status, (), ended, now=now))
+    return "".join(parts)
+
+
+def _amounts(status: Status) -> str:
+    return f"<div>{size(status.bytes_up)} up, {size(status.bytes_down)} down</div>"
+
+
+def pulse(now: float) -> str:
+    """What the page shows by itself where nothing replaces it in time: an animation that starts with this element."""
+    words = f"No update for {STALE} s: the kernel is busy, or has stopped."
+    return f'<div class="lt-stale" data-at="{now:.0f}"><div>{words}</div></div>'
+
+
+def _request(row: RequestRow) -> str:
+    cells = _cells(REQUEST_COLUMNS, row, {"method": f"{_mark(row.severity)} {escape(row.method)}"})
+    why = f'<tr class="lt-why"><td colspan="{len(REQUEST_COLUMNS)}">{escape(row.error)}</td></tr>' if row.error else ""
+    return f"<tr>{cells}</tr>{why}"
+
+
+def _cells(columns: Sequence[Column], row: PeerRow | RequestRow, marked: Mapping[str, str] = {}) -> str:
+    cells = []
     for column in columns:
         text = escape(getattr(row, column.name))
         whole = "" if column.numeric else f' title="{text}"'  # what is long is cut off
-        yield f"<td{_kind(column)}{whole}>{marked.get(column.name, text)}</td>"
+        cells.append(f"<td{_kind(column)}{whole}>{marked.get(column.name, text)}</td>")
+    return "".join(cells)
 
 
-def _table(name: str, columns: Sequence[Column], rows: Iterable[Iterable[str]]) -> str:
+def _table(name: str, columns: Sequence[Column], rows: Iterable[str]) -> str:
     heads = "".join(f'<th scope="col"{_kind(column)}>{column.title}</th>' for column in columns)
-    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    body = "".join(rows)
     return f'<table class="lt-{name}" aria-label="{name}"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _kind(column: Column) -> str:
-    return ' class="lt-number"' if column.numeric else f' class="lt-{column.name}"'
+    return f' class="lt-{column.name}{" lt-number" if column.numeric else ""}"'
 
 
 def _mark(severity: Severity) -> str:

@@ -10,20 +10,24 @@ import time
 import weakref
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from html import escape
 from typing import Any, Final, Protocol
 
 from ipywidgets import HTML, Button
 
 from ..errors import TunnelError
-from ..status import ActiveRequest, Phase, RequestRecord, Role, Status
+from ..status import ActiveRequest, RequestRecord, Role, Status
 from ..summary import Throughput, printable
 from . import html, parts
 from .reveal import Reveal
-from .style import STYLE
+from .saved import Saved
+from .style import STYLE, saved_or_live
 from .ticking import Ticking, drawing_loop
 
-_ENDED: Final = (Phase.STOPPED, Phase.FAILED)
+VIEW: Final = "application/vnd.jupyter.widget-view+json"
+PULSE: Final = 5.0
+"""Seconds between two updates that only say that there are updates; `style.STALE` is several of them."""
 
 
 class Handle(Protocol):
@@ -53,7 +57,9 @@ class Panel:
         self._throughput = Throughput()
         self.closed = self._was_seen = self._to_reveal = False
         self._tasks: set[Task[None]] = set()
+        self._pulsed = 0.0
         self._make(handle)
+        self._saved = Saved(self.widget.model_id, self._picture)
         self._ticking = Ticking(self.draw)
         if self.draw():
             self._ticking.start(drawing_loop(handle.loop))
@@ -62,6 +68,7 @@ class Panel:
         self._state, self._error = parts.text("lt-grow"), parts.text("lt-bad")
         self._traffic, self._peers = parts.text("lt-part"), parts.text("lt-part")
         self._requests = parts.text("lt-part", "lt-scroll")
+        self._pulse = parts.text("lt-pulse")
         self._buttons = {"Stop": parts.button("Stop", "Stop the tunnel", lambda: self._do(_stop))}
         if hasattr(handle, "reconnect"):
             again = parts.button("Reconnect", "Leave the room and come again", lambda: self._do(_reconnect))
@@ -69,9 +76,11 @@ class Panel:
         self._kicks: dict[str, Button] = {}
         self._kick_row = parts.row((), "lt-wrap")
         self._reveal = Reveal(self._code, clock=self._clock) if _has_invite(handle) else None
+        style = HTML(STYLE)
         self.widget = parts.column(
             (
-                HTML(STYLE),
+                style,
+                self._pulse,
                 parts.row((self._state, *self._buttons.values())),
                 self._error,
                 *((self._reveal.widget,) if self._reveal is not None else ()),
@@ -83,8 +92,23 @@ class Panel:
             "llmtunnel",
             "lt-panel",
         )
+        self.widget.add_class(f"lt-{self.widget.model_id}")
+        style.value += saved_or_live(self.widget.model_id)
         self.widget._view_count = 0  # asks the page to count its views there
         self.widget.observe(self._seen, "_view_count")
+
+    def show(self) -> None:
+        """Show it under the cell that runs, and the picture that the notebook keeps of it: see `saved`."""
+        from IPython.display import display
+
+        handle = self._handle()
+        self._saved.show("" if handle is None else repr(handle))
+        display(self.view, raw=True)  # type: ignore[no-untyped-call]
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """What a page makes a view of the panel of, by its type."""
+        return {VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}}
 
     def reveal(self) -> None:
         """Show the invite for a minute, as soon as a page shows the panel.
@@ -123,22 +147,33 @@ class Panel:
             self._end()
             return False
         status = handle.status
-        ended = status.phase in _ENDED
+        ended = status.phase.ended
         if self._reveal is not None:
             self._reveal.tick()
         if ended or not self.hidden:
             self._draw(handle, status)
         if ended:
             self._end()
+        facts = (replace(status, peers=tuple(replace(peer, rtt=None) for peer in status.peers)), _ended(handle))
+        self._saved.update(facts, now=self._clock(), last=ended)
         return not ended
+
+    def _picture(self) -> str:
+        handle = self._handle()
+        if handle is None:
+            return ""
+        return html.saved(handle.status, _ended(handle), now=self._clock(), panel=self.widget.model_id)
 
     def _draw(self, handle: Handle, status: Status) -> None:
         now = self._clock()
+        if now >= self._pulsed + PULSE:
+            self._pulsed = now
+            parts.put(self._pulse, html.pulse(now))
         self._throughput = self._throughput.added(status, now=now)
         parts.put(self._state, html.state(status))
         parts.put(self._traffic, html.traffic(status, self._throughput))
         parts.put(self._peers, html.peers(status, now=now))
-        requests = html.requests(status, handle.active_requests(), handle.records(html.ROWS), now=now)
+        requests = html.requests(status, handle.active_requests(), _ended(handle), now=now)
         parts.put(self._requests, requests)
         if hasattr(handle, "kick"):
             self._draw_kicks([peer.peer for peer in status.peers])
@@ -156,6 +191,7 @@ class Panel:
 
     def _end(self) -> None:
         """Nothing is left to do but to look."""
+        parts.put(self._pulse, "")
         for button in (*self._buttons.values(), *self._kicks.values()):
             button.disabled = True
         if self._reveal is not None:
@@ -191,6 +227,10 @@ class Panel:
 
     def _tell(self, error: TunnelError | None) -> None:
         parts.put(self._error, "" if error is None else escape(printable(f"{error.message} {error.hint}")))
+
+
+def _ended(handle: Handle) -> tuple[RequestRecord, ...]:
+    return handle.records(html.ROWS)
 
 
 def _has_invite(handle: Handle) -> bool:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+STALE: Final = 20
+"""Seconds without an update after which a panel says so."""
+
 STYLE: Final = """<style>
 .llmtunnel {
+  container-type: inline-size; width: 100%;
   --lt-good: var(--jp-success-color1, #1a7f37);
   --lt-wait: var(--jp-warn-color1, #9a6700);
   --lt-bad: var(--jp-error-color1, #cf222e);
@@ -24,7 +28,25 @@ STYLE: Final = """<style>
     --lt-blue: var(--jp-brand-color1, #64b5f6);
   }
 }
-.llmtunnel.lt-panel { border: 1px solid var(--lt-line); border-radius: 6px; padding: 10px 14px 12px; }
+.llmtunnel.lt-panel {
+  border: 1px solid var(--lt-line); border-radius: 6px; padding: 10px 14px 12px; position: relative;
+}
+.llmtunnel.jupyter-widgets-disconnected::before { content: none; }
+.llmtunnel .lt-pulse, .llmtunnel .lt-pulse .widget-html-content { position: static; overflow: visible; height: 0; }
+.llmtunnel .lt-stale {
+  position: absolute; inset: 0; z-index: 1; pointer-events: none; visibility: hidden;
+  animation: lt-stale 1s @STALE@s forwards;
+}
+.llmtunnel.jupyter-widgets-disconnected .lt-stale { animation: none; visibility: visible; }
+.llmtunnel .lt-stale::before {
+  content: ""; position: absolute; inset: 0; border-radius: 6px;
+  background: var(--jp-layout-color0, Canvas); opacity: .6;
+}
+.llmtunnel .lt-stale div {
+  position: absolute; inset: 8px 10px auto; padding: 4px 10px; border: 1px solid var(--lt-wait); border-radius: 4px;
+  background: var(--jp-layout-color1, Canvas);
+}
+@keyframes lt-stale { to { visibility: visible; } }
 .llmtunnel .widget-html-content { font: inherit; line-height: 1.5; min-width: 0; overflow: hidden; }
 .llmtunnel .widget-html, .llmtunnel .widget-button { margin: 0; }
 .llmtunnel .lt-row { gap: 8px; align-items: flex-start; overflow: visible; }
@@ -32,7 +54,7 @@ STYLE: Final = """<style>
 .llmtunnel .lt-wrap button { margin-top: 4px; }
 .llmtunnel .lt-grow { flex: 1 1 0; min-width: 0; }
 .llmtunnel .lt-part { margin-top: 10px; overflow: visible; }
-.llmtunnel code { font: 12px var(--lt-code); background: none; padding: 0; color: inherit; }
+.llmtunnel.llmtunnel code { font: 12px var(--lt-code); background: none; padding: 0; color: inherit; }
 .llmtunnel .lt-muted { opacity: .72; }
 .llmtunnel .lt-good { color: var(--lt-good); }
 .llmtunnel .lt-wait { color: var(--lt-wait); }
@@ -49,8 +71,9 @@ STYLE: Final = """<style>
   fill: var(--lt-blue); fill-opacity: .25; stroke: var(--lt-blue); vector-effect: non-scaling-stroke;
 }
 .llmtunnel table { width: 100%; border-collapse: collapse; font-size: 12px; margin: 0; table-layout: auto; }
+.llmtunnel.llmtunnel :is(th, td) { text-align: left; }
 .llmtunnel th, .llmtunnel td {
-  padding: 2px 5px; text-align: left; white-space: nowrap; border: 0; max-width: 9em;
+  padding: 2px 5px; white-space: nowrap; border: 0; max-width: 9em;
   overflow: hidden; text-overflow: ellipsis; font-variant-numeric: tabular-nums;
 }
 .llmtunnel th {
@@ -58,8 +81,8 @@ STYLE: Final = """<style>
 }
 .llmtunnel th:first-child, .llmtunnel td:first-child { padding-left: 0; }
 .llmtunnel th:last-child, .llmtunnel td:last-child { padding-right: 0; }
-.llmtunnel th.lt-number, .llmtunnel td.lt-number { text-align: right; }
-.llmtunnel tbody tr { background: none; }
+.llmtunnel.llmtunnel .lt-number { text-align: right; }
+.llmtunnel.llmtunnel tbody tr { background: none; }
 .llmtunnel .lt-requests .lt-model { padding-left: 14px; }
 .llmtunnel .lt-requests .lt-path { width: 40%; max-width: 0; }
 .llmtunnel .lt-scroll { max-height: 300px; overflow: auto; }
@@ -73,5 +96,38 @@ STYLE: Final = """<style>
   flex: 0 0 auto; color: inherit; background: transparent; border: 1px solid var(--lt-line); border-radius: 3px;
   cursor: pointer;
 }
+.llmtunnel tr.lt-why td {
+  white-space: normal; overflow-wrap: anywhere; max-width: none; color: var(--lt-bad); padding-left: 14px;
+}
+.llmtunnel.lt-saved .lt-good, .llmtunnel.lt-saved .lt-wait { color: inherit; }
+.llmtunnel.lt-saved .lt-note { border-left: 3px solid var(--lt-wait); padding-left: 8px; margin-bottom: 6px; }
+@container (max-width: 660px) {
+  .llmtunnel .lt-requests :is(.lt-first_byte, .lt-token_rate, .lt-model) { display: none; }
+  .llmtunnel th, .llmtunnel td { white-space: normal; overflow-wrap: anywhere; max-width: none; }
+  .llmtunnel .lt-number { white-space: nowrap; }
+  .llmtunnel .lt-requests .lt-path { width: 60%; max-width: none; }
+  .llmtunnel .lt-traffic { gap: 12px; }
+}
+@container (max-width: 400px) {
+  .llmtunnel .lt-traffic { flex-direction: column; gap: 4px; }
+  .llmtunnel th, .llmtunnel td { padding: 2px 3px; }
+  .llmtunnel .lt-peers .lt-since { display: none; }
+}
 .llmtunnel img.lt-picture { width: auto; max-width: 200px; height: auto; margin-left: 80px; align-self: flex-start; }
+</style>""".replace("@STALE@", str(STALE))
+
+
+def saved_or_live(panel: str) -> str:
+    """The rules of one panel (its model's id) beside the saved picture of it: see `saved`."""
+    picture, live = f".lt-saved.lt-{panel}", f".lt-panel.lt-{panel}"
+    gone = ".jupyter-widgets-disconnected"
+    return (
+        f"<style>body:has({live}:not({gone})) {picture}, body:has({picture}) {live}{gone} {{ display: none; }}</style>"
+    )
+
+
+NO_ERROR: Final = """<style>
+.jp-OutputArea-child:has(.lt-saved) + .jp-OutputArea-child > .jp-OutputArea-output:not([data-mime-type], :has(> *)),
+.output_area:has(.lt-saved) + .output_area > .jupyter-widgets-view:not(:has(> *)) { display: none; }
 </style>"""
+"""Hides what JupyterLab, Notebook 7 and the classic notebook say in the place of a panel that they do not find."""

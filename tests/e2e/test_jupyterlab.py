@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal as signals
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ asyncio.run(main())
 """
 SERVE = """
 %load_ext llmtunnel
-import pathlib, time
+import os, pathlib, time
 from llmtunnel.notebook import display as views, tunnels
 
 %tunnel stop all
@@ -50,6 +51,7 @@ while not pathlib.Path({end!r}).exists():
 """
 TELL = 'print(server.status.phase, "hidden" if views.panel(server).hidden else "seen")'
 ASK = "%tunnel invite --plain"
+PID = "print(os.getpid())"
 SIZES = {"wide": (960, 1000), "narrow": (600, 1000)}
 
 
@@ -64,7 +66,17 @@ class Notebook:
     @property
     def panel(self) -> str:
         """The expression for its element."""
-        return f"{self.lab.output(0)}.querySelector('.llmtunnel')"
+        return f"{self.lab.output(0)}.querySelector('.llmtunnel.lt-panel')"
+
+    @property
+    def picture(self) -> str:
+        """The expression for the picture beside it that the file keeps."""
+        return f"{self.lab.output(0)}.querySelector('.llmtunnel.lt-saved')"
+
+    @property
+    def seen(self) -> str:
+        """All that a person reads under the first cell."""
+        return str(self.lab.page.js(f"{self.lab.output(0)}.innerText"))
 
     def button(self, name: str) -> str:
         """The expression for a button of the panel."""
@@ -94,11 +106,11 @@ class Notebook:
         self.lab.page.click(self.button("Hide"))
         self.lab.page.until(f"{self.panel}.querySelector('input').value.startsWith('•')")
 
-    def tells(self) -> str:
-        """What the kernel says of tunnel and panel."""
-        output = self.lab.output(2)
+    def tells(self, cell: int = 2) -> str:
+        """What the kernel says in a cell: in the third, of tunnel and panel."""
+        output = self.lab.output(cell)
         self.lab.page.js(f"void ({output}.innerText = '')")
-        self.lab.run(2)
+        self.lab.run(cell)
         self.lab.page.until(f"{output}.innerText.trim()")
         return str(self.lab.page.js(f"{output}.innerText.trim()"))
 
@@ -109,7 +121,7 @@ def lab(lasting: Processes, signal: Signal, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("jupyter")
     upstream = lasting.start("-c", TOY, name="toy").wait_line(r"toy at (\S+)")[1]
     end = folder / "end"
-    cells = (SERVE.format(upstream=upstream, signal=signal.url), BLOCK.format(end=str(end)), TELL, ASK)
+    cells = (SERVE.format(upstream=upstream, signal=signal.url), BLOCK.format(end=str(end)), TELL, ASK, PID)
     with browser(folder) as page:
         page.resize(*SIZES["wide"])
         lab = Lab.start(lasting, page, folder, [cell.strip() for cell in cells])
@@ -264,6 +276,47 @@ def test_stop_stops_the_tunnel(notebook: Notebook, url: str) -> None:
     notebook.shows("stopped")
     notebook.lab.page.until(f"{notebook.button('Stop')}.disabled")
     assert notebook.tells() == "stopped seen"
+
+
+def test_what_is_saved_of_it_is_seen_once_its_kernel_was_restarted_and_the_notebook_opened_again(
+    notebook: Notebook, url: str
+) -> None:
+    lab, page = notebook.lab, notebook.lab.page
+    code = notebook.reveal()
+    ask(url)
+    page.until(f"{notebook.picture}.textContent.includes('1 ended')")
+    assert page.js(f"{notebook.picture}.offsetHeight") == 0
+    assert page.js(f"{notebook.panel}.offsetHeight") > 0
+
+    lab.restart()
+    page.until(f"{notebook.picture}.offsetHeight > 0")
+    assert page.js(f"{notebook.panel}.offsetHeight") == 0
+    assert "Last state, saved at" in notebook.seen
+    assert "ready serve" in notebook.seen
+    assert "1 ended" in notebook.seen
+    lab.saved()
+
+    lab.reopen()
+    page.until(f"{notebook.picture}.offsetHeight > 0")
+    page.until(f"{lab.output(0)}.textContent.includes('model not found')")  # it is there, and hidden
+    assert "model not found" not in notebook.seen
+    assert "Loading widget" not in notebook.seen
+    assert "1 ended" in notebook.seen
+    assert traces(code, lab.file.read_text("utf-8")) == []
+
+
+def test_a_panel_whose_kernel_stands_still_says_so_by_itself(notebook: Notebook) -> None:
+    page = notebook.lab.page
+    pid = int(notebook.tells(4))
+    told = f"getComputedStyle({notebook.panel}.querySelector('.lt-stale')).visibility === 'visible'"
+    assert not page.js(told)
+    os.kill(pid, signals.SIGSTOP)
+    try:
+        page.until(told)
+        assert "No update for 20 s: the kernel is busy, or has stopped." in notebook.seen
+    finally:
+        os.kill(pid, signals.SIGCONT)
+    page.until(f"!({told})")
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -100,13 +100,39 @@ def test_only_what_is_asked_for_is_in_the_bundle() -> None:
     assert set(display.mimebundle(handle, exclude={"text/html"})) == {"text/plain"}
 
 
-def test_in_a_kernel_a_handle_draws_itself_in_three_ways(kernel: Kernel) -> None:
-    (first,) = kernel.run("proxy")
-    assert set(first) == {"text/plain", "text/html", VIEW}
-    assert first["text/plain"].startswith("<llmtunnel proxy: ready, http://127.0.0.1:")
-    assert "ready" in first["text/html"]
-    (again,) = kernel.run("proxy")
-    assert again[VIEW] == first[VIEW]
+def test_in_a_kernel_a_handle_is_a_picture_for_the_file_and_a_panel_for_the_page(kernel: Kernel) -> None:
+    picture, panel = kernel.run("proxy")
+    assert set(picture) == {"text/plain", "text/html"}
+    assert picture["text/plain"].startswith("<llmtunnel proxy: ready, http://127.0.0.1:")
+    assert "Last state, saved at" in picture["text/html"]
+    assert "ready" in picture["text/html"]
+    assert set(panel) == {VIEW}
+    _, again = kernel.run("proxy")
+    assert again == panel
+
+
+def test_who_asks_for_a_bundle_in_a_kernel_gets_all_three_in_one(kernel: Kernel) -> None:
+    (bundle,) = kernel.run("display(proxy._repr_mimebundle_(), raw=True)")
+    assert set(bundle) == {"text/plain", "text/html", VIEW}
+
+
+def test_the_picture_for_the_file_follows_and_is_right_at_the_end(kernel: Kernel) -> None:
+    _, _, url = kernel.run("display(proxy); display({'text/plain': proxy.url}, raw=True)")
+    fetch(url["text/plain"])
+    kernel.until("update_display_data", "1 ended")
+    kernel.begin("proxy.close()")
+    kernel.until("update_display_data", "<b>stopped</b>")
+
+
+def test_another_cells_capture_gets_no_picture(kernel: Kernel, tmp_path: Path) -> None:
+    _, _, url = kernel.run("display(proxy); display({'text/plain': proxy.url}, raw=True)")
+    end = tmp_path / "end"
+    kernel.begin(f"%%capture caught\nwhile not pathlib.Path({str(end)!r}).exists(): time.sleep(0.05)")
+    fetch(url["text/plain"])
+    kernel.until("update_display_data", "1 ended")
+    end.touch()
+    (caught,) = kernel.run("display({'text/plain': str(len(caught.outputs))}, raw=True)")
+    assert caught["text/plain"] == "0"
 
 
 def test_without_ipywidgets_text_and_picture_are_left(kernel: Kernel) -> None:
@@ -123,7 +149,7 @@ def block(kernel: Kernel, until: Path) -> None:
 
 
 def test_the_panel_is_drawn_while_a_cell_blocks_the_kernel(kernel: Kernel, tmp_path: Path) -> None:
-    _, url = kernel.run("display(proxy); display({'text/plain': proxy.url}, raw=True)")
+    *_, url = kernel.run("display(proxy); display({'text/plain': proxy.url}, raw=True)")
     block(kernel, tmp_path / "end")
     fetch(url["text/plain"])
     update = kernel.until("comm_msg", "1 ended")
@@ -148,4 +174,4 @@ def test_the_picture_is_replaced_while_a_cell_blocks_the_kernel(kernel: Kernel, 
 def test_a_tunnel_that_is_closed_is_drawn_as_stopped(kernel: Kernel) -> None:
     kernel.run("display(proxy)")
     kernel.begin("proxy.close()")
-    kernel.until("comm_msg", "stopped")
+    kernel.until("comm_msg", "<b>stopped</b>")

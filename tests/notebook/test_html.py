@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -92,9 +93,25 @@ def test_twenty_requests_under_way_do_not_hide_those_that_ended() -> None:
     assert "llama3" in read.text
 
 
-def test_a_request_that_failed_says_why_to_who_points_at_it() -> None:
-    read = Reader(html.requests(status(), (), (record(status=None, error="the upstream broke off"),), now=NOW))
-    assert ("title", "the upstream broke off") in read.attributes
+def test_a_request_that_failed_says_why_below_it() -> None:
+    ended = (record("/first"), record(status=403, error="refused by serve's --deny"))
+    read = Reader(html.requests(status(), (), ended, now=NOW))
+    assert read.text.index("403") < read.text.index("refused by serve's --deny") < read.text.index("/first")
+
+
+def test_a_tunnel_that_has_ended_has_no_rate_and_no_upstream() -> None:
+    ended = status(phase=Phase.STOPPED, bytes_down=2_000, upstream=UpstreamStatus(health=Health.UP))
+    history = Throughput().added(status(), now=NOW)
+    assert Reader(html.traffic(ended, history.added(ended, now=NOW + 1))).text == "0 B up, 2.0 kB down"
+    assert "upstream" not in html.state(ended)
+
+
+def test_what_is_saved_says_of_when_it_is_and_draws_nothing_by_script() -> None:
+    read = Reader(html.saved(status(), (record(),), now=NOW, panel="abc"))
+    assert re.search(r"Last state, saved at 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d \S+\. Run the cell again", read.text)
+    assert ("class", "llmtunnel lt-saved lt-abc") in read.attributes
+    assert not {"script", "img"} & set(read.tags)
+    assert not [name for name, _ in read.attributes if name.startswith("on")]
 
 
 def test_what_strangers_choose_stays_text() -> None:

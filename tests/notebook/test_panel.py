@@ -9,7 +9,8 @@ from typing import Any
 import ipywidgets
 import pytest
 
-from llmtunnel.notebook.panel import Panel
+from llmtunnel.notebook.panel import PULSE, Panel
+from llmtunnel.notebook.style import STALE
 from llmtunnel.status import Phase, Role
 
 from ..support.scripted_handle import CODE, Clock, Handle, active, invited, peer, record, status
@@ -66,6 +67,20 @@ def test_only_what_changed_goes_to_the_page(clock: Clock, sent: Sent) -> None:
     panel.draw()
     assert [list(each["data"]["state"]) for each in sent] == [["value"]]
     assert "waiting for a proxy" in sent[0]["data"]["state"]["value"]
+
+
+def test_a_page_is_told_every_few_seconds_that_there_are_updates_until_there_are_none(clock: Clock, sent: Sent) -> None:
+    handle = Handle()
+    panel = Panel(handle, clock=clock)
+    for passed, told in ((PULSE - 1, 0), (1, 1)):
+        clock.now += passed
+        sent.clear()
+        panel.draw()
+        assert ["No update for 20 s" in str(each) for each in sent] == [True] * told
+    assert 2 * PULSE < STALE  # one that is late tells nothing wrong
+    handle.status = status(phase=Phase.STOPPED)
+    panel.draw()
+    assert "No update" not in text(panel)
 
 
 def test_the_code_is_nowhere_until_it_is_asked_for(clock: Clock, sent: Sent) -> None:
@@ -143,7 +158,7 @@ async def test_it_is_drawn_again_and_again_until_its_tunnel_stops(clock: Clock) 
     await shows(panel, "waiting for a proxy")
     buttons(panel)["Show"].click()
     handle.status = status(phase=Phase.STOPPED)
-    await shows(panel, "stopped")
+    await shows(panel, "<b>stopped</b>")
     assert all(button.disabled for name, button in buttons(panel).items() if name != "Show")
     assert "Show" in buttons(panel)  # masked
     await asyncio.sleep(0)  # `run` sees that no task is left

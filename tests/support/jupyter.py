@@ -76,9 +76,13 @@ class Lab:
         page.js(f"document.querySelector('#password_input').value = {json.dumps(token)}")
         # Not by the mouse: the page may still move under it.
         page.js("document.querySelector('#password_input').form.requestSubmit()")
-        page.until(f"{NOTEBOOK}.sessionContext.session.kernel.status === 'idle'", timeout=2 * PATIENCE)
-        page.js(f"jupyterapp.shell.activateById({NOTEBOOK}.id)")
-        return cls(page, file)
+        lab = cls(page, file)
+        lab._await_kernel()
+        return lab
+
+    def _await_kernel(self) -> None:
+        self.page.until(f"{self.kernel}.status === 'idle'", timeout=2 * PATIENCE)
+        self.page.js(f"jupyterapp.shell.activateById({NOTEBOOK}.id)")
 
     @property
     def notebook(self) -> str:
@@ -103,6 +107,16 @@ class Lab:
         """One of JupyterLab's commands."""
         done = f"jupyterapp.commands.execute({json.dumps(name)}, {json.dumps(arguments or {})})"
         self.page.js(f"{done}.then(() => null)" if wait else f"void {done}")
+
+    def restart(self) -> None:
+        """Have another kernel take the kernel's place, as the menu does."""
+        self.page.js(f"{self.kernel}.restart().then(() => null)")
+
+    def reopen(self) -> None:
+        """Load the page anew, with what its file has; save first, or the page asks."""
+        self.page.js("window.isLastPage = true; void location.reload()")
+        self.page.until("!window.isLastPage && document.readyState === 'complete'")
+        self._await_kernel()
 
     def saved(self) -> dict[str, Any]:
         """The notebook, saved now and read from its file."""
