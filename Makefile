@@ -6,7 +6,7 @@ BIN := $(or $(VIRTUAL_ENV),.venv)/bin
 SHARED := -n 3 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-local test-unit serve proxy signal demo lab check format bench fuzz
+.PHONY: help build test test-local test-unit serve proxy signal demo lab check format docs bench fuzz
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -50,6 +50,9 @@ check: build  ## Lint, formatting, types
 format: build  ## Put the code in its format
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+docs: build  ## The documentation, in build/docs; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/docs
 
 bench: build  ## make bench [figures="get bulk"]
 	$(BIN)/python -m tests.benchmarks $(figures)

@@ -1,6 +1,6 @@
 """Web applications that compare Origin, Referer and Host, through a tunnel: in a browser, and what they still refuse.
 
-Each is reached as ``127.0.0.1`` and by a name of its own below ``localhost``, as README recommends.
+Each is reached as ``127.0.0.1`` and by a name of its own below ``localhost``, as the documentation recommends.
 """
 
 from __future__ import annotations

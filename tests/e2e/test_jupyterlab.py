@@ -1,6 +1,6 @@
 """The panel in a real JupyterLab, in a real browser: what a person sees, clicks and saves.
 
-``SCREENSHOTS=docs pytest tests/e2e/test_jupyterlab.py`` takes README's pictures anew.
+``SCREENSHOTS=docs pytest tests/e2e/test_jupyterlab.py`` takes the documentation's pictures anew.
 """
 
 from __future__ import annotations

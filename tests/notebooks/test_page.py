@@ -1,6 +1,6 @@
 """The fourth notebook in a real JupyterLab, in a real browser.
 
-``SCREENSHOTS=notebooks/images pytest tests/notebooks/test_page.py`` takes README's picture anew.
+``SCREENSHOTS=notebooks/images pytest tests/notebooks/test_page.py`` takes the documentation's picture anew.
 """
 
 from __future__ import annotations

@@ -1,0 +1,196 @@
+"""Pages that are made of the code and of files elsewhere in the repository, so that no fact stands in two places.
+
+A page whose text begins with ``<!-- page: SECURITY.md -->`` is that file. In every page, a relative link to a file of
+the repository that is no page leads to the repository on GitHub; on GitHub itself the same link leads to the file.
+The directives ``llmtunnel-options``, ``llmtunnel-settings`` and ``llmtunnel-events`` render the parsers of the command
+line, the declared options and the notices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.docutils import SphinxDirective
+
+import llmtunnel.cli.commands
+import llmtunnel.cli.demo  # noqa: F401 - with commands, declares the notices that the command line adds
+from llmtunnel.cli import parsers
+from llmtunnel.config import ProxyOptions, ServeOptions
+from llmtunnel.install import REPOSITORY, TAG
+from llmtunnel.option import Option, declared
+from llmtunnel.status import Notice
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGE = re.compile(r"\A<!-- page: (\S+) -->")
+LINK = re.compile(r"(?<!!)(\[[^\]]*\]\()([^)#\s]*)(#[^)\s]*)?\)")
+PARSERS = ("serve", "proxy", "invite", "doctor", "demo", "toy")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Sphinx's hook."""
+    app.connect("source-read", read_page)
+    app.connect("autodoc-process-docstring", list_parameters)
+    app.add_directive("llmtunnel-options", Options)
+    app.add_directive("llmtunnel-settings", Settings)
+    app.add_directive("llmtunnel-events", Events)
+    return {"parallel_read_safe": True}
+
+
+def pages_of_files() -> dict[Path, Path]:
+    """The files elsewhere in the repository that are pages, each with its page."""
+    found = {}
+    for page in DOCS.rglob("*.md"):
+        if match := PAGE.match(page.read_text("utf-8")):
+            found[ROOT / match[1]] = page
+    return found
+
+
+def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Take a page's text from its file, and lead its links to pages and to GitHub."""
+    page = file = DOCS / f"{docname}.md"
+    if match := PAGE.match(source[0]):
+        file = ROOT / match[1]
+        app.env.note_dependency(file)
+        source[0] = file.read_text("utf-8")
+    others = pages_of_files()
+
+    def lead(match: re.Match[str]) -> str:
+        text, target, anchor = match[1], match[2], match[3] or ""
+        if not target or ":" in target:
+            return match[0]
+        to = Path(os.path.normpath(file.parent / target))
+        if not to.exists():
+            raise ExtensionError(f"{file}: {target} does not exist.")
+        to = others.get(to, to)
+        if to.suffix == ".md" and to.is_relative_to(DOCS):
+            return f"{text}{os.path.relpath(to, page.parent)}{anchor})"
+        return f"{text}{REPOSITORY}/blob/{TAG}/{to.relative_to(ROOT)}{anchor})"
+
+    source[0] = LINK.sub(lead, source[0])
+
+
+def list_parameters(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Make a field list of the part below ``Parameters:`` that `llmtunnel.option` writes."""
+    if "Parameters:" not in lines:
+        return
+    at = lines.index("Parameters:")
+    listed = [re.sub(r"^ {4}(\w+): ", r":param \1: ", line.replace("*", "\\*")) for line in lines[at + 1 :]]
+    lines[at:] = [line if line.startswith(":") else line.strip() and f"    {line.strip()}" for line in listed]
+
+
+class _Generated(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes("\n".join(self.lines()), allow_section_headings=True)
+
+    def lines(self) -> Iterator[str]:
+        """Markdown."""
+        raise NotImplementedError
+
+
+class Options(_Generated):
+    """``{llmtunnel-options} serve``: what ``llmtunnel serve --help`` says."""
+
+    required_arguments: ClassVar[int] = 1
+
+    def lines(self) -> Iterator[str]:
+        name = self.arguments[0]
+        parser: argparse.ArgumentParser = getattr(parsers, f"{name}_parser")()
+        yield f"```{{program}} {parser.prog}\n```\n"
+        yield f"{escaped(parser.description or '')}\n"
+        for group in parser._action_groups:
+            actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
+            if not actions:
+                continue
+            if group.title not in (None, "positional arguments", "options"):
+                yield f"**{escaped(group.title[:1].upper() + group.title[1:])}**\n"
+            if group.description:
+                yield f"{escaped(' '.join(group.description.split()))}\n"
+            for action in actions:
+                yield f"````{{option}} {signature(action)}\n{escaped(sentence(action.help or ''))}\n````\n"
+
+
+class Settings(_Generated):
+    """Every option once: flag, variable, parameter, default."""
+
+    def lines(self) -> Iterator[str]:
+        sides = {"serve": declared(ServeOptions), "proxy": declared(ProxyOptions)}
+        yield "| flag | of | environment | Python | default |"
+        yield "|---|---|---|---|---|"
+        for name in dict.fromkeys([*sides["serve"], *sides["proxy"]]):
+            of = [side for side, its in sides.items() if name in its]
+            each = sides[of[0]][name]
+            for suffix, value in (("", f"`{name}` | {default(each)}"), *([("-file", "|")] if each.file else [])):
+                variable = f"`{each.variable}{suffix.replace('-', '_').upper()}`" if each.env else ""
+                flag = f"{{option}}`{each.flag}{suffix} <llmtunnel {of[0]} {each.flag}{suffix}>`"
+                yield f"| {flag} | {', '.join(of)} | {variable} | {value} |"
+
+
+class Events(_Generated):
+    """The objects of ``--json``."""
+
+    def lines(self) -> Iterator[str]:
+        for kind in sorted(notices(Notice), key=place):
+            analyzer = ModuleAnalyzer.for_module(kind.__module__)
+            analyzer.analyze()
+            own = [each for each in fields(kind) if each.name != "time"]
+            yield f"## `{kind.event}`\n\n{escaped(' '.join((kind.__doc__ or '').split()))}\n"
+            if own:
+                yield "| field | type | |\n|---|---|---|"
+            for each in own:
+                about = " ".join(" ".join(analyzer.attr_docs.get((kind.__name__, each.name), [])).split())
+                yield f"| `{each.name}` | `{escaped(str(each.type))}` | {escaped(about)} |"
+            yield ""
+
+
+def notices(kind: type[Notice]) -> Iterator[type[Notice]]:
+    """The kinds of notice that have an event."""
+    for each in kind.__subclasses__():
+        if each.event and each is getattr(sys.modules[each.__module__], each.__name__):  # not what slots replaced
+            yield each
+        yield from notices(each)
+
+
+def place(kind: type[Notice]) -> tuple[bool, str, int]:
+    """Where a notice stands in the source, which tells them in the order of a tunnel's life."""
+    return kind.__module__ != Notice.__module__, kind.__module__, inspect.getsourcelines(kind)[1]
+
+
+def signature(action: argparse.Action) -> str:
+    """``-v, --verbose`` or ``--listen ADDRESS``."""
+    value = action.metavar or ("" if action.nargs == 0 else "{" + ",".join(map(str, action.choices or ())) + "}")
+    if not action.option_strings:
+        return str(value)
+    return ", ".join(f"{flag} {value}".rstrip() if flag.startswith("--") else flag for flag in action.option_strings)
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
+
+
+def default(each: Option) -> str:
+    """What stands in the table."""
+    if each.default_help:
+        return escaped(each.default_help)
+    if each.default in (None, False, ()):
+        return ""
+    value = " ".join(each.default) if isinstance(each.default, tuple) else each.default
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def escaped(text: str) -> str:
+    """As Markdown that says the text itself."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text)
