@@ -17,7 +17,7 @@ from llmtunnel.cli.options import DoctorCommand, parse
 from llmtunnel.config import DEFAULT_LISTEN, DEFAULT_SIGNAL
 from llmtunnel.doctor.findings import Diagnosis, Facts, Finding, Mapping, Verdict
 from llmtunnel.invite import EXAMPLE, MAYBE_CUT, Invite
-from llmtunnel.protocol.auth import NOT_THE_SAME, SPARED
+from llmtunnel.protocol.auth import SPARED
 
 from ..support.processes import PATIENCE, ROOT, Process, Processes, environment
 
@@ -101,7 +101,7 @@ def test_with_a_code_it_says_whether_serve_is_in_the_room_and_has_the_same(start
     assert serve.wait_event("peer-connected")["authenticated"]
     status, found = asked(started, invite.renewed().code)
     assert (status, found["serve"], found["secret"], found["reached"]) == (1, True, False, False)
-    assert NOT_THE_SAME in serve_row(found)["detail"]
+    assert "Wrong code" in serve_row(found)["detail"]
     assert found["expectation"] == "No tunnel with this code."
     status, found = asked(started, Invite.generate(signal).code)
     assert (status, found["serve"], found["secret"], found["reached"]) == (1, False, None, False)
