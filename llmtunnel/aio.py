@@ -14,7 +14,7 @@ from types import NoneType, TracebackType
 from typing import Any, Generic, TypeVar
 
 from . import runtime
-from .config import ProxyOptions, ServeOptions
+from .config import ProxyOptions, ProxySettings, ServeOptions, ServeSettings
 from .given import chosen
 from .meeting import Meeting, no_invite
 from .option import CALL, accepts, option, options, seconds
@@ -89,30 +89,22 @@ class ProxyCall(ProxyOptions, Wait):
     """What `proxy` takes."""
 
 
-def open_server(given: ServeCall) -> Opening[Server]:
-    """See `serve`."""
+async def serve_settings(given: ServeCall) -> ServeSettings:
+    """What these options say together; looks for the upstream where they name none. Raises `SettingError`."""
+    settings = given.settings(given.meeting() or Meeting.made(given.signal))
+    if settings.seek:
+        from .endpoints.discovery import choose, discover
 
-    async def make() -> Server:
-        settings = given.settings(given.meeting() or Meeting.made(given.signal))
-        if settings.seek:
-            from .endpoints.discovery import choose, discover
-
-            settings = settings.found(choose(await discover()))
-        return Server(settings)
-
-    return Opening(make, Phase.WAITING, given.timeout, quiet=given.quiet)
+        settings = settings.found(choose(await discover()))
+    return settings
 
 
-def open_proxy(given: ProxyCall) -> Opening[Proxy]:
-    """See `proxy`."""
-
-    async def make() -> Proxy:
-        meeting = given.meeting()
-        if meeting is None:
-            raise no_invite()
-        return Proxy(given.settings(meeting))
-
-    return Opening(make, Phase.READY, given.timeout, quiet=given.quiet)
+async def proxy_settings(given: ProxyCall) -> ProxySettings:
+    """What these options say together. Raises `SettingError`."""
+    meeting = given.meeting()
+    if meeting is None:
+        raise no_invite()
+    return given.settings(meeting)
 
 
 @accepts(ServeCall, chosen)
@@ -122,7 +114,11 @@ def serve(given: ServeCall) -> Opening[Server]:
     Where the two meet is told by ``invite``, or by ``room`` and ``secret``. With none of them a new invite is made:
     `Server.invite`. Raises `SettingError`, `UpstreamNotFound` or `WaitTimeout`.
     """
-    return open_server(given)
+
+    async def make() -> Server:
+        return Server(await serve_settings(given))
+
+    return Opening(make, Phase.WAITING, given.timeout, quiet=given.quiet)
 
 
 @accepts(ProxyCall, chosen)
@@ -132,4 +128,8 @@ def proxy(given: ProxyCall) -> Opening[Proxy]:
     Where the two meet is told by ``invite``, or else by ``room``, ``secret`` and ``signal``, the same as serve has.
     Raises `AddressInUse` or another `SettingError`, `VersionMismatch` or `WaitTimeout`.
     """
-    return open_proxy(given)
+
+    async def make() -> Proxy:
+        return Proxy(await proxy_settings(given))
+
+    return Opening(make, Phase.READY, given.timeout, quiet=given.quiet)

@@ -7,13 +7,14 @@ the proxy. With ``in_loop=True`` neither is so: the tunnel runs on the caller's 
 from __future__ import annotations
 
 import asyncio
+import sys
 import warnings
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from . import aio, nested, runtime
+from . import aio, descriptors, nested, opened, runtime
 from .config import ProxySettings, ServeSettings, Settings
 from .endpoints.ledger import RECORDS
 from .environment import Environ
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=aio.Tunnel)
 R = TypeVar("R")
+S = TypeVar("S", ServeSettings, ProxySettings)
+G = TypeVar("G", "_ServeCall", "_ProxyCall")
+H = TypeVar("H", bound="Handle[Any]")
 
 
 class Handle(Generic[T]):
@@ -91,10 +95,10 @@ class Handle(Generic[T]):
         """See `aio.Tunnel.subscribe`; the callback is called on the tunnel's loop, in its thread."""
         return self._tunnel.subscribe(callback)
 
-    def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = aio.WAIT) -> None:
+    def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = aio.WAIT, quiet: bool = False) -> None:
         """See `aio.Tunnel.wait`."""
         _refuse(self._hold.stuck, "wait")
-        self._hold.call(self._tunnel.wait(phase, timeout=timeout))
+        self._hold.call(self._tunnel.wait(phase, timeout=timeout, quiet=quiet))
 
     def reconnect(self) -> None:
         """See `aio.Tunnel.reconnect`; returns at once."""
@@ -205,7 +209,7 @@ def serve(given: _ServeCall) -> Server:
     The blocking twin of `aio.serve`. Where the two meet is told by ``invite``, or by ``room`` and ``secret``. With none
     of them a new invite is made: `Server.invite`. Raises `SettingError`, `UpstreamNotFound` or `WaitTimeout`.
     """
-    return Server(*_opened("serve", lambda: aio.open_server(given), in_loop=given.in_loop))
+    return _open("serve", given, aio.serve_settings, aio.Server, Server, Phase.WAITING)
 
 
 @accepts(_ProxyCall, chosen)
@@ -216,7 +220,7 @@ def proxy(given: _ProxyCall) -> Proxy:
     ``signal``, the same as serve has. Raises `AddressInUse` or another `SettingError`, `VersionMismatch` or
     `WaitTimeout`.
     """
-    return Proxy(*_opened("proxy", lambda: aio.open_proxy(given), in_loop=given.in_loop))
+    return _open("proxy", given, aio.proxy_settings, aio.Proxy, Proxy, Phase.READY)
 
 
 if TYPE_CHECKING:  # mypy complains of an ignore that it does not need: these parameters are known to it
@@ -224,13 +228,13 @@ if TYPE_CHECKING:  # mypy complains of an ignore that it does not need: these pa
     proxy(no_such_option=True)  # type: ignore[call-arg]
 
 
-def diagnose(settings: Settings, *, upstream: Upstream | None, address: str, peer: bool = False) -> Diagnosis:
+def diagnose(settings: Settings, *, upstream: Upstream | None, address: str) -> Diagnosis:
     """See `doctor.checks.diagnose`; takes some seconds."""
     from .doctor.checks import diagnose
 
     hold = _thread("diagnose")
     try:
-        return hold.call(diagnose(settings, upstream=upstream, address=address, peer=peer))
+        return hold.call(diagnose(settings, upstream=upstream, address=address))
     finally:
         hold.close()
 
@@ -238,35 +242,88 @@ def diagnose(settings: Settings, *, upstream: Upstream | None, address: str, pee
 def start(settings: ServeSettings | ProxySettings) -> Server | Proxy:
     """A tunnel that is started and not waited for: its status tells how it goes. Raises `SettingError`."""
 
-    async def make() -> aio.Server | aio.Proxy:
-        tunnel = aio.Server(settings) if isinstance(settings, ServeSettings) else aio.Proxy(settings)
-        try:
-            await tunnel.start()
-        except BaseException:
-            await tunnel.aclose()
-            raise
-        return tunnel
-
-    tunnel, hold = _opened("start", make, in_loop=False)
-    return Server(tunnel, hold) if isinstance(tunnel, aio.Server) else Proxy(tunnel, hold)
-
-
-def _opened(name: str, make: Callable[[], Awaitable[T]], *, in_loop: bool) -> tuple[T, runtime.Hold]:
-    hold = nested.hold(name) if in_loop else _thread(name)
+    hold = _thread("start")
     try:
-        return hold.call(_await(make)), hold
+        if isinstance(settings, ServeSettings):
+            return _noted(Server(hold.call(_started(aio.Server, settings)), hold), settings, given=True)
+        return _noted(Proxy(hold.call(_started(aio.Proxy, settings)), hold), settings, given=True)
     except BaseException:
         hold.close()
         raise
 
 
+def _open(
+    name: str,
+    given: G,
+    settings_of: Callable[[G], Coroutine[Any, Any, S]],
+    make: Callable[[S], T],
+    handle_of: Callable[[T, runtime.Hold], H],
+    phase: Phase,
+) -> H:
+    """Open a tunnel and wait for it. In a notebook its panel is there at once, and shows what is waited for."""
+    hold = nested.hold(name) if given.in_loop else _thread(name)
+    try:
+        chosen = given.meeting() is not None
+        settings = _replacing(hold.call(settings_of(given)), given=chosen, quiet=given.quiet)
+        handle = _noted(handle_of(hold.call(_started(make, settings)), hold), settings, given=chosen)
+        drawn = not given.quiet and _drawn(handle)
+        hold.call(handle._tunnel.wait(phase, timeout=given.timeout, quiet=given.quiet or drawn))
+    except BaseException:
+        hold.close()
+        raise
+    return handle
+
+
+async def _started(make: Callable[[S], T], settings: S) -> T:
+    tunnel = make(settings)
+    try:
+        await tunnel.start()
+    except BaseException:
+        await tunnel.aclose()
+        raise
+    return tunnel
+
+
+def _noted(handle: H, settings: Settings, *, given: bool) -> H:
+    tunnel, hold = handle._tunnel, handle._hold
+    opened.note(opened.Opened(tunnel=tunnel, hold=hold, settings=settings, given=given, cell=_cell()))
+    return handle
+
+
+def _replacing(settings: S, *, given: bool, quiet: bool) -> S:
+    """The settings, once the tunnel of an earlier cell is closed whose place theirs takes."""
+    before = opened.earlier(settings, given=given, cell=_cell())
+    if before is None:
+        return settings
+    status = before.tunnel.status
+    before.close()
+    if not quiet and sys.stdout is not None:
+        line = f"the {status.role} of an earlier cell ({status.url}) was stopped, this one takes its place"
+        descriptors.write(sys.stdout, f"llmtunnel: {line}\n")
+    return opened.in_place_of(before, settings, given=given)
+
+
+def _cell() -> int | None:
+    """The number of the cell that IPython runs; None outside IPython."""
+    if "IPython" not in sys.modules:
+        return None
+    from .notebook.display import cell
+
+    return cell()
+
+
+def _drawn(handle: Handle[Any]) -> bool:
+    """Whether the handle's panel is displayed now, and lives while the cell runs."""
+    if "IPython" not in sys.modules:
+        return False
+    from .notebook.display import draw
+
+    return draw(handle)
+
+
 def _thread(name: str) -> runtime.Hold:
     _refuse(runtime.shared.current, name)
     return runtime.shared.hold()
-
-
-async def _await(make: Callable[[], Awaitable[T]]) -> T:
-    return await make()
 
 
 async def _called(call: Callable[[], R]) -> R:

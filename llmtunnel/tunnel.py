@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import sys
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -74,6 +75,8 @@ _PROGRESS: Final = (Phase.STARTING, Phase.SIGNALING, Phase.WAITING, Phase.CONNEC
 _ENDED: Final = (Phase.STOPPED, Phase.FAILED)
 
 Unsubscribe = Callable[[], None]
+
+_started: Final[weakref.WeakSet[Tunnel]] = weakref.WeakSet()
 
 
 class Tunnel(ABC):
@@ -214,21 +217,26 @@ class Tunnel(ABC):
         runtime.refuse_green_threads()
         await self._open()
         self._task = asyncio.create_task(self._run(), name=f"llmtunnel {self._role}")
+        _started.add(self)
         self._sampling = asyncio.create_task(self._sample(), name="llmtunnel samples")
         self._sampling.add_done_callback(report)
+
+    @staticmethod
+    def running() -> tuple[Tunnel, ...]:
+        """All tunnels of this process that were started and are not closed."""
+        return tuple(each for each in tuple(_started) if not (each._closed or runtime.elsewhere(each._process)))
 
     async def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = WAIT, quiet: bool = False) -> None:
         """Return when the tunnel is in this phase or further.
 
         From `TELL_EVERY` seconds on, standard error says in a line what is waited for, and again when that changes.
+        Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` where there is no such phase, or what the tunnel
+        failed with.
 
         Parameters:
             phase: A `Phase`, or its name, such as "ready".
             timeout: Seconds to wait. None: no limit.
             quiet: Say nothing meanwhile.
-
-        Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` where there is no such phase, or what the tunnel
-        failed with.
         """
         self._refuse_forked()
         if phase not in tuple(Phase):
@@ -272,9 +280,17 @@ class Tunnel(ABC):
         """
         if runtime.elsewhere(self._process):
             return
+        await asyncio.shield(self._begin_to_close())
+
+    def close_soon(self) -> None:
+        """Begin what `aclose` does, from any thread, and do not wait for its end."""
+        if self.loop is not None and not runtime.elsewhere(self._process):
+            self.loop.call_soon_threadsafe(self._begin_to_close)
+
+    def _begin_to_close(self) -> asyncio.Task[None]:
         if self._closing is None:
             self._closing = asyncio.create_task(self._end(), name=f"closing llmtunnel {self._role}")
-        await asyncio.shield(self._closing)
+        return self._closing
 
     def _refuse_forked(self) -> None:
         if runtime.elsewhere(self._process):

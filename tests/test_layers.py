@@ -38,7 +38,7 @@ LAYERS = [
     {"session"},
     {"endpoints"},
     {"doctor"},
-    {"tunnel", "aio", "nested", "sync"},
+    {"tunnel", "aio", "nested", "opened", "sync"},
     {"cli"},
     {"local", "notebook"},
     {"", "__main__"},

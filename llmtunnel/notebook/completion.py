@@ -11,7 +11,7 @@ from ..upstream import NAMED
 VERBS: Final = ("serve", "proxy", "status", "invite", "peers", "kick", "stop", "reconnect", "doctor", "help")
 NAME: Final = "--name"
 ALL: Final = "all"
-"""In place of a name, for stop."""
+"""In place of a name, for stop and peers."""
 
 
 def candidates(words: Sequence[str], *, tunnels: Sequence[str], peers: Sequence[str]) -> list[str]:
@@ -27,9 +27,9 @@ def candidates(words: Sequence[str], *, tunnels: Sequence[str], peers: Sequence[
             return list(doctor_parser().flags)
         case ["kick"]:
             return list(peers)
-        case ["stop"]:
+        case ["stop" | "peers"]:
             return [*tunnels, ALL]
-        case ["status" | "invite" | "peers" | "reconnect"]:
+        case ["status" | "invite" | "reconnect"]:
             return list(tunnels)
         case _:
             return []

@@ -22,15 +22,41 @@ if TYPE_CHECKING:
 def mimebundle(
     handle: Handle, include: Collection[str] | None = None, exclude: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """What IPython's ``_repr_mimebundle_`` returns; with the panel in it in a kernel that has ipywidgets."""
-    bundle: dict[str, Any] = {"text/plain": repr(handle), "text/html": still(handle)}
-    if has_widgets():
-        bundle |= panel(handle).view
+    """What IPython's ``_repr_mimebundle_`` returns; with the panel in it in a kernel that has ipywidgets.
+
+    In the cell that opened the tunnel the panel is there already (`draw`): a handle in its last line is text alone.
+    """
+    bundle: dict[str, Any] = {"text/plain": repr(handle)}
+    if not _is_drawn(handle):
+        bundle |= {"text/html": still(handle), **(panel(handle).view if has_widgets() else {})}
     return {
         kind: data
         for kind, data in bundle.items()
         if (not include or kind in include) and (not exclude or kind not in exclude)
     }
+
+
+def draw(handle: Handle) -> bool:
+    """Display the live view of a tunnel that was just opened; whether there is one, and it lives while the cell runs.
+
+    On Colab it does not, see `ticking`.
+    """
+    if not hasattr(_shell(), "kernel"):
+        return False
+    show(handle)
+    _drawn[handle] = cell()
+    return "google.colab" not in sys.modules
+
+
+def _is_drawn(handle: Handle) -> bool:
+    """Whether `draw` has displayed it in the cell that runs."""
+    return handle in _drawn and _drawn[handle] == cell()
+
+
+def cell() -> int | None:
+    """The number of the cell that IPython runs; None outside IPython."""
+    shell = _shell()
+    return None if shell is None else int(shell.execution_count)
 
 
 def show(handle: Handle, *, plain: bool | None = None) -> None:
@@ -51,7 +77,7 @@ def show_result(handle: Handle) -> None:
 
     IPython takes `mimebundle` then.
     """
-    if not has_widgets():
+    if not has_widgets() or _is_drawn(handle):
         raise NotImplementedError
     panel(handle).show()
 
@@ -72,12 +98,18 @@ def panel(handle: Handle) -> Panel:
 
 
 _panels: Final[weakref.WeakKeyDictionary[Handle, Panel]] = weakref.WeakKeyDictionary()
+_drawn: Final[weakref.WeakKeyDictionary[Handle, int | None]] = weakref.WeakKeyDictionary()
+"""The cells that opened the tunnels whose views were displayed at once."""
 
 
 def has_widgets() -> bool:
     """Whether this is a kernel, with ipywidgets."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel") and find_spec("ipywidgets") is not None
+    return hasattr(_shell(), "kernel") and find_spec("ipywidgets") is not None
+
+
+def _shell() -> Any:
+    """IPython's, where this is one."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
 
 
 class _Picture:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from IPython.core.error import StdinNotImplementedError, UsageError
 
-from .. import sync
+from .. import opened, sync
 from ..cli import doctor
 from ..cli.commands import InviteShown
 from ..cli.options import DoctorCommand, ShowText, parse
@@ -32,6 +32,8 @@ from .registry import AnyHandle, Registry, invite_of
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from ..aio import Tunnel
+
 HELP: Final = """\
 An HTTP service on one machine, answering on another through a peer-to-peer channel.
 
@@ -39,10 +41,10 @@ An HTTP service on one machine, answering on another through a peer-to-peer chan
   %tunnel proxy CODE [--name NAME] ...         use here what is served elsewhere; - in place of CODE asks for it
   %tunnel status [NAME]                        how it goes
   %tunnel invite [NAME] [--plain]              show the code, for a moment; it is not saved with the notebook
-  %tunnel peers [NAME]                         who is connected
+  %tunnel peers [NAME|all]                     who is connected
   %tunnel kick PEER                            end its connection and keep it out; who has the code can start another
   %tunnel reconnect [NAME]                     leave, and come again
-  %tunnel stop [NAME|all]
+  %tunnel stop [NAME|all]                      all: those that llmtunnel.serve and llmtunnel.proxy opened, too
   %tunnel doctor [CODE] ...                    why a tunnel will or will not connect from here
 
   %%tunnel serve ...     over a cell: the tunnel is up first, then the cell runs, which may start the model server
@@ -171,13 +173,22 @@ class Magics:
             self._show(name, handle)
 
     def _show(self, name: str, handle: AnyHandle) -> None:
-        _say(tables.summary(name, handle.status))
-        if self._in_kernel:
-            display.show(handle)
+        """A line is for where no panel says more, a moment later: with several, it says which one the panel is of."""
+        if not self._in_kernel:
+            _say(tables.summary(name, handle.status))
+            return
+        if len(self._tunnels.names) > 1:
+            _say(f"{name}:\n")
+        display.show(handle)
 
     def _peers(self, words: list[str]) -> None:
-        _, handle = self._tunnels.chosen(_only_name(words))
-        _say(tables.peers(handle.status))
+        named = _only_name(words)
+        if named != ALL:
+            _, handle = self._tunnels.chosen(named, or_all=True)
+            _say(tables.peers(handle.status))
+            return
+        for name, handle in self._tunnels:
+            _say(f"{name}:\n{tables.peers(handle.status)}")
 
     def _invite(self, words: list[str]) -> None:
         plain = "--plain" in words
@@ -229,10 +240,44 @@ class Magics:
 
     def _stop(self, words: list[str]) -> None:
         named = _only_name(words)
-        names = self._tunnels.names if named == ALL else (self._tunnels.chosen(named)[0],)
+        if named == ALL:
+            self._stop_all()
+            return
+        if not self._tunnels.names and opened.running():
+            raise SettingError(
+                "No tunnel here was started by %tunnel.",
+                hint="%tunnel stop all stops those that llmtunnel.serve and llmtunnel.proxy have opened.",
+            )
+        name, _ = self._tunnels.chosen(named, or_all=True)
+        self._tunnels.stop(name)
+        _say(f"{name}: stopped\n")
+
+    def _stop_all(self) -> None:
+        """Stop what runs in this process, those too that Python's functions have opened."""
+        names = self._tunnels.names
         for name in names:
             self._tunnels.stop(name)
             _say(f"{name}: stopped\n")
+        blocking, others = opened.running(), opened.others()
+        for each in blocking:
+            each.close()
+            _say(f"{self._called(each.tunnel)}: stopped\n")
+        for tunnel in others:
+            tunnel.close_soon()  # it may run on the very loop that runs this cell
+            _say(f"{self._called(tunnel)}: stopping\n")
+        if not (names or blocking or others):
+            _say("no tunnel runs here\n")
+
+    def _called(self, tunnel: Tunnel) -> str:
+        """The notebook's variable for it, if there is one, and what it is."""
+        ours = ((name, value) for name, value in self._shell.user_ns.items() if name[:1] != "_")
+        names = [
+            name
+            for name, value in ours
+            if type(value).__module__.partition(".")[0] == "llmtunnel" and getattr(value, "_tunnel", value) is tunnel
+        ]
+        status = tunnel.status
+        return f"{names[0] if names else 'a tunnel'} ({status.role}, {status.url})"
 
     def _reconnect(self, words: list[str]) -> None:
         name, handle = self._tunnels.chosen(_only_name(words))
@@ -245,7 +290,7 @@ class Magics:
             _say(command.text)
             return
         assert isinstance(command, DoctorCommand), "by its name"
-        found = sync.diagnose(command.settings, upstream=command.upstream, address=command.listen, peer=command.peer)
+        found = sync.diagnose(command.settings, upstream=command.upstream, address=command.listen)
         _say(doctor.json_text(found) if command.view.json else doctor.text(found, sys.stdout))
 
 

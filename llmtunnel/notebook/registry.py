@@ -10,6 +10,7 @@ from ..errors import SettingError
 from ..invite import Invite
 from ..status import Phase
 from ..sync import Handle
+from .completion import ALL
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -54,12 +55,16 @@ class Registry:
             handle.close()
             del self._handles[name]
 
-    def chosen(self, name: str | None) -> tuple[str, AnyHandle]:
-        """The tunnel of this name, or else the only one there is. Raises `SettingError`."""
+    def chosen(self, name: str | None, *, or_all: bool = False) -> tuple[str, AnyHandle]:
+        """The tunnel of this name, or else the only one there is. Raises `SettingError`.
+
+        ``or_all``: whether the word `ALL` may stand in place of a name.
+        """
         if not self._handles:
             raise SettingError("There is no tunnel.", hint="%tunnel serve or %tunnel proxy CODE makes one.")
         if name is None and len(self._handles) > 1:
-            raise SettingError("There are several tunnels.", hint=f"Say which: {', '.join(self._handles)}.")
+            names = f"{', '.join(self._handles)}{f', or {ALL}' if or_all else ''}"
+            raise SettingError("There are several tunnels.", hint=f"Say which: {names}.")
         name = name or next(iter(self._handles))
         if name not in self._handles:
             hint = did_you_mean(name, self._handles) or f"Those that there are: {', '.join(self._handles)}."

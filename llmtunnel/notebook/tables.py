@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 
 from ..status import Status
-from ..summary import PEER_COLUMNS, peer_rows, printable, state_words
+from ..summary import PEER_COLUMNS, peer_rows, printable, state_words, upstream_words
 
 
 def summary(name: str, status: Status) -> str:
-    """One line on what goes on, and another one on what is wrong, if something is."""
+    """One line on what goes on, and another one each on the upstream and on what is wrong, if that is known."""
     state = state_words(status)
     where = f", {status.url}" if status.url else ""
     detail = f"  {printable(state.detail)}\n" if state.detail else ""
-    return f"{name}: {state.severity.mark} {state.words}{where}\n{detail}"
+    health = upstream_words(status.upstream)
+    upstream = f"  the model server {health}\n" if health else ""
+    return f"{name}: {state.severity.mark} {state.words}{where}\n{upstream}{detail}"
 
 
 def peers(status: Status) -> str:

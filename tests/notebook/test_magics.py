@@ -56,6 +56,12 @@ def code_of(notebook: Kernel, name: str = "serve") -> str:
     return str(notebook.value(f"{HANDLES}[{name!r}].invite.code"))
 
 
+def shown_by(notebook: Kernel, line: str) -> str:
+    """The text beside the one panel that a line shows."""
+    [shown] = notebook.run(line).displayed
+    return str(shown["text/plain"])
+
+
 def wait(notebook: Kernel, name: str) -> None:
     notebook.run(f"{HANDLES}[{name!r}].wait()")
 
@@ -64,16 +70,17 @@ def test_serve_shows_how_it_goes_and_answers_whoever_has_the_invite(
     notebook: Kernel, other: Background, flags: str
 ) -> None:
     cell = notebook.run(f"%tunnel serve {other.upstream} {flags}   # as in a shell")
-    assert other.upstream in cell.text
+    assert not cell.text, "the panel says it, and goes on"
     [shown] = cell.displayed
     assert {"text/plain", "text/html"} <= shown.keys()
+    assert other.upstream in shown["text/plain"]
     code = code_of(notebook)
     assert code not in json.dumps(cell.outputs)
     with llmtunnel.proxy(code, stun=(), listen="127.0.0.1:0") as proxy:
         assert b"toy" in fetch(f"{proxy.url}/v1/models")
         [peer] = notebook.value(f"[p.peer for p in {HANDLES}['serve'].status.peers]")
         assert peer in notebook.run("%tunnel peers").text
-        assert "ready" in notebook.run("%tunnel status serve").text
+        assert "serve: ready" in shown_by(notebook, "%tunnel status serve")
         assert notebook.complete("%tunnel kick ") == [peer]
         assert peer in notebook.run(f"%tunnel kick {peer}").text
         proxy.wait(Phase.FAILED, timeout=PATIENCE)
@@ -123,9 +130,15 @@ def test_tunnels_of_other_names_stand_beside_each_other(notebook: Kernel, other:
     for name in ("a", "b"):
         notebook.run(f"%tunnel serve {other.upstream} --name {name} {flags}")
     assert code_of(notebook, "a") != code_of(notebook, "b")
-    assert "Say which: a, b." in notebook.fail("%tunnel stop").text
-    assert "a: " in (both := notebook.run("%tunnel status").text) and "b: " in both
+    for verb in ("stop", "peers"):
+        assert "Say which: a, b, or all." in notebook.fail(f"%tunnel {verb}").text
+    assert "Say which: a, b." in notebook.fail("%tunnel reconnect").text
+    both = notebook.run("%tunnel status")
+    assert both.text == "a:\nb:\n", "which panel is whose"
+    assert len(both.displayed) == 2
+    assert notebook.run("%tunnel peers all").text == "a:\nnobody is connected\nb:\nnobody is connected\n"
     assert notebook.run("%tunnel stop all").text == "a: stopped\nb: stopped\n"
+    assert notebook.run("%tunnel stop all").text == "no tunnel runs here\n"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +230,7 @@ def test_loading_it_again_loses_no_tunnel_and_doubles_nothing(
     notebook.run(again)
     assert notebook.value("len(get_ipython().input_transformers_cleanup)") == transformers
     assert notebook.complete("%tunnel stat") == ["status"]
-    assert "proxy: " in notebook.run("%tunnel status").text
+    assert "llmtunnel proxy: " in shown_by(notebook, "%tunnel status")
     assert "takes its place" in notebook.run(cell).text
     wait(notebook, "proxy")
     assert b"toy" in fetch(f"http://127.0.0.1:{port}/v1/models")
@@ -235,7 +248,7 @@ def test_unloading_takes_the_magics_away_and_leaves_the_tunnels(
     assert notebook.value("len(get_ipython().input_transformers_cleanup)") == before - 1
     assert "status" not in notebook.complete("%tunnel stat")
     notebook.run("%load_ext llmtunnel")
-    assert "serve: " in notebook.run("%tunnel status").text
+    assert "llmtunnel serve: " in shown_by(notebook, "%tunnel status")
 
 
 MODEL_SERVER = """
@@ -352,7 +365,9 @@ def test_a_code_can_be_typed_where_it_is_not_saved(notebook: Kernel, other: Back
 
 
 def test_a_terminal_is_told_in_text(tmp_path: Path, other: Background, flags: str) -> None:
-    lines = ["%load_ext llmtunnel", f"%tunnel serve {other.upstream} {flags}", "%tunnel invite", "%tunnel status"]
+    lines = ["%load_ext llmtunnel", f"%tunnel serve {other.upstream} {flags}", "%tunnel invite"]
+    lines += ["import time", f"while {HANDLES}['serve'].status.upstream.health == 'unknown': time.sleep(0.05)"]
+    lines += ["%tunnel status"]
     result = subprocess.run(
         [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", "-c", "\n".join(lines)],
         capture_output=True,
@@ -362,6 +377,8 @@ def test_a_terminal_is_told_in_text(tmp_path: Path, other: Background, flags: st
     )
     assert result.returncode == 0, result.stderr
     assert "on the other machine: llmtunnel proxy" in result.stdout
+    assert f"serve: ◌ reaching the signal server, {other.upstream}\n" in result.stdout
+    assert "  the model server answers: toy\n" in result.stdout
     assert "object at 0x" not in result.stdout
     assert not result.stderr
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from llmtunnel.notebook import tables
 from llmtunnel.paths import Path
-from llmtunnel.status import PeerStatus, Phase, Role, Status
+from llmtunnel.status import Health, PeerStatus, Phase, Role, Status, UpstreamStatus
 
 WAITING = Status(role=Role.SERVE, phase=Phase.WAITING, url="http://a", detail="Nobody\x1b is there.")
 
@@ -11,6 +11,17 @@ def test_a_summary_says_how_it_stands_where_and_what_is_wrong() -> None:
     first, second = tables.summary("gpu", WAITING).splitlines()
     assert first == "gpu: ◌ waiting for a proxy, http://a"
     assert second == "  Nobody\N{REPLACEMENT CHARACTER} is there."
+
+
+def test_a_summary_says_whether_the_upstream_answers_once_that_is_known() -> None:
+    for upstream, said in (
+        (UpstreamStatus(health=Health.UP, models=("a", "b")), "  the model server answers: a, b"),
+        (UpstreamStatus(health=Health.DOWN), "  the model server does not answer"),
+    ):
+        status = Status(role=Role.SERVE, phase=Phase.READY, url="http://a", upstream=upstream)
+        assert said in tables.summary("gpu", status).splitlines()
+    unknown = Status(role=Role.SERVE, phase=Phase.READY, url="http://a", upstream=UpstreamStatus())
+    assert tables.summary("gpu", unknown) == "gpu: ● ready, http://a\n"
 
 
 def test_peers_stand_in_columns() -> None:

@@ -222,7 +222,7 @@ def test_without_ipywidgets_text_and_a_picture_do(tmp_path: Path, other: Backgro
     absent = f"import sys; sys.modules['ipywidgets'] = None\n{setup}\n%load_ext llmtunnel"
     with kernel(tmp_path, code=absent) as notebook:
         cell = notebook.run(f"%tunnel serve {other.upstream} --signal {other.signal} --stun none")
-        assert f"serve: ◌ reaching the signal server, {other.upstream}" in cell.text
+        assert not cell.text
         assert "text/html" in cell.displayed[0]
         asked: list[str] = []
 
