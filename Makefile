@@ -6,10 +6,10 @@ BIN := $(or $(VIRTUAL_ENV),.venv)/bin
 SHARED := -n 3 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-local test-unit serve proxy signal demo lab check format docs bench fuzz
+.PHONY: help build test test-local test-unit test-portable dist images sizes workflows serve proxy signal demo lab check format docs bench fuzz
 
 help:  ## List the commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 build: $(BIN)/llmtunnel  ## Install the tunnel and all that development needs
 
@@ -26,6 +26,37 @@ test-local: build  ## Run the end-to-end tests: real processes over a signal ser
 
 test-unit: build  ## Run all tests but the end-to-end ones
 	$(BIN)/python -m pytest $(SHARED) --ignore tests/e2e
+
+test-portable: build  ## Run the tests that need nothing but Python, as on macOS and Windows
+	$(BIN)/python -m tests.portable
+
+dist: build  ## Build the source archive and the wheel into dist/, and check them
+	rm -rf dist build ./*.egg-info
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
+image = $(or $(registry),local)/$(1)
+images:  ## make images [registry=ghcr.io/me version=0.2.0 push=yes]: the container images (needs Docker)
+	docker build --tag $(call image,llmtunnel):latest .
+	docker build --tag $(call image,llmtunnel-signal):latest --file signal_server/Dockerfile .
+	docker run --rm $(call image,llmtunnel):latest demo
+	$(foreach name,llmtunnel llmtunnel-signal,$(if $(push),$(call publish,$(call image,$(name)))))
+
+define publish
+docker tag $(1):latest $(1):$(version)
+	docker push $(1):$(version)
+	docker push $(1):latest
+
+endef
+
+sizes: build  ## What llmtunnel's dependencies weigh, and what each is for
+	$(BIN)/python -m tools.sizes
+
+workflows:  ## Check .github and CITATION.cff (needs Go and uv)
+	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+	uvx zizmor@1.32.0 --offline --quiet .github
+	uvx --from cffconvert==2.0.0 cffconvert --validate
 
 serve: build  ## make serve upstream=http://localhost:11434 [signal=ws://…] [room=myroom]
 	$(BIN)/llmtunnel serve $(call flags,invite room secret upstream signal)

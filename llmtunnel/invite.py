@@ -30,6 +30,8 @@ DEFAULT_SIGNAL: Final = "wss://signal-server.fly.dev"
 """The original's public signal server. It keeps two members to a room."""
 EXAMPLE: Final = "4821309-tulip-mango-onion-cedar-fruit"
 DIGITS: Final = 7
+ROOM: Final = "invite-"
+"""What the name of an invite's room begins with; its number follows."""
 COUNT: Final = 5
 """Words in a code."""
 LONGEST: Final = 4096
@@ -37,6 +39,8 @@ LONGEST: Final = 4096
 LONGEST_WORD: Final = 16
 """Characters of a wrong word that an error repeats. No code word is longer, but a pasted password may be."""
 
+MAYBE_CUT: Final = "If the code there goes on with @ and an address, the end of this one is missing."
+"""Of a code without an address, where serve is not found: nothing else tells that it was cut off there."""
 _LIKE: Final = f"A code looks like {EXAMPLE}."
 _WHOLE: Final = "Copy all of it: it may go on in the next line, and end with @ and an address."
 _ROOM: Final = re.compile(rf"invite-([0-9]{{{DIGITS}}})")

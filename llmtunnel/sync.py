@@ -228,13 +228,13 @@ if TYPE_CHECKING:  # mypy complains of an ignore that it does not need: these pa
     proxy(no_such_option=True)  # type: ignore[call-arg]
 
 
-def diagnose(settings: Settings, *, upstream: Upstream | None, address: str) -> Diagnosis:
+def diagnose(settings: Settings, *, upstream: Upstream | None, address: str, peer: bool = False) -> Diagnosis:
     """See `doctor.checks.diagnose`; takes some seconds."""
     from .doctor.checks import diagnose
 
     hold = _thread("diagnose")
     try:
-        return hold.call(diagnose(settings, upstream=upstream, address=address))
+        return hold.call(diagnose(settings, upstream=upstream, address=address, peer=peer))
     finally:
         hold.close()
 

@@ -6,14 +6,14 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..config import ProxySettings, Settings
 from ..errors import SettingError, TunnelError
-from ..invite import Invite
-from ..status import Listening, Notice, SignalConnected
+from ..invite import DEFAULT_SIGNAL, MAYBE_CUT, ROOM, Invite
+from ..status import Listening, Notice, Reconnecting, SignalConnected, Waiting
 from ..upstream import NAMED
 from . import logs
 from .console import Console
@@ -148,15 +148,25 @@ async def _serve(command: ServeCommand, console: Console) -> int:
 async def _proxy(command: ProxyCommand, console: Console) -> int:
     from .. import aio
 
-    _warn(command.settings, console)
-    return await keep(aio.Proxy(command.settings), console)
+    settings = command.settings
+    _warn(settings, console)
+    return await keep(aio.Proxy(settings), console, then=lambda notice: _doubt(notice, settings, console))
+
+
+def _doubt(notice: Notice, settings: ProxySettings, console: Console) -> None:
+    """Say where the end of the code may be missing, which names the signal server: there is no other sign of it."""
+    match notice:
+        case Waiting() if settings.room.startswith(ROOM) and settings.signal == DEFAULT_SIGNAL:
+            console.hint(MAYBE_CUT)
+        case Reconnecting(what="signal server") if settings.room.startswith(ROOM) and settings.signal != DEFAULT_SIGNAL:
+            console.hint("The code names this signal server. Check that its end, after the @, is not missing.")
 
 
 async def _doctor(command: DoctorCommand, console: Console) -> int:
     from ..doctor.checks import diagnose
     from .doctor import json_text, text
 
-    found = await diagnose(command.settings, upstream=command.upstream, address=command.listen)
+    found = await diagnose(command.settings, upstream=command.upstream, address=command.listen, peer=command.peer)
     if command.view.json:
         console.write(json_text(found))
     else:
@@ -223,9 +233,17 @@ def _ends(command: ServeCommand) -> str:
     return f" ({', '.join(ends)})" if ends else ""
 
 
-async def keep(tunnel: Tunnel, console: Console) -> int:
-    """Run a tunnel until it ends or the task is cancelled, then close it; tells what happens meanwhile."""
-    unsubscribe = tunnel.subscribe(console.tell)
+async def keep(tunnel: Tunnel, console: Console, *, then: Callable[[Notice], None] = lambda notice: None) -> int:
+    """Run a tunnel until it ends or the task is cancelled, then close it; tells what happens meanwhile.
+
+    ``then`` hears each notice after it was told.
+    """
+
+    def tell(notice: Notice) -> None:
+        console.tell(notice)
+        then(notice)
+
+    unsubscribe = tunnel.subscribe(tell)
     try:
         with console.watching(tunnel):
             await tunnel.start()

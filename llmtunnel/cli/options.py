@@ -121,6 +121,8 @@ class DoctorCommand:
     settings: Settings
     upstream: Upstream | None
     listen: str
+    peer: bool
+    """A code or a room was given: look whether serve is in it."""
 
 
 Parsed = (
@@ -195,12 +197,14 @@ def _doctor(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     if given.help:
         return ShowText(text=parser.format_help())
     options = _options(DoctorOptions, given, environ)
-    meeting = options.meeting() or Meeting.made(options.signal)
+    given_meeting = options.meeting()
+    meeting = given_meeting or Meeting.made(options.signal)
     return DoctorCommand(
         view=_view(given, environ),
-        settings=Settings(room=meeting.room, signal=meeting.signal, ice=options.ice),
+        settings=Settings(room=meeting.room, secret=meeting.secret, signal=meeting.signal, ice=options.ice),
         upstream=None if options.upstream is None else Upstream.parse(options.upstream),
         listen=options.listen,
+        peer=given_meeting is not None,
     )
 
 

@@ -215,7 +215,7 @@ def doctor_parser() -> Parser:
         about="Look at all that a tunnel needs here, and say what path to expect; status 1 where it cannot connect.",
         examples=["doctor", "doctor --signal ws://10.0.0.2:8787 --turn turn:host:3478 --turn-user me"],
     )
-    parser.add_argument("code", metavar="CODE", nargs="*", help="an invite, for the signal server that it names")
+    parser.add_argument("code", metavar="CODE", nargs="*", help="an invite: is serve in its room, and has it the same?")
     parser.add_options(DoctorOptions)
     _add_view(parser, drawn=False)
     return parser

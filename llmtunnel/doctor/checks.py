@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
+import socket
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -13,20 +16,28 @@ from typing import Final
 from ..config import DEFAULT_STUN, IceServers, Settings
 from ..endpoints import discovery, listen
 from ..endpoints.origin import Origin
-from ..errors import ConnectFailed, SettingError, SignalError, TunnelError
+from ..errors import AuthenticationFailed, ConnectFailed, SettingError, SignalError, TunnelError
+from ..invite import DEFAULT_SIGNAL, MAYBE_CUT, ROOM
 from ..listener import netloc
 from ..platforms import Platform, platform
+from ..protocol.auth import SPARED
+from ..session.access import ProxyAccess
+from ..session.room import Room
 from ..signaling.client import SignalClient
 from ..signaling.messages import Candidate, IceCandidate, Member, PeerJoined, RelayOffer, candidate
-from ..status import Health, Role
-from ..summary import size
+from ..status import Health, Notice, PeerConnected, Reconnecting, Role, Waiting
+from ..summary import path_words, size
 from ..transport import servers
+from ..transport.tasks import stop
 from ..transport.websocket import proxy_for
 from ..upstream import Upstream
 from .findings import Diagnosis, Facts, Finding, Verdict, mapping_of, mapping_row
 
 SLOW: Final = 1.0
 """Seconds to the signal server and back over which a person would notice."""
+LOOK: Final = 15.0
+"""Seconds in which serve has to be reached."""
+_CUT: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 ECHOES: Final = 4
 """Messages that go through the signal server, each after the one before has come back."""
 CLOCK: Final = 60.0
@@ -59,29 +70,65 @@ class _Part:
     seen: tuple[tuple[str, int], ...] = ()
     turn: bool = False
     relay: bool = False
+    cut: bool = False
+    """It failed as everything does on a machine that is offline."""
+    serve: bool | None = None
+    secret: bool | None = None
+    reached: bool | None = None
 
 
-async def diagnose(settings: Settings, *, upstream: Upstream | None, address: str) -> Diagnosis:
-    """Look at all that a tunnel with these settings needs; ``address`` is where a proxy would listen."""
-    parts = await asyncio.gather(
+async def diagnose(settings: Settings, *, upstream: Upstream | None, address: str, peer: bool = False) -> Diagnosis:
+    """Look at all that a tunnel with these settings needs; ``address`` is where a proxy would listen.
+
+    ``peer``: look for serve in the room too, by coming in as a proxy does, and leave again. A secret that lets one
+    proxy in is not tried.
+    """
+    place, signal, stun, upstream_part, port, serve, *turn = await asyncio.gather(
         _place(settings),
         _signal(settings),
         _stun(settings.ice),
-        *(_turn(url, settings.ice) for url in settings.ice.turn),
         _upstream(upstream, settings),
         _port(address),
+        _serve(settings) if peer else _nothing(),
+        *(_turn(url, settings.ice) for url in settings.ice.turn),
     )
-    seen = [each for part in parts for each in part.seen]
-    mapping = mapping_of(seen, servers.own_addresses())
+    mapping = mapping_of(list(stun.seen), servers.own_addresses())
     facts = Facts(
-        signal=any(part.signal for part in parts),
-        udp=bool(seen),
+        signal=signal.signal,
+        udp=bool(stun.seen),
         mapping=mapping,
-        turn=any(part.turn for part in parts),
-        relay=any(part.relay for part in parts),
+        turn=any(part.turn for part in turn),
+        relay=signal.relay,
+        serve=serve.serve if signal.signal else None,
+        secret=serve.secret if signal.signal else None,
+        reached=serve.reached if signal.signal else None,
     )
-    findings = [finding for part in parts for finding in part.findings]
-    return Diagnosis(findings=(*findings, mapping_row(mapping)), facts=facts)
+    network = [signal, *([serve] if signal.signal else []), stun, *turn]
+    if signal.cut and stun.cut and not facts.turn:
+        network = [_Part(findings=(_offline(settings),))]
+    elif stun.seen or not stun.findings:
+        network.append(_Part(findings=(mapping_row(mapping),)))
+    parts = [place, *network, upstream_part, port]
+    return Diagnosis(findings=tuple(finding for part in parts for finding in part.findings), facts=facts)
+
+
+async def _nothing() -> _Part:
+    return _Part(findings=())
+
+
+def _offline(settings: Settings) -> Finding:
+    detail = f"This machine seems to be offline: it reaches neither {settings.signal} nor a STUN or TURN server."
+    return Finding(subject="network", verdict=Verdict.BAD, detail=detail, hint="Connect it, and try again.")
+
+
+def _is_cut(exc: BaseException) -> bool:
+    """Whether a failure is of the kind that every connection of a machine has that is offline."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, socket.gaierror | TimeoutError) or getattr(cause, "errno", None) in _CUT:
+            return True
+        cause = cause.__cause__
+    return False
 
 
 async def _place(settings: Settings) -> _Part:
@@ -104,7 +151,7 @@ async def _signal(settings: Settings) -> _Part:
             clock = _clock(client.server_date, time.time())
             echo, offer = await _echo(client, settings)
     except SignalError as exc:
-        return _Part(findings=(_bad("signal server", exc),))
+        return _Part(findings=(_bad("signal server", exc),), cut=_is_cut(exc))
     verdict = Verdict.GOOD if reached < SLOW else Verdict.POOR
     row = Finding(subject="signal server", verdict=verdict, detail=f"{settings.signal} answers in {_ms(reached)}.")
     relay = _relay_row(offer, settings)
@@ -181,19 +228,33 @@ def _clock(date: str | None, now: float) -> tuple[Finding, ...]:
 
 async def _stun(ice: IceServers) -> _Part:
     urls = list(dict.fromkeys([*ice.stun, *([SECOND_STUN] if ice.stun == (DEFAULT_STUN,) else [])]))
-    answers = await servers.mappings(urls)
-    rows = [_stun_row(url, answer) for url, answer in zip(urls, answers, strict=True)]
-    seen = tuple(answer for answer in answers if not isinstance(answer, ConnectFailed))
-    if urls and not seen:
+    answers = dict(zip(urls, await servers.mappings(urls), strict=True))
+    seen = {url: answer for url, answer in answers.items() if not isinstance(answer, ConnectFailed)}
+    failed = {url: answer for url, answer in answers.items() if isinstance(answer, ConnectFailed)}
+    rows = [
+        Finding(subject="STUN", verdict=Verdict.GOOD, detail=f"{url} sees this machine as {host}:{port}.")
+        for url, (host, port) in seen.items()
+    ]
+    why = _each_cause_once(failed)
+    if seen:
+        rows += [Finding(subject="STUN", verdict=Verdict.POOR, detail=detail) for detail in why]
+    elif urls:
         hint = "Another network, or a TURN server that speaks TCP: --turn 'turn:host:3478?transport=tcp'."
-        rows.append(Finding(subject="UDP", verdict=Verdict.BAD, detail="None of them was reached by UDP.", hint=hint))
-    return _Part(findings=tuple(rows), seen=seen)
+        detail = f"No STUN server was reached. {' '.join(why)}"
+        rows.append(Finding(subject="UDP", verdict=Verdict.BAD, detail=detail, hint=hint))
+    cut = all(_is_cut(exc) for exc in failed.values())
+    return _Part(findings=tuple(rows), seen=tuple(seen.values()), cut=bool(failed) and not seen and cut)
 
 
-def _stun_row(url: str, answer: tuple[str, int] | ConnectFailed) -> Finding:
-    if isinstance(answer, ConnectFailed):
-        return Finding(subject="STUN", verdict=Verdict.POOR, detail=str(answer))
-    return Finding(subject="STUN", verdict=Verdict.GOOD, detail=f"{url} sees this machine as {answer[0]}:{answer[1]}.")
+def _each_cause_once(failed: Mapping[str, ConnectFailed]) -> list[str]:
+    """Why servers failed, by address: a sentence for each cause, with all that it is true of."""
+    alike: dict[str, list[str]] = {}
+    for url, exc in failed.items():
+        alike.setdefault(exc.message.replace(url, "{}"), []).append(url)
+    return [
+        " ".join([str(failed[url]), *([f"The same holds for {', '.join(others)}."] if others else [])])
+        for url, *others in alike.values()
+    ]
 
 
 async def _turn(url: str, ice: IceServers) -> _Part:
@@ -203,6 +264,60 @@ async def _turn(url: str, ice: IceServers) -> _Part:
         return _Part(findings=(_bad("TURN", exc),))
     row = Finding(subject="TURN", verdict=Verdict.GOOD, detail=f"{url} relays for us at {host}:{port}.")
     return _Part(findings=(row,), turn=True)
+
+
+# -- the other side
+
+
+async def _serve(settings: Settings) -> _Part:
+    """Whether serve is in the room, is reached, and holds the same secret."""
+    told: asyncio.Future[Notice] = asyncio.get_running_loop().create_future()
+
+    def hear(notice: Notice) -> None:
+        is_news = isinstance(notice, Waiting | PeerConnected | Reconnecting)
+        if is_news and not told.done():
+            told.set_result(notice)
+
+    room = Room(settings, Role.PROXY, access=ProxyAccess(settings, looks=True), notify=hear)
+    looking = asyncio.create_task(room.run(), name="looking for serve")
+    try:
+        await asyncio.wait((looking, told), timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
+        if looking.done():
+            failure = looking.exception()
+            assert isinstance(failure, TunnelError), "a room that has come to its end says why"
+            return _not_let_in(failure)
+        return _what_was_told(told.result() if told.done() else None, settings)
+    finally:
+        await stop(looking)
+
+
+def _what_was_told(notice: Notice | None, settings: Settings) -> _Part:
+    room = settings.room.removeprefix(ROOM)
+    match notice:
+        case PeerConnected(path=path, authenticated=known):
+            right = ", and the code is right" if known else ""
+            detail = f"It is in the room {room}. The {path_words(path)} path to it came up{right}."
+            row = Finding(subject="serve", verdict=Verdict.GOOD, detail=detail)
+            return _Part(findings=(row,), serve=True, secret=known or None, reached=True)
+        case Waiting():
+            hint = "Is `llmtunnel serve` running, and is the number right?"
+            hint += f" {MAYBE_CUT}" if room != settings.room and settings.signal == DEFAULT_SIGNAL else ""
+            row = Finding(subject="serve", verdict=Verdict.BAD, detail=f"It is not in the room {room}.", hint=hint)
+            return _Part(findings=(row,), serve=False, reached=False)
+        case Reconnecting(reason=reason, hint=hint):  # the room is full, or the signal server went away meanwhile
+            return _Part(findings=(Finding(subject="serve", verdict=Verdict.POOR, detail=reason, hint=hint),))
+    detail = f"It is in the room {room}, and was not reached within {LOOK:g} s."
+    row = Finding(subject="serve", verdict=Verdict.BAD, detail=detail, hint="Run the doctor on the other side too.")
+    return _Part(findings=(row,), serve=True, reached=False)
+
+
+def _not_let_in(failure: TunnelError) -> _Part:
+    detail = f"It is in the room. {failure.message}"
+    if failure.message == SPARED:
+        return _Part(findings=(Finding(subject="serve", verdict=Verdict.GOOD, detail=detail),), serve=True)
+    row = Finding(subject="serve", verdict=Verdict.BAD, detail=detail, hint=failure.hint)
+    wrong = isinstance(failure, AuthenticationFailed)
+    return _Part(findings=(row,), serve=True, secret=False if wrong else None, reached=False)
 
 
 # -- this machine

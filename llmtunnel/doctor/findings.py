@@ -54,6 +54,12 @@ class Facts:
     """A TURN server relays for us."""
     relay: bool = False
     """The signal server relays."""
+    serve: bool | None = None
+    """Serve is in the room; None where no room was asked about, or it is not to be found out."""
+    secret: bool | None = None
+    """Serve has proven that it holds the same secret; None where that was not tried, or could not be."""
+    reached: bool | None = None
+    """A connection to serve came up; None where that was not tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +77,10 @@ class Diagnosis:
     @property
     def connects(self) -> bool:
         """Whether a tunnel from here is likely to come up."""
-        return self.facts.signal and (self.facts.udp or self.facts.turn or self.facts.relay)
+        facts = self.facts
+        if facts.reached is not None:
+            return facts.reached
+        return facts.signal and (facts.udp or facts.turn or facts.relay)
 
     def as_dict(self) -> dict[str, object]:
         """The JSON object of ``--json``."""
@@ -109,6 +118,14 @@ def expect(facts: Facts) -> str:
     """What path to expect, to a peer with an ordinary network."""
     if not facts.signal:
         return "No tunnel from here before the signal server is reached."
+    if facts.reached:
+        return "A tunnel from here comes up."
+    if facts.serve is False:
+        return "No tunnel before serve is in the room."
+    if facts.secret is False:
+        return "No tunnel with this code."
+    if facts.reached is False:
+        return "No tunnel from here: serve is in the room, and was not reached."
     if facts.turn and not facts.udp:
         return "UDP does not pass; expect the path turn."
     if facts.relay and not facts.udp:

@@ -290,7 +290,7 @@ class Magics:
             _say(command.text)
             return
         assert isinstance(command, DoctorCommand), "by its name"
-        found = sync.diagnose(command.settings, upstream=command.upstream, address=command.listen)
+        found = sync.diagnose(command.settings, upstream=command.upstream, address=command.listen, peer=command.peer)
         _say(doctor.json_text(found) if command.view.json else doctor.text(found, sys.stdout))
 
 

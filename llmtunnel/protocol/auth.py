@@ -33,6 +33,7 @@ NONCE: Final = 32
 """Bytes of what serve sends to a proxy that comes back."""
 NOT_THE_SAME: Final = "Serve and proxy do not hold the same secret, or somebody is in between."
 NONE_GIVEN: Final = "Serve lets in who has its invite or secret, and this proxy has none."
+SPARED: Final = "The code is for one proxy, and was not tried."
 TOO_MANY: Final = "Too many have answered as serve who do not prove that they hold the secret."
 
 
@@ -46,6 +47,8 @@ class ProxyCredentials:
     ticket: Ticket | None = None
     guesses: Bucket = field(default_factory=lambda: Bucket(GUESSES, every=GUESS_EVERY), repr=False)
     """All channels of a proxy share one."""
+    spares: bool = False
+    """It only looks: it proves nothing to a serve whose secret that would use up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +77,13 @@ class ProxyAuth:
         """Its part of HELLO."""
         return AuthOffer(share=self._exchange.share, ticket=self._ticket.id if self._ticket else None)
 
-    def prove(self, answer: AuthAnswer | None, now: float, *, hello: bytes, agree: bytes) -> bytes:
-        """The confirmation to send, by serve's part of AGREE. Raises `ProtocolError` UNAUTHENTICATED."""
+    def prove(self, answer: AuthAnswer | None, now: float, *, hello: bytes, agree: bytes, once: bool = False) -> bytes:
+        """The confirmation to send, by serve's part of AGREE. Raises `ProtocolError` UNAUTHENTICATED.
+
+        ``once``: it uses the secret up. Raises `ProtocolError` UNWELCOME where the credentials spare that.
+        """
+        if once and self._credentials.spares:
+            raise ProtocolError(SPARED, code=ErrorCode.UNWELCOME)
         if answer is None:
             raise unproven("Serve asks for no secret, and this proxy was given one.")
         credentials = self._credentials

@@ -61,8 +61,9 @@ class Door:
     def __init__(self, secret: str | None, *, expires: float | None = None, once: bool = False) -> None:
         self.secret = secret
         """What strangers have to know; None: nothing, so that they are not held up at all."""
+        self.once = once
+        """The secret lets one proxy in."""
         self._expires = expires
-        self._once = once
         self._first: bytes | None = None
         self._guesses = Bucket(GUESSES, every=GUESS_EVERY)
         self._waiting: dict[bytes, _Waiting] = {}
@@ -174,7 +175,7 @@ class Door:
 
     def _check_invite(self, certificate: bytes, now: float) -> None:
         # The first may not have heard that it is in: then it has no ticket, and comes by the secret again.
-        if self._once and self._first not in (None, certificate):
+        if self.once and self._first not in (None, certificate):
             raise ProtocolError("The invite was for one proxy, and one has come in.", code=ErrorCode.UNWELCOME)
         if self._expires is not None and now >= self._expires:
             raise ProtocolError("The invite has expired.", code=ErrorCode.UNWELCOME)

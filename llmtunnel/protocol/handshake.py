@@ -136,7 +136,7 @@ class ProxyHandshake(Handshake):
         if self._auth is None:
             self._finish(agree, None)
             return []
-        confirmation = self._auth.prove(agree.auth, now, hello=self._hello, agree=payload)
+        confirmation = self._auth.prove(agree.auth, now, hello=self._hello, agree=payload, once=agree.once)
         self.proved = agree.auth is not None and agree.auth.share is not None
         return [Frame(FrameType.AUTH, 0, confirmation)]
 
@@ -218,6 +218,7 @@ class ServeHandshake(Handshake):
             session=self._session or None,
             received=received,
             tcp_only=self._offer.tcp_only,
+            once=self._credentials is not None and self._credentials.door.once,
         ).encode()
         if self._auth is None:
             self._finish(hello)

@@ -112,6 +112,8 @@ class Agree:
     """How many frames of the proxy's have come, where the session that it asked for goes on."""
     tcp_only: bool = False
     """As in `Hello`."""
+    once: bool = False
+    """The secret lets one proxy in: the one that proves now that it holds it has used it."""
 
     def encode(self) -> bytes:
         """The payload of AGREE."""
@@ -125,6 +127,7 @@ class Agree:
             session=self.session and self.session.hex(),
             resume=None if self.received is None else {"received": self.received},
             path=_TCP if self.tcp_only else None,
+            once=self.once or None,
         )
 
     @classmethod
@@ -141,6 +144,7 @@ class Agree:
             session=_bytes(values, "session"),
             received=_received(values),
             tcp_only=values.get("path") == _TCP,
+            once=values.get("once") is True,
         )
 
 

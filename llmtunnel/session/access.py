@@ -15,9 +15,13 @@ from .mux import Session
 
 
 class ProxyAccess:
-    """A proxy's: the secret, and the ticket of the last session."""
+    """A proxy's: the secret, and the ticket of the last session.
 
-    def __init__(self, settings: Settings) -> None:
+    ``looks``: it comes once, to see whether it would be let in, and whatever ends its link is final.
+    """
+
+    def __init__(self, settings: Settings, *, looks: bool = False) -> None:
+        self._looks = looks
         self._room = settings.room
         self._secret = settings.secret
         self._ticket: Ticket | None = None
@@ -34,6 +38,7 @@ class ProxyAccess:
             secret=self._secret,
             ticket=self._ticket,
             guesses=self._guesses,
+            spares=self._looks,
         )
 
     def established(self, session: Session) -> None:
@@ -50,6 +55,8 @@ class ProxyAccess:
         Who has not proven itself does not end a proxy by one word.
         """
         match reason:
+            case _ if self._looks:
+                return True
             case VersionMismatch() if self._secret is None:
                 return True
             case Unwelcome() if stood:

@@ -21,7 +21,7 @@ from ..errors import (
     Unwelcome,
     VersionMismatch,
 )
-from ..protocol.auth import NONE_GIVEN, NOT_THE_SAME, TOO_MANY
+from ..protocol.auth import NONE_GIVEN, NOT_THE_SAME, SPARED, TOO_MANY
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..status import Role
@@ -49,6 +49,7 @@ _FOR_USERS: Final = {
 _SERVES: Final = {
     NOT_THE_SAME: "A proxy has a wrong code: it does not match the one that is shown here.",
     NONE_GIVEN: "A proxy without a code or a secret has tried to connect.",
+    SPARED: "A doctor has looked, and has not used the code up.",
 }
 """The same for serve, where that differs."""
 _HINTS: Final = {NOT_THE_SAME: NOT_PROVEN, NONE_GIVEN: "The proxy needs the code that serve shows."}

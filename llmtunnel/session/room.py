@@ -61,7 +61,10 @@ signal server: strangers must not fill the screen."""
 
 
 class Room:
-    """`run` it as a task; `notify` hears what happens. Serve gives a ``handler`` for its peers' requests."""
+    """`run` it as a task; `notify` hears what happens. Serve gives a ``handler`` for its peers' requests.
+
+    ``access``: who may be a peer, where that is not by the settings alone.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Room:
         role: Role,
         *,
         handler: Handler | None = None,
+        access: Access | None = None,
         notify: Callable[[Notice], None] = lambda notice: None,
     ) -> None:
         self._settings = settings
@@ -79,7 +83,7 @@ class Room:
         self._shared_listener = SharedListener(settings, self._identity)
         self._side = Side(role=role, settings=settings, identity=self._identity, listener=self._shared_listener)
         now = asyncio.get_running_loop().time()
-        self._access: Access = ServeAccess(settings, now) if role is Role.SERVE else ProxyAccess(settings)
+        self._access = access or (ServeAccess(settings, now) if role is Role.SERVE else ProxyAccess(settings))
         self._complaints = Bucket(1, every=COMPLAINT_EVERY)
         self._warnings = Bucket(3, every=COMPLAINT_EVERY)
         self._instance = _new_instance()

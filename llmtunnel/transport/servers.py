@@ -127,6 +127,12 @@ async def _resolve(host: str, port: int) -> Address:
 
 
 def _failure(url: str, exc: Exception) -> ConnectFailed:
+    failure = _explained(url, exc)
+    failure.__cause__ = exc
+    return failure
+
+
+def _explained(url: str, exc: Exception) -> ConnectFailed:
     if none_left := descriptors.shortage(exc):
         return ConnectFailed(f"{url} cannot be asked: {none_left}.", hint=descriptors.RAISE_IT)
     match exc:

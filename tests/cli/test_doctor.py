@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 
@@ -12,7 +16,10 @@ from llmtunnel.cli.doctor import json_text, text
 from llmtunnel.cli.options import DoctorCommand, parse
 from llmtunnel.config import DEFAULT_LISTEN, DEFAULT_SIGNAL
 from llmtunnel.doctor.findings import Diagnosis, Facts, Finding, Mapping, Verdict
-from llmtunnel.invite import EXAMPLE
+from llmtunnel.invite import EXAMPLE, MAYBE_CUT, Invite
+from llmtunnel.protocol.auth import SPARED
+
+from ..support.processes import PATIENCE, ROOT, Process, Processes, environment
 
 FOUND = Diagnosis(
     findings=(
@@ -66,3 +73,69 @@ def test_where_nothing_is_reached_the_command_says_so_and_fails(
     assert "before the signal server is reached" in shown
     assert main([*arguments, "--json"]) == 1
     assert json.loads(capfd.readouterr().out)["connects"] is False
+
+
+def asked(started: Processes, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """The exit status of ``llmtunnel doctor``, and its JSON."""
+    doctor = started.command("doctor", *arguments, "--listen", "127.0.0.1:0")
+    status = doctor.wait_exit()
+    return status, json.loads(doctor.wait_line(r"^\{.*")[0])
+
+
+def serve_row(found: dict[str, Any]) -> dict[str, str]:
+    [row] = [row for row in found["findings"] if row["subject"] == "serve"]
+    return dict(row)
+
+
+def shown(serve: Process) -> Invite:
+    return Invite.parse(serve.wait_event("invite")["code"])
+
+
+def test_with_a_code_it_says_whether_serve_is_in_the_room_and_has_the_same(started: Processes) -> None:
+    signal = started.signal().url
+    serve = started.command("serve", "--upstream", "1", "--signal", signal)
+    invite = shown(serve)
+    status, found = asked(started, invite.code)
+    assert (status, found["serve"], found["secret"], found["reached"]) == (0, True, True, True)
+    assert serve_row(found)["verdict"] == "good" and "the code is right" in serve_row(found)["detail"]
+    assert serve.wait_event("peer-connected")["authenticated"]
+    status, found = asked(started, invite.renewed().code)
+    assert (status, found["serve"], found["secret"], found["reached"]) == (1, True, False, False)
+    assert "Wrong code" in serve_row(found)["detail"]
+    assert found["expectation"] == "No tunnel with this code."
+    status, found = asked(started, Invite.generate(signal).code)
+    assert (status, found["serve"], found["secret"], found["reached"]) == (1, False, None, False)
+    assert "is not in the room" in serve_row(found)["detail"]
+    status, found = asked(started, "--room", "nobody", "--signal", signal)
+    assert MAYBE_CUT not in serve_row(found)["hint"]
+    status, found = asked(started, "--signal", signal)
+    assert not [row for row in found["findings"] if row["subject"] == "serve"]
+
+
+def test_a_code_for_one_proxy_is_not_used_up(started: Processes) -> None:
+    serve = started.command("serve", "--upstream", "1", "--signal", started.signal().url, "--once")
+    invite = shown(serve)
+    _, found = asked(started, invite.code)
+    assert (found["serve"], found["secret"], found["reached"]) == (True, None, None)
+    assert SPARED in serve_row(found)["detail"]
+    assert not serve.count("peer-connected")
+    assert started.command("proxy", invite.code, "--listen", "127.0.0.1:0").wait_event("ready")
+
+
+def test_a_room_that_is_full_is_told_as_that(started: Processes) -> None:
+    signal = started.original_signal().url
+    started.serve("r", "http://127.0.0.1:1", signal).wait_event("waiting")
+    started.proxy("r", signal).process.wait_event("ready")
+    _, found = asked(started, "--room", "r", "--signal", signal)
+    assert serve_row(found)["verdict"] == "poor" and "is full" in serve_row(found)["detail"]
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a machine that can be put offline")
+def test_a_machine_that_is_offline_is_told_in_one_line() -> None:
+    offline = ["unshare", "--map-root-user", "--net", sys.executable, "-m", "llmtunnel", "doctor", EXAMPLE, "--json"]
+    found = subprocess.run(offline, cwd=ROOT, env=environment({}), capture_output=True, text=True, timeout=PATIENCE)
+    assert found.returncode == 1, found.stderr
+    values = json.loads(found.stdout)
+    [row] = [row for row in values["findings"] if row["verdict"] == "bad"]
+    assert "seems to be offline" in row["detail"]
+    assert {row["subject"] for row in values["findings"]} == {"network", "upstream", "listener"}

@@ -26,7 +26,6 @@ from llmtunnel.cli.output import Output
 from llmtunnel.cli.terminal import Terminal
 from llmtunnel.config import IceServers, ProxySettings
 from llmtunnel.invite import COUNT, EXAMPLE, Invite
-from llmtunnel.protocol.auth import NOT_THE_SAME
 from llmtunnel.session.carrier import NOT_PROVEN
 from llmtunnel.tunnel import Proxy
 from llmtunnel.words import WORDS
@@ -190,7 +189,7 @@ def test_a_wrong_code_is_explained_once(started: Processes, flags: tuple[str, ..
     with on_terminal(*flags, command=wrong) as terminal:
         assert terminal.wait_exit() == 3
         text = " ".join(terminal.screen.copied)
-        assert text.count(NOT_THE_SAME) == text.count(NOT_PROVEN) == 1
+        assert text.count("Wrong code: ") == text.count(NOT_PROVEN) == 1
         assert terminal.screen.lines[-1] == GIVING_UP.strip()
 
 

@@ -111,14 +111,23 @@ async def test_two_stun_servers_tell_how_the_nat_maps() -> None:
         assert [verdict for verdict, _ in rows(found, "STUN")] == [Verdict.GOOD] * 2
 
 
+async def test_servers_that_fail_for_one_cause_are_told_of_in_one_line() -> None:
+    names = [f"stun:no-such-name-{number}.invalid:3478" for number in range(3)]
+    found = await examine(ice=IceServers(stun=tuple(names)))
+    ((verdict, detail),) = rows(found, "UDP")
+    assert verdict is Verdict.BAD
+    assert all(detail.count(name) == 1 for name in names)
+    assert not rows(found, "STUN") and not rows(found, "NAT")
+    assert rows(found, "signal server"), "nothing listens there, which is another cause"
+
+
 async def test_stun_servers_that_do_not_answer_mean_that_udp_does_not_pass() -> None:
     async with serving(silent=True) as (_, silent):
         found = await examine(ice=IceServers(stun=(silent, "stun:no-such-name.invalid:3478")))
         assert not found.facts.udp
-        details = " ".join(detail for _, detail in rows(found, "STUN"))
-        assert "does not answer" in details and "not known" in details
-        ((verdict, _),) = rows(found, "UDP")
+        ((verdict, detail),) = rows(found, "UDP")
         assert verdict is Verdict.BAD
+        assert "does not answer" in detail and "not known" in detail
 
 
 @pytest.mark.skipif(shutil.which("turnserver") is None, reason="needs coturn's turnserver")

@@ -44,10 +44,19 @@ def test_what_servers_see_tells_how_a_nat_maps(seen: list[tuple[str, int]], mapp
         (replace(GOOD, mapping=Mapping.EACH, relay=True), "or the relay where"),
         (replace(GOOD, udp=False), "only in the same network"),
         (replace(GOOD, signal=False), "before the signal server is reached"),
+        (replace(GOOD, udp=False, serve=True, secret=True, reached=True), "comes up"),
+        (replace(GOOD, serve=False, reached=False), "before serve is in the room"),
+        (replace(GOOD, serve=True, secret=False, reached=False), "with this code"),
+        (replace(GOOD, serve=True, reached=False), "was not reached"),
     ],
 )
 def test_the_closing_line_says_which_path_to_expect(facts: Facts, words: str) -> None:
     assert words in expect(facts)
+
+
+def test_where_serve_was_looked_for_only_a_connection_to_it_counts() -> None:
+    assert Diagnosis(findings=(), facts=Facts(signal=True, reached=True)).connects
+    assert not Diagnosis(findings=(), facts=replace(GOOD, reached=False)).connects
 
 
 def test_a_relay_is_a_path_too() -> None:

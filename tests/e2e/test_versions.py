@@ -5,6 +5,7 @@ The earlier version is a wheel of `tests/versions`, unpacked, not installed: it 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -90,7 +91,7 @@ def pair(
         url = proxy.wait_event("listening")["url"]
         proxy.wait_event("ready")
         yield Pair(serve, Proxy(proxy, url), own_upstream)
-        for side in (proxy, serve):
+        for side in (proxy, serve) if os.name == "posix" else ():  # elsewhere nothing asks one process alone to end
             side.interrupt()
             side.wait_exit()
             assert side.events[-1]["event"] == "stopped"

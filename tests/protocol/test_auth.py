@@ -51,6 +51,19 @@ def nobody_is_in(pair: ConnectionPair) -> None:
 UNAUTHENTICATED = ErrorCode.UNAUTHENTICATED
 
 
+@pytest.mark.parametrize(("once", "spares"), [(True, True), (True, False), (False, True)])
+def test_who_only_looks_proves_nothing_where_that_would_use_the_secret_up(once: bool, spares: bool) -> None:
+    door = Door("secret", once=once)
+    pair = meet(replace(proxy_with(), spares=spares), serve_with(door))
+    if once and spares:
+        assert codes(pair) == (ErrorCode.UNWELCOME, ErrorCode.UNWELCOME)
+        nobody_is_in(pair)
+    else:
+        assert pair.serve.connection.established
+    later = meet(proxy_with(seen=OTHERS), serve_with(door, seen=OTHERS))
+    assert later.serve.connection.established is (spares or not once)
+
+
 def test_both_with_the_secret_come_in_and_carry_requests() -> None:
     pair = meet(proxy_with(), serve_with())
     everything = ALL_FEATURES | {Feature.AUTH}

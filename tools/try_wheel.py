@@ -1,0 +1,49 @@
+"""Run a wheel as those do who install nothing first: by ``uvx`` and by ``pipx run``.
+
+python -m tools.try_wheel dist/llmtunnel-0.2.0-py3-none-any.whl
+
+Needs uv and pipx. They fetch the dependencies from the package index, so this is no part of the tests.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+
+def commands(wheel: str) -> list[list[str]]:
+    """Return what runs the wheel, up to the command of its that comes next."""
+    return [
+        ["uvx", "--from", wheel, "llmtunnel"],
+        ["uvx", "--from", wheel, "tunnel"],
+        ["pipx", "run", "--no-cache", "--spec", wheel, "llmtunnel"],
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Run all; the exit status."""
+    if len(arguments) != 1 or not Path(arguments[0]).is_file():
+        print(f"not a wheel: {shlex.join(arguments)!r}. Build one with: make dist", file=sys.stderr)
+        return 2
+    wheel = str(Path(arguments[0]).resolve())
+    for command in commands(wheel):
+        if shutil.which(command[0]) is None:
+            print(f"{command[0]} is not installed. Use: pip install uv pipx", file=sys.stderr)
+            return 2
+        print(f"$ {shlex.join([*command, '--version'])}", flush=True)
+        said = subprocess.run([*command, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        print(said, flush=True)
+        if said != f"llmtunnel {Path(wheel).name.split('-')[1]}":
+            print(f"{command[0]} runs another version than {Path(wheel).name}: {said!r}", file=sys.stderr)
+            return 1
+    for command in commands(wheel)[::2]:
+        print(f"$ {shlex.join([*command, 'demo'])}", flush=True)
+        subprocess.run([*command, "demo"], check=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
