@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .doctor.findings import Diagnosis
+    from .notebook.chat import Chat
     from .notebook.panel import Panel
 
 T = TypeVar("T", bound=aio.Tunnel)
@@ -177,6 +178,12 @@ class Proxy(Handle[aio.Proxy]):
         """See `aio.Proxy.models`."""
         _refuse(self._hold.stuck, "models")
         return self._hold.call(self._tunnel.models())
+
+    def chat(self) -> Chat:
+        """See `aio.Proxy.chat`."""
+        return self._tunnel.chat()
+
+    chat.__doc__ = aio.Proxy.chat.__doc__
 
     def environ(self, *, api_key: str | None = None) -> Environ:
         """See `aio.Proxy.environ`."""

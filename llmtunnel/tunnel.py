@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from .endpoints.origin import Origin
     from .environment import Environ
     from .invite import Invite
+    from .notebook.chat import Chat
     from .session.handlers import Handler
     from .session.mux import Session
     from .session.stream import Stream
@@ -667,6 +668,25 @@ class Proxy(Tunnel):
 
         self._refuse_forked()
         return await models_through(await self._room.session(self._settings.timeouts.wait_for_peer))
+
+    def chat(self) -> Chat:
+        """Open a small chat with the models of the other side, in a notebook's cell; it is shown at the cell's end.
+
+        Answers stream, also while a cell runs; *Stop* ends one, and the model server hears of it. What is said is kept
+        in memory alone; a page that is set to save the state of widgets saves what it shows of it. Its ``widget`` is
+        for layouts of one's own, and ``close()`` takes it off the page. Raises `TunnelError` where this is no notebook.
+        """
+        from .notebook.display import has_widgets
+
+        self._refuse_forked()
+        if not has_widgets():
+            raise TunnelError(
+                "chat() shows widgets, and this is not a notebook.",
+                hint=f"Point a chat program at {self.openai_base_url} instead.",
+            )
+        from .notebook.chat import Chat
+
+        return Chat(self.url, loop=self.loop, key=self._api_key or "")
 
     def environ(self, *, api_key: str | None = None) -> Environ:
         """Have OpenAI's and Ollama's clients in this process use the proxy: from now on, or within a ``with``.

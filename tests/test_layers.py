@@ -51,6 +51,7 @@ ONE_ROW = [LAYERS[0], LAYERS[7]]
 UPWARD = {
     *(("tunnel", "notebook.display"), ("sync", "notebook.display"), ("sync", "notebook.panel")),
     *(("tunnel", "notebook.plot"), ("sync", "notebook.plot")),
+    *(("tunnel", "notebook.chat"), ("sync", "notebook.chat")),
 }
 """The one thing that is asked of a higher layer: a notebook asks a handle to draw itself, the handle asks its view."""
 
@@ -61,7 +62,10 @@ HOMES = {
     "ifaddr": ["transport"],
     "h11": ["endpoints"],
     "aiohappyeyeballs": ["endpoints"],
-    "aiohttp": ["signaling.client", "transport.relay", "transport.websocket", "endpoints.discovery", "cli.toy"],
+    "aiohttp": [
+        *("signaling.client", "transport.relay", "transport.websocket"),
+        *("endpoints.chat", "endpoints.discovery", "cli.toy"),
+    ],
     "uvloop": ["runtime"],
     "nest_asyncio2": ["nested"],
     "threading": ["runtime"],

@@ -25,7 +25,6 @@ from .saved import Saved
 from .style import STYLE, saved_or_live
 from .ticking import Ticking, drawing_loop
 
-VIEW: Final = "application/vnd.jupyter.widget-view+json"
 PULSE: Final = 5.0
 """Seconds between two updates that only say that there are updates; `style.STALE` is several of them."""
 
@@ -108,7 +107,7 @@ class Panel:
     @property
     def view(self) -> dict[str, Any]:
         """What a page makes a view of the panel of, by its type."""
-        return {VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}}
+        return parts.view(self.widget)
 
     def reveal(self) -> None:
         """Show the invite for a minute, as soon as a page shows the panel.

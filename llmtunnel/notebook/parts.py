@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from ipywidgets import HTML, Box, Button, HBox, Layout, VBox, Widget
+
+VIEW: Final = "application/vnd.jupyter.widget-view+json"
+
+
+def view(widget: Widget) -> dict[str, Any]:
+    """What a page makes a view of a widget of, by its type."""
+    return {VIEW: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}}
 
 
 def text(*classes: str) -> HTML:

@@ -1,0 +1,167 @@
+"""A chat with a model server over HTTP, in OpenAI's way: its models, and an answer piece by piece as it comes.
+
+url of a proxy ── GET /v1/models, /api/tags ──▶ names
+               ── POST /v1/chat/completions ──▶ pieces of text
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ..config import KIB
+from ..errors import UpstreamError
+from .models import MAX_ANSWER, Answer, look
+
+if TYPE_CHECKING:
+    import aiohttp
+
+Message = dict[str, str]
+"""``role`` and ``content``, as OpenAI's interface takes them."""
+
+MAX_LINE: Final = 1024 * KIB
+"""Bytes of one event; a token's has some hundred."""
+MAX_SAID: Final = 500
+"""Characters of a server's own error that are repeated."""
+
+_PATIENCE: Final = 60.0
+"""Seconds for the list of models: a proxy waits half of that for serve, and then says that it is not there."""
+
+_NO_CHAT: Final = "The server behind the tunnel is not a chat server: it has no {path}."
+_NO_CHAT_HINT: Final = "A chat needs a server with OpenAI's interface, such as Ollama, vLLM or llama.cpp."
+
+
+class Piece(NamedTuple):
+    """A part of an answer."""
+
+    text: str
+    thought: bool
+    """It belongs to what a reasoning model thinks before it answers."""
+
+
+async def models(url: str, *, key: str = "") -> tuple[str, ...]:
+    """Return the models that are served at ``url``, at least one. Raises `UpstreamError`."""
+    bodies: list[bytes] = []
+    async with _session(key) as session:
+
+        async def ask(path: bytes) -> Answer:
+            async with session.get(url + path.decode(), allow_redirects=False) as response:
+                bodies.append(await _read(response))
+                return Answer.of(response.status, bodies[-1])
+
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                answer = await look(ask)
+        except TimeoutError as exc:
+            raise UpstreamError(f"No list of models came within {_PATIENCE:g} s.", hint="Try again.") from exc
+    if answer.models is None and answer.status in (200, 404, 405):
+        raise UpstreamError(_NO_CHAT.format(path="list of models"), hint=_NO_CHAT_HINT)
+    if answer.models is None:
+        raise _refused(answer.status, bodies[0])
+    if not answer.models:
+        raise UpstreamError(
+            "The model server has no model yet.",
+            hint="Load one on serve's machine, with Ollama for example: ollama pull llama3.2",
+        )
+    return answer.models
+
+
+async def answer(url: str, model: str, messages: Sequence[Message], *, key: str = "") -> AsyncGenerator[Piece, None]:
+    """Ask the model at ``url`` to go on with a conversation; yields its answer as it comes.
+
+    Whoever stops iterating or is cancelled ends the request, and the model server hears of that.
+    Raises `UpstreamError`.
+    """
+    body = {"model": model, "messages": list(messages), "stream": True}
+    async with _session(key) as session:
+        async with session.post(f"{url}/v1/chat/completions", json=body, allow_redirects=False) as response:
+            if response.status != 200:
+                told = await _read(response)
+                if response.status in (404, 405) and not _said(told):
+                    raise UpstreamError(_NO_CHAT.format(path="/v1/chat/completions"), hint=_NO_CHAT_HINT)
+                raise _refused(response.status, told)
+            if response.content_type == "application/json":
+                for piece in _pieces(await _read(response), "message"):
+                    yield piece
+            elif response.content_type == "text/event-stream":
+                async for line in _lines(response):
+                    if line.startswith(b"data:"):
+                        for piece in _pieces(line[5:], "delta"):
+                            yield piece
+            else:
+                kind = f"an answer of type {response.content_type}"
+                raise UpstreamError(f"The server behind the tunnel gave {kind}, and no chat.", hint=_NO_CHAT_HINT)
+
+
+@asynccontextmanager
+async def _session(key: str) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of its own for one request, without a limit of time: a model may think for minutes."""
+    import aiohttp
+
+    fields = {"Authorization": f"Bearer {key}"} if key else {}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+    try:
+        async with aiohttp.ClientSession(headers=fields, timeout=timeout) as session:
+            yield session
+    except aiohttp.ClientConnectorError as exc:
+        raise UpstreamError("The proxy does not answer.", hint="It may be closed: make another one.") from exc
+    except (aiohttp.ClientError, OSError) as exc:
+        raise UpstreamError("The answer broke off.", hint="Ask again; the panel says how the tunnel is.") from exc
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for data in response.content.iter_any():
+        body += data
+        if len(body) > MAX_ANSWER:
+            break
+    return bytes(body)
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    rest = b""
+    async for data in response.content.iter_any():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > MAX_LINE:
+            raise UpstreamError(f"The server sends an event of more than {MAX_LINE} bytes.", hint=_NO_CHAT_HINT)
+    yield rest
+
+
+def _pieces(data: bytes, key: str) -> Iterator[Piece]:
+    """What is said in one event, or in a whole answer. Raises `UpstreamError` where it is an error."""
+    event = _parsed(data)
+    if event.get("error"):
+        raise UpstreamError(f"The model server says: {_said(data) or 'an error without a message'}")
+    choices = event.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    told = first.get(key) if isinstance(first, dict) else None
+    if not isinstance(told, dict):
+        return
+    for name, thought in (("reasoning_content", True), ("reasoning", True), ("content", False)):
+        if isinstance(text := told.get(name), str) and text:
+            yield Piece(text, thought)
+
+
+def _refused(status: int, body: bytes) -> UpstreamError:
+    said = _said(body)
+    return UpstreamError(said if said else f"The request was answered with HTTP status {status}.")
+
+
+def _said(body: bytes) -> str:
+    """The message of an error, as OpenAI's interface, Ollama and llmtunnel's own proxy tell it; empty where none."""
+    error = _parsed(body).get("error")
+    message = error.get("message") if isinstance(error, dict) else error
+    return message[:MAX_SAID] if isinstance(message, str) else ""
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,242 @@
+"""A small chat in a notebook's cell with the model behind a proxy: core widgets, streaming, and Stop.
+
+The kernel is never waited for: answers come on the tunnel's loop (see `ticking`), also while a cell runs. What is said
+is in memory alone. A page that is told to save the state of its widgets saves what it shows, though.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing, suppress
+from html import escape
+from typing import Any, Final
+
+from ipywidgets import HTML, Dropdown, Layout, Text, VBox
+
+from ..endpoints import chat
+from ..errors import TunnelError
+from . import parts
+from .style import NO_ERROR, STYLE, saved_or_live
+from .ticking import drawing_loop
+
+REDRAW: Final = 0.1
+"""Seconds between two drawings of an answer that grows: each sends all of it to the page."""
+
+CHAT_STYLE: Final = """<style>
+.llmtunnel.lt-chat .lt-log {
+  flex-direction: column-reverse; max-height: 420px; overflow: auto; margin: 8px 0; min-height: 40px;
+}
+.llmtunnel.lt-chat .lt-log > .widget-vbox { flex: 0 0 auto; overflow: visible; }
+.llmtunnel.lt-chat .lt-said { margin: 4px 0; white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.5; }
+.llmtunnel.lt-chat .lt-user { border-left: 3px solid var(--lt-blue); padding-left: 8px; }
+.llmtunnel.lt-chat .lt-model { padding-left: 11px; }
+.llmtunnel.lt-chat .lt-row { align-items: center; }
+.llmtunnel.lt-chat .lt-row button { margin: 0; }
+.llmtunnel.lt-chat .widget-text { flex: 1 1 120px; width: auto; min-width: 0; margin: 0; }
+.llmtunnel.lt-chat .widget-dropdown { flex: 0 1 300px; width: auto; min-width: 0; margin: 0; }
+</style>"""
+
+
+class Chat:
+    """A conversation with one of the models that a proxy reaches; ``widget`` is for layouts of one's own."""
+
+    def __init__(self, url: str, *, loop: asyncio.AbstractEventLoop | None, key: str = "") -> None:
+        """``url``: of the proxy. ``loop``: what its answers come on. ``key``: what the listener asks for."""
+        self._url, self._key, self._loop = url, key, drawing_loop(loop)
+        self._messages: list[chat.Message] = []
+        self._task: asyncio.Task[None] | None = None
+        self._busy = False
+        self.closed = False
+        self.model = Dropdown(description="Model", style={"description_width": "initial"})
+        self.text = Text(placeholder="Say something, and press Enter")
+        self.note = parts.text()
+        self.log = VBox()
+        self.buttons = {
+            "Reload": parts.button("Reload", "Ask again which models there are", self.reload),
+            "Clear": parts.button("Clear", "Forget this conversation", self.clear),
+            "Send": parts.button("Send", "Send what you have written", self.send),
+            "Stop": parts.button("Stop", "Stop the answer", self.stop),
+        }
+        self.text.on_msg(self._entered)
+        log = parts.column((self.log,), "lt-log")
+        above = parts.row((self.model, self.buttons["Reload"], self.buttons["Clear"]), "lt-wrap")
+        below = parts.row((self.text, self.buttons["Send"], self.buttons["Stop"]), "lt-wrap")
+        style = HTML(STYLE + CHAT_STYLE, layout=Layout(display="none"))
+        self.widget = parts.column((style, above, log, self.note, below), "llmtunnel", "lt-panel", "lt-chat")
+        self.widget.add_class(f"lt-{self.widget.model_id}")
+        style.value += saved_or_live(self.widget.model_id)
+        self.reload()
+
+    # -- what its buttons do, on the kernel's thread
+
+    def reload(self) -> None:
+        """Ask which models there are."""
+        self._begin(self._load, "Asking for the models…")
+
+    def send(self) -> None:
+        """Send what is written; nothing where nothing is, or an answer is under way."""
+        words, model = self.text.value.strip(), self.model.value
+        if words and model and not self._busy:
+            self.text.value = ""
+            self._begin(lambda: self._talk(model, words), "")
+
+    def stop(self) -> None:
+        """Stop the answer: the model server hears of it, and what has come stays."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it is closed
+                self._loop.call_soon_threadsafe(self._cancel)
+
+    def clear(self) -> None:
+        """Forget the conversation; nothing while an answer is under way."""
+        if not self._busy:
+            gone, self.log.children = self.log.children, ()
+            self._messages.clear()
+            for each in gone:
+                each.close()
+            self._tell("")
+
+    def close(self) -> None:
+        """Stop, and take it off the page; the tunnel goes on."""
+        if not self.closed:
+            self.closed = True
+            self.stop()
+            parts.close(self.widget)
+
+    def _entered(self, _widget: Text, content: dict[str, Any], _buffers: object) -> None:
+        if content.get("event") == "submit":
+            self.send()
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]], note: str) -> None:
+        """Do this on the loop, unless something is being done."""
+        if self._busy or self.closed:
+            return
+        self._set_busy(True)
+        self._tell(note)
+
+        def start() -> None:
+            assert self._loop is not None
+            self._task = self._loop.create_task(self._do(work), name="llmtunnel chat")
+
+        try:
+            if self._loop is None:
+                raise RuntimeError("the tunnel was not started")
+            self._loop.call_soon_threadsafe(start)
+        except RuntimeError:
+            self._set_busy(False)
+            self._tell("The tunnel is closed. Make another one, and call its chat().", bad=True)
+
+    # -- on the loop
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _do(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await work()
+        except asyncio.CancelledError:
+            self._tell("")
+            raise
+        except TunnelError as exc:
+            self._tell(f"{exc.message} {exc.hint}", bad=True)
+        finally:
+            self._task = None
+            self._set_busy(False)
+
+    async def _load(self) -> None:
+        names = await chat.models(self._url, key=self._key)
+        chosen = self.model.value
+        self.model.options = names
+        self.model.value = chosen if chosen in names else names[0]
+        self._tell("")
+
+    async def _talk(self, model: str, words: str) -> None:
+        asked: chat.Message = {"role": "user", "content": words}
+        shown = _Answer(model)
+        self.log.children = (*self.log.children, HTML(_said("user", "You", words)), shown.widget)
+        try:
+            async with aclosing(chat.answer(self._url, model, (*self._messages, asked), key=self._key)) as pieces:
+                async for piece in pieces:
+                    shown.add(piece)
+            shown.end("" if shown.text else "(nothing)")
+        except asyncio.CancelledError:
+            shown.end("(stopped)")
+            raise
+        except TunnelError:
+            shown.end("(broken off)" if shown.text else "(no answer)")
+            if not self.text.value:
+                self.text.value = words  # to be sent again
+            raise
+        finally:
+            if shown.text:
+                self._messages += (asked, {"role": "assistant", "content": shown.text})
+
+    # -- what it shows
+
+    def _set_busy(self, busy: bool) -> None:
+        self._busy = busy
+        if self.closed:
+            return
+        for name, button in self.buttons.items():
+            button.disabled = busy == (name != "Stop")
+        self.buttons["Send"].disabled = busy or (self.model.value is None)
+
+    def _tell(self, words: str, *, bad: bool = False) -> None:
+        if not self.closed:
+            kind = "lt-bad" if bad else "lt-muted"
+            parts.put(self.note, words and f'<div role="status" class="{kind}">{escape(words.strip())}</div>')
+
+    def _ipython_display_(self) -> None:
+        """Show it, and before it what a page shows in its place that does not find it any more: see `saved`."""
+        from IPython.display import display
+
+        note = '<div class="lt-note">A chat was here. Run the cell again to chat.</div>'
+        gone = f'<div class="llmtunnel lt-saved lt-{self.widget.model_id}">{STYLE}{NO_ERROR}{note}</div>'
+        display({"text/html": gone, "text/plain": repr(self)}, raw=True)  # type: ignore[no-untyped-call]
+        display(parts.view(self.widget), raw=True)  # type: ignore[no-untyped-call]
+
+    def __repr__(self) -> str:
+        return f"<llmtunnel chat{' closed' if self.closed else ''}: {self._url}>"
+
+
+class _Answer:
+    """One answer on the page, which grows."""
+
+    def __init__(self, model: str) -> None:
+        self.text = ""
+        self._thoughts = ""
+        self._model = model
+        self._timer: asyncio.TimerHandle | None = None
+        self.widget = HTML()
+        self._draw()
+
+    def add(self, piece: chat.Piece) -> None:
+        """More of it has come: it is shown soon."""
+        if piece.thought:
+            self._thoughts += piece.text
+        else:
+            self.text += piece.text
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(REDRAW, self._draw)
+
+    def end(self, note: str) -> None:
+        """Nothing more comes."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._draw(note)
+
+    def _draw(self, note: str = "…") -> None:
+        self._timer = None
+        self.widget.value = _said("model", self._model, self.text, thoughts=self._thoughts, note=note)
+
+
+def _said(kind: str, name: str, text: str, *, thoughts: str = "", note: str = "") -> str:
+    """One message as HTML: all of it comes from people and models, and is text."""
+    parts = (
+        f'<div class="lt-muted">{escape(name)}</div>',
+        f'<div class="lt-muted"><i>{escape(thoughts)}</i></div>' if thoughts else "",
+        escape(text),
+        f' <span class="lt-muted">{escape(note)}</span>' if note else "",
+    )
+    return f'<div class="lt-said lt-{kind}">{"".join(parts)}</div>'
