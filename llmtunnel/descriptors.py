@@ -14,7 +14,7 @@ ENOUGH: Final = 65_536
 """Descriptors that the command line asks for: far more than `config.Limits` lets it use; some systems have no limit."""
 _MACOS: Final = 10_240
 """macOS takes no soft limit above its OPEN_MAX, whatever the hard limit says (setrlimit(2) there)."""
-RAISE_IT: Final = "Start it with a higher limit, such as `ulimit -n 65536`, or have fewer connections at once."
+RAISE_IT: Final = "Raise the limit, for example with `ulimit -n 65536`, or use fewer connections at once."
 
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE})
 

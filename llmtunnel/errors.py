@@ -144,8 +144,9 @@ class AddressInUse(SettingError):
     """The address to listen on is taken."""
 
     def __init__(self, address: str, *, next_free: int | None) -> None:
-        hint = f"Port {next_free} is free: --listen with it" if next_free else "Choose another with --listen"
-        super().__init__(f"{address} is in use by another program or tunnel.", hint=hint + ", or stop what has it.")
+        hint = f"Use --listen {next_free}" if next_free else "Choose another port with --listen"
+        hint += ", or stop the program that uses it."
+        super().__init__(f"{address} is in use by another program or tunnel.", hint=hint)
         self.address = address
         self.next_free = next_free
 

@@ -30,7 +30,8 @@ def hold(name: str) -> NestedHold:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         raise SettingError(
-            "in_loop=True needs an event loop that runs here, and there is none.", hint=_OTHER_WAYS.format(name=name)
+            "in_loop=True needs an event loop that runs in this thread.",
+            hint=_OTHER_WAYS.format(name=name),
         ) from None
     if not hasattr(loop, "_nest_patched"):  # by us, by the notebook, or by the older nest_asyncio
         _patch(loop, name)
@@ -44,7 +45,7 @@ def _patch(loop: asyncio.AbstractEventLoop, name: str) -> None:
     if not isinstance(loop, asyncio.BaseEventLoop):
         kind = type(loop).__module__.partition(".")[0]
         raise SettingError(
-            f"in_loop=True cannot be had here: the running event loop is {kind}'s, which cannot be entered again.",
+            f"in_loop=True does not work here: the running event loop is {kind}'s, which cannot be nested.",
             hint=_OTHER_WAYS.format(name=name),
         )
     nest_asyncio2.apply(loop)
@@ -89,7 +90,7 @@ class _NestedCall(Generic[T]):
         with _interrupts_cancel(self._task):
             self._loop.run_until_complete(asyncio.wait((self._task,)))
         if self._task.cancelled():
-            raise TunnelError("The tunnel was closed meanwhile.")
+            raise TunnelError("The tunnel was closed in the meantime.")
         return self._task.result()
 
 

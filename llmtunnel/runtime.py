@@ -67,7 +67,7 @@ class _Trouble:
             loop.default_exception_handler(context)
         elif loop.time() - self._told >= REPEATED:
             self._told = loop.time()
-            logger.error("Connections are not accepted: %s. %s", none_left, descriptors.RAISE_IT)
+            logger.error("Cannot accept connections: %s. %s", none_left, descriptors.RAISE_IT)
 
 
 class Hold(ABC):
@@ -102,7 +102,7 @@ class Hold(ABC):
             raise parents_own(self.process)
         begun = self.begin(work)
         if begun is None:
-            raise TunnelError("This tunnel is closed.", hint="Make another one.")
+            raise TunnelError("This tunnel is closed.", hint="Start a new one.")
         return begun.wait()
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ def parents_own(process: int) -> TunnelError:
     """For a call on what belongs to the process that this one was forked from."""
     return TunnelError(
         f"This tunnel belongs to process {process}, from which this process ({os.getpid()}) was forked.",
-        hint="Use it there, or make another one here.",
+        hint="Use it there, or start a new one here.",
     )
 
 
@@ -140,7 +140,7 @@ def refuse_green_threads() -> None:
     else:
         return
     raise TunnelError(
-        f"{by} has replaced the threads of this process, and a tunnel would hang.",
+        f"{by} has replaced the threads of this process, so a tunnel would hang.",
         hint=f"Run it in a process of its own, as `llmtunnel proxy CODE` does, or patch no more than {harmless}.",
     )
 
@@ -250,7 +250,7 @@ class Call(Generic[T]):
             raise
         assert self._task is not None, "it has ended"
         if self._task.cancelled():
-            raise TunnelError("The tunnel was closed meanwhile.")
+            raise TunnelError("The tunnel was closed in the meantime.")
         return self._task.result()
 
     def _wait_ended(self) -> None:

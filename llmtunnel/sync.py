@@ -340,6 +340,6 @@ async def _called(call: Callable[[], R]) -> R:
 def _refuse(stuck: bool, name: str, *, twin: str | None = None) -> None:
     if stuck:
         raise TunnelError(
-            f"`{name}` would block the loop that the tunnel runs on.",
+            f"`{name}` would block the event loop that the tunnel runs on.",
             hint=f"Use its twin in llmtunnel.aio there: `{twin or name}`.",
         )

@@ -30,7 +30,7 @@ def run_script(code: str) -> str:
 
 
 def test_without_a_running_loop_it_says_what_else_there_is() -> None:
-    with pytest.raises(SettingError, match="none") as caught:
+    with pytest.raises(SettingError, match="needs an event loop") as caught:
         nested.hold("proxy")
     assert "llmtunnel.aio.proxy" in caught.value.hint
 

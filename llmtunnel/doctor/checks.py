@@ -47,15 +47,15 @@ SECOND_STUN: Final = "stun:stun1.l.google.com:19302"
 
 TERMS: Final = {
     Platform.COLAB: (
-        "Google Colab. Its FAQ lists connecting to remote proxies among what its managed runtimes disallow: read it"
-        " before you rely on this. https://research.google.com/colaboratory/faq.html"
+        "Google Colab. Its FAQ says that managed runtimes may not connect to remote proxies. Read it before you rely"
+        " on this. https://research.google.com/colaboratory/faq.html"
     ),
     Platform.KAGGLE: (
-        "Kaggle. Internet has to be switched on in the notebook's settings; what its terms say holds for what you"
-        " serve. https://www.kaggle.com/terms"
+        "Kaggle. Switch Internet on in the notebook's settings. Kaggle's terms apply to what you serve."
+        " https://www.kaggle.com/terms"
     ),
     Platform.BINDER: (
-        "Binder. mybinder.org lets few ports out, and asks not to be used for serving."
+        "Binder. mybinder.org blocks most outgoing ports, and asks its users not to serve from it."
         " https://mybinder.readthedocs.io/en/latest/about/user-guidelines.html"
     ),
 }
@@ -135,7 +135,7 @@ async def _place(settings: Settings) -> _Part:
     where = TERMS.get(platform())
     rows = [Finding(subject="platform", verdict=Verdict.POOR, detail=where)] if where else []
     if proxy := proxy_for(settings.signal):
-        detail = f"The signal server is reached through {proxy}, which {proxy.variable} names."
+        detail = f"Connections to the signal server go through {proxy} (from {proxy.variable})."
         rows.append(Finding(subject="HTTP proxy", verdict=Verdict.GOOD, detail=detail))
     return _Part(findings=tuple(rows))
 
@@ -160,8 +160,8 @@ async def _signal(settings: Settings) -> _Part:
 
 def _relay_row(offer: RelayOffer | None, settings: Settings) -> Finding:
     if offer is None:
-        detail = f"{settings.signal} has none."
-        hint = "Only where UDP does not pass is one needed. `llmtunnel signal` runs a server that relays."
+        detail = f"{settings.signal} has no relay."
+        hint = "You need one only if UDP is blocked. `llmtunnel signal` runs a server with a relay."
         return Finding(subject="relay", verdict=Verdict.UNKNOWN, detail=detail, hint=hint)
     detail = f"{settings.signal} relays, up to {size(offer.rate)} a second and {size(offer.total)} a day."
     return Finding(subject="relay", verdict=Verdict.GOOD, detail=detail)
@@ -186,12 +186,12 @@ async def _echo(client: SignalClient, settings: Settings) -> tuple[tuple[Finding
             async with asyncio.timeout(settings.timeouts.signal):
                 times = [await _one_echo(client, other, to, number) for number in range(ECHOES)]
         except TimeoutError:
-            detail = "Messages do not come through: something on the way holds WebSockets back."
+            detail = "Messages do not arrive: something in the network blocks WebSockets."
             row = Finding(subject="WebSocket", verdict=Verdict.BAD, detail=detail, hint="Try another network.")
             return (row,), joined.relay
     worst = max(times)
     verdict = Verdict.GOOD if worst < SLOW else Verdict.POOR
-    row = Finding(subject="WebSocket", verdict=verdict, detail=f"Messages pass unbuffered, {_ms(worst)} each.")
+    row = Finding(subject="WebSocket", verdict=verdict, detail=f"Messages arrive at once, in {_ms(worst)}.")
     return (row,), joined.relay
 
 
@@ -239,7 +239,7 @@ async def _stun(ice: IceServers) -> _Part:
     if seen:
         rows += [Finding(subject="STUN", verdict=Verdict.POOR, detail=detail) for detail in why]
     elif urls:
-        hint = "Another network, or a TURN server that speaks TCP: --turn 'turn:host:3478?transport=tcp'."
+        hint = "Try another network, or a TURN server over TCP: --turn 'turn:host:3478?transport=tcp'."
         detail = f"No STUN server was reached. {' '.join(why)}"
         rows.append(Finding(subject="UDP", verdict=Verdict.BAD, detail=detail, hint=hint))
     cut = all(_is_cut(exc) for exc in failed.values())
@@ -262,7 +262,7 @@ async def _turn(url: str, ice: IceServers) -> _Part:
         host, port = await servers.allocate(url, ice)
     except ConnectFailed as exc:
         return _Part(findings=(_bad("TURN", exc),))
-    row = Finding(subject="TURN", verdict=Verdict.GOOD, detail=f"{url} relays for us at {host}:{port}.")
+    row = Finding(subject="TURN", verdict=Verdict.GOOD, detail=f"{url} works, and relays at {host}:{port}.")
     return _Part(findings=(row,), turn=True)
 
 

@@ -106,10 +106,13 @@ def mapping_of(seen: list[tuple[str, int]], own: set[str]) -> Mapping:
 def mapping_row(mapping: Mapping) -> Finding:
     """What the NAT's behaviour means, for the table."""
     verdict, detail = {
-        Mapping.NONE: (Verdict.GOOD, "There is none: others see this machine's own address."),
-        Mapping.SAME: (Verdict.GOOD, "It shows everybody the same address: peers can reach this machine."),
-        Mapping.EACH: (Verdict.POOR, "It shows everybody another address (symmetric): a strict peer needs --turn."),
-        Mapping.UNKNOWN: (Verdict.UNKNOWN, "How it maps is not known: two STUN servers have to answer."),
+        Mapping.NONE: (Verdict.GOOD, "No NAT: others see this machine's own address."),
+        Mapping.SAME: (Verdict.GOOD, "It uses one address for all peers, so they can reach this machine."),
+        Mapping.EACH: (
+            Verdict.POOR,
+            "It uses a new address for each peer (symmetric): you may need --turn.",
+        ),
+        Mapping.UNKNOWN: (Verdict.UNKNOWN, "NAT type unknown: two STUN servers must answer to tell."),
     }[mapping]
     return Finding(subject="NAT", verdict=verdict, detail=detail)
 
@@ -117,28 +120,28 @@ def mapping_row(mapping: Mapping) -> Finding:
 def expect(facts: Facts) -> str:
     """What path to expect, to a peer with an ordinary network."""
     if not facts.signal:
-        return "No tunnel from here before the signal server is reached."
+        return "No tunnel can start from here until the signal server is reachable."
     if facts.reached:
-        return "A tunnel from here comes up."
+        return "A tunnel from here works."
     if facts.serve is False:
-        return "No tunnel before serve is in the room."
+        return "No tunnel can start until serve is in the room."
     if facts.secret is False:
-        return "No tunnel with this code."
+        return "No tunnel can start with this code."
     if facts.reached is False:
-        return "No tunnel from here: serve is in the room, and was not reached."
+        return "Serve is in the room, but no connection to it came up from here."
     if facts.turn and not facts.udp:
-        return "UDP does not pass; expect the path turn."
+        return "UDP is blocked here. Expect the path turn."
     if facts.relay and not facts.udp:
-        return "UDP does not pass; expect the path relay, with an invite or a secret."
+        return "UDP is blocked here. Expect the path relay, with an invite or a secret."
     if not facts.udp:
-        return "UDP does not pass, and no TURN server relays for us: expect a direct path only in the same network."
+        return "UDP is blocked here, and no TURN server relays. Expect a direct path only within the same network."
     match facts.mapping:
         case Mapping.EACH if facts.turn:
-            return "Expect a direct path, or turn where the other side's NAT is as strict as this one's."
+            return "Expect a direct path, or turn if the other side's NAT is symmetric too."
         case Mapping.EACH if facts.relay:
-            return "Expect a direct path, or the relay where the other side's NAT is as strict as this one's."
+            return "Expect a direct path, or the relay if the other side's NAT is symmetric too."
         case Mapping.EACH:
-            return "Expect a direct path; none where the other side's NAT is as strict as this one's, without --turn."
+            return "Expect a direct path. If the other side's NAT is symmetric too, you need --turn."
         case Mapping.UNKNOWN:
-            return "Expect a direct path, unless both sides' NATs are strict."
+            return "Expect a direct path, unless both sides have a symmetric NAT."
     return "Expect a direct path."

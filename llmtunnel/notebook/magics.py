@@ -127,7 +127,7 @@ class Magics:
 
     def cell(self, line: str, cell: str) -> None:
         """As `line`; only called where `_over_a_cell` has not understood the line."""
-        raise UsageError("Over a cell it is %%tunnel serve or %%tunnel proxy, in the cell's first line.")
+        raise UsageError("%%tunnel must be the cell's first line, as %%tunnel serve or %%tunnel proxy.")
 
     def candidates(self, words: list[str]) -> list[str]:
         """What may come after these words."""
@@ -142,11 +142,11 @@ class Magics:
         kept = None if before is None else invite_of(before)
         made = plan([verb, *self._asked(words)], kept=kept)
         if isinstance(made, ShowText):
-            _say(f"{made.text}\n{NAME} NAME: what %tunnel calls it (default: {verb}); one of that name is replaced\n")
+            _say(f"{made.text}\n{NAME} NAME: what %tunnel calls it (default: {verb}); it replaces one of that name\n")
             return
         self._tunnels.stop(name)
         if before is not None:
-            _say(f"{name}: the tunnel of this name was stopped, this one takes its place\n")
+            _say(f"{name}: the earlier tunnel of this name was stopped and replaced\n")
         for remark in made.remarks:
             _say(f"{remark}\n")
         handle = sync.start(made.settings)
@@ -159,7 +159,7 @@ class Magics:
             return [getpass.getpass("code or secret: ") if word == "-" else word for word in words]
         except StdinNotImplementedError:
             raise SettingError(
-                "Nobody can be asked for what - stands for.", hint="Set TUNNEL_INVITE instead."
+                "'-' asks for the code, but this notebook cannot ask.", hint="Set TUNNEL_INVITE instead."
             ) from None
 
     # -- looking
@@ -196,7 +196,7 @@ class Magics:
         serving = [name for name, each in self._tunnels if invite_of(each)]
         name, handle = self._tunnels.chosen(named or (serving[0] if len(serving) == 1 else None))
         if (invite := invite_of(handle)) is None:
-            raise SettingError(f"{name} has no invite of its own.", hint="Its other side has it, or its cell names it.")
+            raise SettingError(f"{name} has no invite to show.", hint="Use the code that the other side shows.")
         self._tell_code(handle, InviteShown.of(invite), plain=plain)
 
     def _tell_code(self, handle: AnyHandle, shown: InviteShown, *, plain: bool) -> None:
@@ -205,7 +205,7 @@ class Magics:
         if not self._in_kernel:
             _say(f"{text}\n")
         elif not self._is_watched:
-            _say("Nobody watches this run, and what it shows is saved: the code is not shown.\n")
+            _say("The code is not shown: this run has no page, and its output is saved.\n")
         elif plain or not display.has_widgets():
             # A question is no output: pages keep it out of what they save, until it is answered.
             try:
@@ -214,7 +214,7 @@ class Magics:
                 _clear_output()
         else:
             display.panel(handle).reveal()
-            _say("The panel shows it for a minute. Where there is none to be seen: %tunnel invite --plain\n")
+            _say("The panel shows the code for a minute. If you see no panel: %tunnel invite --plain\n")
             display.show(handle)
 
     @property
@@ -230,13 +230,13 @@ class Magics:
 
     def _kick(self, words: list[str]) -> None:
         if len(words) != 1:
-            raise SettingError("kick takes the name of one peer.", hint="%tunnel peers lists them.")
+            raise SettingError("kick needs the name of one peer.", hint="%tunnel peers lists them.")
         for _, handle in self._tunnels:
             if hasattr(handle, "kick") and words[0] in [peer.peer for peer in handle.status.peers]:
                 handle.kick(words[0])
-                _say(f"{words[0]} was put out\n")
+                _say(f"{words[0]} was removed and blocked\n")
                 return
-        raise SettingError(f"There is no peer {words[0]!r} now.", hint="%tunnel peers lists them.")
+        raise SettingError(f"No peer named {words[0]!r} is connected.", hint="%tunnel peers lists them.")
 
     def _stop(self, words: list[str]) -> None:
         named = _only_name(words)
@@ -282,7 +282,7 @@ class Magics:
     def _reconnect(self, words: list[str]) -> None:
         name, handle = self._tunnels.chosen(_only_name(words))
         handle.reconnect()
-        _say(f"{name}: connecting anew\n")
+        _say(f"{name}: reconnecting\n")
 
     def _doctor(self, words: list[str]) -> None:
         command = parse(["doctor", *self._asked(words)])
@@ -299,9 +299,9 @@ Magics.line.__doc__ = Magics.cell.__doc__ = HELP
 
 def _no_verb(word: str) -> SettingError:
     if meant := did_you_mean(word, VERBS):
-        return SettingError(f"There is no %tunnel {word}.", hint=meant)
+        return SettingError(f"Unknown command: %tunnel {word}.", hint=meant)
     # It may be a code: what is said here is saved.
-    return SettingError("%tunnel does not begin so.", hint=f"It is one of {', '.join(VERBS)}: %tunnel proxy CODE.")
+    return SettingError("Unknown %tunnel command.", hint=f"Use one of {', '.join(VERBS)}: %tunnel proxy CODE.")
 
 
 def _split(line: str) -> list[str]:
@@ -313,7 +313,7 @@ def _split(line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError as exc:
-        raise SettingError("A quote on the line has no end.", hint="Close it, or put a \\ before it.") from exc
+        raise SettingError("A quote on this line is not closed.", hint="Close it, or put a \\ before it.") from exc
 
 
 def _take_name(words: list[str], *, default: str) -> tuple[str, list[str]]:
@@ -329,14 +329,14 @@ def _take_name(words: list[str], *, default: str) -> tuple[str, list[str]]:
             rest.append(word)
     if not _NAME.fullmatch(name) or name == ALL:
         raise SettingError(
-            f"{name!r} is no name for a tunnel.", hint=f"It has letters, digits, . _ and -, and is not {ALL}."
+            f"Not a valid name for a tunnel: {name!r}.", hint=f"Use letters, digits, . _ and -, but not {ALL}."
         )
     return name, rest
 
 
 def _only_name(words: list[str]) -> str | None:
     if len(words) > 1:
-        raise SettingError("That takes one name at most.", hint="%tunnel help lists what there is.")
+        raise SettingError("Too many names: this command takes one.", hint="%tunnel help lists the commands.")
     return words[0] if words else None
 
 

@@ -44,12 +44,12 @@ def plan(words: list[str], *, kept: Invite | None) -> Plan | ShowText:
         case ShowText():
             return command
         case _:
-            raise SettingError(f"There is no %tunnel {words[0]}.", hint="%tunnel help lists what there is.")
+            raise SettingError(f"Unknown command: %tunnel {words[0]}.", hint="%tunnel help lists the commands.")
 
 
 def _apply(view: View) -> None:
     if view.json:
-        raise SettingError("--json is for a program's output.", hint="Leave it out: handles have `status`.")
+        raise SettingError("--json does not work in a notebook.", hint="Remove it, and use the handle's `status`.")
     if view.log_level != DEFAULT_LEVEL:
         logs.configure(view.log_level)
 

@@ -70,7 +70,7 @@ class Panel:
         self._pulse = parts.text("lt-pulse")
         self._buttons = {"Stop": parts.button("Stop", "Stop the tunnel", lambda: self._do(_stop))}
         if hasattr(handle, "reconnect"):
-            again = parts.button("Reconnect", "Leave the room and come again", lambda: self._do(_reconnect))
+            again = parts.button("Reconnect", "Connect again", lambda: self._do(_reconnect))
             self._buttons = {"Reconnect": again, **self._buttons}
         self._kicks: dict[str, Button] = {}
         self._kick_row = parts.row((), "lt-wrap")
@@ -186,7 +186,7 @@ class Panel:
             before[peer].close()
 
     def _kick_button(self, peer: str) -> Button:
-        return parts.button(f"Put out {printable(peer)}", "End its connection", lambda: self._do(_kick, peer))
+        return parts.button(f"Remove and block {printable(peer)}", "End its connection", lambda: self._do(_kick, peer))
 
     def _end(self) -> None:
         """Nothing is left to do but to look."""

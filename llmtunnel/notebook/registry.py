@@ -61,14 +61,14 @@ class Registry:
         ``or_all``: whether the word `ALL` may stand in place of a name.
         """
         if not self._handles:
-            raise SettingError("There is no tunnel.", hint="%tunnel serve or %tunnel proxy CODE makes one.")
+            raise SettingError("No tunnel is running.", hint="Start one with %tunnel serve or %tunnel proxy CODE.")
         if name is None and len(self._handles) > 1:
             names = f"{', '.join(self._handles)}{f', or {ALL}' if or_all else ''}"
-            raise SettingError("There are several tunnels.", hint=f"Say which: {names}.")
+            raise SettingError("Several tunnels are running.", hint=f"Name one of them: {names}.")
         name = name or next(iter(self._handles))
         if name not in self._handles:
-            hint = did_you_mean(name, self._handles) or f"Those that there are: {', '.join(self._handles)}."
-            raise SettingError(f"There is no tunnel {name!r}.", hint=hint)
+            hint = did_you_mean(name, self._handles) or f"Running tunnels: {', '.join(self._handles)}."
+            raise SettingError(f"No tunnel named {name!r}.", hint=hint)
         return name, self._handles[name]
 
 

@@ -38,7 +38,7 @@ fetch(box.querySelector('img.lt-picture').src).then(answer => answer.text()).the
 _COPY: Final = """
 this.previousElementSibling.select();
 this.textContent = document.execCommand('copy') ? 'Copied' : 'Press Ctrl+C'"""
-_FIELDS: Final = (("code", "Invite"), ("line", "Run there"))
+_FIELDS: Final = (("code", "Invite"), ("line", "On your laptop"))
 
 
 class Picture(DOMWidget):  # type: ignore[misc]

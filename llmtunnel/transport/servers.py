@@ -134,12 +134,12 @@ def _failure(url: str, exc: Exception) -> ConnectFailed:
 
 def _explained(url: str, exc: Exception) -> ConnectFailed:
     if none_left := descriptors.shortage(exc):
-        return ConnectFailed(f"{url} cannot be asked: {none_left}.", hint=descriptors.RAISE_IT)
+        return ConnectFailed(f"Cannot ask {url}: {none_left}.", hint=descriptors.RAISE_IT)
     match exc:
         case TimeoutError() | stun.TransactionTimeout():
             return ConnectFailed(f"{url} does not answer.")
         case socket.gaierror():
-            return ConnectFailed(f"The name in {url} is not known.")
+            return ConnectFailed(f"Cannot look up the host of {url}.")
         case stun.TransactionFailed() if exc.response.attributes.get("ERROR-CODE", (0, ""))[0] == 401:
-            return ConnectFailed(f"{url} does not take this user and password.", hint="Check --turn-user, --turn-pass.")
-    return ConnectFailed(f"{url} cannot be used: {str(exc) or repr(exc)}.")
+            return ConnectFailed(f"{url} rejected the user name or password.", hint="Check --turn-user, --turn-pass.")
+    return ConnectFailed(f"Cannot use {url}: {str(exc) or repr(exc)}.")

@@ -75,7 +75,7 @@ def test_a_port_in_use_is_an_error_that_names_a_free_one(started: Processes) -> 
         for_people, for_programs = launch(started, *arguments), launch(started, *arguments, "--json")
         assert (for_people.wait_exit(), for_programs.wait_exit()) == (2, 2)
         assert str(port) in for_people.wait_line("in use").string
-        free = int(for_people.wait_line(r"Port (\d+) is free")[1])
+        free = int(for_people.wait_line(r"Use --listen (\d+)")[1])
         assert free != port
         assert "in use" in for_programs.wait_event("error")["message"]
         assert len(for_programs.lines) == len(for_programs.events)

@@ -25,7 +25,7 @@ FOUND = Diagnosis(
     findings=(
         Finding(subject="signal server", verdict=Verdict.GOOD, detail="ws://s answers in 3 ms."),
         Finding(subject="TURN", verdict=Verdict.BAD, detail="[red]turn:x[/red] does not answer.", hint="Check --turn."),
-        Finding(subject="NAT", verdict=Verdict.UNKNOWN, detail="How it maps is not known. " + "Words and words. " * 6),
+        Finding(subject="NAT", verdict=Verdict.UNKNOWN, detail="NAT type unknown. " + "Words and words. " * 6),
     ),
     facts=Facts(signal=True, udp=True, mapping=Mapping.SAME),
 )
@@ -70,7 +70,7 @@ def test_where_nothing_is_reached_the_command_says_so_and_fails(
     assert main(arguments) == 1
     shown = capfd.readouterr().out
     assert "✗ signal server" in shown
-    assert "before the signal server is reached" in shown
+    assert "until the signal server is reachable" in shown
     assert main([*arguments, "--json"]) == 1
     assert json.loads(capfd.readouterr().out)["connects"] is False
 
@@ -102,7 +102,7 @@ def test_with_a_code_it_says_whether_serve_is_in_the_room_and_has_the_same(start
     status, found = asked(started, invite.renewed().code)
     assert (status, found["serve"], found["secret"], found["reached"]) == (1, True, False, False)
     assert "Wrong code" in serve_row(found)["detail"]
-    assert found["expectation"] == "No tunnel with this code."
+    assert found["expectation"] == "No tunnel can start with this code."
     status, found = asked(started, Invite.generate(signal).code)
     assert (status, found["serve"], found["secret"], found["reached"]) == (1, False, None, False)
     assert "is not in the room" in serve_row(found)["detail"]

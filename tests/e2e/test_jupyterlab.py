@@ -263,7 +263,7 @@ def test_it_rests_while_nobody_sees_it(notebook: Notebook) -> None:
 
 def test_a_peer_is_put_out(notebook: Notebook, url: str) -> None:
     page = notebook.lab.page
-    put_out = f"[...{notebook.panel}.querySelectorAll('button')].find(each => each.innerText.startsWith('Put out'))"
+    put_out = f"[...{notebook.panel}.querySelectorAll('button')].find(each => each.innerText.includes('and block'))"
     page.until(put_out)
     page.click(put_out)
     notebook.shows("waiting for a proxy")

@@ -115,8 +115,8 @@ def test_a_cell_that_runs_again_replaces_its_tunnel_says_so_and_keeps_the_invite
     first = [notebook.run(cell).text for cell in cells]
     code = code_of(notebook)
     again = [notebook.run(cell).text for cell in cells]
-    assert not any("takes its place" in text for text in first)
-    assert all("takes its place" in text for text in again)
+    assert not any("was stopped and replaced" in text for text in first)
+    assert all("was stopped and replaced" in text for text in again)
     assert notebook.value(f"list({HANDLES})") == ["serve", "proxy"]
     assert code_of(notebook) == code
     wait(notebook, "proxy")
@@ -131,8 +131,8 @@ def test_tunnels_of_other_names_stand_beside_each_other(notebook: Kernel, other:
         notebook.run(f"%tunnel serve {other.upstream} --name {name} {flags}")
     assert code_of(notebook, "a") != code_of(notebook, "b")
     for verb in ("stop", "peers"):
-        assert "Say which: a, b, or all." in notebook.fail(f"%tunnel {verb}").text
-    assert "Say which: a, b." in notebook.fail("%tunnel reconnect").text
+        assert "Name one of them: a, b, or all." in notebook.fail(f"%tunnel {verb}").text
+    assert "Name one of them: a, b." in notebook.fail("%tunnel reconnect").text
     both = notebook.run("%tunnel status")
     assert both.text == "a:\nb:\n", "which panel is whose"
     assert len(both.displayed) == 2
@@ -144,23 +144,23 @@ def test_tunnels_of_other_names_stand_beside_each_other(notebook: Kernel, other:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("%tunnel srve", "There is no %tunnel srve. Did you mean serve?"),
-        ("%tunnel 4821309-tulip-mango", "%tunnel does not begin so. It is one of serve, proxy"),
+        ("%tunnel srve", "Unknown command: %tunnel srve. Did you mean serve?"),
+        ("%tunnel 4821309-tulip-mango", "Unknown %tunnel command. Use one of serve, proxy"),
         ("%tunnel serve --romm r", "llmtunnel serve does not know '--romm'. Did you mean --room?"),
         ("%tunnel serve ftp://x", "The upstream's address must start with http:// or https://, got 'ftp'."),
         ("%tunnel serve 80 --upstream 80", "UPSTREAM and --upstream are the same. Leave one of them out."),
-        ("%tunnel serve --json 80", "--json is for a program's output."),
-        ("%tunnel serve 80 --name 'a b'", "'a b' is no name for a tunnel."),
-        ("%tunnel serve 80 --name", "'' is no name for a tunnel."),
-        ("%tunnel serve 'http://a", "A quote on the line has no end."),
+        ("%tunnel serve --json 80", "--json does not work in a notebook."),
+        ("%tunnel serve 80 --name 'a b'", "Not a valid name for a tunnel: 'a b'."),
+        ("%tunnel serve 80 --name", "Not a valid name for a tunnel: ''."),
+        ("%tunnel serve 'http://a", "A quote on this line is not closed."),
         ("%tunnel proxy", "No invite was given"),
-        ("%tunnel proxy -", "Nobody can be asked for what - stands for."),
-        ("%tunnel stop", "There is no tunnel."),
-        ("%tunnel status a b", "That takes one name at most."),
-        ("%tunnel kick", "kick takes the name of one peer."),
-        ("%tunnel kick nobody", "There is no peer 'nobody' now."),
-        ("%tunnel invite", "There is no tunnel."),
-        ("%%tunnel stop\n1", "Over a cell it is %%tunnel serve or %%tunnel proxy"),
+        ("%tunnel proxy -", "'-' asks for the code, but this notebook cannot ask."),
+        ("%tunnel stop", "No tunnel is running."),
+        ("%tunnel status a b", "Too many names: this command takes one."),
+        ("%tunnel kick", "kick needs the name of one peer."),
+        ("%tunnel kick nobody", "No peer named 'nobody' is connected."),
+        ("%tunnel invite", "No tunnel is running."),
+        ("%%tunnel stop\n1", "%%tunnel must be the cell's first line, as %%tunnel serve or %%tunnel proxy"),
         ("%%tunnel serve 80 --nonsense\nraise KeyError", "does not know '--nonsense'"),
     ],
 )
@@ -231,7 +231,7 @@ def test_loading_it_again_loses_no_tunnel_and_doubles_nothing(
     assert notebook.value("len(get_ipython().input_transformers_cleanup)") == transformers
     assert notebook.complete("%tunnel stat") == ["status"]
     assert "llmtunnel proxy: " in shown_by(notebook, "%tunnel status")
-    assert "takes its place" in notebook.run(cell).text
+    assert "was stopped and replaced" in notebook.run(cell).text
     wait(notebook, "proxy")
     assert b"toy" in fetch(f"http://127.0.0.1:{port}/v1/models")
     notebook.run("%tunnel stop all")

@@ -122,11 +122,11 @@ def test_without_an_invite_of_its_own_there_is_nothing_to_show(handle: Handle, c
 def test_each_peer_has_a_button_that_puts_it_out(clock: Clock) -> None:
     handle = Handle(status=status(peers=(peer("one"), peer("two"))))
     panel = Panel(handle, clock=clock)
-    kept = buttons(panel)["Put out two"]
+    kept = buttons(panel)["Remove and block two"]
     handle.status = status(peers=(peer("two"), peer("three")))
     panel.draw()
-    assert [name for name in buttons(panel) if "out" in name] == ["Put out two", "Put out three"]
-    assert buttons(panel)["Put out two"] is kept
+    assert [name for name in buttons(panel) if "block" in name] == ["Remove and block two", "Remove and block three"]
+    assert buttons(panel)["Remove and block two"] is kept
     kept.click()
     assert handle.done == ["kick two"]
 
@@ -134,7 +134,7 @@ def test_each_peer_has_a_button_that_puts_it_out(clock: Clock) -> None:
 def test_what_a_button_fails_with_is_shown_and_goes_with_the_next(clock: Clock) -> None:
     handle = Handle(status=status(peers=(peer("<b>"),)))
     panel = Panel(handle, clock=clock)
-    buttons(panel)["Put out <b>"].click()
+    buttons(panel)["Remove and block <b>"].click()
     assert "There is no peer &#x27;&lt;b&gt;&#x27; now. Those that are in: none." in text(panel)
     buttons(panel)["Stop"].click()
     assert "There is no peer" not in text(panel)

@@ -60,9 +60,9 @@ def test_the_only_one_needs_no_name() -> None:
 @pytest.mark.parametrize(
     ("names", "asked", "message", "hint"),
     [
-        ([], None, "There is no tunnel.", "%tunnel serve"),
-        ([], "a", "There is no tunnel.", "%tunnel serve"),
-        (["a", "b"], None, "several", "Say which: a, b."),
+        ([], None, "No tunnel is running.", "%tunnel serve"),
+        ([], "a", "No tunnel is running.", "%tunnel serve"),
+        (["a", "b"], None, "several", "Name one of them: a, b."),
         (["serve"], "srve", "no tunnel 'srve'", "Did you mean serve?"),
         (["serve"], "x", "no tunnel 'x'", "Those that there are: serve."),
     ],

@@ -44,5 +44,5 @@ def test_the_code_is_not_in_it_and_the_picture_is(tmp_path: Path) -> None:
 
 
 def test_a_mistake_fails_the_run(tmp_path: Path) -> None:
-    with pytest.raises(CellExecutionError, match="There is no tunnel"):
+    with pytest.raises(CellExecutionError, match="No tunnel is running"):
         saved(tmp_path, "%load_ext llmtunnel", "%tunnel stop")
