@@ -311,7 +311,7 @@ def test_a_cell_that_fails_under_it_fails_as_ever(notebook: Kernel, other: Backg
 def test_where_nobody_watches_the_code_is_not_shown(notebook: Kernel, other: Background, flags: str) -> None:
     notebook.run(f"%tunnel serve {other.upstream} {flags}")
     cell = notebook.run("%tunnel invite")
-    assert "Nobody watches this run" in cell.text
+    assert "The code is not shown: this run has no page" in cell.text
     assert code_of(notebook).split("-")[1] not in json.dumps(cell.outputs)
 
 

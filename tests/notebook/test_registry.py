@@ -62,9 +62,9 @@ def test_the_only_one_needs_no_name() -> None:
     [
         ([], None, "No tunnel is running.", "%tunnel serve"),
         ([], "a", "No tunnel is running.", "%tunnel serve"),
-        (["a", "b"], None, "several", "Name one of them: a, b."),
-        (["serve"], "srve", "no tunnel 'srve'", "Did you mean serve?"),
-        (["serve"], "x", "no tunnel 'x'", "Those that there are: serve."),
+        (["a", "b"], None, "Several", "Name one of them: a, b."),
+        (["serve"], "srve", "No tunnel named 'srve'", "Did you mean serve?"),
+        (["serve"], "x", "No tunnel named 'x'", "Running tunnels: serve."),
     ],
 )
 def test_which_is_meant_must_be_clear(names: list[str], asked: str | None, message: str, hint: str) -> None:
