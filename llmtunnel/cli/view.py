@@ -21,6 +21,7 @@ from ..summary import (
     RequestRow,
     Severity,
     Throughput,
+    latency_words,
     peer_rows,
     printable,
     rate,
@@ -84,7 +85,9 @@ def render(
     ):
         lines += [*part, *apart] if part else []
     room = height - len(lines) - len(below)
-    lines.append(_line(width, (f"{MARGIN}requests: {status.active} now, {status.requests} ended", "bold")))
+    requested = (f"{MARGIN}requests: {status.active} now, {status.requests} ended", "bold")
+    latency = latency_words(status)
+    lines.append(_line(width, requested, (f"{GAP}{latency}" if latency else "", "dim")))
     lines += _requests(request_rows(active, requests, now=now, limit=max(min(room - 2, REQUESTS), 0)), width)
     lines = [*lines[: max(height - len(below), 1)], *below][:height]
     return Segments(segment for line in lines for segment in (*line, Segment.line()))

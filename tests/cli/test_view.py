@@ -13,6 +13,7 @@ from llmtunnel.status import (
     ActiveRequest,
     Health,
     PeerStatus,
+    Percentiles,
     Phase,
     Progress,
     RequestRecord,
@@ -250,6 +251,11 @@ def test_a_pull_says_how_far_it_is_in_place_of_tokens_that_it_has_not() -> None:
         [line] = [line for line in shown(width=width, active=(PULL,)).splitlines() if "/api/pull" in line]
         assert line.endswith(told)
         assert line.startswith("◌ POST    /api/pull")
+
+
+def test_the_spread_of_times_stands_beside_the_count_of_requests() -> None:
+    text = shown(replace(BUSY, first_token=Percentiles(p50=320, p95=1200, count=3)))
+    assert "\n  requests: 1 now, 3 ended  first token 320 ms, p95 1.2 s\n" in text
 
 
 def test_peers_that_do_not_fit_are_counted() -> None:

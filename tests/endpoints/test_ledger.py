@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -245,3 +247,31 @@ def test_only_the_last_records_are_kept_while_all_count() -> None:
     assert [each.path for each in ledger.records(1)] == [f"/{RECORDS + 4}"]
     assert ledger.records(0) == ()
     assert ledger.totals.requests == RECORDS + 5
+
+
+def test_any_thread_may_read_while_the_loop_writes() -> None:
+    ledger, sample, end = Ledger(), SAMPLES["ollama chat"], threading.Event()
+
+    def read() -> int:
+        reads = 0
+        while not end.is_set():
+            rows = [record.as_dict() for record in ledger.records(RECORDS)]
+            ids = [int(row["id"] or 0) for row in rows]
+            assert ids == list(range(ids[0], ids[0] + len(ids))) if ids else True
+            assert all(each.status in (None, 200) for each in ledger.active())
+            assert ledger.tokens >= 0
+            ledger.first_token()
+            times = [each.time for each in ledger.samples()]
+            assert times == sorted(times)
+            reads += 1
+        return reads
+
+    with ThreadPoolExecutor(3) as readers:
+        reading = [readers.submit(read) for _ in range(3)]
+        try:
+            for _ in range(3 * RECORDS):
+                ended(ledger, sample.request, sample.response, sample.body)
+                ledger.sample(0.1)
+        finally:
+            end.set()
+        assert all(each.result() > 0 for each in reading)
