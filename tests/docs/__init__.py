@@ -1,0 +1,1 @@
+"""The documentation: its code blocks run, its links lead somewhere, its tables say what the code does."""
