@@ -14,7 +14,7 @@ import pytest
 import llmtunnel
 
 from ..support.background import SERVED, Background
-from ..support.kernel import PATIENCE, Cell, Kernel, kernel
+from ..support.kernel import PATIENCE, Kernel, kernel
 from ..support.ports import fetch, free_port, is_free
 from ..support.processes import environment
 
@@ -45,11 +45,6 @@ def notebook(started: Kernel) -> Iterator[Kernel]:
     yield started
     started.run("%tunnel stop all\nif 'proxy' in globals(): del proxy\nif 'server' in globals(): del server")
     assert started.value("[t.name for t in __import__('threading').enumerate() if 'llmtunnel' in t.name]") == []
-
-
-def panels(cell: Cell) -> list[object]:
-    """The panels that a cell displays."""
-    return [each[VIEW] for each in cell.displayed if VIEW in each]
 
 
 def until_shown(notebook: Kernel, sent: str, words: str) -> None:
@@ -90,14 +85,14 @@ def test_in_the_cell_that_opened_it_a_handle_in_the_last_line_is_text_and_elsewh
     cell = notebook.run("server = llmtunnel.serve(upstream, **common); server")
     assert cell.result.startswith("<llmtunnel serve: ")
     assert cell.displayed[-1].keys() == {"text/plain"}
-    [panel] = panels(cell)
-    assert panels(notebook.run("server")) == [panel]
+    [panel] = cell.panels
+    assert notebook.run("server").panels == [panel]
 
 
 def test_quiet_shows_no_panel(notebook: Kernel) -> None:
     cell = notebook.run("server = llmtunnel.serve(upstream, quiet=True, **common)")
     assert cell.outputs == []
-    assert len(panels(notebook.run("server"))) == 1
+    assert len(notebook.run("server").panels) == 1
 
 
 @pytest.mark.parametrize("in_loop", [False, True])

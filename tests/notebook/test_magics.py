@@ -58,8 +58,9 @@ def code_of(notebook: Kernel, name: str = "serve") -> str:
 
 def shown_by(notebook: Kernel, line: str) -> str:
     """The text beside the one panel that a line shows."""
-    [shown] = notebook.run(line).displayed
-    return str(shown["text/plain"])
+    cell = notebook.run(line)
+    assert len(cell.panels) == 1
+    return str(cell.displayed[0]["text/plain"])
 
 
 def wait(notebook: Kernel, name: str) -> None:
@@ -71,9 +72,10 @@ def test_serve_shows_how_it_goes_and_answers_whoever_has_the_invite(
 ) -> None:
     cell = notebook.run(f"%tunnel serve {other.upstream} {flags}   # as in a shell")
     assert not cell.text, "the panel says it, and goes on"
-    [shown] = cell.displayed
-    assert {"text/plain", "text/html"} <= shown.keys()
-    assert other.upstream in shown["text/plain"]
+    assert len(cell.panels) == 1
+    picture, _ = cell.displayed
+    assert {"text/plain", "text/html"} <= picture.keys()
+    assert other.upstream in picture["text/plain"]
     code = code_of(notebook)
     assert code not in json.dumps(cell.outputs)
     with llmtunnel.proxy(code, stun=(), listen="127.0.0.1:0") as proxy:
@@ -135,7 +137,7 @@ def test_tunnels_of_other_names_stand_beside_each_other(notebook: Kernel, other:
     assert "Name one of them: a, b." in notebook.fail("%tunnel reconnect").text
     both = notebook.run("%tunnel status")
     assert both.text == "a:\nb:\n", "which panel is whose"
-    assert len(both.displayed) == 2
+    assert len(both.panels) == 2
     assert notebook.run("%tunnel peers all").text == "a:\nnobody is connected\nb:\nnobody is connected\n"
     assert notebook.run("%tunnel stop all").text == "a: stopped\nb: stopped\n"
     assert notebook.run("%tunnel stop all").text == "no tunnel runs here\n"
@@ -339,7 +341,7 @@ def test_with_a_panel_the_panel_shows_the_code_in_nothing_that_is_saved(
     notebook.comms.clear()
     cell = notebook.finish(notebook.begin("%tunnel invite", allow_stdin=True))
     assert cell.status == "ok"
-    notebook.change(cell.displayed[0]["application/vnd.jupyter.widget-view+json"]["model_id"], _view_count=1)
+    notebook.change(cell.panels[0], _view_count=1)
     code = code_of(notebook).encode()
     assert any(code in bytes(buffer) for each in notebook.comms for buffer in each["buffers"]), "as bytes, to the page"
     saved = [cell.outputs, [each["content"] for each in notebook.comms]]

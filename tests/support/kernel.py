@@ -22,6 +22,8 @@ PATIENCE = 60.0
 
 Message = dict[str, Any]
 
+_VIEW = "application/vnd.jupyter.widget-view+json"
+
 
 @dataclass
 class Cell:
@@ -48,6 +50,12 @@ class Cell:
         """What was displayed, by type."""
         kinds = ("display_data", "update_display_data", "execute_result")
         return [each["content"]["data"] for each in self.outputs if each["msg_type"] in kinds]
+
+    @property
+    def panels(self) -> list[str]:
+        """The widgets of the panels that were displayed."""
+        views = [each[_VIEW] for each in self.displayed if _VIEW in each]
+        return [str(view["model_id"]) for view in views]
 
     @property
     def failure(self) -> str:
