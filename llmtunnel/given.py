@@ -151,5 +151,8 @@ def read_file(path: str, flag: str, *, what: str = "file", limit: int | None = L
     try:
         with Path(path).open(encoding="utf-8") as file:
             return file.read(limit).strip()
+    except UnicodeDecodeError as exc:
+        raise SettingError(f"The {what} {path!r} is not text in UTF-8.", hint=f"Check {flag}.") from exc
     except (OSError, ValueError) as exc:
-        raise SettingError(f"The {what} {path!r} cannot be read: {exc}.", hint=f"Check {flag}.") from exc
+        why = getattr(exc, "strerror", None) or str(exc)
+        raise SettingError(f"The {what} {path!r} cannot be read: {why.lower()}.", hint=f"Check {flag}.") from exc

@@ -49,13 +49,17 @@ class HumanLines:
 
     def __init__(self) -> None:
         self._topics = {"signal": _Topic(), "peer": _Topic()}
+        self._begun = False
 
     def line(self, notice: Notice) -> str | None:
         """The sentence for a notice, or None where it was said before, or is for programs alone."""
         text = printable(sentence(notice))
+        self._begun |= not isinstance(notice, Stopped)
         match notice:
             case TotalsNotice():
                 return None  # each request has had a line
+            case Stopped() if not self._begun:
+                return None  # it could not start, and what the command ends with says why
             case Stopped(reason=reason) if self.has_said(reason):
                 return sentence(Stopped())
             case SignalConnected() | Reconnecting(what="signal server"):

@@ -135,16 +135,19 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Pars
     if not argv:
         raise SettingError("No command was given.", hint=f"\n{OVERVIEW}")
     name, rest = argv[0], argv[1:]
+    if name == "help" and rest and rest[0] in _COMMANDS:
+        return _COMMANDS[rest[0]](["--help"], environ)
     if name in ("-h", "--help", "help"):
         return ShowText(text=OVERVIEW)
-    if name in ("-V", "--version"):
+    if name in ("-V", "--version", "version"):
         return ShowText(text=f"{PROG} {__version__}\n")
     if any(char.isdecimal() or char.isspace() for char in name):  # a code, or a command in quotes: not to be repeated
         raise SettingError("No command was given.", hint=f"With the code of an invite: {PROG} proxy CODE")
     if name not in _COMMANDS:
+        what = "option" if name.startswith("-") else "command"
+        meant = did_you_mean(name, (*_COMMANDS, "--help", "--version"))
         raise SettingError(
-            f"There is no command {name!r}.",
-            hint=f"{did_you_mean(name, _COMMANDS)}\nusage: {PROG} {{{','.join(_COMMANDS)}}} [options]",
+            f"Unknown {what} {name!r}.", hint=f"{meant}\nCommands: {', '.join(_COMMANDS)}. Help: {PROG} --help".strip()
         )
     return _COMMANDS[name](rest, environ)
 

@@ -109,8 +109,14 @@ class Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         if wrong := _WRONG_CHOICE.fullmatch(message):
             message = f"{wrong[1]}: unknown value {wrong[2]}. Use one of {wrong[3]}"
+        message = message.replace(": expected one argument", " needs a value")
         told = message if message.startswith("-") else f"{message[:1].upper()}{message[1:]}"
-        raise SettingError(f"{told}.", hint=f"\n{self.format_usage()}")
+        raise SettingError(f"{told}.", hint=self._all_options)
+
+    @property
+    def _all_options(self) -> str:
+        """The usage itself has twenty lines, and would push the error out of sight."""
+        return f"All options: {self.prog} --help"
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -121,11 +127,12 @@ class Parser(argparse.ArgumentParser):
         """The arguments, or `SettingError` for one that is not known."""
         found, unknown = self.parse_known_intermixed_args(argv)  # words and flags in any order
         if unknown and not found.help and not unknown[0].startswith("-"):  # it may be of a code, or a secret
-            raise SettingError(f"{self.prog} was given a word too many.", hint=f"\n{self.format_usage()}")
+            hint = f"Put quotes around a value that has spaces in it.\n{self._all_options}"
+            raise SettingError(f"{self.prog}: there is an argument too many.", hint=hint)
         if unknown and not found.help:
             flag = unknown[0].partition("=")[0]  # what follows may be a secret
             meant = did_you_mean(flag, self._option_string_actions)
-            raise SettingError(f"{self.prog} does not know {flag!r}.", hint=f"{meant}\n{self.format_usage()}")
+            raise SettingError(f"{self.prog}: unknown option {flag!r}.", hint=f"{meant}\n{self._all_options}".strip())
         return found
 
 
@@ -258,4 +265,4 @@ def _add_view(parser: Parser, *, drawn: bool = True) -> None:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A question for the known word that is close, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"Did you mean {close[0]}?" if close else ""
+    return f"Did you mean {close[0]!r}?" if close else ""

@@ -190,7 +190,9 @@ def test_each_notice_has_its_json_object_and_its_sentence(
     assert "\n" not in line and line.isascii()
     assert json.loads(line) == {"time": 1.5, **fields}
     assert list(json.loads(line))[:2] == ["time", "event"]
-    assert HumanLines().line(notice) == sentence
+    human = HumanLines()
+    human.line(RequestFinished(record=RECORD))
+    assert human.line(notice) == sentence
 
 
 def test_every_kind_of_notice_is_in_the_table() -> None:
@@ -253,6 +255,10 @@ def test_a_cause_is_said_once_by_the_error_the_retry_and_the_end_that_it_leads_t
     assert human.line(lost[2]) is None
     assert not human.has_said(why), "it went well since"
     assert human.line(Stopped(reason=why)) == f"stopped: {why}"
+
+
+def test_what_could_not_start_has_not_stopped() -> None:
+    assert HumanLines().line(Stopped()) is None
 
 
 def test_what_peers_and_clients_send_cannot_steer_a_terminal() -> None:

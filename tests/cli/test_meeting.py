@@ -186,6 +186,15 @@ def test_a_hyphen_reads_a_line_of_standard_input(monkeypatch: pytest.MonkeyPatch
     assert proxy("--room", "r", "--secret", "-") == ("r", "of the line", DEFAULT_SIGNAL)
 
 
+def test_a_file_that_cannot_be_read_is_an_error_that_says_why_in_words(tmp_path: Path) -> None:
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    for path, why in ((tmp_path, "cannot be read: is a directory."), (binary, "is not text in UTF-8.")):
+        with pytest.raises(SettingError) as refused:
+            proxy("--invite-file", str(path))
+        assert refused.value.message == f"The file {str(path)!r} {why}"
+
+
 def test_nothing_on_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for argv, what in ((["-"], "code"), (["--room", "r", "--secret", "-"], "secret")):
         typed(monkeypatch, "\n")

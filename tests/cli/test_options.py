@@ -87,7 +87,7 @@ def test_the_upstream_may_be_a_word_of_its_own_before_or_after_the_flags() -> No
         assert serve(line, TUNNEL_UPSTREAM="ollama").settings.upstream == Upstream.parse("vllm")
     with pytest.raises(SettingError, match="are the same"):
         serve("--room r vllm --upstream vllm")
-    with pytest.raises(SettingError, match="a word too many"):
+    with pytest.raises(SettingError, match="an argument too many"):
         serve("--room r vllm ollama")
 
 
@@ -210,21 +210,28 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
         assert word in command.text
 
 
+def test_help_and_version_are_found_as_words_too() -> None:
+    assert parse(["help", "serve"], {}) == parse(["serve", "--help"], {})
+    assert parse(["help"], {}) == parse(["--help"], {}) == parse(["help", "nothing"], {})
+    assert parse(["version"], {}) == parse(["--version"], {})
+
+
 @pytest.mark.parametrize(
     ("argv", "message", "hint"),
     [
-        ([], "No command", "usage:"),
-        (["prxy"], "no command 'prxy'", "mean proxy?"),
+        ([], "No command", "--help"),
+        (["prxy"], "Unknown command 'prxy'", "mean 'proxy'?"),
+        (["--verison"], "Unknown option '--verison'", "mean '--version'?"),
         (["proxy"], "No invite", "llmtunnel proxy CODE"),
         (["4821309-tulip"], "No command", "llmtunnel proxy CODE"),
         (["proxy 4821309-tulip"], "No command", "llmtunnel proxy CODE"),
         (["serve", "4821309-tulip"], "The upstream's address is not valid", "For a code, use --invite."),
-        (["serve", "80", "4821309-tulip"], "a word too many", "usage: llmtunnel serve"),
-        (["serve", "--room", "r", "--upstraem", "1"], "know '--upstraem'", "mean --upstream?"),
-        (["serve", "--room", "r", "--upstraem=1"], "know '--upstraem'", "mean --upstream?"),
-        (["serve", "--room", "r", "--up", "1"], "know '--up'", "usage: llmtunnel serve"),
+        (["serve", "80", "4821309-tulip"], "an argument too many", "llmtunnel serve --help"),
+        (["serve", "--room", "r", "--upstraem", "1"], "unknown option '--upstraem'", "mean '--upstream'?"),
+        (["serve", "--room", "r", "--upstraem=1"], "unknown option '--upstraem'", "mean '--upstream'?"),
+        (["serve", "--room", "r", "--up", "1"], "unknown option '--up'", "llmtunnel serve --help"),
         (["proxy", "--room", "r", "8000"], "The code and --room contradict", "Leave one"),
-        (["proxy", "--room"], "--room: expected one argument", "usage: llmtunnel proxy"),
+        (["proxy", "--room"], "--room needs a value", "llmtunnel proxy --help"),
         (["proxy", "--room", ""], "The room's name", "--room"),
         (["proxy", "--room", "r" * 300], "256", "--room"),
         (["serve", "--room", "r" * 300], "256", "--room"),
@@ -237,10 +244,10 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
         (["proxy", "--room", "r", "--stun", "none", "--stun", "stun:x"], "contradict", ""),
         (["proxy", "--room", "r", "--turn", "stun:x"], "TURN", "turn:"),
         (["proxy", "--room", "r", "--log-level", "loud"], "'loud'", "info"),
-        (["proxy", "--room", "r", "--wait-for-peer", "soon"], "not a number of seconds: 'soon'", "usage:"),
-        (["proxy", "--room", "r", "--wait-for-peer", "-1"], "", "usage:"),
-        (["proxy", "--room", "r", "--wait-for-peer", "inf"], "seconds", "usage:"),
-        (["proxy", "--room", "r", "--wait-for-peer", "nan"], "seconds", "usage:"),
+        (["proxy", "--room", "r", "--wait-for-peer", "soon"], "not a number of seconds: 'soon'", "--help"),
+        (["proxy", "--room", "r", "--wait-for-peer", "-1"], "", "--help"),
+        (["proxy", "--room", "r", "--wait-for-peer", "inf"], "seconds", "--help"),
+        (["proxy", "--room", "r", "--wait-for-peer", "nan"], "seconds", "--help"),
         (["proxy", "--room", "r", "--allow-host", "http://x"], "not a host name", "--allow-host"),
         (["proxy", "--room", "r", "--allow-host", ""], "not a host name", "--allow-host"),
         (["proxy", "--room", "r", "--allow-origin", "*"], "origin", "--allow-origin"),
@@ -248,7 +255,7 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
         (["proxy", "--room", "r", "--api-key", "k", "--api-key-file", "f"], "contradict", ""),
         (["proxy", "--room", "r", "--api-key", "k", "--no-auth"], "contradict", ""),
         (["proxy", "--room", "r", "--api-key-file", "/nonexistent"], "cannot be read", "--api-key-file"),
-        (["proxy", "--room", "r", "--api-kye=s3cret"], "know '--api-kye'", "mean --api-key?"),
+        (["proxy", "--room", "r", "--api-kye=s3cret"], "unknown option '--api-kye'", "mean '--api-key'?"),
         (["serve", "--room", "r", "--upstream", "ftp://x"], "http", ""),
         (["serve", "--room", "r", "--upstream-header", "@/nonexistent"], "cannot be read", "--upstream-header"),
         (
@@ -260,15 +267,15 @@ def test_help_names_each_flag_and_variable_of_the_manual() -> None:
         (["serve", "--room", "r", "--allow", "v1"], "never matches", "GET /v1/models"),
         (["serve", "--room", "r", "--deny", "GET POST /v1"], "Not a pattern", "GET /v1/models"),
         (["serve", "--room", "r", "--deny", "/v1?x"], "query", "Remove the query"),
-        (["serve", "--room", "r", "--max-requests", "0"], "--max-requests: not a whole number above 0: '0'", "usage:"),
-        (["serve", "--room", "r", "--max-requests-per-minute", "many"], "'many'", "usage:"),
-        (["serve", "--room", "r", "--max-body", "10 potatoes"], "--max-body: not a size: '10 potatoes'", "usage:"),
-        (["serve", "--room", "r", "--max-body", "-1"], "--max-body", "usage:"),
-        (["serve", "--expires", "8"], "not a duration: '8'", "usage:"),
-        (["serve", "--expires", "0h"], "not a duration: '0h'", "usage:"),
-        (["serve", "--expires", "soon"], "not a duration: 'soon'", "usage:"),
+        (["serve", "--room", "r", "--max-requests", "0"], "--max-requests: not a whole number above 0: '0'", "--help"),
+        (["serve", "--room", "r", "--max-requests-per-minute", "many"], "'many'", "--help"),
+        (["serve", "--room", "r", "--max-body", "10 potatoes"], "--max-body: not a size: '10 potatoes'", "--help"),
+        (["serve", "--room", "r", "--max-body", "-1"], "--max-body", "--help"),
+        (["serve", "--expires", "8"], "not a duration: '8'", "--help"),
+        (["serve", "--expires", "0h"], "not a duration: '0h'", "--help"),
+        (["serve", "--expires", "soon"], "not a duration: 'soon'", "--help"),
         (["invite", "--signal", "http://x"], "must start with ws:// or wss://, got 'http://x'.", "ws://"),
-        (["invite", "--room", "r"], "know '--room'", "usage: llmtunnel invite"),
+        (["invite", "--room", "r"], "unknown option '--room'", "llmtunnel invite --help"),
     ],
 )
 def test_what_cannot_be_used_is_an_error_that_says_what_to_type(argv: list[str], message: str, hint: str) -> None:

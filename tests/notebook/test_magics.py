@@ -146,9 +146,9 @@ def test_tunnels_of_other_names_stand_beside_each_other(notebook: Kernel, other:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("%tunnel srve", "Unknown command: %tunnel srve. Did you mean serve?"),
+        ("%tunnel srve", "Unknown command: %tunnel srve. Did you mean 'serve'?"),
         ("%tunnel 4821309-tulip-mango", "Unknown %tunnel command. Use one of serve, proxy"),
-        ("%tunnel serve --romm r", "llmtunnel serve does not know '--romm'. Did you mean --room?"),
+        ("%tunnel serve --romm r", "llmtunnel serve: unknown option '--romm'. Did you mean '--room'?"),
         ("%tunnel serve ftp://x", "The upstream's address must start with http:// or https://, got 'ftp'."),
         ("%tunnel serve 80 --upstream 80", "UPSTREAM and --upstream are the same. Leave one of them out."),
         ("%tunnel serve --json 80", "--json does not work in a notebook."),
@@ -163,7 +163,7 @@ def test_tunnels_of_other_names_stand_beside_each_other(notebook: Kernel, other:
         ("%tunnel kick nobody", "No peer named 'nobody' is connected."),
         ("%tunnel invite", "No tunnel is running."),
         ("%%tunnel stop\n1", "%%tunnel must be the cell's first line, as %%tunnel serve or %%tunnel proxy"),
-        ("%%tunnel serve 80 --nonsense\nraise KeyError", "does not know '--nonsense'"),
+        ("%%tunnel serve 80 --nonsense\nraise KeyError", "unknown option '--nonsense'"),
     ],
 )
 def test_a_mistake_is_one_line_with_no_traceback_and_the_cell_has_failed(

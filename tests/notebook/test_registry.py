@@ -63,7 +63,7 @@ def test_the_only_one_needs_no_name() -> None:
         ([], None, "No tunnel is running.", "%tunnel serve"),
         ([], "a", "No tunnel is running.", "%tunnel serve"),
         (["a", "b"], None, "Several", "Name one of them: a, b."),
-        (["serve"], "srve", "No tunnel named 'srve'", "Did you mean serve?"),
+        (["serve"], "srve", "No tunnel named 'srve'", "Did you mean 'serve'?"),
         (["serve"], "x", "No tunnel named 'x'", "Running tunnels: serve."),
     ],
 )
