@@ -30,7 +30,7 @@ from llmtunnel.cli import parsers
 from llmtunnel.config import ProxyOptions, ServeOptions
 from llmtunnel.install import REPOSITORY, TAG
 from llmtunnel.option import Option, declared
-from llmtunnel.status import Notice
+from llmtunnel.status import COLUMNS, Notice, RequestFinished, RequestRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -143,16 +143,32 @@ class Events(_Generated):
 
     def lines(self) -> Iterator[str]:
         for kind in sorted(notices(Notice), key=place):
-            analyzer = ModuleAnalyzer.for_module(kind.__module__)
-            analyzer.analyze()
-            own = [each for each in fields(kind) if each.name != "time"]
-            yield f"## `{kind.event}`\n\n{escaped(' '.join((kind.__doc__ or '').split()))}\n"
-            if own:
-                yield "| field | type | |\n|---|---|---|"
-            for each in own:
-                about = " ".join(" ".join(analyzer.attr_docs.get((kind.__name__, each.name), [])).split())
-                yield f"| `{each.name}` | `{escaped(str(each.type))}` | {escaped(about)} |"
+            yield f"## `{kind.event}`\n\n{prose(kind.__doc__ or '')}\n\n| field | type | |\n|---|---|---|"
+            own: type = kind
+            names = tuple(each.name for each in fields(kind) if each.name != "time")
+            if kind is RequestFinished:  # its object has the record's fields in the place of the record
+                own, names = RequestRecord, COLUMNS
+            types = {each.name: str(each.type) for each in fields(own)}
+            for name in names:
+                of_type = types[name].replace("|", "\\|")
+                yield f"| `{name}` | `{of_type}` | {prose(documented(own, name))} |"
             yield ""
+
+
+def documented(kind: type, name: str) -> str:
+    """The docstring of a field, which the class or one of its bases has declared."""
+    for each in kind.__mro__[:-1]:
+        analyzer = ModuleAnalyzer.for_module(each.__module__)
+        analyzer.analyze()
+        if found := analyzer.attr_docs.get((each.__name__, name)):
+            return " ".join(found)
+    return ""
+
+
+def prose(text: str) -> str:
+    """A docstring as Markdown: names in backticks are code."""
+    pieces = re.split(r"(`+[^`]+`+)", " ".join(text.split()))
+    return "".join(f"`{piece.strip('`')}`" if piece.startswith("`") else escaped(piece) for piece in pieces)
 
 
 def notices(kind: type[Notice]) -> Iterator[type[Notice]]:

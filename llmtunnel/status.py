@@ -101,9 +101,11 @@ class Request:
     id: int = 0
     """Counts the requests of this tunnel from 1."""
     method: str
+    """The request's method."""
     path: str
     """Without the query, which may hold a key; at most 1000 characters."""
     peer: str = ""
+    """The peer's short name."""
     started: float = 0.0
     """Unix time of the request's head."""
     status: int | None = None
@@ -144,10 +146,11 @@ class RequestRecord(Request):
     """One exchange that ended, well or not."""
 
     duration_ms: float
+    """When it ended."""
     error: str = ""
-    """Why it did not end whole; empty where it did."""
+    """Why it did not end whole; empty if it did."""
     tokens_per_second: float | None = None
-    """From the first token to the last."""
+    """From the first token to the last; None if there is no such rate."""
 
     @property
     def failed(self) -> bool:
@@ -277,56 +280,68 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalConnected(Notice):
-    """The signal server took us into the room."""
+    """The tunnel has joined its room on the signal server."""
 
     event: ClassVar[str] = "signal-connected"
     signal: str
+    """The signal server's URL."""
     room: str
+    """The room's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting(Notice):
-    """Nobody to talk to is in the room."""
+    """The other side is not in the room yet."""
 
     event: ClassVar[str] = "waiting"
     room: str
+    """The room's name."""
     role: Role
-    """Who waits."""
+    """The side that waits: ``serve`` or ``proxy``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening(Notice):
-    """The proxy accepts connections."""
+    """The proxy, or the toy model server, accepts connections."""
 
     event: ClassVar[str] = "listening"
     url: str
+    """Where clients reach it: ``http://127.0.0.1:8000``."""
     addresses: tuple[str, ...] = ()
+    """Every address on which it listens, as ``host:port``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerConnected(Notice):
-    """A peer is reached."""
+    """A peer is connected."""
 
     event: ClassVar[str] = "peer-connected"
     peer: str
+    """Its short name, made of the fingerprint."""
     path: Path
+    """How it is connected: ``direct``, ``turn``, ``relay`` or ``tcp``."""
     version: str
+    """``v1`` for a peer of the original tunnel, else ``v2``."""
     address: str = ""
+    """``host:port`` at the other end of the path; the relay's, where there is one."""
     fingerprint: str = ""
+    """SHA-256 of its certificate, hexadecimal."""
     authenticated: bool = False
+    """Whether it has proven that it holds the secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready(Notice):
-    """The tunnel works: the first peer is reached, or one is again."""
+    """The tunnel works: the first peer is connected, or one is connected again."""
 
     event: ClassVar[str] = "ready"
     url: str
+    """Proxy: where it listens. Serve: the upstream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFinished(Notice):
-    """An exchange ended."""
+    """A request has ended. Its fields are those of `RequestRecord`, without the header fields."""
 
     event: ClassVar[str] = "request"
     record: RequestRecord
@@ -338,17 +353,25 @@ class RequestFinished(Notice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalsNotice(Notice):
-    """What has passed since the start: told once a minute where a request ended meanwhile, and before the end."""
+    """What has passed since the start: once a minute if a request has ended meanwhile, and before ``stopped``."""
 
     event: ClassVar[str] = "totals"
     requests: int
+    """Requests that have ended."""
     failed: int
+    """Those of them that broke off, or ended with a status of 400 or more."""
     active: int
+    """Requests under way."""
     bytes_up: int
+    """Body bytes from clients to the upstream."""
     bytes_down: int
+    """Body bytes from the upstream to clients."""
     tokens: int
+    """Tokens of all answers."""
     first_byte: Percentiles | None
+    """Time to the response's head, over the last requests: ``p50`` and ``p95`` in milliseconds, and their ``count``."""
     first_token: Percentiles | None
+    """The same for the time to the first token."""
 
     @classmethod
     def of(cls, status: Status) -> TotalsNotice:
@@ -358,54 +381,65 @@ class TotalsNotice(Notice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspended(Notice):
-    """Nothing comes from a peer any more; requests under way wait for it."""
+    """A peer is silent. Requests under way wait for it, for as long as ``--resume-for`` says."""
 
     event: ClassVar[str] = "suspended"
     peer: str
+    """Its short name."""
     reason: str
+    """What happened to the path."""
     path: Path
-    """The one that has failed."""
+    """The path that has failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Notice):
-    """What goes on with a peer goes on where it was, or on a better path; nothing was lost."""
+    """Requests with a peer continue where they were, after a silence or on a better path. Nothing was lost."""
 
     event: ClassVar[str] = "resumed"
     peer: str
+    """Its short name."""
     path: Path
+    """The path that is used now."""
     gap_ms: float
-    """For how long nothing was heard from it; 0 where it goes on without a pause."""
+    """Milliseconds of silence; 0 for a move to another path without a pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerLostNotice(Notice):
-    """A peer that was reached is gone, and what was under way with it has ended."""
+    """A peer is gone, and requests under way with it have ended with an error."""
 
     event: ClassVar[str] = "peer-lost"
     peer: str
+    """Its short name."""
     reason: str
+    """Why it is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconnecting(Notice):
-    """Something is tried again: what, why and in how many seconds."""
+    """A connection has failed and will be tried again."""
 
     event: ClassVar[str] = "reconnecting"
     what: str
+    """Whose connection: the signal server's, or a peer's."""
     reason: str
+    """Why it failed."""
     delay: float
+    """Seconds until the next attempt."""
     hint: str = ""
     """What the user can do about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorNotice(Notice):
-    """Something went wrong that the user should know of; the tunnel goes on where it can."""
+    """Something went wrong that the user should know of. The tunnel continues where it can."""
 
     event: ClassVar[str] = "error"
     message: str
+    """What failed."""
     hint: str = ""
+    """What the user can do about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,3 +448,4 @@ class Stopped(Notice):
 
     event: ClassVar[str] = "stopped"
     reason: str = ""
+    """Why; empty if it was closed on request."""

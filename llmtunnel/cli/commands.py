@@ -51,12 +51,13 @@ Command = Running | InviteCommand | SignalCommand
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InviteShown(Notice):
-    """The one place where the code is told to programs. No tunnel tells it: what tunnels tell is logged."""
+    """Serve, or ``llmtunnel invite``, has made an invite. No other event contains a code."""
 
     event: ClassVar[str] = "invite"
     code: str = field(repr=False)
+    """The invite's code."""
     command: str = field(repr=False)
-    """What to type on the other machine."""
+    """The command for the other machine."""
 
     @classmethod
     def of(cls, invite: Invite) -> InviteShown:

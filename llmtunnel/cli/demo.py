@@ -33,25 +33,32 @@ CONNECT = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token(Notice):
-    """The toy said something, and it came through the tunnel."""
+    """``demo`` only: a piece of the toy's answer came through the tunnel."""
 
     event: ClassVar[str] = "token"
     text: str
+    """The piece."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoFinished(Notice):
-    """How it went; times in milliseconds."""
+    """``demo`` only: its outcome."""
 
     event: ClassVar[str] = "demo"
     identical: bool
-    """The answer through the tunnel is the direct one, byte for byte."""
+    """Whether the answer through the tunnel is the direct one, byte for byte."""
     size: int
+    """Bytes of the answer."""
     path: Path
+    """The path that carried it."""
     first_token_ms: float
+    """Milliseconds to the first token through the tunnel."""
     first_token_direct_ms: float
+    """The same without the tunnel."""
     url: str
+    """Where proxy listens, or has listened."""
     curl: str
+    """A command that asks the toy through the tunnel."""
 
 
 async def demo(console: Console, *, stay: bool) -> int:
