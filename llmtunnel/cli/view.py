@@ -43,9 +43,11 @@ REQUESTS: Final = 20
 PEERS: Final = 5
 """A peer's row for each so many lines: the requests need theirs."""
 DETAIL: Final = 2
-"""Lines for what is wrong."""
+"""Lines for what is wrong, and twice as many where they are short."""
+READABLE: Final = 60
+"""Columns from which a line is not short."""
 NARROW: Final = 12
-"""Columns that a path keeps: before it gets less, the table loses its last column."""
+"""Columns that a path keeps: before it gets less, the table loses its last column, down to the path itself."""
 ANSWER: Final = ("tokens", "token_rate", "model")
 """The last columns: left out where no request has any of it, and a request that failed says there why."""
 LEGIBLE: Final = 10
@@ -96,8 +98,11 @@ def render(
 def _standing(status: Status, width: int) -> list[Line]:
     state = state_words(status)
     colour = _COLOURS[state.severity]
-    lines = [_line(width, (f"{state.severity.mark} {state.words}", f"bold {colour}"))]
-    why = wrap(state.detail, max(width - len(MARGIN), len(MARGIN)), max_lines=DETAIL, placeholder="…")
+    room, most = max(width - len(MARGIN), len(MARGIN)), DETAIL if width >= READABLE else 2 * DETAIL
+    words = wrap(state.words, room, max_lines=DETAIL, placeholder="…")
+    why = wrap(state.detail, room, max_lines=most, placeholder="…")
+    marks = (f"{state.severity.mark} ", *(MARGIN for _ in words[1:]))
+    lines = [_line(width, (f"{mark}{line}", f"bold {colour}")) for mark, line in zip(marks, words, strict=True)]
     lines += [_line(width, (f"{MARGIN}{line}", colour)) for line in why]
     here = "upstream" if status.role is Role.SERVE else "url"
     facts = ((here, GAP.join(filter(None, (status.url, upstream_words(status.upstream))))), ("signal", status.signal))
@@ -166,10 +171,11 @@ class _Table:
         }
         natural = self._widths.get(elastic, 0)
         self._widths |= {elastic: min(natural, NARROW)} if elastic else {}
-        while self._total() > width and len(self._columns) > 1:
+        least = 1 + next((at for at, column in enumerate(columns) if column.name == elastic), 0)
+        while self._total() > width and len(self._columns) > least:
             self._columns.pop()
         if elastic:
-            self._widths[elastic] = min(natural, self._widths[elastic] + max(width - self._total(), 0))
+            self._widths[elastic] = max(min(natural, self._widths[elastic] + width - self._total()), 0)
 
     @property
     def head(self) -> str:

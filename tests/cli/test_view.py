@@ -258,6 +258,13 @@ def test_the_spread_of_times_stands_beside_the_count_of_requests() -> None:
     assert "\n  requests: 1 now, 3 ended  first token 320 ms, p95 1.2 s\n" in text
 
 
+def test_on_the_narrowest_terminal_a_request_has_its_path_and_the_state_is_whole() -> None:
+    lines = shown(replace(WAITING, phase=Phase.SIGNALING, detail="why " * 12), width=19).splitlines()
+    assert lines[:5] == ["◌ reaching the", "  signal server", *["  why why why why"] * 3]
+    assert "  method  path" in lines
+    assert sum("/v1/" in line for line in lines) == 4
+
+
 def test_peers_that_do_not_fit_are_counted() -> None:
     assert "  and 12 more\n" in shown(replace(BUSY, peers=BUSY.peers * 8))
 
