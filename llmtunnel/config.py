@@ -291,7 +291,11 @@ class ServeSettings(Settings):
             )
 
     def found(self, upstream: Upstream) -> Self:
-        """The same with the upstream that was looked for. It gets the header fields that were meant for it."""
+        """The same with the upstream that was looked for. It gets the header fields that were meant for it.
+
+        Parameters:
+            upstream: The upstream that was found.
+        """
         return replace(self, upstream=replace(upstream, fields=self.upstream.fields), seek=False)
 
 

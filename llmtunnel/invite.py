@@ -91,7 +91,11 @@ class Invite:
 
     @classmethod
     def generate(cls, signal: str = DEFAULT_SIGNAL) -> Self:
-        """A new one. Raises `SettingError` where ``signal`` is no signal server's address."""
+        """Make a new one. Raises `SettingError` where ``signal`` is no signal server's address.
+
+        Parameters:
+            signal: The signal server where the two meet, ``wss://host`` or ``ws://host:port``.
+        """
         number = 10 ** (DIGITS - 1) + secrets.randbelow(9 * 10 ** (DIGITS - 1))
         return cls(room=f"invite-{number}", secret=_new_secret(), signal=signal)
 
@@ -106,6 +110,9 @@ class Invite:
         Any case and any separators do, also within the number; so do words run together, and what stands before the
         number, such as ``llmtunnel proxy``. A word may have one letter too many, too few, wrong or swapped, or be
         told by its first three or more, where that leaves one word; but a code that ends within a word was cut off.
+
+        Parameters:
+            text: The code, or a line with it.
         """
         if len(text) > LONGEST:
             raise SettingError("The text is too long for a code.", hint=_LIKE)

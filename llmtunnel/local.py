@@ -60,14 +60,22 @@ class Local:
 
 
 def toy(port: int = 0) -> Local:
-    """A toy model server on 127.0.0.1, as ``llmtunnel toy``; port 0 takes a free one. Raises `AddressInUse`."""
+    """Start a toy model server on 127.0.0.1, as ``llmtunnel toy``. Raises `AddressInUse`.
+
+    Parameters:
+        port: Where it listens. 0 takes a free port.
+    """
     from .cli.toy import Toy
 
     return Local("toy model server", Toy(port=port))
 
 
 def signal(port: int = 0) -> Local:
-    """A signal server on 127.0.0.1, as ``llmtunnel signal``; port 0 takes a free one. Raises `OSError`."""
+    """Start a signal server on 127.0.0.1, as ``llmtunnel signal``. Raises `OSError`.
+
+    Parameters:
+        port: Where it listens. 0 takes a free port.
+    """
     from signal_server.server import SignalServer
 
     return Local("signal server", SignalServer(port=port))

@@ -49,17 +49,17 @@ class Handle(Generic[T]):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """See `aio.Tunnel.loop`."""
+        """The loop that it runs on."""
         return self._tunnel.loop
 
     @property
     def status(self) -> Status:
-        """See `aio.Tunnel.status`."""
+        """The present: phase, peers, counts of requests and bytes; from any thread."""
         return self._tunnel.status
 
     @property
     def url(self) -> str:
-        """See `aio.Tunnel.url`."""
+        """Proxy: where it listens, ``http://127.0.0.1:8000``. Serve: the upstream's address."""
         return self._tunnel.url
 
     def requests(self, limit: int = RECORDS) -> list[dict[str, str | float | None]]:
@@ -89,24 +89,46 @@ class Handle(Generic[T]):
     plot.__doc__ = aio.Tunnel.plot.__doc__
 
     def active_requests(self) -> tuple[ActiveRequest, ...]:
-        """See `aio.Tunnel.active_requests`."""
+        """The requests under way, oldest first; from any thread."""
         return self._tunnel.active_requests()
 
     def subscribe(self, callback: Callable[[Notice], None]) -> aio.Unsubscribe:
-        """See `aio.Tunnel.subscribe`; the callback is called on the tunnel's loop, in its thread."""
+        """Call a function with every notice from now on, on the tunnel's loop, in its thread. Returns what ends that.
+
+        Parameters:
+            callback: Called with each `Notice`. It must not block.
+        """
         return self._tunnel.subscribe(callback)
 
     def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = aio.WAIT, quiet: bool = False) -> None:
-        """See `aio.Tunnel.wait`."""
+        """Return when the tunnel is in this phase or further.
+
+        From 3 s on, standard error says in a line what is waited for, and again when that changes.
+
+        Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` where there is no such phase, or what the tunnel
+        failed with.
+
+        Parameters:
+            phase: A `Phase`, or its name, such as "ready".
+            timeout: Seconds to wait. None: no limit.
+            quiet: Say nothing meanwhile.
+        """
         _refuse(self._hold.stuck, "wait")
         self._hold.call(self._tunnel.wait(phase, timeout=timeout, quiet=quiet))
 
     def reconnect(self) -> None:
-        """See `aio.Tunnel.reconnect`; returns at once."""
+        """Drop every connection and come again; returns at once. Requests under way end with an error.
+
+        Raises `TunnelError` where the tunnel is not running.
+        """
         self._do("reconnect", self._tunnel.reconnect)
 
     def close(self) -> None:
-        """See `aio.Tunnel.aclose`; after the last handle the loop thread ends too."""
+        """End in order: requests under way end with an error, the peers are told, the room is left. Once is enough.
+
+        After the last handle the loop thread ends too. In a process that was forked since, it does nothing: the tunnel
+        is its parent's.
+        """
         _refuse(self._hold.stuck, "close", twin="aclose")
         self._hold.close()
 
@@ -154,15 +176,25 @@ class Server(Handle[aio.Server]):
 
     @property
     def invite(self) -> Invite | None:
-        """See `aio.Server.invite`."""
+        """What lets a proxy in; None where room and secret were chosen. Its ``code`` is for the user alone."""
         return self._tunnel.invite
 
     def renew_invite(self) -> Invite:
-        """See `aio.Server.renew_invite`."""
+        """Make another code for who comes from now on, in the same room; who is in stays. Raises `SettingError`.
+
+        Where serve was started for ``once`` or until it ``expires``: the new one is for one proxy again, and stays.
+        """
         return self._do("renew_invite", self._tunnel.renew_invite)
 
     def kick(self, peer: str) -> None:
-        """See `aio.Server.kick`."""
+        """End the session of a peer and keep its handle out. Raises `PeerNotFound`.
+
+        The handle is known by its certificate, which is new for each. Who holds the code comes back with another
+        handle, in the same process too: call `renew_invite` as well.
+
+        Parameters:
+            peer: The peer's name, as in `Status.peers`.
+        """
         self._do("kick", partial(self._tunnel.kick, peer))
 
 
@@ -171,11 +203,15 @@ class Proxy(Handle[aio.Proxy]):
 
     @property
     def openai_base_url(self) -> str:
-        """See `aio.Proxy.openai_base_url`."""
+        """What an OpenAI client takes as its ``base_url``."""
         return self._tunnel.openai_base_url
 
     def models(self) -> tuple[str, ...]:
-        """See `aio.Proxy.models`."""
+        """The models that the other side serves, listed in OpenAI's way or Ollama's; empty where it lists none.
+
+        Asked through the tunnel itself, so that no key of the listener's is needed. Raises `PeerNotFound` or another
+        `PeerError`, or `UpstreamError`.
+        """
         _refuse(self._hold.stuck, "models")
         return self._hold.call(self._tunnel.models())
 
@@ -186,7 +222,16 @@ class Proxy(Handle[aio.Proxy]):
     chat.__doc__ = aio.Proxy.chat.__doc__
 
     def environ(self, *, api_key: str | None = None) -> Environ:
-        """See `aio.Proxy.environ`."""
+        """Have OpenAI's and Ollama's clients in this process use the proxy: from now on, or within a ``with``.
+
+        Sets OPENAI_BASE_URL, OPENAI_API_BASE, OLLAMA_HOST and OLLAMA_API_BASE. Sets OPENAI_API_KEY and OLLAMA_API_KEY
+        too: a key for OpenAI or Ollama itself must not go to the other side. Adds the listener to NO_PROXY and
+        no_proxy, so that no HTTP proxy that the environment names gets the requests.
+
+        Parameters:
+            api_key: The key for OPENAI_API_KEY and OLLAMA_API_KEY. None: what the listener asks for, or else a word
+                that means nothing.
+        """
         return self._tunnel.environ(api_key=api_key)
 
 

@@ -157,7 +157,7 @@ class Tunnel(ABC):
     def requests(self, limit: int = RECORDS) -> list[dict[str, str | float | None]]:
         """Return the last requests that ended, oldest first, as rows: ``pandas.DataFrame(proxy.requests())``.
 
-        ``limit``: how many at most; the tunnel remembers the last 500. Call it from any thread.
+        Call it from any thread.
 
         Columns; all that end in ``_ms`` are milliseconds from the request's head, and None where that was not reached:
 
@@ -177,11 +177,18 @@ class Tunnel(ABC):
         - ``duration_ms``: until the end
         - ``bytes_up``, ``bytes_down``: sizes of the request's and the response's body
         - ``total_up``, ``total_down``: what their Content-Length says; None where there is none
+
+        Parameters:
+            limit: How many requests at most. The tunnel remembers the last 500.
         """
         return [record.as_dict() for record in self._ledger.records(limit)]
 
     def records(self, limit: int = RECORDS) -> tuple[RequestRecord, ...]:
-        """Return the same requests as values, with their header fields: names, and the values of a few."""
+        """Return the same requests as values, with their header fields: names, and the values of a few.
+
+        Parameters:
+            limit: How many requests at most. The tunnel remembers the last 500.
+        """
         return self._ledger.records(limit)
 
     def history(self) -> list[dict[str, float | None]]:
@@ -208,7 +215,11 @@ class Tunnel(ABC):
         return self._ledger.active()
 
     def subscribe(self, callback: Callable[[Notice], None]) -> Unsubscribe:
-        """Have every notice from now on, on this loop; the callback must not block. Returns what ends that."""
+        """Call a function with every notice from now on, on this loop. Returns what ends that.
+
+        Parameters:
+            callback: Called with each `Notice`. It must not block.
+        """
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback) if callback in self._subscribers else None
 
@@ -559,10 +570,13 @@ class Server(Tunnel):
         return self._invite
 
     def kick(self, peer: str) -> None:
-        """End the session of a peer, by its name in `Status.peers`, and keep its handle out. Raises `PeerNotFound`.
+        """End the session of a peer and keep its handle out. Raises `PeerNotFound`.
 
         The handle is known by its certificate, which is new for each. Who holds the code comes back with another
         handle, in the same process too: call `renew_invite` as well.
+
+        Parameters:
+            peer: The peer's name, as in `Status.peers`.
         """
         self._refuse_forked()
         if not self._room.put_out(peer):
@@ -692,9 +706,12 @@ class Proxy(Tunnel):
         """Have OpenAI's and Ollama's clients in this process use the proxy: from now on, or within a ``with``.
 
         Sets OPENAI_BASE_URL, OPENAI_API_BASE, OLLAMA_HOST and OLLAMA_API_BASE. Sets OPENAI_API_KEY and OLLAMA_API_KEY
-        to ``api_key`` (default: what the listener asks for, else a word that means nothing): a key for OpenAI or Ollama
-        itself must not go to the other side. Adds the listener to NO_PROXY and no_proxy, so that no HTTP proxy that the
-        environment names gets the requests.
+        too: a key for OpenAI or Ollama itself must not go to the other side. Adds the listener to NO_PROXY and
+        no_proxy, so that no HTTP proxy that the environment names gets the requests.
+
+        Parameters:
+            api_key: The key for OPENAI_API_KEY and OLLAMA_API_KEY. None: what the listener asks for, or else a word
+                that means nothing.
         """
         from .environment import for_clients
 

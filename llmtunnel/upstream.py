@@ -105,7 +105,11 @@ class Upstream:
     ) -> Upstream:
         """Read what a person writes: a URL, host:port, a port, or a name of `NAMED`. Raises `SettingError`.
 
-        ``headers`` are lines as `parse_header` reads them.
+        Parameters:
+            text: The address.
+            ca_file: For https, a PEM file with the authorities to trust in place of the system's.
+            insecure: For https, whether to take any certificate.
+            headers: Fields that each request gets, each as ``Name: value``.
         """
         scheme, host, port, base_path = _parse_address(text.strip())
         return cls(
@@ -137,6 +141,9 @@ class Upstream:
         """The target as this upstream gets it: the base path and ``target``, byte for byte, never resolved.
 
         Raises `ProtocolError` where it neither is ``*`` nor begins with ``/``: none names another origin.
+
+        Parameters:
+            target: The target of a request's first line: a path, with its query.
         """
         if not _TARGET.fullmatch(target):
             raise ProtocolError(f"The request target is not a path: {target[:80]!r}.")
