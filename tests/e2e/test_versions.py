@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -127,8 +128,10 @@ def test_a_get_a_post_and_a_stream_pass_between_versions(pair: Pair) -> None:
     assert pair.upstream.requests[-1].target == b"/plain?a=%2F"
     assert pair.upstream.requests[-1].values(b"x-client") == [b"yes"]
 
-    sent = pattern(0, 3_000_000)  # each way more than the credit of a stream
-    assert fetch(address, sized(b"POST", b"/echo", sent)).body == sent
+    sent = pattern(0, 3_000_000)  # more than the credit of a stream, as is what comes back
+    assert fetch(address, sized(b"POST", b"/up", sent)).body == b"ok"
+    assert pair.upstream.requests[-1].digest == sha256(sent).hexdigest()
+    assert fetch(address, request(b"GET", b"/big?size=3000000")).body == (pattern(0, 1 << 16) * 46)[:3_000_000]
 
     with Client(address) as client:  # each event is sent only once the one before it has come
         client.send(request(b"GET", b"/acknowledged?count=5"))
