@@ -306,7 +306,7 @@ class Exchange:
         """Tell the client: with a response where it has seen none, by breaking its connection where it has."""
         self._entry.error = told.message
         if self._entry.status is None:
-            head, body = told.response()
+            head, body = told.response(None if self._is_warm else self._request.head)
             self._entry.status = head.status
             if self._is_warm:
                 self._end_by_event(head.status, body)

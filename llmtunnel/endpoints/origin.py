@@ -292,7 +292,7 @@ class _Exchange:
         if self._entry.status is not None:
             self._stream.reset(code, exc.message)
             return
-        head, body = told.response()
+        head, body = told.response(self._stream.request)
         await self._send_head(head)
         if self._stream.request.method != b"HEAD":
             await self._pass_on(body)

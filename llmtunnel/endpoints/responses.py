@@ -1,4 +1,7 @@
-"""The gateway's own answers: JSON in the form that OpenAI's clients show, saying what to do next. Pure."""
+"""The tunnel's own answers, which say what to do next. Pure.
+
+A browser that navigates gets a page, everything else JSON in the form that OpenAI's clients show.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from http import HTTPStatus
 from typing import Final
 
 from ..errors import ErrorCode, PeerLost, PeerNotFound, ProtocolError, StreamReset, TooManyStreams, TunnelError
-from ..protocol.heads import Fields, ResponseHead
+from ..protocol.heads import Fields, RequestHead, ResponseHead
 from .encoding import encode_response
 from .http1 import BadMessage
+from .page import navigates, page
 
 RETRY_AFTER: Final = 2
 """Seconds after which a client may ask again: a serve that was restarted is back by then, or soon after."""
@@ -28,17 +32,23 @@ class Failure:
     retry_after: int | None = None
     """Seconds after which to ask again; a 503 always tells `RETRY_AFTER`."""
 
-    def response(self) -> tuple[ResponseHead, bytes]:
-        """Head and body."""
-        error = {"message": self.message, "type": "tunnel_error", "code": self.code}
-        body = json.dumps({"error": error}, ensure_ascii=False).encode() + b"\n"
-        fields: Fields = ((b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body)))
+    def response(self, request: RequestHead | None = None) -> tuple[ResponseHead, bytes]:
+        """Head and body. ``request``: what they answer; a browser that shows the answer gets a page."""
+        if request is not None and navigates(request):
+            fields, body = page(request, status=self.status, code=self.code, message=self.message)
+        else:
+            fields, body = self._json()
         wait = RETRY_AFTER if self.status == HTTPStatus.SERVICE_UNAVAILABLE else self.retry_after
         if wait is not None:
             fields += ((b"Retry-After", b"%d" % wait),)
         if self.status == HTTPStatus.UNAUTHORIZED:
             fields += ((b"WWW-Authenticate", b'Bearer realm="llmtunnel"'),)
         return ResponseHead(status=self.status, reason=standard_reason(self.status), fields=fields), body
+
+    def _json(self) -> tuple[Fields, bytes]:
+        error = {"message": self.message, "type": "tunnel_error", "code": self.code}
+        body = json.dumps({"error": error}, ensure_ascii=False).encode() + b"\n"
+        return ((b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body))), body
 
     def encode(self) -> bytes:
         """The response to bytes that were no request, or came where none is taken: the connection closes."""
