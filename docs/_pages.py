@@ -93,6 +93,7 @@ def list_parameters(app: Sphinx, what: str, name: str, obj: object, options: obj
 
 class _Generated(SphinxDirective):
     def run(self) -> list[nodes.Node]:
+        self.env.note_reread()  # what it is made of is code
         return self.parse_text_to_nodes("\n".join(self.lines()), allow_section_headings=True)
 
     def lines(self) -> Iterator[str]:
@@ -126,16 +127,24 @@ class Settings(_Generated):
     """Every option once: flag, variable, parameter, default."""
 
     def lines(self) -> Iterator[str]:
-        sides = {"serve": declared(ServeOptions), "proxy": declared(ProxyOptions)}
-        yield "| flag | of | environment | Python | default |"
-        yield "|---|---|---|---|---|"
-        for name in dict.fromkeys([*sides["serve"], *sides["proxy"]]):
-            of = [side for side, its in sides.items() if name in its]
-            each = sides[of[0]][name]
-            for suffix, value in (("", f"`{name}` | {default(each)}"), *([("-file", "|")] if each.file else [])):
-                variable = f"`{each.variable}{suffix.replace('-', '_').upper()}`" if each.env else ""
-                flag = f"{{option}}`{each.flag}{suffix} <llmtunnel {of[0]} {each.flag}{suffix}>`"
-                yield f"| {flag} | {', '.join(of)} | {variable} | {value} |"
+        serve, proxy = declared(ServeOptions), declared(ProxyOptions)
+        for title, command, named in (
+            ("Serve and proxy", "serve", [name for name in serve if name in proxy]),
+            ("Serve", "serve", [name for name in serve if name not in proxy]),
+            ("Proxy", "proxy", [name for name in proxy if name not in serve]),
+        ):
+            yield f"## {title}\n\n| flag | environment | Python | default |\n|---|---|---|---|"
+            for name in named:
+                yield from self._rows(command, (serve | proxy)[name])
+            yield ""
+
+    @staticmethod
+    def _rows(command: str, each: Option) -> Iterator[str]:
+        rows = [("", f"`{each.name}` | {default(each)}"), *([("-file", "|")] if each.file else [])]
+        for suffix, rest in rows:
+            variable = f"`{each.variable}{suffix.replace('-', '_').upper()}`" if each.env else ""
+            flag = f"{each.flag}{suffix}"
+            yield f"| {{option}}`{flag} <llmtunnel {command} {flag}>` | {variable} | {rest} |"
 
 
 class Events(_Generated):
