@@ -31,8 +31,9 @@ test-portable: build  ## Run the tests that need nothing but Python, as on macOS
 	$(BIN)/python -m tests.portable
 
 dist: build  ## Build the source archive and the wheel into dist/, and check them
-	rm -rf dist build ./*.egg-info
-	$(BIN)/python -m build
+	rm -rf dist build/source
+	$(BIN)/python -m tools.release source build/source
+	$(BIN)/python -m build --outdir dist build/source
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/check-wheel-contents dist/*.whl
 

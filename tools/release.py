@@ -1,12 +1,15 @@
-"""What has to agree before a version is released, and the text of its release.
+"""What has to agree before a version is released, and what is made for its release.
 
-python -m tools.release check v0.2.0    # says what is missing, with exit status 1
-python -m tools.release notes v0.2.0    # the version's part of CHANGELOG.md, as Markdown
+python -m tools.release check v0.2.0          # says what is missing, with exit status 1
+python -m tools.release notes v0.2.0          # the version's part of CHANGELOG.md, as Markdown
+python -m tools.release source build/source   # copies the checkout, with a README for the package index
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -41,25 +44,45 @@ def missing(tag: str, *, changelog: str, citation: str, released: bool) -> list[
     return problems
 
 
+def absolute(markdown: str, tag: str) -> str:
+    """Return the text for a page without files beside it: its links lead to the repository as it is at the tag."""
+    markdown = re.sub(r"(!\[[^\]]*\]\()(?![a-z]+:|#)", rf"\g<1>{install.REPOSITORY}/raw/{tag}/", markdown)
+    return re.sub(r"\]\((?![a-z]+:|#)", f"]({install.REPOSITORY}/blob/{tag}/", markdown)
+
+
 def notes(changelog: str, tag: str) -> str:
-    """Return the tag's part of the changelog; links to files lead to the repository as it is at the tag."""
-    _, text = section(changelog, tag.removeprefix("v"))
-    return re.sub(r"\]\((?![a-z]+:|#)", f"]({install.REPOSITORY}/blob/{tag}/", text)
+    """Return the tag's part of the changelog."""
+    return absolute(section(changelog, tag.removeprefix("v"))[1], tag)
+
+
+def copy_source(to: Path) -> None:
+    """Copy all files that git knows or would add, and have README lead to the repository, not to files beside it."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():  # git still lists what was deleted a moment ago
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+    readme = to / "README.md"
+    readme.write_text(absolute(readme.read_text("utf-8"), f"v{__version__}"), "utf-8")
 
 
 def main(arguments: list[str]) -> int:
     """Run a command; the exit status."""
-    if len(arguments) != 2 or arguments[0] not in ("check", "notes"):
+    if len(arguments) != 2 or arguments[0] not in ("check", "notes", "source"):
         print(__doc__, file=sys.stderr)
         return 2
-    command, tag = arguments
+    command, what = arguments
+    if command == "source":
+        copy_source(Path(what))
+        return 0
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
     citation = (ROOT / "CITATION.cff").read_text("utf-8")
     if command == "notes":
-        print(notes(changelog, tag))
+        print(notes(changelog, what))
         return 0
-    problems = missing(tag, changelog=changelog, citation=citation, released=install.RELEASED)
-    print("\n".join(problems) or f"{tag} can be released.", file=sys.stderr if problems else sys.stdout)
+    problems = missing(what, changelog=changelog, citation=citation, released=install.RELEASED)
+    print("\n".join(problems) or f"{what} can be released.", file=sys.stderr if problems else sys.stdout)
     return 1 if problems else 0
 
 

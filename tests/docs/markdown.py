@@ -47,7 +47,14 @@ def pages() -> list[Path]:
 
 def texts() -> Iterator[tuple[Path, str]]:
     """Every text that has links: each file, and its Markdown. Of a notebook its Markdown cells."""
-    further = ("SECURITY", "CODE_OF_CONDUCT", "ARCHITECTURE", "CHANGELOG", "signal_server/README", "llmtunnel/protocol/README")
+    further = (
+        "SECURITY",
+        "CODE_OF_CONDUCT",
+        "ARCHITECTURE",
+        "CHANGELOG",
+        "signal_server/README",
+        "llmtunnel/protocol/README",
+    )
     for file in [*pages(), *(ROOT / f"{name}.md" for name in further)]:
         yield file, without_blocks(file.read_text("utf-8"))
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,25 @@ def test_the_notes_are_the_versions_part_alone_and_lead_to_its_files() -> None:
         f"### New\n\n- One thing, told [here]({there}) and [there](https://example.org/x)."
     )
     assert release.notes(CHANGELOG, "v0.2.0") == "- Another thing."
+
+
+def test_links_of_a_page_without_files_beside_it_lead_to_the_repository() -> None:
+    text = "![a](docs/a.svg) [![b](https://b.example/b.svg)](https://b.example) [c](docs/c.md#d) [e](#e)"
+    there = install.REPOSITORY
+    assert release.absolute(text, "v1") == (
+        f"![a]({there}/raw/v1/docs/a.svg) [![b](https://b.example/b.svg)](https://b.example)"
+        f" [c]({there}/blob/v1/docs/c.md#d) [e](#e)"
+    )
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a checkout by git")
+def test_the_source_that_is_published_is_the_checkout_but_for_readmes_links(tmp_path: Path) -> None:
+    release.copy_source(tmp_path)
+    for name in ("pyproject.toml", "llmtunnel/version.py", "tests/tools/test_release.py", ".github/workflows/ci.yml"):
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
+    readme = (tmp_path / "README.md").read_text("utf-8")
+    assert f"]({install.REPOSITORY}/blob/v{__version__}/SECURITY.md)" in readme
+    assert not re.search(r"\]\((?![a-z]+:|#)", readme)
 
 
 def test_this_version_is_the_changelogs_newest_and_the_citations() -> None:
