@@ -103,14 +103,18 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:.1f}"
 
 
-def main(arguments: list[str]) -> None:
-    """Fetch, and print."""
+def main(arguments: list[str]) -> int:
+    """Fetch, and print; the exit status."""
+    if len(arguments) > 1 or not all(Path(one).exists() for one in arguments):
+        print(__doc__, file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", folder]
         subprocess.run([*pip, arguments[0] if arguments else str(ROOT)], check=True)
         parts = {part.name: part for part in map(read, Path(folder).glob("*.whl"))}
     print(table(parts))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -10,6 +10,7 @@ from llmtunnel import install
 from llmtunnel.version import __version__
 from tools import release
 
+from ..portable import LEFT_OUT
 from ..support.processes import ROOT
 
 CHANGELOG = """# Changelog
@@ -114,3 +115,7 @@ def test_each_command_that_a_workflow_runs_is_there() -> None:
     modules = set(re.findall(r"python -m ((?:tests|tools)\.\w+)", text))
     assert modules >= {"tests.portable", "tools.release", "tools.try_wheel"}
     assert all((ROOT / module.replace(".", "/")).with_suffix(".py").is_file() for module in modules)
+
+
+def test_what_the_portable_tests_leave_out_is_there() -> None:
+    assert [name for name in LEFT_OUT if not (ROOT / "tests" / name).exists()] == []
