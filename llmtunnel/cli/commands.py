@@ -44,6 +44,8 @@ ANY_SITE: Final = (
     " open your page by http://localhost instead, or give it an --api-key"
 )
 
+NAMES_SIGNAL: Final = "The code names this signal server. Check that its end, after the @, is not missing."
+
 Work = Coroutine[Any, Any, int]
 Running = ServeCommand | ProxyCommand | DoctorCommand | DemoCommand | ToyCommand
 Command = Running | InviteCommand | SignalCommand
@@ -160,7 +162,7 @@ def _doubt(notice: Notice, settings: ProxySettings, console: Console) -> None:
         case Waiting() if settings.room.startswith(ROOM) and settings.signal == DEFAULT_SIGNAL:
             console.hint(MAYBE_CUT)
         case Reconnecting(what="signal server") if settings.room.startswith(ROOM) and settings.signal != DEFAULT_SIGNAL:
-            console.hint("The code names this signal server. Check that its end, after the @, is not missing.")
+            console.hint(NAMES_SIGNAL)
 
 
 async def _doctor(command: DoctorCommand, console: Console) -> int:
@@ -220,7 +222,7 @@ def _show_invite(server: Server, invite: Invite, console: Console, command: Serv
             console.say(f"invite: the one that was given, {invite.room}{ends}\n")
             return
         console.record(shown)
-        console.show_invite(f"invite: {shown.code}{ends}\non your laptop, run:\n{shown.command}\n")
+        console.show_invite(f"invite: {shown.code}\non your laptop, run{ends}:\n{shown.command}\n")
 
     unsubscribe = server.subscribe(show)
 

@@ -57,4 +57,4 @@ def _table(findings: tuple[Finding, ...]) -> Table:
 def _text(words: str, style: str = "") -> Text:
     from rich.text import Text
 
-    return Text(words, style=style)  # what servers say is no markup
+    return Text(words, style=style, overflow="fold")  # what servers say is no markup; no address of theirs is cut

@@ -13,11 +13,14 @@ import textwrap
 
 import pytest
 
-from llmtunnel.cli import commands
+from llmtunnel.cli import commands, main
+from llmtunnel.cli.commands import NAMES_SIGNAL
 from llmtunnel.cli.console import Console
-from llmtunnel.cli.options import ServeCommand, parse
+from llmtunnel.cli.options import ProxyCommand, ServeCommand, parse
 from llmtunnel.endpoints import discovery
 from llmtunnel.endpoints.discovery import Found
+from llmtunnel.invite import EXAMPLE, MAYBE_CUT
+from llmtunnel.status import Notice, Reconnecting, Role, Waiting
 from llmtunnel.upstream import NAMED
 
 from ..support.ports import free_port
@@ -58,6 +61,69 @@ def test_a_command_that_runs_nothing_says_so_and_ends(
     process = launch(started, *arguments)
     process.wait_line(said)
     assert process.wait_exit() == status
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "serv",
+        "--verison",
+        "serve ollama --polcy openai",
+        "serve ollama --policy opnai",
+        "serve ollama --policy",
+        "serve ollama vllm",
+        "serve olama",
+        "serve http://",
+        "serve --expires tomorrow",
+        "serve --max-requests none",
+        "serve --allow v1",
+        "serve --upstream-header @/nonexistent",
+        "proxy hello",
+        "proxy 4821309-tulip-mango-onion-ced",
+        "proxy --invite-file /nonexistent",
+        "proxy --invite-file /",
+        f"proxy {EXAMPLE} --secret x",
+        f"proxy {EXAMPLE} --signal http://x",
+        f"proxy {EXAMPLE} --listen 127.0.0.1:99999",
+        f"proxy {EXAMPLE} --listen 0.0.0.0:0",
+        "doctor --turn x",
+        "demo now",
+        "toy --listen x:y",
+    ],
+)
+def test_a_mistake_is_an_error_and_what_to_do_in_few_lines(line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    told = capfd.readouterr()
+    message, *hint = told.err.splitlines()
+    assert message.startswith("error: ") and message.endswith(".")
+    assert 1 <= len(hint) <= 2
+    assert not told.out
+
+
+@pytest.mark.parametrize(
+    ("code", "notice", "hint"),
+    [
+        (EXAMPLE, Waiting(room="r", role=Role.PROXY), MAYBE_CUT),
+        (EXAMPLE, Reconnecting(what="signal server", reason="r", delay=1), ""),
+        (f"{EXAMPLE}@signal.example", Reconnecting(what="signal server", reason="r", delay=1), NAMES_SIGNAL),
+        (f"{EXAMPLE}@signal.example", Reconnecting(what="peer", reason="r", delay=1), ""),
+        (f"{EXAMPLE}@signal.example", Waiting(room="r", role=Role.PROXY), ""),
+    ],
+)
+def test_where_the_end_of_a_code_may_be_missing_proxy_says_so_once(code: str, notice: Notice, hint: str) -> None:
+    people, command = io.StringIO(), parse(["proxy", code], {})
+    assert isinstance(command, ProxyCommand)
+    console = Console(stream=people)
+    for _ in range(2):
+        commands._doubt(notice, command.settings, console)
+    assert people.getvalue() == (f"{hint}\n" if hint else "")
+
+
+def test_a_proxy_that_does_not_reach_the_codes_signal_server_names_the_codes_end(started: Processes) -> None:
+    proxy = launch(started, "proxy", f"{EXAMPLE}@ws://127.0.0.1:{free_port()}", "--listen", "127.0.0.1:0")
+    proxy.wait_line(NAMES_SIGNAL)
+    proxy.interrupt()
+    assert proxy.wait_exit() == 130
 
 
 def test_the_installed_names_are_this_command_line() -> None:

@@ -60,7 +60,8 @@ def test_the_code_that_serve_shows_is_all_that_a_proxy_needs(processes: Processe
 def test_people_are_shown_the_code_and_what_to_type(processes: Processes, own_upstream: Upstream) -> None:
     flags = ("--upstream", own_upstream.url, "--signal", processes.signal().url, "--once", "--expires", "8h")
     serve = processes.start("-m", "llmtunnel", "serve", *flags, name="serve")
-    code, end = serve.wait_line(r"^invite: (\S+) \((.*)\)$").groups()
+    code = serve.wait_line(r"^invite: (\S+)$")[1]
+    end = serve.wait_line(r"^on your laptop, run \((.*)\):$")[1]
     assert serve.wait_line(r"^llmtunnel proxy (\S+)$")[1] == code
     assert end.startswith("for one proxy, until 20")
 
