@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from .. import descriptors
 from ..config import ProxySettings, Settings
 from ..errors import SettingError, TunnelError
 from ..invite import DEFAULT_SIGNAL, MAYBE_CUT, ROOM, Invite
@@ -45,6 +46,10 @@ ANY_SITE: Final = (
 )
 
 NAMES_SIGNAL: Final = "The code names this signal server. Check that its end, after the @, is not missing."
+
+LOOKING: Final = "Looking at the network. What does not answer takes up to 15 s.\n"
+PATIENCE: Final = 2.0
+"""Seconds that a command may say nothing."""
 
 Work = Coroutine[Any, Any, int]
 Running = ServeCommand | ProxyCommand | DoctorCommand | DemoCommand | ToyCommand
@@ -169,7 +174,12 @@ async def _doctor(command: DoctorCommand, console: Console) -> int:
     from ..doctor.checks import diagnose
     from .doctor import json_text, text
 
-    found = await diagnose(command.settings, upstream=command.upstream, address=command.listen, peer=command.peer)
+    # On standard error, since the table is what the command is for, and may be read by a program.
+    waiting = asyncio.get_running_loop().call_later(PATIENCE, descriptors.write, sys.stderr, LOOKING)
+    try:
+        found = await diagnose(command.settings, upstream=command.upstream, address=command.listen, peer=command.peer)
+    finally:
+        waiting.cancel()
     if command.view.json:
         console.write(json_text(found))
     else:

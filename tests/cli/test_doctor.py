@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from llmtunnel.cli import main
+from llmtunnel.cli.commands import LOOKING
 from llmtunnel.cli.doctor import json_text, text
 from llmtunnel.cli.options import DoctorCommand, parse
 from llmtunnel.config import DEFAULT_LISTEN, DEFAULT_SIGNAL
@@ -128,6 +131,16 @@ def test_a_room_that_is_full_is_told_as_that(started: Processes) -> None:
     started.proxy("r", signal).process.wait_event("ready")
     _, found = asked(started, "--room", "r", "--signal", signal)
     assert serve_row(found)["verdict"] == "poor" and "is full" in serve_row(found)["detail"]
+
+
+def test_a_long_look_is_told_of_on_standard_error(started: Processes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes the connection, and says nothing
+        address = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+        doctor = started.command("doctor", "--signal", address, "--stun", "none", "--listen", "127.0.0.1:0")
+        doctor.wait_line(f"^{re.escape(LOOKING.strip())}$")
+        assert doctor.wait_exit() == 1
+    assert doctor.errors == [LOOKING.strip()]
+    assert len(doctor.lines) == 1
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a machine that can be put offline")

@@ -339,9 +339,10 @@ async def test_frames_are_left_out_while_the_terminal_takes_none_and_what_was_sa
 
 
 @pytest.mark.parametrize("columns", range(20, 151, 13))
-async def test_the_longest_code_is_copied_whole_at_any_width(columns: int) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_the_longest_code_is_copied_whole_at_any_width(columns: int, elsewhere: bool) -> None:
     words = sorted(WORDS, key=len)[-COUNT:]
-    code = f"4821309-{'-'.join(words)}@ws://{'h' * 253}:65535/{'p' * 256}"
+    code = f"4821309-{'-'.join(words)}" + (f"@ws://{'h' * 253}:65535/{'p' * 256}" if elsewhere else "")
     assert Invite.parse(code).code == code
     settings = ProxySettings(room="x", signal="ws://127.0.0.1:1", ice=IceServers(stun=()))
     screen = Emulator(columns, 60)
