@@ -143,10 +143,14 @@ class SettingError(TunnelError):
 class AddressInUse(SettingError):
     """The address to listen on is taken."""
 
-    def __init__(self, address: str, *, next_free: int | None) -> None:
-        hint = f"Use --listen {next_free}" if next_free else "Choose another port with --listen"
-        hint += ", or stop the program that uses it."
-        super().__init__(f"{address} is in use by another program or tunnel.", hint=hint)
+    def __init__(self, address: str, *, next_free: int | None, own: bool = False) -> None:
+        user, stop = "another program or tunnel", "stop the program that uses it"
+        if own:
+            user, stop = "another proxy of this process", "close that one: %tunnel stop all closes all of them"
+        hint = "Choose another port with --listen (in Python: listen=)"
+        if next_free:
+            hint = f"Use --listen {next_free} (in Python: listen={next_free})"
+        super().__init__(f"{address} is in use by {user}.", hint=f"{hint}, or {stop}.")
         self.address = address
         self.next_free = next_free
 

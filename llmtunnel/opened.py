@@ -49,6 +49,12 @@ def running() -> tuple[Opened, ...]:
     return tuple(_opened)
 
 
+def listens(address: str) -> bool:
+    """Whether one of them is a proxy at the port of this address."""
+    proxies = (each.tunnel for each in running() if isinstance(each.settings, ProxySettings))
+    return any(tunnel.url.rpartition(":")[2] == address.rpartition(":")[2] for tunnel in proxies)
+
+
 def others() -> tuple[Tunnel, ...]:
     """The tunnels of this process that no blocking call has opened: `aio`'s, each on a loop of its user's."""
     ours = {each.tunnel for each in running()}

@@ -18,7 +18,7 @@ from . import aio, descriptors, nested, opened, runtime
 from .config import ProxySettings, ServeSettings, Settings
 from .endpoints.ledger import RECORDS
 from .environment import Environ
-from .errors import TunnelError
+from .errors import AddressInUse, TunnelError
 from .given import chosen
 from .invite import Invite
 from .option import CALL, accepts, option, options
@@ -320,6 +320,9 @@ def _open(
         handle = _noted(handle_of(hold.call(_started(make, settings)), hold), settings, given=chosen)
         drawn = not given.quiet and _drawn(handle)
         hold.call(handle._tunnel.wait(phase, timeout=given.timeout, quiet=given.quiet or drawn))
+    except AddressInUse as exc:
+        hold.close()
+        raise AddressInUse(exc.address, next_free=exc.next_free, own=opened.listens(exc.address)) from exc.__cause__
     except BaseException:
         hold.close()
         raise

@@ -367,6 +367,8 @@ class Tunnel(ABC):
             await finish(partial(stop, *running), self._close_local)
         finally:
             self._closed = True
+            if self._error is None:
+                self._detail = ""  # what was waited for is waited for no more
             self._tell_totals()
             self._notify(Stopped(reason=str(self._error or "")))
 

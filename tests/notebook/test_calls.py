@@ -116,7 +116,8 @@ def test_a_proxy_of_another_room_or_port_stands_beside_it(notebook: Kernel, othe
     assert beside.text == ""
     assert fetch(f"http://127.0.0.1:{one}/a") == fetch(f"http://127.0.0.1:{two}/a") == b"/a"
     failed = notebook.fail(f"llmtunnel.proxy(room='another', listen={one}, **common)").failure
-    assert f"AddressInUse: 127.0.0.1:{one} is in use" in failed
+    assert f"AddressInUse: 127.0.0.1:{one} is in use by another proxy of this process." in failed
+    assert "%tunnel stop all" in failed
     notebook.run("more.close(); del more")
 
 
