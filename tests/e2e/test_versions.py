@@ -140,3 +140,25 @@ def test_a_get_a_post_and_a_stream_pass_between_versions(pair: Pair) -> None:
             assert next(events) == b"data: %d\n\n" % number
             pair.upstream.acknowledge()
         assert not list(events)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGSTOP")
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("pair", ["signal of this version"], indirect=True)
+def test_a_stream_between_versions_outlives_a_stop_of_one_side(pair: Pair) -> None:
+    with Client(pair.proxy.address) as client:
+        client.send(request(b"GET", b"/acknowledged?count=3"))
+        events = client.body(client.head(), b"GET")
+        assert next(events) == b"data: 0\n\n"
+        pair.serve.freeze()
+        pair.proxy.process.wait_event("suspended")
+        pair.upstream.acknowledge()
+        pair.serve.thaw()
+        pair.proxy.process.wait_event("resumed")
+        assert next(events) == b"data: 1\n\n"
+        pair.upstream.acknowledge()
+        assert next(events) == b"data: 2\n\n"
+        pair.upstream.acknowledge()
+        assert not list(events)
+    for side in (pair.serve, pair.proxy.process):
+        assert side.count("peer-lost") == 0
