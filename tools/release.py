@@ -22,7 +22,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 
 def section(changelog: str, version: str) -> tuple[str, str]:
     """Return what stands behind the version in its heading, and the text below it; both are empty without a heading."""
-    found = re.search(rf"^## \[{re.escape(version)}\] – (.+)\n((?:(?!^## ).*\n?)*)", changelog, re.MULTILINE)
+    found = re.search(rf"^## {re.escape(version)} – (.+)\n((?:(?!^## ).*\n?)*)", changelog, re.MULTILINE)
     return (found[1].strip(), found[2].strip()) if found else ("", "")
 
 
@@ -34,7 +34,7 @@ def missing(tag: str, *, changelog: str, citation: str, released: bool) -> list[
     if tag != f"v{__version__}":
         problems.append(f"The tag {tag} is not v{__version__}, which llmtunnel/version.py says.")
     if not text:
-        problems.append(f"CHANGELOG.md has nothing below a heading '## [{version}] – DATE'.")
+        problems.append(f"CHANGELOG.md has nothing below a heading '## {version} – DATE'.")
     elif not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
         problems.append(f"CHANGELOG.md dates {version} '{date}'. Write the day, as in 2026-12-31.")
     cited = (f"version: {version}", f"date-released: {date}")
