@@ -15,6 +15,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,10 @@ from llmtunnel.cli.options import SignalCommand, parse
 from llmtunnel.invite import EXAMPLE, Invite
 from signal_server.cli import _parser as signal_parser
 
+from ..support.model_answers import OLLAMA_END, ndjson
 from ..support.processes import environment
+from ..support.raw_server import reply
+from ..support.upstream import Upstream
 from .markdown import Block, blocks, pages
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
@@ -43,7 +48,9 @@ shell.run_line_magic("tunnel", "stop all")
 class Place:
     """What stands beside a block that runs."""
 
-    def __init__(self, signal: str, upstream: str, code: str, url: str) -> None:
+    def __init__(self, signal: str, upstream: str, code: str, url: str, ollama: str) -> None:
+        self.ollama = ollama
+        """A proxy of a server with Ollama's interface; the other one has OpenAI's."""
         self._replaced = {
             "http://127.0.0.1:8000": url,
             EXAMPLE: code,
@@ -77,14 +84,23 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    with local.toy() as toy, local.signal() as signal:
+    said = [{"model": "llama3.2", "message": {"role": "assistant", "content": word}} for word in ("a", "b", "")]
+    lines = ndjson(*said[:2], said[2] | OLLAMA_END)
+    ollama = Upstream()
+    ollama.answers[b"/api/chat"] = reply(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n%b" % (len(lines), lines)
+    )
+    here = {"listen": "127.0.0.1:0", "stun": ()}
+    with closing(ollama), local.toy() as toy, local.signal() as signal:
         there = {"signal": signal.url, "stun": ()}
         with (
             llmtunnel.serve(toy.url, **there) as server,
-            llmtunnel.proxy(server.invite, listen="127.0.0.1:0", stun=()) as proxy,
+            llmtunnel.proxy(server.invite, **here) as proxy,
+            llmtunnel.serve(ollama.url, **there) as other,
+            llmtunnel.proxy(other.invite, **here) as other_proxy,
         ):
             assert server.invite is not None
-            yield Place(signal.url, toy.url, server.invite.code, proxy.url)
+            yield Place(signal.url, toy.url, server.invite.code, proxy.url, other_proxy.url)
 
 
 def of(*languages: str) -> pytest.MarkDecorator:
@@ -103,6 +119,11 @@ def test_every_block_is_of_a_kind_that_is_tested_or_says_why_not() -> None:
 @pytest.mark.timeout(PATIENCE + 10)
 def test_python_runs(block: Block, place: Place, tmp_path: Path) -> None:
     text = block.text
+    for package in ("ollama", "langchain_openai"):
+        if f"from {package} " in text and find_spec(package) is None:
+            pytest.skip(f"needs {package}: pip install '.[apps]'")
+    if "from ollama " in text:
+        text = text.replace("http://127.0.0.1:8000", place.ollama)
     if any(line.startswith("%") for line in text.splitlines()):
         text = IN_IPYTHON.format(text=text)
     place.run([sys.executable, "-c"], text, tmp_path)
