@@ -412,7 +412,8 @@ class Tunnel(ABC):
                     self._registered, self._signal_trouble = False, (reason, hint)
                 else:
                     self._trouble = (reason, hint)
-            case ErrorNotice(message=message, hint=hint):
+            case ErrorNotice(message=message, hint=hint) if not self._room.standing:
+                # Where somebody is in, another one who is not let in is no trouble of the tunnel's.
                 self._detail, self._trouble = _joined(message, hint), (message, hint)
         self._publish(notice)
         if isinstance(notice, PeerConnected) and len(self._room.sessions) == 1:

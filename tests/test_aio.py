@@ -10,7 +10,7 @@ import pytest
 
 from llmtunnel import aio
 from llmtunnel.cli.toy import Toy, ask
-from llmtunnel.config import ProxySettings
+from llmtunnel.config import ProxySettings, ServeSettings
 from llmtunnel.endpoints import discovery
 from llmtunnel.endpoints.ledger import RECORDS
 from llmtunnel.errors import (
@@ -37,11 +37,13 @@ from .support.embedded import (
     Heard,
     Upstream,
     descriptors,
+    fields_of,
     get,
     health,
     proxy,
     quicker,
     server,
+    settings,
     started,
     timers,
     until,
@@ -637,3 +639,21 @@ async def test_what_has_ended_or_not_begun_cannot_connect_anew() -> None:
         tunnel.reconnect()
     with pytest.raises(TunnelError, match="is stopped"):
         tunnel.reconnect()
+
+
+async def test_a_stranger_with_a_wrong_code_is_no_trouble_of_a_serve_that_has_a_proxy() -> None:
+    async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+        common = [fields_of(settings(signal.url, secret=secret)) for secret in ("the right one", "the wrong one")]
+        serve = aio.Server(ServeSettings(**common[0], upstream=Address.parse(upstream.url)))
+        bring, stranger = (aio.Proxy(ProxySettings(**fields, listen="127.0.0.1:0")) for fields in common)
+        heard = Heard()
+        serve.subscribe(heard)
+        async with started(serve, stranger):
+            await until(lambda: heard.of(ErrorNotice), "the wrong secret is told")
+            assert serve.status.detail.startswith(heard.of(ErrorNotice)[0].message)
+            async with started(bring):
+                await bring.wait(timeout=PATIENCE)
+                assert serve.status.detail == ""
+                async with started(another := aio.Proxy(ProxySettings(**common[1], listen="127.0.0.1:0"))):
+                    await until(lambda: another.status.phase is Phase.FAILED, "it has given up")
+                    assert serve.status.phase is Phase.READY and serve.status.detail == ""
