@@ -1,4 +1,4 @@
-"""What ``pip install llmtunnel`` downloads and installs, and what each part is for, as a Markdown table.
+"""What an installation of llmtunnel downloads and writes, and what each part is for, as a Markdown table.
 
 python -m tools.sizes [WHEEL-OR-FOLDER]    # the checkout, if not given; asks the package index for the dependencies
 """

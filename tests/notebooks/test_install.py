@@ -47,10 +47,11 @@ def test_each_says_what_to_run_on_the_laptop(name: str) -> None:
 
 
 def test_what_pip_does_is_shown_until_it_is_done(place: Place) -> None:
+    place.uninstall()
     with running(place, "05_self_hosted_signal") as notebook:
         notebook.run(until="install")
         told = notebook.written("install")
-        assert f"Cloning {install.REPOSITORY}" in told
+        assert "Building wheel for llmtunnel" in told or install.RELEASED
         assert "Successfully installed llmtunnel" in told
         assert notebook.text("install") == "llmtunnel is installed.\n"
 
@@ -79,12 +80,13 @@ def private() -> Iterator[str]:
 @pytest.mark.parametrize("name", ["01_serve_colab", "02_serve_kaggle"])
 def test_a_notebook_that_cannot_install_says_so_and_goes_no_further(place: Place, private: str, name: str) -> None:
     away = redirected(private) if "colab" in name else NOWHERE
+    place.uninstall()
     with running(place, name, **away) as notebook:
         with pytest.raises(CellExecutionError):
             notebook.run()
         [sentence] = SENTENCE.findall(first(name))
         assert notebook.text("install").endswith(f"UsageError: {sentence}\n")
-        assert "git clone" in notebook.text("install"), "why, as pip says it"
+        assert "error:" in notebook.text("install").lower(), "why, as pip says it"
         assert [name for name, cell in notebook.cells.items() if cell.get("execution_count")] == ["install"]
         assert "Traceback" not in notebook.saved
         assert "ModuleNotFoundError" not in notebook.saved

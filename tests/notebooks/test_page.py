@@ -50,6 +50,7 @@ def test_run_all_ends_with_one_sentence_where_the_first_cell_cannot_install(
     numbers = {cell.id: number for number, cell in enumerate(read(NAME).cells)}
     file = place.alone / f"{NAME}.ipynb"
     shutil.copy(NOTEBOOKS / file.name, file)
+    place.uninstall()
     with browser(tmp_path) as page:
         page.resize(1000, 4200)  # or what is out of sight has no text
         kernels = str(place.kernels.parent)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import venv
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-from llmtunnel.install import REPOSITORY, TAG
+from llmtunnel.install import RELEASED, REPOSITORY, TAG
 
 from .processes import ROOT, environment
 
@@ -41,7 +42,7 @@ class Place:
 
     @classmethod
     def make(cls, folder: Path) -> Place:
-        """In ``folder``. The packages of the environment that runs the tests are to be had, and no others."""
+        """In ``folder``. What the environment of the tests has is there, llmtunnel excepted."""
         checkout = folder / "checkout"
         for name in SOURCES:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
@@ -49,12 +50,19 @@ class Place:
             copy(ROOT / name, checkout / name)
         for words in (["init", "-b", TAG], ["add", "."], [*COMMIT, "-m", "all"]):
             subprocess.run(["git", "-C", checkout, *words], check=True, stdout=subprocess.DEVNULL)
+        if RELEASED:  # the wheel stands for the package index
+            pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder / "index"]
+            subprocess.run([*pip, checkout], check=True, stdout=subprocess.DEVNULL)
         (folder / "alone").mkdir()
         builder = venv.EnvBuilder()
         builder.create(folder / "environment")
         made = builder.ensure_directories(folder / "environment")
         [packages] = Path(made.env_dir).glob("[Ll]ib/**/site-packages")
-        (packages / "tests.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+        (packages / "tests.pth").write_text(str(folder / "packages"))
+        (folder / "packages").mkdir()
+        for each in {*Path(sysconfig.get_path("purelib")).iterdir(), *Path(sysconfig.get_path("platlib")).iterdir()}:
+            if "llmtunnel" not in each.name:
+                (folder / "packages" / each.name).symlink_to(each)
         place = cls(checkout, folder)
         kernel = place.kernels / "python3" / "kernel.json"
         kernel.parent.mkdir(parents=True)
@@ -68,8 +76,14 @@ class Place:
 
     @property
     def redirected(self) -> dict[str, str]:
-        """The variables by which git finds the checkout's repository where the public one is named."""
-        return redirected(self.checkout.as_uri())
+        """The variables by which git and pip find the checkout where a notebook names the public llmtunnel."""
+        return redirected(self.checkout.as_uri(), str(self.folder / "index"))
+
+    def uninstall(self) -> None:
+        """Take away what a notebook has installed."""
+        kernel = json.loads((self.kernels / "python3" / "kernel.json").read_text("utf-8"))
+        pip = [kernel["argv"][0], "-m", "pip", "uninstall", "--yes", "llmtunnel"]
+        subprocess.run(pip, check=True, stdout=subprocess.DEVNULL)
 
     @property
     def kernels(self) -> Path:
@@ -92,17 +106,18 @@ class Place:
         }
 
 
-def redirected(url: str) -> dict[str, str]:
-    """The variables by which git takes the repository at ``url`` where the public one is named."""
+def redirected(repository: str, index: str = "/nowhere") -> dict[str, str]:
+    """The variables by which git takes another repository for the public one, and pip a folder for the index."""
     return {
         "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{url}.insteadOf",
+        "GIT_CONFIG_KEY_0": f"url.{repository}.insteadOf",
         "GIT_CONFIG_VALUE_0": REPOSITORY,
+        "PIP_FIND_LINKS": index,
     }
 
 
 NOWHERE = redirected("file:///nowhere/to/be/found")
-"""The same where the public repository cannot be reached."""
+"""The same where llmtunnel cannot be had."""
 
 
 class _Client(NotebookClient):
