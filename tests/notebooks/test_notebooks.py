@@ -56,8 +56,9 @@ def test_a_model_behind_the_notebook_answers_whoever_has_the_code(
         notebook.run(until="serve")
         assert llmtunnel.__version__ in notebook.do("import llmtunnel; print(llmtunnel.__version__)")
         assert str(place.folder / "environment") in notebook.do("print(llmtunnel.__file__)")
-        assert toy in notebook.text("serve")
-        assert notebook.shown("serve", "text/html")
+        assert notebook.text("serve") == "", "the panel says it all"
+        [panel] = notebook.shown("serve", "text/html")
+        assert toy.removeprefix("http://") in panel
         proxy = started.command("proxy", "--listen", "127.0.0.1:0", TUNNEL_INVITE=invite.code)
         url = str(proxy.wait_event("ready")["url"])
         pieces = streamed(url)
