@@ -2,6 +2,7 @@
 versions work together.
 
 They are kept here since a shallow clone or a source archive has no history to build them from. 0.1.0 was made of its
-commit, 4ce0260, by ``pip wheel --no-deps .``; later ones are those of the release (``make dist``). They run on the dependencies that the tests have: where these become
-newer than an earlier version permits, or are no longer needed, it must get an environment of its own.
+commit, 4ce0260, by ``pip wheel --no-deps .``; later ones are those of the release (``make dist``). They run on the
+dependencies that the tests have: where these become newer than an earlier version permits, or are no longer needed, it
+must get an environment of its own.
 """
