@@ -130,6 +130,8 @@ class TunnelError(Exception):
         tracebacks = sys.modules["IPython"].get_ipython().InteractiveTB
         if tracebacks.mode in ("Plain", "Verbose"):
             lines: list[str] = tracebacks.structured_traceback(type(self), self, self.__traceback__)
+            if not any(self.hint in line for line in lines):  # IPython 7, Colab's, shows no notes
+                lines.append(self.hint)
             return lines
         return [f"{type(self).__name__}: {self.message}", *self.hint.splitlines()]
 

@@ -35,18 +35,21 @@ class Opened:
         self.hold.close()
 
 
-_opened: Final[list[Opened]] = []
+_opened: Final[dict[runtime.Hold, Opened]] = {}
+"""Each step on it is one operation of the dictionary, as calls come from any thread."""
 
 
 def note(opened: Opened) -> None:
     """Remember one, until it is closed."""
-    _opened.append(opened)
+    _opened[opened.hold] = opened
 
 
 def running() -> tuple[Opened, ...]:
     """Those that are not closed, the oldest first. In a forked process, those of its own."""
-    _opened[:] = [each for each in _opened if not each.hold.released and not runtime.elsewhere(each.hold.process)]
-    return tuple(_opened)
+    for hold in tuple(_opened):
+        if hold.released or runtime.elsewhere(hold.process):
+            _opened.pop(hold, None)
+    return tuple(_opened.values())
 
 
 def listens(address: str) -> bool:

@@ -299,6 +299,9 @@ def start(settings: ServeSettings | ProxySettings) -> Server | Proxy:
         if isinstance(settings, ServeSettings):
             return _noted(Server(hold.call(_started(aio.Server, settings)), hold), settings, given=True)
         return _noted(Proxy(hold.call(_started(aio.Proxy, settings)), hold), settings, given=True)
+    except AddressInUse as exc:
+        hold.close()
+        raise _who_listens(exc) from exc.__cause__
     except BaseException:
         hold.close()
         raise
@@ -322,7 +325,7 @@ def _open(
         hold.call(handle._tunnel.wait(phase, timeout=given.timeout, quiet=given.quiet or drawn))
     except AddressInUse as exc:
         hold.close()
-        raise AddressInUse(exc.address, next_free=exc.next_free, own=opened.listens(exc.address)) from exc.__cause__
+        raise _who_listens(exc) from exc.__cause__
     except BaseException:
         hold.close()
         raise
@@ -337,6 +340,10 @@ async def _started(make: Callable[[S], T], settings: S) -> T:
         await tunnel.aclose()
         raise
     return tunnel
+
+
+def _who_listens(exc: AddressInUse) -> AddressInUse:
+    return AddressInUse(exc.address, next_free=exc.next_free, own=opened.listens(exc.address))
 
 
 def _noted(handle: H, settings: Settings, *, given: bool) -> H:

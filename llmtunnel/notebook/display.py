@@ -5,6 +5,7 @@ The picture is what a saved notebook shows without a kernel, on GitHub for examp
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import weakref
@@ -39,9 +40,10 @@ def mimebundle(
 def draw(handle: Handle) -> bool:
     """Display the live view of a tunnel that was just opened; whether there is one, and it lives while the cell runs.
 
-    On Colab it does not, see `ticking`.
+    On Colab it does not, see `ticking`. A process that was forked from a kernel has no page to display it on.
     """
-    if not hasattr(_shell(), "kernel"):
+    kernel = getattr(_shell(), "kernel", None)
+    if kernel is None or kernel.session.pid != os.getpid():
         return False
     show(handle)
     _drawn[handle] = cell()

@@ -173,6 +173,38 @@ def test_stop_names_all_where_only_python_opened_something(notebook: Kernel) -> 
     assert "%tunnel stop all" in notebook.fail("%tunnel stop").text
 
 
+FORKED = """
+import multiprocessing
+
+def work(queue):
+    with llmtunnel.proxy(room={room!r}, listen=0, **common) as proxy:
+        queue.put(str(proxy.status.phase))
+
+fork = multiprocessing.get_context("fork")
+queue = fork.Queue()
+worker = fork.Process(target=work, args=(queue,))
+worker.start()
+print(queue.get(timeout=30))
+worker.join()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_forked_worker_opens_a_tunnel_and_draws_nothing(notebook: Kernel) -> None:
+    cell = notebook.run(FORKED.format(room=SERVED))
+    assert cell.text == "ready\n"
+    assert cell.panels == []
+
+
+def test_on_colab_whose_page_stands_still_meanwhile_a_line_says_it_too(setup: str, tmp_path: Path) -> None:
+    colab = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')\n"
+    with kernel(tmp_path, code=colab + setup) as notebook:
+        cell = notebook.fail("llmtunnel.proxy(room='nobody', listen=0, timeout=4, **common)")
+    assert len(cell.panels) == 1
+    assert cell.text.startswith("llmtunnel proxy: No serve is in the room. ")
+    assert len(cell.text.splitlines()) == 1
+
+
 TWICE = """
 import llmtunnel
 def opened(): return llmtunnel.proxy(room={room!r}, listen={port}, signal={signal!r}, stun=())
