@@ -53,6 +53,11 @@ class Handle(Generic[T]):
         return self._tunnel.loop
 
     @property
+    def twin(self) -> T:
+        """The async handle of the same tunnel, for code that runs on its `loop`."""
+        return self._tunnel
+
+    @property
     def status(self) -> Status:
         """The present: phase, peers, counts of requests and bytes; from any thread."""
         return self._tunnel.status
@@ -205,6 +210,11 @@ class Proxy(Handle[aio.Proxy]):
     def openai_base_url(self) -> str:
         """What an OpenAI client takes as its ``base_url``."""
         return self._tunnel.openai_base_url
+
+    @property
+    def needs_key(self) -> bool:
+        """See `aio.Proxy.needs_key`."""
+        return self._tunnel.needs_key
 
     def models(self) -> tuple[str, ...]:
         """The models that the other side serves, listed in OpenAI's way or Ollama's; empty where it lists none.

@@ -675,6 +675,11 @@ class Proxy(Tunnel):
         """What an OpenAI client takes as its ``base_url``."""
         return f"{self.url}/v1"
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether the listener asks its clients for a key."""
+        return self._api_key is not None
+
     async def models(self) -> tuple[str, ...]:
         """The models that the other side serves, listed in OpenAI's way or Ollama's; empty where it lists none.
 

@@ -5,12 +5,13 @@ Paths, names and models come from strangers: every text goes through `escape` on
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Final
 
-from ..status import ActiveRequest, Health, RequestRecord, Status
+from ..status import ActiveRequest, Health, Request, RequestRecord, Status
 from ..summary import (
     PEER_COLUMNS,
     REQUEST_COLUMNS,
@@ -23,9 +24,11 @@ from ..summary import (
     peer_rows,
     printable,
     rate,
+    request_facts,
     request_rows,
     size,
     state_words,
+    total_words,
     upstream_words,
 )
 from .style import NO_ERROR, STALE, STYLE
@@ -87,12 +90,98 @@ def peers(status: Status, *, now: float) -> str:
     return f'<div class="lt-title"><b>Peers</b></div>{table}' if rows else ""
 
 
-def requests(status: Status, active: Sequence[ActiveRequest], ended: Sequence[RequestRecord], *, now: float) -> str:
-    """Those under way, then those that ended, the newest first, `ROWS` of each. ``now``: Unix time."""
-    title = f'<b>Requests</b> <span class="lt-muted">{status.active} under way, {status.requests} ended</span>'
+def requests(
+    status: Status,
+    active: Sequence[ActiveRequest],
+    ended: Sequence[RequestRecord],
+    *,
+    now: float,
+    details: bool = False,
+) -> str:
+    """Those under way, then those that ended, the newest first, `ROWS` of each. ``now``: Unix time.
+
+    ``details``: with a row below each request, hidden until `choosing` shows it.
+    """
+    title = f'<b>Requests</b> <span class="lt-muted">{escape(total_words(status))}</span>'
     rows = (*request_rows(active, (), now=now, limit=ROWS), *request_rows((), ended, now=now, limit=ROWS))
-    table = _table("requests", REQUEST_COLUMNS, map(_request, rows)) if rows else ""
+    known = {request.id: request for request in (*active, *ended)} if details else {}
+    table = _table("requests", REQUEST_COLUMNS, (_request(row, known.get(row.id)) for row in rows)) if rows else ""
     return f'<div class="lt-title">{title}</div>{table}'
+
+
+def choosing(requests: str, panel: str) -> str:
+    """The requests, of which a click shows one's details and another click hides them. ``panel``: the model's id.
+
+    The choice is a style sheet in the page (`CHOICE`), so that it needs no kernel and outlives each drawing.
+    """
+    choose = _CHOOSE.replace("PANEL", panel)
+    # The mouse's button may go up on another element than it went down on: the table is drawn several times a second.
+    by_mouse, by_key = f"if (event.button === 0) {{{choose}}}", f"if (event.detail === 0) {{{choose}}}"
+    return f'<div data-lm-suppress-shortcuts="true" onpointerdown="{by_mouse}" onclick="{by_key}">{requests}</div>'
+
+
+CHOICE: Final = '<style class="lt-choice"></style>'
+"""Where the page keeps which request's details it shows."""
+_CHOOSE: Final = """
+const row = event.target.closest('tr[data-id]');
+if (!row) return;
+const choice = this.closest('.llmtunnel').querySelector('style.lt-choice'), id = row.dataset.id;
+choice.dataset.id = choice.dataset.id === id ? '' : id;
+choice.textContent = choice.dataset.id && `.lt-PANEL tr.lt-details[data-of='${id}'] { display: table-row; }`;
+"""
+
+
+def _details(request: Request) -> str:
+    facts = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in request_facts(request))
+    return (
+        f'<tr class="lt-details" data-of="{request.id}"><td colspan="{len(REQUEST_COLUMNS)}"><dl>{facts}</dl></td></tr>'
+    )
+
+
+def usage(url: str, models: Sequence[str], *, key: bool) -> str:
+    """How to use a proxy: what clients take, to be copied. ``url``: OpenAI's base URL; ``key``: it asks for one."""
+    model = models[0] if models else "MODEL"
+    snippet = "\n".join(
+        (
+            "from openai import OpenAI",
+            f"client = OpenAI(base_url={_quoted(url)}, api_key={_quoted('YOUR KEY' if key else 'none')})",
+            f"client.chat.completions.create(model={_quoted(model)}, messages=[{_SAY}])",
+        )
+    )
+    more = len(models) - MODELS
+    names = "".join(field("Model", name) for name in models[:MODELS])
+    rest = f'<div class="lt-hint">and {more} more: <code>proxy.models()</code></div>' if more > 0 else ""
+    return (
+        f"<details open><summary>Use it</summary>{field('Base URL', url)}{names}{rest}"
+        f'<div class="lt-field"><span>Python</span><textarea readonly rows="3" wrap="off" aria-label="Python"'
+        f' data-lm-suppress-shortcuts="true">{escape(snippet)}</textarea>{_COPY_BUTTON}</div></details>'
+    )
+
+
+_SAY: Final = '{"role": "user", "content": "Hello"}'
+MODELS: Final = 4
+"""Models that are named in `usage`."""
+
+
+def field(title: str, value: str, *, name: str = "", copied: bool = True) -> str:
+    """A text to be copied. ``copied``: its button is there; else a script shows it together with another text."""
+    button = _COPY_BUTTON if copied else _COPY_BUTTON.replace("<button", "<button hidden")
+    named = f' name="{name}"' if name else ""
+    return (
+        f'<label class="lt-field"><span>{title}</span><input{named} readonly value="{escape(printable(value))}"'
+        f' onclick="this.select()" data-lm-suppress-shortcuts="true">{button}</label>'
+    )
+
+
+# Without the clipboard's own interface, which pages have in secure contexts only: on a plain http page as well.
+_COPY: Final = """
+this.previousElementSibling.select();
+this.textContent = document.execCommand('copy') ? 'Copied' : 'Press Ctrl+C'"""
+_COPY_BUTTON: Final = f'<button type="button" onclick="{_COPY}">Copy</button>'
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(printable(text), ensure_ascii=False)
 
 
 def still(status: Status, ended: Sequence[RequestRecord], *, now: float) -> str:
@@ -123,10 +212,24 @@ def pulse(now: float) -> str:
     return f'<div class="lt-stale" data-at="{now:.0f}"><div>{words}</div></div>'
 
 
-def _request(row: RequestRow) -> str:
-    cells = _cells(REQUEST_COLUMNS, row, {"method": f"{_mark(row.severity)} {escape(row.method)}"})
-    why = f'<tr class="lt-why"><td colspan="{len(REQUEST_COLUMNS)}">{escape(row.error)}</td></tr>' if row.error else ""
-    return f"<tr>{cells}</tr>{why}"
+def _request(row: RequestRow, known: Request | None) -> str:
+    method = escape(row.method)
+    if known is not None:
+        method = f'<button type="button" class="lt-open" title="Show or hide details">{method}</button>'
+    cells = _cells(REQUEST_COLUMNS, row, {"method": f"{_mark(row.severity)} {method}"})
+    below = ""
+    if row.progress:
+        bar = "" if row.fraction is None else f'<progress max="1" value="{row.fraction:.3f}"></progress> '
+        below += _wide("progress", f"{bar}{escape(row.progress)}")
+    if row.error:
+        below += _wide("why", escape(row.error))
+    if known is None:
+        return f"<tr>{cells}</tr>{below}"
+    return f'<tr data-id="{row.id}">{cells}</tr>{below}{_details(known)}'
+
+
+def _wide(name: str, content: str) -> str:
+    return f'<tr class="lt-{name}"><td colspan="{len(REQUEST_COLUMNS)}">{content}</td></tr>'
 
 
 def _cells(columns: Sequence[Column], row: PeerRow | RequestRow, marked: Mapping[str, str] = {}) -> str:

@@ -10,6 +10,7 @@ import time
 import weakref
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from html import escape
 from typing import Any, Final, Protocol
@@ -17,7 +18,7 @@ from typing import Any, Final, Protocol
 from ipywidgets import HTML, Button
 
 from ..errors import TunnelError
-from ..status import ActiveRequest, RequestRecord, Role, Status
+from ..status import ActiveRequest, Phase, RequestRecord, Role, Status
 from ..summary import Throughput, printable
 from . import html, parts
 from .reveal import Reveal
@@ -57,6 +58,9 @@ class Panel:
         self.closed = self._was_seen = self._to_reveal = False
         self._tasks: set[Task[None]] = set()
         self._pulsed = 0.0
+        self._was_ready = False
+        self._models: tuple[str, ...] = ()
+        self._asking: Task[None] | None = None
         self._make(handle)
         self._saved = Saved(self.widget.model_id, self._picture)
         self._ticking = Ticking(self.draw)
@@ -67,22 +71,29 @@ class Panel:
         self._state, self._error = parts.text("lt-grow"), parts.text("lt-bad")
         self._traffic, self._peers = parts.text("lt-part"), parts.text("lt-part")
         self._requests = parts.text("lt-part", "lt-scroll")
+        self._usage = parts.text("lt-part")
         self._pulse = parts.text("lt-pulse")
         self._buttons = {"Stop": parts.button("Stop", "Stop the tunnel", lambda: self._do(_stop))}
         if hasattr(handle, "reconnect"):
             again = parts.button("Reconnect", "Connect again", lambda: self._do(_reconnect))
             self._buttons = {"Reconnect": again, **self._buttons}
+        if hasattr(handle, "chat"):
+            self._buttons = {"Chat": parts.button("Chat", "Try a model here", self._toggle_chat), **self._buttons}
+        self._chat: Any = None
+        self._chat_place = parts.column((), "lt-part")
         self._kicks: dict[str, Button] = {}
         self._kick_row = parts.row((), "lt-wrap")
         self._reveal = Reveal(self._code, clock=self._clock) if _has_invite(handle) else None
-        style = HTML(STYLE)
+        style = HTML(STYLE + html.CHOICE)
         self.widget = parts.column(
             (
                 style,
                 self._pulse,
-                parts.row((self._state, *self._buttons.values())),
+                parts.row((self._state, *self._buttons.values()), "lt-head"),
                 self._error,
                 *((self._reveal.widget,) if self._reveal is not None else ()),
+                self._usage,
+                self._chat_place,
                 self._traffic,
                 self._peers,
                 self._kick_row,
@@ -122,6 +133,9 @@ class Panel:
         if not self.closed:
             self.closed = True
             self._ticking.stop()
+            self._ask_no_more()
+            if self._chat is not None:
+                self._chat.close()
             parts.close(self.widget)
 
     # -- drawing
@@ -172,10 +186,39 @@ class Panel:
         parts.put(self._state, html.state(status))
         parts.put(self._traffic, html.traffic(status, self._throughput))
         parts.put(self._peers, html.peers(status, now=now))
-        requests = html.requests(status, handle.active_requests(), _ended(handle), now=now)
-        parts.put(self._requests, requests)
+        requests = html.requests(status, handle.active_requests(), _ended(handle), now=now, details=True)
+        parts.put(self._requests, html.choosing(requests, self.widget.model_id))
         if hasattr(handle, "kick"):
             self._draw_kicks([peer.peer for peer in status.peers])
+
+        if status.role is Role.PROXY:
+            self._draw_usage(handle, status)
+
+    def _draw_usage(self, handle: Any, status: Status) -> None:
+        """How to use the proxy; which models there are it is told once, when the other side is reached."""
+        ready = status.phase is Phase.READY
+        if ready and not self._was_ready and not self._models and handle.loop is not None:
+            self._ask(handle.loop, getattr(handle, "twin", handle))
+        self._was_ready = ready
+        shown = status.url and not status.phase.ended
+        url, key = handle.openai_base_url, handle.needs_key
+        parts.put(self._usage, html.usage(url, self._models, key=key) if shown else "")
+
+    def _ask(self, loop: AbstractEventLoop, tunnel: Any) -> None:
+        def start() -> None:
+            self._asking = loop.create_task(self._ask_models(tunnel), name="llmtunnel panel's models")
+
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(start)
+
+    async def _ask_models(self, tunnel: Any) -> None:
+        with suppress(TunnelError):  # a service need not have models, and serve need not let us ask
+            self._models = await tunnel.models()
+
+    def _ask_no_more(self) -> None:
+        if self._asking is not None:
+            with suppress(RuntimeError):  # its loop is closed
+                self._asking.get_loop().call_soon_threadsafe(self._asking.cancel)
 
     def _draw_kicks(self, peers: list[str]) -> None:
         if list(self._kicks) == peers:
@@ -191,6 +234,7 @@ class Panel:
     def _end(self) -> None:
         """Nothing is left to do but to look."""
         parts.put(self._pulse, "")
+        self._ask_no_more()
         for button in (*self._buttons.values(), *self._kicks.values()):
             button.disabled = True
         if self._reveal is not None:
@@ -202,6 +246,18 @@ class Panel:
         return "" if invite is None else str(invite.code)
 
     # -- what its buttons do
+
+    def _toggle_chat(self) -> None:
+        if self._chat is None:
+            self._do(self._open_chat)
+        else:
+            self._chat_place.children = ()
+            self._chat.close()
+            self._chat = None
+
+    def _open_chat(self, handle: Any) -> None:
+        self._chat = handle.chat()
+        self._chat_place.children = (self._chat.widget,)
 
     def _do(self, action: Callable[..., object], *arguments: object) -> None:
         handle = self._handle()

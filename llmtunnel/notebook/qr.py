@@ -18,8 +18,10 @@ LINE: Final = 18
 """Height of a row of text."""
 
 
-def picture(code: str, line: str) -> bytes:
-    """An SVG. Its elements ``code`` and ``line`` hold the texts, for scripts of the page that shows it."""
+def picture(code: str, line: str, **more: str) -> bytes:
+    """An SVG. Its elements ``code``, ``line`` and those of ``more`` hold the texts, for scripts of the page."""
+    texts = {"code": code, "line": line, **more}
+    held = "".join(f'<desc id="{name}">{escape(text)}</desc>' for name, text in texts.items())
     qr = segno.make_qr(line, error="m")
     side = int(qr.symbol_size(scale=SCALE, border=BORDER)[0])
     rows = wrap(code, ROW)
@@ -27,8 +29,7 @@ def picture(code: str, line: str) -> bytes:
     shapes = BytesIO()
     qr.save(shapes, kind="svg", scale=SCALE, border=BORDER, light=None, xmldecl=False, svgns=False, nl=False)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{side}" height="{height}" viewBox="0 0 {side} {height}">'
-        f'<desc id="code">{escape(code)}</desc><desc id="line">{escape(line)}</desc>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{side}" height="{height}" viewBox="0 0 {side} {height}">{held}'
         f'<rect width="{side}" height="{height}" rx="4" fill="white"/>{shapes.getvalue().decode()}'
         f'<g font-family="monospace" font-size="12" text-anchor="middle">{_texts(rows, side)}</g></svg>'
     ).encode()

@@ -20,7 +20,8 @@ from typing import Any, Final
 from ipywidgets import DOMWidget, Image
 from traitlets import Bytes, Unicode
 
-from . import parts, qr
+from ..install import on_laptop
+from . import html, parts, qr
 
 SHOWN: Final = 60.0
 """Seconds until the code is masked again."""
@@ -30,15 +31,12 @@ _FILL: Final = """
 const box = this.closest('.lt-invite');
 fetch(box.querySelector('img.lt-picture').src).then(answer => answer.text()).then(text => {
   const picture = new DOMParser().parseFromString(text, 'image/svg+xml');
-  for (const field of box.querySelectorAll('input')) {
+  for (const field of box.querySelectorAll('input[name]')) {
     field.value = picture.getElementById(field.name).textContent;
     field.nextElementSibling.hidden = false;
   }
 })"""
-_COPY: Final = """
-this.previousElementSibling.select();
-this.textContent = document.execCommand('copy') ? 'Copied' : 'Press Ctrl+C'"""
-_FIELDS: Final = (("code", "Invite"), ("line", "On your laptop"))
+_FIELDS: Final = (("code", "Invite"), ("line", "Run"), ("uvx", "or with uv"))
 
 
 class Picture(DOMWidget):  # type: ignore[misc]
@@ -84,7 +82,8 @@ class Reveal:
         if not code:
             return
         self._shown, self._until = code, self._clock() + SHOWN
-        self.picture.value = qr.picture(code, f"llmtunnel proxy {code}")
+        commands = on_laptop(code)
+        self.picture.value = qr.picture(code, commands.run, uvx=commands.uvx)
         self.picture.layout.display = None
         parts.put(self.fields, fields(filled=True))  # after the picture, out of which the page fills them
         self._name("Hide")
@@ -113,11 +112,9 @@ class Reveal:
 
 def fields(*, filled: bool) -> str:
     """The fields, with the mask in them. ``filled``: a script puts the texts of the picture beside them in."""
-    rows = "".join(
-        f'<label class="lt-field"><span>{title}</span>'
-        f'<input name="{name}" readonly value="{MASK}" onclick="this.select()" data-lm-suppress-shortcuts="true">'
-        f'<button type="button" hidden onclick="{_COPY}">Copy</button></label>'
-        for name, title in _FIELDS
-    )
+    code, *lines = (html.field(title, MASK, name=name, copied=False) for name, title in _FIELDS)
+    hint = "Run this on your laptop:" if filled else "Click <b>Show</b>, then run this on your laptop:"
+    install = html.field("Install", on_laptop().pip)
+    rows = f'{code}<div class="lt-hint">{hint}</div>{install}{"".join(lines)}'
     # The only event that comes of itself where HTML is put into a page: a picture that is none.
     return f'{rows}<img hidden alt="" src="data:," onerror="{_FILL}">' if filled else rows

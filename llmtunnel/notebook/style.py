@@ -59,6 +59,7 @@ STYLE: Final = """<style>
 .llmtunnel .lt-good { color: var(--lt-good); }
 .llmtunnel .lt-wait { color: var(--lt-wait); }
 .llmtunnel .lt-bad { color: var(--lt-bad); }
+.llmtunnel .lt-state { overflow-wrap: anywhere; }
 .llmtunnel .lt-state b { font-weight: 600; margin-right: 4px; }
 .llmtunnel button { height: 26px; line-height: 24px; padding: 0 10px; width: auto; font-size: 12px; }
 .llmtunnel button:focus-visible, .llmtunnel input:focus-visible {
@@ -88,14 +89,34 @@ STYLE: Final = """<style>
 .llmtunnel .lt-scroll { max-height: 300px; overflow: auto; }
 .llmtunnel .lt-field { display: flex; align-items: center; gap: 8px; margin-bottom: 4px; }
 .llmtunnel .lt-field span { flex: 0 0 72px; opacity: .72; }
-.llmtunnel .lt-field input {
-  flex: 1 1 0; min-width: 0; height: 26px; box-sizing: border-box; padding: 0 8px; font: 12px var(--lt-code);
+.llmtunnel .lt-field :is(input, textarea) {
+  flex: 1 1 0; min-width: 0; box-sizing: border-box; padding: 0 8px; font: 12px var(--lt-code);
   color: inherit; background: transparent; border: 1px solid var(--lt-line); border-radius: 3px;
+}
+.llmtunnel .lt-field input { height: 26px; }
+.llmtunnel .lt-field textarea {
+  resize: none; white-space: pre; overflow-x: auto; line-height: 1.5; padding-block: 3px; scrollbar-width: thin;
 }
 .llmtunnel .lt-field button {
   flex: 0 0 auto; color: inherit; background: transparent; border: 1px solid var(--lt-line); border-radius: 3px;
   cursor: pointer;
 }
+.llmtunnel tr.lt-progress td { white-space: normal; max-width: none; padding-left: 14px; }
+.llmtunnel progress { width: 120px; height: 8px; accent-color: var(--lt-blue); vertical-align: baseline; }
+.llmtunnel tr[data-id] { cursor: pointer; }
+.llmtunnel tr[data-id]:hover { background: var(--jp-layout-color2, rgba(128, 128, 128, .15)); }
+.llmtunnel button.lt-open {
+  all: unset; cursor: pointer; font: inherit; color: inherit;
+  text-decoration: underline dotted; text-underline-offset: 3px;
+}
+.llmtunnel button.lt-open:focus-visible { outline: 2px solid var(--lt-blue); }
+.llmtunnel tr.lt-details { display: none; }
+.llmtunnel tr.lt-details td { white-space: normal; overflow-wrap: anywhere; max-width: none; padding: 4px 0 8px 14px; }
+.llmtunnel.llmtunnel dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 12px; margin: 0; padding: 0; }
+.llmtunnel.llmtunnel :is(dt, dd) { float: none; width: auto; margin: 0; padding: 0; font-weight: normal; }
+.llmtunnel dt { opacity: .72; white-space: nowrap; }
+.llmtunnel .lt-hint { margin: 6px 0 2px; }
+.llmtunnel summary { cursor: pointer; margin-bottom: 4px; }
 .llmtunnel tr.lt-why td {
   white-space: normal; overflow-wrap: anywhere; max-width: none; color: var(--lt-bad); padding-left: 14px;
 }
@@ -103,15 +124,20 @@ STYLE: Final = """<style>
 .llmtunnel.lt-saved .lt-note { border-left: 3px solid var(--lt-wait); padding-left: 8px; margin-bottom: 6px; }
 @container (max-width: 660px) {
   .llmtunnel .lt-requests :is(.lt-first_byte, .lt-token_rate, .lt-model) { display: none; }
-  .llmtunnel th, .llmtunnel td { white-space: normal; overflow-wrap: anywhere; max-width: none; }
-  .llmtunnel .lt-number { white-space: nowrap; }
-  .llmtunnel .lt-requests .lt-path { width: 60%; max-width: none; }
+  .llmtunnel :is(td, th):is(.lt-peer, .lt-path) { white-space: normal; overflow-wrap: anywhere; max-width: none; }
+  .llmtunnel .lt-peers .lt-requests { white-space: normal; }
+  .llmtunnel .lt-peers .lt-peer { min-width: 7em; }
+  .llmtunnel .lt-peers .lt-path { min-width: 4em; }
   .llmtunnel .lt-traffic { gap: 12px; }
 }
-@container (max-width: 400px) {
+@container (max-width: 420px) {
+  .llmtunnel .lt-head { flex-wrap: wrap; }
+  .llmtunnel .lt-head .lt-grow { flex-basis: 100%; }
   .llmtunnel .lt-traffic { flex-direction: column; gap: 4px; }
-  .llmtunnel th, .llmtunnel td { padding: 2px 3px; }
-  .llmtunnel .lt-peers .lt-since { display: none; }
+  .llmtunnel :is(th, td) { padding-inline: 3px; }
+  .llmtunnel .lt-requests .lt-tokens, .llmtunnel .lt-peers :is(.lt-since, .lt-up, .lt-down) { display: none; }
+  .llmtunnel .lt-field { flex-wrap: wrap; gap: 0 8px; }
+  .llmtunnel .lt-field span { flex-basis: 100%; }
 }
 .llmtunnel img.lt-picture { width: auto; max-width: 200px; height: auto; margin-left: 80px; align-self: flex-start; }
 </style>""".replace("@STALE@", str(STALE))

@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal as signals
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from llmtunnel.install import on_laptop
 
 from ..support.browser import CHROMIUM, browser
 from ..support.jupyter import Lab
@@ -38,10 +42,11 @@ asyncio.run(main())
 SERVE = """
 %load_ext llmtunnel
 import os, pathlib, time
+import llmtunnel
 from llmtunnel.notebook import display as views, tunnels
 
 %tunnel stop all
-%tunnel serve {upstream} --signal {signal} --stun none
+%tunnel serve {upstream} --signal {signal} --stun none --deny /denied
 server = tunnels()["serve"]
 """
 BLOCK = """
@@ -52,7 +57,11 @@ while not pathlib.Path({end!r}).exists():
 TELL = 'print(server.status.phase, "hidden" if views.panel(server).hidden else "seen")'
 ASK = "%tunnel invite --plain"
 PID = "print(os.getpid())"
-SIZES = {"wide": (960, 1000), "narrow": (600, 1000)}
+PROXY = """
+proxy = llmtunnel.proxy(server.invite.code, stun=(), listen="127.0.0.1:0")
+proxy
+"""
+SIZES = {"wide": (960, 1000), "narrow": (620, 1000), "phone": (420, 1000)}
 
 
 @dataclass
@@ -88,7 +97,9 @@ class Notebook:
 
     def fields(self) -> list[str]:
         """What is in the invite's fields."""
-        values: list[str] = self.lab.page.js(f"[...{self.panel}.querySelectorAll('input')].map(each => each.value)")
+        values: list[str] = self.lab.page.js(
+            f"[...{self.panel}.querySelectorAll('input[name]')].map(each => each.value)"
+        )
         return values
 
     def reveal(self) -> str:
@@ -121,7 +132,7 @@ def lab(lasting: Processes, signal: Signal, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("jupyter")
     upstream = lasting.start("-c", TOY, name="toy").wait_line(r"toy at (\S+)")[1]
     end = folder / "end"
-    cells = (SERVE.format(upstream=upstream, signal=signal.url), BLOCK.format(end=str(end)), TELL, ASK, PID)
+    cells = (SERVE.format(upstream=upstream, signal=signal.url), BLOCK.format(end=str(end)), TELL, ASK, PID, PROXY)
     with browser(folder) as page:
         page.resize(*SIZES["wide"])
         lab = Lab.start(lasting, page, folder, [cell.strip() for cell in cells])
@@ -163,7 +174,7 @@ def ask(url: str, words: str = "hello") -> bytes:
 
 def test_it_shows_the_proxy_that_connects_and_counts_what_streams_through(notebook: Notebook, url: str) -> None:
     notebook.shows("ready")
-    notebook.shows("direct")
+    notebook.lab.page.until(f"/direct|local TCP/.test({notebook.panel}.innerText)")
     for _ in range(2):
         assert b"[DONE]" in ask(url)
     notebook.shows("0 under way, 2 ended")
@@ -182,7 +193,7 @@ def test_the_code_is_shown_when_asked_and_is_never_in_the_file(notebook: Noteboo
     page = notebook.lab.page
     assert not any("-" in value for value in notebook.fields())
     code = notebook.reveal()
-    assert notebook.fields() == [code, f"llmtunnel proxy {code}"]
+    assert notebook.fields() == [code, *(getattr(on_laptop(code), each) for each in ("run", "uvx"))]
     assert page.js(f"{notebook.panel}.querySelector('img.lt-picture').naturalWidth") > 100
 
     saved = notebook.lab.saved()
@@ -238,14 +249,14 @@ def test_a_field_selects_all_on_a_click_and_has_a_button_that_copies(notebook: N
     field = f"{notebook.panel}.querySelector('input')"
     page.click(field)
     assert page.js(f"[{field}.selectionStart, {field}.selectionEnd]") == [0, len(code)]
-    page.click(notebook.button("Copy"))
+    page.click(f"{field}.nextElementSibling")
     page.until(notebook.button("Copied"))
 
 
 def test_its_buttons_are_reached_and_pressed_by_keyboard(notebook: Notebook) -> None:
     page = notebook.lab.page
     page.js(f"{notebook.button('Stop')}.focus()")
-    for _ in range(5):
+    for _ in range(8):
         page.press("Tab")
         if page.js("document.activeElement.innerText") == "Show":
             break
@@ -275,7 +286,66 @@ def test_stop_stops_the_tunnel(notebook: Notebook, url: str) -> None:
     notebook.lab.page.click(notebook.button("Stop"))
     notebook.shows("stopped")
     notebook.lab.page.until(f"{notebook.button('Stop')}.disabled")
+    assert "B/s" not in notebook.seen
+    assert "upstream" not in notebook.seen
     assert notebook.tells() == "stopped seen"
+
+
+def test_a_click_on_a_request_shows_its_details_and_another_hides_them_also_while_a_cell_runs(
+    notebook: Notebook, url: str
+) -> None:
+    page = notebook.lab.page
+    notebook.lab.run(1)
+    page.until(f"{notebook.lab.output(1)}.innerText.includes('begun')")
+    ask(url)
+    notebook.shows("1 ended")
+    details = f"{notebook.panel}.querySelector('tr.lt-details')"
+    assert page.js(f"{details}.offsetHeight") == 0
+    page.click(f"{notebook.panel}.querySelector('tr[data-id] .lt-path')")
+    page.until(f"{details}.offsetHeight > 0")
+    seen = page.js(f"{details}.innerText")
+    for told in ("first token", "response fields", "Content-Type: text/event-stream"):
+        assert told in seen
+    ask(url)
+    notebook.shows("2 ended")  # so the table was drawn anew, with another row above it
+    assert page.js(f"[...{notebook.panel}.querySelectorAll('tr.lt-details')].map(each => each.offsetHeight > 0)") == [
+        False,
+        True,
+    ]
+    page.js(f"{notebook.panel}.querySelectorAll('button.lt-open')[1].focus()")
+    page.press("Enter")
+    page.until(f"{notebook.panel}.querySelectorAll('tr.lt-details')[1].offsetHeight === 0")
+
+
+def test_why_a_request_was_refused_is_seen_without_pointing_at_it(notebook: Notebook, url: str) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        opener.open(f"{url}/denied", timeout=PATIENCE)
+    notebook.shows("--deny")
+
+
+def test_a_proxys_panel_has_what_clients_take_to_be_copied(notebook: Notebook) -> None:
+    page, lab = notebook.lab.page, notebook.lab
+    lab.run(5)
+    panel = f"{lab.output(5)}.querySelector('.lt-panel')"
+    page.until(f"{panel}.querySelectorAll('.lt-field input').length === 2")  # the models have come
+    values = page.js(f"[...{panel}.querySelectorAll('.lt-field input, .lt-field textarea')].map(each => each.value)")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", values[0])
+    assert values[1] == "toy"
+    assert f'base_url="{values[0]}"' in values[2]
+    assert 'model="toy"' in values[2]
+    for number, value in enumerate(values):
+        button = f"{panel}.querySelectorAll('.lt-field button')[{number}]"
+        page.click(button)
+        page.until(f"{button}.innerText === 'Copied'")
+        assert page.js("getSelection().toString()") == value
+    notebook.shows("/v1/models")  # nobody else asked
+
+    chat = f"[...{panel}.querySelectorAll('button')].find(each => each.innerText === 'Chat')"
+    page.click(chat)
+    page.until(f"{panel}.querySelector('.lt-chat select').innerText.includes('toy')")
+    page.click(chat)
+    page.until(f"!{panel}.querySelector('.lt-chat')")
 
 
 def test_what_is_saved_of_it_is_seen_once_its_kernel_was_restarted_and_the_notebook_opened_again(
@@ -319,6 +389,22 @@ def test_a_panel_whose_kernel_stands_still_says_so_by_itself(notebook: Notebook)
     page.until(f"!({told})")
 
 
+def columns(notebook: Notebook) -> list[str]:
+    """The columns of its requests that are seen."""
+    heads = f"[...{notebook.panel}.querySelectorAll('.lt-requests th')]"
+    seen: list[str] = notebook.lab.page.js(f"{heads}.filter(each => each.offsetWidth).map(each => each.innerText)")
+    return seen
+
+
+def cut_off(notebook: Notebook) -> list[str]:
+    """What its tables show in part only."""
+    cells = f"[...{notebook.panel}.querySelectorAll('th, td')]"
+    cut: list[str] = notebook.lab.page.js(
+        f"{cells}.filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.innerText)"
+    )
+    return cut
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_it_fits_its_place_in_both_themes(notebook: Notebook, url: str, size: str) -> None:
     page = notebook.lab.page
@@ -337,6 +423,11 @@ def test_it_fits_its_place_in_both_themes(notebook: Notebook, url: str, size: st
                 if size == "wide" and (folder := os.environ.get("SCREENSHOTS")):
                     Path(folder, f"panel-{theme.lower()}.png").write_bytes(picture)
                 assert page.js(f"{notebook.panel}.scrollWidth <= {notebook.panel}.clientWidth")
+                assert cut_off(notebook) == []
+                assert {"first byte", "tokens/s", "model"} & set(columns(notebook)) == (
+                    {"first byte", "tokens/s", "model"} if size == "wide" else set()
+                )
+                assert {"method", "path", "status", "duration"} <= set(columns(notebook))
                 assert all(b"[DONE]" in answer.result() for answer in answers)
             notebook.shows(f"0 under way, {5 + 2 * number} ended")
     finally:

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from llmtunnel.notebook import html
-from llmtunnel.status import Health, Phase, Role, UpstreamStatus
+from llmtunnel.status import Health, Percentiles, Phase, Progress, Role, UpstreamStatus
 from llmtunnel.summary import SPAN, Throughput
 
 from ..support.scripted_handle import HOSTILE, NOW, active, peer, record, status
@@ -27,7 +27,7 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
-        if tag != "img":
+        if tag not in ("img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -114,6 +114,50 @@ def test_what_is_saved_says_of_when_it_is_and_draws_nothing_by_script() -> None:
     assert not [name for name, _ in read.attributes if name.startswith("on")]
 
 
+def test_the_title_tells_the_totals_and_how_the_first_token_is_spread() -> None:
+    spread = Percentiles(p50=320.0, p95=1200.0, count=14)
+    now = status(requests=14, failed=1, tokens=620, first_token=spread, first_byte=spread)
+    told = "0 under way, 14 ended, 1 failed, 620 tokens, first token 320 ms, p95 1.2 s"
+    assert told in Reader(html.requests(now, (), (), now=NOW)).text
+
+
+def test_long_work_has_a_bar_and_words() -> None:
+    pull = active("/api/pull", progress=Progress(done=19, total=100, what="pulling 8934"))
+    read = Reader(html.requests(status(), (pull,), (), now=NOW))
+    assert ("value", "0.190") in read.attributes
+    assert "19 %, 19 B of 100 B, pulling 8934" in read.text
+
+
+def test_details_stand_below_their_request_with_every_phase_and_field() -> None:
+    fields = (("content-type", "application/json"), ("authorization", None))
+    phases = {"queued_ms": 1.0, "first_byte_ms": 20.0, "first_body_ms": 21.0, "first_token_ms": 22.0}
+    known = record("/first", id=7, started=NOW, error="cut off", request_fields=fields, total_down=900, **phases)
+    read = Reader(html.requests(status(), (active(id=8),), (known,), now=NOW, details=True))
+    assert {("data-id", "7"), ("data-of", "7"), ("data-id", "8"), ("data-of", "8")} <= set(read.attributes)
+    below = read.text[read.text.index("/first") :]
+    for told in (
+        *("response body", "2 B of 900 B", "passed on", "after 1 ms", "response head", "after 20 ms"),
+        *("first body byte", "after 21 ms", "first token", "after 22 ms", "end", "after 4 ms", "error", "cut off"),
+        *("request fields", "content-type: application/json, authorization"),
+    ):
+        below = below[below.index(told) + len(told) :]
+
+
+def test_a_proxy_shows_what_clients_take() -> None:
+    read = Reader(html.usage("http://127.0.0.1:8000/v1", ("a", "b", "c", "d", "e", HOSTILE), key=False))
+    values = [value for name, value in read.attributes if name == "value"]
+    assert values == ["http://127.0.0.1:8000/v1", "a", "b", "c", "d"]
+    assert "and 2 more" in read.text
+    snippet = read.text[read.text.index("from openai") :].removesuffix("Copy")
+    assert len(snippet.splitlines()) == 3
+    assert 'base_url="http://127.0.0.1:8000/v1", api_key="none"' in snippet
+    compile(snippet, "snippet", "exec")
+    hostile = Reader(html.usage("http://127.0.0.1:8000/v1", (HOSTILE,), key=True))
+    compile(hostile.text[hostile.text.index("from openai") :].removesuffix("Copy"), "snippet", "exec")
+    assert 'api_key="YOUR KEY"' in hostile.text
+    assert not {"script", "img"} & set(hostile.tags)
+
+
 def test_what_strangers_choose_stays_text() -> None:
     now = status(
         phase=Phase.WAITING,
@@ -124,7 +168,8 @@ def test_what_strangers_choose_stays_text() -> None:
     )
     bad = {"method": HOSTILE, "model": HOSTILE, "error": HOSTILE}
     drawn = html.still(now, (record(HOSTILE, **bad),), now=NOW)
-    running = html.requests(now, (active(HOSTILE, model=HOSTILE),), (), now=NOW)
+    fields = ((HOSTILE, HOSTILE),)
+    running = html.requests(now, (active(HOSTILE, model=HOSTILE, request_fields=fields),), (), now=NOW, details=True)
     for read in (Reader(drawn), Reader(running)):
         assert not {"script", "img"} & set(read.tags)
         assert not [name for name, _ in read.attributes if name.startswith("on")]

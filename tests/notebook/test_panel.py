@@ -131,6 +131,23 @@ def test_each_peer_has_a_button_that_puts_it_out(clock: Clock) -> None:
     assert handle.done == ["kick two"]
 
 
+async def test_a_proxy_asks_for_the_models_once_it_is_ready_and_says_how_to_use_it(clock: Clock) -> None:
+    handle = Handle(status=status(role=Role.PROXY, phase=Phase.WAITING), loop=asyncio.get_running_loop())
+    panel = Panel(handle, clock=clock)
+    assert 'value="http://127.0.0.1:8000/v1"' in text(panel)
+    assert "model=&quot;MODEL&quot;" in text(panel)
+    assert handle.done == []
+    handle.status = status(role=Role.PROXY)
+    await shows(panel, 'value="llama3"')
+    panel.draw()
+    assert handle.done == ["models"]
+    handle.status = status(role=Role.PROXY, phase=Phase.STOPPED)
+    panel.draw()
+    assert "8000/v1" not in text(panel)
+    panel.close()
+    await asyncio.sleep(0)
+
+
 def test_what_a_button_fails_with_is_shown_and_goes_with_the_next(clock: Clock) -> None:
     handle = Handle(status=status(peers=(peer("<b>"),)))
     panel = Panel(handle, clock=clock)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import html
 import json
 from typing import Any
 
 import ipywidgets
 import pytest
 
+from llmtunnel.install import on_laptop
 from llmtunnel.notebook.reveal import SHOWN, Picture, Reveal
 
 from ..support.scripted_handle import CODE, Clock
@@ -42,6 +44,17 @@ def test_a_click_shows_it_and_another_masks_it(reveal: Reveal) -> None:
     reveal.button.click()
     assert reveal.picture.value == b""
     assert "onerror" not in reveal.fields.value
+
+
+def test_it_says_what_to_do_next(reveal: Reveal) -> None:
+    hint = "Click <b>Show</b>, then run this on your laptop:"
+    assert hint in reveal.fields.value
+    assert html.escape(on_laptop().pip) in reveal.fields.value
+    reveal.show()
+    assert hint not in reveal.fields.value
+    assert html.escape(on_laptop().pip) in reveal.fields.value
+    for line in (on_laptop(CODE).run, on_laptop(CODE).uvx):
+        assert html.escape(line).encode() in reveal.picture.value
 
 
 def test_it_is_masked_again_after_a_minute(reveal: Reveal, clock: Clock) -> None:

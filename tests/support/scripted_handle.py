@@ -47,6 +47,12 @@ class Handle:
     invite: Any = field(default=None, repr=False)
     loop: asyncio.AbstractEventLoop | None = None
     done: list[str] = field(default_factory=list)
+    openai_base_url: str = "http://127.0.0.1:8000/v1"
+    needs_key: bool = False
+
+    async def models(self) -> tuple[str, ...]:
+        self.done.append("models")
+        return ("llama3", HOSTILE)
 
     def records(self, limit: int = 20) -> tuple[RequestRecord, ...]:
         return self.ended[-limit:]
