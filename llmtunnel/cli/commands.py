@@ -14,7 +14,7 @@ from .. import descriptors
 from ..config import ProxySettings, Settings
 from ..errors import SettingError, TunnelError
 from ..invite import DEFAULT_SIGNAL, MAYBE_CUT, ROOM, Invite
-from ..status import Listening, Notice, Reconnecting, SignalConnected, Waiting
+from ..status import Listening, Notice, PeerConnected, Reconnecting, SignalConnected, Waiting
 from ..upstream import NAMED
 from . import logs
 from .console import Console
@@ -158,16 +158,24 @@ async def _proxy(command: ProxyCommand, console: Console) -> int:
 
     settings = command.settings
     _warn(settings, console)
-    return await keep(aio.Proxy(settings), console, then=lambda notice: _doubt(notice, settings, console))
+    return await keep(aio.Proxy(settings), console, then=_doubting(settings, console))
 
 
-def _doubt(notice: Notice, settings: ProxySettings, console: Console) -> None:
-    """Say where the end of the code may be missing, which names the signal server: there is no other sign of it."""
-    match notice:
-        case Waiting() if settings.room.startswith(ROOM) and settings.signal == DEFAULT_SIGNAL:
-            console.hint(MAYBE_CUT)
-        case Reconnecting(what="signal server") if settings.room.startswith(ROOM) and settings.signal != DEFAULT_SIGNAL:
-            console.hint(NAMES_SIGNAL)
+def _doubting(settings: ProxySettings, console: Console) -> Callable[[Notice], None]:
+    """What says once where the end of the code may be missing, which names the signal server: nothing else tells it."""
+    doubts: dict[type[Notice], str] = {}
+    if settings.room.startswith(ROOM):
+        doubts = {Waiting: MAYBE_CUT} if settings.signal == DEFAULT_SIGNAL else {Reconnecting: NAMES_SIGNAL}
+
+    def hear(notice: Notice) -> None:
+        if text := doubts.pop(type(notice), ""):
+            console.say(f"{text}\n")
+        elif isinstance(notice, SignalConnected):
+            doubts.pop(Reconnecting, None)
+        elif isinstance(notice, PeerConnected):
+            doubts.clear()
+
+    return hear
 
 
 async def _doctor(command: DoctorCommand, console: Console) -> int:

@@ -49,7 +49,6 @@ class Console:
         self._live: Live | None = None
         self._human = HumanLines()
         self._last_error = ""
-        self._hints: set[str] = set()
 
     def tell(self, notice: Notice) -> None:
         """One line for a notice, or none where it was just said."""
@@ -65,12 +64,6 @@ class Console:
         if not self._json:
             self.write(text)
             self._check(vital)
-
-    def hint(self, text: str) -> None:
-        """Say to people what may help, once."""
-        if text not in self._hints:
-            self._hints.add(text)
-            self.say(f"{text}\n")
 
     @property
     def saved(self) -> bool:

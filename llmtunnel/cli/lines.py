@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections import deque
+from dataclasses import replace
 from typing import Final
 
 from ..errors import TunnelError
@@ -44,7 +45,8 @@ RETRYING: Final = "Retrying."
 class HumanLines:
     """Sentences. Bad news of the signal server or of peers is said once, until there is good news, and the reverse.
 
-    A cause is said once too: an error, the retry after it and the end that it leads to all name the same one.
+    A cause is said once too: an error, the retry after it and the end that it leads to all name the same one. So is a
+    hint, which several causes may have.
     """
 
     def __init__(self) -> None:
@@ -53,7 +55,6 @@ class HumanLines:
 
     def line(self, notice: Notice) -> str | None:
         """The sentence for a notice, or None where it was said before, or is for programs alone."""
-        text = printable(sentence(notice))
         self._begun |= not isinstance(notice, Stopped)
         match notice:
             case TotalsNotice():
@@ -69,8 +70,8 @@ class HumanLines:
             case Waiting() | Suspended() | PeerLostNotice() | Reconnecting() | ErrorNotice():
                 topic, good = "peer", False
             case _:
-                return text
-        return self._topics[topic].news(notice, text, good)
+                return printable(sentence(notice))
+        return self._topics[topic].news(notice, good)
 
     def has_said(self, cause: str) -> bool:
         """Whether the present bad news has named this cause."""
@@ -87,17 +88,20 @@ class _Topic:
     def has_said(self, cause: str) -> bool:
         return printable(cause) in self._said
 
-    def news(self, notice: Notice, text: str, good: bool) -> str | None:
-        """The part of the notice's text that was not said yet, if any."""
+    def news(self, notice: Notice, good: bool) -> str | None:
+        """The sentence for a notice, or the part of it that was not said yet, if any."""
         if good is not self._good:
             self._good = good
             self._said.clear()
-        cause, retrying = printable(_cause(notice)), isinstance(notice, Reconnecting)
-        if isinstance(notice, ErrorNotice | Reconnecting) and cause in self._said:
-            text = RETRYING if retrying else ""
+        cause, hint, after = printable(_cause(notice)), "", ""
+        if isinstance(notice, ErrorNotice | Reconnecting):
+            hint, after = printable(notice.hint), RETRYING if isinstance(notice, Reconnecting) else ""
+            notice = replace(notice, hint="") if hint in self._said else notice
+        repeated = isinstance(notice, ErrorNotice | Reconnecting) and cause in self._said
+        text = after if repeated else printable(sentence(notice))
         if not text or text in self._said:
             return None
-        self._said.extend(filter(None, (text, cause, RETRYING if retrying else "")))
+        self._said.extend(filter(None, (text, cause, hint, after)))
         return text
 
 

@@ -20,7 +20,8 @@ from llmtunnel.cli.options import ProxyCommand, ServeCommand, parse
 from llmtunnel.endpoints import discovery
 from llmtunnel.endpoints.discovery import Found
 from llmtunnel.invite import EXAMPLE, MAYBE_CUT
-from llmtunnel.status import Notice, Reconnecting, Role, Waiting
+from llmtunnel.paths import Path
+from llmtunnel.status import Notice, PeerConnected, Reconnecting, Role, SignalConnected, Waiting
 from llmtunnel.upstream import NAMED
 
 from ..support.ports import free_port
@@ -100,22 +101,30 @@ def test_a_mistake_is_an_error_and_what_to_do_in_few_lines(line: str, capfd: pyt
     assert not told.out
 
 
+WAITING = Waiting(room="r", role=Role.PROXY)
+UNREACHED = Reconnecting(what="signal server", reason="r", delay=1)
+JOINED = SignalConnected(signal="ws://s", room="r")
+CONNECTED = PeerConnected(peer="p", path=Path.DIRECT, version="v2")
+
+
 @pytest.mark.parametrize(
-    ("code", "notice", "hint"),
+    ("arguments", "notices", "hint"),
     [
-        (EXAMPLE, Waiting(room="r", role=Role.PROXY), MAYBE_CUT),
-        (EXAMPLE, Reconnecting(what="signal server", reason="r", delay=1), ""),
-        (f"{EXAMPLE}@signal.example", Reconnecting(what="signal server", reason="r", delay=1), NAMES_SIGNAL),
-        (f"{EXAMPLE}@signal.example", Reconnecting(what="peer", reason="r", delay=1), ""),
-        (f"{EXAMPLE}@signal.example", Waiting(room="r", role=Role.PROXY), ""),
+        ([EXAMPLE], [UNREACHED, JOINED, WAITING, WAITING], MAYBE_CUT),
+        ([EXAMPLE], [JOINED, CONNECTED, WAITING], ""),
+        ([f"{EXAMPLE}@signal.example"], [UNREACHED, UNREACHED, JOINED, WAITING], NAMES_SIGNAL),
+        ([f"{EXAMPLE}@signal.example"], [JOINED, UNREACHED], ""),
+        (["--room", "r", "--secret", "long enough"], [UNREACHED, JOINED, WAITING], ""),
     ],
 )
-def test_where_the_end_of_a_code_may_be_missing_proxy_says_so_once(code: str, notice: Notice, hint: str) -> None:
-    people, command = io.StringIO(), parse(["proxy", code], {})
+def test_where_the_end_of_a_code_may_be_missing_proxy_says_so_once(
+    arguments: list[str], notices: list[Notice], hint: str
+) -> None:
+    people, command = io.StringIO(), parse(["proxy", *arguments], {})
     assert isinstance(command, ProxyCommand)
-    console = Console(stream=people)
-    for _ in range(2):
-        commands._doubt(notice, command.settings, console)
+    hear = commands._doubting(command.settings, Console(stream=people))
+    for notice in notices:
+        hear(notice)
     assert people.getvalue() == (f"{hint}\n" if hint else "")
 
 

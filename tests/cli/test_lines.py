@@ -257,6 +257,14 @@ def test_a_cause_is_said_once_by_the_error_the_retry_and_the_end_that_it_leads_t
     assert human.line(Stopped(reason=why)) == f"stopped: {why}"
 
 
+def test_a_hint_is_said_once_whichever_causes_have_it() -> None:
+    human = HumanLines()
+    lost, refused = (Reconnecting(what="signal server", reason=why, hint="Is it up?", delay=1) for why in ("a", "b"))
+    assert [human.line(each) for each in (lost, refused, lost)] == ["a. Is it up? Retrying.", "b. Retrying.", None]
+    assert human.line(SignalConnected(signal="ws://s", room="r"))
+    assert human.line(refused) == "b. Is it up? Retrying."
+
+
 def test_what_could_not_start_has_not_stopped() -> None:
     assert HumanLines().line(Stopped()) is None
 
