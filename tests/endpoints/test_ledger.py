@@ -257,7 +257,8 @@ def test_any_thread_may_read_while_the_loop_writes() -> None:
         while not end.is_set():
             rows = [record.as_dict() for record in ledger.records(RECORDS)]
             ids = [int(row["id"] or 0) for row in rows]
-            assert ids == list(range(ids[0], ids[0] + len(ids))) if ids else True
+            first = ids[0] if ids else 0
+            assert ids == list(range(first, first + len(ids)))
             assert all(each.status in (None, 200) for each in ledger.active())
             assert ledger.tokens >= 0
             ledger.first_token()
