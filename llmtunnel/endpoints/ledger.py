@@ -195,17 +195,18 @@ def _length(fields: Fields) -> int | None:
 
 def _shown(fields: Fields) -> Shown:
     """The names, and the values of those that are in `SHOWN`."""
-    return tuple([_pair(name[:MAX_FIELDS], value[:MAX_VALUE]) for name, value in fields[:MAX_FIELDS]])
-
-
-def _pair(name: bytes, value: bytes) -> tuple[str, str | None]:
-    text, shown = _name(name)
-    return text, value.decode("latin-1") if shown else None
+    pairs = []
+    for name, value in fields[:MAX_FIELDS]:
+        hidden = _hidden(name[:MAX_FIELDS])
+        pairs.append((hidden[0], value[:MAX_VALUE].decode("latin-1")) if hidden[1] else hidden[2])
+    return tuple(pairs)
 
 
 @lru_cache(maxsize=256)  # the same names come again and again: this halves the cost of a head
-def _name(name: bytes) -> tuple[str, bool]:
-    return name.decode("latin-1"), name.lower() in SHOWN
+def _hidden(name: bytes) -> tuple[str, bool, tuple[str, None]]:
+    """A name as text, whether its value is shown, and what is remembered where it is not."""
+    text = name.decode("latin-1")
+    return text, name.lower() in SHOWN, (text, None)
 
 
 class Ledger:
