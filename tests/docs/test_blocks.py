@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import pytest
 import yaml
@@ -75,7 +76,7 @@ class Place:
             cwd=folder,
             env=environment({**self._variables, "IPYTHONDIR": str(folder)}),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=PATIENCE,
         )
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
@@ -145,6 +146,7 @@ def test_a_shell_block_has_commands_that_the_command_line_accepts(
             signal_parser("llmtunnel signal").parse_args(command.arguments)
 
 
+@pytest.mark.skipif(not (which("bash") and which("curl")) or os.name != "posix", reason="needs bash and curl")
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.run], ids=str)
 @pytest.mark.timeout(PATIENCE + 10)
 def test_a_shell_block_that_is_marked_runs(block: Block, place: Place, tmp_path: Path) -> None:
