@@ -218,7 +218,7 @@ def test_connections_that_cannot_be_accepted_fill_no_log() -> None:
         address = address_of(toy.wait_event("listening")["url"])
         for _ in range(100):
             clients.enter_context(socket.create_connection(address, timeout=20))
-        toy.wait_line("Connections are not accepted: this process is out of file descriptors")
+        toy.wait_line("Cannot accept connections: this process is out of file descriptors")
         with pytest.raises(AssertionError):
             toy.wait_line("nothing says this", timeout=2.5)
         assert len(toy.errors) == 1

@@ -200,7 +200,7 @@ def test_who_waits_while_the_loop_ends_is_told(thread: LoopThread) -> None:
     time.sleep(0.1)
     hold.close()
     other.join(10)
-    assert told == ["The tunnel was closed meanwhile."]
+    assert told == ["The tunnel was closed in the meantime."]
 
 
 def test_holding_and_letting_go_from_many_threads_at_once_ends_with_none(thread: LoopThread) -> None:
@@ -283,7 +283,7 @@ def test_a_process_whose_threads_are_replaced_gets_an_error(by: str, call: str) 
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment({}), timeout=30, check=False, capture_output=True, text=True
     )
-    assert "has replaced the threads of this process, and a tunnel would hang." in done.stdout, done.stderr
+    assert "has replaced the threads of this process, so a tunnel would hang." in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

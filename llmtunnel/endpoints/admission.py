@@ -73,18 +73,18 @@ class Admission:
         policy = self._exposure.policy
         path, _, query = target.partition(b"?")
         if b"#" in query:
-            return f"has a fragment; refused under serve's {policy.flags}"
+            return f"contains a fragment. Serve rejects that because of {policy.flags}"
         asked = get_all(head.fields, PREFLIGHT_METHOD)[0].decode("latin-1") if is_preflight(head) else None
         reason = policy.refusal(head.method.decode("latin-1"), path, preflight_for=asked)
         if reason is None and (name := _override(head.fields)):
-            reason = f"has the field {name}, which may make it another; refused under serve's {policy.flags}"
+            reason = f"has the header {name}, which could replace the path. Serve rejects it because of {policy.flags}"
         return reason
 
     def check_length(self, length: int) -> None:
         """Hold a body, as told or as received so far, to ``--max-body``. Raises `Refused`."""
         limit = self._exposure.max_body
         if limit is not None and length > limit:
-            raise _refused(413, "body_too_large", f"The request's body is over {limit} bytes: serve's --max-body.")
+            raise _refused(413, "body_too_large", f"The request's body is over {limit} bytes, serve's --max-body.")
 
     @contextmanager
     def admitted(self, peer: str) -> Iterator[None]:

@@ -129,7 +129,7 @@ class Clients:
         if len(self._open) - len(self._placeless) <= self._most or self._evict(_SILENT):
             return True
         self._placeless[client] = asyncio.get_running_loop().time()
-        self._complain(f"All {self._most} places for clients are taken: others are answered 503.")
+        self._complain(f"All {self._most} places for clients are in use. Further clients get 503.")
         return False
 
     def has_lost_place(self, client: ClientConnection) -> bool:
@@ -229,8 +229,8 @@ class Clients:
             await asyncio.sleep(0 if isinstance(exc, ConnectionError) else _RETRY)
             return
         self._complain(
-            f"The proxy has no file descriptor left for clients: {os.strerror(exc.errno)}. Raise the limit of open"
-            " files (ulimit -n), or have fewer connections at once."
+            f"The proxy cannot accept more clients: {os.strerror(exc.errno)}. Raise the limit of open files"
+            " (ulimit -n), or use fewer connections at once."
         )
         if self._spare is None:  # whatever else runs in this process has taken it
             await asyncio.sleep(_RETRY)

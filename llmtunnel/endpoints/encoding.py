@@ -50,7 +50,7 @@ class ResponseEncoder:
         try:
             length = content_length(head.fields)
         except BadMessage as exc:
-            raise ProtocolError(f"The response cannot be used: {exc}.") from exc
+            raise ProtocolError(f"The response is not valid: {exc}.") from exc
         if self._method == b"HEAD" or head.status in (204, 304):
             self._remaining = 0
         elif length is not None:
@@ -67,7 +67,7 @@ class ResponseEncoder:
         if self._remaining is not None:
             self._remaining -= len(data)
             if self._remaining < 0:
-                raise ProtocolError("The response has more bytes than its head told.")
+                raise ProtocolError("The response is longer than its Content-Length.")
         return encode_chunk(data) if self._chunked else data
 
     def end(self) -> bytes:

@@ -195,7 +195,7 @@ class Exchange:
             await self._send_all(self._body.read, stream)
         except BadMessage as exc:
             self._refused_body = exc
-            stream.reset(ErrorCode.CANCELLED, f"The request cannot be used: {exc}.")
+            stream.reset(ErrorCode.CANCELLED, f"The request is not valid: {exc}.")
 
     async def _send_all(self, read: Callable[[], Awaitable[bytes]], stream: Stream) -> None:
         try:
@@ -241,7 +241,7 @@ class Exchange:
 
     async def _respond(self, head: ResponseHead, stream: Stream) -> None:
         if head.status == 101:
-            raise ProtocolError("The peer changed a protocol that nobody asked to change.")
+            raise ProtocolError("The other side switched protocols without being asked.")
         if self._request.expects_continue and not (self._body.begun or self._body.whole or self._entry.bytes_up):
             self._encoder.keep_alive = False  # whether the body will come is the client's choice (RFC 9110, 10.1.1)
         if self._is_warm:

@@ -64,9 +64,9 @@ class Guard:
         host = canonical_host(listen.host.partition("%")[0])  # clients do not name our interfaces
         if not (policy.api_key or policy.no_auth or (host and is_loopback(host))):
             raise SettingError(
-                f"On {netloc(listen.host, listen.port)} other machines could use the model as well.",
-                hint="Give a key that clients have to send (TUNNEL_API_KEY, --api-key-file or --api-key),"
-                " or say --no-auth, or listen on 127.0.0.1.",
+                f"--listen {netloc(listen.host, listen.port)} would let other machines use the model without a key.",
+                hint="Set a key that clients must send (TUNNEL_API_KEY, --api-key-file or --api-key), or use --no-auth,"
+                " or listen on 127.0.0.1.",
             )
         self._hosts = {host, *map(canonical_host, policy.allow_hosts)}
         # The addresses behind a name or "any" may be those of a container's or a router's other side.
@@ -181,30 +181,30 @@ def _preflight_answer(request: RequestHeadReceived, cors: Fields) -> ResponseHea
 _KEY_WANTED: Final = Failure(
     status=401,
     code="invalid_api_key",
-    message="This proxy was given an --api-key: send the same one, as Authorization: Bearer or X-Api-Key.",
+    message="This proxy needs its --api-key. Send it as Authorization: Bearer or as X-Api-Key.",
 )
 _FOREIGN_SITE: Final = Failure(
     status=403,
     code="foreign_origin",
-    message="A page of another web site asked for this. If it may use the model, start the proxy with"
-    " --allow-origin and the site's origin, and let the page ask with CORS.",
+    message="A page of another web site sent this request. To allow that, start the proxy with --allow-origin and the"
+    " site's origin, and let the page use CORS.",
 )
 
 
 def _foreign_host(host: bytes) -> Failure:
     asked = parse_authority(_ZONE.sub(b"", host).decode("latin-1"))
-    called = f"The proxy was called by {_quoted(host)}"
+    called = f"The request names the host {_quoted(host)}"
     if asked is None:
-        message = f"{called}, which is no host's name. Call it by the address that it listens on, or by localhost."
+        message = f"{called}, which is not a host name. Use the address that the proxy listens on, or localhost."
     elif usual := usual_address(asked.host) or (b"%" in host and asked.host):
         message = (
-            f"{called}. Browsers do not mark what web pages send to an address of this spelling, so it is refused."
-            f" Call it by {netloc(usual, asked.port)}."
+            f"{called}. Browsers do not mark requests of web pages to an address in this spelling, so the proxy rejects"
+            f" it. Use {netloc(usual, asked.port)}."
         )
     else:
         message = (
-            f"{called}, a name that it does not know, as a hostile web page might call it."
-            f" If that is you, start it with --allow-host {asked.host[:_SHOWN]}."
+            f"{called}, which this proxy does not know. A hostile web page could send that."
+            f" If it is your own name for the proxy, start it with --allow-host {asked.host[:_SHOWN]}."
         )
     return Failure(status=403, code="foreign_host", message=message)
 
@@ -212,20 +212,20 @@ def _foreign_host(host: bytes) -> Failure:
 def _foreign_origin(value: bytes) -> Failure:
     origin = parse_origin(value.decode("latin-1"))
     if origin is None:
-        message = f"The request's Origin ({_quoted(value)}) is none that a browser sends. It must be one origin."
+        message = f"The request's Origin is not valid: {_quoted(value)}. It must be a single origin."
     elif origin == OPAQUE:
         message = (
-            "A page without an origin of its own (null) asked for this: one that was opened from a file, or a sandboxed"
-            " frame of any web site. Open your page by http://localhost. Or start the proxy with --allow-origin null:"
-            " then every web site can use the model."
+            "A page without an origin (null) sent this request: one that was opened from a file, or a sandboxed frame"
+            " of any web site. Open your page at http://localhost. Or start the proxy with --allow-origin null: then"
+            " every web site can use the model."
         )
     else:
         message = (
-            f"A web page of another origin ({_quoted(value)}) asked for this. Start the proxy with --allow-origin"
-            f" {str(origin)[:_SHOWN]} if it may use the model."
+            f"A web page of another origin sent this request: {_quoted(value)}. Start the proxy with"
+            f" --allow-origin {str(origin)[:_SHOWN]} to allow that."
         )
         if origin.scheme in _WEB and (usual := usual_address(origin.host)):
-            message += f" If it is a page of this machine, open it by {origin._replace(host=usual)} instead."
+            message += f" If it is a page on this machine, open it at {origin._replace(host=usual)} instead."
     return Failure(status=403, code="foreign_origin", message=message)
 
 

@@ -85,7 +85,7 @@ def error_event(status: int, body: bytes) -> bytes:
     except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict) or "error" not in told:
-        text = body.decode("utf-8", "replace").strip() or f"The model server answered {status}."
+        text = body.decode("utf-8", "replace").strip() or f"The model server answered with HTTP status {status}."
         told = {"error": {"message": text, "type": "upstream_error", "code": status}}
     return b"data: " + json.dumps(told).encode() + b"\n\n"
 
@@ -93,8 +93,8 @@ def error_event(status: int, body: bytes) -> bytes:
 def unreadable(status: int, coding: str) -> bytes:
     """What to tell of a body in a content coding that cannot be taken off."""
     return (
-        f"The model server answered {status}, compressed with {coding!r} although it was asked not to compress."
-        " Turn that off there, or start the proxy without --keepalive."
+        f"The model server answered with HTTP status {status}, and compressed with {coding!r} although the request"
+        " rules that out. Turn compression off there, or start the proxy without --keepalive."
     ).encode()
 
 
@@ -159,7 +159,7 @@ class Decoder:
                 if piece:
                     yield piece
         except zlib.error as exc:
-            raise ProtocolError("The response is not compressed as its Content-Encoding says.") from exc
+            raise ProtocolError("The response is not compressed in the way that its Content-Encoding says.") from exc
 
     def _decompress(self, data: bytes) -> bytes:
         assert self._decoder is not None

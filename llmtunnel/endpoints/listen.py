@@ -173,13 +173,16 @@ def _unusable(listen: Listen, exc: Exception) -> SettingError:
     address = netloc(listen.host, listen.port)
     code = exc.errno if isinstance(exc, OSError) else None
     if none_left := descriptors.shortage(None if code == errno.EAFNOSUPPORT else exc):
-        return SettingError(f"{address} cannot be listened on: {none_left}.", hint=descriptors.RAISE_IT)
+        return SettingError(f"Cannot listen on {address}: {none_left}.", hint=descriptors.RAISE_IT)
     # Windows says EACCES of a port that another program holds for itself alone.
     if code == errno.EADDRINUSE or (code == errno.EACCES and listen.port >= 1024):
         return AddressInUse(address, next_free=_next_free(listen))
     if code == errno.EACCES:
-        return SettingError(f"{address} may not be listened on by this user.", hint="Choose a port above 1023.")
-    return SettingError(f"{address} is not an address of this machine.", hint="--listen 127.0.0.1:8000 always is.")
+        return SettingError(f"This user may not listen on {address}.", hint="Use a port above 1023.")
+    return SettingError(
+        f"Cannot listen on {address}: this machine does not have that address.",
+        hint="Use for example --listen 127.0.0.1:8000.",
+    )
 
 
 def _next_free(listen: Listen) -> int | None:

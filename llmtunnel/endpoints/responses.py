@@ -56,23 +56,27 @@ class Failure:
         return encode_response(replace(head, fields=(*head.fields, (b"Connection", b"close")))) + body
 
 
-STOPPING: Final = Failure(status=502, code="stopping", message="The proxy is stopping. Start it again and retry.")
+STOPPING: Final = Failure(status=502, code="stopping", message="The proxy is stopping. Start it again, then retry.")
 BUSY: Final = Failure(
-    status=503, code="too_many_connections", message="The proxy has too many client connections. Close some and retry."
+    status=503,
+    code="too_many_connections",
+    message="The proxy has too many client connections. Close some and retry.",
 )
 PROBED: Final = Failure(
-    status=421, code="proxy", message="This is a proxy of llmtunnel, not a model server: nothing was passed on."
+    status=421, code="proxy", message="This is an llmtunnel proxy, not a model server. It did not forward the request."
 )
 DEFECT: Final = Failure(
-    status=502, code="internal", message="A defect in the proxy ended the request. Its log says more: please report it."
+    status=502,
+    code="internal",
+    message="An internal error in the proxy ended the request. Please report this.",
 )
 
 _RESETS: Final = {
     ErrorCode.REFUSED: (503, "refused", "Try again in a moment."),
-    ErrorCode.UPSTREAM: (502, "upstream_broken", "Look at the model server's log on the serve side."),
+    ErrorCode.UPSTREAM: (502, "upstream_broken", "Ask whoever runs serve to look at the model server's log."),
     ErrorCode.TRUNCATED: (502, "truncated", "Send the request again."),
-    ErrorCode.FLOW_CONTROL: (502, "flow_control", "Read the response faster, or update the other side."),
-    ErrorCode.TOO_LARGE: (502, "too_large", "The response's header fields are too large for the tunnel."),
+    ErrorCode.FLOW_CONTROL: (502, "flow_control", "Read the response faster, or update llmtunnel on the other side."),
+    ErrorCode.TOO_LARGE: (502, "too_large", "The response's header is too large for the tunnel."),
 }
 
 
@@ -80,7 +84,7 @@ def failure(error: TunnelError | BadMessage) -> Failure:
     """What to tell a client that still waits for its response's head."""
     if isinstance(error, BadMessage):
         code = "bad_request" if error.status < 500 else "not_supported"
-        return Failure(status=error.status, code=code, message=f"The proxy cannot take this request: {error}.")
+        return Failure(status=error.status, code=code, message=f"The proxy rejects this request: {error}.")
     status, code, advice = _kind(error)
     return Failure(status=status, code=code, message=f"{error.message} {error.hint or advice}".strip())
 
@@ -88,18 +92,18 @@ def failure(error: TunnelError | BadMessage) -> Failure:
 def _kind(error: TunnelError) -> tuple[int, str, str]:
     match error:
         case PeerNotFound():
-            return 503, "no_peer", "Start llmtunnel serve with the same room, then retry."
+            return 503, "no_peer", "Start `llmtunnel serve` on the other side, then retry."
         case TooManyStreams():
             # Not 429: it is the tunnel that is full, be it by other clients' requests.
             return 503, "too_many_requests", "Send fewer requests at once."
         case PeerLost():
-            return 502, "peer_lost", "The proxy is reconnecting by itself: send the request again."
+            return 502, "peer_lost", "The proxy reconnects by itself. Send the request again."
         case StreamReset(code=code) if code in _RESETS:
             return _RESETS[code]
         case ProtocolError(code=ErrorCode.TOO_LARGE):
             return 431, "too_large", "Send fewer or shorter header fields."
         case StreamReset() | ProtocolError():
-            return 502, error.code.name.lower(), "Send the request again; if that does not help, look at serve's log."
+            return 502, error.code.name.lower(), "Send the request again. If that does not help, look at serve's log."
         case _:
             return 503, "no_tunnel", "Look at the proxy's log."
 

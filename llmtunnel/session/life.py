@@ -35,6 +35,7 @@ GONE: Final = 10.0
 """Seconds that a peer has to come back after its process seems to have ended. One that was killed never does."""
 FRESH: Final = 5.0
 """Seconds after which that word says nothing about a silence that begins. A dead peer is noticed within 3 s."""
+_NOT_OVER_TCP: Final = "Only local TCP may carry requests, and the peer cannot be reached over it."
 
 
 class State(Enum):
@@ -87,7 +88,7 @@ class Life:
         self._gone_at = -inf
         """When the peer's process was said to have ended."""
         if introduces:
-            self._wait(State.INTRODUCED, "Only local TCP is to be used, and the peer is not reached over it.", now, now)
+            self._wait(State.INTRODUCED, _NOT_OVER_TCP, now, now)
 
     @property
     def waits(self) -> bool:
@@ -113,7 +114,7 @@ class Life:
         """The session has another channel."""
         self._introduces = introduces
         if introduces:
-            reason = "Only local TCP is to be used, and the peer is not reached over it."
+            reason = _NOT_OVER_TCP
             self._wait(State.INTRODUCED, reason, now, last_heard)
             return None
         return self._stand(self.silence(now, last_heard) if self.waits else 0.0)

@@ -196,7 +196,7 @@ class Link:
         if self.session is not None:
             self.session.suspect(gone=gone)
         else:
-            self._give_up(self._running, PeerLost(f"{self.name} left before it was reached."))
+            self._give_up(self._running, PeerLost(f"{self.name} left before a connection came up."))
 
     def settle(self) -> None:
         """Open nothing more."""
@@ -275,7 +275,7 @@ class Link:
             return exc.again()
         except Exception as exc:
             logger.exception("a defect ended the connection to %s", self.name)
-            return PeerError(f"A defect ended the connection to {self.name}: {exc!r}.", hint="Please report it.")
+            return PeerError(f"An internal error ended the link to {self.name}: {exc!r}.", hint="Please report this.")
 
     async def _greet(self, attempt: Attempt, channel: Channel) -> Carrier:
         """Begin on a channel that is open. Raises `ConnectFailed` where it is of no use."""
@@ -399,10 +399,10 @@ class Link:
             return
         path, failure = self.session.path, self.attempts[0].failure
         if path is Path.TURN and Path.DIRECT in self._side.settings.carriers:
-            self.session.explain("direct: nothing passes straight between the two networks")
+            self.session.explain("direct: the two networks let nothing through directly")
         elif path is not Path.RELAY:
             self.session.explain("")
         elif failure is None:
-            self.session.explain("direct: is being tried")
+            self.session.explain("direct: still trying")
         elif isinstance(failure, ConnectFailed):
             self.session.explain(f"direct: {failure.message}")

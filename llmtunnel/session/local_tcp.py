@@ -80,11 +80,11 @@ class ListenWay(Way):
             self._addresses = await self._shared_listener.expect(self._fingerprint, self._accept)
             self._tell(self._addresses)  # none too: the peer need not wait then
             if not self._addresses:
-                raise ConnectFailed("This machine has no address to listen on.")
+                raise ConnectFailed("This machine has no address that the other side could use.")
             async with asyncio.timeout(EXPECT):
                 return await asyncio.shield(self._came)
         except TimeoutError as exc:
-            raise ConnectFailed(f"The peer is not reached over {Path.TCP}: it has not come.") from exc
+            raise ConnectFailed(f"Cannot reach the peer over {Path.TCP}: it did not connect.") from exc
         finally:
             self._shared_listener.forget(self._fingerprint, self._accept)
 

@@ -206,8 +206,8 @@ class Session:
                 id = await self._open_stream(head, ended)
         except TimeoutError as exc:
             raise TooManyStreams(
-                f"The other side works on {self.active} requests of this proxy, and takes no more at once. None of them"
-                f" ended within {self._timeouts.stream:g} s.",
+                f"The other side already works on {self.active} requests of this proxy, its limit. None of them ended"
+                f" within {self._timeouts.stream:g} s.",
                 hint="Send fewer requests at once, or send this one again later.",
             ) from exc
         stream = self._streams[id] = Stream(self, id, head)

@@ -109,7 +109,7 @@ class DirectWay(Way):
             async with asyncio.timeout(self._timeout):
                 await self._answered.wait()
         except TimeoutError as exc:
-            raise ConnectFailed(f"{self._member} did not answer our offer.") from exc
+            raise ConnectFailed(f"{self._member} did not answer the offer to connect.") from exc
 
     def _tx_candidate(self, candidate: IceCandidate) -> None:
         self._send(messages.candidate(candidate, to=self._to))
@@ -148,9 +148,9 @@ class RelayWay(Way):
             async with asyncio.timeout(self._settings.timeouts.answer):
                 await self._answered.wait()
         except TimeoutError as exc:
-            raise ConnectFailed("The signal server has sent no ticket for its relay.") from exc
+            raise ConnectFailed("The signal server did not send a ticket for its relay.") from exc
         if self._ticket is None:
-            raise ConnectFailed(f"The signal server opens no pipe: {self._refusal}.")
+            raise ConnectFailed(f"The signal server refused a pipe through its relay: {self._refusal}.")
         self._channel = await open_relay(
             self._settings.signal,
             self._ticket,

@@ -72,10 +72,10 @@ class TlsChannel(Channel, asyncio.Protocol):
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._opened)
         except TimeoutError:
-            self.give_up(f"the other end has not finished the TLS handshake in {timeout:g} s")
+            self.give_up(f"the other end did not finish the TLS handshake within {timeout:g} s")
             await self._opened
         except asyncio.CancelledError:
-            self.give_up("given up by us")
+            self.give_up("cancelled on this side")
             raise
 
     def give_up(self, reason: str) -> None:
@@ -212,7 +212,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         if self._tls.ended:
             self._end("closed by the peer")
         elif self._pipe is not None and self._pipe.get_write_buffer_size() > _QUEUE_MOST:
-            self._lose("the peer does not read what it asks for")
+            self._lose("the peer does not read what it asked for")
 
     def _tell_open(self) -> None:
         if self._tls.binding is None or self._opened.done():
@@ -248,7 +248,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         self._reason = reason
         self._unread = b""
         if not self._opened.done():
-            self._opened.set_exception(ConnectFailed(f"The peer is not reached over {self._path}: {reason}."))
+            self._opened.set_exception(ConnectFailed(f"Cannot reach the peer over {self._path}: {reason}."))
         self._loop.call_soon(self._tell_closed)
         if self._pipe is not None and not self._gone.is_set():
             self._hang_up(self._pipe)

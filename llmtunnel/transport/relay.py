@@ -64,10 +64,10 @@ async def _connect(url: str, ticket: str, timeouts: Timeouts) -> WebSocket:
             autoclose=False,
         )
     except (aiohttp.ClientError, OSError, ValueError) as exc:
-        raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {_reason(url, exc)}.") from exc
+        raise ConnectFailed(f"Cannot reach the peer over {Path.RELAY}: {_reason(url, exc)}.") from exc
     if opened.socket.protocol != PROTOCOL:
         await opened.aclose(timeouts.close)
-        raise ConnectFailed(f"The peer is not reached over {Path.RELAY}: {url} is no relay.")
+        raise ConnectFailed(f"Cannot reach the peer over {Path.RELAY}: {url} is not a relay.")
     return opened
 
 
@@ -170,7 +170,7 @@ class SocketTransport(asyncio.Transport):
             elif raw.type is aiohttp.WSMsgType.CLOSE:
                 raise ConnectionAbortedError(f"the relay says: {_shown(raw.extra or str(raw.data))}")
             else:
-                raise ConnectionAbortedError("the relay is gone")
+                raise ConnectionAbortedError("the relay closed the connection")
 
     async def _write(self) -> None:
         while await self._wait_for_more():
@@ -208,16 +208,16 @@ def _reason(url: str, exc: Exception) -> str:
         return failure[0].removesuffix(".")
     match exc:
         case TimeoutError():
-            return "the relay does not answer in time"
+            return "the relay did not answer in time"
         case Redirected(to=to):
             return f"the relay redirects to {to}, and llmtunnel does not follow redirects"
         case aiohttp.WSServerHandshakeError(status=403):
-            return "the relay does not take our ticket"
+            return "the relay rejected our ticket"
         case aiohttp.WSServerHandshakeError(status=503):
-            return "the relay has no more pipes for us"
+            return "the relay has no free pipe for us"
         case aiohttp.WSServerHandshakeError():
-            return f"there is no relay (HTTP status {exc.status})"
-    return f"the relay cannot be connected to: {exc}"
+            return f"the server has no relay (HTTP status {exc.status})"
+    return f"cannot connect to the relay: {exc}"
 
 
 def _shown(text: str) -> str:

@@ -88,7 +88,7 @@ def parse(text: str) -> Description:
     if not 0 < port < 65_536:
         raise _unusable("sctp-port")
     if 0 < max_message < MAX_MESSAGE:
-        raise ConnectFailed(f"The peer takes no messages over {max_message} bytes.")
+        raise ConnectFailed(f"The peer accepts only messages up to {max_message} bytes.")
     return Description(
         ufrag=_require(_last(attributes, "ice-ufrag"), _UFRAG, "ice-ufrag"),
         password=_require(_last(attributes, "ice-pwd"), _PASSWORD, "ice-pwd"),
@@ -138,4 +138,4 @@ def _fingerprints(values: list[str]) -> tuple[Fingerprint, ...]:
 
 
 def _unusable(name: str) -> ConnectFailed:
-    return ConnectFailed(f"The peer's session description is unusable ({name}).")
+    return ConnectFailed(f"The peer's session description is not valid ({name}).")

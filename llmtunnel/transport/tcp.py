@@ -176,8 +176,8 @@ class TcpDialler:
         now = asyncio.get_running_loop().time()
         allowed = [endpoint for endpoint in near if self._attempts.take(now)]
         if not allowed:
-            why = "it has named too many addresses" if near else "it names no address in a network of ours"
-            raise ConnectFailed(f"The peer is not reached over {Path.TCP}: {why}.")
+            why = "it listed too many addresses" if near else "it has no address in a network of this machine"
+            raise ConnectFailed(f"Cannot reach the peer over {Path.TCP}: {why}.")
         connecting = [asyncio.create_task(self._connect(each), name="tcp-connect") for each in allowed]
         try:
             return await self._first(connecting)
@@ -208,8 +208,8 @@ class TcpDialler:
             except OSError as exc:  # TimeoutError is one
                 _log.debug("A peer's address is not reached: %r", exc)
                 if none_left := descriptors.shortage(exc):
-                    failures.append(f"The peer is not reached over {Path.TCP}: {none_left}.")
-        why = failures[0] if failures else f"The peer is not reached over {Path.TCP}: no address of its answers."
+                    failures.append(f"Cannot reach the peer over {Path.TCP}: {none_left}.")
+        why = failures[0] if failures else f"Cannot reach the peer over {Path.TCP}: none of its addresses answers."
         raise ConnectFailed(why)
 
     async def _secure(self, sock: socket.socket) -> Channel:

@@ -145,12 +145,12 @@ class Tls:
         reasons = _reasons(error)
         told = "alert" in reasons  # by the other end
         if told and ("certificate" in reasons or "unknown ca" in reasons):
-            return "the other end does not let our certificate in"
+            return "the other end rejected our certificate"
         if told and "bad record mac" not in reasons:
-            return f"the other end broke off: {reasons}"
+            return f"the other end closed the connection: {reasons}"
         if self.binding is None:
-            return f"the other end does not speak TLS 1.3 as we do: {reasons}"
-        return f"something on the way altered what was sent: {reasons}"
+            return f"the other end does not speak TLS 1.3 in a supported way: {reasons}"
+        return f"the data was altered on the way: {reasons}"
 
 
 def _reasons(error: SSL.Error) -> str:
@@ -159,7 +159,7 @@ def _reasons(error: SSL.Error) -> str:
     return " ".join(str(each[-1]) for each in listed) or " ".join(map(str, error.args)) or "no reason"
 
 
-_REFUSED: Final = "the other end shows another certificate than was expected"
+_REFUSED: Final = "the other end shows an unexpected certificate"
 
 
 class Deframer:

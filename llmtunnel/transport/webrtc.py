@@ -117,7 +117,7 @@ class WebRtcPeer:
         """Take the answer to our offer. Raises `ConnectFailed` where it is unusable."""
         remote = parse(sdp)
         if remote.setup == "actpass" or not self._offering:
-            raise ConnectFailed("The peer's answer is no answer to an offer of ours.")
+            raise ConnectFailed("The peer sent an answer without an offer.")
         self._start(remote, server=remote.setup == "active")
 
     def add_candidate(self, candidate: IceCandidate) -> None:
@@ -132,8 +132,8 @@ class WebRtcPeer:
                 return await asyncio.shield(self._opened)
         except TimeoutError as exc:
             raise ConnectFailed(
-                f"No network path to the peer came up in {self._timeouts.connect:g} s.",
-                hint="Where UDP cannot pass between two networks, a TURN server helps: --turn.",
+                f"No network path to the peer came up within {self._timeouts.connect:g} s.",
+                hint="If UDP cannot pass between the two networks, use a TURN server: --turn URL",
             ) from exc
 
     @property
@@ -240,15 +240,15 @@ class WebRtcPeer:
 
     def _dtls_changed(self) -> None:
         if self._dtls.state == "failed":
-            self._lose("it shows another certificate than the one announced, or DTLS fails")
+            self._lose("the DTLS handshake failed, or the certificate is not the announced one")
         elif self._dtls.state == "closed":
-            self._lose("the connection to the peer is gone")
+            self._lose("the connection to the peer was lost")
 
     def _lose(self, reason: str) -> None:
         if self._channel is not None:
             self._channel.lose(reason)
         if not self._opened.done():
-            self._opened.set_exception(ConnectFailed(f"The peer is not reached: {reason}."))
+            self._opened.set_exception(ConnectFailed(f"Cannot reach the peer: {reason}."))
 
     def _spawn(self, main: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(main, name=name)

@@ -171,7 +171,7 @@ class HttpProxy:
 
     def __str__(self) -> str:
         address = self.url.netloc.rpartition("@")[2]
-        return f"{self.url.scheme}://{address}" if address else "an address that cannot be read"
+        return f"{self.url.scheme}://{address}" if address else "an unreadable address"
 
 
 def proxy_for(url: str) -> HttpProxy | None:
@@ -199,28 +199,28 @@ def proxy_failure(url: str, exc: Exception) -> tuple[str, str] | None:
     if proxy is None:
         return None
     host = urlsplit(url).hostname
-    check = f"Check {proxy.variable}; a NO_PROXY with {host} in it bypasses the proxy."
+    check = f"Check {proxy.variable}. Add {host} to NO_PROXY to bypass the proxy."
     match exc:
         case UnsupportedProxy():
-            return f"{proxy.variable} names {proxy}, which is no HTTP proxy.", "Write http://host:port there."
+            return f"{proxy.variable} names {proxy}, which is not an HTTP proxy.", "Use http://host:port there."
         case aiohttp.ClientHttpProxyError(status=407) | aiohttp.WSServerHandshakeError(status=407):
-            why = "does not accept the user and password" if proxy.url.username else "asks for a user and a password"
-            hint = f"Write them into {proxy.variable}, as http://USER:PASSWORD@{proxy.url.netloc.rpartition('@')[2]}."
+            why = "rejected the user name or password" if proxy.url.username else "asks for a user name and password"
+            hint = f"Set {proxy.variable} to http://USER:PASSWORD@{proxy.url.netloc.rpartition('@')[2]}."
             return f"The HTTP proxy {proxy} {why} (HTTP status 407).", hint
         case aiohttp.ClientHttpProxyError():
-            hint = f"Whoever runs it has to permit {host}. {check}"
-            return f"The HTTP proxy {proxy} does not connect to {host} (HTTP status {exc.status}).", hint
+            hint = f"Ask whoever runs it to allow {host}. {check}"
+            return f"The HTTP proxy {proxy} refused to connect to {host} (HTTP status {exc.status}).", hint
         case aiohttp.ClientConnectorDNSError() if exc.host == proxy.url.hostname:
-            return f"The name of the HTTP proxy {proxy} is not known.", check
+            return f"Cannot look up the HTTP proxy {proxy}.", check
         case aiohttp.ClientProxyConnectionError():
             why = "nothing listens there" if isinstance(exc.os_error, ConnectionRefusedError) else str(exc.os_error)
-            return f"The HTTP proxy {proxy} cannot be reached: {why}.", check
+            return f"Cannot reach the HTTP proxy {proxy}: {why}.", check
         case TimeoutError():
-            return f"Nothing answers in time through the HTTP proxy {proxy}.", check
+            return f"No answer came in time through the HTTP proxy {proxy}.", check
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() if not isinstance(
             exc, aiohttp.ClientConnectorError
         ):
-            return f"The HTTP proxy {proxy}, or what is behind it, closed the connection.", check
+            return f"The HTTP proxy {proxy}, or the server behind it, closed the connection.", check
     return None
 
 

@@ -191,7 +191,7 @@ def test_an_address_to_which_browsers_do_not_mark_requests_is_refused_with_anoth
     name: str, proxy: Proxy, own_upstream: Upstream, tmp_path: Path
 ) -> None:
     document = dom(f"http://{name}:{proxy.address[1]}/frame", tmp_path)
-    assert f"Call it by 127.0.0.1:{proxy.address[1]}." in document
+    assert f"Use 127.0.0.1:{proxy.address[1]}." in document
     assert own_upstream.requests == []
 
 

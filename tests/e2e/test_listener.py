@@ -84,7 +84,7 @@ def test_it_answers_to_every_name_of_this_machine_and_tells_what_to_call_instead
     }.items():
         response = fetch(proxy.address, request(b"GET", b"/", host=f"{host}:{port}".encode()))
         assert response.status == 403
-        assert f"Call it by {usual}:{port}." in response.body.decode()
+        assert f"Use {usual}:{port}." in response.body.decode()
     assert not own_upstream.requests
 
 
@@ -159,7 +159,7 @@ def test_an_address_that_others_reach_needs_a_key_or_no_auth(processes: Processe
     common = ("-m", "llmtunnel", "proxy", "--room", "open", "--signal", signal.url, "--stun", "none")
     refused = processes.start(*common, "--listen", "0.0.0.0:0", name="proxy")
     assert refused.wait_exit() == 2
-    assert refused.wait_line("other machines could use the model")
+    assert refused.wait_line("would let other machines use the model")
     assert refused.wait_line("TUNNEL_API_KEY, --api-key-file or --api-key.*--no-auth")
     opened = processes.start(*common, "--json", "--listen", "0.0.0.0:0", "--no-auth", name="proxy")
     address = address_of(opened.wait_event("listening")["url"])

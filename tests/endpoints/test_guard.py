@@ -150,7 +150,7 @@ def test_an_address_of_this_machine_that_browsers_do_not_mark_is_refused_and_ano
 ) -> None:
     told = refusal(judged(b"Host: " + host, listen=listen, no_auth=no_auth(listen)))
     assert (told.status, told.code) == (403, "foreign_host")
-    assert f"Call it by {UNMARKED[host]}." in told.message
+    assert f"Use {UNMARKED[host]}." in told.message
     assert "--allow-host" not in told.message  # which would be refused
 
 
@@ -335,7 +335,7 @@ def test_the_refusal_of_a_page_without_an_origin_says_whom_the_flag_lets_in() ->
     ],
 )
 def test_the_refusal_of_a_page_of_this_machine_says_how_to_open_it(origin: bytes, instead: str) -> None:
-    assert f"open it by {instead} instead" in refusal(judged(HOST, b"Origin: " + origin)).message
+    assert f"open it at {instead} instead" in refusal(judged(HOST, b"Origin: " + origin)).message
 
 
 @pytest.mark.parametrize("allowed", ["null", "file://", "app://.", "tauri://localhost"])

@@ -175,7 +175,7 @@ async def test_a_client_that_leaves_meanwhile_cancels_its_request() -> None:
     [
         (b'{"error": "plain"}', "plain"),
         (b"<html>no</html>", "<html>no</html>"),
-        (b"", "The model server answered 500."),
+        (b"", "The model server answered with HTTP status 500."),
         (b"\xff", "\ufffd"),
         (b"[" * 60_000, None),
     ],

@@ -260,5 +260,5 @@ async def test_a_port_is_free_again_after_the_close() -> None:
 
 @pytest.mark.parametrize("address", ["192.0.2.1:8000", "no-such-host.invalid:8000"])
 async def test_an_address_of_another_machine_is_refused(address: str) -> None:
-    with pytest.raises(SettingError, match="not an address of this machine"):
+    with pytest.raises(SettingError, match="this machine does not have that address"):
         await Gateway(NoPeer(), listen=address, policy=ListenerPolicy(no_auth=True)).start()

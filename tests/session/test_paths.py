@@ -130,7 +130,7 @@ async def test_the_relay_carries_first_and_a_direct_path_takes_over_under_load(m
     make = partial(Invited, timeouts=quicker(answer=PATIENCE))
     async with signal() as server, pair(server.url, make=make) as (serve, proxy):
         await on(Path.RELAY, serve, proxy)
-        assert proxy.room.standing[0].detail == "direct: is being tried"
+        assert proxy.room.standing[0].detail == "direct: still trying"
         asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
         await until(lambda: len(serve.started) == LOAD)
         gate.open()
@@ -292,7 +292,7 @@ async def test_who_comes_later_with_another_certificate_is_not_let_in_and_nothin
         stranger = await open_relay(server.url, ticket, identity=Identity(), server=False, timeouts=QUICK)
         stranger.attach(ear)
         await ear.until(lambda: ear.closed)
-        assert ear.closed == ["the other end does not let our certificate in"]
+        assert ear.closed == ["the other end rejected our certificate"]
         await stranger.aclose()
         await until(lambda: len(ours._running) == 1)
         assert await proxy.ask() == b"/hello"
@@ -338,7 +338,7 @@ async def test_a_signal_server_that_gives_no_ticket_is_told_of_only_where_nothin
         serve, proxy = (make(role, server.url) for role in Role)
         async with running(serve, proxy):
             await until(lambda: proxy.links and failures(proxy.links[0]))
-            assert "The signal server opens no pipe" in str(*failures(proxy.links[0]))
+            assert "The signal server refused a pipe through its relay" in str(*failures(proxy.links[0]))
             gate.open()
             await on(Path.DIRECT, proxy)
             assert not proxy.of(ErrorNotice)
@@ -505,7 +505,7 @@ async def test_why_a_turn_server_carries_is_said(monkeypatch: pytest.MonkeyPatch
 
     async with signal() as server, pair(server.url, make=Invited) as (_, proxy):
         await on(Path.TURN, proxy)
-        assert proxy.room.standing[0].detail == "direct: nothing passes straight between the two networks"
+        assert proxy.room.standing[0].detail == "direct: the two networks let nothing through directly"
 
 
 @pytest.mark.parametrize("who", list(Role))

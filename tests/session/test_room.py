@@ -388,7 +388,7 @@ async def test_a_member_that_goes_at_once_leaves_nothing_behind() -> None:
                     await raw.say(type="bye")
                     await raw.say(type="join", room="r", role="proxy", instance="x")
             await until(lambda: not serve.links and serve.alone)
-            assert any("left before it was reached" in notice.message for notice in serve.of(ErrorNotice))
+            assert any("left before a connection came up" in notice.message for notice in serve.of(ErrorNotice))
             await until(lambda: not serve.closing)
 
 

@@ -76,11 +76,11 @@ async def failure(kind: str) -> TunnelError:
 
 
 ANSWERS = {
-    "which asks for a password": (b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "asks for a user and a password"),
-    "which forbids it": (b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n", "does not connect to signal.example"),
-    "which fails": (b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n", "does not connect to signal.example"),
+    "which asks for a password": (b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", "asks for a user name and password"),
+    "which forbids it": (b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n", "refused to connect to signal.example"),
+    "which fails": (b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n", "refused to connect to signal.example"),
     "which closes": (b"", "closed the connection"),
-    "which is silent": (b"silence", "Nothing answers in time through"),
+    "which is silent": (b"silence", "No answer came in time through"),
 }
 
 
@@ -103,13 +103,13 @@ async def test_a_proxy(monkeypatch: pytest.MonkeyPatch, case: str, scheme: str, 
 @pytest.mark.parametrize(
     ("named", "expected"),
     [
-        ("http://127.0.0.1:9", "The HTTP proxy http://127.0.0.1:9 cannot be reached: nothing listens there"),
-        ("127.0.0.1:9", "The HTTP proxy http://127.0.0.1:9 cannot be reached: nothing listens there"),
-        ("proxy.invalid:3128", "The name of the HTTP proxy http://proxy.invalid:3128 is not known"),
-        ("socks5h://127.0.0.1:9", "HTTPS_PROXY names socks5h://127.0.0.1:9, which is no HTTP proxy"),
-        ("http://", "which is no HTTP proxy"),
-        ("http://[::1", "which is no HTTP proxy"),
-        ("http://proxy:port", "which is no HTTP proxy"),
+        ("http://127.0.0.1:9", "Cannot reach the HTTP proxy http://127.0.0.1:9: nothing listens there"),
+        ("127.0.0.1:9", "Cannot reach the HTTP proxy http://127.0.0.1:9: nothing listens there"),
+        ("proxy.invalid:3128", "Cannot look up the HTTP proxy http://proxy.invalid:3128"),
+        ("socks5h://127.0.0.1:9", "HTTPS_PROXY names socks5h://127.0.0.1:9, which is not an HTTP proxy"),
+        ("http://", "which is not an HTTP proxy"),
+        ("http://[::1", "which is not an HTTP proxy"),
+        ("http://proxy:port", "which is not an HTTP proxy"),
     ],
 )
 async def test_a_proxy_that_cannot_be_reached(
@@ -131,7 +131,7 @@ async def test_a_proxys_password_is_sent_to_it_and_never_said(
             error = await failure("signal server")
             said = f"{error.message} {error.hint} {error!r} {proxy_for(SIGNAL)}"
             assert PASSWORD not in said
-            assert "does not accept the user" in said or b"407" not in answer
+            assert "rejected the user" in said or b"407" not in answer
             basic = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
             assert f"Proxy-Authorization: Basic {basic}" in proxy.asked[-1]
     assert PASSWORD not in caplog.text

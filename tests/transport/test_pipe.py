@@ -36,7 +36,7 @@ async def test_there_is_no_room_before_tls_stands() -> None:
 async def test_a_peer_that_says_nothing_is_given_up_in_time() -> None:
     left, wire = channel(LEFT, server=False)
     left.connection_made(wire)
-    with pytest.raises(ConnectFailed, match=r"over relay: the other end has not finished .* in 0\.05 s"):
+    with pytest.raises(ConnectFailed, match=r"over relay: the other end did not finish .* within 0\.05 s"):
         await left.stand(0.05)
     wire.arrive_end()
     await left.aclose()
@@ -261,7 +261,7 @@ async def test_a_flood_of_records_that_ask_for_answers_is_bounded() -> None:
         size = max(size, right_wire.get_write_buffer_size())
         if right._reason:
             break
-    assert right._reason == "the peer does not read what it asks for"
+    assert right._reason == "the peer does not read what it asked for"
     assert size < pipe._QUEUE_MOST + 10_000
     left_wire.lose()
     right_wire.lose()

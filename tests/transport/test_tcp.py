@@ -135,7 +135,7 @@ async def test_another_peer_is_not_taken_and_is_told() -> None:
         ear = Ear()
         left.attach(ear)
         await ear.until(lambda: ear.closed)
-        assert ear.closed == ["the other end does not let our certificate in"]
+        assert ear.closed == ["the other end rejected our certificate"]
         await left.aclose()
 
 
