@@ -148,7 +148,7 @@ class RequestRecord(Request):
     duration_ms: float
     """When it ended."""
     error: str = ""
-    """Why it did not end whole; empty if it did."""
+    """Why it did not end whole, or why the pull of a model failed that did; empty if all went well."""
     tokens_per_second: float | None = None
     """From the first token to the last; None if there is no such rate."""
 

@@ -22,6 +22,7 @@ from .status import (
     Health,
     PeerStatus,
     Phase,
+    Progress,
     Request,
     RequestRecord,
     Role,
@@ -256,8 +257,7 @@ def _under_way(request: ActiveRequest, now: float) -> RequestRow:
 def _progress(request: ActiveRequest) -> tuple[str, float | None]:
     """In words and as a fraction: what the answer itself tells, or else its body, or else the request's."""
     if told := request.progress:
-        words, fraction = _share(told.done, told.total or None)
-        return ", ".join(filter(None, (words if told.total else "", told.what))), fraction
+        return _told_words(told), _share(told.done, told.total)[1] if told.total else None
     answered = request.status is not None
     way, done, total = (
         ("down", request.bytes_down, request.total_down) if answered else ("up", request.bytes_up, request.total_up)
@@ -266,6 +266,11 @@ def _progress(request: ActiveRequest) -> tuple[str, float | None]:
         return "", None
     words, fraction = _share(done, total)
     return f"{words} {way}", fraction
+
+
+def _told_words(told: Progress) -> str:
+    words = _share(told.done, told.total)[0] if told.total else ""
+    return ", ".join(filter(None, (words, told.what)))
 
 
 def _share(done: int, total: int | None) -> tuple[str, float | None]:
@@ -323,6 +328,7 @@ def request_facts(request: Request) -> tuple[tuple[str, str], ...]:
         ("end", _after(record.duration_ms) if record is not None else ""),
         ("tokens", "" if request.tokens is None else str(request.tokens)),
         ("model", request.model),
+        ("progress", _told_words(request.progress) if request.progress is not None else ""),
         ("error", record.error if record is not None else ""),
         ("request fields", _fields(request.request_fields)),
         ("response fields", _fields(request.response_fields)),

@@ -165,7 +165,7 @@ class Tunnel(ABC):
         - ``started``: when the request's head came, Unix time in seconds
         - ``method``, ``path``: the path without its query
         - ``status``: of HTTP; None where the client was told none
-        - ``error``: why it did not end whole; empty where it did
+        - ``error``: why it did not end whole, or why the pull of a model failed; empty where all went well
         - ``peer``: the other side's name; empty where it was not reached
         - ``model``: as the answer names it; empty where it names none
         - ``tokens``: of the answer; None where no model answered

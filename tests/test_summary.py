@@ -33,6 +33,7 @@ from llmtunnel.summary import (
     peer_rows,
     printable,
     rate,
+    request_facts,
     request_rows,
     size,
     sparkline,
@@ -186,6 +187,13 @@ PULLING = Progress(done=1_900_000_000, total=4_700_000_000, what="pulling 8934d9
 def test_a_long_request_tells_how_far_it_is(values: dict[str, object], words: str, fraction: float | None) -> None:
     [row] = request_rows([active(**values)], (), now=NOW, limit=1)
     assert (row.progress, row.fraction) == (words, fraction)
+
+
+def test_the_details_of_a_pull_that_ended_say_how_far_it_came() -> None:
+    facts = dict(request_facts(record("/api/pull", progress=PULLING, error="file does not exist")))
+    assert facts["progress"].startswith("40 %, 1.9 GB of 4.7 GB, pulling 8934d96d")
+    assert facts["error"] == "file does not exist"
+    assert "progress" not in dict(request_facts(record()))
 
 
 def test_the_spread_of_times_is_that_of_tokens_where_a_model_answers() -> None:

@@ -138,7 +138,7 @@ class Entry:
         record = RequestRecord(
             **self._known(),
             duration_ms=self._elapsed(),
-            error=self.error,
+            error=self.error or meter.error,
             tokens_per_second=meter.tokens_per_second,
         )
         for totals in self._totals:

@@ -46,7 +46,7 @@ _TOLD: Final = re.compile(
 )
 _PART: Final = re.compile(rb'"(total|completed)"\s*:\s*(\d{1,18})\b')
 _DIGEST: Final = re.compile(rb'"digest"\s*:\s*"([^"\\]{1,100})"')
-_SAID: Final = re.compile(rb'"(?:status|error)"\s*:\s*("(?:[^"\\]|\\.){1,400}")')
+_SAID: Final = re.compile(rb'"(status|error)"\s*:\s*("(?:[^"\\]|\\.){1,400}")')
 MAX_PARTS: Final = 64
 """Of a pull, each a file: a model has about five."""
 _NANOSECONDS: Final = b"eval_duration"
@@ -59,6 +59,8 @@ class Meter:
     def __init__(self, *, streamed: bool) -> None:
         self.model = ""
         """Empty until it is seen."""
+        self.error = ""
+        """Of long work: why it failed, which its server says behind a status of 200; empty where it did not."""
         self.progress: Progress | None = None
         """Of long work, which a `WorkMeter` alone sees."""
         self._streamed = streamed
@@ -148,7 +150,8 @@ class WorkMeter(Meter):
         if total := numbers.get(b"total", 0):
             self._count(_DIGEST.search(line), min(numbers.get(b"completed", 0), total), total)
         if found := _SAID.search(line):
-            self._what = _text(found[1])
+            self._what = _text(found[2])
+            self.error = self._what if found[1] == b"error" else ""
         if self._total or self._what:
             self.progress = Progress(done=self._done, total=self._total, what=self._what)
 

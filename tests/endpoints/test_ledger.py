@@ -229,6 +229,15 @@ def test_a_pull_tells_how_far_it_is_while_it_goes_on() -> None:
     assert ledger.records(1)[0].progress == Progress(done=40, total=100, what="pulling 8934")
 
 
+def test_a_pull_that_its_server_gives_up_has_failed_though_its_status_is_200() -> None:
+    pull = RequestHead(method=b"POST", target=b"/api/pull")
+    lines = ResponseHead(status=200, fields=((b"Content-Type", NDJSON),))
+    record = ended(Ledger(), pull, lines, b'{"status":"pulling manifest"}\n{"error":"file does not exist"}\n')
+    assert (record.failed, record.error) == (True, "file does not exist")
+    again = ended(Ledger(), pull, lines, b'{"error":"a hiccup"}\n{"status":"success"}')
+    assert (again.failed, again.error) == (False, "")
+
+
 def test_an_answer_that_is_no_models_has_no_tokens() -> None:
     ledger = Ledger()
     entry = ledger.begin(GET)
