@@ -194,7 +194,8 @@ def test_an_interrupt_closes_in_order_where_loops_take_no_signal_handlers_and_uv
 def test_what_is_down_is_said_in_a_line_each_and_not_again(started: Processes) -> None:
     process = launch(started, "serve", *ROOM, *KEPT, "--upstream", str(free_port()), *refused_signal())
     process.wait_line(
-        r"^error: The model server at http://localhost:\d+ does not answer yet\. Checking every 3 s\. .*Until it answers"
+        r"^error: The model server at http://localhost:\d+ does not answer yet\."
+        r" Checking every 3 s\. .*Until it answers"
     )
     process.wait_line(r"Retrying\.$")
     with pytest.raises(AssertionError):
