@@ -14,6 +14,7 @@ from aiohttp import web
 import llmtunnel
 from llmtunnel.cli.toy import Toy
 from llmtunnel.errors import TunnelError
+from llmtunnel.notebook import display
 from llmtunnel.notebook.chat import Chat
 
 from ..support.background import SERVED, Background
@@ -201,6 +202,19 @@ async def test_where_there_is_no_notebook_it_says_what_to_use() -> None:
             with pytest.raises(TunnelError, match="not a notebook") as caught:
                 proxy.chat()
             assert proxy.openai_base_url in caught.value.hint
+
+
+async def test_it_uses_the_key_that_the_listener_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "has_widgets", lambda: True)
+    with Background(Toy) as other:
+        given: dict[str, Any] = {"room": SERVED, "signal": other.signal, "stun": (), "listen": "127.0.0.1:0"}
+        async with llmtunnel.aio.proxy(**given, api_key="a-listeners-key") as proxy:
+            chat = await ready(proxy.chat())
+            say(chat, "hello")
+            await whole(chat)
+            assert chat._messages[-1]["content"].endswith("hello ")
+            assert "a-listeners-key" not in shown(chat) + repr(chat) + str(chat.widget.get_state())
+            chat.close()
 
 
 # -- in a kernel, through a tunnel
