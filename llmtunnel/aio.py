@@ -113,6 +113,9 @@ def serve(given: ServeCall) -> Opening[Server]:
 
     Where the two meet is told by ``invite``, or by ``room`` and ``secret``. With none of them a new invite is made:
     `Server.invite`. Raises `SettingError`, `UpstreamNotFound` or `WaitTimeout`.
+
+    What the call leaves out, or gives as None, is read from the environment where an option has a variable. The
+    command line and ``%tunnel`` read the same variables.
     """
 
     async def make() -> Server:
@@ -127,6 +130,9 @@ def proxy(given: ProxyCall) -> Opening[Proxy]:
 
     Where the two meet is told by ``invite``, or else by ``room``, ``secret`` and ``signal``, the same as serve has.
     Raises `AddressInUse` or another `SettingError`, `VersionMismatch` or `WaitTimeout`.
+
+    What the call leaves out, or gives as None, is read from the environment where an option has a variable. The
+    command line and ``%tunnel`` read the same variables.
     """
 
     async def make() -> Proxy:

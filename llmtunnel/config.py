@@ -434,9 +434,9 @@ class ServeOptions(TunnelOptions):
         env=True,
         file="the same, from a file",
     )
-    expires: float | None = option(
+    expires: float | str | None = option(
         "let nobody new in after so long: 90s, 30m, 8h, 1d",
-        python="Seconds from now after which nobody new is let in.",
+        python="Seconds from now, or a text such as '8h', after which nobody new is let in.",
         default=None,
         metavar="TIME",
         group=MEETING,
@@ -506,9 +506,9 @@ class ServeOptions(TunnelOptions):
         choices=tuple(map(str, OnDisconnect)),
         group=EXPOSURE,
     )
-    max_body: int | None = option(
+    max_body: int | str | None = option(
         "of a request's body: bytes, 10MB (10^7), 10MiB (10 * 2^20)",
-        python="Bytes that a request's body may have.",
+        python="Bytes that a request's body may have, or a text such as '10MB'.",
         default=None,
         metavar="SIZE",
         group=EXPOSURE,

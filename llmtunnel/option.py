@@ -234,7 +234,9 @@ def accepts(
 def _documented(function: Callable[..., object], parameters: Iterable[Option]) -> str:
     from textwrap import fill  # not loaded for the command line
 
-    texts = [f"{each.name}: {each.parameter_help}" for each in parameters]
+    texts = [
+        f"{each.name}: {each.parameter_help}{f' Variable: {each.variable}.' if each.env else ''}" for each in parameters
+    ]
     lines = [fill(text, _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8) for text in texts]
     return "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Parameters:", *lines])
 

@@ -270,6 +270,11 @@ def serve(given: _ServeCall) -> Server:
 
     The blocking twin of `aio.serve`. Where the two meet is told by ``invite``, or by ``room`` and ``secret``. With none
     of them a new invite is made: `Server.invite`. Raises `SettingError`, `UpstreamNotFound` or `WaitTimeout`.
+
+    In IPython, a later cell that serves the same upstream again replaces this tunnel and keeps its invite.
+
+    What the call leaves out, or gives as None, is read from the environment where an option has a variable. The
+    command line and ``%tunnel`` read the same variables.
     """
     return _open("serve", given, aio.serve_settings, aio.Server, Server, Phase.WAITING)
 
@@ -281,6 +286,11 @@ def proxy(given: _ProxyCall) -> Proxy:
     The blocking twin of `aio.proxy`. Where the two meet is told by ``invite``, or else by ``room``, ``secret`` and
     ``signal``, the same as serve has. Raises `AddressInUse` or another `SettingError`, `VersionMismatch` or
     `WaitTimeout`.
+
+    In IPython, a later cell that uses the same code and address again replaces this tunnel.
+
+    What the call leaves out, or gives as None, is read from the environment where an option has a variable. The
+    command line and ``%tunnel`` read the same variables.
     """
     return _open("proxy", given, aio.proxy_settings, aio.Proxy, Proxy, Phase.READY)
 

@@ -99,3 +99,4 @@ def test_a_parameter_is_described_by_the_words_of_its_declaration() -> None:
     text = " ".join((inspect.getdoc(llmtunnel.serve) or "").split())
     for each in declared(aio.ServeCall).values():
         assert f"{each.name}: {' '.join(each.parameter_help.split())}" in text
+        assert (f"Variable: {each.variable}." in text) is each.env
