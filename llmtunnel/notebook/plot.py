@@ -83,7 +83,7 @@ def _trip(axes: Axes, times: Sequence[datetime], history: Sequence[Row]) -> None
     trips = [nan if (rtt := row["rtt_ms"]) is None else rtt for row in history]
     axes.plot(times, trips, color=DOWN)  # type: ignore[arg-type]
     if all(map(_is_nan, trips)):
-        _nothing(axes, "no peer was reached yet")
+        _nothing(axes, "not measured yet")
 
 
 def _token(axes: Axes, answers: Sequence[RequestRecord], spread: Percentiles | None) -> None:

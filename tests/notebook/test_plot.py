@@ -84,7 +84,7 @@ def test_what_is_drawn_is_the_history_and_the_records() -> None:
 def test_a_tunnel_without_a_history_says_so() -> None:
     figure = plot(Handle())
     assert texts(figure) == [
-        ["Round trip, ms", "no peer was reached yet"],
+        ["Round trip, ms", "not measured yet"],
         ["Time to first token, ms", "no streamed answer yet"],
         ["Tokens a second", "no tokens yet"],
         ["Throughput, B/s", "nothing has passed yet"],
