@@ -99,6 +99,18 @@ class Lab:
         self.page.js(f"void ({NOTEBOOK}.content.activeCellIndex = {number})")
         self.command("notebook:run-cell", wait=False)
 
+    def run_to_end(self, number: int) -> str:
+        """Run a cell to its end; the text under it."""
+        count = f"{NOTEBOOK}.content.widgets[{number}].model.executionCount"
+        before = self.page.js(count)
+        self.run(number)
+        self.page.until(f"![null, {json.dumps(before)}].includes({count})")
+        return self.text(number)
+
+    def text(self, number: int) -> str:
+        """The text under a cell."""
+        return str(self.page.js(f"({self.output(number)} ?? {{}}).innerText ?? ''"))
+
     def output(self, number: int) -> str:
         """The expression for the element under a cell."""
         return f"{NOTEBOOK}.content.widgets[{number}].node.querySelector('.jp-Cell-outputArea')"
