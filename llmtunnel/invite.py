@@ -42,6 +42,7 @@ LONGEST_WORD: Final = 16
 MAYBE_CUT: Final = "If the code there goes on with @ and an address, the end of this one is missing."
 """Of a code without an address, where serve is not found: nothing else tells that it was cut off there."""
 _LIKE: Final = f"A code looks like {EXAMPLE}."
+_CUT_OFF: Final = "The code was cut off"
 _WHOLE: Final = "Copy all of it: it may go on in the next line, and end with @ and an address."
 _ROOM: Final = re.compile(rf"invite-([0-9]{{{DIGITS}}})")
 _NUMBER: Final = re.compile(r"[0-9](?:[\s.,'’_-]?[0-9])*")
@@ -120,7 +121,7 @@ class Invite:
         words, at, address = rest.partition("@")
         secret = "-".join(_read_words(words.casefold(), last=not at))
         if at and _CUT_ADDRESS.fullmatch(address.strip(_AROUND)):
-            raise SettingError("The code was cut off: it ends within the signal server's address.", hint=_WHOLE)
+            raise SettingError(f"{_CUT_OFF}: it ends within the signal server's address.", hint=_WHOLE)
         return cls(
             room=f"invite-{number}",
             secret=secret,
@@ -131,6 +132,15 @@ class Invite:
 def is_invites(room: str) -> bool:
     """Whether a room is named as an invite names it: its user knows it as the code's number."""
     return bool(_ROOM.fullmatch(room))
+
+
+def is_cut_off(text: str) -> bool:
+    """Whether a text is a code whose end is certainly missing."""
+    try:
+        Invite.parse(text)
+    except SettingError as exc:
+        return exc.message.startswith(_CUT_OFF)
+    return False
 
 
 def _new_secret() -> str:
@@ -144,7 +154,7 @@ def _split_number(text: str) -> tuple[str, str]:
         if len(digits) == DIGITS:
             return digits, text[end:]
     if len(found) == 1 and len(found[0][0]) < DIGITS and not text[found[0][1] :].strip():
-        raise SettingError("The code was cut off in the middle of its number.", hint=_WHOLE)
+        raise SettingError(f"{_CUT_OFF} in the middle of its number.", hint=_WHOLE)
     if not found:
         raise SettingError("The code of an invite begins with a number, and this has none.", hint=_LIKE)
     longest = max(len(digits) for digits, _ in found)
@@ -159,7 +169,7 @@ def _read_words(text: str, *, last: bool) -> list[str]:
         return exact
     if last and len(exact) < COUNT and any(word.startswith(rest) for word in WORDS):
         where = " in the middle of a word" if rest else f": it has {len(exact) or 'none'} of its {COUNT} words"
-        raise SettingError(f"The code was cut off{where}.", hint=_WHOLE)
+        raise SettingError(f"{_CUT_OFF}{where}.", hint=_WHOLE)
     if len(typed) != COUNT:
         raise SettingError(f"A code has {COUNT} words after its number, not {len(typed)}.", hint=_LIKE)
     meant = [_meant(word) for word in typed]

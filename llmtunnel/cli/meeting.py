@@ -7,12 +7,15 @@ import sys
 
 from .. import descriptors
 from ..errors import SettingError
-from ..invite import LONGEST
+from ..invite import LONGEST, is_cut_off
 from ..platforms import Platform, in_cell, platform
 
 
 def read_line(what: str) -> str:
-    """A line of standard input. A terminal is asked for it, and shows no secret that is typed."""
+    """A line of standard input. A terminal is asked for it, and shows no secret that is typed.
+
+    A code that was broken into lines on its way is put together there.
+    """
     if sys.stdin.isatty() and in_cell() and platform() is not Platform.COLAB:  # whose cells ask their user
         raise SettingError(
             f"- reads the {what} from standard input, but nobody can type into this cell.",
@@ -21,11 +24,19 @@ def read_line(what: str) -> str:
     try:
         if sys.stdin.isatty() and what == "secret":
             return getpass.getpass(f"{what}: ")
-        if sys.stdin.isatty():
-            descriptors.write(sys.stderr, f"{what}: ")
-        line = sys.stdin.readline(LONGEST).strip()
+        if not sys.stdin.isatty():
+            line = sys.stdin.readline(LONGEST).strip()
+        else:
+            line = _asked(f"{what}: ")
+            while what == "code" and is_cut_off(line) and (more := _asked("it goes on: ")):
+                line += more
     except (OSError, ValueError, EOFError) as exc:
         raise SettingError(f"The {what} cannot be read from standard input.", hint="Is it text in UTF-8?") from exc
     if not line:
         raise SettingError(f"There is no {what} on standard input.", hint=f"- reads the {what} from there.")
     return line
+
+
+def _asked(prompt: str) -> str:
+    descriptors.write(sys.stderr, prompt)
+    return sys.stdin.readline(LONGEST).strip()

@@ -217,6 +217,23 @@ def test_a_person_at_a_terminal_is_asked_and_a_secret_is_not_shown(
     assert proxy("--room", "r", "--secret", "-")[1] == "answer to secret: "
 
 
+@pytest.mark.parametrize("columns", [8, 20, 23, 30, 47])
+def test_a_code_that_was_broken_into_lines_is_put_together_where_it_is_pasted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    code = f"{EXAMPLE}@ws://10.0.0.2:8787"
+    lines = [code[at : at + columns] for at in range(0, len(code), columns)]
+    typed(monkeypatch, "\n".join(lines) + "\n", terminal=True)
+    assert proxy("-")[2] == "ws://10.0.0.2:8787"
+    assert capsys.readouterr().err == "code: " + "it goes on: " * (len(lines) - 1)
+
+
+def test_who_has_no_more_of_a_code_is_told_that_it_was_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed(monkeypatch, "4821309-tulip-mango\n\n", terminal=True)
+    with pytest.raises(SettingError, match="cut off"):
+        proxy("-")
+
+
 # -- the platform
 
 
