@@ -335,10 +335,14 @@ class ReachOptions:
         file="the same, from a file",
     )
     room: str | None = option(
-        "a room's name; alone, it is all that others must know", default=None, metavar="NAME", group=MEETING, env=True
+        "the room's name; without a secret, anyone who knows it can join",
+        default=None,
+        metavar="NAME",
+        group=MEETING,
+        env=True,
     )
     secret: str | None = option(
-        "what they must know too; - reads it",
+        "the secret that both sides must have; - reads it",
         python="What both sides must know besides the room's name.",
         default=None,
         metavar="TEXT",
@@ -347,7 +351,7 @@ class ReachOptions:
         file="the same, from a file",
     )
     signal: str | None = option(
-        "signal server",
+        "the signal server's URL",
         python=f"The signal server's URL. None: the one that the invite names, or {DEFAULT_SIGNAL}.",
         default=None,
         metavar="URL",
@@ -372,10 +376,15 @@ class ReachOptions:
         env=True,
     )
     turn_user: str | None = option(
-        "its user", python="The user name at the TURN servers.", default=None, metavar="NAME", group=NETWORK, env=True
+        "user name at the TURN servers",
+        python="The user name at the TURN servers.",
+        default=None,
+        metavar="NAME",
+        group=NETWORK,
+        env=True,
     )
     turn_pass: str | None = option(
-        "its password",
+        "password at the TURN servers",
         python="The password at the TURN servers.",
         default=None,
         metavar="TEXT",
@@ -398,8 +407,8 @@ class TunnelOptions(ReachOptions):
     """What serve and proxy have in common."""
 
     path: str = option(
-        "how to reach the other side: all ways at once, and the best that works (the default), or that one"
-        " alone: direct by UDP, by a TURN server, by the signal server's relay, or by TCP where the two are on one"
+        "how to reach the other side: auto tries all paths at once and uses the best that works (the default);"
+        " the others use only that path: direct by UDP, a TURN server, the signal server's relay, or TCP within one"
         " network",
         python="How to reach the other side: auto tries all ways at once and takes the best that works. The others are"
         " that way alone: direct (by UDP), turn (by a TURN server), relay (of the signal server), tcp (where both are"
@@ -410,8 +419,8 @@ class TunnelOptions(ReachOptions):
         env=True,
     )
     resume_for: float = option(
-        "how long requests under way wait for a peer that is not heard any more; 0: not at all",
-        python="Seconds for which requests under way wait for a peer that is not heard any more; 0: they end at once."
+        "how long running requests wait for a peer that has lost its connection; 0: not at all",
+        python="Seconds for which running requests wait for a peer that has lost its connection; 0: they end at once."
         " The shorter time of both sides counts.",
         default=DEFAULT_RESUME_FOR,
         metavar="SECONDS",
@@ -435,14 +444,14 @@ class ServeOptions(TunnelOptions):
         file="the same, from a file",
     )
     expires: float | str | None = option(
-        "let nobody new in after so long: 90s, 30m, 8h, 1d",
+        "admit nobody new after this time: 90s, 30m, 8h, 1d",
         python="Seconds from now, or a text such as '8h', after which nobody new is let in.",
         default=None,
         metavar="TIME",
         group=MEETING,
         read=duration,
     )
-    once: bool = option("let nobody new in after the first proxy", default=False, group=MEETING)
+    once: bool = option("admit nobody new after the first proxy", default=False, group=MEETING)
     upstream: str | int | Upstream | None = option(
         "the same as UPSTREAM",
         python="The service: a URL, host:port, a port, a name such as ollama, or an `Upstream`. None: the model server"
@@ -456,11 +465,11 @@ class ServeOptions(TunnelOptions):
         suggest=tuple(NAMED),
         read=unless_empty,
     )
-    advertise: str = option("path prefix to take off requests", default="/", metavar="PATH")
-    upstream_ca: str | None = option("authorities to trust for an https upstream, PEM", default=None, metavar="FILE")
-    upstream_insecure: bool = option("take any certificate from an https upstream", default=False)
+    advertise: str = option("path prefix to remove from requests", default="/", metavar="PATH")
+    upstream_ca: str | None = option("certificates to trust for an https upstream, PEM", default=None, metavar="FILE")
+    upstream_insecure: bool = option("trust any certificate of an https upstream", default=False)
     upstream_headers: tuple[str, ...] = option(
-        "a field that each request gets, repeatable; @FILE: the lines of a file",
+        "a header that serve adds to each request, repeatable; @FILE: the lines of a file",
         python="Header fields that each request gets, each as 'Name: value'.",
         default=(),
         flag="--upstream-header",
@@ -469,7 +478,7 @@ class ServeOptions(TunnelOptions):
         lines=True,
     )
     policy: str | None = option(
-        f"{', '.join(READY)}: everything (the default), or inference and the list of models alone",
+        f"{', '.join(READY)}: everything (the default), or only inference and the list of models",
         python="all, which is everything; or openai or ollama, which is inference and the list of models alone.",
         default=None,
         metavar="NAME",
@@ -477,7 +486,7 @@ class ServeOptions(TunnelOptions):
         suggest=tuple(READY),
     )
     allow: tuple[str, ...] = option(
-        "let this through; repeatable",
+        "allow requests that match; repeatable",
         python="Patterns of what is let through, such as '/v1/*' or 'GET /v1/models'. With any, what none of them (and"
         " no policy) matches is refused.",
         default=(),
@@ -485,21 +494,21 @@ class ServeOptions(TunnelOptions):
         group=EXPOSURE,
     )
     deny: tuple[str, ...] = option(
-        "refuse this; repeatable",
+        "reject requests that match; repeatable",
         python="Patterns of what is refused, whatever else matches.",
         default=(),
         metavar="PATTERN",
         group=EXPOSURE,
     )
     max_requests: int | None = option(
-        "requests at once, for each proxy", default=None, metavar="N", group=EXPOSURE, read=count
+        "most requests at once, of each proxy", default=None, metavar="N", group=EXPOSURE, read=count
     )
     max_requests_per_minute: int | None = option(
-        "requests in any 60 seconds, for each proxy", default=None, metavar="N", group=EXPOSURE, read=count
+        "most requests in any 60 seconds, of each proxy", default=None, metavar="N", group=EXPOSURE, read=count
     )
     on_disconnect: str = option(
-        "what becomes of a request whose client has left: the service is told at once (the default), or let"
-        " finish, for one that suffers from aborts",
+        "when a client disconnects: cancel its request at the service at once (the default), or let the service"
+        " finish it (drain), for one that suffers from aborts",
         python="What becomes of a request whose client has left: cancel tells the service at once; drain lets it"
         " finish, for one that suffers from aborts.",
         default=OnDisconnect.CANCEL.value,
@@ -507,7 +516,7 @@ class ServeOptions(TunnelOptions):
         group=EXPOSURE,
     )
     max_body: int | str | None = option(
-        "of a request's body: bytes, 10MB (10^7), 10MiB (10 * 2^20)",
+        "largest request body: bytes, 10MB (10^7), 10MiB (10 * 2^20)",
         python="Bytes that a request's body may have, or a text such as '10MB'.",
         default=None,
         metavar="SIZE",

@@ -30,12 +30,11 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE: Final = r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([KMGT]?)(i?)B?)"
 
 _PATTERNS: Final = """\
-A PATTERN is a path or a method and a path: '/v1/*', 'GET /v1/models'. * stands
-for any characters, none and / among them; GET is HEAD too. What --deny matches
-is refused, whatever else matches. With --allow, openai or ollama, what none of
-them matches is refused. With any of these, so is a path that programs may read
-in two ways (//, .., %2F but in a model's name, ...), in whatever way it was
-meant."""
+A PATTERN is a path, or a method and a path: '/v1/*', 'GET /v1/models'. A *
+matches any characters, / too, or none; GET includes HEAD. Serve rejects what
+--deny matches, whatever else matches. With --allow, openai or ollama, it
+rejects what none of them matches. With any of these, it also rejects paths
+that programs may read in two ways (//, .., %2F outside a model's name, ...)."""
 
 
 class Group(NamedTuple):
@@ -45,11 +44,11 @@ class Group(NamedTuple):
     about: str | None = None
 
 
-MEETING: Final = Group("where the two meet", "An invite, or a room and a secret of your own.")
+MEETING: Final = Group("where the two sides meet", "An invite, or a room and a secret of your own.")
 OWN: Final = Group("")
 """The command's own options, which have no title."""
-EXPOSURE: Final = Group("what is let through", _PATTERNS)
-ACCESS: Final = Group("who may use it, beside programs on this machine")
+EXPOSURE: Final = Group("what serve allows", _PATTERNS)
+ACCESS: Final = Group("who may use the proxy, besides programs on this machine")
 NETWORK: Final = Group("network")
 CALL: Final = Group("how the call waits")
 """Python's functions alone have these."""

@@ -79,7 +79,7 @@ def test_an_expected_certificate_is_let_in_and_another_one_is_not() -> None:
     assert client.binding is not None and server.binding is not None
     client, server = ends(client=only(CLIENT))
     server.receive(client.bytes_to_send())
-    with pytest.raises(ProtocolError, match="another certificate"):
+    with pytest.raises(ProtocolError, match="unexpected certificate"):
         client.receive(server.bytes_to_send())
     assert client.binding is None
     with pytest.raises(ProtocolError, match="rejected our certificate"):
@@ -90,7 +90,7 @@ def test_a_client_that_is_not_let_in_is_told() -> None:
     client, server = ends(server=only(SERVER))
     server.receive(client.bytes_to_send())
     client.receive(server.bytes_to_send())
-    with pytest.raises(ProtocolError, match="another certificate"):
+    with pytest.raises(ProtocolError, match="unexpected certificate"):
         server.receive(client.bytes_to_send())
     with pytest.raises(ProtocolError, match="rejected our certificate"):
         client.receive(server.bytes_to_send())
