@@ -55,11 +55,13 @@ COMMAND = (
 class OnTerminal:
     """``llmtunnel proxy``, or another command, which reaches no signal server, on a terminal of its own."""
 
-    def __init__(self, *flags: str, command: Sequence[str] = NOWHERE, keyboard: bool = True, **environ: str) -> None:
-        self.screen = Emulator()
+    def __init__(
+        self, *flags: str, command: Sequence[str] = NOWHERE, keyboard: bool = True, columns: int = 80, **environ: str
+    ) -> None:
+        self.screen = Emulator(columns)
         self.raw = ""
         self._ours, theirs = pty.openpty()
-        termios.tcsetwinsize(self._ours, (24, 80))
+        termios.tcsetwinsize(self._ours, (24, columns))
         self._found = self.modes
         self._grew = threading.Condition()
         foreign = ("NO_COLOR", "FORCE_COLOR", "TUNNEL_", "LLMTUNNEL_")
@@ -124,9 +126,9 @@ class OnTerminal:
 
 @contextmanager
 def on_terminal(
-    *flags: str, command: Sequence[str] = NOWHERE, keyboard: bool = True, **environ: str
+    *flags: str, command: Sequence[str] = NOWHERE, keyboard: bool = True, columns: int = 80, **environ: str
 ) -> Iterator[OnTerminal]:
-    terminal = OnTerminal(*flags, command=command, keyboard=keyboard, **environ)
+    terminal = OnTerminal(*flags, command=command, keyboard=keyboard, columns=columns, **environ)
     try:
         yield terminal
     finally:
@@ -191,6 +193,26 @@ def test_a_wrong_code_is_explained_once(started: Processes, flags: tuple[str, ..
         text = " ".join(terminal.screen.copied)
         assert text.count("Wrong code: ") == text.count(NOT_PROVEN) == 1
         assert terminal.screen.lines[-1] == GIVING_UP.strip()
+
+
+@pytest.mark.parametrize("end", ["-mango", "-ced", "@ws://"])
+def test_a_code_that_was_cut_off_is_refused_as_that(end: str) -> None:
+    cut = GIVEN[: GIVEN.index(end) + len(end)]
+    with on_terminal(command=("proxy", cut)) as terminal:
+        assert terminal.wait_exit() == 2
+        assert terminal.screen.copied[0].startswith("error: The code was cut off")
+        assert terminal.screen.copied[1].startswith("Copy all of it")
+        assert len([line for line in terminal.screen.copied if line]) == 2
+
+
+def test_on_a_terminal_the_doctor_says_whether_serve_is_there_at_any_width(started: Processes) -> None:
+    serve = started.command("serve", "--upstream", "1", "--signal", started.signal().url)
+    code = serve.wait_event("invite")["code"]
+    with on_terminal(command=("doctor", code, "--stun", "none", "--listen", "127.0.0.1:0"), columns=40) as terminal:
+        assert terminal.wait_exit() == 0
+        text = " ".join(" ".join(terminal.screen.copied).split())
+        assert "✓ serve It is in the room" in text and "the code is right." in text
+        assert max(map(len, terminal.screen.copied)) <= 40
 
 
 def test_an_invite_that_serve_was_given_is_not_drawn() -> None:
