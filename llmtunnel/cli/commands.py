@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from .. import descriptors
 from ..config import ProxySettings, Settings
 from ..errors import SettingError, TunnelError
+from ..install import on_laptop
 from ..invite import DEFAULT_SIGNAL, MAYBE_CUT, ROOM, Invite
 from ..status import Listening, Notice, PeerConnected, Reconnecting, SignalConnected, Waiting
 from ..upstream import NAMED
@@ -69,7 +69,7 @@ class InviteShown(Notice):
     @classmethod
     def of(cls, invite: Invite) -> InviteShown:
         """The invite's."""
-        return cls(code=invite.code, command=f"{PROG} proxy {shlex.quote(invite.code)}")
+        return cls(code=invite.code, command=on_laptop(invite.code).run)
 
 
 def execute(command: Command) -> int:
@@ -231,6 +231,8 @@ def _show_invite(server: Server, invite: Invite, console: Console, command: Serv
     Who has given an invite knows it, and may have stored it to keep it out of a notebook's output: it is not shown.
     """
     shown, ends = InviteShown.of(invite), _ends(command)
+    told = f"invite: {shown.code}\non your laptop, run{ends}:\n{shown.command}\n"
+    told += f"or, with uv, where llmtunnel is not installed:\n{on_laptop(invite.code).uvx}\n"
 
     def show(notice: Notice) -> None:
         if not isinstance(notice, SignalConnected):
@@ -240,7 +242,7 @@ def _show_invite(server: Server, invite: Invite, console: Console, command: Serv
             console.say(f"invite: the one that was given, {invite.room}{ends}\n")
             return
         console.record(shown)
-        console.show_invite(f"invite: {shown.code}\non your laptop, run{ends}:\n{shown.command}\n")
+        console.show_invite(told)
 
     unsubscribe = server.subscribe(show)
 

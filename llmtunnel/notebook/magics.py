@@ -24,6 +24,7 @@ from ..cli.commands import InviteShown
 from ..cli.options import DoctorCommand, ShowText, parse
 from ..cli.parsers import did_you_mean
 from ..errors import SettingError, TunnelError
+from ..install import on_laptop
 from . import completer, display, tables
 from .completion import ALL, NAME, VERBS, candidates
 from .opening import plan
@@ -202,6 +203,7 @@ class Magics:
     def _tell_code(self, handle: AnyHandle, shown: InviteShown, *, plain: bool) -> None:
         """Where a person can see it, and in nothing that is saved with the notebook."""
         text = f"invite: {shown.code}\n  on the other machine: {shown.command}"
+        text += f"\n  or, with uv, where llmtunnel is not installed: {on_laptop(shown.code).uvx}"
         if not self._in_kernel:
             _say(f"{text}\n")
         elif not self._is_watched:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llmtunnel.install import on_laptop
 from llmtunnel.invite import Invite
 from llmtunnel.session.carrier import NOT_PROVEN
 from llmtunnel.words import WORDS
@@ -63,6 +64,7 @@ def test_people_are_shown_the_code_and_what_to_type(processes: Processes, own_up
     code = serve.wait_line(r"^invite: (\S+)$")[1]
     end = serve.wait_line(r"^on your laptop, run \((.*)\):$")[1]
     assert serve.wait_line(r"^llmtunnel proxy (\S+)$")[1] == code
+    assert serve.wait_line("^uvx .*$")[0] == on_laptop(code).uvx
     assert end.startswith("for one proxy, until 20")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 import llmtunnel
 from llmtunnel.cli.toy import Toy
+from llmtunnel.install import on_laptop
 from llmtunnel.status import Phase
 
 from ..support.background import SERVED, Background
@@ -378,7 +380,8 @@ def test_a_terminal_is_told_in_text(tmp_path: Path, other: Background, flags: st
         env=os.environ | {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path)},
     )
     assert result.returncode == 0, result.stderr
-    assert "on the other machine: llmtunnel proxy" in result.stdout
+    [code] = re.findall(r"on the other machine: llmtunnel proxy (\S+)", result.stdout)
+    assert on_laptop(code).uvx in result.stdout
     assert f"serve: ◌ reaching the signal server, {other.upstream}\n" in result.stdout
     assert "  the model server answers: toy\n" in result.stdout
     assert "object at 0x" not in result.stdout
