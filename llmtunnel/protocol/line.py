@@ -93,6 +93,11 @@ class Line:
         """Keep the frames of streams back, or let them go: the channel may only introduce the peers."""
         self.outbox.paused = held
 
+    def measure(self, now: float) -> None:
+        """Ask for the round trip now: the next ping may be seconds away."""
+        self._liveness.measure(now)
+        self.control(FrameType.PING)
+
     def suspect(self) -> None:
         """Somebody says that the peer is gone: find out soon (`next_timer` moves)."""
         self._liveness.suspect()

@@ -57,6 +57,10 @@ class Liveness:
         if self._sent is not None:
             self.rtt, self._sent = now - self._sent, None
 
+    def measure(self, now: float) -> None:
+        """A ping goes out for the round trip alone: that it stays unanswered condemns nobody."""
+        self._sent = now
+
     def suspect(self) -> None:
         """Somebody says that the peer is gone: ask it at once, and give it little time."""
         if not self._suspected and not self._given_up:  # hearing it again gives no new delay

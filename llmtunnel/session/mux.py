@@ -116,6 +116,8 @@ class Session:
         self._ended: asyncio.Future[TunnelError] = self._loop.create_future()
         carrier.carry(self)
         self._alarm.set()
+        self.line.measure(self._loop.time())
+        self._schedule_flush()
 
     @property
     def features(self) -> Features:
@@ -190,6 +192,7 @@ class Session:
         except ProtocolError as exc:
             self._abandon(exc.code, exc.message)
             return
+        self.line.measure(self._loop.time())
         self._flush()
         self._tell(change)
 

@@ -352,6 +352,7 @@ def test_what_is_saved_of_it_is_seen_once_its_kernel_was_restarted_and_the_noteb
     notebook: Notebook, url: str
 ) -> None:
     lab, page = notebook.lab, notebook.lab.page
+    page.until(f"/\\d ms/.test({notebook.panel}.querySelector('.lt-peers td.lt-rtt').innerText)")  # it is settled
     code = notebook.reveal()
     ask(url)
     page.until(f"{notebook.picture}.textContent.includes('1 ended')")

@@ -93,6 +93,13 @@ def test_a_pong_tells_the_round_trip(liveness: Liveness) -> None:
     assert liveness.rtt == 0.25
 
 
+def test_measuring_tells_the_round_trip_and_condemns_nobody(liveness: Liveness) -> None:
+    liveness.measure(100)
+    assert liveness.deadline(busy=False) == 100 + TIMEOUTS.ping_idle
+    liveness.pong(100.25)
+    assert liveness.rtt == 0.25
+
+
 @given(st.lists(st.tuples(st.floats(0.01, 3), st.booleans()), max_size=50))
 def test_a_peer_that_answers_each_ping_never_dies(gaps: list[tuple[float, bool]]) -> None:
     liveness, now = Liveness(TIMEOUTS, 0.0), 0.0

@@ -580,6 +580,16 @@ async def test_an_idle_session_lives_on_pings_and_learns_the_round_trip() -> Non
 
 
 @pytest.mark.usefixtures("in_virtual_time")
+async def test_the_round_trip_is_known_after_one() -> None:
+    began = asyncio.get_running_loop().time()
+    async with linked(echo, delay=0.005) as pair:
+        await until(lambda: pair.proxy.rtt is not None and pair.serve.rtt is not None)
+        assert asyncio.get_running_loop().time() - began < Timeouts().ping_busy
+        assert pair.proxy.rtt == pytest.approx(0.01)
+        assert pair.serve.rtt == pytest.approx(0.01)
+
+
+@pytest.mark.usefixtures("in_virtual_time")
 async def test_a_silent_death_is_noticed_while_idle() -> None:
     async with linked(echo, timeouts=QUICK) as pair:
         pair.network.cut()
@@ -593,8 +603,11 @@ async def test_a_peer_that_is_said_to_be_gone_is_asked_at_once() -> None:
     patient = Timeouts(ping_busy=30, dead_busy=60, ping_idle=30, dead_idle=60, dead_suspect=0.05)
 
     async with linked(echo, timeouts=patient) as pair:
-        pair.proxy.suspect()
         await until(lambda: pair.proxy.rtt is not None)
+        await asyncio.sleep(5)
+        before = pair.proxy.line.last_heard
+        pair.proxy.suspect()
+        await until(lambda: pair.proxy.line.last_heard > before)
         assert pair.proxy.error is None
         assert await exchange(pair.proxy) == b"hello"
         pair.network.cut()
