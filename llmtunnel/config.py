@@ -343,7 +343,7 @@ class ReachOptions:
     )
     secret: str | None = option(
         "the secret that both sides must have; - reads it",
-        python="What both sides must know besides the room's name.",
+        python="Secret that both sides need besides the room's name.",
         default=None,
         metavar="TEXT",
         group=MEETING,
@@ -361,7 +361,7 @@ class ReachOptions:
     )
     stun: tuple[str, ...] = option(
         "STUN server, repeatable; none for no STUN",
-        python="URLs of STUN servers; () for none.",
+        python="URLs of STUN servers. (): use none.",
         default=(DEFAULT_STUN,),
         metavar="URL",
         group=NETWORK,
@@ -410,8 +410,8 @@ class TunnelOptions(ReachOptions):
         "how to reach the other side: auto tries all paths at once and uses the best that works (the default);"
         " the others use only that path: direct by UDP, a TURN server, the signal server's relay, or TCP within one"
         " network",
-        python="How to reach the other side: auto tries all ways at once and takes the best that works. The others are"
-        " that way alone: direct (by UDP), turn (by a TURN server), relay (of the signal server), tcp (where both are"
+        python="How to reach the other side. auto tries all paths at once and uses the best one that works. The others"
+        " use only that path: direct (UDP), turn (a TURN server), relay (the signal server's), tcp (if both sides are"
         " on one network).",
         default=AUTO,
         choices=PATHS,
@@ -445,7 +445,7 @@ class ServeOptions(TunnelOptions):
     )
     expires: float | str | None = option(
         "admit nobody new after this time: 90s, 30m, 8h, 1d",
-        python="Seconds from now, or a text such as '8h', after which nobody new is let in.",
+        python="Seconds from now, or a text such as '8h', after which no new proxy is admitted.",
         default=None,
         metavar="TIME",
         group=MEETING,
@@ -470,7 +470,7 @@ class ServeOptions(TunnelOptions):
     upstream_insecure: bool = option("trust any certificate of an https upstream", default=False)
     upstream_headers: tuple[str, ...] = option(
         "a header that serve adds to each request, repeatable; @FILE: the lines of a file",
-        python="Header fields that each request gets, each as 'Name: value'.",
+        python="Header fields to add to each request, each as 'Name: value'.",
         default=(),
         flag="--upstream-header",
         metavar="'NAME: VALUE'",
@@ -479,7 +479,7 @@ class ServeOptions(TunnelOptions):
     )
     policy: str | None = option(
         f"{', '.join(READY)}: everything (the default), or only inference and the list of models",
-        python="all, which is everything; or openai or ollama, which is inference and the list of models alone.",
+        python="all lets everything through. openai and ollama let only inference and the list of models through.",
         default=None,
         metavar="NAME",
         group=EXPOSURE,
@@ -487,15 +487,15 @@ class ServeOptions(TunnelOptions):
     )
     allow: tuple[str, ...] = option(
         "allow requests that match; repeatable",
-        python="Patterns of what is let through, such as '/v1/*' or 'GET /v1/models'. With any, what none of them (and"
-        " no policy) matches is refused.",
+        python="Patterns of requests to let through, such as '/v1/*' or 'GET /v1/models'. With any, a request that"
+        " matches none of them, and no policy, is rejected.",
         default=(),
         metavar="PATTERN",
         group=EXPOSURE,
     )
     deny: tuple[str, ...] = option(
         "reject requests that match; repeatable",
-        python="Patterns of what is refused, whatever else matches.",
+        python="Patterns of requests to reject, whatever else matches.",
         default=(),
         metavar="PATTERN",
         group=EXPOSURE,
@@ -509,15 +509,15 @@ class ServeOptions(TunnelOptions):
     on_disconnect: str = option(
         "when a client disconnects: cancel its request at the service at once (the default), or let the service"
         " finish it (drain), for one that suffers from aborts",
-        python="What becomes of a request whose client has left: cancel tells the service at once; drain lets it"
-        " finish, for one that suffers from aborts.",
+        python="What to do when a client disconnects: cancel cancels its request at the service; drain lets it finish,"
+        " for services that suffer from aborted requests.",
         default=OnDisconnect.CANCEL.value,
         choices=tuple(map(str, OnDisconnect)),
         group=EXPOSURE,
     )
     max_body: int | str | None = option(
         "largest request body: bytes, 10MB (10^7), 10MiB (10 * 2^20)",
-        python="Bytes that a request's body may have, or a text such as '10MB'.",
+        python="Largest body of a request: bytes, or a text such as '10MB'.",
         default=None,
         metavar="SIZE",
         group=EXPOSURE,
@@ -575,8 +575,8 @@ class ProxyOptions(TunnelOptions):
     keepalive: float | None = option(
         "send a comment to a client that waits for a stream of events, each time the model has been silent so"
         " long before its first word; its status is 200 then, and a later error an event",
-        python="Seconds of silence before the model's first word, after which a client that waits for a stream of"
-        " events gets a comment. Its status is 200 then, and a later error an event. None: never.",
+        python="Until the model's first word, clients that wait for a stream of events get a comment each time it has"
+        " been silent for so many seconds. Their status is 200 then, and a later error becomes an event. None: never.",
         default=None,
         metavar="SECONDS",
         read=seconds,
@@ -585,8 +585,8 @@ class ProxyOptions(TunnelOptions):
     allow_hosts: tuple[str, ...] = option(
         "another name that clients call it by, such as host.docker.internal, repeatable; names that end in"
         " .localhost need no flag",
-        python="Further names that clients call it by, such as host.docker.internal. Those that end in .localhost"
-        " need not be listed.",
+        python="Further names by which clients call the proxy, such as host.docker.internal. Names that end in"
+        " .localhost need not be listed.",
         default=(),
         flag="--allow-host",
         metavar="NAME",
@@ -595,8 +595,8 @@ class ProxyOptions(TunnelOptions):
     allow_origins: tuple[str, ...] = option(
         "pages that may use it, repeatable: https://app.example, or what a desktop app sends (app://name,"
         " vscode-webview://id, file://). null, which a page opened from a file sends: any web site can send it too",
-        python="Pages that may use it: https://app.example, or what a desktop app sends (app://name,"
-        " vscode-webview://id, file://). null, which a page opened from a file sends: any web site can send it too.",
+        python="Origins of pages that may use the proxy: https://app.example, or what a desktop app sends (app://name,"
+        " vscode-webview://id, file://). null permits pages opened from a file, and any web site.",
         default=(),
         flag="--allow-origin",
         metavar="ORIGIN",
@@ -606,8 +606,8 @@ class ProxyOptions(TunnelOptions):
         "what clients must send, as Authorization: Bearer or X-Api-Key; needed to --listen on another address"
         " than loopback. Other users of this machine see what a command line says (ps): the environment"
         " and a file are safer",
-        python="What clients must send, as Authorization: Bearer or X-Api-Key. Needed to listen on another address"
-        " than loopback.",
+        python="Key that clients must send, as Authorization: Bearer or X-Api-Key. Required to listen on another"
+        " address than loopback.",
         default=None,
         metavar="KEY",
         group=ACCESS,

@@ -26,29 +26,29 @@ _WRONG_CHOICE: Final = re.compile(r"(\S+): invalid choice: (.*) \(choose from (.
 
 SECURITY: Final = """\
 security:
-  The code is the key: who has it can use the model. Neither the signal server
-  nor anybody in between learns it, or what passes. Other users of a machine see
-  what a command line says (ps): for a code or a secret give -, which reads it
-  from standard input, a file, or the environment."""
+  The code is the key: whoever has it can use the model. Neither the signal
+  server nor anybody in between learns the code, or reads what passes. Other
+  users of a machine can read a command line (ps). For a code or a secret, use
+  - (which reads it from standard input), a file, or the environment."""
 OVERVIEW: Final = f"""\
 usage: {PROG} COMMAND [options]
 
-An HTTP service on one machine, answering on another through a peer-to-peer WebRTC channel.
+Use an HTTP service of one machine on another one, through a peer-to-peer WebRTC channel.
 
 commands:
-  serve     let others use a local HTTP service, such as a model server; shows an invite
-  proxy     answer on this machine with what is served elsewhere, by its invite
-  invite    make an invite ahead
-  signal    run a signal server, where the two find each other
-  doctor    say why a tunnel will or will not connect from here
-  demo      try it all on this machine: both sides, a signal server, a toy model
-  toy       run that toy model server alone, for want of another
+  serve     share an HTTP service of this machine, such as a model server; shows an invite
+  proxy     use on this machine what somebody serves, by the invite
+  invite    make an invite in advance
+  signal    run a signal server, where the two sides find each other
+  doctor    check whether a tunnel will connect from here, and why not
+  demo      try everything on this machine: both sides, a signal server, a toy model
+  toy       run only the toy model server
 
   {PROG} COMMAND --help     the options of a command
   {PROG} --version
 
 example:
-  {PROG} serve                            where the model is: shows a code
+  {PROG} serve                            where the model is; shows a code
   {PROG} proxy {EXAMPLE}
   curl http://{DEFAULT_LISTEN}/api/tags
 
@@ -61,7 +61,7 @@ class DoctorOptions(ReachOptions):
     """What ``llmtunnel doctor`` looks at."""
 
     upstream: str | None = option(
-        "what serve would serve",
+        "the service that serve would use",
         default=None,
         metavar="URL",
         env=True,
@@ -70,7 +70,7 @@ class DoctorOptions(ReachOptions):
         read=unless_empty,
     )
     listen: str = option(
-        "where proxy would answer", default=DEFAULT_LISTEN, metavar="ADDRESS", env=True, read=unless_empty
+        "where proxy would listen", default=DEFAULT_LISTEN, metavar="ADDRESS", env=True, read=unless_empty
     )
 
 
@@ -140,7 +140,7 @@ def serve_parser() -> Parser:
     """``llmtunnel serve``."""
     parser = Parser(
         "serve",
-        about="Let others use a local HTTP service: all who have the invite that this shows.",
+        about="Share an HTTP service of this machine with everybody who has the invite. Shows the invite.",
         examples=[
             "serve ollama --policy ollama",
             "serve 8080 --allow '/v1/*' --expires 8h",
@@ -151,8 +151,8 @@ def serve_parser() -> Parser:
         "service",
         metavar="UPSTREAM",
         nargs="?",
-        help=f"the service: a URL, host:port, a port, or {', '.join(NAMED)}; left out, what answers on this"
-        " machine as a model server does",
+        help=f"the service: a URL, host:port, a port, or {', '.join(NAMED)}. If you leave it out, serve"
+        " looks for a model server on this machine",
     )
     parser.add_options(ServeOptions)
     _add_view(parser)
@@ -163,11 +163,14 @@ def proxy_parser() -> Parser:
     """``llmtunnel proxy``."""
     parser = Parser(
         "proxy",
-        about="Answer on this machine with what is served elsewhere.",
+        about="Use on this machine the service that somebody else serves.",
         examples=[f"proxy {EXAMPLE}", "proxy - --listen 127.0.0.1:0"],
     )
     parser.add_argument(
-        "code", metavar="CODE", nargs="*", help="the invite that serve shows, in any spelling; - reads it"
+        "code",
+        metavar="CODE",
+        nargs="*",
+        help="the invite that serve shows, in any case and with any separators; - reads it",
     )
     parser.add_options(ProxyOptions)
     _add_view(parser)
@@ -178,10 +181,10 @@ def demo_parser() -> Parser:
     """``llmtunnel demo``."""
     parser = Parser(
         "demo",
-        about="Start a signal server, a toy model server, serve and proxy here, and ask through the tunnel.",
+        about="Start a signal server, a toy model server, serve and proxy here, and send a request through them.",
         examples=["demo", "demo --stay"],
     )
-    parser.add_argument("--stay", action="store_true", help="keep all of it up until Ctrl-C")
+    parser.add_argument("--stay", action="store_true", help="keep everything running until Ctrl-C")
     _add_view(parser, drawn=False)
     return parser
 
@@ -190,14 +193,14 @@ def toy_parser() -> Parser:
     """``llmtunnel toy``."""
     parser = Parser(
         "toy",
-        about="Run a toy model server: OpenAI's interface, token by token, and no model behind it.",
+        about="Run a toy model server: it has OpenAI's interface, streams token by token, and has no model.",
         examples=["toy", "toy --listen 127.0.0.1:0"],
     )
     parser.add_argument(
         "--listen",
         metavar="ADDRESS",
         default=TOY_LISTEN,
-        help=f"where: host:port, a port or a host; port 0: a free one (default: {TOY_LISTEN})",
+        help=f"where to listen: host:port, a port or a host. Port 0 takes a free port (default: {TOY_LISTEN})",
     )
     _add_view(parser, drawn=False)
     return parser
@@ -207,11 +210,11 @@ def invite_parser() -> Parser:
     """``llmtunnel invite``."""
     parser = Parser(
         "invite",
-        about="Make an invite ahead, for serve and proxy to be given (--invite-file, TUNNEL_INVITE).",
+        about="Make an invite in advance, for serve and proxy (--invite-file, TUNNEL_INVITE).",
         examples=["invite > code", "invite --signal ws://10.0.0.2:8787"],
     )
     parser.add_argument("--signal", metavar="URL", help=declared(ReachOptions)["signal"].flag_help)
-    parser.add_argument("--json", action="store_true", help="as a JSON object")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
     return parser
 
 
@@ -219,10 +222,16 @@ def doctor_parser() -> Parser:
     """``llmtunnel doctor``."""
     parser = Parser(
         "doctor",
-        about="Look at all that a tunnel needs here, and say what path to expect; status 1 where it cannot connect.",
+        about="Check everything that a tunnel needs here, and say which path to expect.\n"
+        "The exit status is 1 if it cannot connect.",
         examples=["doctor", "doctor --signal ws://10.0.0.2:8787 --turn turn:host:3478 --turn-user me"],
     )
-    parser.add_argument("code", metavar="CODE", nargs="*", help="an invite: is serve in its room, and has it the same?")
+    parser.add_argument(
+        "code",
+        metavar="CODE",
+        nargs="*",
+        help="an invite: check also whether serve is in its room, and whether the code is right",
+    )
     parser.add_options(DoctorOptions)
     _add_view(parser, drawn=False)
     return parser
@@ -254,10 +263,10 @@ def _reader(read: Callable[[str], object]) -> Callable[[str], object]:
 
 def _add_view(parser: Parser, *, drawn: bool = True) -> None:
     add = parser.add_argument_group("output").add_argument
-    add("--json", action="store_true", help="one JSON object a line on standard output")
+    add("--json", action="store_true", help="print one JSON object per line on standard output")
     if drawn:
-        add("--plain", action="store_true", help="lines on a terminal too, in place of the view")
-    add("-v", "--verbose", action="count", default=0, help="log more, to standard error; up to -vvv")
+        add("--plain", action="store_true", help="print lines instead of the view, also on a terminal")
+    add("-v", "--verbose", action="count", default=0, help="log more to standard error; up to -vvv")
     add("--log-level", metavar="LEVEL", help=f"{', '.join(LEVELS)} (LLMTUNNEL_LOG; default: {DEFAULT_LEVEL})")
     parser.suggestions["--log-level"] = LEVELS
 

@@ -36,22 +36,22 @@ if TYPE_CHECKING:
     from ..aio import Tunnel
 
 HELP: Final = """\
-An HTTP service on one machine, answering on another through a peer-to-peer channel.
+Use an HTTP service of one machine on another one, through a peer-to-peer channel.
 
-  %tunnel serve [UPSTREAM] [--name NAME] ...   let others use a model server here: finds it, makes an invite
-  %tunnel proxy CODE [--name NAME] ...         use here what is served elsewhere; - in place of CODE asks for it
-  %tunnel status [NAME]                        how it goes
-  %tunnel invite [NAME] [--plain]              show the code, for a moment; it is not saved with the notebook
-  %tunnel peers [NAME|all]                     who is connected
-  %tunnel kick PEER                            end its connection and keep it out; who has the code can start another
-  %tunnel reconnect [NAME]                     leave, and come again
-  %tunnel stop [NAME|all]                      all: those that llmtunnel.serve and llmtunnel.proxy opened, too
-  %tunnel doctor [CODE] ...                    why a tunnel will or will not connect from here
+  %tunnel serve [UPSTREAM] [--name NAME] ...   share a model server of this machine: finds it, makes an invite
+  %tunnel proxy CODE [--name NAME] ...         use what somebody serves; - instead of CODE asks for the code
+  %tunnel status [NAME]                        show the state
+  %tunnel invite [NAME] [--plain]              show the code for a moment, without saving it in the notebook
+  %tunnel peers [NAME|all]                     list the connected peers
+  %tunnel kick PEER                            disconnect and block a peer; whoever has the code can start another
+  %tunnel reconnect [NAME]                     drop all connections, and connect again
+  %tunnel stop [NAME|all]                      stop it; all: also those of llmtunnel.serve and llmtunnel.proxy
+  %tunnel doctor [CODE] ...                    check whether a tunnel will connect from here, and why not
 
-  %%tunnel serve ...     over a cell: the tunnel is up first, then the cell runs, which may start the model server
+  %%tunnel serve ...     above a cell: starts the tunnel, then runs the cell, which may start the model server
 
 serve and proxy take the flags of the command line: %tunnel serve --help lists them. NAME is serve or proxy, unless
-given. A tunnel of the same name is replaced, which keeps its invite.
+you give another one. A new tunnel replaces the one of the same name, and keeps its invite.
 """
 _UNDONE_BY: Final = "_llmtunnel_undo"
 _WORD: Final = re.compile(r"""(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+""")
