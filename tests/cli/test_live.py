@@ -175,7 +175,7 @@ def test_the_command_that_serve_shows_is_copied_whole_whatever_the_width_and_it_
         proxy = started.command(*shlex.split(command)[1:], "--listen", "127.0.0.1:0")
         assert proxy.wait_event("peer-connected")["authenticated"]
         terminal.wait(lambda screen: "ready" in screen.text)
-        assert terminal.raw.count(command) == 1, "the view does not repeat it"
+        assert terminal.raw.count(f"\n{command}") == 1, "the view does not repeat it"
         terminal.type("i")
         terminal.wait(lambda screen: screen.copied.count(command) == 2)
         terminal.type("q")
