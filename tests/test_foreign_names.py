@@ -16,22 +16,15 @@ import aiohttp
 import aioice
 import pytest
 from aioice import ice, turn
-from aiortc import RTCCertificate, RTCDtlsTransport, RTCIceGatherer, RTCIceTransport, RTCSctpTransport
-from aiortc import rtcsctptransport as sctp
+from aiortc import RTCCertificate, RTCDtlsTransport, RTCIceGatherer, RTCIceTransport
 from cryptography import x509
 
+from llmtunnel.transport import dtls as our_dtls
 from llmtunnel.transport import ice as our_ice
-from llmtunnel.transport import sctp as our_sctp
 
 ROOT = Path(__file__).parent.parent / "llmtunnel"
 
 METHODS: list[tuple[Any, str, list[str]]] = [
-    (RTCSctpTransport, "_handle_data", ["self", "data"]),
-    (RTCSctpTransport, "_transmit", ["self"]),
-    (RTCSctpTransport, "_send_chunk", ["self", "chunk"]),
-    (RTCSctpTransport, "_send_sack", ["self"]),
-    (RTCSctpTransport, "_receive_sack_chunk", ["self", "chunk"]),
-    (RTCSctpTransport, "_update_rto", ["self", "R"]),
     (RTCDtlsTransport, "_set_role", ["self", "role"]),
     (aioice.Connection, "gather_candidates", ["self"]),
     (aioice.Connection, "get_component_candidates", ["self", "component", "addresses", "timeout"]),
@@ -39,22 +32,13 @@ METHODS: list[tuple[Any, str, list[str]]] = [
     (aioice.Connection, "data_received", ["self", "data", "component"]),
     (aioice.Connection, "sort_check_list", ["self"]),
     (aioice.Connection, "_pair_remote_candidate", ["self", "remote_candidate"]),
+    (ice.StunProtocol, "send_stun", ["self", "message", "addr"]),
+    (ice.StunProtocol, "datagram_received", ["self", "data", "addr"]),
     (ice, "server_reflexive_candidate", ["protocol", "stun_server"]),
 ]
 """What we override or call: the owner, the name, the parameters."""
 
 ATTRIBUTES: dict[str, dict[str, type]] = {
-    "sctp": {
-        "_association_state": RTCSctpTransport.State,
-        "_cwnd": int,
-        "_flight_size": int,
-        "_inbound_streams": dict,
-        "_rto": float,
-        "_rttvar": type(None),
-        "_sack_misordered": set,
-        "_sent_queue": object,
-        "_srtt": type(None),
-    },
     "ice": {
         "_check_list": list,
         "_local_candidates": list,
@@ -83,7 +67,6 @@ async def test_foreign_attributes_are_there() -> None:
     made = {
         "gatherer": gatherer,
         "dtls": dtls,
-        "sctp": RTCSctpTransport(dtls),
         "ice": aioice.Connection(ice_controlling=False),
     }
     found = {
@@ -95,8 +78,8 @@ async def test_foreign_attributes_are_there() -> None:
 
 @pytest.mark.parametrize(
     ("module", "base", "listed"),
-    [(our_sctp, RTCSctpTransport, ATTRIBUTES["sctp"]), (our_ice, aioice.Connection, ATTRIBUTES["ice"])],
-    ids=["sctp", "ice"],
+    [(our_dtls, RTCDtlsTransport, {"_ssl": None}), (our_ice, aioice.Connection, ATTRIBUTES["ice"])],
+    ids=["dtls", "ice"],
 )
 def test_no_private_name_of_a_base_class_is_used_that_is_not_listed(module: Any, base: Any, listed: Any) -> None:
     [ours] = [each for each in ast.walk(ast.parse(inspect.getsource(module))) if is_derived(each, base.__name__)]
@@ -127,12 +110,6 @@ def assigned(function: ast.FunctionDef) -> set[str]:
         if isinstance(each, ast.Assign | ast.AnnAssign)
     ]
     return {each.attr for each in targets if isinstance(each, ast.Attribute)}
-
-
-def test_fragments_that_wait_are_counted_where_aiortc_keeps_them() -> None:
-    assert sctp.InboundStream().reassembly == []
-    assert sctp.SackChunk().gaps == []
-    assert sctp.USERDATA_MAX_LENGTH > 1000 and sctp.SCTP_RTO_MAX > 1
 
 
 def test_a_certificate_tells_what_it_is() -> None:

@@ -42,8 +42,8 @@ from ..protocol.keys import Ticket
 from ..protocol.line import Line
 from ..protocol.window import Budget
 from ..status import Role
+from ..transport.alarm import Alarm
 from ..transport.tasks import finish
-from .alarm import Alarm
 from .carrier import FAREWELL, Carrier, session_error
 from .handlers import Handler, Handlers
 from .life import Change, Life, Resumed, State

@@ -34,11 +34,11 @@ from ..signaling.negotiation import (
     TakeTicket,
 )
 from ..status import ErrorNotice, Notice, Reconnecting, Role, SignalConnected, Waiting
+from ..transport.alarm import Alarm
 from ..transport.base import Channel
 from ..transport.identity import Identity
 from ..transport.tasks import ended, finish, first_of, report, stop
 from .access import Access, ProxyAccess, ServeAccess
-from .alarm import Alarm
 from .carrier import Carrier
 from .handlers import Handler
 from .link import Link, Side

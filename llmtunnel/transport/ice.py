@@ -93,6 +93,7 @@ class IceAgent(aioice.Connection):
         self._echoes: Counter[tuple[str, int]] = Counter()
         """Checks that came from an address, with our password in them, and were not answered by one of ours."""
         self._most_waiting = _WAITING_FIRST
+        self._deliver: Callable[[bytes], None] | None = None
         self._handed_out: set[tuple[str, int]] = set()
         self._binding: asyncio.Task[None] | None = None
 
@@ -100,11 +101,6 @@ class IceAgent(aioice.Connection):
     def complete(self) -> bool:
         """Whether `gather_rest` has nothing to do."""
         return not self._servers.stun and not self._servers.turn
-
-    @property
-    def waiting(self) -> bool:
-        """Whether datagrams wait to be received."""
-        return not self._queue.empty()
 
     @property
     def path(self) -> Path:
@@ -171,8 +167,16 @@ class IceAgent(aioice.Connection):
     # -- checks
 
     def _limit(self, protocol: ice.StunProtocol) -> None:
-        """Have all that aioice sends from a socket to find the peer pass by `_send_stun`."""
+        """Have all that aioice sends from a socket to find the peer pass by `_send_stun`, and what comes by us."""
         protocol.send_stun = partial(self._send_stun, protocol)  # type: ignore[method-assign]
+        protocol.datagram_received = partial(self._receive, protocol)  # type: ignore[method-assign]
+
+    def _receive(self, protocol: ice.StunProtocol, datagram: bytes | str, addr: tuple[str, int]) -> None:
+        """DTLS is told by its first byte (RFC 7983). aioice parses each datagram as STUN first, and fails."""
+        if datagram and isinstance(datagram, bytes) and 20 <= datagram[0] < 64:
+            self.data_received(datagram, _COMPONENT)
+        else:
+            ice.StunProtocol.datagram_received(protocol, datagram, addr)
 
     def _send_stun(self, protocol: ice.StunProtocol, message: stun.Message, addr: tuple[str, int]) -> None:
         # Only a check names the peer; without one it is a question to a STUN server of ours, or an answer.
@@ -202,8 +206,27 @@ class IceAgent(aioice.Connection):
 
     def data_received(self, data: bytes, component: int) -> None:
         """A datagram for DTLS, from anybody: an empty one would end aiortc's reader, a flood would fill memory."""
-        if 0 < len(data) <= _DATAGRAM and self._queue.qsize() < self._most_waiting:
+        if not 0 < len(data) <= _DATAGRAM:
+            return
+        if self._deliver is not None:
+            self._deliver(data)
+        elif self._queue.qsize() < self._most_waiting:
             super().data_received(data, component)
+
+    def deliver(self, receive: Callable[[bytes], None]) -> None:
+        """Give ``receive`` all datagrams from now on, those first that wait; the end is told as before."""
+        waiting = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        self._deliver = receive
+        for each in waiting:
+            if each is None:
+                self._queue.put_nowait(None)
+            else:
+                receive(each[0])
+
+    def transmit(self, datagram: bytes) -> None:
+        """Send one to the peer, without waiting; it is lost where there is no path."""
+        if (pair := self._nominated.get(_COMPONENT)) is not None:
+            pair.protocol.transport.sendto(datagram, pair.remote_addr)
 
     def check_incoming(self, message: stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
         """The peer checks a path: each port that it checks from would be one more candidate, without end."""

@@ -1,4 +1,4 @@
-"""A peer over WebRTC: one data channel labelled ``tunnel``. With `ice` and `sctp` beside it, all that knows aiortc.
+"""A peer over WebRTC: one data channel labelled ``tunnel``. With `ice` and `dtls` beside it, all that knows aiortc.
 
     offerer                                     answerer
     offer()   ── SDP, host candidates ────────→ answer(sdp)
@@ -9,7 +9,7 @@
     channel()                                   channel()
 
 It is built from aiortc's transports rather than from its RTCPeerConnection, which asks its servers before it says
-anything, and connects in tasks that nobody owns.
+anything, and connects in tasks that nobody owns. SCTP is our own (`sctp`, `datachannel`).
 """
 
 from __future__ import annotations
@@ -21,17 +21,7 @@ from functools import partial
 from typing import Final
 
 import aioice
-from aiortc import (
-    RTCDataChannel,
-    RTCDataChannelParameters,
-    RTCDtlsFingerprint,
-    RTCDtlsParameters,
-    RTCDtlsTransport,
-    RTCIceGatherer,
-    RTCIceParameters,
-    RTCIceTransport,
-    RTCSctpCapabilities,
-)
+from aiortc import RTCDtlsFingerprint, RTCDtlsParameters, RTCIceGatherer, RTCIceParameters, RTCIceTransport
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from ..config import KIB, IceServers, Limits, Timeouts
@@ -39,9 +29,10 @@ from ..errors import ChannelClosed, ConnectFailed
 from ..paths import Path
 from ..signaling.messages import IceCandidate
 from .base import MAX_MESSAGE, Binding, Channel, Receiver
+from .datachannel import DataChannel
+from .dtls import Dtls
 from .ice import IceAgent
 from .identity import Identity
-from .sctp import Sctp
 from .sdp import Description, Fingerprint, Setup, parse
 from .tasks import finish, report, stop
 
@@ -49,10 +40,6 @@ _log = logging.getLogger(__name__)
 
 LABEL: Final = "tunnel"
 
-_QUEUE: Final = 64 * KIB
-"""Bytes that wait for SCTP before a channel has no more room. One message more may be in SCTP's own queue, so a small
-message never waits behind more than 192 KiB; less than this and the pipe runs dry."""
-_QUEUE_LOW: Final = 32 * KIB
 _EARLY: Final = 128 * KIB
 """Bytes kept for a receiver that is not attached yet."""
 _DRAIN: Final = 1.0
@@ -85,11 +72,14 @@ class WebRtcPeer:
         gatherer._connection = self._connection
         self._ice = RTCIceTransport(gatherer)
         self._identity = identity
-        self._dtls = RTCDtlsTransport(self._ice, [identity.certificate])
-        self._sctp = Sctp(self._dtls, more_waits=lambda: self._connection.waiting, broken=self._lose)
+        self._dtls = Dtls(
+            self._ice, self._connection, identity.certificate, packet=self._receive, ended=self._lose_connection
+        )
         self._binding: Binding | None = None
         self._mid = "0"
         self._offering = False
+        self._server = False
+        """DTLS's."""
         self._channel: WebRtcChannel | None = None
         self._opened: asyncio.Future[WebRtcChannel] = asyncio.get_running_loop().create_future()
         self._opened.add_done_callback(lambda opened: opened.cancelled() or opened.exception())
@@ -97,7 +87,6 @@ class WebRtcPeer:
         self._trickling: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._dtls.on("statechange", self._dtls_changed)
-        self._sctp.on("datachannel", self._adopt)
 
     async def offer(self) -> str:
         """The SDP to send to a peer; candidates begin to come when it is returned."""
@@ -149,7 +138,8 @@ class WebRtcPeer:
     def trust(self) -> None:
         """See `Channel.trust`."""
         self._connection.trust()
-        self._sctp.trust()
+        if self._channel is not None:
+            self._channel.data.trust()
 
     async def aclose(self) -> None:
         """Close at once, within `Timeouts.close`; idempotent. `Channel.aclose` sends first what is queued."""
@@ -200,6 +190,7 @@ class WebRtcPeer:
             _log.info("Candidate left out: %r", exc)
 
     def _start(self, remote: Description, *, server: bool) -> None:
+        self._server = server
         self._dtls._set_role("server" if server else "client")
         self._add_remote(remote.candidates)
         self._spawn(self._connect(remote), "webrtc-connect")
@@ -212,43 +203,49 @@ class WebRtcPeer:
             await self._dtls.start(RTCDtlsParameters(fingerprints=fingerprints))
             if self._dtls.state != "connected":
                 return  # `_dtls_changed` has told it
-            await self._sctp.start(RTCSctpCapabilities(maxMessageSize=remote.max_message), remote.sctp_port)
         except Exception as exc:
             self._lose(f"connecting failed ({exc!r})")
             return
-        if self._offering:
-            self._adopt(RTCDataChannel(self._sctp, RTCDataChannelParameters(label=LABEL)))
+        self._channel = WebRtcChannel(self)
+        self._dtls.take_over()
+        # Streams of DTLS's server have odd numbers (RFC 8832 section 6).
+        self._channel.data.start(opens=int(self._server) if self._offering else None)
 
-    def _adopt(self, channel: RTCDataChannel) -> None:
-        reliable = channel.ordered and channel.maxRetransmits is None and channel.maxPacketLifeTime is None
-        if self._channel is not None or channel.label != LABEL or not reliable:
-            _log.info("The peer opened a data channel that is not the tunnel's.")
-            channel.close()
-            return
-        self._channel = WebRtcChannel(self, channel)
-        if channel.readyState == "open":
-            self._open()
-        else:
-            channel.on("open", self._open)
+    def send_packet(self, packet: bytes) -> None:
+        """Send one of SCTP's, over DTLS."""
+        self._dtls.send(packet)
 
-    def _open(self) -> None:
-        assert self._channel is not None
+    def _receive(self, packet: bytes) -> None:
+        if self._channel is not None:
+            self._channel.data.receive(packet)
+
+    def channel_opened(self) -> None:
+        """The channel's: it is open."""
         if self._trickling is not None:
             self._trickling.cancel()
         if not self._opened.done():
+            assert self._channel is not None
             self._opened.set_result(self._channel)
+
+    def channel_lost(self, reason: str) -> None:
+        """The channel's: it is over."""
+        if not self._opened.done():
+            self._opened.set_exception(ConnectFailed(f"Cannot reach the peer: {reason}."))
 
     def _dtls_changed(self) -> None:
         if self._dtls.state == "failed":
             self._lose("the DTLS handshake failed, or the certificate is not the announced one")
         elif self._dtls.state == "closed":
-            self._lose("the connection to the peer was lost")
+            self._lose_connection()
+
+    def _lose_connection(self) -> None:
+        self._lose("the connection to the peer was lost")
 
     def _lose(self, reason: str) -> None:
         if self._channel is not None:
             self._channel.lose(reason)
-        if not self._opened.done():
-            self._opened.set_exception(ConnectFailed(f"Cannot reach the peer: {reason}."))
+        else:
+            self.channel_lost(reason)
 
     def _spawn(self, main: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(main, name=name)
@@ -269,7 +266,8 @@ class WebRtcPeer:
             _log.info("The connection did not close in order: %r", exc)
 
     async def _say_goodbye(self) -> None:
-        await self._sctp.stop()
+        if self._channel is not None:
+            self._channel.data.abort()
         pump = self._dtls._task
         await self._dtls.stop()
         if pump is not None:
@@ -279,18 +277,14 @@ class WebRtcPeer:
 class WebRtcChannel(Channel):
     """The data channel of a `WebRtcPeer`, which is closed with it."""
 
-    def __init__(self, peer: WebRtcPeer, channel: RTCDataChannel) -> None:
+    def __init__(self, peer: WebRtcPeer) -> None:
         self._peer = peer
-        self._channel = channel
+        self.data = DataChannel(LABEL, self, peer.send_packet)
         self._receiver: Receiver | None = None
         self._early: list[bytes] = []
         self._early_size = 0
         self._reason: str | None = None
         self._gone = asyncio.Event()
-        channel.bufferedAmountLowThreshold = _QUEUE_LOW
-        channel.on("message", self._message)
-        channel.on("bufferedamountlow", self._low)
-        channel.on("close", lambda: self.lose("closed by the peer"))
 
     def attach(self, receiver: Receiver) -> None:
         """As `Channel.attach`; what has already come follows in the loop's next round."""
@@ -299,14 +293,14 @@ class WebRtcChannel(Channel):
     @property
     def has_room(self) -> bool:
         """As `Channel.has_room`."""
-        return self._is_open and self._channel.bufferedAmount < _QUEUE
+        return self._reason is None and self.data.has_room
 
     def send(self, message: bytes) -> None:
         """As `Channel.send`."""
         if not self._is_open:
             raise ChannelClosed(self._reason or "closed by us")
         assert 0 < len(message) <= MAX_MESSAGE
-        self._channel.send(message)
+        self.data.send(message)
 
     async def aclose(self) -> None:
         """As `Channel.aclose`; closes the peer too."""
@@ -315,7 +309,7 @@ class WebRtcChannel(Channel):
     async def _drain(self) -> None:
         if not self._is_open:
             return
-        self._channel.close()
+        self.data.close()
         try:
             async with asyncio.timeout(_DRAIN):
                 await self._gone.wait()
@@ -341,16 +335,9 @@ class WebRtcChannel(Channel):
         """As `Channel.trust`."""
         self._peer.trust()
 
-    def lose(self, reason: str) -> None:
-        """The channel is gone; the first reason is told."""
-        if self._reason is None:
-            self._reason = reason
-            self._gone.set()
-            asyncio.get_running_loop().call_soon(self._tell_closed)
-
     @property
     def _is_open(self) -> bool:
-        return self._reason is None and self._channel.readyState == "open"
+        return self._reason is None and self.data.is_open
 
     def _begin(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -364,19 +351,34 @@ class WebRtcChannel(Channel):
             receiver, self._receiver = self._receiver, None
             receiver.channel_closed(self._reason)
 
-    def _message(self, message: bytes | str) -> None:
-        data = message.encode() if isinstance(message, str) else message
+    # -- called by the data channel
+
+    def channel_opened(self) -> None:
+        """See `datachannel.User`."""
+        self._peer.channel_opened()
+
+    def message_received(self, message: bytes) -> None:
+        """See `datachannel.User`."""
         if self._reason is not None:
             return
-        if self._receiver is not None and len(data) <= MAX_MESSAGE:
-            self._receiver.message_received(data)
+        if self._receiver is not None and len(message) <= MAX_MESSAGE:
+            self._receiver.message_received(message)
             return
-        self._early_size += len(data)
-        if len(data) > MAX_MESSAGE or self._early_size > _EARLY:
+        self._early_size += len(message)
+        if len(message) > MAX_MESSAGE or self._early_size > _EARLY:
             self.lose("the peer sends more than was agreed")
         else:
-            self._early.append(data)
+            self._early.append(message)
 
-    def _low(self) -> None:
+    def room_available(self) -> None:
+        """See `datachannel.User`."""
         if self._receiver is not None and self.has_room:
             self._receiver.room_available()
+
+    def lose(self, reason: str) -> None:
+        """The channel is gone; the first reason is told."""
+        if self._reason is None:
+            self._reason = reason
+            self._gone.set()
+            asyncio.get_running_loop().call_soon(self._tell_closed)
+            self._peer.channel_lost(reason)

@@ -1,131 +1,405 @@
+"""The SCTP core against itself, over a network that loses, repeats, delays and cuts; and against a hostile peer."""
+
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Any
+from random import Random
 
 import pytest
-from aiortc import rtcsctptransport as aiortc_sctp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from llmtunnel.transport import sctp
+from llmtunnel.transport.sctp import association as sctp
+from llmtunnel.transport.sctp import packet
+from llmtunnel.transport.sctp.association import PACKET, WINDOW, WINDOW_FIRST, Association, State, StreamReset
+from llmtunnel.transport.sctp.congestion import Bbr, NewReno
+from llmtunnel.transport.sctp.inbound import Message
+from llmtunnel.transport.sctp.packet import FIRST, LAST, Init, Malformed, Sack
 
-from ..support.webrtc_ends import connected
+from ..support.lossy_network import Network, Side, Wire
 
-Attack = Callable[[sctp.Sctp], Any]
-
-
-def data(rogue: sctp.Sctp, user_data: bytes, *, flags: int = 3, protocol: int = 53, stream: int = 1) -> Any:
-    chunk = aiortc_sctp.DataChunk(flags=flags)
-    chunk.tsn, chunk.stream_id, chunk.stream_seq, chunk.protocol = rogue._local_tsn, stream, 0, protocol
-    chunk.user_data = user_data
-    rogue._local_tsn = (rogue._local_tsn + 1) % 2**32
-    return chunk
+BINARY = 53
 
 
-async def never_ending_message(rogue: sctp.Sctp) -> None:
-    await rogue._send_chunk(data(rogue, b"x", flags=2, stream=7))
-    for _ in range(sctp._FRAGMENTS + 1):
-        await rogue._send_chunk(data(rogue, b"x", flags=0, stream=7))
-        await asyncio.sleep(0)
+def network(*, seed: int = 1, refill: object = None, congestion: object = Bbr, **wire: object) -> Network:
+    rng = Random(seed)
+    left, right = Wire(rng=rng, **wire), Wire(rng=rng, **wire)  # type: ignore[arg-type]
+    more = {"refill": refill} if refill else {}
+    return Network(left, right, make=lambda: Association(congestion=congestion), **more)  # type: ignore[arg-type]
 
 
-async def data_channels_without_end(rogue: sctp.Sctp) -> None:
-    for stream in range(100, 100 + sctp._STREAMS + 1):
-        await rogue._send_chunk(data(rogue, b"x", stream=stream))
+def standing(**wire: object) -> Network:
+    """Both are connected, and let each other in."""
+    net = network(**wire)
+    net.run(lambda: both(net, State.ESTABLISHED), seconds=30)
+    net.left.association.trust()
+    net.right.association.trust()
+    return net
 
 
-async def a_data_channel_opened_twice(rogue: sctp.Sctp) -> None:
-    for _ in range(2):
-        opening = b"\3\0\0\0\0\0\0\0\0\0\0\0"
-        await rogue._send_chunk(data(rogue, opening, flags=7, protocol=50, stream=9))
+def both(net: Network, state: State) -> bool:
+    return net.left.association.state is net.right.association.state is state
 
 
-async def text_that_is_none(rogue: sctp.Sctp) -> None:
-    stream = next(iter(rogue._data_channels))
-    await rogue._send_chunk(data(rogue, b"\xff\xff", flags=7, protocol=51, stream=stream))
+def bulk(side: Side, now: float) -> None:
+    """Keep its queue full."""
+    while side.association.queued < 65_536:
+        side.association.send(1, BINARY, bytes(16_384))
+
+
+def received(side: Side) -> int:
+    return sum(len(message.data) for message in side.messages)
+
+
+# -- what holds of every network
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    loss=st.sampled_from([0.0, 0.01, 0.1, 0.3]),
+    twice=st.sampled_from([0.0, 0.1]),
+    late=st.sampled_from([0.0, 0.02, 0.3]),
+    delay=st.sampled_from([0.0001, 0.03, 0.3]),
+    rate=st.sampled_from([20e3, 1e6, 50e6]),
+    congestion=st.sampled_from([Bbr, NewReno]),
+    sizes=st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1, 500, 1160, 1161, 5000, 65_536])), max_size=20),
+)
+def test_every_message_arrives_once_whole_and_in_its_streams_order(
+    seed: int,
+    loss: float,
+    twice: float,
+    late: float,
+    delay: float,
+    rate: float,
+    congestion: object,
+    sizes: list[tuple[int, int]],
+) -> None:
+    net = network(seed=seed, loss=loss, twice=twice, late=late, delay=delay, rate=rate, congestion=congestion)
+    rng = Random(seed)
+    sent = [Message(stream, BINARY, rng.randbytes(size)) for stream, size in sizes]
+    for side in (net.left, net.right):
+        side.association.trust()
+        for message in sent:
+            side.association.send(*message)
+    net.run(lambda: both(net, State.ESTABLISHED), seconds=60)
+    net.run(lambda: len(net.left.messages) == len(net.right.messages) == len(sent), seconds=600)
+    net.run(lambda: all(side.association.next_timer() is None for side in (net.left, net.right)), seconds=60)
+    for side in (net.left, net.right):
+        for stream in range(4):
+            assert [each for each in side.messages if each.stream == stream] == [
+                each for each in sent if each.stream == stream
+            ]
+        assert side.ended is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), loss=st.sampled_from([0.0, 0.2]), begin_both=st.booleans())
+def test_a_handshake_comes_through_whoever_begins(seed: int, loss: float, begin_both: bool) -> None:
+    net = network(seed=seed, loss=loss)
+    if begin_both:
+        net.right.association.begin(0.0)
+    net.run(lambda: both(net, State.ESTABLISHED), seconds=60)
+    for side, other in ((net.left, net.right), (net.right, net.left)):
+        side.association.send(0, BINARY, b"hello")
+        net.run(lambda other=other: len(other.messages) == 1, seconds=60)  # type: ignore[misc]
+
+
+def test_a_message_waits_for_no_other_stream() -> None:
+    net = standing()
+    lost = [False]
+
+    def first_only(now: float) -> bool:
+        lost[0], before = True, lost[0]
+        return not before
+
+    net.left.wire.cut = first_only
+    for stream in (1, 2):
+        net.left.association.send(stream, BINARY, bytes(1100))
+    net.run(lambda: len(net.right.messages) == 1, seconds=0.05)
+    assert net.right.messages[0].stream == 2
+    net.run(lambda: len(net.right.messages) == 2, seconds=1)
+
+
+# -- speed, by what it depends on
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.005, 0.02])
+def test_loss_that_is_no_congestion_leaves_most_of_the_paths_rate(loss: float) -> None:
+    net = network(loss=loss, refill=lambda side, now: bulk(side, now) if side is net.left else None, rate=5e6)
+    net.left.association.trust()
+    net.right.association.trust()
+    net.pass_time(4)
+    before = received(net.right)
+    net.pass_time(4)
+    assert (received(net.right) - before) / 4 > 0.75 * 5e6 * (1 - loss)
+
+
+def test_the_reference_collapses_there() -> None:
+    net = network(
+        loss=0.02, rate=5e6, congestion=NewReno, refill=lambda side, now: bulk(side, now) if side is net.left else None
+    )
+    net.right.association.trust()
+    net.pass_time(8)
+    assert received(net.right) / 8 < 0.2 * 5e6
+
+
+def test_a_bulk_transfer_keeps_a_deep_queue_short() -> None:
+    net = network(refill=lambda side, now: bulk(side, now) if side is net.left else None, rate=2.5e6, queue=625_000)
+    net.right.association.trust()
+    net.pass_time(5)
+    waits = []
+    for _ in range(50):
+        net.pass_time(0.1)
+        waits.append(max(0.0, net.left.wire._free - net.now))
+    assert sorted(waits)[25] < 0.06  # seconds: a round trip
+
+
+def test_a_lost_packet_in_the_middle_is_sent_again_within_two_round_trips() -> None:
+    net = standing()
+    sizes = iter([False, True, False, False])
+    net.left.wire.cut = lambda now: next(sizes, False)
+    began = net.now
+    net.left.association.send(1, BINARY, bytes(4 * 1100))
+    net.run(lambda: len(net.right.messages) == 1, seconds=1)
+    assert net.now - began < 2.5 * 0.06
+
+
+def test_a_lost_last_packet_costs_a_probe_and_no_timeout() -> None:
+    net = standing()
+    for _ in range(10):
+        net.left.association.send(1, BINARY, b"x")
+        net.pass_time(0.2)
+    lost = iter([True])
+    net.left.wire.cut = lambda now: next(lost, False)
+    began = net.now
+    net.left.association.send(1, BINARY, b"last")
+    net.run(lambda: len(net.right.messages) == 11, seconds=1)
+    assert net.now - began < 0.29  # the retransmission timeout is 0.3 s
+
+
+def test_after_a_cut_data_flows_within_a_second_or_so() -> None:
+    net = network(refill=lambda side, now: bulk(side, now) if side is net.left else None, rate=2e6)
+    net.right.association.trust()
+    net.pass_time(2)
+    net.left.wire.cut = net.right.wire.cut = lambda now: now < 12
+    net.pass_time(10.5)
+    before = received(net.right)
+    net.pass_time(1.5)
+    assert received(net.right) > before
+    net.pass_time(5)
+    assert received(net.right) - before > 2e6 * 0.6 * 5
+
+
+# -- bounds, and a hostile peer
+
+
+def data(tsn: int, payload: bytes, *, flags: int = FIRST | LAST, stream: int = 1, sequence: int = 0) -> bytes:
+    header = packet.DATA_HEADER.pack(0, flags, 16 + len(payload), tsn & 0xFFFFFFFF, stream, sequence, BINARY)
+    return header + payload + bytes(-len(payload) & 3)
+
+
+def to_left(net: Network, *chunks: bytes) -> None:
+    """Have the left side receive what poses as the right side's."""
+    net.inject(net.left, packet.seal(net.left.association._tag, chunks))
+
+
+def next_tsn(net: Network) -> int:
+    return net.left.association._inbound.cumulative + 1  # type: ignore[union-attr]
+
+
+def held(side: Side) -> int:
+    return side.association._inbound._held  # type: ignore[union-attr]
+
+
+def breaks(net: Network) -> None:
+    assert net.left.ended is not None and net.left.ended.startswith("the peer broke SCTP: ")
+    assert net.left.association.state is State.ENDED
+    net.run(lambda: net.right.ended is not None, seconds=1)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_fragments_that_never_become_messages_fill_a_bound_and_then_end_it(trusted: bool) -> None:
+    net = network()
+    net.run(lambda: both(net, State.ESTABLISHED), seconds=1)
+    if trusted:
+        net.left.association.trust()
+    window = WINDOW if trusted else WINDOW_FIRST
+    net.left.wire.queue = float("inf")  # of its many acknowledgements
+    first = next_tsn(net)
+    for number in range(3 * window // 1000):
+        to_left(net, data(first + number, bytes(1000), flags=0 if number else FIRST))
+        assert held(net.left) <= 2 * window + 2000
+        if net.left.ended:
+            break
+    breaks(net)
+
+
+def test_packets_beyond_a_gap_fill_the_window_and_no_more() -> None:
+    net = network()
+    net.run(lambda: both(net, State.ESTABLISHED), seconds=1)
+    first = next_tsn(net)
+    for number in range(1000):
+        to_left(net, data(first + 1 + number, bytes(1000), sequence=1 + number))
+    assert WINDOW_FIRST - 2000 < held(net.left) <= WINDOW_FIRST
+    to_left(net, data(first, b"x"))
+    net.pass_time(0.01)
+    assert held(net.left) == 0
+    assert len(net.left.messages) > 100
 
 
 @pytest.mark.parametrize(
-    "attack", [never_ending_message, data_channels_without_end, a_data_channel_opened_twice, text_that_is_none]
+    "chunks",
+    [
+        lambda tsn: [data(tsn, b"x", stream=256)],
+        lambda tsn: [data(tsn, b"")],
+        lambda tsn: [data(tsn, b"x"), data(tsn + 1, b"x")],
+        lambda tsn: [data(tsn, b"x", flags=FIRST), data(tsn + 1, b"x")],
+        lambda tsn: [data(tsn, b"x", flags=FIRST), data(tsn + 2, b"y", flags=LAST), data(tsn + 1, b"z", sequence=9)],
+        lambda tsn: [packet.encode_sack(Sack(tsn + 5, 0, [], []))],
+        lambda tsn: [packet.chunk(packet.SACK, bytes(8))],
+        lambda tsn: [packet.chunk(packet.DATA, bytes(4))],
+        lambda tsn: [packet.chunk(packet.RE_CONFIG, b"\0\x0d\xff\xff")],
+        lambda tsn: [packet.chunk(packet.INIT_ACK, bytes(3))],
+    ],
+    ids=range(10),
 )
-async def test_a_peer_that_breaks_sctp_loses_its_channel_and_nothing_is_thrown(attack: Attack) -> None:
-    left, right = await connected()
-    await attack(left.peer._sctp)
-    await right.until(lambda: bool(right.closed))
-    assert right.closed[0].startswith("the peer ")
-    assert not right.channel.has_room
-    await left.peer.aclose()
-    await right.peer.aclose()
-
-
-@pytest.mark.parametrize("trusted", [True, False])
-async def test_fragments_of_a_stranger_are_fewer_than_those_of_who_was_let_in(trusted: bool) -> None:
-    left, right = await connected(trust=trusted)
-    rogue = left.peer._sctp
-    for number in range(sctp._FRAGMENTS_FIRST + 1):
-        await rogue._send_chunk(data(rogue, b"x", flags=0 if number else 2, stream=7))
-        await asyncio.sleep(0)
-    if trusted:
-        await right.send(b"still here")
-        await left.until(lambda: left.messages == [b"still here"])
+def test_what_breaks_the_protocol_ends_the_association_and_is_told(chunks: object) -> None:
+    net = standing()
+    state = net.left.association
+    to_left(net, *chunks(next_tsn(net)))  # type: ignore[operator]
+    if state.state is State.ESTABLISHED:  # an INIT ACK is no longer of interest, nor a SACK that is old
+        assert net.left.ended is None
     else:
-        await right.until(lambda: bool(right.closed))
-    waiting = right.peer._sctp._inbound_streams[7].reassembly
-    assert len(waiting) == sctp._FRAGMENTS_FIRST + 1
-    await left.peer.aclose()
-    await right.peer.aclose()
+        breaks(net)
 
 
-async def test_an_acknowledgement_of_what_was_not_sent_is_dropped() -> None:
-    left, right = await connected()
-    sack = aiortc_sctp.SackChunk()
-    sack.cumulative_tsn = right.peer._sctp._last_sacked_tsn
-    sack.gaps = [(1, 65_535)] * 250
-    await left.peer._sctp._send_chunk(sack)
-    await right.send(b"still here")
-    await left.until(lambda: left.messages == [b"still here"])
-    await left.peer.aclose()
-    await right.peer.aclose()
+def test_an_acknowledgement_of_what_was_not_sent_ends_it() -> None:
+    net = standing()
+    last = net.left.association._outbound.last_tsn  # type: ignore[union-attr]
+    to_left(net, packet.encode_sack(Sack(last, 1000, [(1, 65_535)] * 280, [])))
+    breaks(net)
 
 
-async def test_packets_that_wait_together_are_acknowledged_by_twos(monkeypatch: pytest.MonkeyPatch) -> None:
-    left, right = await connected()
-    acknowledged: list[bytes] = []
-    send = right.peer._sctp._send_chunk
-
-    async def counting(chunk: aiortc_sctp.Chunk) -> None:
-        if isinstance(chunk, aiortc_sctp.SackChunk):
-            acknowledged.append(bytes(chunk))
-        await send(chunk)
-
-    monkeypatch.setattr(right.peer._sctp, "_send_chunk", counting)
-    monkeypatch.setattr(right.peer._sctp, "_more_waits", lambda: True)
-    for number in range(10):
-        await left.send(b"%d" % number)
-    await right.until(lambda: len(right.messages) == 10)
-    assert len(acknowledged) == 5
-    await left.peer.aclose()
-    await right.peer.aclose()
+def test_a_peer_that_takes_nothing_is_asked_with_one_packet_at_a_time() -> None:
+    net = standing()
+    net.left.association.send(1, BINARY, b"x")
+    net.pass_time(0.2)
+    outbound = net.left.association._outbound
+    assert outbound is not None
+    outbound._window = 0
+    for _ in range(20):
+        net.left.association.send(1, BINARY, bytes(1000))
+    net.right.wire.cut = lambda now: True
+    before = net.left.packets
+    net.pass_time(3)
+    assert 2 <= net.left.packets - before <= 12
+    assert net.left.association.queued >= 19_000
 
 
-async def test_on_a_near_path_no_more_is_on_the_way_than_the_peers_socket_holds() -> None:
-    left, right = await connected()
-    for _ in range(100):
-        await left.send(bytes(16_384))
-    await right.until(lambda: len(right.messages) == 100)
-    assert left.peer._sctp._cwnd <= sctp._CWND_NEAR
-    assert left.peer._sctp._rto < 1.0
-    await left.peer.aclose()
-    await right.peer.aclose()
+def test_forged_and_damaged_packets_count_for_nothing() -> None:
+    net = standing()
+    good = packet.seal(net.left.association._tag, [data(next_tsn(net), b"x")])
+    for bad in (good[:-1], good[:20], b"", bytes(11), good[:12] + bytes([good[12] ^ 1]) + good[13:]):
+        net.inject(net.left, bad)
+    net.inject(net.left, packet.seal(net.left.association._tag ^ 1, [packet.chunk(packet.ABORT)]))
+    assert net.left.ended is None and not net.left.messages
+    net.inject(net.left, good)
+    assert len(net.left.messages) == 1
 
 
-async def test_after_the_end_no_timer_runs_any_more() -> None:
-    left, right = await connected()
-    left.peer._connection.data_received = lambda *_: None  # type: ignore[method-assign]
-    await left.send(bytes(10_000))
-    await left.peer.aclose()
-    association = left.peer._sctp
-    association._t3_expired()
-    await asyncio.sleep(0.01)
-    assert association._t3_handle is None
-    await right.peer.aclose()
+def test_a_cookie_that_we_did_not_make_opens_nothing() -> None:
+    server = Association()
+    forged = packet.seal(server._tag, [packet.chunk(packet.COOKIE_ECHO, bytes(45))])
+    assert server.receive_packet(forged, 0.0) == []
+    assert server.state is State.CLOSED
+    assert server.packet_to_send(0.0) is None
+
+
+def test_an_init_is_answered_each_time_and_nothing_is_kept() -> None:
+    server = Association()
+    for number in range(1, 100):
+        init = packet.encode_init(packet.INIT, Init(number, 1000, 1, 1, 5, {}))
+        server.receive_packet(packet.seal(0, [init]), 0.0)
+        answer = server.packet_to_send(0.0)
+        assert answer is not None and answer[12] == packet.INIT_ACK
+    assert server.state is State.CLOSED and server._inbound is None
+    assert server.next_timer() is None
+
+
+def test_where_nobody_answers_it_ends() -> None:
+    net = network(loss=1.0)
+    net.run(lambda: net.left.ended is not None, seconds=60)
+    assert net.left.ended == "the peer does not answer"
+    assert net.left.packets <= sctp._INITS + 1
+
+
+# -- the end of a stream, and of it all
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.3])
+def test_a_stream_ends_behind_what_was_sent_on_it_and_begins_anew(loss: float) -> None:
+    net = standing(loss=loss)
+    left, right = net.left.association, net.right.association
+    left.send(1, BINARY, bytes(100_000))
+    left.reset_stream(1, net.now)
+    net.run(lambda: StreamReset(1) in net.right.events, seconds=60)
+    assert [len(message.data) for message in net.right.messages] == [100_000]
+    net.run(lambda: left._reset is None, seconds=60)
+    left.send(1, BINARY, b"anew")
+    right.send(1, BINARY, b"the other way is open")
+    net.run(lambda: net.right.messages[-1].data == b"anew" and len(net.left.messages) == 1, seconds=60)
+
+
+def test_an_abort_is_told_and_nothing_goes_out_after_it() -> None:
+    net = standing()
+    net.left.association.send(1, BINARY, bytes(100_000))
+    net.left.association.abort()
+    net.run(lambda: net.right.ended == "the peer ended it", seconds=1)
+    assert net.left.association.next_timer() is None
+    assert net.left.association.packet_to_send(net.now) is None
+
+
+def test_no_packet_is_longer_than_the_least_mtu_lets_pass() -> None:
+    net = standing()
+    for size in (1, 1100, 1157, 1158, 1159, 1160, 1161, 65_536):
+        net.left.association.send(1, BINARY, bytes(size))
+    while (sent := net.left.association.packet_to_send(net.now)) is not None:
+        assert len(sent) <= PACKET
+
+
+# -- the codec
+
+
+@given(st.binary(max_size=100))
+def test_a_packet_is_parsed_or_refused(raw: bytes) -> None:
+    try:
+        tag, chunks = packet.parse(packet.seal(7, [raw]))
+    except Malformed:
+        return
+    assert tag == 7 and chunks
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.tuples(st.integers(1, 65_535), st.integers(1, 65_535)), max_size=20),
+    st.lists(st.integers(0, 2**32 - 1), max_size=5),
+)
+def test_a_sack_comes_back_as_it_was(tsn: int, window: int, gaps: list[tuple[int, int]], duplicates: list[int]) -> None:
+    sack = Sack(tsn, window, gaps, duplicates)
+    _, [chunk] = packet.parse(packet.seal(1, [packet.encode_sack(sack)]))
+    assert packet.decode_sack(chunk.body) == sack
+
+
+@given(st.dictionaries(st.integers(0, 65_535), st.binary(max_size=30), max_size=5))
+def test_parameters_come_back_as_they_were(parameters: dict[int, bytes]) -> None:
+    assert dict(packet.decode_parameters(packet.encode_parameters(parameters.items()))) == parameters
+
+
+def test_a_packet_of_aiortc_is_one_of_ours() -> None:
+    from aiortc import rtcsctptransport as theirs
+
+    chunk = theirs.DataChunk(flags=3)
+    chunk.tsn, chunk.stream_id, chunk.stream_seq, chunk.protocol, chunk.user_data = 5, 1, 7, 53, b"hello"
+    raw = theirs.serialize_packet(5000, 5000, 99, chunk)
+    assert raw == packet.seal(99, [data(5, b"hello", sequence=7)])

@@ -15,7 +15,7 @@ from llmtunnel.config import Timeouts
 from llmtunnel.errors import ChannelClosed, ConnectFailed
 from llmtunnel.paths import Path
 from llmtunnel.signaling.messages import IceCandidate
-from llmtunnel.transport import webrtc
+from llmtunnel.transport import datachannel, webrtc
 from llmtunnel.transport.base import MAX_MESSAGE
 
 from ..support.webrtc_ends import NO_SERVERS, End, candidates_of, connected, introduce, without_candidates
@@ -235,9 +235,7 @@ async def test_bulk_both_ways_arrives_whole_and_in_order_and_the_queue_stays_sho
         nonlocal longest
         for message in messages:
             await end.send(message)
-            sctp = end.peer._sctp
-            queued = sum(len(item[2]) for item in sctp._data_channel_queue)
-            longest = max(longest, queued + sum(len(chunk.user_data) for chunk in sctp._outbound_queue))
+            longest = max(longest, end.channel.data._association.queued)  # type: ignore[attr-defined]
 
     data = random.Random(7).randbytes(MAX_MESSAGE)
     down = [data[: 1 + number * 997 % MAX_MESSAGE] for number in range(150)]
@@ -247,7 +245,7 @@ async def test_bulk_both_ways_arrives_whole_and_in_order_and_the_queue_stays_sho
     await left.until(lambda: len(left.messages) == len(up))
     assert right.messages == down
     assert left.messages == up
-    assert webrtc._QUEUE < longest < webrtc._QUEUE + 2 * MAX_MESSAGE
+    assert datachannel.QUEUE < longest < datachannel.QUEUE + 2 * MAX_MESSAGE
     await close(left, right)
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from llmtunnel.protocol.liveness import OVERSLEPT
-from llmtunnel.session.alarm import Alarm
+from llmtunnel.transport.alarm import Alarm
 
 from ..conftest import VirtualTime
 from ..support.embedded import until

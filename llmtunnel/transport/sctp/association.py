@@ -1,0 +1,440 @@
+"""An association: the handshake, which packets go out, timers, the end (RFC 9260 sections 5, 8 and 9, RFC 6525).
+
+    state         what happens                          next
+    ------------  ------------------------------------  ------------
+    CLOSED        we begin, and send INIT               INIT_SENT
+    CLOSED        the peer's COOKIE ECHO                ESTABLISHED
+    INIT_SENT     the peer's INIT ACK                   COOKIE_SENT
+    INIT_SENT     the peer's COOKIE ECHO                ESTABLISHED
+    COOKIE_SENT   the peer's COOKIE ACK                 ESTABLISHED
+    COOKIE_SENT   the peer's COOKIE ECHO                ESTABLISHED
+    any           ABORT or SHUTDOWN, a breach, the end  ENDED
+
+Either side, or both, may begin. An INIT is answered in each of the first three states, and keeps none: the peer has a
+cookie to show, which says what it was told. A breach of the peer's ends the association with an ABORT.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from math import inf
+from struct import Struct
+from typing import Final
+
+from . import packet
+from .congestion import Bbr, Congestion
+from .inbound import Inbound, Message
+from .outbound import RTO_FIRST, Outbound
+from .packet import Chunk, Init, Malformed
+
+PACKET: Final = 1188
+"""Bytes of a packet: the least MTU of IPv6 without IPv6, UDP and DTLS (RFC 8261 section 5); a multiple of four."""
+STREAMS: Final = 256
+"""Streams each way that are announced."""
+WINDOW: Final = 4 << 20
+"""Bytes that may wait for others to become messages: two round trips of 50 ms at 40 MB/s."""
+WINDOW_FIRST: Final = 128 << 10
+"""The same of a stranger, who has a hello of one message to say: a message has 64 KiB."""
+DELAY: Final = 0.025
+"""Seconds for which one of ours holds an acknowledgement back, and a little more."""
+_OURS: Final = 0x8C11
+"""A parameter that peers of ours recognise each other by; others skip it (RFC 9260 section 3.2.1)."""
+_INITS: Final = 12
+"""Times that an INIT, or a COOKIE ECHO, is sent."""
+_COOKIE: Final = 32
+"""Bytes of a cookie's signature."""
+_DATA: Final = Struct("!LHHL")
+_SAID: Final = Struct("!LLL?")
+_RESET_FIXED: Final = Struct("!LLL")
+_RESET: Final = Struct("!LLLH")
+_RESPONSE: Final = Struct("!LL")
+_PERFORMED: Final = 1
+_BAD_NUMBER: Final = 5
+_IN_PROGRESS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """Both sides may send."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReset:
+    """The peer sends nothing more on this stream, and numbers begin anew."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The association is over."""
+
+    reason: str
+
+
+Event = Connected | Message | StreamReset | Ended
+
+
+class State(Enum):
+    """How far an association is."""
+
+    CLOSED = "closed"
+    INIT_SENT = "init sent"
+    COOKIE_SENT = "cookie sent"
+    ESTABLISHED = "established"
+    ENDED = "ended"
+
+
+@dataclass(slots=True)
+class _Repeated:
+    """A chunk that is sent again until it is answered."""
+
+    chunk: bytes
+    due: float
+    tries: int = 0
+
+
+class Association:
+    """One side. ``congestion`` makes its strategy, for packets of so many bytes."""
+
+    def __init__(self, *, congestion: Callable[[int], Congestion] = Bbr, ports: tuple[int, int] | None = None) -> None:
+        self.state = State.CLOSED
+        self._ports = ports or (packet.PORT, packet.PORT)
+        self._make_congestion = congestion
+        self._tag = int.from_bytes(os.urandom(4)) or 1
+        self._peer_tag = 0
+        self._tsn = int.from_bytes(os.urandom(4))
+        self._window = WINDOW_FIRST
+        self._secret = os.urandom(_COOKIE)
+        self._inbound: Inbound | None = None
+        self._outbound: Outbound | None = None
+        self._waiting: list[tuple[int, int, bytes]] = []
+        """What was to be sent before the peer was there."""
+        self._control: list[bytes] = []
+        """Chunks that go out at once."""
+        self._handshake: _Repeated | None = None
+        self._reset: _Repeated | None = None
+        self._resetting: list[int] = []
+        """Streams of ours whose end is asked for; the first one by `_reset`."""
+        self._reset_number = self._tsn
+        self._peer_reset: tuple[int, int, list[int]] | None = None
+        """The peer's request that waits for its last TSN: number, TSN, streams."""
+        self._peer_reset_done = -1
+
+    # -- what we want
+
+    def begin(self, now: float) -> None:
+        """Send INIT."""
+        self.state = State.INIT_SENT
+        self._handshake = _Repeated(packet.encode_init(packet.INIT, self._init(self._tag, {})), now)
+        self._repeat_handshake(now)
+
+    def send(self, stream: int, protocol: int, data: bytes) -> None:
+        """Queue a message of at least one byte; it goes in order, and arrives, or the association ends."""
+        assert data
+        if self._outbound is not None:
+            self._outbound.queue(stream, protocol, data)
+        else:
+            self._waiting.append((stream, protocol, data))
+
+    def reset_stream(self, stream: int, now: float) -> None:
+        """End our half of a stream, once what is queued has gone out."""
+        if stream not in self._resetting:
+            self._resetting.append(stream)
+        self._ask_for_reset(now)
+
+    def trust(self) -> None:
+        """The peer has been let in: more of its may wait."""
+        self._window = WINDOW
+        if self._inbound is not None:
+            self._inbound.open_window(WINDOW)
+
+    def abort(self) -> None:
+        """End it at once; the peer hears of it by the last packet."""
+        if self._peer_tag and self.state is not State.ENDED:
+            self._control = [packet.chunk(packet.ABORT)]
+        self.state = State.ENDED
+
+    @property
+    def queued(self) -> int:
+        """Bytes that have not been sent for the first time."""
+        if self._outbound is None:
+            return sum(len(data) for *_, data in self._waiting)
+        return self._outbound.queued
+
+    @property
+    def rtt(self) -> float | None:
+        """The smoothed round trip, seconds; None before there is one."""
+        return self._outbound.rtt if self._outbound else None
+
+    @property
+    def congestion(self) -> Congestion | None:
+        """What says how much may be on its way; None before the peer is there."""
+        return self._outbound.congestion if self._outbound else None
+
+    # -- what goes out
+
+    def packet_to_send(self, now: float) -> bytes | None:
+        """The next packet; None where there is none to send now."""
+        if self._control and self._control[0][0] in (packet.INIT, packet.INIT_ACK):  # each goes alone
+            return self._seal([self._control.pop(0)])
+        chunks, self._control = self._control, []
+        if self.state is State.ENDED:
+            return self._seal(chunks) if chunks else None
+        inbound, outbound = self._inbound, self._outbound
+        if inbound is None or outbound is None:
+            return self._seal(chunks) if chunks else None
+        if inbound.due is not None and (inbound.due <= now or chunks):
+            chunks.append(packet.encode_sack(inbound.take_sack()))
+        if self.state is State.ESTABLISHED:
+            room = PACKET - packet.HEADER_SIZE - sum(map(len, chunks))
+            chunks += outbound.chunks(now, room)
+            if self._resetting and self._reset is None:
+                self._ask_for_reset(now)
+                chunks += self._control
+                self._control = []
+        return self._seal(chunks) if chunks else None
+
+    def _seal(self, chunks: list[bytes]) -> bytes:
+        tag = 0 if chunks[0][0] == packet.INIT else self._peer_tag
+        return packet.seal(tag, chunks, ports=self._ports)
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` is to be called; None while there is no need."""
+        if self.state is State.ENDED:
+            return None
+        times = [each.due for each in (self._handshake, self._reset) if each is not None]
+        if self._inbound is not None and self._inbound.due is not None:
+            times.append(self._inbound.due)
+        if self._outbound is not None and self.state is State.ESTABLISHED:
+            times.append(self._outbound.next_timer() or inf)
+        return min((at for at in times if at < inf), default=None)
+
+    def handle_timer(self, now: float) -> list[Event]:
+        """See `next_timer`."""
+        if self._handshake is not None and now >= self._handshake.due:
+            if self._handshake.tries >= _INITS:
+                return self._end("the peer does not answer")
+            self._repeat_handshake(now)
+        if self._reset is not None and now >= self._reset.due:
+            self._repeat_reset(now)
+        if self._outbound is not None:
+            self._outbound.handle_timer(now)
+        return []
+
+    def _repeat_handshake(self, now: float) -> None:
+        assert self._handshake is not None
+        self._handshake.tries += 1
+        self._handshake.due = now + RTO_FIRST
+        self._control.append(self._handshake.chunk)
+
+    # -- what comes
+
+    def receive_packet(self, data: bytes, now: float) -> list[Event]:
+        """Take a packet; what comes of it. Whatever it holds, nothing is raised."""
+        if self.state is State.ENDED:
+            return []
+        try:
+            tag, chunks = packet.parse(data)
+        except Malformed:
+            return []  # RFC 9260 section 6.8: a wrong checksum is as a loss
+        first = chunks[0]
+        if tag != (0 if first.type == packet.INIT else self._tag):
+            return []  # section 8.5
+        try:
+            return self._take_all(chunks, now)
+        except Malformed as exc:
+            self.abort()
+            return [Ended(f"the peer broke SCTP: {exc}")]
+
+    def _take_all(self, chunks: list[Chunk], now: float) -> list[Event]:
+        events: list[Event] = []
+        has_data = False
+        for chunk in chunks:
+            if chunk.type == packet.DATA:
+                has_data = self._take_data(chunk, events) or has_data
+            elif chunk.type == packet.SACK:
+                if self._outbound is not None:
+                    self._outbound.receive_sack(packet.decode_sack(chunk.body), now)
+            else:
+                events += self._take_control(chunk, now)
+        if has_data:
+            assert self._inbound is not None
+            self._inbound.packet_ended(now)
+            if self._peer_reset is not None:
+                events += self._finish_peer_reset()
+        return events
+
+    def _take_data(self, chunk: Chunk, events: list[Event]) -> bool:
+        if self._inbound is None or self.state not in (State.ESTABLISHED, State.COOKIE_SENT):
+            return False
+        body = chunk.body
+        if len(body) < 12:
+            raise Malformed("a DATA chunk is too short")
+        tsn, stream, sequence, protocol = _DATA.unpack_from(body)
+        events += self._inbound.receive_data(chunk.flags, tsn, stream, sequence, protocol, body[12:])
+        return True
+
+    def _take_control(self, chunk: Chunk, now: float) -> list[Event]:
+        match chunk.type:
+            case packet.INIT:
+                self._take_init(packet.decode_init(chunk.body))
+            case packet.INIT_ACK if self.state is State.INIT_SENT:
+                self._take_init_ack(packet.decode_init(chunk.body), now)
+            case packet.COOKIE_ECHO:
+                return self._take_cookie(chunk.body)
+            case packet.COOKIE_ACK if self.state is State.COOKIE_SENT:
+                return self._establish()
+            case packet.HEARTBEAT:
+                self._control.append(packet.chunk(packet.HEARTBEAT_ACK, chunk.body[:1024]))
+            case packet.RE_CONFIG:
+                return self._take_reconfig(chunk.body, now)
+            case packet.ABORT:
+                self.state = State.ENDED
+                return [Ended("the peer ended it")]
+            case packet.SHUTDOWN:
+                self._control = [packet.chunk(packet.SHUTDOWN_ACK)]
+                self.state = State.ENDED
+                return [Ended("the peer closed it")]
+        return []
+
+    # -- the handshake
+
+    def _init(self, tag: int, parameters: dict[int, bytes]) -> Init:
+        supported = {packet.SUPPORTED_EXTENSIONS: bytes([packet.RE_CONFIG]), _OURS: b"\1"}
+        return Init(tag, self._window, STREAMS, STREAMS, self._tsn, supported | parameters)
+
+    def _take_init(self, init: Init) -> None:
+        if self.state in (State.ESTABLISHED, State.ENDED):
+            return  # it would be a restart (RFC 9260 section 5.2.2), which a DTLS connection does not outlive
+        said = _SAID.pack(init.tag, init.window, init.tsn, _OURS in init.parameters)
+        self._peer_tag = init.tag
+        acknowledgement = self._init(self._tag, {packet.COOKIE: self._sign(said)})
+        self._control.append(packet.encode_init(packet.INIT_ACK, acknowledgement))
+
+    def _sign(self, said: bytes) -> bytes:
+        return hmac.digest(self._secret, said, "sha256") + said
+
+    def _take_init_ack(self, init: Init, now: float) -> None:
+        cookie = init.parameters.get(packet.COOKIE)
+        if cookie is None:
+            raise Malformed("an INIT ACK has no cookie")
+        self._peer_is(init.tag, init.window, init.tsn, ours=_OURS in init.parameters)
+        self.state = State.COOKIE_SENT
+        self._handshake = _Repeated(packet.chunk(packet.COOKIE_ECHO, cookie), now)
+        self._repeat_handshake(now)
+
+    def _take_cookie(self, cookie: bytes) -> list[Event]:
+        said = cookie[_COOKIE:]
+        if not hmac.compare_digest(self._sign(said), cookie):
+            return []
+        self._control.append(packet.chunk(packet.COOKIE_ACK))
+        if self.state is State.ESTABLISHED:
+            return []  # our COOKIE ACK was lost
+        tag, window, tsn, ours = _SAID.unpack(said)
+        self._peer_is(tag, window, tsn, ours=ours)
+        return self._establish()
+
+    def _peer_is(self, tag: int, window: int, tsn: int, *, ours: bool) -> None:
+        if self._inbound is not None and self._peer_tag == tag:
+            return
+        self._peer_tag = tag
+        self._inbound = Inbound(tsn, window=self._window, streams=STREAMS)
+        size = PACKET - packet.HEADER_SIZE - packet.DATA_HEADER.size
+        self._outbound = Outbound(
+            self._tsn,
+            window=window,
+            packet=size,
+            congestion=self._make_congestion(size),
+            **({"peer_delay": DELAY} if ours else {}),
+        )
+        for each in self._waiting:
+            self._outbound.queue(*each)
+        self._peer_reset_done = (tsn - 1) & 0xFFFFFFFF
+
+    def _establish(self) -> list[Event]:
+        self.state = State.ESTABLISHED
+        self._handshake = None
+        return [Connected()]
+
+    def _end(self, reason: str) -> list[Event]:
+        self.abort()
+        return [Ended(reason)]
+
+    # -- the end of a stream (RFC 6525)
+
+    def _ask_for_reset(self, now: float) -> None:
+        outbound = self._outbound
+        if outbound is None or self.state is not State.ESTABLISHED or self._reset is not None or not self._resetting:
+            return
+        stream = self._resetting[0]
+        if outbound.buffered.get(stream):
+            return
+        request = _RESET.pack(self._reset_number & 0xFFFFFFFF, self._peer_reset_done, outbound.last_tsn, stream)
+        self._reset = _Repeated(
+            packet.chunk(packet.RE_CONFIG, packet.encode_parameters([(packet.OUTGOING_RESET, request)])), now
+        )
+        self._repeat_reset(now)
+
+    def _repeat_reset(self, now: float) -> None:
+        assert self._reset is not None and self._outbound is not None
+        self._reset.due = now + self._outbound.rto
+        self._control.append(self._reset.chunk)
+
+    def _take_reconfig(self, body: bytes, now: float) -> list[Event]:
+        events: list[Event] = []
+        for type, value in packet.decode_parameters(body):
+            if type == packet.RESET_RESPONSE and len(value) >= 8:
+                number, result = _RESPONSE.unpack_from(value)
+                self._take_reset_response(number, result, now)
+            elif type == packet.OUTGOING_RESET and len(value) >= 12 and len(value) % 2 == 0:
+                number, _, last = _RESET_FIXED.unpack_from(value)
+                streams = [int.from_bytes(value[at : at + 2]) for at in range(12, len(value), 2)]
+                events += self._take_peer_reset(number, last, streams)
+        return events
+
+    def _take_reset_response(self, number: int, result: int, now: float) -> None:
+        if self._reset is None or number != self._reset_number & 0xFFFFFFFF:
+            return
+        assert self._outbound is not None
+        if result == _IN_PROGRESS:
+            self._reset.due = now + (self._outbound.rtt or self._outbound.rto)
+            return
+        self._reset = None
+        self._reset_number += 1
+        self._outbound.reset_stream(self._resetting.pop(0))
+        self._ask_for_reset(now)
+
+    def _take_peer_reset(self, number: int, last: int, streams: list[int]) -> list[Event]:
+        if self._inbound is None:
+            return []
+        if number == self._peer_reset_done:
+            self._respond(number, _PERFORMED)
+            return []
+        if number != (self._peer_reset_done + 1) & 0xFFFFFFFF:
+            self._respond(number, _BAD_NUMBER)
+            return []
+        self._peer_reset = number, last, streams
+        events = self._finish_peer_reset()
+        if self._peer_reset is not None:
+            self._respond(number, _IN_PROGRESS)
+        return events
+
+    def _finish_peer_reset(self) -> list[Event]:
+        assert self._peer_reset is not None and self._inbound is not None
+        number, last, streams = self._peer_reset
+        if not self._inbound.has_all(last):
+            return []
+        self._peer_reset, self._peer_reset_done = None, number
+        for stream in streams:
+            self._inbound.reset_stream(stream)
+        self._respond(number, _PERFORMED)
+        return [StreamReset(stream) for stream in streams]
+
+    def _respond(self, number: int, result: int) -> None:
+        value = _RESPONSE.pack(number, result)
+        self._control.append(packet.chunk(packet.RE_CONFIG, packet.encode_parameters([(packet.RESET_RESPONSE, value)])))

@@ -1,0 +1,212 @@
+"""What comes: TSNs, fragments and messages; what is acknowledged, and when (RFC 9260 section 6.2 and 6.9)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from .packet import FIRST, IMMEDIATE, LAST, MAX_GAPS, UNORDERED, Malformed, Sack, absolute
+
+DELAY: Final = 0.02
+"""Seconds that an acknowledgement waits for another packet. RFC 9260 allows 0.5; a sender measures by it."""
+EVERY: Final = 2
+"""Packets for one acknowledgement."""
+_OVERHEAD: Final = 256
+"""Bytes that a fragment counts beside its own: a flood of tiny ones is bounded too."""
+_DUPLICATES: Final = 16
+"""TSNs that came again that one acknowledgement names."""
+
+
+class Message(NamedTuple):
+    """A whole message of a stream. Those of one stream come in order."""
+
+    stream: int
+    protocol: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class _Partial:
+    """Fragments of one message."""
+
+    fragments: dict[int, bytes] = field(default_factory=dict)
+    first: int | None = None
+    last: int | None = None
+    protocol: int = 0
+
+    def join(self) -> bytes | None:
+        """The message, where it is whole."""
+        if self.first is None or self.last is None or len(self.fragments) <= self.last - self.first:
+            return None
+        return b"".join([self.fragments[tsn] for tsn in range(self.first, self.last + 1)])
+
+
+@dataclass(slots=True)
+class _Stream:
+    next: int = 0
+    """The sequence number of the message that is delivered next."""
+    partial: dict[int, _Partial] = field(default_factory=dict)
+    whole: dict[int, Message] = field(default_factory=dict)
+    """Messages that wait for an earlier one."""
+
+
+class Inbound:
+    """The receiving half. ``tsn``: the first that comes; ``window``: bytes that may wait for others to be whole."""
+
+    def __init__(self, tsn: int, *, window: int, streams: int) -> None:
+        self.cumulative = tsn - 1
+        """All up to this has come. TSNs are counted on beyond 32 bits."""
+        self.window = window
+        self._most_streams = streams
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        """Blocks that have come beyond that, both ends within."""
+        self._streams: dict[int, _Stream] = {}
+        self._held = 0
+        self._duplicates: list[int] = []
+        self._packets = 0
+        """Packets with DATA that are not acknowledged."""
+        self._at_once = False
+        self._due: float | None = None
+
+    @property
+    def due(self) -> float | None:
+        """When an acknowledgement is to go out; None while there is none to."""
+        return self._due
+
+    def open_window(self, window: int) -> None:
+        """More may wait from now on; the peer hears of it."""
+        self.window = window
+        self._at_once = True
+
+    def receive_data(
+        self, flags: int, tsn: int, stream: int, sequence: int, protocol: int, data: bytes
+    ) -> list[Message]:
+        """Take a DATA chunk; the messages that are whole and in order by it. Raises `Malformed`."""
+        if not data:
+            raise Malformed("a DATA chunk is empty")
+        if stream >= self._most_streams:
+            raise Malformed(f"it sends on stream {stream}")
+        if flags & IMMEDIATE:
+            self._at_once = True
+        tsn = absolute(tsn, self.cumulative)
+        beyond = tsn - self.cumulative
+        if beyond != 1 or self._starts:
+            self._at_once = True
+        if beyond <= 0 or (beyond > 1 and self._has(tsn)):
+            if len(self._duplicates) < _DUPLICATES:
+                self._duplicates.append(tsn & 0xFFFFFFFF)
+            return []
+        if beyond > 1 and (self._held + len(data) + _OVERHEAD > self.window or beyond > 0xFFFF):
+            return []
+        # What is next has room beyond the window: it is what the others wait for.
+        if self._held > 2 * self.window:
+            raise Malformed("its fragments never become messages")
+        self._mark(tsn)
+        if flags & UNORDERED:
+            return []  # of a channel that is not the tunnel's
+        return self._assemble(flags, tsn, stream, sequence, protocol, data)
+
+    def packet_ended(self, now: float) -> None:
+        """All chunks of a packet with DATA are taken."""
+        self._packets += 1
+        if self._packets >= EVERY or self._at_once:
+            self._due = now
+        elif self._due is None:
+            self._due = now + DELAY
+
+    def take_sack(self) -> Sack:
+        """The acknowledgement to send now."""
+        self._due, self._packets, self._at_once = None, 0, False
+        base = self.cumulative
+        gaps = [
+            (start - base, end - base)
+            for start, end in zip(self._starts[:MAX_GAPS], self._ends[:MAX_GAPS], strict=True)
+        ]
+        duplicates, self._duplicates = self._duplicates, []
+        return Sack(base & 0xFFFFFFFF, max(0, self.window - self._held), gaps, duplicates)
+
+    def has_all(self, tsn: int) -> bool:
+        """Whether all up to this TSN, of 32 bits, has come."""
+        return absolute(tsn, self.cumulative) <= self.cumulative
+
+    def reset_stream(self, stream: int) -> None:
+        """Its sequence numbers begin anew (RFC 6525 section 4.1)."""
+        if gone := self._streams.pop(stream, None):
+            fragments = [piece for partial in gone.partial.values() for piece in partial.fragments.values()]
+            whole = [message.data for message in gone.whole.values()]
+            self._held -= sum(len(piece) + _OVERHEAD for piece in fragments + whole)
+
+    # -- TSNs
+
+    def _has(self, tsn: int) -> bool:
+        at = bisect_right(self._starts, tsn) - 1
+        return at >= 0 and tsn <= self._ends[at]
+
+    def _mark(self, tsn: int) -> None:
+        if tsn == self.cumulative + 1:
+            self.cumulative = tsn
+            if self._starts and self._starts[0] == tsn + 1:
+                self.cumulative = self._ends.pop(0)
+                del self._starts[0]
+            return
+        at = bisect_right(self._starts, tsn)
+        joins_before = at > 0 and self._ends[at - 1] == tsn - 1
+        joins_after = at < len(self._starts) and self._starts[at] == tsn + 1
+        if joins_before and joins_after:
+            self._ends[at - 1] = self._ends.pop(at)
+            del self._starts[at]
+        elif joins_before:
+            self._ends[at - 1] = tsn
+        elif joins_after:
+            self._starts[at] = tsn
+        else:
+            self._starts.insert(at, tsn)
+            self._ends.insert(at, tsn)
+
+    # -- messages
+
+    def _assemble(self, flags: int, tsn: int, number: int, sequence: int, protocol: int, data: bytes) -> list[Message]:
+        stream = self._streams.get(number)
+        if stream is None:
+            stream = self._streams[number] = _Stream()
+        sequence = absolute(sequence, stream.next, bits=16)
+        if sequence < stream.next or sequence in stream.whole:
+            raise Malformed("a message comes twice")
+        if flags & FIRST and flags & LAST:
+            if sequence in stream.partial:
+                raise Malformed("a message is whole, and in pieces")
+            return self._deliver(stream, sequence, Message(number, protocol, data), held=0)
+        partial = stream.partial.get(sequence)
+        if partial is None:
+            partial = stream.partial[sequence] = _Partial()
+        partial.fragments[tsn] = data
+        self._held += len(data) + _OVERHEAD
+        if flags & FIRST:
+            partial.first, partial.protocol = tsn, protocol
+        elif flags & LAST:
+            partial.last = tsn
+        try:
+            whole = partial.join()
+        except KeyError:
+            raise Malformed("a message's pieces do not follow each other") from None
+        if whole is None:
+            return []
+        del stream.partial[sequence]
+        held = len(whole) + _OVERHEAD * len(partial.fragments)
+        return self._deliver(stream, sequence, Message(number, partial.protocol, whole), held=held)
+
+    def _deliver(self, stream: _Stream, sequence: int, message: Message, *, held: int) -> list[Message]:
+        self._held -= held
+        if sequence != stream.next:
+            stream.whole[sequence] = message
+            self._held += len(message.data) + _OVERHEAD
+            return []
+        delivered = [message]
+        stream.next += 1
+        while (after := stream.whole.pop(stream.next, None)) is not None:
+            self._held -= len(after.data) + _OVERHEAD
+            delivered.append(after)
+            stream.next += 1
+        return delivered

@@ -1,0 +1,445 @@
+"""What goes out: queued, on its way, lost, sent again (RFC 9260 section 6; loss by time after RFC 8985).
+
+A packet is lost where one that was sent later has arrived, and a quarter of a round trip has passed since: by time, not
+by counting acknowledgements, so that neither reordering nor a lost retransmission costs a timeout. Where the last
+packets of a burst are lost nothing later arrives: one is sent again after two round trips (a tail loss probe), and all
+after the retransmission timeout.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from .congestion import Congestion, Sample
+from .packet import DATA, DATA_HEADER, FIRST, IMMEDIATE, LAST, Malformed, Sack, absolute
+
+RTO_FIRST: Final = 1.0
+"""Seconds until the first packets are sent again (RFC 9260 section 16)."""
+RTO_MIN: Final = 0.3
+"""Just over the 0.2 for which a peer may hold an acknowledgement back."""
+RTO_MAX: Final = 1.0
+"""A path that comes back is found within that: one packet a second burdens none. RFC 9260 says 60."""
+PROBE_MIN: Final = 0.01
+"""Seconds after which a tail loss is probed for, at least."""
+PEER_DELAY: Final = 0.2
+"""Seconds for which a peer holds the acknowledgement of a single packet back (RFC 9260 section 6.2)."""
+CLOCK: Final = 1e-6
+"""Seconds: no round trip is shorter."""
+_LEAST_ROOM: Final = 64
+"""Bytes left of a packet for which no chunk is made."""
+QUANTUM: Final = 0.002
+"""Seconds of the rate that go out at once: loops' timers are no finer."""
+
+
+@dataclass(slots=True)
+class _Queued:
+    stream: int
+    sequence: int
+    protocol: int
+    data: bytes
+    sent: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Sent:
+    tsn: int
+    chunk: bytes
+    size: int
+    number: int
+    """Which transmission it was: they are counted, since many happen at the same time."""
+    sent_at: float
+    delivered: int
+    """Bytes acknowledged in all when it was sent last."""
+    delivered_at: float
+    first_sent: float
+    app_limited: bool
+    times: int = 1
+    arrived: bool = False
+    lost: bool = False
+
+
+class Outbound:
+    """The sending half. ``tsn``: the first to use; ``packet``: bytes of one; ``window``: bytes that the peer takes;
+    ``peer_delay``: see `PEER_DELAY`.
+    """
+
+    def __init__(
+        self, tsn: int, *, window: int, packet: int, congestion: Congestion, peer_delay: float = PEER_DELAY
+    ) -> None:
+        self._peer_delay = peer_delay
+        self.congestion = congestion
+        self.buffered: dict[int, int] = {}
+        """Bytes of each stream that have not been sent."""
+        self.queued = 0
+        """The same of all."""
+        self._packet = packet
+        self._next = tsn
+        self._cumulative = tsn - 1
+        self._sent: dict[int, _Sent] = {}
+        """All that has not arrived up to the cumulative TSN, by TSN."""
+        self._order: deque[tuple[int, _Sent]] = deque()
+        """What is on its way, in the order in which it was sent, by the number of the transmission."""
+        self._transmissions = 0
+        self._again: deque[_Sent] = deque()
+        """What is lost."""
+        self._messages: deque[_Queued] = deque()
+        self._sequences: dict[int, int] = {}
+        self._blocks: dict[int, int] = {}
+        """The gap blocks of the last acknowledgement: from and to."""
+        self._flight = 0
+        self._outstanding = 0
+        """Bytes that the peer may still get: on their way, or lost."""
+        self._window = window
+        self._delivered = 0
+        self._delivered_at = 0.0
+        self._first_sent = 0.0
+        self._limited_until = 0
+        """Bytes acknowledged in all up to which rates may be the sender's own."""
+        self._newest = -1
+        """The last transmission that has arrived."""
+        self._reorder = 0.25
+        """The share of a round trip that a packet may be late."""
+        self.rtt: float | None = None
+        """Smoothed, seconds."""
+        self._deviation = 0.0
+        self._least = inf
+        self._latest = 0.0
+        self._backoff = 0
+        self._probed = False
+        self._timer: float | None = None
+        """When the tail is probed for, or all is taken for lost."""
+        self._reorder_timer: float | None = None
+        self._next_at = 0.0
+        """When the rate lets the next packet go."""
+        self._probes = 0
+        """Packets that may go whatever the window says."""
+        self._lost = 0
+
+    # -- what is to be sent
+
+    def queue(self, stream: int, protocol: int, data: bytes) -> None:
+        """Queue a message, behind all others."""
+        sequence = self._sequences.get(stream, 0)
+        self._sequences[stream] = (sequence + 1) & 0xFFFF
+        self._messages.append(_Queued(stream, sequence, protocol, data))
+        self.buffered[stream] = self.buffered.get(stream, 0) + len(data)
+        self.queued += len(data)
+
+    def reset_stream(self, stream: int) -> None:
+        """Its sequence numbers begin anew."""
+        self._sequences.pop(stream, None)
+
+    @property
+    def last_tsn(self) -> int:
+        """Of what has been sent, cut to 32 bits."""
+        return (self._next - 1) & 0xFFFFFFFF
+
+    @property
+    def idle(self) -> bool:
+        """Whether all has arrived."""
+        return not (self._sent or self._messages)
+
+    def chunks(self, now: float, room: int) -> list[bytes]:
+        """DATA chunks for one packet, of at most ``room`` bytes; none where nothing may go now."""
+        if not self._may_send(now):
+            return []
+        chunks: list[bytes] = []
+        before = room
+        while self._again:
+            sent = self._again[0]
+            if sent.arrived:
+                self._again.popleft()
+                continue
+            if len(sent.chunk) > room:
+                break
+            self._again.popleft()
+            room -= len(sent.chunk)
+            chunks.append(self._transmit(sent, now))
+        while self._messages and room > _LEAST_ROOM and (chunk := self._cut(now, room)) is not None:
+            room -= len(chunk)
+            chunks.append(chunk)
+        if chunks:
+            self._probes = max(0, self._probes - 1)
+            self._pace(now, before - room)
+            self._set_timer(now)
+        return chunks
+
+    def _may_send(self, now: float) -> bool:
+        if not (self._again or self._messages):
+            self._limit_by_app()
+            return False
+        if self._probes:
+            return True
+        if self._flight >= self.congestion.window or now < self._next_at:
+            return False
+        return bool(self._again) or self._peer_takes
+
+    @property
+    def _peer_takes(self) -> bool:
+        """Whether the next new chunk fits the peer's window; a single one always goes (RFC 9260 section 6.1)."""
+        if not self._outstanding:
+            return True
+        message = self._messages[0]
+        return self._outstanding + min(len(message.data) - message.sent, self._packet) <= self._window
+
+    def _limit_by_app(self) -> None:
+        if self._flight < self.congestion.window:
+            self._limited_until = self._delivered + max(1, self._flight)
+
+    def _pace(self, now: float, size: int) -> None:
+        rate = self.congestion.rate
+        if rate < inf:
+            # What was not used of the last few milliseconds is not lost.
+            self._next_at = max(self._next_at, now - QUANTUM) + size / rate
+
+    def _cut(self, now: float, room: int) -> bytes | None:
+        """The next chunk of the first message, where it is worth a place in what is left of a packet."""
+        message = self._messages[0]
+        left = len(message.data) - message.sent
+        size = min(left, (room - DATA_HEADER.size) & ~3)
+        if size < left and size < self._packet // 2:
+            return None
+        if not (self._peer_takes or self._probes):
+            return None
+        tsn, self._next = self._next, self._next + 1
+        flags = 0 if message.sent else FIRST
+        if size == left:
+            flags |= LAST
+            self._messages.popleft()
+            if not self._messages and self._flight > self._packet:
+                flags |= IMMEDIATE  # RFC 7053: the last of a burst, whose acknowledgement would wait for nothing
+        data = message.data if size == len(message.data) else message.data[message.sent : message.sent + size]
+        message.sent += size
+        self.buffered[message.stream] -= size
+        self.queued -= size
+        header = DATA_HEADER.pack(
+            DATA,
+            flags,
+            DATA_HEADER.size + size,
+            tsn & 0xFFFFFFFF,
+            message.stream,
+            message.sequence,
+            message.protocol,
+        )
+        chunk = b"".join((header, data, bytes(-size & 3)))
+        if not self._flight:
+            self._first_sent = self._delivered_at = now
+        limited = self._delivered < self._limited_until
+        self._transmissions = number = self._transmissions + 1
+        sent = _Sent(tsn, chunk, size, number, now, self._delivered, self._delivered_at, self._first_sent, limited)
+        self._sent[tsn] = sent
+        self._order.append((number, sent))
+        self._flight += size
+        self._outstanding += size
+        return chunk
+
+    def _transmit(self, sent: _Sent, now: float) -> bytes:
+        if not self._flight:
+            self._first_sent = self._delivered_at = now
+        self._transmissions += 1
+        sent.number, sent.sent_at, sent.lost = self._transmissions, now, False
+        sent.times += 1
+        sent.delivered, sent.delivered_at, sent.first_sent = self._delivered, self._delivered_at, self._first_sent
+        sent.app_limited = self._delivered < self._limited_until
+        self._order.append((sent.number, sent))
+        self._flight += sent.size
+        return sent.chunk
+
+    # -- what has arrived
+
+    def receive_sack(self, sack: Sack, now: float) -> None:
+        """Take an acknowledgement. Raises `Malformed` where it names what was never sent."""
+        cumulative = absolute(sack.tsn, self._cumulative)
+        if cumulative >= self._next or any(start > end or cumulative + end >= self._next for start, end in sack.gaps):
+            raise Malformed("it acknowledges what was not sent")
+        if cumulative < self._cumulative:
+            return  # an old one
+        arrived: list[_Sent] = []
+        for tsn in range(self._cumulative + 1, cumulative + 1):
+            sent = self._sent.pop(tsn)
+            if not sent.arrived:
+                arrived.append(sent)
+        self._cumulative = cumulative
+        self._take_blocks(cumulative, sack.gaps, arrived)
+        if sack.duplicates:
+            self._undo(sack.duplicates)
+        self._window = sack.window
+        if arrived:
+            self._backoff, self._probed = 0, False
+        newest, rtt = self._take(arrived, now)
+        lost = self._find_lost(now)
+        if arrived or lost:
+            self.congestion.acknowledged(self._sample(arrived, newest, rtt, lost, now))
+        if arrived or not self._flight:
+            self._set_timer(now)
+
+    def _take_blocks(self, cumulative: int, gaps: list[tuple[int, int]], arrived: list[_Sent]) -> None:
+        """Blocks grow at their ends: what the last acknowledgement had of them is not gone through again."""
+        blocks: dict[int, int] = {}
+        before = self._blocks
+        for start, end in gaps:
+            first, last = cumulative + start, cumulative + end
+            blocks[first] = last
+            tsn = first
+            while tsn <= last:
+                if (known := before.get(tsn)) is not None and known <= last:
+                    tsn = known + 1
+                    continue
+                sent = self._sent.get(tsn)
+                if sent is not None and not sent.arrived:
+                    arrived.append(sent)
+                    sent.arrived = True
+                tsn += 1
+        self._blocks = blocks
+
+    def _take(self, arrived: list[_Sent], now: float) -> tuple[_Sent | None, float | None]:
+        """Account for what has arrived; the packet of it that was sent last, and its round trip."""
+        newest: _Sent | None = None
+        for sent in arrived:
+            sent.arrived = True
+            self._outstanding -= sent.size
+            if not sent.lost:
+                self._flight -= sent.size
+            self._delivered += sent.size
+            if newest is None or sent.number > newest.number:
+                newest = sent
+        if newest is None:
+            return None, None
+        self._delivered_at = now
+        passed = max(now - newest.sent_at, CLOCK)
+        # RFC 8985 section 6.2: the first transmission's acknowledgement, where it comes sooner than any can.
+        if newest.times > 1 and passed < self._least:
+            return newest, None
+        self._newest = max(self._newest, newest.number)
+        self._first_sent = newest.sent_at
+        self._latest = passed
+        if newest.times > 1:
+            return newest, None
+        self._measure(passed)
+        return newest, passed
+
+    def _measure(self, rtt: float) -> None:
+        self._least = min(self._least, rtt)
+        if self.rtt is None:
+            self.rtt, self._deviation = rtt, rtt / 2
+            return
+        self._deviation += (abs(self.rtt - rtt) - self._deviation) / 4
+        self.rtt += (rtt - self.rtt) / 8
+
+    def _sample(self, arrived: list[_Sent], newest: _Sent | None, rtt: float | None, lost: int, now: float) -> Sample:
+        rate = None
+        if newest is not None:
+            sending = newest.sent_at - newest.first_sent
+            acknowledging = now - newest.delivered_at
+            interval = max(sending, acknowledging)
+            if interval >= self._least:  # a shorter one is of acknowledgements that were held up
+                rate = (self._delivered - newest.delivered) / interval
+        return Sample(
+            now=now,
+            acked=sum([sent.size for sent in arrived]),
+            lost=lost,
+            flight=self._flight,
+            delivered=self._delivered,
+            sent_after=newest.delivered if newest is not None else -1,
+            rate=rate,
+            app_limited=newest.app_limited if newest is not None else True,
+            rtt=rtt,
+        )
+
+    # -- what is lost
+
+    def _find_lost(self, now: float) -> int:
+        """Take for lost what should have arrived; bytes of it."""
+        lost, self._reorder_timer = 0, None
+        late = self._latest + max(self._reorder * min(self._least, self.rtt or 0), 0.001)
+        order = self._order
+        while order:
+            number, sent = order[0]
+            if sent.arrived or sent.lost or sent.number != number:
+                order.popleft()
+                continue
+            if number >= self._newest:
+                break
+            if sent.sent_at + late > now:
+                self._reorder_timer = sent.sent_at + late
+                break
+            order.popleft()
+            lost += self._lose(sent)
+        return lost
+
+    def _lose(self, sent: _Sent) -> int:
+        sent.lost = True
+        self._flight -= sent.size
+        self._again.append(sent)
+        return sent.size
+
+    def _undo(self, duplicates: list[int]) -> None:
+        """Packets came twice: they had been late, not lost."""
+        self._reorder = min(1.0, self._reorder + 0.25)
+
+    # -- timers
+
+    @property
+    def rto(self) -> float:
+        """The retransmission timeout, seconds."""
+        rto = RTO_FIRST if self.rtt is None else max(RTO_MIN, self.rtt + 4 * self._deviation)
+        return float(min(rto * 2**self._backoff, max(RTO_MAX, rto)))
+
+    def _set_timer(self, now: float) -> None:
+        if not self._flight:
+            self._timer = None
+        elif self._probed or self.rtt is None:
+            self._timer = now + self.rto
+        else:
+            delay = self._peer_delay if self._flight <= self._packet else 0.0
+            self._timer = now + min(max(2 * self.rtt, PROBE_MIN) + delay, self.rto)
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` is to be called; None while there is no need."""
+        times = [at for at in (self._timer, self._reorder_timer) if at is not None]
+        waits = self._again or (self._messages and self._peer_takes)
+        if waits and self._flight < self.congestion.window:
+            times.append(self._next_at)
+        return min(times, default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """See `next_timer`."""
+        if self._reorder_timer is not None and now >= self._reorder_timer:
+            lost = self._find_lost(now)
+            if lost:
+                self.congestion.acknowledged(self._sample([], None, None, lost, now))
+                self._set_timer(now)
+        if self._timer is None or now < self._timer:
+            return
+        if not self._probed and self.rtt is not None:
+            self._probe(now)
+        else:
+            self._time_out()
+        self._set_timer(now)
+
+    def _probe(self, now: float) -> None:
+        """Have the peer acknowledge: by what is queued, or by the last packet once more."""
+        self._probed = True
+        self._probes = 1
+        if self._again or (self._messages and self._peer_takes):
+            return
+        while self._order:
+            number, sent = self._order[-1]
+            if not (sent.arrived or sent.lost or sent.number != number):
+                self._order.pop()
+                self._lose(sent)
+                return
+            self._order.pop()
+
+    def _time_out(self) -> None:
+        self._backoff = min(self._backoff + 1, 10)
+        self._probed = True
+        for number, sent in self._order:
+            if not (sent.arrived or sent.lost or sent.number != number):
+                self._lose(sent)
+        self._order.clear()
+        self._probes = 1
+        self.congestion.timed_out()

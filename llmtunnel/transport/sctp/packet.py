@@ -1,0 +1,194 @@
+"""Packets and chunks: bytes, and back (RFC 9260 section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from struct import Struct
+from typing import Final, NamedTuple
+
+from google_crc32c import value as crc32c
+
+PORT: Final = 5000
+"""Of both sides; WebRTC's ports mean nothing."""
+
+HEADER: Final = Struct("!HHL")
+"""Ports and verification tag; the checksum follows."""
+HEADER_SIZE: Final = 12
+_CHECKSUM: Final = Struct("<L")
+_CHUNK: Final = Struct("!BBH")
+DATA_HEADER: Final = Struct("!BBHLHHL")
+"""Type, flags, length, TSN, stream, stream's sequence number, payload protocol."""
+_SACK: Final = Struct("!LLHH")
+_GAP: Final = Struct("!HH")
+_TSN: Final = Struct("!L")
+_INIT: Final = Struct("!LLHHL")
+_PARAMETER: Final = Struct("!HH")
+
+DATA: Final = 0
+INIT: Final = 1
+INIT_ACK: Final = 2
+SACK: Final = 3
+HEARTBEAT: Final = 4
+HEARTBEAT_ACK: Final = 5
+ABORT: Final = 6
+SHUTDOWN: Final = 7
+SHUTDOWN_ACK: Final = 8
+ERROR: Final = 9
+COOKIE_ECHO: Final = 10
+COOKIE_ACK: Final = 11
+SHUTDOWN_COMPLETE: Final = 14
+RE_CONFIG: Final = 130
+
+LAST: Final = 1
+FIRST: Final = 2
+UNORDERED: Final = 4
+IMMEDIATE: Final = 8
+"""Flags of DATA; the last one is of RFC 7053."""
+
+COOKIE: Final = 7
+OUTGOING_RESET: Final = 13
+RESET_RESPONSE: Final = 16
+SUPPORTED_EXTENSIONS: Final = 0x8008
+"""Types of parameters (RFC 9260 section 3.3.2, RFC 6525 section 4, RFC 5061 section 4.2.7)."""
+
+MAX_GAPS: Final = 280
+"""Blocks in a SACK of ours: what fits a packet of 1,200 bytes."""
+
+
+class Malformed(ValueError):
+    """A packet that does not hold together."""
+
+
+class Chunk(NamedTuple):
+    """One chunk, without its header and padding."""
+
+    type: int
+    flags: int
+    body: bytes
+
+
+class Init(NamedTuple):
+    """What INIT and INIT ACK say."""
+
+    tag: int
+    window: int
+    outgoing: int
+    """Streams that the sender may send on."""
+    incoming: int
+    """Streams that it takes."""
+    tsn: int
+    """The first that it sends."""
+    parameters: dict[int, bytes]
+
+
+class Sack(NamedTuple):
+    """What has come: all up to ``tsn``, and the blocks beyond it, each from and to, relative to it."""
+
+    tsn: int
+    window: int
+    gaps: list[tuple[int, int]]
+    duplicates: list[int]
+    """TSNs that came again since the last one."""
+
+
+def seal(tag: int, chunks: Iterable[bytes], *, ports: tuple[int, int] = (PORT, PORT)) -> bytes:
+    """A packet of chunks that are encoded and padded."""
+    body = b"".join(chunks)
+    header = HEADER.pack(*ports, tag)
+    checksum = crc32c(b"".join((header, b"\0\0\0\0", body)))
+    return b"".join((header, _CHECKSUM.pack(checksum), body))
+
+
+def parse(data: bytes) -> tuple[int, list[Chunk]]:
+    """The verification tag, and the chunks. Raises `Malformed`."""
+    if len(data) < HEADER_SIZE + _CHUNK.size:
+        raise Malformed("a packet is too short")
+    (checksum,) = _CHECKSUM.unpack_from(data, 8)
+    if crc32c(b"".join((data[:8], b"\0\0\0\0", data[12:]))) != checksum:
+        raise Malformed("a packet's checksum is wrong")
+    _, _, tag = HEADER.unpack_from(data)
+    return tag, list(_chunks(data))
+
+
+def _chunks(data: bytes) -> Iterator[Chunk]:
+    at, end = HEADER_SIZE, len(data)
+    while at + _CHUNK.size <= end:
+        type, flags, length = _CHUNK.unpack_from(data, at)
+        if length < _CHUNK.size or at + length > end:
+            raise Malformed("a chunk is longer than its packet")
+        yield Chunk(type, flags, data[at + 4 : at + length])
+        at += length + (-length & 3)
+
+
+def chunk(type: int, body: bytes = b"", *, flags: int = 0) -> bytes:
+    """An encoded chunk, padded to four bytes."""
+    length = _CHUNK.size + len(body)
+    return b"".join((_CHUNK.pack(type, flags, length), body, bytes(-length & 3)))
+
+
+def encode_init(type: int, init: Init) -> bytes:
+    """INIT or INIT ACK."""
+    fixed = _INIT.pack(init.tag, init.window, init.outgoing, init.incoming, init.tsn)
+    return chunk(type, fixed + encode_parameters(init.parameters.items()))
+
+
+def decode_init(body: bytes) -> Init:
+    """See `Init`. Raises `Malformed`."""
+    if len(body) < _INIT.size:
+        raise Malformed("an INIT is too short")
+    tag, window, outgoing, incoming, tsn = _INIT.unpack_from(body)
+    if not (tag and outgoing and incoming):
+        raise Malformed("an INIT has no tag, or no streams")
+    return Init(tag, window, outgoing, incoming, tsn, dict(decode_parameters(body[_INIT.size :])))
+
+
+def encode_sack(sack: Sack) -> bytes:
+    """SACK."""
+    parts = [_SACK.pack(sack.tsn, sack.window, len(sack.gaps), len(sack.duplicates))]
+    parts += [_GAP.pack(*gap) for gap in sack.gaps]
+    parts += [_TSN.pack(tsn) for tsn in sack.duplicates]
+    return chunk(SACK, b"".join(parts))
+
+
+def decode_sack(body: bytes) -> Sack:
+    """See `Sack`. Raises `Malformed`."""
+    if len(body) < _SACK.size:
+        raise Malformed("a SACK is too short")
+    tsn, window, gaps, duplicates = _SACK.unpack_from(body)
+    if len(body) < _SACK.size + _GAP.size * gaps + 4 * duplicates:
+        raise Malformed("a SACK is shorter than it says")
+    if not (gaps or duplicates):
+        return Sack(tsn, window, [], [])
+    after = _SACK.size + _GAP.size * gaps
+    return Sack(
+        tsn,
+        window,
+        [_GAP.unpack_from(body, _SACK.size + _GAP.size * each) for each in range(gaps)],
+        [_TSN.unpack_from(body, after + _TSN.size * each)[0] for each in range(duplicates)],
+    )
+
+
+def encode_parameters(parameters: Iterable[tuple[int, bytes]]) -> bytes:
+    """Parameters, each padded but the last one."""
+    encoded = b""
+    for type, value in parameters:
+        encoded += bytes(-len(encoded) & 3) + _PARAMETER.pack(type, _PARAMETER.size + len(value)) + value
+    return encoded
+
+
+def decode_parameters(body: bytes) -> list[tuple[int, bytes]]:
+    """Types and values. Raises `Malformed`."""
+    parameters, at = [], 0
+    while at + _PARAMETER.size <= len(body):
+        type, length = _PARAMETER.unpack_from(body, at)
+        if length < _PARAMETER.size or at + length > len(body):
+            raise Malformed("a parameter is longer than its chunk")
+        parameters.append((type, body[at + 4 : at + length]))
+        at += length + (-length & 3)
+    return parameters
+
+
+def absolute(number: int, near: int, *, bits: int = 32) -> int:
+    """The number that goes on beyond its ``bits``, as it was before it was cut to them: the one nearest to ``near``."""
+    half = 1 << (bits - 1)
+    return near + ((number - near + half) & ((1 << bits) - 1)) - half

@@ -1,0 +1,139 @@
+"""Two SCTP associations and a network between them, in simulated time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+
+from llmtunnel.transport.sctp.association import Association, Ended, Event, State
+from llmtunnel.transport.sctp.inbound import Message
+
+HEADERS = 60
+"""Bytes that IP, UDP and DTLS add to a packet."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Wire:
+    """One direction. ``rate``: bytes a second; ``queue``: bytes that wait in front of it; chances are 0 to 1."""
+
+    rng: Random
+    rate: float = 25e6
+    delay: float = 0.03
+    queue: float = 1e6
+    loss: float = 0.0
+    twice: float = 0.0
+    late: float = 0.0
+    """The chance that a packet comes up to ten delays later, behind others."""
+    cut: Callable[[float], bool] = lambda now: False
+    dropped: int = 0
+    _free: float = 0.0
+
+    def arrivals(self, size: int, now: float) -> list[float]:
+        """When a packet arrives: never, once, or twice."""
+        size += HEADERS
+        if self.cut(now) or self.rng.random() < self.loss:
+            return []
+        if (self._free - now) * self.rate > self.queue:
+            self.dropped += 1
+            return []
+        self._free = max(self._free, now) + size / self.rate
+        times = 2 if self.rng.random() < self.twice else 1
+        return [self._free + self.delay + self._lateness() for _ in range(times)]
+
+    def _lateness(self) -> float:
+        return self.rng.uniform(0, 10 * self.delay) if self.rng.random() < self.late else 0.0
+
+
+@dataclass(slots=True)
+class Side:
+    """One association, and what it told."""
+
+    association: Association
+    wire: Wire
+    events: list[Event] = field(default_factory=list)
+    packets: int = 0
+
+    @property
+    def messages(self) -> list[Message]:
+        return [event for event in self.events if isinstance(event, Message)]
+
+    @property
+    def ended(self) -> str | None:
+        return next((event.reason for event in self.events if isinstance(event, Ended)), None)
+
+
+class Network:
+    """``left`` begins. `run` plays it; ``refill`` is called before a side sends, and may give it more."""
+
+    def __init__(
+        self,
+        left: Wire,
+        right: Wire,
+        *,
+        make: Callable[[], Association] = Association,
+        refill: Callable[[Side, float], None] = lambda side, now: None,
+    ) -> None:
+        self.left, self.right = Side(make(), left), Side(make(), right)
+        self.now = 0.0
+        self._refill = refill
+        self._under_way: list[tuple[float, int, Side, bytes]] = []
+        self._number = count()
+        self.left.association.begin(0.0)
+        self._send()
+
+    def run(self, until: Callable[[], bool], *, seconds: float, steps: int = 2_000_000) -> None:
+        """Play until that is so. Fails where it is not within simulated ``seconds``, or so many steps."""
+        end = self.now + seconds
+        self._send()
+        for _ in range(steps):
+            if until():
+                return
+            assert self._step(end), f"it is not so after {seconds} s"
+        raise AssertionError(f"it is not so after {steps} steps: a livelock")
+
+    def pass_time(self, seconds: float) -> None:
+        """Play for so long."""
+        end = self.now + seconds
+        self._send()
+        while self._step(end):
+            pass
+        self.now = end
+
+    def inject(self, side: Side, packet: bytes) -> None:
+        """Have a side receive a packet now."""
+        side.events += side.association.receive_packet(packet, self.now)
+        self._send()
+
+    def _step(self, end: float) -> bool:
+        timers = [(side.association.next_timer(), side) for side in (self.left, self.right)]
+        due = [(at, side) for at, side in timers if at is not None]
+        when, side = min(due, key=lambda each: each[0], default=(end, None))
+        if self._under_way and self._under_way[0][0] <= when:
+            when, _, receiver, packet = self._under_way[0]
+            if when >= end:
+                return False
+            heapq.heappop(self._under_way)
+            self.now = max(self.now, when)
+            receiver.events += receiver.association.receive_packet(packet, self.now)
+        elif side is None or when >= end:
+            return False
+        else:
+            self.now = max(self.now, when)
+            side.events += side.association.handle_timer(self.now)
+        self._send()
+        return True
+
+    def _send(self) -> None:
+        for side, other in ((self.left, self.right), (self.right, self.left)):
+            while True:
+                if side.association.state is State.ESTABLISHED:
+                    self._refill(side, self.now)
+                packet = side.association.packet_to_send(self.now)
+                if packet is None:
+                    break
+                side.packets += 1
+                for at in side.wire.arrivals(len(packet), self.now):
+                    heapq.heappush(self._under_way, (at, next(self._number), other, packet))
