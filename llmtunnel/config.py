@@ -100,7 +100,11 @@ class Limits:
     """Everything that a peer or a client can fill, with its bound."""
 
     window: int = 512 * KIB
-    """Credit per stream and direction, bytes: at 50 ms round trip 10 MB/s, what aiortc carries at its best."""
+    """Credit per stream and direction at first, bytes: at 50 ms round trip 10 MB/s."""
+    window_most: int = 4 * MIB
+    """The same where a reader keeps up and the path is long: 80 MB/s."""
+    windows_grown: int = 32 * MIB
+    """What all streams of a peer may have beyond ``window`` each: it can be unread where readers stop."""
     streams: int = 512
     """Streams open at once that serve accepts from one peer."""
     journal: int = 4 * MIB

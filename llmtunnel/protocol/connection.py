@@ -71,6 +71,8 @@ class Connection:
         self._credited: set[int] = set()
         self._streams: dict[int, StreamState] = {}
         self._last_stream = 0
+        self._now = now
+        """When the last message came."""
         handlers = self._make_handlers()
         self._of_streams = {type: handlers[type] for type in handlers if frames.KINDS[type].stands_on(1)}
         self._of_session = {type: handlers[type] for type in handlers if frames.KINDS[type].stands_on(0)}
@@ -80,6 +82,7 @@ class Connection:
 
     def receive_message(self, message: bytes, now: float) -> list[Event]:
         """Take one message of the channel; what it means, in order."""
+        self._now = now
         if self.ended is None:
             try:
                 for frame in self.line.frames_of(message, now):
@@ -196,7 +199,19 @@ class Connection:
             return
         grant = state.rx_window.consume(size)
         if grant and state.rx.state is State.OPEN:
+            grant += self._grow(state.rx_window)
             self._outbox.add_urgent(frames.encode(FrameType.CREDIT, stream, frames.encode_credit(grant)))
+
+    def _grow(self, window: ReceiveWindow) -> int:
+        """What to grant beside what was consumed, where the window holds its sender up."""
+        if not window.is_short(self._now, self.line.rtt or _RTT) or window.size * 2 > self._limits.window_most:
+            return 0
+        grown = sum(state.rx_window.grown for state in self._streams.values())
+        if grown + window.size > self._limits.windows_grown:
+            return 0
+        more = window.size
+        window.grow(more)
+        return more
 
     def close_client(self, client: int) -> None:
         """Proxy: a client's connection has closed; ``client`` is the id of the first stream that it used.
@@ -423,5 +438,7 @@ class Connection:
         return events
 
 
+_RTT: Final = 0.05
+"""Seconds that a round trip is taken for before one is measured."""
 _AFTER_THE_REST: Final = (ErrorCode.NO_ERROR, ErrorCode.UPSTREAM)
 """A reset that overtakes nothing of its stream: the response is whole, or is to end where the upstream's did."""

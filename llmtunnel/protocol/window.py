@@ -46,12 +46,16 @@ class ReceiveWindow:
 
     The peer may have at most `size` bytes on their way or unread. As the application consumes them, they are gathered
     until they are half of the window, and granted again at once: two CREDIT frames a window, and the pipe never dry.
+
+    A window that is consumed within a round trip or so holds its sender up: it may `grow`. Where the application falls
+    behind, it becomes what it was at first again.
     """
 
-    __slots__ = ("consumed", "size", "unread")
+    __slots__ = ("_first", "_granted_at", "consumed", "size", "unread")
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self.size = self._first = size
+        self._granted_at = 0.0
         self.unread = 0
         """Bytes received and not yet granted again: unread by the application, or read and gathered."""
         self.consumed = 0
@@ -69,7 +73,30 @@ class ReceiveWindow:
             return 0
         grant, self.consumed = self.consumed, 0
         self.unread -= grant
+        if self._is_behind:
+            taken_back = min(grant, self.grown)
+            self.size -= taken_back
+            grant -= taken_back
         return grant
+
+    @property
+    def _is_behind(self) -> bool:
+        """After a grant: whether a quarter of the window is still unread."""
+        return self.unread * 4 > self.size
+
+    @property
+    def grown(self) -> int:
+        """Bytes that it has beyond what it had at first."""
+        return self.size - self._first
+
+    def is_short(self, now: float, rtt: float) -> bool:
+        """After a grant: whether half the window took less than two round trips, and the reader keeps up."""
+        took, self._granted_at = now - self._granted_at, now
+        return took < 2 * rtt and not self._is_behind
+
+    def grow(self, size: int) -> None:
+        """So much more is granted."""
+        self.size += size
 
 
 class Backlog(ReceiveWindow):

@@ -4,9 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmtunnel.config import KIB, Limits
 from llmtunnel.errors import ErrorCode, ProtocolError
+from llmtunnel.protocol.events import DataReceived
 from llmtunnel.protocol.hello import UNLIMITED
 from llmtunnel.protocol.window import Backlog, Budget, ReceiveWindow, SendWindow, Unmetered
+
+from ..support.core_pair import OK, ConnectionPair
 
 steps = st.lists(st.tuples(st.sampled_from(["send", "read"]), st.integers(1, 5000)), max_size=200)
 
@@ -135,3 +139,86 @@ def test_budgets_never_hold_more_than_they_may_and_give_back_all(
     for peer, size in zip(peers, held, strict=True):
         peer.give(size)
     assert others.used == 0
+
+
+# -- windows that grow
+
+
+LIMITS = Limits(window=512 * KIB, window_most=4096 * KIB, windows_grown=8192 * KIB)
+
+
+def download(pair: ConnectionPair, stream: int, *, round_trip: float, rounds: int = 1) -> list[int]:
+    """What serve may send in each round trip, where it always has more and proxy reads what comes."""
+    amounts = []
+    for _ in range(rounds):
+        pair.now += round_trip
+        amounts.append(fill(pair, stream, reads=True))
+        pair.pump()
+    return amounts
+
+
+def fill(pair: ConnectionPair, stream: int, *, reads: bool, most: int = 1 << 30) -> int:
+    """Have serve send until its credit is used up, or so many bytes; how many. What proxy grants stays on its way."""
+    amount = 0
+    data = memoryview(bytes(1_000_000))
+    while size := pair.serve.connection.send_data(stream, data[: most - amount]):
+        amount += size
+        pair.flush(pair.serve)
+        while pair.proxy.inbox:
+            for event in pair.deliver(pair.proxy):
+                if reads and isinstance(event, DataReceived):
+                    pair.proxy.connection.consumed(stream, len(event.data))
+    return amount
+
+
+def answering(pair: ConnectionPair) -> int:
+    stream = pair.open(ended=True)
+    pair.serve.connection.send_response(stream, OK)
+    pair.pump()
+    return stream
+
+
+def test_a_window_that_holds_its_sender_up_grows_to_its_most() -> None:
+    pair = ConnectionPair(limits=LIMITS)
+    stream = answering(pair)
+    amounts = download(pair, stream, round_trip=0.05, rounds=20)
+    assert amounts[0] == 512 * KIB
+    assert amounts[-1] >= 2048 * KIB
+    assert pair.proxy.connection._streams[stream].rx_window.size == 4096 * KIB
+
+
+def test_a_window_that_is_not_used_up_stays() -> None:
+    pair = ConnectionPair(limits=LIMITS)
+    stream = answering(pair)
+    for _ in range(100):
+        pair.now += 0.1
+        fill(pair, stream, reads=True, most=50 * KIB)
+        pair.pump()
+    assert pair.proxy.connection._streams[stream].rx_window.size == 512 * KIB
+
+
+def test_what_all_windows_have_grown_by_is_bounded_and_free_again_with_the_stream() -> None:
+    pair = ConnectionPair(limits=LIMITS)
+    for _ in range(3):
+        streams = [answering(pair) for _ in range(5)]
+        for _ in range(20):
+            for stream in streams:
+                download(pair, stream, round_trip=0.001)
+        windows = [pair.proxy.connection._streams[stream].rx_window for stream in streams]
+        assert 4096 * KIB < sum(window.grown for window in windows) <= 8192 * KIB
+        for stream in streams:
+            pair.proxy.connection.reset(stream, ErrorCode.CANCELLED, "")
+        pair.pump()
+
+
+def test_a_reader_that_falls_behind_has_its_first_window_again() -> None:
+    pair = ConnectionPair(limits=LIMITS)
+    stream = answering(pair)
+    download(pair, stream, round_trip=0.05, rounds=20)
+    window = pair.proxy.connection._streams[stream].rx_window
+    assert window.size == 4096 * KIB
+    for _ in range(20):
+        fill(pair, stream, reads=False)
+        pair.proxy.connection.consumed(stream, window.size // 2)
+        pair.pump()
+    assert window.size == 512 * KIB
