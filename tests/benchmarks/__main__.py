@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks [--quick] [figure…]``: measure, and print the table; ``soak`` runs by name only."""
+"""``python -m tests.benchmarks [--quick] [figure…]``: measure, and print the table. See --help."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from . import latency, memory, panel, soak, startup, throughput
+from . import far, latency, memory, panel, soak, startup, throughput
 from .loop import run
 from .report import Row, table
 
@@ -23,24 +23,29 @@ FIGURES: dict[str, Callable[[bool], Awaitable[list[Row]]]] = {
     "stall": memory.stall,
 }
 
+BY_NAME: dict[str, Callable[[bool], Awaitable[list[Row]]]] = {"far": far.far}
+"""What needs root, and minutes."""
+
 
 async def measure(names: Sequence[str], *, quick: bool, seconds: float) -> list[Row]:
     """The rows of the figures, one figure after another."""
     rows: list[Row] = []
     for name in names:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        rows += await (soak.soak(seconds) if name == "soak" else FIGURES[name](quick))
+        rows += await (soak.soak(seconds) if name == "soak" else (FIGURES | BY_NAME)[name](quick))
     return rows
 
 
 def main() -> None:
     """Read the arguments, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure the tunnel on loopback.")
-    parser.add_argument("figures", nargs="*", metavar="figure", help=f"of {', '.join(FIGURES)}; none: all. Or soak")
+    parser.add_argument(
+        "figures", nargs="*", metavar="figure", help=f"of {', '.join(FIGURES)}; none: all. Or soak, far"
+    )
     parser.add_argument("--quick", action="store_true", help="a fraction of the time, for figures that say little")
     parser.add_argument("--seconds", type=float, default=600.0, help="that a soak lasts (default: 600)")
     given = parser.parse_args()
-    if unknown := set(given.figures) - {*FIGURES, "soak"}:
+    if unknown := set(given.figures) - {*FIGURES, *BY_NAME, "soak"}:
         parser.error(f"no such figure: {', '.join(sorted(unknown))}")
     print(table(run(measure(given.figures or list(FIGURES), quick=given.quick, seconds=given.seconds))))
 

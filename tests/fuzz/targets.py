@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from . import answers, auth, http, invites, signalling, wire
+from . import answers, auth, http, invites, sctp, signalling, wire
 
 TARGETS: Final[dict[str, Callable[[Random], None]]] = {
     "connection": wire.connection,
@@ -14,6 +14,7 @@ TARGETS: Final[dict[str, Callable[[Random], None]]] = {
     "hello": wire.hello,
     "without-secret": auth.without_the_secret,
     "in-between": auth.in_between,
+    "sctp": sctp.packets,
     "http-requests": http.requests,
     "http-responses": http.responses,
     "answers": answers.streams,

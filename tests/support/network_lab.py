@@ -73,7 +73,7 @@ class Lab:
 
     def python(self, where: str, module: str, *arguments: str) -> Process:
         """A module of ours."""
-        return self.run(where, arguments[0], sys.executable, "-m", module, *arguments)
+        return self.run(where, (*arguments, module)[0], sys.executable, "-m", module, *arguments)
 
     def link(self, side: str, *changes: str) -> None:
         """Change a side's link to the public network: ``--down``, ``--up``, ``--loss 5`` …"""
@@ -95,10 +95,10 @@ class Lab:
         self.coturn = self.run("inet", "turnserver", "turnserver", *flags, "--no-cli", "--log-file", "stdout")
         self.coturn.wait_line("Total General servers")
 
-    def meet(self, *flags: str) -> Tunnel:
+    def meet(self, *flags: str, upstream: str = "127.0.0.1:9000") -> Tunnel:
         """A serve in its room, and a proxy that listens."""
         common = ("--room", "lab", "--signal", f"ws://{SIGNAL}", "--json", "-v", *flags)
-        serve = self.python("host-a", "llmtunnel", "serve", "--upstream", "127.0.0.1:9000", *common)
+        serve = self.python("host-a", "llmtunnel", "serve", "--upstream", upstream, *common)
         serve.wait_event("signal-connected")
         listen = ("--listen", URL.removeprefix("http://"), "--wait-for-peer", "30")
         proxy = self.python("host-b", "llmtunnel", "proxy", *listen, *common)
