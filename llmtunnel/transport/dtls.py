@@ -17,11 +17,18 @@ from .ice import IceAgent
 _log = logging.getLogger(__name__)
 
 _HEADER = 13
-"""Bytes of a record's header; the last two are the length (RFC 6347 section 4.1)."""
+"""Bytes of a record's header."""
 _APPLICATION_DATA = 23
-_RECORD = 16 * 1024
+_UNIFIED = 1
+"""The first three bits of DTLS 1.3's header; these are bits of the same byte. We use no connection ids."""
+_LONG_NUMBER = 8
+_HAS_LENGTH = 4
+_RECORD = 32 * 1024
+"""Bytes that are read at once: a record has 16 KiB at most."""
 _OVERHEAD = 128
 """Bytes that a record adds, at most."""
+_MOST = 256
+"""Records in a datagram, more than fit one."""
 
 
 class Dtls(RTCDtlsTransport):
@@ -42,8 +49,10 @@ class Dtls(RTCDtlsTransport):
         self._ended = ended
 
     def take_over(self) -> None:
-        """Take datagrams from now on; the handshake is done."""
+        """Take datagrams from now on; the handshake is done, and may have left something on either side."""
         assert self._ssl is not None and self.state == "connected"
+        self._read()
+        self._write()
         self._agent.deliver(self._receive)
 
     def send(self, packet: bytes) -> None:
@@ -53,32 +62,57 @@ class Dtls(RTCDtlsTransport):
             return
         try:
             self._ssl.send(packet)
-            self._agent.transmit(self._ssl.bio_read(len(packet) + _OVERHEAD))
-        except (SSL.Error, ConnectionError, OSError) as exc:
+        except SSL.Error as exc:
             _log.debug("Not sent: %r", exc)
+        self._write(len(packet) + _OVERHEAD)
 
     def _receive(self, datagram: bytes) -> None:
         assert self._ssl is not None
         self._ssl.bio_write(datagram)
         # One record is the rule; more of them do not come out of one read.
-        alone = datagram[0] == _APPLICATION_DATA and len(datagram) == _HEADER + int.from_bytes(datagram[11:13])
-        while True:
+        alone = datagram[0] == _APPLICATION_DATA and len(datagram) == _size(datagram, 0)
+        self._read(most=1 if alone else _MOST)
+        if not alone:
+            self._write()
+
+    def _read(self, most: int = _MOST) -> None:
+        """Take the packets that have come."""
+        assert self._ssl is not None
+        for _ in range(most):
             try:
                 packet = self._ssl.recv(_RECORD)
             except SSL.ZeroReturnError:
                 self._ended()
                 return
             except SSL.Error:  # nothing more, or a forged record
-                break
-            self._packet(packet)
-            if alone:
                 return
-        self._answer()
+            self._packet(packet)
 
-    def _answer(self) -> None:
-        """Send what OpenSSL says by itself: its last flight again, or an alert."""
+    def _write(self, size: int = _RECORD) -> None:
+        """Send what OpenSSL has to say, each record in a datagram of its own; all of it has up to ``size`` bytes."""
         assert self._ssl is not None
+        records = b""
         try:
-            self._agent.transmit(self._ssl.bio_read(_RECORD))
-        except (SSL.Error, ConnectionError, OSError):
-            return
+            records = piece = self._ssl.bio_read(size)
+            while len(piece) == size:  # there may be more: an earlier flight, sent again
+                piece = self._ssl.bio_read(size)
+                records += piece
+        except SSL.WantReadError:
+            if not records:
+                return
+        at, end = 0, len(records)
+        while at < end:
+            after = at + _size(records, at)
+            self._agent.transmit(records if after - at == end else records[at:after])
+            at = after
+
+
+def _size(records: bytes, at: int) -> int:
+    """Bytes of the record that begins there, its header included (RFC 6347 section 4.1, RFC 9147 section 4)."""
+    first = records[at]
+    if first >> 5 != _UNIFIED:
+        return _HEADER + int.from_bytes(records[at + 11 : at + 13])
+    header = 3 if first & _LONG_NUMBER else 2
+    if not first & _HAS_LENGTH:
+        return len(records) - at
+    return header + 2 + int.from_bytes(records[at + header : at + header + 2])
