@@ -72,8 +72,8 @@ class Wait:
         takes=(NoneType,),
     )
     quiet: bool = option(
-        "Say nothing while it waits. Otherwise standard error says in a line what is waited for, from 3 s on and when"
-        " that changes; a blocking call in a notebook shows the panel at once instead.",
+        "Print nothing while it waits. Otherwise standard error says in one line what it waits for, from 3 s on and"
+        " when that changes. A blocking call in a notebook displays the panel at once instead.",
         default=False,
         group=CALL,
     )
@@ -109,13 +109,13 @@ async def proxy_settings(given: ProxyCall) -> ProxySettings:
 
 @accepts(ServeCall, chosen)
 def serve(given: ServeCall) -> Opening[Server]:
-    """Expose an HTTP service; opened when the signal server has taken us into the room.
+    """Share an HTTP service. It is open when it has joined its room on the signal server.
 
-    Where the two meet is told by ``invite``, or by ``room`` and ``secret``. With none of them a new invite is made:
+    ``invite``, or ``room`` and ``secret``, say where the two sides meet. Without them, serve makes a new invite:
     `Server.invite`. Raises `SettingError`, `UpstreamNotFound` or `WaitTimeout`.
 
-    What the call leaves out, or gives as None, is read from the environment where an option has a variable. The
-    command line and ``%tunnel`` read the same variables.
+    If you leave an option out, or pass None, its variable in the environment counts. The command line and ``%tunnel``
+    read the same variables.
     """
 
     async def make() -> Server:
@@ -126,13 +126,13 @@ def serve(given: ServeCall) -> Opening[Server]:
 
 @accepts(ProxyCall, chosen)
 def proxy(given: ProxyCall) -> Opening[Proxy]:
-    """Bring the other side's HTTP service here; opened when serve is reached.
+    """Use the other side's HTTP service on this machine. It is open when serve is connected.
 
-    Where the two meet is told by ``invite``, or else by ``room``, ``secret`` and ``signal``, the same as serve has.
+    ``invite``, or ``room``, ``secret`` and ``signal``, say where the two sides meet: the same as at serve.
     Raises `AddressInUse` or another `SettingError`, `VersionMismatch` or `WaitTimeout`.
 
-    What the call leaves out, or gives as None, is read from the environment where an option has a variable. The
-    command line and ``%tunnel`` read the same variables.
+    If you leave an option out, or pass None, its variable in the environment counts. The command line and ``%tunnel``
+    read the same variables.
     """
 
     async def make() -> Proxy:

@@ -40,7 +40,7 @@ H = TypeVar("H", bound="Handle[Any]")
 
 
 class Handle(Generic[T]):
-    """A tunnel whose calls block; what it tells is safe to read from any thread."""
+    """A tunnel whose calls block. Any thread may read its properties and records."""
 
     def __init__(self, tunnel: T, hold: runtime.Hold) -> None:
         self._hold = hold
@@ -49,7 +49,7 @@ class Handle(Generic[T]):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop that it runs on."""
+        """The event loop that the tunnel runs on."""
         return self._tunnel.loop
 
     @property
@@ -59,7 +59,7 @@ class Handle(Generic[T]):
 
     @property
     def status(self) -> Status:
-        """The present: phase, peers, counts of requests and bytes; from any thread."""
+        """The present state: phase, peers, counts of requests and bytes. Any thread may read it."""
         return self._tunnel.status
 
     @property
@@ -94,11 +94,11 @@ class Handle(Generic[T]):
     plot.__doc__ = aio.Tunnel.plot.__doc__
 
     def active_requests(self) -> tuple[ActiveRequest, ...]:
-        """The requests under way, oldest first; from any thread."""
+        """Return the requests under way, oldest first. Call it from any thread."""
         return self._tunnel.active_requests()
 
     def subscribe(self, callback: Callable[[Notice], None]) -> aio.Unsubscribe:
-        """Call a function with every notice from now on, on the tunnel's loop, in its thread. Returns what ends that.
+        """Call a function with every notice from now on, on the tunnel's loop. Return a function that ends that.
 
         Parameters:
             callback: Called with each `Notice`. It must not block.
@@ -108,10 +108,10 @@ class Handle(Generic[T]):
     def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = aio.WAIT, quiet: bool = False) -> None:
         """Return when the tunnel is in this phase or further.
 
-        From 3 s on, standard error says in a line what is waited for, and again when that changes.
+        From 3 s on, standard error says in one line what the call waits for, and again when that changes.
 
-        Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` where there is no such phase, or what the tunnel
-        failed with.
+        Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` if there is no such phase, or the error with
+        which the tunnel failed.
 
         Parameters:
             phase: A `Phase`, or its name, such as "ready".
@@ -122,23 +122,23 @@ class Handle(Generic[T]):
         self._hold.call(self._tunnel.wait(phase, timeout=timeout, quiet=quiet))
 
     def reconnect(self) -> None:
-        """Drop every connection and come again; returns at once. Requests under way end with an error.
+        """Drop every connection and connect again. Return at once. Requests under way end with an error.
 
-        Raises `TunnelError` where the tunnel is not running.
+        Raises `TunnelError` if the tunnel is not running.
         """
         self._do("reconnect", self._tunnel.reconnect)
 
     def close(self) -> None:
-        """End in order: requests under way end with an error, the peers are told, the room is left. Once is enough.
+        """Close the tunnel: end requests under way with an error, tell the peers, leave the room. Idempotent.
 
-        After the last handle the loop thread ends too. In a process that was forked since, it does nothing: the tunnel
-        is its parent's.
+        The loop thread ends with the last handle. In a process that was forked since, it does nothing: the tunnel
+        belongs to the parent.
         """
         _refuse(self._hold.stuck, "close", twin="aclose")
         self._hold.close()
 
     def panel(self) -> Panel:
-        """The live panel, as core widgets: its ``widget`` is for layouts of one's own. Needs ipywidgets."""
+        """Return the live panel. Its ``widget`` is for layouts of your own. Needs ipywidgets."""
         from .notebook.display import panel
 
         return panel(self)
@@ -177,25 +177,25 @@ class Handle(Generic[T]):
 
 
 class Server(Handle[aio.Server]):
-    """The side with the upstream."""
+    """Serve: the side with the upstream."""
 
     @property
     def invite(self) -> Invite | None:
-        """What lets a proxy in; None where room and secret were chosen. Its ``code`` is for the user alone."""
+        """The invite; None if you chose a room and a secret. Its ``code`` is for those who may use the service."""
         return self._tunnel.invite
 
     def renew_invite(self) -> Invite:
-        """Make another code for who comes from now on, in the same room; who is in stays. Raises `SettingError`.
+        """Make a new code for newcomers, in the same room. Connected peers stay. Raises `SettingError`.
 
-        Where serve was started for ``once`` or until it ``expires``: the new one is for one proxy again, and stays.
+        If serve was started with ``once``, one more proxy may use the new code. ``expires`` does not apply to it.
         """
         return self._do("renew_invite", self._tunnel.renew_invite)
 
     def kick(self, peer: str) -> None:
-        """End the session of a peer and keep its handle out. Raises `PeerNotFound`.
+        """Disconnect a peer and block its handle. Raises `PeerNotFound`.
 
-        The handle is known by its certificate, which is new for each. Who holds the code comes back with another
-        handle, in the same process too: call `renew_invite` as well.
+        Serve recognises a handle by its certificate, and each handle has a new one. Whoever has the code can come back
+        with another handle, even in the same process: call `renew_invite` as well.
 
         Parameters:
             peer: The peer's name, as in `Status.peers`.
@@ -204,11 +204,11 @@ class Server(Handle[aio.Server]):
 
 
 class Proxy(Handle[aio.Proxy]):
-    """The side with the local listener."""
+    """Proxy: the side with the local listener."""
 
     @property
     def openai_base_url(self) -> str:
-        """What an OpenAI client takes as its ``base_url``."""
+        """The ``base_url`` for OpenAI clients."""
         return self._tunnel.openai_base_url
 
     @property
@@ -217,9 +217,9 @@ class Proxy(Handle[aio.Proxy]):
         return self._tunnel.needs_key
 
     def models(self) -> tuple[str, ...]:
-        """The models that the other side serves, listed in OpenAI's way or Ollama's; empty where it lists none.
+        """Return the models that the other side lists, in OpenAI's way or Ollama's. Empty if it lists none.
 
-        Asked through the tunnel itself, so that no key of the listener's is needed. Raises `PeerNotFound` or another
+        The request goes through the tunnel itself, so it needs no key of the listener. Raises `PeerNotFound` or another
         `PeerError`, or `UpstreamError`.
         """
         _refuse(self._hold.stuck, "models")
@@ -232,15 +232,15 @@ class Proxy(Handle[aio.Proxy]):
     chat.__doc__ = aio.Proxy.chat.__doc__
 
     def environ(self, *, api_key: str | None = None) -> Environ:
-        """Have OpenAI's and Ollama's clients in this process use the proxy: from now on, or within a ``with``.
+        """Make OpenAI's and Ollama's clients in this process use the proxy, from now on or within a ``with``.
 
-        Sets OPENAI_BASE_URL, OPENAI_API_BASE, OLLAMA_HOST and OLLAMA_API_BASE. Sets OPENAI_API_KEY and OLLAMA_API_KEY
-        too: a key for OpenAI or Ollama itself must not go to the other side. Adds the listener to NO_PROXY and
-        no_proxy, so that no HTTP proxy that the environment names gets the requests.
+        Sets OPENAI_BASE_URL, OPENAI_API_BASE, OLLAMA_HOST and OLLAMA_API_BASE. Also sets OPENAI_API_KEY and
+        OLLAMA_API_KEY, since a key for OpenAI or Ollama itself must not go to the other side. Adds the listener to
+        NO_PROXY and no_proxy, so that an HTTP proxy in the environment does not get the requests.
 
         Parameters:
-            api_key: The key for OPENAI_API_KEY and OLLAMA_API_KEY. None: what the listener asks for, or else a word
-                that means nothing.
+            api_key: The key for OPENAI_API_KEY and OLLAMA_API_KEY. None: the key of the listener, or else a
+                placeholder.
         """
         return self._tunnel.environ(api_key=api_key)
 
@@ -248,7 +248,7 @@ class Proxy(Handle[aio.Proxy]):
 @options
 class _Where:
     in_loop: bool = option(
-        "Run on the loop that runs here already, such as a notebook's, see `llmtunnel.nested`.",
+        "Run on the event loop that already runs here, such as a notebook's.",
         default=False,
         group=CALL,
     )
@@ -266,31 +266,31 @@ class _ProxyCall(_Where, aio.ProxyCall):
 
 @accepts(_ServeCall, chosen)
 def serve(given: _ServeCall) -> Server:
-    """Expose an HTTP service; returns when the signal server has taken us into the room.
+    """Share an HTTP service. Return when it has joined its room on the signal server.
 
-    The blocking twin of `aio.serve`. Where the two meet is told by ``invite``, or by ``room`` and ``secret``. With none
-    of them a new invite is made: `Server.invite`. Raises `SettingError`, `UpstreamNotFound` or `WaitTimeout`.
+    The blocking twin of `aio.serve`. ``invite``, or ``room`` and ``secret``, say where the two sides meet. Without
+    them, serve makes a new invite: `Server.invite`. Raises `SettingError`, `UpstreamNotFound` or `WaitTimeout`.
 
     In IPython, a later cell that serves the same upstream again replaces this tunnel and keeps its invite.
 
-    What the call leaves out, or gives as None, is read from the environment where an option has a variable. The
-    command line and ``%tunnel`` read the same variables.
+    If you leave an option out, or pass None, its variable in the environment counts. The command line and ``%tunnel``
+    read the same variables.
     """
     return _open("serve", given, aio.serve_settings, aio.Server, Server, Phase.WAITING)
 
 
 @accepts(_ProxyCall, chosen)
 def proxy(given: _ProxyCall) -> Proxy:
-    """Bring the other side's HTTP service here; returns when serve is reached.
+    """Use the other side's HTTP service on this machine. Return when serve is connected.
 
-    The blocking twin of `aio.proxy`. Where the two meet is told by ``invite``, or else by ``room``, ``secret`` and
-    ``signal``, the same as serve has. Raises `AddressInUse` or another `SettingError`, `VersionMismatch` or
+    The blocking twin of `aio.proxy`. ``invite``, or ``room``, ``secret`` and ``signal``, say where the two sides meet:
+    the same as at serve. Raises `AddressInUse` or another `SettingError`, `VersionMismatch` or
     `WaitTimeout`.
 
     In IPython, a later cell that uses the same code and address again replaces this tunnel.
 
-    What the call leaves out, or gives as None, is read from the environment where an option has a variable. The
-    command line and ``%tunnel`` read the same variables.
+    If you leave an option out, or pass None, its variable in the environment counts. The command line and ``%tunnel``
+    read the same variables.
     """
     return _open("proxy", given, aio.proxy_settings, aio.Proxy, Proxy, Phase.READY)
 

@@ -110,12 +110,12 @@ class Tunnel(ABC):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop that it runs on; None before `start`."""
+        """The event loop that the tunnel runs on; None before `start`."""
         return self._task.get_loop() if self._task is not None else None
 
     @property
     def status(self) -> Status:
-        """The present."""
+        """The present state."""
         totals = self._ledger.totals
         return Status(
             role=self._role,
@@ -159,24 +159,24 @@ class Tunnel(ABC):
 
         Call it from any thread.
 
-        Columns; all that end in ``_ms`` are milliseconds from the request's head, and None where that was not reached:
+        Columns ending in ``_ms`` are milliseconds from the request's head; None if that was not reached:
 
         - ``id``: number of the request in this tunnel, from 1
         - ``started``: when the request's head came, Unix time in seconds
         - ``method``, ``path``: the path without its query
-        - ``status``: of HTTP; None where the client was told none
-        - ``error``: why it did not end whole, or why the pull of a model failed; empty where all went well
-        - ``peer``: the other side's name; empty where it was not reached
-        - ``model``: as the answer names it; empty where it names none
-        - ``tokens``: of the answer; None where no model answered
+        - ``status``: HTTP's; None if the client got none
+        - ``error``: why it did not end whole, or why the pull of a model failed; else empty
+        - ``peer``: the other side's name; empty if it was not reached
+        - ``model``: as the answer names it; empty if it names none
+        - ``tokens``: tokens of the answer; None if no model answered
         - ``tokens_per_second``: from the first token to the last
         - ``queued_ms``: until the request was passed on
         - ``first_byte_ms``: until the response's head came
         - ``first_body_ms``: until the first byte of its body came
-        - ``first_token_ms``: until the first token came; None where the response is not a model's stream
+        - ``first_token_ms``: until the first token came; None if the response is not a model's stream
         - ``duration_ms``: until the end
         - ``bytes_up``, ``bytes_down``: sizes of the request's and the response's body
-        - ``total_up``, ``total_down``: what their Content-Length says; None where there is none
+        - ``total_up``, ``total_down``: what their Content-Length says; None if there is none
 
         Parameters:
             limit: How many requests at most. The tunnel remembers the last 500.
@@ -192,30 +192,30 @@ class Tunnel(ABC):
         return self._ledger.records(limit)
 
     def history(self) -> list[dict[str, float | None]]:
-        """Return how the tunnel did in the last hour, one row for each second, oldest first, for pandas as well.
+        """Return the figures of the last hour, one row for each second, oldest first, for pandas as well.
 
         Columns: ``time`` (Unix time, in seconds), ``rtt_ms`` (round-trip time in milliseconds, the mean of all peers';
-        None where no peer has one), ``active`` (requests under way), and since the row before
+        None if no peer has one), ``active`` (requests under way), and since the row before
         ``up_bytes_per_second``, ``down_bytes_per_second`` and ``tokens_per_second``. Call it from any thread.
         """
         return [_rates(before, sample) for before, sample in pairwise(self._ledger.samples())]
 
     def plot(self) -> Figure:
-        """Draw the last hour: round trip, time to the first token, tokens and bytes a second; works while it runs.
+        """Draw the last hour: round trip, time to the first token, tokens and bytes a second.
 
         Returns a matplotlib figure of what is known now, which a notebook shows; ``.savefig("tunnel.png")`` keeps it.
-        Raises `TunnelError` where matplotlib is not installed.
+        Raises `TunnelError` if matplotlib is not installed.
         """
         from .notebook.plot import plot
 
         return plot(self)
 
     def active_requests(self) -> tuple[ActiveRequest, ...]:
-        """The requests under way, oldest first; from any thread."""
+        """Return the requests under way, oldest first. Call it from any thread."""
         return self._ledger.active()
 
     def subscribe(self, callback: Callable[[Notice], None]) -> Unsubscribe:
-        """Call a function with every notice from now on, on this loop. Returns what ends that.
+        """Call a function with every notice from now on, on this loop. Return a function that ends that.
 
         Parameters:
             callback: Called with each `Notice`. It must not block.
@@ -241,9 +241,9 @@ class Tunnel(ABC):
     async def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = WAIT, quiet: bool = False) -> None:
         """Return when the tunnel is in this phase or further.
 
-        From `TELL_EVERY` seconds on, standard error says in a line what is waited for, and again when that changes.
-        Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` where there is no such phase, or what the tunnel
-        failed with.
+        From `TELL_EVERY` seconds on, standard error says in one line what the call waits for, and again when that
+        changes. Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` if there is no such phase, or the error
+        with which the tunnel failed.
 
         Parameters:
             phase: A `Phase`, or its name, such as "ready".
@@ -276,9 +276,9 @@ class Tunnel(ABC):
             raise self._error.again()
 
     def reconnect(self) -> None:
-        """Drop every connection and come again at once; requests under way end with an error.
+        """Drop every connection and connect again at once. Requests under way end with an error.
 
-        Raises `TunnelError` where the tunnel is not running.
+        Raises `TunnelError` if the tunnel is not running.
         """
         self._refuse_forked()
         if self._task is None or self._phase() in _ENDED:
@@ -286,9 +286,9 @@ class Tunnel(ABC):
         self._room.reconnect()
 
     async def aclose(self) -> None:
-        """End in order: requests under way end with an error, the peers are told, the room is left; idempotent.
+        """Close the tunnel: end requests under way with an error, tell the peers, leave the room. Idempotent.
 
-        Does nothing in a process that was forked since: the tunnel is its parent's.
+        In a process that was forked since, it does nothing: the tunnel belongs to the parent.
         """
         if runtime.elsewhere(self._process):
             return
@@ -537,7 +537,7 @@ def _joined(*texts: str) -> str:
 
 
 class Server(Tunnel):
-    """The side with the upstream."""
+    """Serve: the side with the upstream."""
 
     def __init__(self, settings: ServeSettings) -> None:
         super().__init__(settings, Role.SERVE)
@@ -550,7 +550,7 @@ class Server(Tunnel):
 
     @property
     def invite(self) -> Invite | None:
-        """What lets a proxy in; None where room and secret were chosen. Its ``code`` is for the user alone."""
+        """The invite; None if you chose a room and a secret. Its ``code`` is for those who may use the service."""
         return self._invite
 
     @property
@@ -559,9 +559,9 @@ class Server(Tunnel):
         return str(self._upstream)
 
     def renew_invite(self) -> Invite:
-        """Another code for who comes from now on, in the same room; who is in stays. Raises `SettingError`.
+        """Make a new code for newcomers, in the same room. Connected peers stay. Raises `SettingError`.
 
-        Where serve was started for ``once`` or until it ``expires``: the new one is for one proxy again, and stays.
+        If serve was started with ``once``, one more proxy may use the new code. ``expires`` does not apply to it.
         """
         self._refuse_forked()
         if self._invite is None:
@@ -573,10 +573,10 @@ class Server(Tunnel):
         return self._invite
 
     def kick(self, peer: str) -> None:
-        """End the session of a peer and keep its handle out. Raises `PeerNotFound`.
+        """Disconnect a peer and block its handle. Raises `PeerNotFound`.
 
-        The handle is known by its certificate, which is new for each. Who holds the code comes back with another
-        handle, in the same process too: call `renew_invite` as well.
+        Serve recognises a handle by its certificate, and each handle has a new one. Whoever has the code can come back
+        with another handle, even in the same process: call `renew_invite` as well.
 
         Parameters:
             peer: The peer's name, as in `Status.peers`.
@@ -588,7 +588,7 @@ class Server(Tunnel):
 
     @property
     def status(self) -> Status:
-        """The present, with what is behind it."""
+        """The present state, with that of the upstream."""
         seeking = self._seeking is not None and not self._seeking.done()
         looked_for = UpstreamStatus(health=Health.DOWN, detail=NOT_FOUND_YET)
         upstream = looked_for if seeking else self._origin.watch.status
@@ -647,7 +647,7 @@ class Server(Tunnel):
 
 
 class Proxy(Tunnel):
-    """The side with the local listener."""
+    """Proxy: the side with the local listener."""
 
     def __init__(self, settings: ProxySettings) -> None:
         super().__init__(settings, Role.PROXY)
@@ -672,7 +672,7 @@ class Proxy(Tunnel):
 
     @property
     def openai_base_url(self) -> str:
-        """What an OpenAI client takes as its ``base_url``."""
+        """The ``base_url`` for OpenAI clients."""
         return f"{self.url}/v1"
 
     @property
@@ -681,9 +681,9 @@ class Proxy(Tunnel):
         return self._api_key is not None
 
     async def models(self) -> tuple[str, ...]:
-        """The models that the other side serves, listed in OpenAI's way or Ollama's; empty where it lists none.
+        """Return the models that the other side lists, in OpenAI's way or Ollama's. Empty if it lists none.
 
-        Asked through the tunnel itself, so that no key of the listener's is needed. Raises `PeerNotFound` or another
+        The request goes through the tunnel itself, so it needs no key of the listener. Raises `PeerNotFound` or another
         `PeerError`, or `UpstreamError`.
         """
         from .endpoints.models import models_through
@@ -711,15 +711,15 @@ class Proxy(Tunnel):
         return Chat(self.url, loop=self.loop, key=self._api_key or "")
 
     def environ(self, *, api_key: str | None = None) -> Environ:
-        """Have OpenAI's and Ollama's clients in this process use the proxy: from now on, or within a ``with``.
+        """Make OpenAI's and Ollama's clients in this process use the proxy, from now on or within a ``with``.
 
-        Sets OPENAI_BASE_URL, OPENAI_API_BASE, OLLAMA_HOST and OLLAMA_API_BASE. Sets OPENAI_API_KEY and OLLAMA_API_KEY
-        too: a key for OpenAI or Ollama itself must not go to the other side. Adds the listener to NO_PROXY and
-        no_proxy, so that no HTTP proxy that the environment names gets the requests.
+        Sets OPENAI_BASE_URL, OPENAI_API_BASE, OLLAMA_HOST and OLLAMA_API_BASE. Also sets OPENAI_API_KEY and
+        OLLAMA_API_KEY, since a key for OpenAI or Ollama itself must not go to the other side. Adds the listener to
+        NO_PROXY and no_proxy, so that an HTTP proxy in the environment does not get the requests.
 
         Parameters:
-            api_key: The key for OPENAI_API_KEY and OLLAMA_API_KEY. None: what the listener asks for, or else a word
-                that means nothing.
+            api_key: The key for OPENAI_API_KEY and OLLAMA_API_KEY. None: the key of the listener, or else a
+                placeholder.
         """
         from .environment import for_clients
 
