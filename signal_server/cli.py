@@ -133,7 +133,7 @@ def parse_size(text: str) -> int:
     number = text.rstrip("kmgibKMGIB")
     factor = SIZES.get(text[len(number) :].lower())
     if factor is None or not (number.isascii() and number.isdecimal() and number[:-15] == "" and int(number) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size above 0: write bytes, 10MB or 10MiB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size above 0: use bytes, 10MB or 10MiB")
     return int(number) * factor
 
 
@@ -152,7 +152,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0
     if not 0 < seconds <= DAY:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time above 0, in seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0, in seconds")
     return seconds
 
 
@@ -160,7 +160,7 @@ def _network(text: str) -> str:
     try:
         return str(ip_network(text))
     except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"{text!r} is no network: write 10.0.0.0/8, or an address") from exc
+        raise argparse.ArgumentTypeError(f"{text!r} is not a network: use 10.0.0.0/8, or an address") from exc
 
 
 def parse_address(text: str) -> Address:
@@ -174,7 +174,7 @@ def parse_address(text: str) -> Address:
         host, port = text, str(DEFAULT_PORT)
     bracketed = host.startswith("[") and host.endswith("]")
     if not host or (":" in host) != bracketed:
-        raise argparse.ArgumentTypeError(f"{text!r} is no address: write host:port, or [::1]:port")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address: use host:port, or [::1]:port")
     return host.strip("[]"), _port(port)
 
 
@@ -191,7 +191,7 @@ def _everywhere(text: str) -> Address:
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text[:6]) < 65536):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use 0 to 65535")
     return int(text)
 
 

@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 OLLAMA: Final = "Ollama"
 """Its name in `Found`."""
 OLLAMA_HINT: Final = (
-    "hint: with Ollama, whoever has the invite may pull, create and delete models too;"
-    " --policy ollama lets inference through alone (--policy all: as now, without this line)\n"
+    "hint: with Ollama, anyone who has the invite may pull, create and delete models too;"
+    " --policy ollama allows only inference (--policy all: as now, without this line)\n"
 )
 
 ROOM_ALONE: Final = (
-    "a room without a secret is open to whoever knows its name, and the signal server does;"
+    "a room without a secret is open to anyone who knows its name, such as the signal server;"
     " add --secret, or use an invite instead"
 )
-SHORT_SECRET: Final = "the secret is short, and can be guessed in time; an invite's is as long as it should be"
+SHORT_SECRET: Final = "the secret is short, and somebody can guess it in time; the one of an invite is long enough"
 LONG_ENOUGH: Final = 8
 """Characters. Whoever guesses has to ask serve, which takes one guess in a few seconds."""
 ANY_SITE: Final = (
     "--allow-origin null lets every web site use the proxy: any page can send this origin from a sandboxed frame;"
-    " open your page by http://localhost instead, or give it an --api-key"
+    " open your page at http://localhost instead, or set an --api-key"
 )
 
 NAMES_SIGNAL: Final = "The code names this signal server. Check that its end, after the @, is not missing."

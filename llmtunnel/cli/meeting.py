@@ -18,8 +18,8 @@ def read_line(what: str) -> str:
     """
     if sys.stdin.isatty() and in_cell() and platform() is not Platform.COLAB:  # whose cells ask their user
         raise SettingError(
-            f"- reads the {what} from standard input, but nobody can type into this cell.",
-            hint="`%tunnel` asks for it; or put it into a file or the environment.",
+            f"'-' reads the {what} from standard input, but standard input is not available in a notebook's cell.",
+            hint="Use `%tunnel`, which asks for it, or put it into a file or the environment.",
         )
     try:
         if sys.stdin.isatty() and what == "secret":
@@ -31,9 +31,9 @@ def read_line(what: str) -> str:
             while what == "code" and is_cut_off(line) and (more := _asked("it goes on: ")):
                 line += more
     except (OSError, ValueError, EOFError) as exc:
-        raise SettingError(f"The {what} cannot be read from standard input.", hint="Is it text in UTF-8?") from exc
+        raise SettingError(f"Cannot read the {what} from standard input.", hint="Is it text in UTF-8?") from exc
     if not line:
-        raise SettingError(f"There is no {what} on standard input.", hint=f"- reads the {what} from there.")
+        raise SettingError(f"Standard input is empty, and '-' reads the {what} from it.", hint="Type or pipe it in.")
     return line
 
 

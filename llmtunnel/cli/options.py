@@ -142,7 +142,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Pars
     if name in ("-V", "--version", "version"):
         return ShowText(text=f"{PROG} {__version__}\n")
     if any(char.isdecimal() or char.isspace() for char in name):  # a code, or a command in quotes: not to be repeated
-        raise SettingError("No command was given.", hint=f"With the code of an invite: {PROG} proxy CODE")
+        raise SettingError("No command was given.", hint=f"To use a code: {PROG} proxy CODE")
     if name not in _COMMANDS:
         what = "option" if name.startswith("-") else "command"
         meant = did_you_mean(name, (*_COMMANDS, "--help", "--version"))
@@ -158,7 +158,7 @@ def _serve(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     if given.help:
         return ShowText(text=parser.format_help())
     if given.service is not None and given.upstream is not None:
-        raise SettingError("UPSTREAM and --upstream are the same.", hint="Leave one of them out.")
+        raise SettingError("UPSTREAM and --upstream are the same.", hint="Use only one of them.")
     given.upstream = given.service or given.upstream
     options = _options(ServeOptions, given, environ)
     meeting = options.meeting()
@@ -243,7 +243,8 @@ def _options(kind: type[Options], given: argparse.Namespace, environ: Mapping[st
         if each.empty and each.empty in (flags[name] or ()):
             if len(flags[name]) > 1:
                 raise SettingError(
-                    f"{each.flag} {each.empty} and another {each.flag} contradict each other.", hint="Leave one out."
+                    f"{each.flag} {each.empty} and another {each.flag} contradict each other.",
+                    hint="Use only one of them.",
                 )
             flags[name] = ()
     return chosen(kind, flags, environ, spelled=_spelled, read_line=read_line)

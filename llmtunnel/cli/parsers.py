@@ -128,7 +128,7 @@ class Parser(argparse.ArgumentParser):
         found, unknown = self.parse_known_intermixed_args(argv)  # words and flags in any order
         if unknown and not found.help and not unknown[0].startswith("-"):  # it may be of a code, or a secret
             hint = f"Put quotes around a value that has spaces in it.\n{self._all_options}"
-            raise SettingError(f"{self.prog}: there is an argument too many.", hint=hint)
+            raise SettingError(f"{self.prog}: too many arguments.", hint=hint)
         if unknown and not found.help:
             flag = unknown[0].partition("=")[0]  # what follows may be a secret
             meant = did_you_mean(flag, self._option_string_actions)

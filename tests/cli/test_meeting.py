@@ -198,10 +198,10 @@ def test_a_file_that_cannot_be_read_is_an_error_that_says_why_in_words(tmp_path:
 def test_nothing_on_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for argv, what in ((["-"], "code"), (["--room", "r", "--secret", "-"], "secret")):
         typed(monkeypatch, "\n")
-        with pytest.raises(SettingError, match=f"no {what} on standard input"):
+        with pytest.raises(SettingError, match=f"Standard input is empty, and '-' reads the {what}"):
             proxy(*argv)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"))
-    with pytest.raises(SettingError, match="cannot be read"):
+    with pytest.raises(SettingError, match="Cannot read the code from"):
         proxy("-")
 
 

@@ -54,7 +54,7 @@ def test_a_new_code_is_not_shown_in_a_cell_unless_it_is_asked_for(started: Kerne
 
 def test_a_cell_does_not_wait_for_keys_that_nobody_can_hit(started: Kernel) -> None:
     text = started.run("!$command proxy -").text
-    assert "nobody can type into this cell" in text
+    assert "standard input is not available in a notebook's cell" in text
 
 
 def test_a_terminal_of_jupyters_is_no_cell(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_tunnels_of_other_names_stand_beside_each_other(notebook: Kernel, other:
         ("%tunnel 4821309-tulip-mango", "Unknown %tunnel command. Use one of serve, proxy"),
         ("%tunnel serve --romm r", "llmtunnel serve: unknown option '--romm'. Did you mean '--room'?"),
         ("%tunnel serve ftp://x", "The upstream's address must start with http:// or https://, got 'ftp'."),
-        ("%tunnel serve 80 --upstream 80", "UPSTREAM and --upstream are the same. Leave one of them out."),
+        ("%tunnel serve 80 --upstream 80", "UPSTREAM and --upstream are the same. Use only one of them."),
         ("%tunnel serve --json 80", "--json does not work in a notebook."),
         ("%tunnel serve 80 --name 'a b'", "Not a valid name for a tunnel: 'a b'."),
         ("%tunnel serve 80 --name", "Not a valid name for a tunnel: ''."),

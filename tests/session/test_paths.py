@@ -486,7 +486,7 @@ async def test_where_local_tcp_alone_may_carry_and_cannot_it_is_said_and_tried_a
         async with running(serve, proxy):
             await until(lambda: len([each for each in proxy.of(Reconnecting) if each.what == "peer"]) >= 2)
             [told, *_] = proxy.of(Reconnecting)
-            assert "not reached over tcp" in told.reason and "--path auto" in told.hint
+            assert "Cannot reach the peer over tcp" in told.reason and "--path auto" in told.hint
             assert not proxy.room.standing and not proxy.of(PeerConnected)
             assert not {"peer-connected", "peer-lost"} & set(serve.events)
 
