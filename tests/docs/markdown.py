@@ -112,6 +112,11 @@ def anchors(file: Path) -> set[str]:
     return found
 
 
+def is_elsewhere(page: Path) -> bool:
+    """Whether a page's text is a file elsewhere in the repository."""
+    return bool(_PAGE.match(page.read_text("utf-8")))
+
+
 def target(file: Path, link: str) -> tuple[Path, str] | None:
     """The file of ours that a link leads to, and what stands after ``#``; None where it leads elsewhere."""
     path, _, anchor = link.removeprefix(OWN).partition("#")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ..support.processes import ROOT
-from .markdown import DOCS, OWN, anchors, external, links, pages, target, texts
+from .markdown import DOCS, OWN, anchors, external, is_elsewhere, links, pages, target, texts
 
 TEXTS = dict(texts())
 
@@ -45,3 +45,9 @@ def test_every_page_of_docs_is_in_a_table_of_contents() -> None:
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= 7000
+
+
+def test_a_page_that_is_a_file_elsewhere_is_linked_as_that_file() -> None:
+    """On GitHub such a page has nothing to read; on the site the link leads to the page."""
+    linked = [target(file, link) for file in pages() for link in links(TEXTS[file])]
+    assert [str(to[0]) for to in linked if to and to[0].suffix == ".md" and is_elsewhere(to[0])] == []
