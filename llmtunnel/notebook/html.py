@@ -216,7 +216,8 @@ def _request(row: RequestRow, known: Request | None) -> str:
     method = escape(row.method)
     if known is not None:
         method = f'<button type="button" class="lt-open" title="Show or hide details">{method}</button>'
-    cells = _cells(REQUEST_COLUMNS, row, {"method": f"{_mark(row.severity)} {method}"})
+    path = escape(row.path).replace("/", "/<wbr>")  # where a narrow panel breaks it
+    cells = _cells(REQUEST_COLUMNS, row, {"method": f"{_mark(row.severity)} {method}", "path": path})
     below = ""
     if row.progress:
         bar = "" if row.fraction is None else f'<progress max="1" value="{row.fraction:.3f}"></progress> '

@@ -54,6 +54,7 @@ STYLE: Final = """<style>
 .llmtunnel .lt-wrap button { margin-top: 4px; }
 .llmtunnel .lt-grow { flex: 1 1 0; min-width: 0; }
 .llmtunnel .lt-part { margin-top: 10px; overflow: visible; }
+.llmtunnel .lt-part:empty { display: none; }
 .llmtunnel.llmtunnel code { font: 12px var(--lt-code); background: none; padding: 0; color: inherit; }
 .llmtunnel .lt-muted { opacity: .72; }
 .llmtunnel .lt-good { color: var(--lt-good); }
