@@ -367,6 +367,29 @@ def test_no_packet_is_longer_than_the_least_mtu_lets_pass() -> None:
         assert len(sent) <= PACKET
 
 
+def test_a_flood_of_heartbeats_is_answered_in_packets_of_the_usual_length() -> None:
+    net = standing()
+    for _ in range(50):
+        packed = packet.seal(net.left.association._tag, [packet.chunk(packet.HEARTBEAT, bytes(1000))])
+        net.left.association.receive_packet(packed, net.now)
+    answers = []
+    while (sent := net.left.association.packet_to_send(net.now)) is not None:
+        answers.append(sent)
+        assert len(sent) <= PACKET
+    assert 20 < len(answers) <= 50
+
+
+def test_many_gaps_and_duplicates_leave_an_acknowledgement_its_length() -> None:
+    net = standing()
+    first = next_tsn(net)
+    for number in range(0, 1000, 2):
+        for _ in range(2):
+            chunk = data(first + 2 + number, b"x", sequence=1 + number // 2)
+            net.left.association.receive_packet(packet.seal(net.left.association._tag, [chunk]), net.now)
+    sack = net.left.association.packet_to_send(net.now)
+    assert sack is not None and 1000 < len(sack) <= PACKET
+
+
 # -- the codec
 
 

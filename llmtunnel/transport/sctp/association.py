@@ -45,6 +45,8 @@ _OURS: Final = 0x8C11
 """A parameter that peers of ours recognise each other by; others skip it (RFC 9260 section 3.2.1)."""
 _INITS: Final = 12
 """Times that an INIT, or a COOKIE ECHO, is sent."""
+_ECHO: Final = 512
+"""Bytes of a HEARTBEAT that are sent back."""
 _COOKIE: Final = 32
 """Bytes of a cookie's signature."""
 _DATA: Final = Struct("!LHHL")
@@ -180,24 +182,32 @@ class Association:
 
     def packet_to_send(self, now: float) -> bytes | None:
         """The next packet; None where there is none to send now."""
-        if self._control and self._control[0][0] in (packet.INIT, packet.INIT_ACK):  # each goes alone
-            return self._seal([self._control.pop(0)])
-        chunks, self._control = self._control, []
-        if self.state is State.ENDED:
+        chunks, room = self._take_control_chunks(PACKET - packet.HEADER_SIZE)
+        if self._inbound is None or self._outbound is None or self.state is State.ENDED or self._control or not room:
             return self._seal(chunks) if chunks else None
-        inbound, outbound = self._inbound, self._outbound
-        if inbound is None or outbound is None:
-            return self._seal(chunks) if chunks else None
-        if inbound.due is not None and (inbound.due <= now or chunks):
-            chunks.append(packet.encode_sack(inbound.take_sack()))
+        due = self._inbound.due
+        if due is not None and (due <= now or chunks):
+            sack = packet.encode_sack(self._inbound.take_sack((room - packet.SACK_SIZE) // packet.GAP_SIZE))
+            chunks.append(sack)
+            room -= len(sack)
         if self.state is State.ESTABLISHED:
-            room = PACKET - packet.HEADER_SIZE - sum(map(len, chunks))
-            chunks += outbound.chunks(now, room)
+            chunks += self._outbound.chunks(now, room)
             if self._resetting and self._reset is None:
-                self._ask_for_reset(now)
-                chunks += self._control
-                self._control = []
+                self._ask_for_reset(now)  # for the next packet, behind the last of its data
         return self._seal(chunks) if chunks else None
+
+    def _take_control_chunks(self, room: int) -> tuple[list[bytes], int]:
+        """Those for one packet, and the room that is left; INIT and INIT ACK each have a packet to themselves."""
+        chunks: list[bytes] = []
+        while self._control and len(self._control[0]) <= room - packet.SACK_SIZE:
+            alone = self._control[0][0] in (packet.INIT, packet.INIT_ACK)
+            if alone and chunks:
+                break
+            chunks.append(self._control.pop(0))
+            room -= len(chunks[-1])
+            if alone:
+                return chunks, 0
+        return chunks, room
 
     def _seal(self, chunks: list[bytes]) -> bytes:
         tag = 0 if chunks[0][0] == packet.INIT else self._peer_tag
@@ -290,7 +300,7 @@ class Association:
             case packet.COOKIE_ACK if self.state is State.COOKIE_SENT:
                 return self._establish()
             case packet.HEARTBEAT:
-                self._control.append(packet.chunk(packet.HEARTBEAT_ACK, chunk.body[:1024]))
+                self._control.append(packet.chunk(packet.HEARTBEAT_ACK, chunk.body[:_ECHO]))
             case packet.RE_CONFIG:
                 return self._take_reconfig(chunk.body, now)
             case packet.ABORT:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from .packet import FIRST, IMMEDIATE, LAST, MAX_GAPS, UNORDERED, Malformed, Sack, absolute
+from .packet import FIRST, IMMEDIATE, LAST, UNORDERED, Malformed, Sack, absolute
 
 DELAY: Final = 0.02
 """Seconds that an acknowledgement waits for another packet. RFC 9260 allows 0.5; a sender measures by it."""
@@ -116,15 +116,15 @@ class Inbound:
         elif self._due is None:
             self._due = now + DELAY
 
-    def take_sack(self) -> Sack:
-        """The acknowledgement to send now."""
+    def take_sack(self, most: int) -> Sack:
+        """The acknowledgement to send now, with so many blocks and duplicates at most."""
         self._due, self._packets, self._at_once = None, 0, False
         base = self.cumulative
         gaps = [
             (start - base, end - base)
-            for start, end in zip(self._starts[:MAX_GAPS], self._ends[:MAX_GAPS], strict=True)
+            for start, end in zip(self._starts[: max(0, most)], self._ends[: max(0, most)], strict=True)
         ]
-        duplicates, self._duplicates = self._duplicates, []
+        duplicates, self._duplicates = self._duplicates[: max(0, most - len(gaps))], []
         return Sack(base & 0xFFFFFFFF, max(0, self.window - self._held), gaps, duplicates)
 
     def has_all(self, tsn: int) -> bool:

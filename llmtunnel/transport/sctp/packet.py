@@ -51,8 +51,9 @@ RESET_RESPONSE: Final = 16
 SUPPORTED_EXTENSIONS: Final = 0x8008
 """Types of parameters (RFC 9260 section 3.3.2, RFC 6525 section 4, RFC 5061 section 4.2.7)."""
 
-MAX_GAPS: Final = 280
-"""Blocks in a SACK of ours: what fits a packet of 1,200 bytes."""
+SACK_SIZE: Final = 16
+GAP_SIZE: Final = 4
+"""Bytes of a SACK, and of each block and duplicate in it."""
 
 
 class Malformed(ValueError):
