@@ -40,7 +40,7 @@ def test_the_texts_that_troubleshooting_quotes_are_texts_of_ours() -> None:
     """Headings in the form of a sentence quote one; ``…`` in it stands for what differs from time to time."""
     quoted = [text for text in table("troubleshooting.md", r"^### .*?`([^`]+)`") if " " in text]
     ours = "\n".join(" ".join(text.split()) for text in written())
-    composed = {"Serve did not appear within … s", "The signal server says: room is full."}
+    composed = {"Serve did not appear within … s", "The signal server says: room … is full …"}
     elsewhere = {"ModuleNotFoundError: No module named 'llmtunnel'", *composed}
     pieces = {piece for text in quoted if text not in elsewhere for piece in text.split("…") if len(piece) > 3}
     assert len(quoted) > 10
