@@ -182,8 +182,9 @@ async def _doctor(command: DoctorCommand, console: Console) -> int:
     from ..doctor.checks import diagnose
     from .doctor import json_text, text
 
-    # On standard error, since the table is what the command is for, and may be read by a program.
-    waiting = asyncio.get_running_loop().call_later(PATIENCE, descriptors.write, sys.stderr, LOOKING)
+    # On standard error, since standard output is for the table.
+    told = "" if command.view.json else LOOKING
+    waiting = asyncio.get_running_loop().call_later(PATIENCE, descriptors.write, sys.stderr, told)
     try:
         found = await diagnose(command.settings, upstream=command.upstream, address=command.listen, peer=command.peer)
     finally:

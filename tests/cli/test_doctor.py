@@ -136,11 +136,14 @@ def test_a_room_that_is_full_is_told_as_that(started: Processes) -> None:
 def test_a_long_look_is_told_of_on_standard_error(started: Processes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes the connection, and says nothing
         address = f"ws://127.0.0.1:{silent.getsockname()[1]}"
-        doctor = started.command("doctor", "--signal", address, "--stun", "none", "--listen", "127.0.0.1:0")
-        doctor.wait_line(f"^{re.escape(LOOKING.strip())}$")
-        assert doctor.wait_exit() == 1
-    assert doctor.errors == [LOOKING.strip()]
-    assert len(doctor.lines) == 1
+        arguments = ("doctor", "--signal", address, "--stun", "none", "--listen", "127.0.0.1:0")
+        people = started.start("-m", "llmtunnel", *arguments, name="for people")
+        program = started.start("-m", "llmtunnel", *arguments, "--json", name="for a program")
+        people.wait_line(f"^{re.escape(LOOKING.strip())}$")
+        assert people.wait_exit() == program.wait_exit() == 1
+    assert people.errors == [LOOKING.strip()]
+    assert LOOKING.strip() not in people.lines
+    assert not program.errors
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a machine that can be put offline")
