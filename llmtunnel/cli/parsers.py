@@ -20,9 +20,9 @@ LEVELS: Final = ("error", "warning", "info", "debug", "trace")
 DEFAULT_LEVEL: Final = "warning"
 TOY_PORT: Final = 8900
 TOY_LISTEN: Final = f"127.0.0.1:{TOY_PORT}"
+"""Of the toy model server: no port where a model server is looked for, as it shall stand in for none by accident."""
 _WRONG_CHOICE: Final = re.compile(r"(\S+): invalid choice: (.*) \(choose from (.*)\)")
 """What argparse says of a value that is not one of an option's choices."""
-"""Of the toy model server: no port where a model server is looked for, as it shall stand in for none by accident."""
 
 SECURITY: Final = """\
 security:

@@ -13,6 +13,7 @@ from llmtunnel.transport.sctp import packet
 from llmtunnel.transport.sctp.association import PACKET, WINDOW, WINDOW_FIRST, Association, State, StreamReset
 from llmtunnel.transport.sctp.congestion import Bbr, NewReno
 from llmtunnel.transport.sctp.inbound import Message
+from llmtunnel.transport.sctp.outbound import WINDOW_MOST
 from llmtunnel.transport.sctp.packet import FIRST, LAST, Init, Malformed, Sack
 
 from ..support.lossy_network import Network, Side, Wire
@@ -294,6 +295,21 @@ def test_a_peer_that_takes_nothing_is_asked_with_one_packet_at_a_time() -> None:
     net.pass_time(3)
     assert 2 <= net.left.packets - before <= 12
     assert net.left.association.queued >= 19_000
+
+
+def test_what_a_peer_acknowledges_only_to_have_more_kept_is_bounded() -> None:
+    net = standing()
+    association, outbound = net.left.association, net.left.association._outbound
+    assert outbound is not None
+    outbound.congestion.window = 1 << 40
+    to_left(net, packet.encode_sack(Sack(outbound.last_tsn, 0xFFFFFFFF, [], [])))
+    net.left.wire.cut = lambda now: True
+    outbound.congestion.rate = float("inf")
+    for _ in range(20):
+        association.send(1, BINARY, bytes(1 << 20))
+    while association.packet_to_send(net.now) is not None:
+        pass
+    assert 15 << 20 < outbound._outstanding <= WINDOW_MOST
 
 
 def test_forged_and_damaged_packets_count_for_nothing() -> None:

@@ -22,6 +22,8 @@ RTO_MIN: Final = 0.3
 """Just over the 0.2 for which a peer may hold an acknowledgement back."""
 RTO_MAX: Final = 1.0
 """A path that comes back is found within that: one packet a second burdens none. RFC 9260 says 60."""
+WINDOW_MOST: Final = 16 << 20
+"""Bytes that may be sent and not acknowledged, whatever the peer takes: we keep them."""
 PROBE_MIN: Final = 0.01
 """Seconds after which a tail loss is probed for, at least."""
 PEER_DELAY: Final = 0.2
@@ -92,7 +94,7 @@ class Outbound:
         self._flight = 0
         self._outstanding = 0
         """Bytes that the peer may still get: on their way, or lost."""
-        self._window = window
+        self._window = min(window, WINDOW_MOST)
         self._delivered = 0
         self._delivered_at = 0.0
         self._first_sent = 0.0
@@ -266,7 +268,7 @@ class Outbound:
         self._take_blocks(cumulative, sack.gaps, arrived)
         if sack.duplicates:
             self._undo(sack.duplicates)
-        self._window = sack.window
+        self._window = min(sack.window, WINDOW_MOST)
         if arrived:
             self._backoff, self._probed = 0, False
         newest, rtt = self._take(arrived, now)
