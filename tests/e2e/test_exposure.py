@@ -88,4 +88,4 @@ def test_a_method_that_does_not_exist_ends_serve_with_those_that_do(flag: str, p
     process = processes.start("-m", "llmtunnel", "serve", "1", flag, "FETCH /v1/models", name="serve")
     assert process.wait_exit() == 2
     assert process.wait_line("'FETCH' is not an HTTP method")
-    assert process.wait_line("Write GET, HEAD, POST")
+    assert process.wait_line("Use GET, HEAD, POST")
