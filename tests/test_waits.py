@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmtunnel import aio, tunnel
-from llmtunnel.errors import WaitTimeout
+from llmtunnel.errors import AuthenticationFailed, WaitTimeout
 from llmtunnel.status import Phase
 from signal_server.server import SignalServer
 
@@ -104,6 +104,19 @@ async def test_who_came_and_was_not_reached_is_not_said_to_be_absent(monkeypatch
             await aio.proxy(room="r", signal=signal.url, stun=(), listen=0, timeout=1.5)
     assert str(caught.value).startswith("Serve was found, but no connection to it came up within 1.5 s.")
     assert caught.value.hint
+
+
+async def test_serve_does_not_say_that_nobody_came_where_somebody_with_a_wrong_secret_did() -> None:
+    async with SignalServer("127.0.0.1", 0) as signal, Upstream() as upstream:
+        common = {"room": "r", "signal": signal.url, "stun": (), "quiet": True}
+        async with aio.serve(upstream.url, secret="a long secret", **common) as serve:
+            with pytest.raises(
+                AuthenticationFailed, match=r"^Wrong code: it does not match the one that serve shows\."
+            ):
+                await aio.proxy(secret="another one", listen=0, timeout=20, **common)
+            with pytest.raises(WaitTimeout) as caught:
+                await serve.wait(timeout=0.5, quiet=True)
+    assert str(caught.value).startswith("Proxy was found, but no connection to it came up within 0.5 s. A proxy has a")
 
 
 @pytest.fixture(scope="module")
