@@ -51,13 +51,13 @@ def test_run_all_ends_with_one_sentence_where_the_first_cell_cannot_install(
     place: Place, started: Processes, tmp_path: Path
 ) -> None:
     numbers = {cell.id: number for number, cell in enumerate(read(NAME).cells)}
-    file = place.alone / f"{NAME}.ipynb"
+    file = tmp_path / f"{NAME}.ipynb"
     shutil.copy(NOTEBOOKS / file.name, file)
     place.uninstall()
     with browser(tmp_path) as page:
         page.resize(1000, 4200)  # or what is out of sight has no text
         kernels = str(place.kernels.parent)
-        lab = Lab.open(started, page, place.folder, file, kernels=kernels, environ=NOWHERE)
+        lab = Lab.open(started, page, tmp_path, file, kernels=kernels, environ=NOWHERE)
         lab.command("application:toggle-left-area")
         lab.command("notebook:run-all-cells", wait=False)
         page.until(f"{lab.output(numbers['install'])}.innerText.includes('UsageError: llmtunnel could not be')")
