@@ -304,7 +304,7 @@ def _bad_gateway(exc: UpstreamError) -> Failure:
     if not isinstance(exc, UpstreamUnreachable):
         message = f"{exc.message} Ask whoever runs serve to look at the model server's log."
         return Failure(status=502, code="upstream_broken", message=message)
-    message = f"Serve cannot reach the model server behind it. {exc.message} Ask whoever runs serve to fix that."
+    message = "Serve cannot reach the model server behind it. Ask whoever runs serve: there, serve says why."
     if exc.absent:
         message = "The model server behind serve is not running. Ask whoever runs serve to start it."
     return Failure(status=502, code="upstream_unreachable", message=message)

@@ -10,8 +10,8 @@ import socket
 import pytest
 
 from llmtunnel.config import Limits, Timeouts
-from llmtunnel.endpoints.origin import Origin
-from llmtunnel.errors import ErrorCode, SettingError, StreamReset
+from llmtunnel.endpoints.origin import Origin, _bad_gateway
+from llmtunnel.errors import ErrorCode, SettingError, StreamReset, UpstreamUnreachable
 from llmtunnel.protocol.hello import ALL_FEATURES, Feature
 from llmtunnel.session.stream import Stream
 from llmtunnel.upstream import Upstream
@@ -235,6 +235,13 @@ async def test_an_upstream_that_is_down_is_a_502_that_says_what_to_do() -> None:
         )
         head, body = await answer(await tunnel.ask(b"HEAD"))
         assert (head.status, body) == (502, b"")
+
+
+def test_a_client_is_not_told_where_the_model_server_is() -> None:
+    for absent in (True, False):
+        told = _bad_gateway(UpstreamUnreachable("The server at 10.0.0.1:8000 is odd.", hint="Try it.", absent=absent))
+        assert (told.status, told.code) == (502, "upstream_unreachable")
+        assert "10.0.0.1" not in told.message and "Ask whoever runs serve" in told.message
 
 
 @pytest.mark.parametrize(
