@@ -442,3 +442,65 @@ def test_a_packet_of_aiortc_is_one_of_ours() -> None:
     chunk.tsn, chunk.stream_id, chunk.stream_seq, chunk.protocol, chunk.user_data = 5, 1, 7, 53, b"hello"
     raw = theirs.serialize_packet(5000, 5000, 99, chunk)
     assert raw == packet.seal(99, [data(5, b"hello", sequence=7)])
+
+
+# -- thin traffic
+
+
+def tokens(net: Network, *, count: int, every: float) -> list[float]:
+    """Send small messages at this pace; how many seconds each takes to be delivered."""
+    began = net.now
+    first = len(net.right.messages)
+    delays: list[float] = []
+
+    def take() -> bool:
+        while len(delays) < len(net.right.messages) - first:
+            delays.append(net.now - (began + every * len(delays)))
+        return len(delays) == count
+
+    for number in range(count):
+        net.now = began + every * number
+        net.left.association.send(1, BINARY, bytes(150))
+        end = began + every * (number + 1)
+        net._send()
+        while net._step(end):
+            take()
+    net.run(take, seconds=5)
+    return delays
+
+
+@pytest.mark.parametrize("every", [0.002, 0.033])
+def test_a_lost_token_costs_milliseconds_where_losses_were_seen(every: float) -> None:
+    net = standing(loss=0.02)
+    tokens(net, count=400, every=every)  # some of these are lost, and from then on it is known that losses occur
+    delays = sorted(tokens(net, count=2000, every=every))
+    # One way, and a few milliseconds: no round trip. Where the copy is lost too, it is one.
+    assert delays[int(0.95 * len(delays))] < 0.03 + 0.015
+
+
+def test_without_losses_nothing_is_sent_twice() -> None:
+    net = standing()
+    before = net.left.packets
+    tokens(net, count=300, every=0.033)
+    assert net.left.packets - before == 300
+    assert net.right.association._inbound._duplicates == []  # type: ignore[union-attr]
+
+
+def test_copies_are_no_sign_of_reordering_and_end_when_losses_do() -> None:
+    net = standing(loss=0.05)
+    tokens(net, count=300, every=0.005)
+    outbound = net.left.association._outbound
+    assert outbound is not None and outbound._copied
+    assert outbound._reorder == 0.25
+    net.left.wire.loss = net.right.wire.loss = 0.0
+    net.pass_time(61)
+    before = net.left.packets
+    tokens(net, count=300, every=0.033)
+    assert net.left.packets - before == 300
+
+
+def test_bulk_is_not_sent_twice() -> None:
+    net = network(loss=0.01, rate=2e6, refill=lambda side, now: bulk(side, now) if side is net.left else None)
+    net.right.association.trust()
+    net.pass_time(5)
+    assert not net.left.association._outbound._copied  # type: ignore[union-attr]

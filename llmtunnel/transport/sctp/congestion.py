@@ -121,6 +121,9 @@ _LOSS: Final = 0.15
 """Share of the bytes of a round trip that are lost, above which a queue is full: radio links lose less."""
 _BACK: Final = 0.7
 """What is left of the bytes on their way then."""
+_RATE_LEAST: Final = 250_000.0
+"""Bytes a second that nothing is slowed below: tokens are not held up where no more than tokens was ever sent, and the
+window alone bounds what a slower path gets at once."""
 _MARGIN: Final = 0.99
 """The rate is a little lower than the path's, so that a queue goes."""
 
@@ -285,7 +288,7 @@ class Bbr:
         if self._rtt_least < NEAR:
             self.rate, self.window = inf, int(min(NEAR_WINDOW, self._ceiling))
             return
-        self.rate = max(_MARGIN * self._gain * self.bandwidth, self._packet / self._rtt_least)
+        self.rate = max(_MARGIN * self._gain * self.bandwidth, _RATE_LEAST)
         if self.phase is Phase.PROBE_RTT:
             self.window = self._slow_window
             return

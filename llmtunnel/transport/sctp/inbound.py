@@ -68,6 +68,8 @@ class Inbound:
         self._packets = 0
         """Packets with DATA that are not acknowledged."""
         self._at_once = False
+        self._fresh = False
+        """Something in this packet has not come before."""
         self._due: float | None = None
 
     @property
@@ -92,12 +94,13 @@ class Inbound:
             self._at_once = True
         tsn = absolute(tsn, self.cumulative)
         beyond = tsn - self.cumulative
-        if beyond != 1 or self._starts:
-            self._at_once = True
         if beyond <= 0 or (beyond > 1 and self._has(tsn)):
             if len(self._duplicates) < _DUPLICATES:
                 self._duplicates.append(tsn & 0xFFFFFFFF)
             return []
+        self._fresh = True
+        if beyond != 1 or self._starts:
+            self._at_once = True
         if beyond > 1 and (self._held + len(data) + _OVERHEAD > self.window or beyond > 0xFFFF):
             return []
         # What is next has room beyond the window: it is what the others wait for.
@@ -111,10 +114,12 @@ class Inbound:
     def packet_ended(self, now: float) -> None:
         """All chunks of a packet with DATA are taken."""
         self._packets += 1
-        if self._packets >= EVERY or self._at_once:
+        # A packet of which nothing is new (RFC 9260 section 6.2): copies beside new data are no sign of a loss.
+        if self._packets >= EVERY or self._at_once or not self._fresh:
             self._due = now
         elif self._due is None:
             self._due = now + DELAY
+        self._fresh = False
 
     def take_sack(self, most: int) -> Sack:
         """The acknowledgement to send now, with so many blocks and duplicates at most."""

@@ -4,11 +4,15 @@ A packet is lost where one that was sent later has arrived, and a quarter of a r
 by counting acknowledgements, so that neither reordering nor a lost retransmission costs a timeout. Where the last
 packets of a burst are lost nothing later arrives: one is sent again after two round trips (a tail loss probe), and all
 after the retransmission timeout.
+
+*Thin* traffic, as tokens are, hides its losses where there have been some lately: what is on its way rides along once
+more in the next packet, or in one of its own if none follows soon. A lost packet then costs a few milliseconds rather
+than a round trip, for as many bytes again. A receiver drops what comes twice, so any peer works.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from math import inf
 from typing import Final
@@ -32,6 +36,14 @@ CLOCK: Final = 1e-6
 """Seconds: no round trip is shorter."""
 _LEAST_ROOM: Final = 64
 """Bytes left of a packet for which no chunk is made."""
+THIN: Final = 12 * 1024
+"""Bytes on their way up to which traffic is thin: 40 tokens a round trip of 60 ms, each with what carries it."""
+LOSSY_FOR: Final = 60.0
+"""Seconds after a loss for which thin traffic is sent twice."""
+COPY_AFTER: Final = 0.005
+"""Seconds until the last packets of a burst are sent once more by themselves."""
+_COPIES: Final = 1024
+"""TSNs that are remembered as sent twice, so that a peer's word that they came twice says nothing of the path."""
 QUANTUM: Final = 0.002
 """Seconds of the rate that go out at once: loops' timers are no finer."""
 
@@ -61,6 +73,8 @@ class _Sent:
     times: int = 1
     arrived: bool = False
     lost: bool = False
+    copied: bool = False
+    """It was sent once more, beside newer ones."""
 
 
 class Outbound:
@@ -118,7 +132,12 @@ class Outbound:
         """When the rate lets the next packet go."""
         self._probes = 0
         """Packets that may go whatever the window says."""
-        self._lost = 0
+        self._lossy_until = -inf
+        self._uncopied: deque[_Sent] = deque()
+        """What may be sent once more, the oldest first."""
+        self._copied: OrderedDict[int, None] = OrderedDict()
+        """TSNs that were, cut to 32 bits."""
+        self._copy_timer: float | None = None
 
     # -- what is to be sent
 
@@ -147,7 +166,7 @@ class Outbound:
     def chunks(self, now: float, room: int) -> list[bytes]:
         """DATA chunks for one packet, of at most ``room`` bytes; none where nothing may go now."""
         if not self._may_send(now):
-            return []
+            return self._copies_alone(now, room)
         chunks: list[bytes] = []
         before = room
         while self._again:
@@ -165,9 +184,43 @@ class Outbound:
             chunks.append(chunk)
         if chunks:
             self._probes = max(0, self._probes - 1)
+            if self._is_thin(now):
+                copies, room = self._copy(room, before=len(chunks))
+                chunks = copies + chunks  # a receiver sees no gap where one of these is what was lost
             self._pace(now, before - room)
             self._set_timer(now)
         return chunks
+
+    # -- thin traffic
+
+    def _is_thin(self, now: float) -> bool:
+        thin = self._flight <= THIN and not self._messages and not self._again
+        return thin and now < self._lossy_until and 2 * self._flight < self.congestion.window
+
+    def _copy(self, room: int, *, before: int) -> tuple[list[bytes], int]:
+        """Chunks to send once more, but for the ``before`` last ones, and the room that is left."""
+        copies: list[bytes] = []
+        for _ in range(len(self._uncopied) - before):
+            sent = self._uncopied[0]
+            wanted = not (sent.arrived or sent.lost or sent.copied)
+            if wanted and len(sent.chunk) > room:
+                break
+            self._uncopied.popleft()
+            if wanted:
+                sent.copied = True
+                sent.times += 1
+                copies.append(sent.chunk)
+                room -= len(sent.chunk)
+                self._copied[sent.tsn & 0xFFFFFFFF] = None
+                if len(self._copied) > _COPIES:
+                    self._copied.popitem(last=False)
+        return copies, room
+
+    def _copies_alone(self, now: float, room: int) -> list[bytes]:
+        if self._copy_timer is None or now < self._copy_timer:
+            return []
+        self._copy_timer = None
+        return self._copy(room, before=0)[0] if self._is_thin(now) else []
 
     def _may_send(self, now: float) -> bool:
         if not (self._again or self._messages):
@@ -234,6 +287,9 @@ class Outbound:
         sent = _Sent(tsn, chunk, size, number, now, self._delivered, self._delivered_at, self._first_sent, limited)
         self._sent[tsn] = sent
         self._order.append((number, sent))
+        if now < self._lossy_until:
+            self._uncopied.append(sent)
+            self._copy_timer = now + COPY_AFTER
         self._flight += size
         self._outstanding += size
         return chunk
@@ -370,6 +426,8 @@ class Outbound:
                 break
             order.popleft()
             lost += self._lose(sent)
+        if lost:
+            self._lossy_until = now + LOSSY_FOR
         return lost
 
     def _lose(self, sent: _Sent) -> int:
@@ -379,8 +437,9 @@ class Outbound:
         return sent.size
 
     def _undo(self, duplicates: list[int]) -> None:
-        """Packets came twice: they had been late, not lost."""
-        self._reorder = min(1.0, self._reorder + 0.25)
+        """Packets came twice that were sent again as lost: they had been late."""
+        if not self._copied.keys() >= set(duplicates):
+            self._reorder = min(1.0, self._reorder + 0.25)
 
     # -- timers
 
@@ -401,7 +460,9 @@ class Outbound:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` is to be called; None while there is no need."""
-        times = [at for at in (self._timer, self._reorder_timer) if at is not None]
+        if not self._uncopied:
+            self._copy_timer = None
+        times = [at for at in (self._timer, self._reorder_timer, self._copy_timer) if at is not None]
         waits = self._again or (self._messages and self._peer_takes)
         if waits and self._flight < self.congestion.window:
             times.append(self._next_at)
