@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_network
@@ -210,7 +211,7 @@ class SignalServer:
         try:
             await socket.prepare(request)
         except ConnectionError:
-            return socket  # it is gone already
+            return _plain("")  # it is gone already, and the socket was never one
         self._connections.add(connection)
         try:
             await connection.run()
@@ -234,13 +235,15 @@ class SignalServer:
         self._pipes.add(handler)
         try:
             await socket.prepare(request)
-            await self._relay.run(granted, end)
         except ConnectionError:
-            pass  # it is gone already
+            return _plain("")  # as above
+        else:
+            with suppress(ConnectionError):  # it is gone already
+                await self._relay.run(granted, end)
+            return socket
         finally:
             opened.close()
             self._pipes.discard(handler)
-        return socket
 
     def _address(self, request: web.BaseRequest) -> str:
         """The client's address: where a trusted proxy is it, what that says."""

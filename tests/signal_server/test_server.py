@@ -10,8 +10,10 @@ from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from signal_server.limits import ENVELOPE, MESSAGE, Limits
+from signal_server.relay import PROTOCOL
 from signal_server.server import SignalServer, netloc
 
 from ..support.signal_clients import HANDSHAKE, PATIENCE, Meeting, Peer, masked, meeting, pour_raw
@@ -23,8 +25,8 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     caplog.set_level(logging.INFO)
     caplog.set_level(logging.INFO, logger="signal_server")  # another test may have run a command here
     yield caplog
-    bad = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info]
-    assert not bad
+    told = caplog.get_records("call")  # `records` has those of this phase alone
+    assert not [record.getMessage() for record in told if record.levelno >= logging.ERROR or record.exc_info]
 
 
 async def assert_serves(here: Meeting, room: str = "another room") -> None:
@@ -630,3 +632,28 @@ async def test_logs_tell_who_comes_and_goes_and_no_secrets(log: pytest.LogCaptur
     assert [line.partition(": ")[2] for line in said[2:]][-1].endswith("left, 0 inside")
     assert len({line.partition(":")[0] for line in said}) == 1
     assert "secret" not in log.text
+
+
+async def test_a_client_that_is_gone_in_the_middle_of_the_upgrade_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = web.StreamResponse.prepare
+
+    async def prepare(self: web.StreamResponse, request: web.BaseRequest) -> object:
+        writer = await prepared(self, request)
+        if isinstance(self, web.WebSocketResponse):
+            raise ConnectionResetError("Cannot write to closing transport")
+        return writer
+
+    async with meeting() as here:
+        first, second = await here.members("serve", "proxy")
+        await second.say("pipe", to=first.id)
+        ticket = (await second.hear("pipe"))["ticket"]
+        pipe = HANDSHAKE.removesuffix(b"\r\n") + f"Sec-WebSocket-Protocol: {PROTOCOL}, {ticket}\r\n\r\n".encode()
+        with monkeypatch.context() as patch:
+            patch.setattr(web.StreamResponse, "prepare", prepare)
+            for handshake in (HANDSHAKE, pipe):
+                reader, writer = await asyncio.open_connection(*here.address)
+                writer.write(handshake)
+                async with asyncio.timeout(PATIENCE):
+                    await reader.read()  # to its end
+                writer.close()
+        await assert_serves(here)
