@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from struct import Struct
 from typing import Final, Protocol
 
@@ -35,6 +34,16 @@ _OPENING: Final = Struct("!BBHLHH")
 _RELIABLE: Final = 0
 
 
+class Below(Protocol):
+    """What carries the packets."""
+
+    def send_packet(self, packet: bytes) -> None:
+        """Send one; it may be lost."""
+
+    def cut_packets(self, allowed: bool) -> bool:
+        """Whether a packet may travel in pieces from now on; False where that cannot be told."""
+
+
 class User(Protocol):
     """Whoever uses the channel. None of these may raise or block."""
 
@@ -52,12 +61,12 @@ class User(Protocol):
 
 
 class DataChannel:
-    """``send_packet`` sends one; give it what comes by `receive`."""
+    """Give it the packets that come, by `receive`."""
 
-    def __init__(self, label: str, user: User, send_packet: Callable[[bytes], None]) -> None:
+    def __init__(self, label: str, user: User, below: Below) -> None:
         self._label = label
         self._user = user
-        self._send_packet = send_packet
+        self._below = below
         self._loop = asyncio.get_running_loop()
         self._association = Association()
         self._stream: int | None = None
@@ -91,6 +100,9 @@ class DataChannel:
     def trust(self) -> None:
         """See `Channel.trust`."""
         self._association.trust()
+        if self._below.cut_packets(False):
+            self._association.probe_path(self._loop.time())
+            self._schedule()
 
     def receive(self, packet: bytes) -> None:
         """Take a packet."""
@@ -189,7 +201,7 @@ class DataChannel:
         association, now = self._association, self._loop.time()
         while True:
             while (packet := association.packet_to_send(now)) is not None:
-                self._send_packet(packet)
+                self._below.send_packet(packet)
             if not self._full or association.queued > QUEUE_LOW or self._over:
                 break
             self._full = False
@@ -200,4 +212,6 @@ class DataChannel:
         for event in self._association.handle_timer(self._loop.time()):
             if isinstance(event, Ended):
                 self._end(event.reason)
+        if self._association.take_fragments_needed():
+            self._below.cut_packets(True)
         self._flush()

@@ -20,7 +20,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -62,8 +64,11 @@ _EACH_CHECK: Final = 0.005
 """Seconds until one more: packets of about 130 bytes, so 26 KB/s while strangers keep all connections busy."""
 _ECHO: Final = 4
 """Checks to an address that may be kept for later because as many came from it."""
-_DATAGRAM: Final = 2048
-"""Bytes of a datagram for DTLS at most: none crosses the internet with more than 1,472, and aiortc reads 1,500."""
+_DATAGRAM: Final = 16_640
+"""Bytes of a datagram for DTLS at most: a record has 16 KiB, and what DTLS adds."""
+_MAY_CUT: Final = 0
+_MAY_NOT_CUT: Final = 3
+"""Linux's IP_PMTUDISC_DONT and IP_PMTUDISC_PROBE, for IP_MTU_DISCOVER and IPV6_MTU_DISCOVER (ip(7), ipv6(7))."""
 _WAITING: Final = 4096
 """Datagrams, of about 1,200 bytes, that may wait for DTLS; a socket's own buffer holds some 200."""
 _WAITING_FIRST: Final = 128
@@ -222,6 +227,20 @@ class IceAgent(aioice.Connection):
                 self._queue.put_nowait(None)
             else:
                 receive(each[0])
+
+    def cut_datagrams(self, allowed: bool) -> bool:
+        """Whether the system may send a datagram to the peer in pieces, from now on; False where it cannot be told.
+
+        Where it may not, one that is too long for the path is lost, which is how a probe finds out (RFC 8899).
+        """
+        pair = self._nominated.get(_COMPONENT)
+        if pair is None or pair.local_candidate.type == "relay" or not sys.platform.startswith("linux"):
+            return False
+        own = pair.protocol.transport.get_extra_info("socket")
+        with socket.socket(fileno=os.dup(own.fileno())) as end:  # uvloop gives no socket of its own
+            level, option = (socket.IPPROTO_IP, 10) if end.family == socket.AF_INET else (socket.IPPROTO_IPV6, 23)
+            end.setsockopt(level, option, _MAY_CUT if allowed else _MAY_NOT_CUT)
+        return True
 
     def transmit(self, datagram: bytes) -> None:
         """Send one to the peer, without waiting; it is lost where there is no path."""

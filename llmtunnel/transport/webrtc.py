@@ -215,6 +215,10 @@ class WebRtcPeer:
         """Send one of SCTP's, over DTLS."""
         self._dtls.send(packet)
 
+    def cut_packets(self, allowed: bool) -> bool:
+        """See `datachannel.Below`."""
+        return self._connection.cut_datagrams(allowed)
+
     def _receive(self, packet: bytes) -> None:
         if self._channel is not None:
             self._channel.data.receive(packet)
@@ -279,7 +283,7 @@ class WebRtcChannel(Channel):
 
     def __init__(self, peer: WebRtcPeer) -> None:
         self._peer = peer
-        self.data = DataChannel(LABEL, self, peer.send_packet)
+        self.data = DataChannel(LABEL, self, peer)
         self._receiver: Receiver | None = None
         self._early: list[bytes] = []
         self._early_size = 0

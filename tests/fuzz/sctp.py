@@ -7,7 +7,7 @@ from random import Random
 from typing import Final
 
 from llmtunnel.transport.sctp import packet
-from llmtunnel.transport.sctp.association import WINDOW_FIRST, Association, State
+from llmtunnel.transport.sctp.association import WINDOW, Association, State
 from llmtunnel.transport.sctp.inbound import Message
 
 from . import mutations
@@ -38,7 +38,11 @@ def packets(rng: Random) -> None:
                 assert time.process_time() - began < SLOW
                 arrived += [event for event in events if isinstance(event, Message)]
             if other._inbound is not None:
-                assert other._inbound._held <= 2 * WINDOW_FIRST + 2000
+                assert other._inbound._held <= 2 * WINDOW + 20_000
+        for side in (left, right):
+            if rng.random() < 0.1:
+                side.trust()
+                side.probe_path(now)
         now += rng.choice([0.0, 0.01, 0.5])
         for side in (left, right):
             if (due := side.next_timer()) is not None and due <= now:

@@ -27,6 +27,9 @@ class Wire:
     twice: float = 0.0
     late: float = 0.0
     """The chance that a packet comes up to ten delays later, behind others."""
+    mtu: int = 1 << 16
+    """Bytes of the longest packet that passes; longer ones only while they may travel in pieces."""
+    pieces: bool = False
     cut: Callable[[float], bool] = lambda now: False
     dropped: int = 0
     _free: float = 0.0
@@ -34,7 +37,8 @@ class Wire:
     def arrivals(self, size: int, now: float) -> list[float]:
         """When a packet arrives: never, once, or twice."""
         size += HEADERS
-        if self.cut(now) or self.rng.random() < self.loss:
+        too_long = size - HEADERS > self.mtu and not self.pieces
+        if self.cut(now) or too_long or self.rng.random() < self.loss:
             return []
         if (self._free - now) * self.rate > self.queue:
             self.dropped += 1
@@ -123,6 +127,7 @@ class Network:
         else:
             self.now = max(self.now, when)
             side.events += side.association.handle_timer(self.now)
+            side.wire.pieces = side.wire.pieces or side.association.take_fragments_needed()
         self._send()
         return True
 

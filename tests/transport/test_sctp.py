@@ -444,6 +444,67 @@ def test_a_packet_of_aiortc_is_one_of_ours() -> None:
     assert raw == packet.seal(99, [data(5, b"hello", sequence=7)])
 
 
+# -- how long a packet may be
+
+
+def probing(net: Network) -> None:
+    for side in (net.left, net.right):
+        side.association.trust()
+        side.association.probe_path(net.now)
+
+
+@pytest.mark.parametrize(
+    ("mtu", "found"), [(1188, PACKET), (1407, PACKET), (1500, 1408), (9000, 8912), (65_536, 16_352)]
+)
+@pytest.mark.parametrize("loss", [0.0, 0.02])
+def test_probes_find_the_longest_packet_that_passes(mtu: int, found: int, loss: float) -> None:
+    net = standing(mtu=mtu, loss=loss)
+    probing(net)
+    net.pass_time(10)
+    assert net.left.association.packet_size == net.right.association.packet_size == found
+    assert net.left.association.next_timer() is None
+    for size in (1, 5000, 65_536):
+        net.left.association.send(1, BINARY, bytes(size))
+    net.run(lambda: len(net.right.messages) == 3, seconds=5)
+
+
+def test_another_peer_than_ours_is_sent_no_longer_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sctp, "_longest", lambda init: 0)
+    net = standing()
+    probing(net)
+    before = net.left.packets
+    net.pass_time(5)
+    assert net.left.association.packet_size == PACKET
+    assert net.left.packets == before
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.02])
+def test_a_path_that_takes_less_than_it_did_loses_nothing(loss: float) -> None:
+    net = network(loss=loss, rate=5e6)
+    net.run(lambda: both(net, State.ESTABLISHED), seconds=5)
+    probing(net)
+    net.pass_time(5)
+    assert net.left.association.packet_size == 16_352
+    sent = [Random(number).randbytes(60_000) for number in range(100)]
+    for message in sent:
+        net.left.association.send(1, BINARY, message)
+    net.pass_time(0.1)
+    net.left.wire.mtu = net.right.wire.mtu = 1300
+    net.run(lambda: len(net.right.messages) == len(sent), seconds=60)
+    assert [message.data for message in net.right.messages] == sent
+    assert net.left.association.packet_size == PACKET
+    assert net.left.wire.pieces
+
+
+def test_an_acknowledged_probe_that_was_never_sent_counts_for_nothing() -> None:
+    net = standing()
+    net.left.association.probe_path(net.now)
+    for said in (bytes(10), bytes(8) + (16_352).to_bytes(2), b""):
+        body = packet.encode_parameters([(1, said)])
+        to_left(net, packet.chunk(packet.HEARTBEAT_ACK, body))
+    assert net.left.association.packet_size == PACKET
+
+
 # -- thin traffic
 
 

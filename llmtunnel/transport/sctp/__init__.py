@@ -4,6 +4,7 @@
     outbound      what is queued, on its way, lost, and sent again
     inbound       what has come, and what is acknowledged
     congestion    how much may be on its way, and how fast it goes out
+    pmtu          how long a packet may be
     packet        bytes to chunks, and back
 
 `association.Association` is driven like `protocol.connection.Connection`: ``receive_packet(data, now)`` gives events,

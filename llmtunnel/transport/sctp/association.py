@@ -30,9 +30,8 @@ from .congestion import Bbr, Congestion
 from .inbound import Inbound, Message
 from .outbound import RTO_FIRST, Outbound
 from .packet import Chunk, Init, Malformed
+from .pmtu import BLACK_HOLE, PACKET, SIZES, PathMtu
 
-PACKET: Final = 1188
-"""Bytes of a packet: the least MTU of IPv6 without IPv6, UDP and DTLS (RFC 8261 section 5); a multiple of four."""
 STREAMS: Final = 256
 """Streams each way that are announced."""
 WINDOW: Final = 4 << 20
@@ -42,7 +41,11 @@ WINDOW_FIRST: Final = 128 << 10
 DELAY: Final = 0.025
 """Seconds for which one of ours holds an acknowledgement back, and a little more."""
 _OURS: Final = 0x8C11
-"""A parameter that peers of ours recognise each other by; others skip it (RFC 9260 section 3.2.1)."""
+"""A parameter that peers of ours recognise each other by; others skip it (RFC 9260 section 3.2.1). Its value says how
+long a packet they take."""
+_LONGEST: Final = Struct("!H")
+_PROBE: Final = Struct("!8sH")
+"""In a HEARTBEAT that is a probe: a secret, so that only its arrival acknowledges it, and its packet's size."""
 _INITS: Final = 12
 """Times that an INIT, or a COOKIE ECHO, is sent."""
 _ECHO: Final = 512
@@ -50,7 +53,7 @@ _ECHO: Final = 512
 _COOKIE: Final = 32
 """Bytes of a cookie's signature."""
 _DATA: Final = Struct("!LHHL")
-_SAID: Final = Struct("!LLL?")
+_SAID: Final = Struct("!LLLH")
 _RESET_FIXED: Final = Struct("!LLL")
 _RESET: Final = Struct("!LLLH")
 _RESPONSE: Final = Struct("!LL")
@@ -111,6 +114,11 @@ class Association:
         self._peer_tag = 0
         self._tsn = int.from_bytes(os.urandom(4))
         self._window = WINDOW_FIRST
+        self._mtu: PathMtu | None = None
+        """None until the path is probed."""
+        self._peer_takes = 0
+        """Bytes of the longest packet that a peer of ours takes; 0 where it is another's."""
+        self._fragments_needed = False
         self._secret = os.urandom(_COOKIE)
         self._inbound: Inbound | None = None
         self._outbound: Outbound | None = None
@@ -155,6 +163,21 @@ class Association:
         if self._inbound is not None:
             self._inbound.open_window(WINDOW)
 
+    def probe_path(self, now: float) -> None:
+        """Find out how long packets may be, from now on. Nothing below may cut a packet in pieces (IP's DF)."""
+        if self._mtu is None and self._peer_takes:
+            self._mtu = PathMtu(self._peer_takes, now)
+
+    def take_fragments_needed(self) -> bool:
+        """Whether the path takes less than it did: packets that were sent have to go in pieces. Told once."""
+        needed, self._fragments_needed = self._fragments_needed, False
+        return needed
+
+    @property
+    def packet_size(self) -> int:
+        """Bytes that a packet may have now."""
+        return self._mtu.size if self._mtu is not None else PACKET
+
     def abort(self) -> None:
         """End it at once; the peer hears of it by the last packet."""
         if self._peer_tag and self.state is not State.ENDED:
@@ -183,6 +206,8 @@ class Association:
     def packet_to_send(self, now: float) -> bytes | None:
         """The next packet; None where there is none to send now."""
         chunks, room = self._take_control_chunks(PACKET - packet.HEADER_SIZE)
+        if not chunks and (probe := self._probe(now)) is not None:
+            return probe
         if self._inbound is None or self._outbound is None or self.state is State.ENDED or self._control or not room:
             return self._seal(chunks) if chunks else None
         due = self._inbound.due
@@ -190,11 +215,32 @@ class Association:
             sack = packet.encode_sack(self._inbound.take_sack((room - packet.SACK_SIZE) // packet.GAP_SIZE))
             chunks.append(sack)
             room -= len(sack)
+        # Only data makes a packet long: its loss is noticed here, and an acknowledgement's is not.
+        room += self.packet_size - PACKET
         if self.state is State.ESTABLISHED:
             chunks += self._outbound.chunks(now, room)
             if self._resetting and self._reset is None:
                 self._ask_for_reset(now)  # for the next packet, behind the last of its data
         return self._seal(chunks) if chunks else None
+
+    def _probe(self, now: float) -> bytes | None:
+        if self._mtu is None or self._outbound is None or self.state is not State.ESTABLISHED:
+            return None
+        size = self._mtu.probe(now, self._outbound.rto)
+        if size is None:
+            return None
+        asks = packet.chunk(packet.HEARTBEAT, packet.encode_parameters([(1, _PROBE.pack(self._secret[:8], size))]))
+        pad = packet.chunk(packet.PAD, bytes(size - packet.HEADER_SIZE - len(asks) - 4))
+        return self._seal([asks, pad])
+
+    def _take_heartbeat_ack(self, body: bytes, now: float) -> None:
+        said = dict(packet.decode_parameters(body)).get(1, b"")
+        if self._mtu is None or self._outbound is None or len(said) != _PROBE.size:
+            return
+        secret, size = _PROBE.unpack(said)
+        if hmac.compare_digest(secret, self._secret[:8]):
+            self._mtu.acknowledged(size, now)
+            self._outbound.packet = self._mtu.size - packet.HEADER_SIZE - packet.DATA_HEADER.size
 
     def _take_control_chunks(self, room: int) -> tuple[list[bytes], int]:
         """Those for one packet, and the room that is left; INIT and INIT ACK each have a packet to themselves."""
@@ -222,6 +268,8 @@ class Association:
             times.append(self._inbound.due)
         if self._outbound is not None and self.state is State.ESTABLISHED:
             times.append(self._outbound.next_timer() or inf)
+            if self._mtu is not None and self._mtu.due is not None:
+                times.append(self._mtu.due)
         return min((at for at in times if at < inf), default=None)
 
     def handle_timer(self, now: float) -> list[Event]:
@@ -234,7 +282,15 @@ class Association:
             self._repeat_reset(now)
         if self._outbound is not None:
             self._outbound.handle_timer(now)
+            if self.packet_size > PACKET and self._outbound.timeouts >= BLACK_HOLE:
+                self._fall_back()
         return []
+
+    def _fall_back(self) -> None:
+        assert self._mtu is not None and self._outbound is not None
+        self._mtu.fall_back()
+        self._outbound.packet = PACKET - packet.HEADER_SIZE - packet.DATA_HEADER.size
+        self._fragments_needed = True
 
     def _repeat_handshake(self, now: float) -> None:
         assert self._handshake is not None
@@ -301,6 +357,8 @@ class Association:
                 return self._establish()
             case packet.HEARTBEAT:
                 self._control.append(packet.chunk(packet.HEARTBEAT_ACK, chunk.body[:_ECHO]))
+            case packet.HEARTBEAT_ACK:
+                self._take_heartbeat_ack(chunk.body, now)
             case packet.RE_CONFIG:
                 return self._take_reconfig(chunk.body, now)
             case packet.ABORT:
@@ -315,13 +373,13 @@ class Association:
     # -- the handshake
 
     def _init(self, tag: int, parameters: dict[int, bytes]) -> Init:
-        supported = {packet.SUPPORTED_EXTENSIONS: bytes([packet.RE_CONFIG]), _OURS: b"\1"}
+        supported = {packet.SUPPORTED_EXTENSIONS: bytes([packet.RE_CONFIG]), _OURS: _LONGEST.pack(SIZES[-1])}
         return Init(tag, self._window, STREAMS, STREAMS, self._tsn, supported | parameters)
 
     def _take_init(self, init: Init) -> None:
         if self.state in (State.ESTABLISHED, State.ENDED):
             return  # it would be a restart (RFC 9260 section 5.2.2), which a DTLS connection does not outlive
-        said = _SAID.pack(init.tag, init.window, init.tsn, _OURS in init.parameters)
+        said = _SAID.pack(init.tag, init.window, init.tsn, _longest(init))
         self._peer_tag = init.tag
         acknowledgement = self._init(self._tag, {packet.COOKIE: self._sign(said)})
         self._control.append(packet.encode_init(packet.INIT_ACK, acknowledgement))
@@ -333,7 +391,7 @@ class Association:
         cookie = init.parameters.get(packet.COOKIE)
         if cookie is None:
             raise Malformed("an INIT ACK has no cookie")
-        self._peer_is(init.tag, init.window, init.tsn, ours=_OURS in init.parameters)
+        self._peer_is(init.tag, init.window, init.tsn, takes=_longest(init))
         self.state = State.COOKIE_SENT
         self._handshake = _Repeated(packet.chunk(packet.COOKIE_ECHO, cookie), now)
         self._repeat_handshake(now)
@@ -345,14 +403,14 @@ class Association:
         self._control.append(packet.chunk(packet.COOKIE_ACK))
         if self.state is State.ESTABLISHED:
             return []  # our COOKIE ACK was lost
-        tag, window, tsn, ours = _SAID.unpack(said)
-        self._peer_is(tag, window, tsn, ours=ours)
+        tag, window, tsn, takes = _SAID.unpack(said)
+        self._peer_is(tag, window, tsn, takes=takes)
         return self._establish()
 
-    def _peer_is(self, tag: int, window: int, tsn: int, *, ours: bool) -> None:
+    def _peer_is(self, tag: int, window: int, tsn: int, *, takes: int) -> None:
         if self._inbound is not None and self._peer_tag == tag:
             return
-        self._peer_tag = tag
+        self._peer_tag, self._peer_takes = tag, takes
         self._inbound = Inbound(tsn, window=self._window, streams=STREAMS)
         size = PACKET - packet.HEADER_SIZE - packet.DATA_HEADER.size
         self._outbound = Outbound(
@@ -360,7 +418,7 @@ class Association:
             window=window,
             packet=size,
             congestion=self._make_congestion(size),
-            **({"peer_delay": DELAY} if ours else {}),
+            **({"peer_delay": DELAY} if takes else {}),
         )
         for each in self._waiting:
             self._outbound.queue(*each)
@@ -448,3 +506,9 @@ class Association:
     def _respond(self, number: int, result: int) -> None:
         value = _RESPONSE.pack(number, result)
         self._control.append(packet.chunk(packet.RE_CONFIG, packet.encode_parameters([(packet.RESET_RESPONSE, value)])))
+
+
+def _longest(init: Init) -> int:
+    """Bytes of a packet that the peer takes, as far as it says so; 0 where it is none of ours."""
+    said = init.parameters.get(_OURS, b"")
+    return int.from_bytes(said[: _LONGEST.size]) if len(said) >= _LONGEST.size else 0

@@ -91,7 +91,8 @@ class Outbound:
         """Bytes of each stream that have not been sent."""
         self.queued = 0
         """The same of all."""
-        self._packet = packet
+        self.packet = packet
+        """Bytes of a full chunk's payload. It may change."""
         self._next = tsn
         self._cumulative = tsn - 1
         self._sent: dict[int, _Sent] = {}
@@ -174,10 +175,11 @@ class Outbound:
             if sent.arrived:
                 self._again.popleft()
                 continue
-            if len(sent.chunk) > room:
+            # One that was cut when packets could be longer goes all the same, by itself.
+            if len(sent.chunk) > room and (chunks or len(sent.chunk) <= self.packet + DATA_HEADER.size):
                 break
             self._again.popleft()
-            room -= len(sent.chunk)
+            room = max(0, room - len(sent.chunk))
             chunks.append(self._transmit(sent, now))
         while self._messages and room > _LEAST_ROOM and (chunk := self._cut(now, room)) is not None:
             room -= len(chunk)
@@ -238,7 +240,7 @@ class Outbound:
         if not self._outstanding:
             return True
         message = self._messages[0]
-        return self._outstanding + min(len(message.data) - message.sent, self._packet) <= self._window
+        return self._outstanding + min(len(message.data) - message.sent, self.packet) <= self._window
 
     def _limit_by_app(self) -> None:
         if self._flight < self.congestion.window:
@@ -255,7 +257,7 @@ class Outbound:
         message = self._messages[0]
         left = len(message.data) - message.sent
         size = min(left, (room - DATA_HEADER.size) & ~3)
-        if size < left and size < self._packet // 2:
+        if size < left and size < self.packet // 2:
             return None
         if not (self._peer_takes or self._probes):
             return None
@@ -264,7 +266,7 @@ class Outbound:
         if size == left:
             flags |= LAST
             self._messages.popleft()
-            if not self._messages and self._flight > self._packet:
+            if not self._messages and self._flight > self.packet:
                 flags |= IMMEDIATE  # RFC 7053: the last of a burst, whose acknowledgement would wait for nothing
         data = message.data if size == len(message.data) else message.data[message.sent : message.sent + size]
         message.sent += size
@@ -444,6 +446,11 @@ class Outbound:
     # -- timers
 
     @property
+    def timeouts(self) -> int:
+        """How many there were since anything was acknowledged."""
+        return self._backoff
+
+    @property
     def rto(self) -> float:
         """The retransmission timeout, seconds."""
         rto = RTO_FIRST if self.rtt is None else max(RTO_MIN, self.rtt + 4 * self._deviation)
@@ -455,7 +462,7 @@ class Outbound:
         elif self._probed or self.rtt is None:
             self._timer = now + self.rto
         else:
-            delay = self._peer_delay if self._flight <= self._packet else 0.0
+            delay = self._peer_delay if self._flight <= self.packet else 0.0
             self._timer = now + min(max(2 * self.rtt, PROBE_MIN) + delay, self.rto)
 
     def next_timer(self) -> float | None:

@@ -38,6 +38,7 @@ COOKIE_ECHO: Final = 10
 COOKIE_ACK: Final = 11
 SHUTDOWN_COMPLETE: Final = 14
 RE_CONFIG: Final = 130
+PAD: Final = 132
 
 LAST: Final = 1
 FIRST: Final = 2
