@@ -297,6 +297,31 @@ def test_a_peer_that_takes_nothing_is_asked_with_one_packet_at_a_time() -> None:
     assert net.left.association.queued >= 19_000
 
 
+def test_an_acknowledgement_that_names_the_same_blocks_again_and_again_costs_no_more() -> None:
+    net = standing()
+    association, outbound = net.left.association, net.left.association._outbound
+    assert outbound is not None
+    outbound.congestion.window = outbound._window = 1 << 40
+    outbound.congestion.rate = float("inf")
+    before = outbound.last_tsn
+    association.send(1, BINARY, bytes(10 << 20))
+    while association.packet_to_send(net.now) is not None:
+        pass
+    looked = CountingDict(outbound._sent)
+    outbound._sent = looked
+    to_left(net, packet.encode_sack(Sack(before, 1 << 20, [(2, 9000 - number) for number in range(280)], [])))
+    assert net.left.ended is None
+    assert 8000 < looked.gets < 10_000
+
+
+class CountingDict(dict[int, object]):
+    gets = 0
+
+    def get(self, *args: object) -> object:  # type: ignore[override]
+        self.gets += 1
+        return super().get(*args)  # type: ignore[call-overload]
+
+
 def test_what_a_peer_acknowledges_only_to_have_more_kept_is_bounded() -> None:
     net = standing()
     association, outbound = net.left.association, net.left.association._outbound
@@ -564,4 +589,8 @@ def test_bulk_is_not_sent_twice() -> None:
     net = network(loss=0.01, rate=2e6, refill=lambda side, now: bulk(side, now) if side is net.left else None)
     net.right.association.trust()
     net.pass_time(5)
-    assert not net.left.association._outbound._copied  # type: ignore[union-attr]
+    outbound = net.left.association._outbound
+    assert outbound is not None and not outbound._copied
+    assert len(outbound._uncopied) <= 128  # what was sent is not kept for that
+    held = sum(len(sent.chunk) for sent in outbound._sent.values())
+    assert held < 2 * outbound._outstanding + 100_000

@@ -42,6 +42,8 @@ LOSSY_FOR: Final = 60.0
 """Seconds after a loss for which thin traffic is sent twice."""
 COPY_AFTER: Final = 0.005
 """Seconds until the last packets of a burst are sent once more by themselves."""
+_UNCOPIED: Final = 128
+"""Chunks that may still be sent once more: more than thin traffic has on its way."""
 _COPIES: Final = 1024
 """TSNs that are remembered as sent twice, so that a peer's word that they came twice says nothing of the path."""
 QUANTUM: Final = 0.002
@@ -134,8 +136,8 @@ class Outbound:
         self._probes = 0
         """Packets that may go whatever the window says."""
         self._lossy_until = -inf
-        self._uncopied: deque[_Sent] = deque()
-        """What may be sent once more, the oldest first."""
+        self._uncopied: deque[_Sent] = deque(maxlen=_UNCOPIED)
+        """What may be sent once more, the oldest first; bulk pushes out what it will not be."""
         self._copied: OrderedDict[int, None] = OrderedDict()
         """TSNs that were, cut to 32 bits."""
         self._copy_timer: float | None = None
@@ -158,11 +160,6 @@ class Outbound:
     def last_tsn(self) -> int:
         """Of what has been sent, cut to 32 bits."""
         return (self._next - 1) & 0xFFFFFFFF
-
-    @property
-    def idle(self) -> bool:
-        """Whether all has arrived."""
-        return not (self._sent or self._messages)
 
     def chunks(self, now: float, room: int) -> list[bytes]:
         """DATA chunks for one packet, of at most ``room`` bytes; none where nothing may go now."""
@@ -337,10 +334,16 @@ class Outbound:
             self._set_timer(now)
 
     def _take_blocks(self, cumulative: int, gaps: list[tuple[int, int]], arrived: list[_Sent]) -> None:
-        """Blocks grow at their ends: what the last acknowledgement had of them is not gone through again."""
+        """Blocks grow at their ends: what the last acknowledgement had of them is not gone through again.
+
+        They rise, as every sender's do: one that does not counts for nothing, so that none is gone through twice.
+        """
         blocks: dict[int, int] = {}
         before = self._blocks
+        last = cumulative
         for start, end in gaps:
+            if cumulative + start <= last:
+                continue
             first, last = cumulative + start, cumulative + end
             blocks[first] = last
             tsn = first
