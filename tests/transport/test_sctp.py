@@ -135,6 +135,22 @@ def test_loss_that_is_no_congestion_leaves_most_of_the_paths_rate(loss: float) -
     assert (received(net.right) - before) / 4 > 0.75 * 5e6 * (1 - loss)
 
 
+def test_a_queue_that_overflowed_once_is_tried_again_also_where_packets_are_lost() -> None:
+    net = network(
+        loss=0.01, rate=1e6, queue=20_000, refill=lambda side, now: bulk(side, now) if side is net.left else None
+    )
+    net.right.association.trust()
+    net.pass_time(5)
+    bbr = net.left.association.congestion
+    assert isinstance(bbr, Bbr) and bbr._ceiling < float("inf")  # the start has overflowed it
+    for wire in (net.left.wire, net.right.wire):
+        wire.rate, wire.queue = 5e6, 500_000
+    net.pass_time(20)
+    before = received(net.right)
+    net.pass_time(4)
+    assert (received(net.right) - before) / 4 > 0.6 * 5e6
+
+
 def test_the_reference_collapses_there() -> None:
     net = network(
         loss=0.02, rate=5e6, congestion=NewReno, refill=lambda side, now: bulk(side, now) if side is net.left else None

@@ -200,7 +200,8 @@ class Bbr:
 
     def _take_loss(self, sample: Sample, round_began: bool) -> None:
         if round_began:
-            if self._ceiling < inf and self._round_lost == 0 and self._gain > 1:
+            few = self._round_lost <= _LOSS / 3 * (self._round_acked + self._round_lost)
+            if self._ceiling < inf and few and self._gain > 1:
                 self._ceiling *= 1.25
             self._round_acked = self._round_lost = 0
         self._round_acked += sample.acked
