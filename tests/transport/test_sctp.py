@@ -137,7 +137,7 @@ def test_loss_that_is_no_congestion_leaves_most_of_the_paths_rate(loss: float) -
 
 def test_a_queue_that_overflowed_once_is_tried_again_also_where_packets_are_lost() -> None:
     net = network(
-        loss=0.01, rate=1e6, queue=20_000, refill=lambda side, now: bulk(side, now) if side is net.left else None
+        loss=0.03, rate=2e6, queue=40_000, refill=lambda side, now: bulk(side, now) if side is net.left else None
     )
     net.right.association.trust()
     net.pass_time(5)
