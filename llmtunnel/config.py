@@ -102,9 +102,8 @@ class Limits:
     window: int = 512 * KIB
     """Credit per stream and direction at first, bytes: at 50 ms round trip 10 MB/s."""
     window_most: int = 4 * MIB
-    """The same where a reader keeps up and the path is long: 80 MB/s."""
-    windows_grown: int = 32 * MIB
-    """What all streams of a peer may have beyond ``window`` each: it can be unread where readers stop."""
+    """The same where a reader keeps up and the path is long: 80 MB/s. All streams of a peer together grow by an eighth
+    of ``held``, since that can be unread where readers stop."""
     streams: int = 512
     """Streams open at once that serve accepts from one peer."""
     journal: int = 4 * MIB

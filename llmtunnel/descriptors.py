@@ -85,8 +85,9 @@ def shortage(exc: BaseException | None = None) -> str:
     Without an exception it says so where none can be opened now.
     """
     number = getattr(exc, "errno", None)
-    # A name that is not resolved, a failure of several addresses: these hide why, so a descriptor is tried for.
-    if number not in _SHORTAGE and (exc is None or number is None or number < 0):
+    # A name that is not resolved (libnss-mdns: EBUSY), a failure of several addresses: these hide why, so a descriptor
+    # is tried for.
+    if number not in _SHORTAGE and (exc is None or number is None or number < 0 or number == errno.EBUSY):
         number = _tried()
     if number == errno.ENFILE:
         return "this machine is out of file descriptors"

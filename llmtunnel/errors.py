@@ -233,11 +233,15 @@ class UpstreamError(TunnelError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """The upstream does not accept a connection. ``absent``: nothing answers there, as where it is not running."""
+    """The upstream does not accept a connection. ``absent``: nothing answers there, as where it is not running.
 
-    def __init__(self, message: str, *, hint: str = "", absent: bool = False) -> None:
+    ``ours``: what serve itself lacks for one.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", absent: bool = False, ours: str = "") -> None:
         super().__init__(message, hint=hint)
         self.absent = absent
+        self.ours = ours
 
 
 class UpstreamBroken(UpstreamError):

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import selectors
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -61,6 +62,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         timeout = within.args[0] if within else LONGEST
         pyfuncitem.obj = lambda **arguments: on_loop(test(**arguments), timeout=timeout)
     return (yield)
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """A command that a test has run in this process leaves its log level to no other test."""
+    loggers = [logging.getLogger(name) for name in ("llmtunnel", "signal_server", "aiortc", "aioice")]
+    before = [each.level for each in loggers]
+    yield
+    for each, level in zip(loggers, before, strict=True):
+        each.setLevel(level)
 
 
 def run(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from .. import descriptors
 from ..config import DEFAULT_STUN, IceServers, Settings
 from ..endpoints import discovery, listen
 from ..endpoints.origin import Origin
@@ -342,6 +343,8 @@ async def _given_upstream(upstream: Upstream, settings: Settings) -> Finding:
         await origin.aclose()
     if seen.health is not Health.UP:
         hint = "Check --upstream, and that the model server is running."
+        if descriptors.shortage():
+            hint = descriptors.RAISE_IT
         return Finding(subject="upstream", verdict=Verdict.BAD, detail=seen.detail, hint=hint)
     models = f", with {', '.join(seen.models)}" if seen.models else ""
     return Finding(subject="upstream", verdict=Verdict.GOOD, detail=f"{upstream} answers{models}.")

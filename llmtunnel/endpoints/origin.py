@@ -305,6 +305,8 @@ def _bad_gateway(exc: UpstreamError) -> Failure:
         message = f"{exc.message} Ask whoever runs serve to look at the model server's log."
         return Failure(status=502, code="upstream_broken", message=message)
     message = "Serve cannot reach the model server behind it. Ask whoever runs serve: there, serve says why."
-    if exc.absent:
+    if exc.ours:
+        message = f"Serve cannot connect to the model server: {exc.ours}. Ask whoever runs serve."
+    elif exc.absent:
         message = "The model server behind serve is not running. Ask whoever runs serve to start it."
     return Failure(status=502, code="upstream_unreachable", message=message)

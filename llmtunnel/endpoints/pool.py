@@ -159,7 +159,7 @@ def _unreachable(upstream: Upstream, exc: OSError) -> UpstreamUnreachable:
     where, address = upstream.origin, upstream.authority.decode()
     if none_left := descriptors.shortage(exc):
         message = f"Serve cannot connect to the model server at {where}: {none_left}."
-        return UpstreamUnreachable(message, hint=descriptors.RAISE_IT)
+        return UpstreamUnreachable(message, hint=descriptors.RAISE_IT, ours=none_left)
     match exc:
         case ssl.SSLCertVerificationError():
             message = f"The certificate of the model server at {where} is not trusted: {exc.verify_message}."

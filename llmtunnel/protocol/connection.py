@@ -207,7 +207,7 @@ class Connection:
         if not window.is_short(self._now, self.line.rtt or _RTT) or window.size * 2 > self._limits.window_most:
             return 0
         grown = sum(state.rx_window.grown for state in self._streams.values())
-        if grown + window.size > self._limits.windows_grown:
+        if grown + window.size > self._limits.held // 8:
             return 0
         more = window.size
         window.grow(more)

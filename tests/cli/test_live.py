@@ -64,7 +64,7 @@ class OnTerminal:
         termios.tcsetwinsize(self._ours, (24, columns))
         self._found = self.modes
         self._grew = threading.Condition()
-        foreign = ("NO_COLOR", "FORCE_COLOR", "TUNNEL_", "LLMTUNNEL_")
+        foreign = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TUNNEL_", "LLMTUNNEL_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, *command, *flags],

@@ -14,9 +14,13 @@ from ..support.jupyter import Lab
 from ..support.ports import free_port
 from ..support.processes import Processes
 
-pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
+    pytest.mark.timeout(240),
+    pytest.mark.xdist_group("cells"),  # one notebook, whose tunnels the last test stops
+]
 
-LATER, AGAIN, MISTAKE, MAGIC, STATUS, STOP, CLEAN = range(7)
+FIRST, LATER, AGAIN, MISTAKE, MAGIC, STATUS, STOP, CLEAN = range(8)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,8 @@ def lab(lasting: Processes, other: Background, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("cells")
     common = f"signal={other.signal!r}, stun=()"
     cells = {
-        LATER: f"import llmtunnel\n%load_ext llmtunnel\nproxy = llmtunnel.proxy(room='later', listen=0, {common})",
+        FIRST: "import llmtunnel\n%load_ext llmtunnel",
+        LATER: f"proxy = llmtunnel.proxy(room='later', listen=0, {common})",
         AGAIN: f"proxy = llmtunnel.proxy(room={SERVED!r}, listen={free_port()}, {common})",
         MISTAKE: "llmtunnel.serve('olama')",
         MAGIC: f"%tunnel serve {other.upstream} --signal {other.signal} --stun none",
@@ -42,6 +47,7 @@ def lab(lasting: Processes, other: Background, tmp_path_factory: pytest.TempPath
         page.resize(1200, 900)
         lab = Lab.start(lasting, page, folder, [cells[number] for number in sorted(cells)])
         lab.command("application:toggle-left-area")
+        lab.run_to_end(FIRST)
         yield lab
         lab.run_to_end(CLEAN)
 

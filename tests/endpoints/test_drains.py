@@ -103,4 +103,4 @@ async def test_serve_ends_without_waiting_for_them() -> None:
 def test_anything_else_is_refused_with_what_may_be_said() -> None:
     with pytest.raises(SettingError) as refused:
         Exposure(on_disconnect="wait")
-    assert "cancel or drain" in refused.value.hint
+    assert "'cancel' or 'drain'" in refused.value.hint

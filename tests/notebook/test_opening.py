@@ -89,12 +89,13 @@ def test_help_is_text() -> None:
 
 def test_logs_are_configured_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     levels: list[str] = []
+    before = logging.getLogger("llmtunnel").level
     monkeypatch.setattr(opening.logs, "configure", levels.append)
     planned("serve 80")
     planned("serve 80 -v")
     planned("proxy --room r --log-level debug")
     assert levels == ["info", "debug"]
-    assert logging.getLogger("llmtunnel").level == logging.NOTSET
+    assert logging.getLogger("llmtunnel").level == before
 
 
 @pytest.mark.parametrize("line", ["serve 80 --json", "signal", "demo", "serve ftp://x", "proxy"])

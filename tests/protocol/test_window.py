@@ -144,7 +144,7 @@ def test_budgets_never_hold_more_than_they_may_and_give_back_all(
 # -- windows that grow
 
 
-LIMITS = Limits(window=512 * KIB, window_most=4096 * KIB, windows_grown=8192 * KIB)
+LIMITS = Limits(window=512 * KIB, window_most=4096 * KIB, held=8 * 8192 * KIB)
 
 
 def download(pair: ConnectionPair, stream: int, *, round_trip: float, rounds: int = 1) -> list[int]:

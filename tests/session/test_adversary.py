@@ -132,7 +132,7 @@ async def test_fingerprints_that_are_swapped_let_nobody_through() -> None:
             await proxy.heard("error")
             for side in (serve, proxy):
                 assert not side.connections
-                assert "another certificate" in side.of(ErrorNotice)[0].message
+                assert "the certificate is not the announced one" in side.of(ErrorNotice)[0].message
             server.tamper = lambda guest, message: [message]
             assert await proxy.ask() == b"/hello"
 

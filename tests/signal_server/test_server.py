@@ -23,7 +23,6 @@ from ..support.signal_clients import HANDSHAKE, PATIENCE, Meeting, Peer, masked,
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """No client makes the server log an error, let alone a traceback."""
     caplog.set_level(logging.INFO)
-    caplog.set_level(logging.INFO, logger="signal_server")  # another test may have run a command here
     yield caplog
     told = caplog.get_records("call")  # `records` has those of this phase alone
     assert not [record.getMessage() for record in told if record.levelno >= logging.ERROR or record.exc_info]
