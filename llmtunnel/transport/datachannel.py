@@ -74,6 +74,8 @@ class DataChannel:
         self._opens: int | None = None
         """The stream on which we open it; None where the peer does."""
         self._is_open = False
+        self._is_acknowledging = False
+        """A peer of another kind is told that its channel is open. Many listen only then: nothing goes out before."""
         self._closing = False
         self._over = False
         self._full = False
@@ -119,6 +121,9 @@ class DataChannel:
                         self._end("closed by the peer")
                 case Ended(reason):
                     self._end(reason)
+        if self._is_acknowledging and self._association.idle:
+            self._is_acknowledging = False
+            self._opened()
         self._schedule()
 
     def send(self, message: bytes) -> None:
@@ -176,7 +181,10 @@ class DataChannel:
             return
         self._stream = stream
         self._association.send(stream, _CONTROL, _ACK)
-        self._opened()
+        if self._association.peer_is_ours:
+            self._opened()
+        else:
+            self._is_acknowledging = True
 
     def _opened(self) -> None:
         if not self._is_open:

@@ -192,6 +192,16 @@ class Association:
         return self._outbound.queued
 
     @property
+    def peer_is_ours(self) -> bool:
+        """Whether the peer has this SCTP, once it is there."""
+        return self._peer_takes > 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether the peer has all that it was sent."""
+        return self._outbound is None or self._outbound.idle
+
+    @property
     def rtt(self) -> float | None:
         """The smoothed round trip, seconds; None before there is one."""
         return self._outbound.rtt if self._outbound else None

@@ -161,6 +161,11 @@ class Outbound:
         """Of what has been sent, cut to 32 bits."""
         return (self._next - 1) & 0xFFFFFFFF
 
+    @property
+    def idle(self) -> bool:
+        """Whether all has arrived."""
+        return not (self._outstanding or self._messages)
+
     def chunks(self, now: float, room: int) -> list[bytes]:
         """DATA chunks for one packet, of at most ``room`` bytes; none where nothing may go now."""
         if not self._may_send(now):
