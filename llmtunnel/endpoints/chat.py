@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..config import KIB
 from ..errors import UpstreamError
-from .models import MAX_ANSWER, Answer, look
+from .discovery import read_answer
+from .models import Answer, look
 
 if TYPE_CHECKING:
     import aiohttp
@@ -49,7 +50,7 @@ async def models(url: str, *, key: str = "") -> tuple[str, ...]:
 
         async def ask(path: bytes) -> Answer:
             async with session.get(url + path.decode(), allow_redirects=False) as response:
-                bodies.append(await _read(response))
+                bodies.append(await read_answer(response))
                 return Answer.of(response.status, bodies[-1])
 
         try:
@@ -79,12 +80,12 @@ async def answer(url: str, model: str, messages: Sequence[Message], *, key: str 
     async with _session(key) as session:
         async with session.post(f"{url}/v1/chat/completions", json=body, allow_redirects=False) as response:
             if response.status != 200:
-                told = await _read(response)
+                told = await read_answer(response)
                 if response.status in (404, 405) and not _said(told):
                     raise UpstreamError(_NO_CHAT.format(path="/v1/chat/completions"), hint=_NO_CHAT_HINT)
                 raise _refused(response.status, told)
             if response.content_type == "application/json":
-                for piece in _pieces(await _read(response), "message"):
+                for piece in _pieces(await read_answer(response), "message"):
                     yield piece
             elif response.content_type == "text/event-stream":
                 async for line in _lines(response):
@@ -110,15 +111,6 @@ async def _session(key: str) -> AsyncIterator[aiohttp.ClientSession]:
         raise UpstreamError("The proxy does not answer.", hint="It may be closed: make another one.") from exc
     except (aiohttp.ClientError, OSError) as exc:
         raise UpstreamError("The answer broke off.", hint="Ask again; the panel says how the tunnel is.") from exc
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for data in response.content.iter_any():
-        body += data
-        if len(body) > MAX_ANSWER:
-            break
-    return bytes(body)
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

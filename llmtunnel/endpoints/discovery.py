@@ -152,7 +152,7 @@ async def _ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
         async with session.get(url, allow_redirects=False) as response:
             if response.status != 200:
                 return {}
-            answer = json.loads(await _read(response))
+            answer = json.loads(await read_answer(response))
     except (aiohttp.ClientError, OSError, ValueError, RecursionError) as exc:
         if none_left := descriptors.shortage(exc):
             message = f"Cannot look for model servers on this machine: {none_left}."
@@ -161,7 +161,8 @@ async def _ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def read_answer(response: aiohttp.ClientResponse) -> bytes:
+    """A model server's answer, as far as `MAX_ANSWER` and what came with it."""
     body = bytearray()
     async for data in response.content.iter_any():
         body += data
