@@ -41,7 +41,7 @@ class Below(Protocol):
         """Send one; it may be lost."""
 
     def cut_packets(self, allowed: bool) -> bool:
-        """Whether a packet may travel in pieces from now on; False where that cannot be told."""
+        """Allow or forbid that packets are fragmented from now on; False where that cannot be set."""
 
 
 class User(Protocol):
@@ -61,14 +61,14 @@ class User(Protocol):
 
 
 class DataChannel:
-    """Give it the packets that come, by `receive`."""
+    """Give it the packets that come, by `receive`. ``port``: the peer's SCTP port."""
 
-    def __init__(self, label: str, user: User, below: Below) -> None:
+    def __init__(self, label: str, user: User, below: Below, *, port: int) -> None:
         self._label = label
         self._user = user
         self._below = below
         self._loop = asyncio.get_running_loop()
-        self._association = Association()
+        self._association = Association(port=port)
         self._stream: int | None = None
         """Ours; None before there is one."""
         self._opens: int | None = None

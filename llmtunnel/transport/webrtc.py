@@ -206,7 +206,7 @@ class WebRtcPeer:
         except Exception as exc:
             self._lose(f"connecting failed ({exc!r})")
             return
-        self._channel = WebRtcChannel(self)
+        self._channel = WebRtcChannel(self, port=remote.sctp_port)
         self._dtls.take_over()
         # Streams of DTLS's server have odd numbers (RFC 8832 section 6).
         self._channel.data.start(opens=int(self._server) if self._offering else None)
@@ -281,9 +281,9 @@ class WebRtcPeer:
 class WebRtcChannel(Channel):
     """The data channel of a `WebRtcPeer`, which is closed with it."""
 
-    def __init__(self, peer: WebRtcPeer) -> None:
+    def __init__(self, peer: WebRtcPeer, *, port: int) -> None:
         self._peer = peer
-        self.data = DataChannel(LABEL, self, peer)
+        self.data = DataChannel(LABEL, self, peer, port=port)
         self._receiver: Receiver | None = None
         self._early: list[bytes] = []
         self._early_size = 0

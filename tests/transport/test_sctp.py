@@ -364,6 +364,14 @@ def test_forged_and_damaged_packets_count_for_nothing() -> None:
     assert len(net.left.messages) == 1
 
 
+def test_packets_go_to_the_port_that_the_peer_has_named() -> None:
+    client = Association(port=5005)
+    client.begin(0.0)
+    sent = client.packet_to_send(0.0)
+    assert sent is not None
+    assert (int.from_bytes(sent[:2]), int.from_bytes(sent[2:4])) == (5000, 5005)
+
+
 def test_a_cookie_that_we_did_not_make_opens_nothing() -> None:
     server = Association()
     forged = packet.seal(server._tag, [packet.chunk(packet.COOKIE_ECHO, bytes(45))])

@@ -104,11 +104,11 @@ class _Repeated:
 
 
 class Association:
-    """One side. ``congestion`` makes its strategy, for packets of so many bytes."""
+    """One side. ``congestion`` makes its strategy, for packets of so many bytes; ``port`` is the peer's."""
 
-    def __init__(self, *, congestion: Callable[[int], Congestion] = Bbr, ports: tuple[int, int] | None = None) -> None:
+    def __init__(self, *, congestion: Callable[[int], Congestion] = Bbr, port: int = packet.PORT) -> None:
         self.state = State.CLOSED
-        self._ports = ports or (packet.PORT, packet.PORT)
+        self._ports = packet.PORT, port
         self._make_congestion = congestion
         self._tag = int.from_bytes(os.urandom(4)) or 1
         self._peer_tag = 0
@@ -177,6 +177,11 @@ class Association:
     def packet_size(self) -> int:
         """Bytes that a packet may have now."""
         return self._mtu.size if self._mtu is not None else PACKET
+
+    @property
+    def _payload(self) -> int:
+        """Bytes of data in a packet with one chunk."""
+        return self.packet_size - packet.HEADER_SIZE - packet.DATA_HEADER.size
 
     def abort(self) -> None:
         """End it at once; the peer hears of it by the last packet."""
@@ -250,7 +255,7 @@ class Association:
         secret, size = _PROBE.unpack(said)
         if hmac.compare_digest(secret, self._secret[:8]):
             self._mtu.acknowledged(size, now)
-            self._outbound.packet = self._mtu.size - packet.HEADER_SIZE - packet.DATA_HEADER.size
+            self._outbound.packet = self._payload
 
     def _take_control_chunks(self, room: int) -> tuple[list[bytes], int]:
         """Those for one packet, and the room that is left; INIT and INIT ACK each have a packet to themselves."""
@@ -299,7 +304,7 @@ class Association:
     def _fall_back(self) -> None:
         assert self._mtu is not None and self._outbound is not None
         self._mtu.fall_back()
-        self._outbound.packet = PACKET - packet.HEADER_SIZE - packet.DATA_HEADER.size
+        self._outbound.packet = self._payload
         self._fragments_needed = True
 
     def _repeat_handshake(self, now: float) -> None:
@@ -311,7 +316,7 @@ class Association:
     # -- what comes
 
     def receive_packet(self, data: bytes, now: float) -> list[Event]:
-        """Take a packet; what comes of it. Whatever it holds, nothing is raised."""
+        """Take a packet and return what follows from it. Never raises, whatever the packet holds."""
         if self.state is State.ENDED:
             return []
         try:
@@ -422,12 +427,11 @@ class Association:
             return
         self._peer_tag, self._peer_takes = tag, takes
         self._inbound = Inbound(tsn, window=self._window, streams=STREAMS)
-        size = PACKET - packet.HEADER_SIZE - packet.DATA_HEADER.size
         self._outbound = Outbound(
             self._tsn,
             window=window,
-            packet=size,
-            congestion=self._make_congestion(size),
+            packet=self._payload,
+            congestion=self._make_congestion(self._payload),
             **({"peer_delay": DELAY} if takes else {}),
         )
         for each in self._waiting:

@@ -18,7 +18,7 @@ FIRST: Final = 10
 LEAST: Final = 4
 """Packets that may always be on their way."""
 NEAR: Final = 0.003
-"""A path of fewer seconds holds nothing: what is on its way waits in a socket, or for a process."""
+"""Seconds. A path with a shorter round trip holds no data itself: bytes in flight wait in a socket's buffer."""
 NEAR_WINDOW: Final = 96 * 1024
 """Bytes on their way there: half of what a socket's buffer holds of packets of 1,200 bytes."""
 
@@ -120,7 +120,7 @@ _RTT_TIME: Final = 0.2
 _LOSS: Final = 0.15
 """Share of the bytes of a round trip that are lost, above which a queue is full: radio links lose less."""
 _BACK: Final = 0.7
-"""What is left of the bytes on their way then."""
+"""The share of the bytes in flight that the window keeps in that case."""
 _RATE_LEAST: Final = 250_000.0
 """Bytes a second that nothing is slowed below: tokens are not held up where no more than tokens was ever sent, and the
 window alone bounds what a slower path gets at once."""

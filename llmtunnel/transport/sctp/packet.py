@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from google_crc32c import value as crc32c
 
 PORT: Final = 5000
-"""Of both sides; WebRTC's ports mean nothing."""
+"""Ours, and a peer's that names no other in its SDP (RFC 8841 section 5)."""
 
 HEADER: Final = Struct("!HHL")
 """Ports and verification tag; the checksum follows."""
@@ -84,7 +84,7 @@ class Init(NamedTuple):
 
 
 class Sack(NamedTuple):
-    """What has come: all up to ``tsn``, and the blocks beyond it, each from and to, relative to it."""
+    """What has arrived: everything up to ``tsn``, and blocks beyond it, each as first and last TSN relative to it."""
 
     tsn: int
     window: int

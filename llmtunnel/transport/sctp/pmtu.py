@@ -15,7 +15,7 @@ from typing import Final
 PACKET: Final = 1188
 """Bytes of a packet: the least MTU of IPv6 without IPv6, UDP and DTLS (RFC 8261 section 5); a multiple of four."""
 SIZES: Final = (1408, 8912, 16_352)
-"""What is tried, in order: Ethernet's MTU of 1,500 bytes, 9,000 of jumbo frames, and all that a DTLS record holds."""
+"""Sizes to probe, in order: for Ethernet (MTU 1,500), for jumbo frames (9,000), the most that a DTLS record holds."""
 _TRIES: Final = 3
 BLACK_HOLE: Final = 2
 """Timeouts one after the other."""
