@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import count
 from random import Random
 
 import pytest
@@ -15,6 +17,7 @@ from llmtunnel.transport.sctp.congestion import Bbr, NewReno
 from llmtunnel.transport.sctp.inbound import Message
 from llmtunnel.transport.sctp.outbound import WINDOW_MOST
 from llmtunnel.transport.sctp.packet import FIRST, LAST, Init, Malformed, Sack
+from llmtunnel.transport.sctp.turns import Queued, Turns
 
 from ..support.lossy_network import Network, Side, Wire
 
@@ -119,6 +122,103 @@ def test_a_message_waits_for_no_other_stream() -> None:
     net.run(lambda: len(net.right.messages) == 1, seconds=0.05)
     assert net.right.messages[0].stream == 2
     net.run(lambda: len(net.right.messages) == 2, seconds=1)
+
+
+# -- streams in turn
+
+
+def go_out(turns: Turns) -> Queued:
+    message = turns.next
+    turns.finish()
+    return message
+
+
+def test_a_short_message_goes_out_after_the_one_that_is_under_way() -> None:
+    turns = Turns()
+    for number in range(20):
+        turns.add(Queued(1, number, BINARY, bytes(16_384)))
+    for _ in range(10):
+        go_out(turns)
+    under_way = turns.next
+    under_way.sent = 1100
+    turns.add(Queued(2, 0, BINARY, bytes(100)))
+    turns.add(Queued(2, 1, BINARY, bytes(100)))
+    assert go_out(turns) is under_way
+    assert [go_out(turns).stream for _ in range(3)] == [2, 2, 1]
+
+
+def test_a_message_of_which_nothing_was_sent_is_overtaken() -> None:
+    turns = Turns()
+    turns.add(Queued(1, 0, BINARY, bytes(16_384)))
+    turns.add(Queued(1, 1, BINARY, bytes(16_384)))
+    go_out(turns)
+    assert turns.next.stream == 1
+    turns.add(Queued(2, 0, BINARY, bytes(100)))
+    assert turns.next.stream == 2
+
+
+def test_a_stream_that_was_silent_has_saved_up_no_turns() -> None:
+    turns = Turns()
+    for number in range(100):
+        turns.add(Queued(1, number, BINARY, bytes(1000)))
+    for _ in range(50):
+        go_out(turns)
+    for number in range(50):
+        turns.add(Queued(2, number, BINARY, bytes(1000)))
+    assert [go_out(turns).stream for _ in range(20)].count(1) == 10
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 65_536)), max_size=60), st.randoms())
+def test_streams_keep_their_order_and_none_gets_more_than_one_message_beyond_another(
+    messages: list[tuple[int, int]], rng: Random
+) -> None:
+    turns, out = Turns(), list[Queued]()
+    queued = [Queued(stream, number, BINARY, bytes(size)) for number, (stream, size) in enumerate(messages)]
+    for message in queued:
+        turns.add(message)
+    waiting, gone = Counter(each.stream for each in queued), Counter[int]()
+    while turns:
+        message = go_out(turns)
+        out.append(message)
+        waiting[message.stream] -= 1
+        gone[message.stream] += len(message.data)
+        served = [gone[stream] for stream in waiting if waiting[stream]]
+        assert not served or max(served) - min(served) <= 65_536
+    for stream in range(5):
+        assert [each for each in out if each.stream == stream] == [each for each in queued if each.stream == stream]
+
+
+def test_a_small_message_beside_bulk_on_another_stream_takes_no_longer_than_without() -> None:
+    waits = []
+    for stream in (1, 2):
+        net = standing(delay=0.029, rate=5e6)
+        for _ in range(60):
+            net.left.association.send(1, BINARY, bytes(16_384))
+        net.run(lambda net=net: len(net.right.messages) == 20, seconds=60)  # type: ignore[misc]
+        sent_at = net.now
+        net.left.association.send(stream, BINARY, b"small")
+        net.run(lambda net=net: net.right.messages[-1].data == b"small", seconds=60)  # type: ignore[misc]
+        waits.append(net.now - sent_at)
+    beside, apart = waits
+    assert apart < 0.06 < beside
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), nth=st.integers(0, 39))
+def test_a_lost_packet_delays_only_the_stream_whose_bytes_it_carried(seed: int, nth: int) -> None:
+    net = standing(seed=seed, delay=0.03, rate=50e6)
+    net.left.association.send(0, BINARY, bytes(65_536))
+    net.left.association.send(0, BINARY, bytes(65_536))
+    net.pass_time(2)
+    packets = count()
+    net.left.wire.cut = lambda now: next(packets) == nth
+    for _ in range(10):
+        for stream in range(1, 5):
+            net.left.association.send(stream, BINARY, bytes(1100))
+    net.pass_time(0.06)
+    arrived = Counter(message.stream for message in net.right.messages)
+    assert sorted(arrived[stream] for stream in range(1, 5)) == [nth // 4, 10, 10, 10]
+    net.run(lambda: len(net.right.messages) == 42, seconds=1)
 
 
 # -- speed, by what it depends on

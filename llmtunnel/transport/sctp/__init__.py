@@ -2,6 +2,7 @@
 
     association   the handshake, which packets go out, timers, the end
     outbound      what is queued, on its way, lost, and sent again
+    turns         which stream's message goes out next
     inbound       what has come, and what is acknowledged
     congestion    how much may be on its way, and how fast it goes out
     pmtu          how long a packet may be

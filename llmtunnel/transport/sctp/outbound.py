@@ -19,6 +19,7 @@ from typing import Final
 
 from .congestion import Congestion, Sample
 from .packet import DATA, DATA_HEADER, FIRST, IMMEDIATE, LAST, Malformed, Sack, absolute
+from .turns import Queued, Turns
 
 RTO_FIRST: Final = 1.0
 """Seconds until the first packets are sent again (RFC 9260 section 16)."""
@@ -48,15 +49,6 @@ _COPIES: Final = 1024
 """TSNs that are remembered as sent twice, so that a peer's word that they came twice says nothing of the path."""
 QUANTUM: Final = 0.002
 """Seconds of the rate that go out at once: loops' timers are no finer."""
-
-
-@dataclass(slots=True)
-class _Queued:
-    stream: int
-    sequence: int
-    protocol: int
-    data: bytes
-    sent: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +96,7 @@ class Outbound:
         self._transmissions = 0
         self._again: deque[_Sent] = deque()
         """What is lost."""
-        self._messages: deque[_Queued] = deque()
+        self._messages = Turns()
         self._sequences: dict[int, int] = {}
         self._blocks: dict[int, int] = {}
         """The gap blocks of the last acknowledgement: from and to."""
@@ -145,16 +137,17 @@ class Outbound:
     # -- what is to be sent
 
     def queue(self, stream: int, protocol: int, data: bytes) -> None:
-        """Queue a message, behind all others."""
+        """Queue a message, behind all others of its stream."""
         sequence = self._sequences.get(stream, 0)
         self._sequences[stream] = (sequence + 1) & 0xFFFF
-        self._messages.append(_Queued(stream, sequence, protocol, data))
+        self._messages.add(Queued(stream, sequence, protocol, data))
         self.buffered[stream] = self.buffered.get(stream, 0) + len(data)
         self.queued += len(data)
 
     def reset_stream(self, stream: int) -> None:
         """Its sequence numbers begin anew."""
         self._sequences.pop(stream, None)
+        self._messages.forget(stream)
 
     @property
     def last_tsn(self) -> int:
@@ -241,7 +234,7 @@ class Outbound:
         """Whether the next new chunk fits the peer's window; a single one always goes (RFC 9260 section 6.1)."""
         if not self._outstanding:
             return True
-        message = self._messages[0]
+        message = self._messages.next
         return self._outstanding + min(len(message.data) - message.sent, self.packet) <= self._window
 
     def _limit_by_app(self) -> None:
@@ -255,8 +248,8 @@ class Outbound:
             self._next_at = max(self._next_at, now - QUANTUM) + size / rate
 
     def _cut(self, now: float, room: int) -> bytes | None:
-        """The next chunk of the first message, where it is worth a place in what is left of a packet."""
-        message = self._messages[0]
+        """The next chunk of the next message, where it is worth a place in what is left of a packet."""
+        message = self._messages.next
         left = len(message.data) - message.sent
         size = min(left, (room - DATA_HEADER.size) & ~3)
         if size < left and size < self.packet // 2:
@@ -267,7 +260,7 @@ class Outbound:
         flags = 0 if message.sent else FIRST
         if size == left:
             flags |= LAST
-            self._messages.popleft()
+            self._messages.finish()
             if not self._messages and self._flight > self.packet:
                 flags |= IMMEDIATE  # RFC 7053: the last of a burst, whose acknowledgement would wait for nothing
         data = message.data if size == len(message.data) else message.data[message.sent : message.sent + size]
