@@ -70,7 +70,8 @@ class SignalServer:
         self._limits = (limits or Limits()).within(files - SPARE - 4 * self._at_once)
         self._hub = Hub(self._limits)
         self._trusted = tuple(ip_network(each) for each in trusted_proxies)
-        self._relay: Relay | None = None
+        self.relay: Relay | None = None
+        """The pipes; None before `start`, and where it has none."""
         self._visitors: dict[_Handler, _Visitor] = {}
         """Everybody who is connected, by connection."""
         self._strangers: Strangers[_Handler] = Strangers()
@@ -88,7 +89,7 @@ class SignalServer:
     async def start(self) -> None:
         """Listen."""
         if self._limits.relay is not None and self._hub.tickets is not None:
-            self._relay = Relay(self._limits, self._limits.relay, self._hub, self._hub.tickets)
+            self.relay = Relay(self._limits, self._limits.relay, self._hub, self._hub.tickets)
         door = _Door(self)
         self._runner = web.ServerRunner(door, shutdown_timeout=self._limits.close)
         await self._runner.setup()
@@ -112,8 +113,8 @@ class SignalServer:
         try:
             if server is not None:
                 server.close()
-            if self._relay is not None:
-                self._relay.stop()
+            if self.relay is not None:
+                self.relay.stop()
             await self._finish(*(connection.aclose() for connection in self._connections))
         finally:
             await self._finish(runner.cleanup())
@@ -223,10 +224,10 @@ class SignalServer:
         self, request: web.BaseRequest, handler: _Handler, transport: asyncio.Transport, ticket: str
     ) -> web.StreamResponse:
         socket = PipeSocket(self._limits)
-        if self._relay is None or not socket.can_prepare(request):
+        if self.relay is None or not socket.can_prepare(request):
             return _plain("no relay\n", status=403)
         try:
-            granted, opened = self._relay.admit(ticket, address=self._address(request))
+            granted, opened = self.relay.admit(ticket, address=self._address(request))
         except Refused as refusal:
             return _plain(f"{refusal}\n", status=status(refusal))
         end = End(socket, transport, opened)
@@ -239,7 +240,7 @@ class SignalServer:
             return _plain("")  # as above
         else:
             with suppress(ConnectionError):  # it is gone already
-                await self._relay.run(granted, end)
+                await self.relay.run(granted, end)
             return socket
         finally:
             opened.close()

@@ -65,7 +65,8 @@ class Door:
         """The secret lets one proxy in."""
         self._expires = expires
         self._first: bytes | None = None
-        self._guesses = Bucket(GUESSES, every=GUESS_EVERY)
+        self.guesses = Bucket(GUESSES, every=GUESS_EVERY)
+        """What strangers have, all of them together."""
         self._waiting: dict[bytes, _Waiting] = {}
         """By certificate. Each is a connection that is open now, and those are few (`Limits.strangers`)."""
         self._guessed: dict[str, float] = {}
@@ -99,9 +100,9 @@ class Door:
             self._waiting.pop(certificate, None)
             raise
         waiting = self._wait(certificate, networks, now)
-        if self._place(certificate) < self._guesses.count(now):
+        if self._place(certificate) < self.guesses.count(now):
             del self._waiting[certificate]
-            self._guesses.take(now)
+            self.guesses.take(now)
             self._remember(networks, now)
             return True
         if now - waiting.since >= WAIT:
@@ -111,7 +112,7 @@ class Door:
 
     def enter(self, certificate: bytes, ticket: Ticket, now: float) -> None:
         """A stranger has proven itself: its guess was none. Raises `ProtocolError` where the door has closed since."""
-        self._guesses.give()
+        self.guesses.give()
         self.check(certificate)
         self._check_invite(certificate, now)
         self._first = self._first or certificate

@@ -24,7 +24,8 @@ class ProxyAccess:
         self._looks = looks
         self._room = settings.room
         self._secret = settings.secret
-        self._ticket: Ticket | None = None
+        self.ticket: Ticket | None = None
+        """The last session's."""
         self._guesses = Bucket(GUESSES, every=GUESS_EVERY)
         self._failures = 0
 
@@ -36,14 +37,14 @@ class ProxyAccess:
             room=self._room,
             certificates=_certificates(Role.PROXY, binding),
             secret=self._secret,
-            ticket=self._ticket,
+            ticket=self.ticket,
             guesses=self._guesses,
             spares=self._looks,
         )
 
     def established(self, session: Session) -> None:
         """A session stands."""
-        self._ticket = session.ticket
+        self.ticket = session.ticket
         self._failures = 0
 
     def ended(self, session: Session) -> None:

@@ -69,10 +69,8 @@ _DATAGRAM: Final = 16_640
 _MAY_CUT: Final = 0
 _MAY_NOT_CUT: Final = 3
 """Linux's IP_PMTUDISC_DONT and IP_PMTUDISC_PROBE, for IP_MTU_DISCOVER and IPV6_MTU_DISCOVER (ip(7), ipv6(7))."""
-_WAITING: Final = 4096
-"""Datagrams, of about 1,200 bytes, that may wait for DTLS; a socket's own buffer holds some 200."""
-_WAITING_FIRST: Final = 128
-"""The same of a stranger."""
+_WAITING: Final = 128
+"""Datagrams, of about 1,200 bytes, that wait for DTLS to begin; a socket's own buffer holds some 200."""
 
 
 _all_checks = Bucket(_ALL_CHECKS, every=_EACH_CHECK)
@@ -97,7 +95,6 @@ class IceAgent(aioice.Connection):
         self._checks = Bucket(_CHECKS, every=_CHECK)
         self._echoes: Counter[tuple[str, int]] = Counter()
         """Checks that came from an address, with our password in them, and were not answered by one of ours."""
-        self._most_waiting = _WAITING_FIRST
         self._deliver: Callable[[bytes], None] | None = None
         self._handed_out: set[tuple[str, int]] = set()
         self._binding: asyncio.Task[None] | None = None
@@ -121,10 +118,6 @@ class IceAgent(aioice.Connection):
         """Where the peer is, ``host:port``, a TURN server's where it is behind one; empty before that is known."""
         pair = self._nominated.get(_COMPONENT)
         return f"{pair.remote_candidate.host}:{pair.remote_candidate.port}" if pair else ""
-
-    def trust(self) -> None:
-        """See `base.Channel.trust`."""
-        self._most_waiting = _WAITING
 
     async def gather_candidates(self) -> None:
         """Bind the host's own addresses, and the loopback's where asked or where there is no other."""
@@ -215,7 +208,7 @@ class IceAgent(aioice.Connection):
             return
         if self._deliver is not None:
             self._deliver(data)
-        elif self._queue.qsize() < self._most_waiting:
+        elif self._queue.qsize() < _WAITING:
             super().data_received(data, component)
 
     def deliver(self, receive: Callable[[bytes], None]) -> None:

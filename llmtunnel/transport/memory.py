@@ -19,23 +19,25 @@ def linked_pair(*, room: int = 256 * KIB, delay: float = 0.0) -> tuple[MemoryCha
     ``delay``: seconds that each message travels.
     """
     left, right = MemoryChannel(room, delay), MemoryChannel(room, delay)
-    left._far, right._far = right, left
+    left.far, right.far = right, left
     return left, right
 
 
 class MemoryChannel(Channel):
     """One end of a pair made by `linked_pair`. The loop calls its receiver, never `send` does."""
 
-    _far: MemoryChannel
+    far: MemoryChannel
+    """The other end."""
 
     def __init__(self, room: int, delay: float) -> None:
         self._loop: Final = asyncio.get_running_loop()
-        self._room: Final = room
+        self.room = room
+        """Bytes that may be on the way."""
         self._delay: Final = delay
         self._receiver: Receiver | None = None
         self._queued = 0
         """Bytes sent that the far receiver has not taken."""
-        self._travelling: deque[bytes | None] = deque()
+        self.travelling: deque[bytes | None] = deque()
         """Sent and not yet there, in order, which timers of one moment do not keep; None is a close."""
         self._arrived: deque[bytes] = deque()
         self._silent = False
@@ -49,7 +51,7 @@ class MemoryChannel(Channel):
     @property
     def has_room(self) -> bool:
         """As `Channel.has_room`."""
-        return self._closed is None and self._queued < self._room
+        return self._closed is None and self._queued < self.room
 
     def send(self, message: bytes) -> None:
         """As `Channel.send`."""
@@ -73,37 +75,44 @@ class MemoryChannel(Channel):
 
     def cut(self) -> None:
         """Silent death of the whole link: nothing arrives any more, either way, and nobody is told."""
-        self._silent = self._far._silent = True
+        self._silent = self.far._silent = True
+
+    def mend(self) -> None:
+        """Undo `cut`: what was sent meanwhile arrives now, as where the network comes back."""
+        for end in (self, self.far):
+            end._silent = False
+            while end.travelling:
+                end._land()
 
     def kill(self, reason: str = "killed") -> None:
         """Loud death of the whole link: what travels is lost, and both receivers are told at once."""
-        for end in (self, self._far):
-            end._travelling.clear()
+        for end in (self, self.far):
+            end.travelling.clear()
             end._close(reason)
 
     def _post(self, item: bytes | None) -> None:
-        self._travelling.append(item)
+        self.travelling.append(item)
         if self._delay:
             self._loop.call_later(self._delay, self._land)
         else:
             self._loop.call_soon(self._land)
 
     def _land(self) -> None:
-        if self._silent or not self._travelling:
+        if self._silent or not self.travelling:
             return
-        item = self._travelling.popleft()
+        item = self.travelling.popleft()
         if item is None:
-            self._far._close("closed by the peer")
-        elif self._far._closed is None:
-            self._far._arrived.append(item)
-            self._far._deliver()
+            self.far._close("closed by the peer")
+        elif self.far._closed is None:
+            self.far._arrived.append(item)
+            self.far._deliver()
 
     def _deliver(self) -> None:
         if self._receiver is None:
             return
         while self._arrived:
             message = self._arrived.popleft()
-            self._far._taken(len(message))
+            self.far._taken(len(message))
             self._receiver.message_received(message)
         if self._closed is not None:
             receiver, self._receiver = self._receiver, None

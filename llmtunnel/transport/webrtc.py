@@ -67,13 +67,14 @@ class WebRtcPeer:
     ) -> None:
         self._timeouts = timeouts
         self._on_candidate = on_candidate
-        self._connection = IceAgent(servers=ice, candidates=limits.candidates, loopback=loopback, paths=paths)
+        self.agent = IceAgent(servers=ice, candidates=limits.candidates, loopback=loopback, paths=paths)
+        """How packets find the peer."""
         gatherer = RTCIceGatherer(iceServers=[])
-        gatherer._connection = self._connection
+        gatherer._connection = self.agent
         self._ice = RTCIceTransport(gatherer)
         self._identity = identity
         self._dtls = Dtls(
-            self._ice, self._connection, identity.certificate, packet=self._receive, ended=self._lose_connection
+            self._ice, self.agent, identity.certificate, packet=self._receive, ended=self._lose_connection
         )
         self._binding: Binding | None = None
         self._mid = "0"
@@ -90,7 +91,7 @@ class WebRtcPeer:
 
     async def offer(self) -> str:
         """The SDP to send to a peer; candidates begin to come when it is returned."""
-        self._offering = self._connection.ice_controlling = True
+        self._offering = self.agent.ice_controlling = True
         return await self._describe("actpass")
 
     async def answer(self, sdp: str) -> str:
@@ -137,7 +138,6 @@ class WebRtcPeer:
 
     def trust(self) -> None:
         """See `Channel.trust`."""
-        self._connection.trust()
         if self._channel is not None:
             self._channel.data.trust()
 
@@ -150,23 +150,23 @@ class WebRtcPeer:
     async def _describe(self, setup: Setup) -> str:
         await self._ice.iceGatherer.gather()
         local = Description(
-            ufrag=self._connection.local_username,
-            password=self._connection.local_password,
+            ufrag=self.agent.local_username,
+            password=self.agent.local_password,
             fingerprints=tuple(
                 Fingerprint(algorithm=each.algorithm, value=each.value)
                 for each in self._dtls.getLocalParameters().fingerprints
             ),
             setup=setup,
             mid=self._mid,
-            candidates=tuple(each.to_sdp() for each in self._connection.local_candidates),
-            complete=self._connection.complete,
+            candidates=tuple(each.to_sdp() for each in self.agent.local_candidates),
+            complete=self.agent.complete,
         )
-        if not self._connection.complete:
+        if not self.agent.complete:
             self._trickling = self._spawn(self._trickle(), "webrtc-trickle")
         return str(local)
 
     async def _trickle(self) -> None:
-        await self._connection.gather_rest(lambda found: self._tell(f"candidate:{found.to_sdp()}"))
+        await self.agent.gather_rest(lambda found: self._tell(f"candidate:{found.to_sdp()}"))
         self._tell("")
 
     def _tell(self, candidate: str) -> None:
@@ -175,17 +175,17 @@ class WebRtcPeer:
                 candidate=candidate,
                 sdp_mid=self._mid,
                 sdp_m_line_index=0,
-                username_fragment=self._connection.local_username,
+                username_fragment=self.agent.local_username,
             )
         )
 
     def _add_remote(self, candidates: tuple[str, ...]) -> None:
-        for candidate in self._connection.take(candidates):
+        for candidate in self.agent.take(candidates):
             self._spawn(self._add_one(candidate), "webrtc-candidate")
 
     async def _add_one(self, candidate: aioice.Candidate) -> None:
         try:
-            await self._connection.add_remote_candidate(candidate)
+            await self.agent.add_remote_candidate(candidate)
         except OSError as exc:  # a browser's .local name, on a machine without multicast
             _log.info("Candidate left out: %r", exc)
 
@@ -217,7 +217,7 @@ class WebRtcPeer:
 
     def cut_packets(self, allowed: bool) -> bool:
         """See `datachannel.Below`."""
-        return self._connection.cut_datagrams(allowed)
+        return self.agent.cut_datagrams(allowed)
 
     def _receive(self, packet: bytes) -> None:
         if self._channel is not None:
@@ -323,7 +323,7 @@ class WebRtcChannel(Channel):
     @property
     def path(self) -> Path:
         """As `Channel.path`."""
-        return self._peer._connection.path
+        return self._peer.agent.path
 
     @property
     def binding(self) -> Binding:
@@ -333,7 +333,7 @@ class WebRtcChannel(Channel):
     @property
     def address(self) -> str:
         """As `Channel.address`."""
-        return self._peer._connection.address
+        return self._peer.agent.address
 
     def trust(self) -> None:
         """As `Channel.trust`."""

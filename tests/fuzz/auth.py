@@ -50,7 +50,7 @@ def _serve(secret: str, *, guesses: int = 1) -> Core:
     """One at whose door the proxy with the ticket was, and strangers too."""
     door = Door(secret)
     door.enter(SEEN.proxy, TICKET, 0.0)
-    door._guesses = Bucket(guesses, every=1e9)
+    door.guesses = Bucket(guesses, every=1e9)
     credentials = ServeCredentials(room="r", certificates=SEEN, door=door)
     return Core(Role.SERVE, now=0.0, limits=SMALL, credentials=credentials)
 

@@ -241,7 +241,7 @@ def test_who_waits_for_a_guess_in_vain_is_refused() -> None:
         timer = pair.serve.connection.next_timer()
         assert timer is not None and timer <= WAIT
         pair.now = timer
-        door._guesses.take(pair.now)  # others are always faster
+        door.guesses.take(pair.now)  # others are always faster
         pair.serve.connection.handle_timer(pair.now)
     pair.pump()
     assert codes(pair) == (ErrorCode.REFUSED, ErrorCode.REFUSED)
@@ -275,7 +275,7 @@ def test_a_proxy_comes_back_by_its_ticket_past_the_guesses_and_after_the_secret_
     door = Door("secret")
     ticket = returning(meet(proxy_with(), serve_with(door)))
     door.renew("another")
-    while door._guesses.take(0.0):
+    while door.guesses.take(0.0):
         pass
     again = meet(proxy_with(ticket=ticket), serve_with(door))
     assert again.proxy.connection.established and again.serve.connection.established

@@ -517,7 +517,7 @@ async def test_handshakes_that_are_broken_off_use_the_strangers_guesses_up_and_t
             for _ in range(2):
                 await a_guess_that_is_broken_off(server)
             access, now = serve.room.access, asyncio.get_running_loop().time()
-            assert isinstance(access, ServeAccess) and not access.door._guesses.has_one(now)
+            assert isinstance(access, ServeAccess) and not access.door.guesses.has_one(now)
             async with running(proxy):
                 assert await proxy.ask() == b"/hello"
                 assert not proxy.of(ErrorNotice)
@@ -545,7 +545,7 @@ async def test_strangers_at_one_address_who_take_every_guess_delay_an_invited_pr
 
         async def besiege() -> None:
             while True:
-                server._identity = Identity()
+                server.identity = Identity()
                 await server.pose(server.the(Role.SERVE), guess)
                 await asyncio.sleep(0.25)
 
@@ -711,13 +711,13 @@ async def test_an_invited_proxy_with_anothers_ticket_is_itself_and_the_other_goe
             mine = await thief.session()
             stolen, own = victim.room.access, thief.room.access
             assert isinstance(stolen, ProxyAccess) and isinstance(own, ProxyAccess)
-            own._ticket = stolen._ticket
+            own.ticket = stolen.ticket
             await mine.aclose()
             await thief.heard("peer-connected", 2)
             assert await thief.ask() == b"/hello"
             assert victim.room.sessions == [session]
             assert await victim.ask() == b"/hello"
-            assert own._ticket != stolen._ticket
+            assert own.ticket != stolen.ticket
             assert len({link.certificate for link in serve.links}) == 2
 
 
@@ -752,7 +752,7 @@ async def test_who_was_put_out_stays_out_with_a_secret_and_without(secret: str |
         async with running(serve, other):
             proxy.start()
             await serve.reached(2)
-            [link] = [each for each in serve.links if each.certificate == proxy.fingerprint]
+            [link] = [each for each in serve.links if each.certificate == proxy.identity.fingerprint]
             assert serve.room.put_out(link.name)
             assert not serve.room.put_out(link.name)
             error = await end_of(proxy)
@@ -767,7 +767,7 @@ async def test_who_was_put_out_stays_out_with_a_secret_and_without(secret: str |
             again = proxy_at(server, secret)  # another handle: kept out by a new code alone
             async with running(again):
                 assert await again.ask() == b"/hello"
-                assert again.fingerprint != proxy.fingerprint
+                assert again.identity.fingerprint != proxy.identity.fingerprint
             if secret is not None:
                 serve.room.renew_secret("a new code")
                 assert isinstance(await end_of(proxy_at(server, secret).start()), AuthenticationFailed)

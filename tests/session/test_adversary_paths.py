@@ -7,7 +7,6 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,7 +36,7 @@ from llmtunnel.transport.tcp import TcpDialler
 
 from ..support.embedded import PATIENCE, QUICK, quicker, until
 from ..support.hostile import HostileSignal, Script, Wire, http_in
-from ..support.members import Member, pair, running
+from ..support.members import Member, channel_of, pair, running
 from ..support.pipes import ATTACKS, Ear
 from .test_adversary import (
     ask_for_nothing,
@@ -107,11 +106,11 @@ async def spoil(server: HostileSignal, attack: str) -> None:
 async def test_a_relay_that_spoils_a_pipe_ends_it_and_streams_go_on_whole_over_the_next(attack: str) -> None:
     async with relaying() as server, pair(server.url, make=Relayed) as (serve, proxy):
         [session] = proxy.room.sessions
-        spoilt = session._carrier.channel
+        spoilt = channel_of(session)
         asking = await under_load(serve, proxy)
         await spoil(server, attack)
         await asyncio.gather(*asking)
-        assert session._carrier.channel is not spoilt
+        assert channel_of(session) is not spoilt
         reasons = [each.reason for member in (serve, proxy) for each in member.of(Suspended)]
         told = "cut" if attack == "cut" else "altered"
         assert any(told in reason for reason in reasons), reasons
@@ -150,7 +149,7 @@ async def test_an_invited_proxy_that_names_anothers_session_gets_one_of_its_own(
         async with running(thief):
             [session], mine = victim.room.sessions, await thief.session()
             offers = Offers(session, thief, with_ticket=ticket == "the other's")
-            monkeypatch.setattr(thief.room._peers, "greeting", offers)
+            monkeypatch.setattr(thief.room, "greeting", offers)
             asking = await under_load(serve, victim)
             await mine.aclose()
             await thief.heard("peer-connected", 2)
@@ -171,7 +170,7 @@ class Offers:
         self._session = session
         self._access = thief.room.access
         self._with_ticket = with_ticket
-        self._greet = thief.room._peers.greeting
+        self._greet = thief.room.greeting
         self.over: list[Path] = []
         """The paths on which it greeted."""
         offer = ResumeOffer(session=session.id, received=0)
@@ -181,7 +180,7 @@ class Offers:
         self.over.append(channel.path)
         if self._with_ticket:
             assert isinstance(self._access, ProxyAccess)
-            self._access._ticket = self._session.ticket
+            self._access.ticket = self._session.ticket
         return self._greet(channel)
 
 
@@ -199,10 +198,9 @@ async def test_an_invited_proxy_that_finds_anothers_listener_is_closed_before_a_
         thief = Invited(Role.PROXY, server.url, path="relay")
         async with running(thief):
             [mine] = [await thief.session()]
-            listener = serve.room._shared_listener._listener
+            listener = serve.listener
             assert listener is not None and listener.addresses
-            identity = thief.room._identity
-            dialler = TcpDialler(identity, mine.certificate, timeouts=QUICK, loopback=True)
+            dialler = TcpDialler(thief.identity, mine.certificate, timeouts=QUICK, loopback=True)
             for _ in range(3):
                 channel, ear = await dialler.dial(listener.addresses), Ear()
                 channel.attach(ear)
@@ -299,9 +297,8 @@ async def test_a_serve_that_names_what_only_the_proxy_reaches_has_it_connect_now
         own = [f"{host}:{port}" for host in hosts]
         for addresses in (own, ["169.254.169.254:8080", "203.0.113.9:40000", "[fe80::1]:40000", "x" * 64]):
             named[:] = addresses
-            serve, proxy = Invited(Role.SERVE, server.url), Invited(Role.PROXY, server.url)
-            away = replace(proxy.room._settings, loopback=False)  # as people's are
-            proxy.room._side = replace(proxy.room._side, settings=away)
+            serve = Invited(Role.SERVE, server.url)
+            proxy = Invited(Role.PROXY, server.url, loopback=False)  # as people's are
             async with running(serve, proxy):
                 assert await proxy.ask() == b"/hello"
                 await until(lambda: failures(proxy))  # noqa: B023

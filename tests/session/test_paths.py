@@ -37,7 +37,7 @@ from signal_server.server import SignalServer
 
 from ..support.embedded import PATIENCE, QUICK, quicker, until
 from ..support.hostile import http_in
-from ..support.members import Member, pair, running, silence
+from ..support.members import Member, channel_of, pair, running, silence
 from ..support.pipes import Ear
 from ..support.pipes import channel as tls_end
 from .test_over_tls import Forward
@@ -62,7 +62,7 @@ class Gate:
         open_direct, ask = DirectWay.open, messages.pipe
 
         async def hold(way: DirectWay) -> Channel:
-            if way._offer is not None:  # the proxy's, which came last
+            if way.told.is_set():  # it answers: the proxy's, which came last
                 await self._opened.wait()
             return await open_direct(way)
 
@@ -141,7 +141,7 @@ async def test_the_relay_carries_first_and_a_direct_path_takes_over_under_load(m
         assert [(each.path, each.gap_ms) for each in proxy.of(Resumed)] == [(Path.DIRECT, 0.0)]
         assert "suspended" not in proxy.events + serve.events
         assert proxy.connections == serve.connections == 1
-        await until(lambda: not len(server._relay), "the pipe is dropped")
+        await until(lambda: not len(server.relay), "the pipe is dropped")
 
 
 @pytest.mark.usefixtures("apart")
@@ -203,8 +203,8 @@ async def test_a_relay_that_is_killed_is_a_pause_until_another_path_is_there(mon
         await until(lambda: len(serve.started) == LOAD)
         monkeypatch.setattr(RelayWay, "open", no_relay)
         monkeypatch.setattr(AskedRelayWay, "open", no_relay)
-        assert server._relay is not None
-        server._relay.stop()
+        assert server.relay is not None
+        server.relay.stop()
         await proxy.heard("suspended")
         gate.open()
         await on(Path.DIRECT, serve, proxy)
@@ -280,21 +280,24 @@ async def test_a_relay_that_plays_each_peer_to_the_other_gets_nowhere(monkeypatc
 
 
 @pytest.mark.usefixtures("apart")
-async def test_who_comes_later_with_another_certificate_is_not_let_in_and_nothing_is_told() -> None:
+async def test_who_comes_later_with_another_certificate_is_not_let_in_and_nothing_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tickets: list[str] = []
     async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
         await on(Path.DIRECT, serve, proxy)
         [link], [ours] = proxy.links, serve.links
-        assert link._asked is not None
-        link._ask_for_pipe()
-        await link._asked._answered.wait()
-        assert link._asked._ticket is not None
-        ticket, ear = link._asked._ticket, Ear()
-        stranger = await open_relay(server.url, ticket, identity=Identity(), server=False, timeouts=QUICK)
+        with monkeypatch.context() as patch:
+            patch.setattr(link, "take_ticket", tickets.append)
+            proxy.room.send_signal(messages.pipe(link.member.peer_id))
+            await until(lambda: tickets)
+        ear = Ear()
+        stranger = await open_relay(server.url, tickets[0], identity=Identity(), server=False, timeouts=QUICK)
         stranger.attach(ear)
         await ear.until(lambda: ear.closed)
         assert ear.closed == ["the other end rejected our certificate"]
         await stranger.aclose()
-        await until(lambda: len(ours._running) == 1)
+        await until(lambda: len([each for each in ours.attempts if each.running]) == 1)
         assert await proxy.ask() == b"/hello"
         assert set(serve.events) <= {"signal-connected", "waiting", "peer-connected"}
 
@@ -349,10 +352,10 @@ async def test_local_tcp_takes_over_where_the_two_are_near_and_what_dies_with_it
         await on(Path.TCP, serve, proxy)
         [session] = proxy.room.standing
         assert ":" in session.address
-        await until(lambda: not serve.expects_nearby, "nobody is expected any more")
+        await until(lambda: not serve.listener, "nobody is expected any more")
         asking = [asyncio.create_task(echo(proxy, seed)) for seed in range(LOAD)]
         await until(lambda: len(serve.started) == LOAD)
-        session._carrier.channel.give_up("the cable is pulled")  # type: ignore[attr-defined]
+        channel_of(session).give_up("the cable is pulled")  # type: ignore[attr-defined]
         await proxy.heard("suspended")
         await on(Path.TCP, serve, proxy)
         assert all(await asyncio.gather(*asking))
@@ -378,7 +381,7 @@ async def test_without_udp_the_relay_introduces_and_local_tcp_carries(monkeypatc
     async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
         await on(Path.TCP, serve, proxy)
         assert await echo(proxy, 1)
-        await until(lambda: not len(server._relay), "the pipe is dropped")
+        await until(lambda: not len(server.relay), "the pipe is dropped")
 
 
 @pytest.mark.usefixtures("apart")
@@ -399,7 +402,7 @@ async def test_a_network_that_lets_udp_pass_later_is_noticed_and_the_relay_left_
             assert not any(each.done() for each in asking)
             assert all(await asyncio.gather(*asking))
             assert [(each.path, each.gap_ms) for each in proxy.of(Resumed)] == [(Path.DIRECT, 0.0)]
-            assert proxy.room._retry.better_due is None
+            assert proxy.better_due is None
             assert set(proxy.events + serve.events) <= {"signal-connected", "waiting", "peer-connected", "resumed"}
 
 
@@ -423,8 +426,8 @@ async def test_a_try_for_a_better_path_that_fails_leaves_all_as_it_was(monkeypat
         assert set(proxy.events + serve.events) <= {"signal-connected", "waiting", "peer-connected"}
         asking = asyncio.create_task(echo(proxy, 1))
         await until(lambda: serve.started)
-        assert server._relay is not None
-        server._relay.stop()
+        assert server.relay is not None
+        server.relay.stop()
         await proxy.heard("suspended")
         assert await asking
 
@@ -449,7 +452,7 @@ async def test_where_local_tcp_alone_may_carry_no_byte_of_a_stream_goes_elsewher
         await until(lambda: len(serve.started) == LOAD)
         [session] = proxy.room.standing
         assert [each.path for each in proxy.of(PeerConnected) + serve.of(PeerConnected)] == [Path.TCP, Path.TCP]
-        session._carrier.channel.give_up("the cable is pulled")  # type: ignore[attr-defined]
+        channel_of(session).give_up("the cable is pulled")  # type: ignore[attr-defined]
         await proxy.heard("resumed")
         assert all(await asyncio.gather(*asking))
         assert {each.path for each in proxy.of(Resumed) + serve.of(Resumed)} == {Path.TCP}
@@ -495,7 +498,7 @@ async def test_without_a_secret_nobody_says_where_it_listens() -> None:
     async with signal() as server, pair(server.url) as (serve, proxy):
         assert Feature.PATH not in proxy.room.standing[0].features
         assert await proxy.ask() == b"/hello"
-        assert not serve.expects_nearby
+        assert not serve.listener
         await on(Path.DIRECT, serve, proxy)
 
 

@@ -162,14 +162,10 @@ async def test_a_channel_that_was_only_silent_is_good_enough() -> None:
     async with network() as net:
         stream = await net.proxy.open(POST)
         await stream.response()
-        for end in (net.channel, net.channel._far):
-            end._silent = True
+        net.channel.cut()
         await stream.send(b"kept on the way")
         await until(lambda: net.proxy.suspended)
-        for end in (net.channel, net.channel._far):
-            end._silent = False
-            while end._travelling:
-                end._land()
+        net.channel.mend()
         assert await stream.receive() == b"kept on the way"
         assert not net.proxy.suspended
 
@@ -180,7 +176,7 @@ async def test_who_was_stopped_tells_for_how_long_nothing_was_heard() -> None:
         stream = await net.proxy.open(POST)
         await stream.response()
         await stream.send(b"sent before")
-        await until(lambda: net.channel._far._travelling)
+        await until(lambda: net.channel.far.travelling)
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualTime)
         loop.now += 2.0  # as in a process that is stopped

@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from llmtunnel.config import Timeouts
-from llmtunnel.errors import PeerLost, SignalUnreachable
+from llmtunnel.errors import PeerLost
 from llmtunnel.paths import KINDS, Path
 from llmtunnel.session.retry import FIRST, LAST, Backoff, Retry
 from llmtunnel.status import Reconnecting, Role
 
 from ..support.embedded import quicker
-from ..support.members import Member
+from ..support.members import Member, running
 
 TIMEOUTS = Timeouts(retry_first=1.0, retry_max=5.0, retry_waiting=0.5)
 
@@ -130,19 +129,15 @@ def test_a_good_path_or_none_ends_it_and_the_next_poor_one_begins_anew(path: Pat
 # -- how a room waits
 
 
-def waiting(room: Any) -> asyncio.Task[None]:
-    return asyncio.create_task(room._until_due(), name="waiting")
-
-
 @pytest.mark.parametrize("event", ["asked to connect anew", "failed for good"])
 async def test_a_room_waits_no_longer_when_something_happens(event: str) -> None:
     proxy = Member(Role.PROXY, "ws://127.0.0.1:9", timeouts=quicker(retry_first=60.0, retry_max=60.0))
-    proxy.room._retry_link(PeerLost("It did not answer."))
-    due = waiting(proxy.room)
+    proxy.fail_link(PeerLost("It did not answer."))
+    due = asyncio.create_task(proxy.until_due(), name="waiting")
     await asyncio.sleep(0.1)
     assert not due.done()
     if event == "failed for good":
-        proxy.room._give_up(PeerLost("Its secret is another one."))
+        proxy.give_up(PeerLost("Its secret is another one."))
     else:
         proxy.room.reconnect()
     async with asyncio.timeout(20):
@@ -154,13 +149,13 @@ async def test_a_room_waits_no_longer_when_something_happens(event: str) -> None
 async def test_an_event_that_has_nothing_to_do_with_a_link_does_not_shorten_its_delay_or_begin_it_again() -> None:
     proxy = Member(Role.PROXY, "ws://127.0.0.1:9", timeouts=quicker(retry_first=0.4, retry_max=60.0))
     began = asyncio.get_running_loop().time()
-    proxy.room._retry_link(PeerLost("It did not answer."))
+    proxy.fail_link(PeerLost("It did not answer."))
     [told] = proxy.of(Reconnecting)
-    due = waiting(proxy.room)
+    due = asyncio.create_task(proxy.until_due(), name="waiting")
     for _ in range(3):
         await asyncio.sleep(told.delay / 4)
         assert not due.done()
-        proxy.room._changed.set()
+        proxy.stir()
     async with asyncio.timeout(20):
         await due
     assert told.delay - 0.01 <= asyncio.get_running_loop().time() - began
@@ -168,12 +163,13 @@ async def test_an_event_that_has_nothing_to_do_with_a_link_does_not_shorten_its_
 
 async def test_the_wait_for_the_signal_server_is_told_and_ends_when_something_happens() -> None:
     proxy = Member(Role.PROXY, "ws://127.0.0.1:9", timeouts=quicker(retry_first=60.0, retry_max=60.0))
-    pause = asyncio.create_task(proxy.room._pause(SignalUnreachable("It is away.", hint="Wait.")))
-    await asyncio.sleep(0.1)
-    assert not pause.done()
-    proxy.room._changed.set()
-    async with asyncio.timeout(20):
-        await pause
-    [told] = proxy.of(Reconnecting)
-    assert (told.what, told.reason, told.hint) == ("signal server", "It is away.", "Wait.")
-    assert told.delay > 20
+    async with running(proxy):
+        await proxy.heard("reconnecting")
+        await asyncio.sleep(0.1)
+        [told] = proxy.of(Reconnecting)
+        assert told.what == "signal server" and "127.0.0.1:9" in told.reason and told.hint
+        assert told.delay > 20
+        proxy.room.reconnect()
+        await proxy.heard("reconnecting", 3)
+        [*_, asked, again] = proxy.of(Reconnecting)
+        assert (asked.delay, again.reason) == (0.0, told.reason)

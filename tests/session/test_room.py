@@ -23,7 +23,7 @@ from signal_server.limits import Limits as SignalLimits
 from signal_server.server import SignalServer
 
 from ..conftest import raised
-from ..support.embedded import PATIENCE, QUICK, RawMember, descriptors, quicker, timers, until
+from ..support.embedded import NO_ICE_SERVERS, PATIENCE, QUICK, RawMember, descriptors, quicker, timers, until
 from ..support.members import Member, pair, running, silence
 
 
@@ -34,7 +34,7 @@ def signal(port: int = 0, **limits: Any) -> SignalServer:
 def cut_off(server: SignalServer, member: Member) -> None:
     """The signal server drops a member's connection."""
     outlets = server._hub._members.items()
-    [outlet] = [outlet for outlet, each in outlets if each.instance == member.room._instance]
+    [outlet] = [outlet for outlet, each in outlets if each.instance == member.instance]
     outlet.drop()
 
 
@@ -291,7 +291,7 @@ async def test_an_answer_that_nobody_asked_for_does_not_disturb_ours() -> None:
             async with await RawMember.join(server.url, role="proxy") as raw:
                 serve_id = (await raw.hear("offer"))["peerId"]
                 peer = WebRtcPeer(
-                    ice=serve.room._settings.ice,
+                    ice=NO_ICE_SERVERS,
                     timeouts=QUICK,
                     limits=Limits(),
                     identity=Identity(),
@@ -355,11 +355,16 @@ async def test_only_so_many_arrive_at_once_and_more_with_time(monkeypatch: pytes
                 assert await proxy.ask() == b"/hello"
 
 
-async def test_messages_that_the_signal_server_does_not_take_are_dropped_beyond_a_bound() -> None:
+async def test_messages_that_the_signal_server_does_not_take_are_dropped_beyond_a_bound(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     member = Member(Role.SERVE, "ws://127.0.0.1:9")
-    for _ in range(room_module.OUTGOING + 10):
+    for _ in range(room_module.OUTGOING):
         member.room.send_signal("message")
-    assert member.room._outgoing.qsize() == room_module.OUTGOING
+    assert not caplog.messages
+    for _ in range(10):
+        member.room.send_signal("message")
+    assert caplog.messages == ["the signal server takes no messages: one is dropped"] * 10
 
 
 async def test_strangers_who_fail_again_and_again_do_not_fill_the_screen() -> None:
@@ -418,7 +423,7 @@ async def test_a_newer_link_with_the_same_member_takes_the_place_of_the_older() 
                 await raw.hear("answer")
                 [second] = serve.links
                 assert second is not first
-                await until(lambda: not first._running)
+                await until(lambda: not any(each.running for each in first.attempts))
                 await until(lambda: not serve.closing)
                 assert serve.links == (second,)
                 assert not serve.of(ErrorNotice)
@@ -667,6 +672,6 @@ async def test_a_cancel_at_any_moment_leaves_no_task_socket_or_timer(role: Role)
 
 async def test_a_room_that_has_given_up_says_the_same_each_time() -> None:
     member = Member(Role.PROXY, "ws://127.0.0.1:9")
-    member.room._give_up(VersionMismatch("No common version.", hint="Install another."))
+    member.give_up(VersionMismatch("No common version.", hint="Install another."))
     [error, *_] = await raised(member.room.run)
     assert isinstance(error, VersionMismatch) and error.hint == "Install another."

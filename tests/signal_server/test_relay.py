@@ -310,7 +310,7 @@ async def test_the_second_end_of_a_pipe_that_gave_way_is_closed_at_once() -> Non
 
 
 async def until_empty(here: Meeting) -> None:
-    relay = here.server._relay
+    relay = here.server.relay
     assert relay is not None
     for _ in range(1000):
         if not len(relay) and not here.server._pipes:
@@ -412,7 +412,7 @@ async def test_a_peer_that_never_reads_fills_a_bounded_buffer_and_then_the_pipe_
     async with piped(relay(stall=0.5, rate=1 << 40, rate_all=1 << 40)) as pipe:
         flood = asyncio.create_task(pour(pipe.left, PIPE_MESSAGE, 10_000))
         backwards = asyncio.create_task(pour(pipe.right, 1, 50))  # it is not idle
-        [relayed] = list(pipe.here.server._relay._pipes.values())  # type: ignore[union-attr]
+        [relayed] = list(pipe.here.server.relay._pipes.values())  # type: ignore[union-attr]
         held = 0
         while not flood.done():
             held = max(held, *(end.transport.get_write_buffer_size() for end in relayed._ends))

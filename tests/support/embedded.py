@@ -112,6 +112,7 @@ def settings(
     limits: Limits | None = None,
     resume_for: float = 1.0,
     path: str = AUTO,
+    loopback: bool = True,
 ) -> Settings:
     """Peers in this process."""
     return Settings(
@@ -119,7 +120,7 @@ def settings(
         secret=secret,
         signal=signal,
         ice=NO_ICE_SERVERS,
-        loopback=True,
+        loopback=loopback,
         timeouts=timeouts,
         limits=limits or Limits(),
         resume_for=resume_for,

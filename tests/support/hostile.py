@@ -174,7 +174,7 @@ class HostileSignal:
         self.pipes: list[Pipe] = []
         """All that there have been."""
         self._tickets: dict[str, Pipe] = {}
-        self._identity = Identity()
+        self.identity = Identity()
         self._poses: dict[str, Script] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -275,7 +275,7 @@ class HostileSignal:
             ice=NO_ICE_SERVERS,
             timeouts=QUICK,
             limits=Limits(),
-            identity=self._identity,
+            identity=self.identity,
             on_candidate=lambda _: None,
             loopback=True,
         )

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 from llmtunnel.config import Limits, ServeSettings, Timeouts
+from llmtunnel.errors import TunnelError
 from llmtunnel.paths import AUTO
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.session.link import Link
@@ -15,6 +16,9 @@ from llmtunnel.session.mux import Session
 from llmtunnel.session.room import Room
 from llmtunnel.session.stream import Stream
 from llmtunnel.status import PeerConnected, Role
+from llmtunnel.transport.base import Channel
+from llmtunnel.transport.identity import Identity
+from llmtunnel.transport.tcp import TcpListener
 from llmtunnel.upstream import Upstream
 
 from .embedded import PATIENCE, QUICK, Heard, fields_of, settings, until
@@ -36,6 +40,7 @@ class Member(Heard):
         limits: Limits | None = None,
         resume_for: float = 1.0,
         path: str = AUTO,
+        loopback: bool = True,
         **serve: Any,
     ) -> None:
         super().__init__()
@@ -47,6 +52,7 @@ class Member(Heard):
             limits=limits,
             resume_for=resume_for,
             path=path,
+            loopback=loopback,
         )
         self.room = Room(
             ServeSettings(**fields_of(common), upstream=NOWHERE, **serve) if role is Role.SERVE else common,
@@ -98,18 +104,44 @@ class Member(Heard):
         return len(self.room._negotiation._members)
 
     @property
-    def expects_nearby(self) -> bool:
-        """Whether it listens for peers on local networks."""
-        return self.room._shared_listener._listener is not None
+    def listener(self) -> TcpListener | None:
+        """Where it listens for peers on local networks; None while it expects nobody there."""
+        return self.room._shared_listener._listener
 
     @property
-    def fingerprint(self) -> bytes:
-        """Its certificate's."""
-        return self.room._identity.fingerprint
+    def identity(self) -> Identity:
+        """Whose certificate it shows."""
+        return self.room._identity
+
+    @property
+    def instance(self) -> str:
+        """What the signal server knows it by."""
+        return self.room._instance
+
+    @property
+    def better_due(self) -> float | None:
+        """When a better path is tried for next."""
+        return self.room._retry.better_due
 
     def move(self) -> None:
         """As when this machine has come to another network."""
         self.room._moved()
+
+    def fail_link(self, reason: TunnelError) -> None:
+        """As when its link has ended so."""
+        self.room._retry_link(reason)
+
+    def give_up(self, reason: TunnelError) -> None:
+        """As when its link has ended so, and there is no sense in another one."""
+        self.room._give_up(reason)
+
+    def stir(self) -> None:
+        """As when something has happened that its waits may be about."""
+        self.room._changed.set()
+
+    async def until_due(self) -> None:
+        """Until another link is wanted and due, or there is a failure: as it waits while it is in the room."""
+        await self.room._until_due()
 
     def start(self) -> Self:
         self.task = asyncio.create_task(self.room.run(), name="a member's room")
@@ -153,9 +185,14 @@ class Member(Heard):
         return len(self.of(PeerConnected))
 
 
+def channel_of(session: Session) -> Channel:
+    """The one that carries it now."""
+    return session._carrier.channel
+
+
 def silence(link: Link) -> None:
     """Nothing goes out, nothing comes in, nobody is told."""
-    for protocol in link._direct.peer._connection._protocols:
+    for protocol in link._direct.peer.agent._protocols:
         protocol.transport.sendto = lambda *_: None
         protocol.datagram_received = lambda *_: None
 

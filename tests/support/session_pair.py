@@ -102,7 +102,12 @@ async def linked(
             assert session.error is not None
             assert session.active == 0
             assert session._alarm._handle is None
-            assert not session._handlers._tasks
+            assert not handling(session)
+
+
+def handling(session: Session) -> int:
+    """How many requests serve works on, those included whose streams are over."""
+    return len(session._handlers._tasks)
 
 
 async def echo(stream: Stream) -> None:

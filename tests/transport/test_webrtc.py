@@ -84,7 +84,7 @@ async def test_a_machine_with_no_address_of_its_own_uses_the_loopback(monkeypatc
     monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: [])
     left, right = End(), End()
     await introduce(left, right)
-    assert {each.host for each in left.peer._connection.local_candidates} == {"127.0.0.1"}
+    assert {each.host for each in left.peer.agent.local_candidates} == {"127.0.0.1"}
     await left.open()
     await right.open()
     await greet(left, right)
@@ -218,7 +218,7 @@ async def test_a_peer_that_closes_at_once_is_heard_of() -> None:
 async def test_a_peer_that_is_silent_does_not_hold_a_close_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webrtc, "_DRAIN", 0.1)
     left, right = await connected()
-    monkeypatch.setattr(right.peer._connection, "data_received", lambda *_: None)
+    monkeypatch.setattr(right.peer.agent, "data_received", lambda *_: None)
     await left.send(b"lost")
     await left.channel.aclose()
     await left.until(lambda: left.closed == ["closed by us"])
@@ -309,7 +309,7 @@ async def test_servers_that_name_nothing_are_no_reason_to_wait() -> None:
 @pytest.mark.parametrize("together", [False, True])
 async def test_records_that_openssl_still_holds_or_that_come_together_all_arrive(together: bool) -> None:
     left, right = await connected()
-    dtls, agent = left.peer._dtls, left.peer._connection
+    dtls, agent = left.peer._dtls, left.peer.agent
     records: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agent, "transmit", records.append)
@@ -318,7 +318,7 @@ async def test_records_that_openssl_still_holds_or_that_come_together_all_arrive
             await asyncio.sleep(0)
     assert dtls._ssl is not None and records
     for datagram in [b"".join(records)] if together else records:
-        right.peer._connection.data_received(datagram, 1)
+        right.peer.agent.data_received(datagram, 1)
     dtls._ssl.send(b"no packet of SCTP")  # a record that nobody has read out when the next one follows
     await left.send(b"last")
     await right.until(lambda: len(right.messages) == 4)
