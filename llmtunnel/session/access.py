@@ -1,4 +1,4 @@
-"""Who may be a peer: what this side shows to the other one on each new channel, and what it makes of the outcome."""
+"""Who may be a peer: the credentials for each new channel, and what a failed authentication means for this side."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .mux import Session
 
 
 class ProxyAccess:
-    """A proxy's: the secret, and the ticket of the last session.
+    """A proxy's access: the secret, and the ticket of its last session.
 
-    ``looks``: it comes once, to see whether it would be let in, and whatever ends its link is final.
+    ``looks``: the proxy connects only once, to see whether serve would accept it. Any end of its link is final.
     """
 
     def __init__(self, settings: Settings, *, looks: bool = False) -> None:
@@ -30,7 +30,7 @@ class ProxyAccess:
         self._failures = 0
 
     def credentials(self, binding: Binding | None, networks: Networks = ()) -> Credentials | None:
-        """What to authenticate with on a channel; None where the room's name is all there is."""
+        """Return what to authenticate with on a channel, or None if only the room's name is required."""
         if self._secret is None:
             return None
         return ProxyCredentials(
@@ -43,17 +43,17 @@ class ProxyAccess:
         )
 
     def established(self, session: Session) -> None:
-        """A session stands."""
+        """Note that a session stands: keep its ticket, and forget earlier failures."""
         self.ticket = session.ticket
         self._failures = 0
 
     def ended(self, session: Session) -> None:
-        """A session is over; its ticket stays good."""
+        """Note that a session has ended. Its ticket stays valid."""
 
     def is_final(self, reason: TunnelError, now: float, *, stood: bool) -> bool:
-        """Whether there is no sense in trying again after a link has ended so; ``stood``: a session had been there.
+        """Return whether a retry is pointless after a link has ended for this reason.
 
-        Who has not proven itself does not end a proxy by one word.
+        ``stood``: a session stood before. An unauthenticated peer cannot stop a proxy with a single message.
         """
         match reason:
             case _ if self._looks:
@@ -69,7 +69,7 @@ class ProxyAccess:
 
 
 class ServeAccess:
-    """Serve's: a door."""
+    """Serve's access: a door."""
 
     def __init__(self, settings: Settings, now: float) -> None:
         self._room = settings.room
@@ -81,7 +81,9 @@ class ServeAccess:
         )
 
     def credentials(self, binding: Binding | None, networks: Networks = ()) -> Credentials | None:
-        """What to hold a peer on a channel to; None where a channel has no certificates, and nothing is asked for.
+        """Return what a peer has to prove on a channel, or None if nothing.
+
+        None: the channel has no certificates, and there is no secret.
 
         ``networks``: where the peer is, see `Channel.networks`.
         """
@@ -95,17 +97,17 @@ class ServeAccess:
         )
 
     def established(self, session: Session) -> None:
-        """A session stands: its proxy is known while it lives."""
+        """Note that a session stands: serve knows its proxy while the session lives."""
         if session.ticket is not None:
             self.door.begin(session.ticket)
 
     def ended(self, session: Session) -> None:
-        """A session is over."""
+        """Note that a session has ended."""
         if session.ticket is not None:
             self.door.end(session.ticket)
 
     def is_final(self, reason: TunnelError, now: float, *, stood: bool) -> bool:
-        """Serve goes on, whatever becomes of a peer."""
+        """Return False: serve continues, whatever happens to a peer."""
         return False
 
 

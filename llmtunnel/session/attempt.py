@@ -1,18 +1,18 @@
-"""The attempts of a link to reach its member, each over one way: how far each has got, and what its end means, pure.
+"""A link's attempts to reach its member, each over one way: the stage of each, and what its end means. Pure.
 
     stage      what happens                                              next
     ---------  --------------------------------------------------------  ---------
-    OPENING    its channel is open                                       WAITING
-    OPENING    its channel did not open, or it is given up               LEFT
-    WAITING    no other channel is being greeted on, and it is of use    GREETING
-    WAITING    it is of no use any more, or it is given up               LEFT
-    GREETING   the peers have agreed, and a session moves to it          CARRYING
-    GREETING   there is no agreement, or it is given up                  LEFT
+    OPENING    its channel opens                                         WAITING
+    OPENING    its channel does not open, or it is abandoned             LEFT
+    WAITING    no other channel is being greeted on, and it is useful    GREETING
+    WAITING    it is no longer useful, or it is abandoned                LEFT
+    GREETING   the peers agree, and a session moves to it                CARRYING
+    GREETING   the peers do not agree, or it is abandoned                LEFT
     CARRYING   its channel closes, its session ends or moves elsewhere   LEFT
-    LEFT       all that there was of it is closed                        CLOSED
+    LEFT       everything that belonged to it is closed                  CLOSED
 
-An attempt that is LEFT keeps its channel open for a moment, so that the peer hears first that the session goes on
-elsewhere. When every attempt is LEFT or CLOSED, the link is over.
+An attempt that is LEFT keeps its channel open for a moment. So the peer learns first that the session continues
+elsewhere. When every attempt is LEFT or CLOSED, the link has ended.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .carrier import Carrier
 
 
 class Stage(Enum):
-    """How far an attempt has got."""
+    """How far an attempt has progressed."""
 
     OPENING = "opening"
     WAITING = "waiting"
@@ -40,7 +40,7 @@ class Stage(Enum):
 
 
 RUNNING: Final = frozenset((Stage.OPENING, Stage.WAITING, Stage.GREETING, Stage.CARRYING))
-"""The stages of an attempt that may still come to something."""
+"""The stages of an attempt that may still succeed."""
 
 _NEXT: Final = {
     Stage.OPENING: {Stage.WAITING, Stage.LEFT},
@@ -53,30 +53,31 @@ _NEXT: Final = {
 
 
 class Attempt:
-    """One of them: the way, its channel's carrier, the task that drives it, and why it failed."""
+    """One attempt: its way, the carrier of its channel, the task that drives it, and why it failed."""
 
     def __init__(self, way: Way) -> None:
         self.way = way
         self.stage = Stage.OPENING
         self.carrier: Carrier | None = None
-        """From the moment that its channel is greeted on."""
+        """Set when the greeting on its channel starts."""
         self.failure: TunnelError | None = None
-        """Why it is over, or is given up."""
+        """Why it has ended, or is being abandoned."""
         self.task: asyncio.Task[Any]
-        """It opens the way and stays with its channel; once the attempt is LEFT, it closes both."""
+        """Opens the way and stays with its channel. When the attempt is LEFT, another task takes its place and closes
+        both."""
 
     @property
     def running(self) -> bool:
-        """Whether it may still come to something."""
+        """Whether it may still succeed."""
         return self.stage in RUNNING
 
     @property
     def greets(self) -> bool:
-        """Whether the peers are still to agree on its channel."""
+        """Whether the peers are still negotiating on its channel."""
         return self.stage is Stage.GREETING and self.carrier is not None and not self.carrier.settled.is_set()
 
     def step(self, stage: Stage) -> None:
-        """Go on to the next stage."""
+        """Move to the next stage."""
         assert stage in _NEXT[self.stage], f"{self.stage} -> {stage}"
         self.stage = stage
 
@@ -84,29 +85,29 @@ class Attempt:
         return f"<Attempt {self.way.name}: {self.stage.value}>"
 
 
-# -- what the end of one means for the link
+# -- what the end of an attempt means for the link
 
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """Others are running."""
+    """Other attempts are running: nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class UseRelay:
-    """Only the relay is left, which waits until it is needed: it is now."""
+    """Only the relay is left. It waits until it is needed, and it is needed now."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUpAll:
-    """No other attempt would do better."""
+    """Abandon the other attempts: none of them would do better."""
 
     reason: TunnelError
 
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """The last one has ended, and with it the link."""
+    """The last attempt has ended, and with it the link."""
 
     reason: TunnelError
 
@@ -115,9 +116,9 @@ Outcome = GoOn | UseRelay | GiveUpAll | Over
 
 
 def outcome(ended: Attempt, attempts: Iterable[Attempt], *, has_session: bool, session_over: bool) -> Outcome:
-    """What the end of an attempt means. ``attempts``: all of the link, the oldest first, ``ended`` among them.
+    """Return what the end of an attempt means. ``attempts``: all of the link, the oldest first, including ``ended``.
 
-    ``has_session``: an attempt of this link has carried a session; ``session_over``: that session has ended.
+    ``has_session``: an attempt of this link has carried a session. ``session_over``: that session has ended.
     """
     attempts = list(attempts)
     running = [each for each in attempts if each.running]
@@ -132,7 +133,7 @@ def outcome(ended: Attempt, attempts: Iterable[Attempt], *, has_session: bool, s
 
 
 def verdict(attempts: Iterable[Attempt]) -> TunnelError:
-    """The failure to be told: a refusal, else the last one that was said on a channel, else that of the direct way."""
+    """Return the failure to report: a rejection, else the last one from a channel, else that of the direct way."""
     failures = [each.failure for each in attempts if each.failure is not None]
     refused = [failure for failure in failures if _is_final(failure)]
     said = [failure for failure in failures if not isinstance(failure, ConnectFailed)]

@@ -1,7 +1,7 @@
 """One channel to a peer, from its first message to its end: the greeting on it, then the session that it carries.
 
-A session may change its channel; a channel has one carrier, which stays its receiver, and which is deaf once the
-session has left it.
+A session may move to another channel. A channel has one carrier, which stays its receiver. Once the session has left
+the carrier, the carrier ignores everything that arrives.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ _FOR_USERS: Final = {
     "The invite has expired.": "The code has expired.",
     FAREWELL: "The other side has stopped.",
 }
-"""What users read in place of a text of the wire, whichever side has sent it."""
+"""What users read instead of a text from the wire, whichever side has sent it."""
 _SERVES: Final = {
     NOT_THE_SAME: "A proxy has a wrong code: it does not match the one that is shown here.",
     NONE_GIVEN: "A proxy without a code or a secret has tried to connect.",
     SPARED: "A doctor has looked, and has not used the code up.",
 }
-"""The same for serve, where that differs."""
+"""The same for users of serve, where the text differs."""
 _HINTS: Final = {NOT_THE_SAME: NOT_PROVEN, NONE_GIVEN: "The proxy needs the code that serve shows."}
-"""What to do where a comparison of the codes does not help."""
+"""What to do if comparing the codes does not help."""
 
 
 class Carrier:
-    """`start`, then ``agreed`` is called with what was agreed on, and makes a session that `carry` is given."""
+    """Greet on a channel after `start`, then call ``agreed``, which makes a session and passes it to `carry`."""
 
     def __init__(self, channel: Channel, greeting: Greeting, *, agreed: Callable[[Carrier, Agreement], None]) -> None:
         self.channel = channel
         self.settled = asyncio.Event()
-        """Set once there is an agreement, or there will be none."""
+        """Set once the peers have agreed, or never will."""
         self._greeting = greeting
         self._agreed = agreed
         self._session: Receiver | None = None
@@ -72,36 +72,36 @@ class Carrier:
         self._over: asyncio.Future[TunnelError] = self._loop.create_future()
 
     def start(self) -> None:
-        """Begin to greet."""
+        """Start the greeting."""
         self.channel.attach(self)
         self._flush()
 
     def carry(self, session: Receiver) -> None:
-        """The session that speaks and listens here from now on."""
+        """Let this session send and receive on the channel from now on."""
         self._session = session
         self.settled.set()
         self.channel.trust()
 
     def refuse(self) -> None:
-        """The session that was to go on here has ended: say so to a peer that has gone over and hears nothing else."""
+        """Tell a peer that has moved to this channel that its session has ended. It hears of that nowhere else."""
         self._greeting.close(ErrorCode.NO_ERROR, FAREWELL)
         self._flush()
 
     @property
     def error(self) -> TunnelError | None:
-        """Why nothing more will come; None while something may."""
+        """Why nothing more will arrive, or None while something may."""
         return self._over.result() if self._over.done() else None
 
     async def wait_over(self) -> TunnelError:
-        """Why nothing more will come, once that is so: no agreement, the channel's end, or ours."""
+        """Wait until nothing more can arrive, and return why: no agreement, the channel's end, or our own decision."""
         return await asyncio.shield(self._over)
 
     def leave(self, reason: str) -> None:
-        """Nothing that comes means anything from now on, and nobody is told of the channel's end; idempotent."""
+        """Ignore everything that arrives from now on, and report the channel's end to nobody. Idempotent."""
         self._end(PeerLost(reason))
 
     async def aclose(self, *, stopping: bool = False) -> None:
-        """Close the channel in order, and break off a greeting. Idempotent.
+        """Close the channel in order, and abandon a greeting. Idempotent.
 
         ``stopping``: the session that the greeting asks to resume has ended. Serve may have moved it to this channel.
         """
@@ -139,7 +139,7 @@ class Carrier:
     # -- the greeting
 
     def _flush(self) -> None:
-        """Send what the greeting says, and see what has become of it. It is little: room is not asked for."""
+        """Send what the greeting has to say, and act on its result. This does not wait for room, since it is little."""
         try:
             while (message := self._greeting.message_to_send()) is not None:
                 self.channel.send(message)
@@ -171,7 +171,7 @@ class Carrier:
             self._timer = None
 
     def _end(self, error: TunnelError) -> None:
-        """It is over, for whatever reason came first."""
+        """End the carrier. The first reason counts."""
         self._session = None
         self.settled.set()
         self._stop_timer()
@@ -184,9 +184,9 @@ class Carrier:
 
 
 def session_error(code: ErrorCode, message: str, *, remote: bool, role: Role) -> PeerError:
-    """What a peer's last word, or ours to it, means to the user on the side ``role``."""
+    """Return what the last message of the peer, or ours to it, means to the user on the side ``role``."""
     known = (_SERVES.get(message) if role is Role.SERVE else None) or _FOR_USERS.get(message)
-    # Whoever it is may write here what it likes: users must not take it for our own words.
+    # The peer may write anything here, whoever it is. Users must not take its text for ours.
     told = known or (f"The other side says: {message}" if remote else message)
     match code:
         case ErrorCode.VERSION:

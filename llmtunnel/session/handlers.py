@@ -1,4 +1,4 @@
-"""Serve's work for one peer: a task for each of its requests, from the request to the end of its handler."""
+"""Serve's work for one peer: one task per request, from its arrival to the end of its handler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Handler = Callable[[Stream], Awaitable[None]]
 
 
 class Handlers:
-    """At most ``most`` tasks at once: `full` is asked before `start`."""
+    """Run at most ``most`` tasks at once. Check `full` before `start`."""
 
     def __init__(self, handler: Handler | None, *, most: int) -> None:
         self._handler = handler
@@ -24,33 +24,33 @@ class Handlers:
 
     @property
     def full(self) -> bool:
-        """Whether it takes no more: handlers of streams that were reset may still be cleaning up."""
+        """Whether it accepts no more. Handlers of streams that were reset may still be cleaning up."""
         return len(self._tasks) >= self._most
 
     def start(self, stream: Stream) -> None:
-        """A request came."""
+        """Start the handler for a request that has arrived."""
         assert self._handler is not None, "only serve receives requests"
         task = asyncio.create_task(_run(self._handler, stream), name=f"{stream.peer} stream {stream.id}")
         self._tasks[stream.id] = task
         task.add_done_callback(lambda _: self._over(stream))
 
     def _over(self, stream: Stream) -> None:
-        # Not by the task: one that is cancelled before its first step never runs.
+        # Not in the task itself: a task that is cancelled before its first step never runs.
         self._tasks.pop(stream.id, None)
         stream.free()
 
     def cancel(self, id: int) -> None:
-        """Its stream is over; nothing happens where there is none."""
+        """Cancel the handler of a stream that has ended, if there is one."""
         if task := self._tasks.get(id):
             task.cancel()
 
     def cancel_all(self) -> None:
-        """The session is over."""
+        """Cancel all handlers, since the session has ended."""
         for task in self._tasks.values():
             task.cancel()
 
     async def wait(self) -> None:
-        """Until none is left. Handlers that were cancelled clean up; `finish` says how long that may take."""
+        """Wait until no handler is left. Cancelled ones clean up first; `finish` limits how long that may take."""
         if self._tasks:
             await asyncio.wait(self._tasks.values())
 

@@ -1,4 +1,4 @@
-"""The state of a session, pure: what happens to its channel and ``now`` in, what its owner hears out.
+"""The state of a session: events of its channel and ``now`` go in, what its owner should know comes out. Pure.
 
     state         what happens                            next          the owner hears
     ------------  --------------------------------------  ------------  ---------------
@@ -20,8 +20,8 @@
     SUSPENDED     the channel closes                      SUSPENDED
     any           the session ends                        ENDED
 
-A channel *introduces* where only local TCP is to carry streams, and it is of another kind. A session that is not
-STANDING waits for a channel: until `Life.deadline`, when it has to end. Nothing else limits how long a state lasts.
+A channel *introduces* if only local TCP may carry streams and the channel is of another kind. A session that is not
+STANDING waits for a channel until `Life.deadline`, and then has to end. Nothing else limits how long a state lasts.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from math import inf
 from typing import Final
 
 GONE: Final = 10.0
-"""Seconds that a peer has to come back after its process seems to have ended. One that was killed never does."""
+"""Seconds that a peer has to come back after its process seems to have ended. A killed process never comes back."""
 FRESH: Final = 5.0
-"""Seconds after which that word says nothing about a silence that begins. A dead peer is noticed within 3 s."""
+"""Seconds after which such a report no longer applies to a silence that begins. A dead peer is noticed within 3 s."""
 _NOT_OVER_TCP: Final = "Only local TCP may carry requests, and the peer cannot be reached over it."
 
 
@@ -42,51 +42,51 @@ class State(Enum):
     """What a session can do now."""
 
     INTRODUCED = "introduced"
-    """Its channel only introduces the peers to each other; streams wait."""
+    """Its channel only introduces the peers to each other. Streams wait."""
     STANDING = "standing"
-    """Its channel carries streams, as far as is known."""
+    """Its channel carries streams, as far as we know."""
     SUSPENDED = "suspended"
-    """Its channel is silent or closed; streams wait."""
+    """Its channel is silent or closed. Streams wait."""
     ENDED = "ended"
-    """It is over; streams have failed."""
+    """The session has ended, and its streams have failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspended:
-    """Nothing comes or goes until the session is resumed, or ends."""
+    """Nothing is sent or received until the session resumes or ends."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A channel carries the session: another one, or the same after ``gap`` seconds of silence."""
+    """A channel carries the session: another one, or the same one after ``gap`` seconds of silence."""
 
     gap: float
     first: bool
-    """For the first time: until now the peers were only introduced."""
+    """Whether this is the first time. Until now the peers were only introduced."""
 
 
 Change = Suspended | Resumed
 
 
 class Life:
-    """One session's state, from its first channel to its end.
+    """The state of one session, from its first channel to its end.
 
-    ``resume_for``: seconds that it waits for a channel; ``introduces``: its first channel does not carry streams.
+    ``resume_for``: seconds that the session waits for a channel. ``introduces``: its first channel carries no streams.
     """
 
     def __init__(self, *, now: float, resume_for: float, introduces: bool) -> None:
         self.state = State.STANDING
         self.has_stood = not introduces
-        """Whether a channel has carried it."""
+        """Whether a channel has ever carried the session."""
         self._resume_for = resume_for
         self._introduces = introduces
         self._reason = ""
         self._waits_since = 0.0
         self._silent_since = 0.0
         self._gone_at = -inf
-        """When the peer's process was said to have ended."""
+        """When a report said that the peer's process had ended."""
         if introduces:
             self._wait(State.INTRODUCED, _NOT_OVER_TCP, now, now)
 
@@ -97,21 +97,21 @@ class Life:
 
     @property
     def deadline(self) -> float | None:
-        """When a session that waits has to end: see `end_of_wait`. None while it need not."""
+        """When a waiting session has to end (see `end_of_wait`), or None if it does not wait."""
         if not self.waits:
             return None
-        # A word that came before the silence takes nothing of the time from then on.
+        # The time runs from the start of the wait if the report came earlier.
         gone = max(self._waits_since, self._gone_at) + GONE if self._gone_at > -inf else inf
         return min(self._waits_since + self._resume_for, gone)
 
     def silence(self, now: float, last_heard: float) -> float:
-        """Seconds since the peer was last heard, before the wait where there is one."""
+        """Return the seconds since the peer was last heard. During a wait, count from before the wait."""
         return now - (self._silent_since if self.waits else last_heard)
 
     # -- what happens
 
     def moved(self, now: float, *, introduces: bool, last_heard: float) -> Change | None:
-        """The session has another channel."""
+        """Note that the session has moved to another channel."""
         self._introduces = introduces
         if introduces:
             reason = _NOT_OVER_TCP
@@ -120,7 +120,7 @@ class Life:
         return self._stand(self.silence(now, last_heard) if self.waits else 0.0)
 
     def heard(self, now: float, *, last_heard: float) -> Change | None:
-        """A message has come; ``last_heard``: when the one before it did."""
+        """Note that a message has arrived. ``last_heard``: when the previous message arrived."""
         if self.state is not State.SUSPENDED:
             return None
         if self._introduces:
@@ -129,26 +129,26 @@ class Life:
         return self._stand(self.silence(now, last_heard))
 
     def lost(self, now: float, reason: str, *, last_heard: float) -> Change | None:
-        """The peer is silent, or the channel has closed."""
+        """Note that the peer is silent, or that the channel has closed."""
         if self.state in (State.SUSPENDED, State.ENDED):
             return None
         self._wait(State.SUSPENDED, reason, now, last_heard)
         return Suspended(reason)
 
     def said_gone(self, now: float) -> None:
-        """Somebody says that the peer's process has ended: it is waited for less long."""
+        """Note a report that the peer's process has ended, which shortens the wait for it."""
         self._gone_at = now
 
     def said_there(self) -> None:
-        """Somebody says that the peer's process is there."""
+        """Note a report that the peer's process is running."""
         self._gone_at = -inf
 
     def end(self) -> None:
-        """The session is over, for whatever reason."""
+        """End the session, whatever the reason."""
         self.state = State.ENDED
 
     def end_of_wait(self, now: float) -> str | None:
-        """Why the session has to end now; None where it has not."""
+        """Return why the session has to end now, or None if it does not have to."""
         if self.deadline is None or now < self.deadline:
             return None
         waited = round(now - self._waits_since, 1)
@@ -157,7 +157,7 @@ class Life:
     def _wait(self, state: State, reason: str, now: float, last_heard: float) -> None:
         if not self.waits:
             self._reason, self._waits_since, self._silent_since = reason, now, last_heard
-            if now - self._gone_at > FRESH:  # the peer was there since
+            if now - self._gone_at > FRESH:  # the peer has been there since the report
                 self._gone_at = -inf
         self.state = state
 
