@@ -116,6 +116,6 @@ Access = ProxyAccess | ServeAccess
 
 def _certificates(role: Role, binding: Binding | None) -> Certificates:
     if binding is None:
-        raise ConnectFailed("Nobody can be authenticated on this channel.")
+        raise ConnectFailed("This channel has no certificates, so it cannot be authenticated.")
     local, remote = binding.local, binding.remote
     return Certificates(proxy=local, serve=remote) if role is Role.PROXY else Certificates(proxy=remote, serve=local)

@@ -1,8 +1,8 @@
-"""All connections to one member of the room, from the first offer to the end: ways to it side by side, and what is said
-on the channels that they open.
+"""All connections to one member of the room: the ways to it, tried side by side, and the sessions on their channels.
 
-The first channel that stands carries the session. One that comes later takes it over where it is better, and is closed
-where it is not: the proxy judges, serve answers on each. It has to be the same peer's, which its certificate tells.
+The first channel that opens carries the session. A later one takes over if it is better, and is closed if it is not.
+The proxy decides, and serve answers on every channel. A later channel must lead to the same peer, which its
+certificate proves.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from .ways import AskedRelayWay, DirectWay, RelayWay
 logger = logging.getLogger(__name__)
 
 OVERLAP: Final = 2.0
-"""Seconds for which the channel that a session has left stays open."""
+"""Seconds for which a channel stays open after its session has left it."""
 TURN: Final = 3.0
-"""Seconds that a channel waits for what is being said on another one, before that is given up for it."""
+"""Seconds that a channel waits for the greeting on another one, before the link abandons that greeting."""
 _PIPES: Final = 4
-"""Pipes that a member may have serve open at once, and then one every `_PIPE` s."""
+"""Pipes that a member may make serve open at once, and then one more every `_PIPE` s."""
 _PIPE: Final = 3.0
 _DIALS: Final = 8
-"""Times that serve may have a proxy dial it at once, and then one more every `_DIAL` s.
+"""Times that serve may make a proxy connect to it at once, and then one more every `_DIAL` s.
 
-It says where it listens once on each channel.
+Serve announces its addresses once on each channel.
 """
 _DIAL: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """What all links of one side of a room have in common."""
+    """What all links of one side of a room share."""
 
     role: Role
     settings: Settings
@@ -64,30 +64,32 @@ class Side:
 
 
 class LinkOwner(Protocol):
-    """Whoever keeps a link decides what its channels are for, and hears of its end. No call may raise or block."""
+    """The owner of a link: decides what its channels are for, and learns of its end. No call may raise or block."""
 
     def greeting(self, channel: Channel) -> Greeting:
-        """What to say on a channel that has just opened."""
+        """Return the greeting for a channel that has just opened."""
 
     def is_of_use(self, link: Link, path: Path, certificate: bytes) -> bool:
-        """Proxy: whether another channel is, over this path, to the peer with this certificate (b"": any)."""
+        """Proxy: return whether a further channel over this path is useful.
+
+        ``certificate``: the peer's; b"": any peer.
+        """
 
     def link_agreed(self, link: Link, carrier: Carrier, agreement: Agreement) -> Session | None:
-        """The session that the channel carries from now on; None where there is none for it."""
+        """Return the session that the channel carries from now on, or None if there is none for it."""
 
     def link_over(self, link: Link, reason: TunnelError) -> None:
-        """Every attempt has ended: the link is to be closed. The last call."""
+        """Note that every attempt has ended: the link has to be closed. This is the last call."""
 
     def send_signal(self, message: str) -> None:
-        """Queue a signalling message; one that cannot be sent any more is dropped."""
+        """Queue a signalling message. One that can no longer be sent is dropped."""
 
 
 class Link:
-    """Make with a member, start with `offer` or `answer`, feed what the member signals, end with `aclose`.
+    """Connect to a member: start with `offer` or `answer`, pass on what the member signals, end with `aclose`.
 
-    ``relay``: how many seconds the relay is asked for after the direct way, by a proxy; None where there is none for us
-    and this member. ``addressed``: signalling messages name their receiver. ``spare``: what there is goes on without
-    it, too.
+    ``relay``: how many seconds after the direct way a proxy asks for the relay; None if we cannot use a relay with this
+    member. ``addressed``: signalling messages name their receiver. ``spare``: everything works without this link too.
     """
 
     def __init__(
@@ -96,16 +98,17 @@ class Link:
         self.member = member
         self.spare = spare
         self.name = f"{member.role or 'peer'}-{member.peer_id[:6]}"
-        """Short, for people: of its id in the room, then of its certificate, which stays when it comes back."""
+        """Short name for people: first from the member's room id, then from its certificate, which outlives a
+        rejoin."""
         self.certificate = b""
-        """SHA-256 of the one that the member showed; empty until a channel is open."""
+        """SHA-256 of the certificate that the member showed; empty until a channel is open."""
         self.session: Session | None = None
-        """The one that it carries, or has carried; None before there is an agreement."""
+        """The session that it carries or has carried; None before the peers have agreed."""
         self._side = side
         self._owner = owner
         self._relay = relay
         self._dialler: TcpDialler | None = None
-        """Proxy: for the peer that was found."""
+        """Proxy: connects to the peer that was found."""
         self._direct = DirectWay(
             side.settings,
             server=side.role is Role.SERVE,
@@ -118,23 +121,23 @@ class Link:
         self._pipes = Bucket(_PIPES, every=_PIPE)
         self._dials = Bucket(_DIALS, every=_DIAL)
         self.attempts: list[Attempt] = []
-        """The oldest first, which is the direct one. Of those that are closed, the last one of each kind is kept."""
+        """The oldest first, which is the direct one. Of the closed ones, only the last of each kind is kept."""
         self._stopping = asyncio.Event()
 
     @property
     def carries(self) -> bool:
-        """Whether it has a session that is not over."""
+        """Whether it has a session that has not ended."""
         return self.session is not None and self.session.error is None
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Where the member is, see `Channel.networks`; empty before a channel is open."""
+        """Where the member is, see `Channel.networks`; empty until a channel is open."""
         greeted = [each.carrier for each in self.attempts if each.carrier is not None]
         return greeted[-1].channel.networks if greeted else ()
 
     @property
     def tries_direct(self) -> bool:
-        """Whether a direct path may still come up on it."""
+        """Whether it may still get a direct path."""
         return any(each.way is self._direct and each.carrier is None for each in self._running)
 
     @property
@@ -144,27 +147,27 @@ class Link:
     # -- what the member signals
 
     def offer(self) -> None:
-        """Connect: we offer."""
+        """Start to connect by making an offer."""
         self._start()
 
     def answer(self, sdp: str) -> None:
-        """Connect: the member offers."""
+        """Start to connect by answering the member's offer."""
         self._direct.answer(sdp)
         self._start()
 
     async def take_answer(self, sdp: str) -> None:
-        """The member's answer came."""
+        """Process the member's answer."""
         try:
             await self._direct.take_answer(sdp)
         except ConnectFailed as exc:
             self._give_up(self.attempts[:1], exc)
 
     def take_candidate(self, candidate: IceCandidate) -> None:
-        """A candidate of the member's came."""
+        """Process a candidate from the member."""
         self._direct.peer.add_candidate(candidate)
 
     def take_ticket(self, ticket: str) -> None:
-        """One for a pipe to the member came: a proxy has asked for it, serve opens its end."""
+        """Process a ticket for a pipe to the member. A proxy has asked for it; serve opens its end."""
         if self._asked is not None:
             self._asked.take_ticket(ticket)
         elif (
@@ -179,19 +182,19 @@ class Link:
             self._try(pipe)
 
     def refuse_relay(self, reason: str) -> None:
-        """The signal server opens no pipe."""
+        """Note that the signal server refuses a pipe."""
         if self._asked is not None:
             self._asked.refuse(reason)
 
     def look(self) -> None:
-        """What carries has failed: a path that was not wanted may be."""
+        """Check again whether the relay is needed, since the path that carried the session has failed."""
         if self._asked is not None:
             self._asked.look()
 
     def suspect(self, *, gone: bool = False) -> None:
-        """The member is said to be gone: find out soon, or give up at once where nothing stands yet.
+        """Find out soon whether the member has left, as reported. Abandon the link if it has no session yet.
 
-        ``gone``: its process seems to have ended, and is waited for less long.
+        ``gone``: the member's process seems to have ended, so the wait for it is shorter.
         """
         if self.session is not None:
             self.session.suspect(gone=gone)
@@ -199,14 +202,14 @@ class Link:
             self._give_up(self._running, PeerLost(f"{self.name} left before a connection came up."))
 
     def settle(self) -> None:
-        """Open nothing more."""
+        """Open no further channels."""
         pending = [each for each in self._running if each.carrier is None]
-        self._give_up(pending, PeerError("Another connection is made."))
+        self._give_up(pending, PeerError("Another connection is being made."))
 
     async def overlap(self, stopping: asyncio.Event) -> None:
-        """A while where its session goes on elsewhere: the peer is to hear that there, before it hears of an end here.
+        """Wait a moment if the session continues elsewhere, so that the peer learns that before it sees an end here.
 
-        ``stopping`` cuts it short.
+        ``stopping`` ends the wait.
         """
         if self.carries:
             with suppress(TimeoutError):
@@ -214,7 +217,7 @@ class Link:
                     await stopping.wait()
 
     async def aclose(self, *, stopping: bool) -> None:
-        """Close the channels in order, and all else; to be called once, also of a link that is over.
+        """Close the channels in order, and everything else. Call this once, also for a link that has ended.
 
         ``stopping``: the room closes, and its sessions with it.
         """
@@ -226,7 +229,7 @@ class Link:
         await finish(*(partial(carrier.aclose, stopping=stopping) for carrier in carriers), together=True)
 
     async def _until_closed(self) -> None:
-        self._give_up(self._running, PeerError("The connection was given up."))
+        self._give_up(self._running, PeerError("The connection was abandoned."))
         while left := [each.task for each in self.attempts if each.stage is not Stage.CLOSED]:
             await ended(*left)
 
@@ -256,16 +259,16 @@ class Link:
     # -- the attempts
 
     def _try(self, way: Way) -> None:
-        # One that is closed tells nothing that a later one of its kind does not.
+        # A closed attempt tells nothing that a later one of its kind does not.
         self.attempts = [each for each in self.attempts if each.stage is not Stage.CLOSED or each.way.name != way.name]
         attempt = Attempt(way)
         self.attempts.append(attempt)
         attempt.task = task = asyncio.create_task(self._use(attempt), name=f"{way.name} link to {self.name}")
-        # Not from within the task: one that is cancelled before its first step never runs.
+        # Not in the task itself: a task that is cancelled before its first step never runs.
         task.add_done_callback(partial(self._attempt_over, attempt))
 
     async def _use(self, attempt: Attempt) -> TunnelError:
-        """Connect, then stay until the channel is over; returns why it is."""
+        """Connect, stay until the channel has ended, and return why it has."""
         try:
             channel = await attempt.way.open()
             attempt.step(Stage.WAITING)
@@ -278,16 +281,16 @@ class Link:
             return PeerError(f"An internal error ended the link to {self.name}: {exc!r}.", hint="Please report this.")
 
     async def _greet(self, attempt: Attempt, channel: Channel) -> Carrier:
-        """Begin on a channel that is open. Raises `ConnectFailed` where it is of no use."""
+        """Start the greeting on an open channel. Raises `ConnectFailed` if the channel is of no use."""
         certificate = channel.binding.remote if channel.binding is not None else b""
         if self._side.role is Role.PROXY:
             await self._take_turn()
             if not self._owner.is_of_use(self, channel.path, certificate):
-                raise ConnectFailed("A better path carries.")
+                raise ConnectFailed("A better path already carries the session.")
         if self.session is not None and not (self.session.suspended or self.session.line.resumable):
-            raise ConnectFailed("The session that stands cannot change its path.")
+            raise ConnectFailed("The current session cannot change its path.")
         if certificate and not self._is_welcome(certificate):
-            raise ConnectFailed("Somebody else's certificate is shown on it.")
+            raise ConnectFailed("The peer on it shows another certificate than the session's peer.")
         self._name(channel)
         carrier = Carrier(channel, self._owner.greeting(channel), agreed=partial(self._agreed, attempt))
         attempt.carrier = carrier
@@ -296,13 +299,13 @@ class Link:
         return carrier
 
     async def _take_turn(self) -> None:
-        """A proxy greets on one channel after the other: there is one session, and each greeting would begin one."""
+        """Wait, as a proxy, until no other channel is being greeted on. Each greeting would begin a session."""
         while before := next((each.carrier for each in self.attempts if each.greets), None):
             try:
                 async with asyncio.timeout(TURN):
                     await before.settled.wait()
             except TimeoutError:
-                before.leave("Another path came up meanwhile.")
+                before.leave("Another path became available meanwhile.")
 
     def _give_up(self, attempts: Iterable[Attempt], reason: TunnelError) -> None:
         for attempt in attempts:
@@ -314,7 +317,7 @@ class Link:
         attempt.failure = self._why_given_up(attempt) if task.cancelled() else task.result()
         attempt.step(Stage.LEFT)
         attempt.task = asyncio.create_task(self._close(attempt), name=f"closing {attempt.way.name} to {self.name}")
-        logger.info("%s: the way %s is over: %s", self.name, attempt.way.name, attempt.failure)
+        logger.info("%s: the %s attempt has ended: %s", self.name, attempt.way.name, attempt.failure)
         if self.session is not None and isinstance(attempt.way, DialWay) and attempt.carrier is None:
             self.session.miss(attempt.failure.message)
         match outcome(attempt, self.attempts, has_session=self.session is not None, session_over=not self.carries):
@@ -329,8 +332,12 @@ class Link:
                 self._explain()
 
     def _why_given_up(self, attempt: Attempt) -> TunnelError:
-        """Whoever gives the link up, as the signal server may, does not hide that a guess was made on it."""
-        reason = attempt.failure or PeerError("The connection was given up.")
+        """Return the failure of an attempt that was cancelled.
+
+        If somebody guessed at the secret on its channel, that is the failure. An end that the signal server has caused
+        must not hide it.
+        """
+        reason = attempt.failure or PeerError("The connection was abandoned.")
         if attempt.carrier is None:
             return reason
         attempt.carrier.leave(reason.message)
@@ -362,9 +369,9 @@ class Link:
             self._come_nearer(session)
 
     def _come_nearer(self, session: Session) -> None:
-        """Try local TCP too, now that it is known who may come, and who may be dialled."""
+        """Try local TCP too, now that serve knows whom to expect and the proxy knows where it may connect."""
         if not session.features >= {Feature.PATH, Feature.AUTH}:
-            session.miss("Only local TCP is to be used, and the other side does not do that.")
+            session.miss("Only local TCP may be used, and the other side does not support it.")
         elif self._side.role is Role.PROXY:
             session.hear_addresses(self._dial)
         elif listening := next((each.way for each in self._running if isinstance(each.way, ListenWay)), None):
@@ -373,7 +380,7 @@ class Link:
             self._try(ListenWay(self._side.listener, self.certificate, tell=session.tell_addresses))
 
     def _dial(self, addresses: tuple[str, ...]) -> None:
-        """Serve says where it listens; once at a time."""
+        """Connect to the addresses that serve announces, one attempt at a time."""
         dialling = any(isinstance(each.way, DialWay) for each in self._running)
         if dialling or not self._owner.is_of_use(self, Path.TCP, self.certificate):
             return
@@ -385,7 +392,7 @@ class Link:
         self._try(DialWay(self._dialler, addresses))
 
     def _is_welcome(self, fingerprint: bytes) -> bool:
-        """Whether a peer may be the one that we have found, where we have."""
+        """Return whether this certificate may belong to the peer that we have found, if we have found one."""
         return self.session is None or fingerprint == self.certificate
 
     def _name(self, channel: Channel) -> None:
@@ -394,7 +401,7 @@ class Link:
             self.name = f"{self.member.role or 'peer'}-{self.certificate.hex()[:8]}"
 
     def _explain(self) -> None:
-        """Say why it is not on a better path."""
+        """Record why the session is not on a better path."""
         if self.session is None:
             return
         path, failure = self.session.path, self.attempts[0].failure

@@ -1,6 +1,6 @@
-"""The links of one side of a room: being made, carrying, left behind, and being closed, with what bounds them.
+"""The links of one side of a room: being made, carrying, left behind or being closed, and their limits.
 
-A link leaves the others first and is closed then, so that nothing waits for that.
+A link is removed from the others before it is closed, so that nothing waits for the close.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ..transport.tasks import ended, finish, report
 from .link import Link
 
 ARRIVALS = 16
-"""Members that may connect at once: all of a room, when serve is started again."""
+"""Members that may connect at once: all proxies of a room, when serve restarts."""
 ARRIVAL_EVERY = 0.125
-"""Seconds until one more may: a connection costs some 30 ms of computing, for a stranger too."""
+"""Seconds until one more may connect. A connection costs some 30 ms of computing, for a stranger too."""
 
 
 class Links:
-    """Whatever is added here is closed once, by `leave`, `close` or `aclose`."""
+    """Keep the links. Each is closed once, by `leave`, `close` or `aclose`."""
 
     def __init__(self, limits: Limits, negotiation: Negotiation) -> None:
         self.by_id: dict[str, Link] = {}
         """By the member's id: being made, or carrying a session."""
         self.left: set[Link] = set()
-        """Of members that have come, or that we go to, under another id: they carry as long as they can."""
+        """Links from before the member, or we, rejoined under another id. They carry for as long as they can."""
         self.closing: set[asyncio.Task[None]] = set()
         self._limits = limits
         self._negotiation = negotiation
@@ -38,13 +38,13 @@ class Links:
 
     @property
     def making(self) -> bool:
-        """Whether one is being made that is needed."""
+        """Whether a link is being made that is needed."""
         return any(link.session is None and not link.spare for link in tuple(self.by_id.values()))
 
     def reaches(self, failed: Link) -> bool:
-        """Whether another link reaches the same peer: the same instance, or the certificate that it has shown.
+        """Return whether another link reaches the same peer: the same instance, or the certificate that it has shown.
 
-        A proxy that rejoins is a new instance to serve, and its session may stay on the link from before.
+        A proxy that rejoins is a new instance to serve, and its session may stay on its earlier link.
         """
         same = failed.member.instance, failed.certificate
         return any(
@@ -54,21 +54,24 @@ class Links:
 
     @property
     def standing(self) -> list[Link]:
-        """Those over which a peer is reached, by their ids or left."""
+        """The links over which a peer is reached: by id, or left behind."""
         return [link for link in [*self.by_id.values(), *self.left] if link.session and not link.session.suspended]
 
     def holds(self, link: Link) -> bool:
-        """Whether the link is still in use, under the member's id or left behind; otherwise it is being closed."""
+        """Return whether the link is still in use, under the member's id or left behind.
+
+        Otherwise it is being closed.
+        """
         return link in self.left or self.by_id.get(link.member.peer_id) is link
 
     def make_place(self, standing: int) -> bool:
-        """Whether one more may be made; of too many that are being made, one is given up for it.
+        """Return whether one more link may be made. If too many are being made, abandon one of them for it.
 
-        It is the oldest of those that come from where the most come from, or of those of which that is not known yet:
-        who waits at serve's door is not pushed out by another's flood.
+        The victim is the oldest link from the place where most links come from. Links whose origin is not known yet
+        count as one place. So a flood from one place does not displace a stranger that waits at serve's door.
         """
         strangers = [link for link in self.by_id.values() if link.session is None]
-        # A peer that is waited for has no place of its own: it may be the one that comes.
+        # A peer that we wait for has no place of its own: the newcomer may be that peer.
         full = standing >= self._limits.peers or len(self.closing) >= 2 * self._limits.strangers
         if full or not self._arrivals.take(asyncio.get_running_loop().time()):
             return False
@@ -78,13 +81,13 @@ class Links:
         return True
 
     def add(self, link: Link) -> Link:
-        """One is being made."""
+        """Add a link that is being made."""
         self._negotiation.linked(link.member)
         self.by_id[link.member.peer_id] = link
         return link
 
     def rename(self, old: str, new: str) -> None:
-        """A member is called otherwise."""
+        """Move a link to its member's new id."""
         link = self.by_id.pop(old)
         if stray := self.by_id.pop(new, None):
             self._set_aside(stray)
@@ -94,12 +97,18 @@ class Links:
             link.session.reassure()
 
     def leave(self, link: Link) -> None:
-        """Its member is not reached through it any more: it goes on carrying a session, if it has one, or is closed."""
+        """Stop reaching the member through this link.
+
+        It continues to carry its session, or is closed if it has none.
+        """
         self._forget_id(link)
         self._set_aside(link)
 
     def forget(self, link: Link) -> bool:
-        """Whether it was ours until now: one that is being closed may still call. The last one may take its place."""
+        """Remove a link, and return whether we still had it: a link that is being closed may still call.
+
+        An earlier link to the same member may take its place.
+        """
         if not self.holds(link):
             return False
         if link in self.left:
@@ -110,14 +119,14 @@ class Links:
         return True
 
     def close(self, link: Link) -> None:
-        """Close it in the background."""
+        """Close a link in the background."""
         task = asyncio.create_task(self._close(link), name=f"closing {link.name}")
         self.closing.add(task)
         task.add_done_callback(self.closing.discard)
         task.add_done_callback(report)
 
     async def aclose(self) -> None:
-        """Close all."""
+        """Close all links."""
         self._stopping.set()
         for link in [*self.by_id.values(), *self.left]:
             self.close(link)
@@ -130,7 +139,7 @@ class Links:
         self._negotiation.unlinked(link.member.peer_id)
 
     def _take_back(self, peer_id: str) -> None:
-        """A member that is still called so is reached by its link from before, where that carries on."""
+        """Reach a member that still has this id by its earlier link, if that still carries a session."""
         for link in self.left:
             if link.member.peer_id == peer_id and link.carries:
                 self.left.remove(link)

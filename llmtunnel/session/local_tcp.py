@@ -1,4 +1,4 @@
-"""Ways by local TCP between peers that stand already: serve says in the session where it listens, the proxy dials."""
+"""Ways by local TCP between peers that are connected already: serve announces where it listens, the proxy connects."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..transport.tasks import ended, finish, report
 from ..transport.tcp import Accept, TcpDialler, TcpListener
 
 EXPECT: Final = 10.0
-"""Seconds for which serve listens for a peer that it has told where; it may still be dialling other addresses."""
+"""Seconds for which serve listens for a peer after the announcement. The peer may still be trying other addresses."""
 
 
 class SharedListener:
-    """Serve's listener, for all its peers: it is there only while one is expected."""
+    """Serve's listener for all its peers. It exists only while at least one peer is expected."""
 
     def __init__(self, settings: Settings, identity: Identity) -> None:
         self._settings = settings
@@ -31,7 +31,10 @@ class SharedListener:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def expect(self, fingerprint: bytes, accept: Accept) -> tuple[str, ...]:
-        """Where the peer with this certificate may come from now on, until `forget`, which is called once for each."""
+        """Expect the peer with this certificate, and return the addresses where it may connect.
+
+        Call `forget` once for each call.
+        """
         self._expected += 1
         async with self._starting:
             if self._listener is None:
@@ -42,25 +45,25 @@ class SharedListener:
             return self._listener.addresses
 
     def forget(self, fingerprint: bytes, accept: Accept) -> None:
-        """Withdraw one expectation; where none is left, stop listening."""
+        """Withdraw one expectation. Stop listening if none is left."""
         self._expected -= 1
         if self._listener is None:
             return
         self._listener.forget(fingerprint, accept)
         if self._expected == 0:
-            closing = asyncio.create_task(finish(self._listener.aclose), name="listening no more")
+            closing = asyncio.create_task(finish(self._listener.aclose), name="closing the local TCP listener")
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
             closing.add_done_callback(report)
             self._listener = None
 
     async def aclose(self) -> None:
-        """Return when all is closed; nobody is expected any more."""
+        """Return when everything is closed and no peer is expected."""
         await finish(partial(ended, *self._closing))
 
 
 class ListenWay(Way):
-    """Serve's: wait for the peer with this certificate, which ``tell`` tells where."""
+    """Serve's way: announce the addresses by ``tell``, and wait for the peer with this certificate."""
 
     name = "tcp"
 
@@ -71,14 +74,14 @@ class ListenWay(Way):
         self._fingerprint = fingerprint
         self._tell = tell
         self._addresses: tuple[str, ...] | None = None
-        """None before it listens."""
+        """None until it listens."""
         self._came: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> Channel:
         """As `Way.open`."""
         try:
             self._addresses = await self._shared_listener.expect(self._fingerprint, self._accept)
-            self._tell(self._addresses)  # none too: the peer need not wait then
+            self._tell(self._addresses)  # an empty list too: then the peer need not wait
             if not self._addresses:
                 raise ConnectFailed("This machine has no address that the other side could use.")
             async with asyncio.timeout(EXPECT):
@@ -89,7 +92,7 @@ class ListenWay(Way):
             self._shared_listener.forget(self._fingerprint, self._accept)
 
     def tell_again(self, tell: Callable[[tuple[str, ...]], None]) -> None:
-        """The session is on another channel: what was told may have been lost with the last one."""
+        """Announce the addresses again on the session's new channel. The first announcement may have been lost."""
         self._tell = tell
         if self._addresses is not None:
             tell(self._addresses)
@@ -104,7 +107,7 @@ class ListenWay(Way):
 
 
 class DialWay(Way):
-    """The proxy's: to where serve says that it listens."""
+    """The proxy's way: connect to the addresses that serve has announced."""
 
     name = "tcp"
 

@@ -1,8 +1,8 @@
-"""A session: many streams, over one channel after the other. Drives `protocol.connection` and owns none of its rules.
+"""A session: many streams, over one channel after the other. It drives `protocol.connection`, which has all the rules.
 
-Messages go down when the channel has room, and once per turn of the loop, so that what is written in one turn shares a
-message. Where the channel falls silent or goes, streams wait, for ``resume_for`` at most: for the channel to speak
-again, or for another one (`Session.resume`). They wait too where the channel is one that only introduces the peers.
+Messages are sent when the channel has room, and once per turn of the loop. So everything written in one turn shares a
+message. If the channel falls silent or closes, streams wait for at most ``resume_for`` seconds: until the channel
+speaks again, or another one replaces it (`Session.resume`). They also wait on a channel that only introduces the peers.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ logger = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
-    """Whoever keeps a session hears what becomes of it. Neither call may raise or block."""
+    """The owner of a session, which learns what happens to it. Neither call may raise or block."""
 
     def session_changed(self, session: Session, change: Change) -> None:
-        """Streams wait from now on, or go on."""
+        """Note that streams wait from now on, or continue."""
 
     def session_ended(self, session: Session, error: TunnelError) -> None:
-        """It is over; this is the last call, and comes once."""
+        """Note that the session has ended. This is the last call, and comes once."""
 
 
 class Session:
-    """What two peers keep over a channel. Use `open` (proxy) or the handler (serve), then `aclose`."""
+    """What two peers share over their channels. Use `open` (proxy) or the handler (serve), then `aclose`."""
 
     def __init__(
         self,
@@ -81,21 +81,21 @@ class Session:
     ) -> None:
         self.role = role
         self.peer = peer
-        """The other side's short name."""
+        """The short name of the other side."""
         self.ticket: Ticket | None = agreement.ticket
-        """Proxy: what it comes back with, where it has proven itself."""
+        """Proxy: the ticket with which it comes back, if it has proven itself."""
         self.id = agreement.session
         self.certificate = agreement.certificate
-        """SHA-256 of the one that the peer showed; empty where its channel had none."""
+        """SHA-256 of the certificate that the peer showed; empty if its channel had none."""
         self.detail = ""
-        """Why it is not on a better path, for people; empty where it is on the best that there may be."""
+        """Why the session is not on a better path, for people; empty if it is on the best one possible."""
         self._addresses_came: Callable[[tuple[str, ...]], None] = lambda addresses: None
         self._carrier = carrier
         self._owner = owner
         self._resumes = resume_for > 0
         self._limits = limits or Limits()
         self.budget = budget or Budget(self._limits.held)
-        """What its streams may hold for the peer."""
+        """Limits what its streams may hold for the peer."""
         self._timeouts = timeouts or Timeouts()
         self._handlers = Handlers(handler, most=2 * self._limits.streams)
         self._loop = asyncio.get_running_loop()
@@ -108,9 +108,9 @@ class Session:
         self._streams: dict[int, Stream] = {}
         self._clients: WeakValueDictionary[int, Client] = WeakValueDictionary()
         """Serve: by the id of their first stream. A client is remembered while it has a stream, or while an upstream
-        connection is kept for it: a peer cannot fill it beyond the limits of those."""
+        connection is kept for it. So the limits of those also bound this dictionary, whatever a peer does."""
         self._queue: deque[asyncio.Future[None]] = deque()
-        """Requests that wait for the peer to take one more stream."""
+        """Requests that wait until the peer accepts one more stream."""
         self._flush_handle: asyncio.Handle | None = None
         self._alarm = Alarm(self._next_timer, self._on_timer)
         self._ended: asyncio.Future[TunnelError] = self._loop.create_future()
@@ -121,7 +121,7 @@ class Session:
 
     @property
     def features(self) -> Features:
-        """What both sides agreed on."""
+        """The features that both sides agreed on."""
         return self._connection.features
 
     @property
@@ -141,32 +141,32 @@ class Session:
 
     @property
     def address(self) -> str:
-        """The other end's, for people."""
+        """The other end's address, for people."""
         return self._carrier.channel.address
 
     @property
     def rtt(self) -> float | None:
-        """The last ping's round trip, seconds."""
+        """The round trip of the last ping, in seconds."""
         return self.line.rtt
 
     @property
     def active(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         return len(self._streams)
 
     @property
     def error(self) -> TunnelError | None:
-        """Why the session is over; None while it is not."""
+        """Why the session has ended, or None while it has not."""
         return self._ended.result() if self._ended.done() else None
 
     @property
     def suspended(self) -> bool:
-        """Whether it has no channel that works, and waits for one."""
+        """Whether it has no working channel and waits for one."""
         return self._life.waits
 
     @property
     def introduced(self) -> bool:
-        """Whether its channel only introduces the peers to each other: local TCP alone is to carry streams."""
+        """Whether its channel only introduces the peers to each other, since only local TCP may carry streams."""
         return self._life.state is State.INTRODUCED
 
     @property
@@ -176,13 +176,13 @@ class Session:
 
     @property
     def line(self) -> Line:
-        """What the next channel's greeting asks about it."""
+        """The session's frames in order. The greeting on the next channel asks it what to resume."""
         return self._connection.line
 
     def resume(self, agreement: Agreement, carrier: Carrier) -> None:
-        """Go on over another channel, where that was agreed. The last one is left; closing it is its owner's."""
+        """Continue over another channel, as agreed. The session ignores the old channel, and its owner closes that."""
         last, self._carrier = self._carrier, carrier
-        last.leave("The session goes on over another connection.")
+        last.leave("The session continues over another connection.")
         carrier.carry(self)
         introduces = self._introduces(agreement)
         self.line.hold(introduces)
@@ -197,10 +197,10 @@ class Session:
         self._tell(change)
 
     async def open(self, head: RequestHead, *, ended: bool = False, after: Stream | None = None) -> Stream:
-        """Proxy: begin an exchange, when the peer takes one more; ``ended`` where the request has no body.
+        """Proxy: begin an exchange, once the peer accepts one more. ``ended``: the request has no body.
 
-        ``after`` is the stream of the same client connection's request before, on whatever session. Raises
-        `PeerLost`, `TooManyStreams` where the peer takes none in time, or `ProtocolError` of code TOO_LARGE.
+        ``after`` is the stream of the previous request on the same client connection, on whatever session. Raises
+        `PeerLost`, `TooManyStreams` if the peer accepts none in time, or `ProtocolError` of code TOO_LARGE.
         """
         if after is not None and after.session is self:
             head = replace(head, client=after.client_id)
@@ -218,7 +218,7 @@ class Session:
         return stream
 
     async def _open_stream(self, head: RequestHead, ended: bool) -> int:
-        """The new stream's number, once the peer takes it; requests go in the order in which they came."""
+        """Return the new stream's number, once the peer accepts it. Requests proceed in the order of their arrival."""
         self._check()
         if not self._queue:
             with suppress(TooManyStreams):
@@ -237,12 +237,12 @@ class Session:
             self._slot_is_free()
 
     def _slot_is_free(self) -> None:
-        """One stream less, or one in the queue less: whoever is first there tries again."""
+        """Let the first request in the queue try again: a stream has ended, or the queue is shorter."""
         if self._queue and not self._queue[0].done():
             self._queue[0].set_result(None)
 
     def tell_addresses(self, addresses: tuple[str, ...]) -> None:
-        """Serve: where it listens for this peer, where `Feature.PATH` is agreed on."""
+        """Serve: announce where it listens for this peer. Call this only if `Feature.PATH` is agreed on."""
         self._connection.tell(FrameType.PATH, addresses)
         self._schedule_flush()
 
@@ -252,32 +252,32 @@ class Session:
         self._schedule_flush()
 
     def hear_addresses(self, came: Callable[[tuple[str, ...]], None]) -> None:
-        """Proxy: call ``came`` from now on with where serve listens for us on networks that we may share; any text."""
+        """Proxy: call ``came`` whenever serve announces where it listens for us. The addresses may be any text."""
         self._addresses_came = came
 
     def explain(self, detail: str) -> None:
-        """Say why it is not on a better path."""
+        """Record why the session is not on a better path."""
         self.detail = detail
 
     def suspect(self, *, gone: bool = False) -> None:
-        """Somebody says that the peer is gone: find out within a second or so. ``gone``: that its process has ended."""
+        """Find out within about a second whether the peer has left, as reported. ``gone``: its process has ended."""
         if gone:
             self._life.said_gone(self._loop.time())
         self.line.suspect()
         self._alarm.set()
 
     def reassure(self) -> None:
-        """Somebody says that the peer's process is there."""
+        """Note a report that the peer's process is running."""
         self._life.said_there()
 
     def miss(self, reason: str) -> None:
-        """Proxy: local TCP has not come up. Where that alone may carry it, it is over, but for streams that wait."""
+        """Proxy: note that local TCP has failed. If nothing else may carry the session, end it, unless streams wait."""
         if self.introduced and not self._streams:
-            hint = "Are the two on one network, or VPN? --path auto tries all other ways too."
+            hint = "Are both machines on one network or VPN? --path auto also tries all other paths."
             self._abandon(ErrorCode.INTERNAL, reason, PeerLost(reason, hint=hint))
 
     async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
-        """End all streams with an error on both sides, say why, and close the channel; idempotent."""
+        """End all streams with an error on both sides, send the reason, and close the channel. Idempotent."""
         await finish(
             partial(self._connection.close, code, message),
             self._flush,
@@ -352,7 +352,7 @@ class Session:
         for event in events:
             self._take(event)
         for event in events:
-            # Not before the last: a reset behind the end, in one message, is for a stream that we still know.
+            # Only after the last event: a reset that follows the end in one message is for a stream that we still know.
             if isinstance(event, EndReceived):
                 self._forget_if_finished(event.stream)
 
@@ -385,7 +385,7 @@ class Session:
                 self._end(session_error(code, message, remote=remote, role=self.role))
 
     def _answer(self, id: int, request: RequestHead) -> None:
-        if self._handlers.full:  # the peer resets faster than handlers clean up
+        if self._handlers.full:  # the peer resets streams faster than handlers clean up
             self.reset(id, ErrorCode.REFUSED, "Too many requests at once.")
             return
         stream = Stream(self, id, request, client=self._client_of(id, request))
@@ -422,7 +422,7 @@ class Session:
             raise self._ended.result().again()
 
     def _end(self, error: TunnelError) -> None:
-        """The session is over, for whatever reason came first."""
+        """End the session. The first reason counts."""
         if self._ended.done():
             return
         self._ended.set_result(error)
@@ -444,11 +444,11 @@ class Session:
     # -- without a channel
 
     def _introduces(self, agreement: Agreement) -> bool:
-        """Whether the channel may not carry streams."""
+        """Return whether the channel may not carry streams."""
         return agreement.tcp_only and self.path is not Path.TCP
 
     def _lose(self, reason: str) -> None:
-        """The channel does not work, as far as is known."""
+        """Suspend the session, since its channel does not work, as far as we know."""
         self._tell(self._life.lost(self._loop.time(), reason, last_heard=self.line.last_heard))
 
     def _tell(self, change: Change | None) -> None:
@@ -457,11 +457,11 @@ class Session:
             self._owner.session_changed(self, change)
 
     def _has_slept(self, now: float) -> bool:
-        """Whether the peer was not heard for long since this process was stopped: the alarm had no chance to tell."""
+        """Return whether this process was stopped and the peer was silent for long. The alarm could not report that."""
         return self._alarm.take_overslept(now) and now - self.line.last_heard > self._timeouts.dead_busy
 
     def _abandon(self, code: ErrorCode, message: str, error: TunnelError | None = None) -> None:
-        """End the session; the peer hears why, where it still can. ``error``: what it is for us, if not the usual."""
+        """End the session, and tell the peer why if possible. ``error``: what it means for us, if not the usual."""
         self._connection.close(code, message)
         self._flush()
         self._end(error or session_error(code, message, remote=False, role=self.role))

@@ -1,7 +1,7 @@
-"""The sessions of one side of a room: which channel is whose, who is reached or waited for, and what is told of it.
+"""The sessions of one side of a room: which channel belongs to which, which peers are reached, and what is reported.
 
-A proxy has one session, a serve one with each proxy. Channels of any kind come here when they are open: each is greeted
-in the name of a session that goes on, where there is one, and else begins a new one.
+A proxy has one session; serve has one with each proxy. Open channels of any kind arrive here. The greeting on each
+continues an existing session if there is one, and otherwise begins a new one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from .ways import HEAD_START, PATIENT_START
 
 
 class Peers:
-    """``disturbed`` hears that a session is suspended, or (with a reason) over; ``restored`` that one stands."""
+    """The sessions of one side of a room.
+
+    ``disturbed`` is called when one is suspended or (with a reason) ends, ``restored`` when one works.
+    """
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class Peers:
         restored: Callable[[], None],
     ) -> None:
         self.sessions: list[Session] = []
-        """Those that are not over, the newest last."""
+        """The sessions that have not ended, the newest last."""
         self._role = role
         self._settings = settings
         self._access = access
@@ -54,14 +57,14 @@ class Peers:
         self._restored = restored
         self._features = _features(settings)
         self._in_common = Budget(settings.limits.held_in_all // 2)
-        """What peers may hold beyond the share of each."""
+        """What peers may hold beyond their own shares."""
         self._up = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def standing(self) -> list[Session]:
         """The sessions that are not suspended."""
-        # A copy first: other threads ask too, and the loop goes on meanwhile.
+        # Copy first: other threads ask too, while the loop continues.
         return [session for session in tuple(self.sessions) if not session.suspended]
 
     @property
@@ -70,7 +73,7 @@ class Peers:
         return any(session.suspended and session.active for session in self.sessions)
 
     async def session(self, wait: float) -> Session:
-        """Proxy: the session with serve. Raises `PeerNotFound` where none stands within ``wait`` seconds."""
+        """Proxy: return the session with serve. Raises `PeerNotFound` if none stands within ``wait`` seconds."""
         if standing := self.standing:
             return standing[-1]
         try:
@@ -81,19 +84,22 @@ class Peers:
         except TimeoutError:
             raise PeerNotFound(
                 "The other side is not connected.",
-                hint="Is `llmtunnel serve` running there?",
+                hint="Is `llmtunnel serve` running on the other machine?",
             ) from None
         return self.standing[-1]
 
     def suspect(self) -> None:
-        """The way to everybody may have changed: ask them all."""
+        """Ping all peers, since the path to each of them may have changed."""
         for session in self.standing:
             session.suspect()
 
     # -- channels
 
     def wanted(self, path: Path, certificate: bytes) -> bool:
-        """Proxy: whether a channel over such a path is as good as what carries, or better, or another serve's."""
+        """Proxy: return whether a channel over this path is worth greeting on.
+
+        It is if its path is at least as good as what carries, or if it leads to another serve.
+        """
         return all(
             session.suspended
             or kind(path).rank <= kind(session.path).rank
@@ -102,21 +108,21 @@ class Peers:
         )
 
     def is_better(self, path: Path, certificate: bytes) -> bool:
-        """Proxy: whether a channel over such a path, to the same serve, is better than what carries."""
+        """Proxy: return whether a channel over this path to the same serve is better than the current one."""
         return any(
             not session.suspended and kind(path).rank < kind(session.path).rank and certificate == session.certificate
             for session in self.sessions
         )
 
     def head_start(self) -> float:
-        """Proxy: for how many seconds the direct way is tried before the relay is asked for."""
+        """Proxy: return for how many seconds to try the direct way before asking for the relay."""
         if self._settings.resume_for == 0:
             return PATIENT_START
         waiting = any(session.suspended and session.path is Path.RELAY for session in self.sessions)
         return 0.0 if waiting else HEAD_START
 
     def greeting(self, channel: Channel) -> Greeting:
-        """What to say on a channel that has just opened."""
+        """Return the greeting for a channel that has just opened."""
         certificate = channel.binding.remote if channel.binding else b""
         return Greeting(
             self._role,
@@ -133,7 +139,7 @@ class Peers:
         )
 
     def agreed(self, carrier: Carrier, agreement: Agreement, *, name: str) -> Session | None:
-        """The session that goes on, or begins, with an agreement; None where the one that was agreed on has ended."""
+        """Continue or begin the agreed session, and return it. Return None if the session to continue has ended."""
         if agreement.received is None:
             return self._begin(carrier, agreement, name)
         session = next((each for each in self.sessions if each.id == agreement.session), None)
@@ -170,14 +176,14 @@ class Peers:
         return session
 
     def _budget(self) -> Budget:
-        """What a new peer may make this side hold."""
+        """Return the limit of what a new peer may make this side hold."""
         limits = self._settings.limits
         if self._role is Role.PROXY:
             return Budget(limits.held_in_all)
         return Budget(limits.held, share=limits.held_in_all // 2 // limits.peers, others=self._in_common)
 
     def _make_place(self, agreement: Agreement) -> None:
-        """End the sessions that a new one leaves without sense, or without a place."""
+        """End the sessions that the new one replaces, or whose place it needs."""
         for session in tuple(self.sessions):
             if self._role is Role.PROXY:
                 self.end(session, "Another serve took its place.")
@@ -187,10 +193,10 @@ class Peers:
             for session in [session for session in self.sessions if session.suspended][:1]:
                 self.end(session, "Another peer needs its place.")
 
-    # -- what sessions tell
+    # -- reports from sessions
 
     def session_changed(self, session: Session, change: life.Change) -> None:
-        """See `Owner`. Nobody is told of a peer before its session has stood."""
+        """See `Owner`. Users hear nothing of a peer before its session has stood."""
         if session not in self.sessions:
             return
         match change:
@@ -211,7 +217,7 @@ class Peers:
             self._disturbed(error)
 
     def _stands(self, session: Session) -> None:
-        """For the first time."""
+        """Report that a session stands for the first time."""
         self._reached()
         self._notify(
             PeerConnected(
@@ -231,14 +237,14 @@ class Peers:
     # -- the end
 
     def put_out(self, certificate: bytes) -> None:
-        """Serve: end what there is with who has this certificate."""
+        """Serve: end every session with the owner of this certificate."""
         for session in tuple(self.sessions):
             if session.certificate == certificate:
                 told = "Serve has put this proxy out."
                 self.end(session, "It was removed and blocked.", code=ErrorCode.UNWELCOME, told=told)
 
     def end(self, session: Session, reason: str, *, code: ErrorCode = ErrorCode.NO_ERROR, told: str = FAREWELL) -> None:
-        """End one, now; its streams and the peer are told, and the channel is closed in the background."""
+        """End a session now, tell its streams and the peer, and close the channel in the background."""
         self.sessions.remove(session)
         self._access.ended(session)
         if session.has_stood:
@@ -250,7 +256,7 @@ class Peers:
         task.add_done_callback(report)
 
     async def aclose(self) -> None:
-        """End all; nothing more is told."""
+        """End all sessions, without notices."""
         closing = [session.aclose for session in self.sessions]
         self.sessions.clear()
         await finish(*closing, partial(ended, *self._closing), together=True)

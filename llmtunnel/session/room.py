@@ -1,8 +1,8 @@
-"""A member of a room: stays in it, connects to the other side, and does both again after whatever happens.
+"""A member of a room: stays in it, connects to the other side, and repeats both after any failure.
 
-The signal server and the links fail apart from each other: links outlive the signal server's loss, and a proxy that
-wants another link leaves the room and joins again, as another member, so that serve offers anew
-(signaling/negotiation.py). The link that it has stays until the session has gone over to the other one (peers.py).
+The signal server and the links fail independently. Links outlive the loss of the signal server. A proxy that wants
+another link leaves the room and joins again as another member, so that serve makes a new offer
+(signaling/negotiation.py). Its existing link stays until the session has moved to the new one (peers.py).
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ from .watch import watch
 logger = logging.getLogger(__name__)
 
 NO_PIPE = ("no-relay", "relay-limit")
-"""What the signal server says where it opens no pipe."""
+"""The signal server's error codes for a pipe that it does not open."""
 OUTGOING = 256
-"""Signalling messages that may wait for the socket; an exchange has about twenty."""
+"""Signalling messages that may wait for the socket. An exchange has about twenty."""
 COMPLAINT_EVERY = 10.0
-"""Seconds between two notices that somebody did not come in, where nobody waits for it, and between two errors of the
-signal server: strangers must not fill the screen."""
+"""Seconds between two notices that a peer was rejected, while nobody waits for it, and between two errors of the
+signal server. Strangers must not fill the screen."""
 
 
 class Room:
-    """`run` it as a task; `notify` hears what happens. Serve gives a ``handler`` for its peers' requests.
+    """Run as a task (`run`); `notify` receives what happens. Serve passes a ``handler`` for its peers' requests.
 
-    ``access``: who may be a peer, where that is not by the settings alone.
+    ``access``: who may be a peer, if the settings alone do not decide that.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class Room:
         self._warnings = Bucket(3, every=COMPLAINT_EVERY)
         self._instance = _new_instance()
         self.met = False
-        """Somebody of the other side was in the room, now or earlier."""
+        """Whether a member of the other side is, or was, in the room."""
         self._token: str | None = None
         self._addressed = False
         self._relay = False
-        """The signal server has one, and we may use it."""
+        """Whether the signal server has a relay that we may use."""
         self._peers = Peers(
             role,
             settings,
@@ -104,21 +104,21 @@ class Room:
         )
         self._links = Links(settings.limits, self._negotiation)
         self._leaving: set[asyncio.Task[None]] = set()
-        """Connections to the signal server that are being closed."""
+        """Tasks that close connections to the signal server."""
         self._outgoing: asyncio.Queue[str] = asyncio.Queue(OUTGOING)
         self._retry = Retry(settings.timeouts)
         self._changed = asyncio.Event()
-        """Something has happened that ends a wait: what is due then is looked up."""
+        """Set when something ends a wait. The waiting task then checks what is due."""
         self._better = Alarm(lambda: self._retry.better_due, self._seek_better)
 
     @property
     def sessions(self) -> list[Session]:
-        """The sessions that are not over, those that wait for their peer too."""
+        """The sessions that have not ended, including those that wait for their peer."""
         return list(self._peers.sessions)
 
     @property
     def standing(self) -> list[Session]:
-        """Those whose peer is reached."""
+        """The sessions whose peer is reached."""
         return self._peers.standing
 
     @property
@@ -128,7 +128,7 @@ class Room:
 
     @property
     def alone(self) -> bool:
-        """Whether the signal server knows of nobody to talk to in the room; says nothing before it has let us in."""
+        """Whether the signal server knows of no possible peer in the room. Meaningless before it has let us in."""
         return self._negotiation.alone
 
     @property
@@ -137,11 +137,14 @@ class Room:
         return self._access
 
     async def session(self, wait: float) -> Session:
-        """Proxy: the session with serve. Raises `PeerNotFound` where none stands within ``wait`` seconds."""
+        """Proxy: return the session with serve. Raises `PeerNotFound` if none stands within ``wait`` seconds."""
         return await self._peers.session(wait)
 
     async def run(self) -> None:
-        """Stay in the room until cancelled. Raises what cannot be mended, at a proxy: see `ProxyAccess.is_final`."""
+        """Stay in the room until cancelled.
+
+        At a proxy, raises failures that no retry can fix, see `ProxyAccess.is_final`.
+        """
         watching = asyncio.create_task(watch(self._moved), name="watching the network")
         watching.add_done_callback(report)
         try:
@@ -166,14 +169,15 @@ class Room:
         await ended(*self._leaving)
 
     def renew_secret(self, secret: str) -> None:
-        """Serve: strangers have to know this one from now on."""
+        """Serve: require this secret from strangers from now on."""
         assert isinstance(self._access, ServeAccess)
         self._access.door.renew(secret)
 
     def put_out(self, name: str) -> bool:
-        """Serve: end the session with the peer of this name, and keep it out; whether there was one."""
+        """Serve: end the session with the peer of this name, and block it. Return whether there was one."""
         assert isinstance(self._access, ServeAccess)
-        # All of the name: it is short enough for somebody to make a certificate that has another's.
+        # Block all peers of this name. It is so short that an attacker could make a certificate with another peer's
+        # name.
         certificates = {session.certificate for session in self.sessions if session.peer == name}
         if not certificates:
             return False
@@ -184,7 +188,10 @@ class Room:
         return True
 
     def reconnect(self) -> None:
-        """Come again at once, to the signal server and, as a proxy, to serve: what stands goes on there."""
+        """Connect again at once, to the signal server and, as a proxy, to serve.
+
+        Existing sessions move to the new link.
+        """
         for link in [link for link in self._links.by_id.values() if link.session is None]:
             self._links.leave(link)
         self._notify(Reconnecting(what="signal server", reason="Reconnecting, as requested.", delay=0.0))
@@ -195,12 +202,12 @@ class Room:
     # -- the signal server
 
     async def _visit(self) -> None:
-        """One connection to the signal server, until it is lost or another one is wanted."""
+        """Hold one connection to the signal server, until it is lost or another one is wanted."""
         settings = self._settings
-        self._changed.clear()  # this visit is what was wanted until now
+        self._changed.clear()  # this visit satisfies every earlier request
         self._outgoing = asyncio.Queue(OUTGOING)
         if self._role is Role.SERVE:
-            self._retry.link_wanted = False  # it comes for the signal server alone
+            self._retry.link_wanted = False  # serve connects for the signal server alone
         elif self._retry.link_wanted:
             self._instance = _new_instance()
             for link in tuple(self._links.by_id.values()):
@@ -216,7 +223,7 @@ class Room:
             leaving.add_done_callback(self._leaving.discard)
             leaving.add_done_callback(report)
             if not self._addressed:  # an original server has no place for us twice
-                await asyncio.shield(leaving)  # `Timeouts.close` s at most
+                await asyncio.shield(leaving)  # at most `Timeouts.close` s
 
     async def _enter(self, joined: Joined) -> None:
         self._retry.joined()
@@ -229,7 +236,7 @@ class Room:
         self._tell_if_alone()
 
     def _may_relay(self, joined: Joined) -> bool:
-        """Whether there is a relay for us; without a secret nobody could prove who is at a pipe's other end."""
+        """Return whether we may use a relay. Without a secret, nobody could prove who is at a pipe's other end."""
         settings = self._settings
         offered = self._addressed and joined.relay is not None
         if settings.carriers == {Path.RELAY} and not offered:
@@ -259,7 +266,7 @@ class Room:
             logger.warning("the signal server says: %s", error.message)
 
     async def _until_rejoin(self) -> None:
-        """Until a proxy wants to come in anew: it has lost its link, or somebody is there who does not offer."""
+        """Wait until a proxy wants to rejoin: it has lost its link, or the member in the room makes no offer."""
         expected = self._role is Role.PROXY and not self._negotiation.alone
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.timeouts.offer if expected else None):
@@ -268,10 +275,10 @@ class Room:
         if self.connecting or not self._retry.link_wanted or self._negotiation.alone:
             await self._until_due()
         else:
-            logger.info("nobody has offered a connection: joining again")
+            logger.info("no peer has offered a connection: joining again")
 
     async def _until_due(self) -> None:
-        """Until another link is wanted and due, and none is being made; or until there is a failure."""
+        """Wait until another link is wanted and due while none is being made, or until there is a final failure."""
         loop = asyncio.get_running_loop()
         while True:
             await self._changed.wait()  # for as long as all is well
@@ -285,7 +292,7 @@ class Room:
                 return
 
     async def _pause(self, exc: SignalError) -> None:
-        """Before the signal server is tried again."""
+        """Wait before the next try of the signal server."""
         delay = self._retry.signal_delay(soon=self._peers.waiting)
         self._notify(Reconnecting(what="signal server", reason=str(exc), hint=exc.hint, delay=round(delay, 3)))
         with suppress(TimeoutError):
@@ -297,7 +304,7 @@ class Room:
         try:
             self._outgoing.put_nowait(message)
         except asyncio.QueueFull:
-            logger.warning("the signal server takes no messages: one is dropped")
+            logger.warning("the signal server accepts no messages: one was dropped")
 
     def _tell_if_alone(self) -> None:
         if self._negotiation.alone and not self._links.by_id and not self._peers.sessions:
@@ -329,7 +336,7 @@ class Room:
         if old := self._links.by_id.get(member.peer_id):
             self._links.leave(old)
         if not self._links.make_place(len(self.standing)):
-            logger.info("%s is left out: too many connect, or are connected", member.peer_id[:6])
+            logger.info("%s was rejected: too many peers are connecting or connected", member.peer_id[:6])
             return None
         relay = self._peers.head_start() if self._relay and member.role and not spare else None
         return self._links.add(Link(member, self._side, self, relay=relay, addressed=self._addressed, spare=spare))
@@ -347,8 +354,8 @@ class Room:
     def link_agreed(self, link: Link, carrier: Carrier, agreement: Agreement) -> Session | None:
         """See `LinkOwner`."""
         if not self._links.holds(link):
-            if agreement.received is not None:  # the session itself lives, and goes on over another link
-                carrier.leave("The connection was given up.")
+            if agreement.received is not None:  # the session itself lives, and continues over another link
+                carrier.leave("The connection was abandoned.")
             return None
         if link not in self._links.left:
             self._negotiation.established(link.member.peer_id)
@@ -360,12 +367,12 @@ class Room:
             return
         self._links.close(link)
         if link.spare and link.session is None:
-            logger.info("%s is not reached over a better path: %s", link.name, reason)
+            logger.info("%s cannot be reached over a better path: %s", link.name, reason)
         elif self._role is Role.SERVE:
             self._tell_failure(link, reason)
             self._tell_if_alone()
         elif link.session is not None:
-            return  # `_disturbed` hears what becomes of it
+            return  # `_disturbed` learns what happens to it
         elif self._is_final(reason, stood=False) and not self.connecting and not self.standing:
             self._give_up(reason)
         else:
@@ -381,11 +388,11 @@ class Room:
             return
         unasked = self._role is Role.SERVE or bool(self.standing)
         if unasked and not self._complaints.take(asyncio.get_running_loop().time()):
-            logger.info("%s did not come in: %s", link.name, reason)
+            logger.info("%s was not accepted: %s", link.name, reason)
             return
         self._notify(ErrorNotice(message=str(reason), hint=reason.hint))
 
-    # -- what becomes of sessions
+    # -- what happens to sessions
 
     def _restored(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -395,10 +402,10 @@ class Room:
             self._better.set()
 
     def _disturbed(self, reason: TunnelError | None) -> None:
-        """A session is suspended, or over where there is a reason."""
+        """React to a session that is suspended or, with a reason, has ended."""
         self._retry.disturbed()
         if self._role is Role.SERVE:
-            self._retry.hurry()  # it may be waiting for a signal server, which is in a hurry now
+            self._retry.hurry()  # the room may be waiting for a signal server, and is now in a hurry
             self._changed.set()
             if reason is not None:
                 self._tell_if_alone()
@@ -425,7 +432,7 @@ class Room:
         self._changed.set()
 
     def _seek_better(self) -> None:
-        """Proxy: offer serve a direct link beside the one that carries, when that is due."""
+        """Proxy: when due, offer serve a direct link next to the one that carries."""
         standing = self._links.standing
         if not self._retry.take_better(asyncio.get_running_loop().time()):
             return
@@ -436,7 +443,8 @@ class Room:
             spare.offer()
 
     def _moved(self) -> None:
-        """Our way to the network is another one, or we slept: what stands may not stand, and a second is long."""
+        """React to a new network path, or to a sleep: existing links may be dead, and waiting a second for that is
+        long."""
         if self._peers.sessions:
             self._peers.suspect()
             self._want_link()

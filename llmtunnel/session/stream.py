@@ -1,7 +1,7 @@
-"""One HTTP exchange on a session, as the endpoints see it: the same class at both ends.
+"""One HTTP exchange on a session, as the endpoints see it. Both ends use the same class.
 
-Whatever waits here raises `StreamReset` where the stream ends before it is whole, and `PeerLost` where the session is
-lost. What came before the end is delivered first. One task may read and one may write at a time.
+Everything that waits here raises `StreamReset` if the stream ends before it is complete, and `PeerLost` if the session
+is lost. What arrived before the end is delivered first. One task may read and one may write at a time.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from ..protocol.hello import Features
 from ..protocol.window import Budget
 
 MAX_HEADS: Final = 16
-"""Interim heads that may wait for the reader: they cost no credit."""
+"""Interim heads that may wait for the reader. They cost no credit."""
 
 UNREAD: Final = "Too much of what the peer sent waits to be read."
 
 SMALL: Final = 1024
-"""Unread chunks shorter than this are joined: of tiny ones, credit would allow many times its bytes in memory."""
+"""Unread chunks shorter than this are joined. Many tiny chunks would take far more memory than their bytes of
+credit."""
 
 
 class Client:
@@ -32,42 +33,43 @@ class Client:
 
     def __init__(self, *, left: bool = False) -> None:
         self.left = left
-        """No further request will come: the client closes with this response, its connection or the session has ended,
-        or the peer does not tell clients apart."""
+        """Whether no further request will come: the client closes with this response, its connection or the session has
+        ended, or the peer does not tell clients apart."""
         self.on_left: Callable[[], None] | None = None
-        """Called when its connection, or the session, ends; set by whoever keeps something for its next request."""
+        """Called when its connection or the session ends. The owner of something kept for its next request sets
+        this."""
 
     def leave(self) -> None:
-        """Its connection, or the session, has ended; idempotent."""
+        """Note that its connection, or the session, has ended. Idempotent."""
         self.left = True
         if self.on_left:
             self.on_left()
 
 
 class StreamOwner(Protocol):
-    """What a stream asks of the session that it belongs to. No call may block."""
+    """What a stream needs from its session. No call may block."""
 
     peer: str
     budget: Budget
 
     @property
     def features(self) -> Features:
-        """What the session agreed on."""
+        """The features that the session agreed on."""
 
     def takes_head(self, stream: int) -> bool:
-        """Whether a head has room; where not, the stream's writer is woken when it has."""
+        """Return whether there is room for a head. If not, the stream's writer is woken when there is."""
 
     def send_response(self, stream: int, head: ResponseHead) -> None:
         """See `Stream.send_response`."""
 
     def send_data(self, stream: int, data: memoryview) -> int:
-        """How many bytes were taken; the stream's writer is woken when more would be."""
+        """Send body bytes, and return how many were taken. The stream's writer is woken when more can be sent."""
 
     def send_end(self, stream: int) -> None:
         """See `Stream.send_end`."""
 
     def consumed(self, stream: int, size: int) -> None:
-        """The application took body bytes: the peer may send more."""
+        """Note that the application consumed body bytes, so the peer may send more."""
 
     def reset(self, stream: int, code: ErrorCode, message: str) -> None:
         """See `Stream.reset`."""
@@ -77,35 +79,35 @@ class StreamOwner(Protocol):
 
 
 class Stream:
-    """An open stream of a session, made by `Session.open` or handed to serve's handler."""
+    """An open stream of a session, made by `Session.open` or passed to serve's handler."""
 
     def __init__(self, session: StreamOwner, id: int, request: RequestHead, *, client: Client | None = None) -> None:
         self.id = id
         self.request = request
-        """The head as received, or as sent."""
+        """The request's head as received, or as sent."""
         self.client = client or Client(left=True)
-        """Serve: whose request it is."""
+        """Serve: the client whose request it is."""
         self._session = session
         self._heads: deque[ResponseHead] = deque()
         self._interim = 0
-        """Interim heads that have come."""
+        """Interim heads that have arrived."""
         self._chunks: deque[bytes] = deque()
         self._ended = False
         self._sent_end = False
         self._error: TunnelError | None = None
         self._held = 0
-        """Bytes that this stream holds of the peer's budget."""
+        """Bytes that this stream takes of the peer's budget."""
         self._readable: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
 
     @property
     def peer(self) -> str:
-        """The other side's short name."""
+        """The short name of the other side."""
         return self._session.peer
 
     @property
     def session(self) -> StreamOwner:
-        """The session that it belongs to."""
+        """The session that the stream belongs to."""
         return self._session
 
     @property
@@ -115,22 +117,22 @@ class Stream:
 
     @property
     def features(self) -> Features:
-        """What the session agreed on."""
+        """The features that the session agreed on."""
         return self._session.features
 
     async def send_response(self, head: ResponseHead) -> None:
-        """Serve: send the response's head; interim ones may come first. Returns when the outbox has taken it.
+        """Serve: send the response's head, after any interim ones. Return when the outbox has taken it.
 
-        Raises `ProtocolError` of code TOO_LARGE where it does not fit a frame: then nothing was sent.
+        Raises `ProtocolError` of code TOO_LARGE if it does not fit a frame. Then nothing was sent.
         """
         self._check()
-        while not self._session.takes_head(self.id):  # heads cost no credit: without a wait they would pile up
+        while not self._session.takes_head(self.id):  # heads cost no credit, so without a wait they would pile up
             await self._wait_writable()
             self._check()
         self._session.send_response(self.id, head)
 
     async def response(self) -> ResponseHead:
-        """Proxy: the response's head; call again after an interim one."""
+        """Proxy: return the response's head. Call this again after an interim one."""
         while not self._heads:
             self._check()
             await self._wait_readable()
@@ -139,7 +141,7 @@ class Stream:
         return head
 
     async def send(self, data: bytes) -> None:
-        """Send body bytes of any length; returns when credit and outbox have taken them all."""
+        """Send body bytes of any length. Return when credit and outbox have taken them all."""
         view = memoryview(data)
         held = 0
         try:
@@ -155,13 +157,16 @@ class Stream:
             self._let_go(held)
 
     async def send_end(self) -> None:
-        """Our half is whole: nothing more will be sent."""
+        """End our half: it is complete, and nothing more will be sent."""
         self._check()
         self._session.send_end(self.id)
         self._sent_end = True
 
     async def receive(self) -> bytes:
-        """The body bytes that have come, at least one, or ``b""`` at a whole end. The peer may send as many again."""
+        """Return the body bytes that have arrived, at least one, or ``b""`` at a complete end.
+
+        The peer may send as many again.
+        """
         while not self._chunks:
             if self._ended:
                 return b""
@@ -174,26 +179,26 @@ class Stream:
         return data
 
     def reset(self, code: ErrorCode, message: str) -> None:
-        """Give the stream up; idempotent, and nothing where it has finished."""
+        """Abandon the stream. Idempotent; a stream that has finished ignores it."""
         self._session.reset(self.id, code, message)
         self.rx_ended(StreamReset(code, message, remote=False))
         self.free()
 
     def finish(self) -> None:
-        """Serve, at the handler's end: what is still open will not be answered, or not be read."""
+        """Serve: end the stream when its handler has ended. What is still open will not be answered, or not be read."""
         if self._sent_end:
             self.reset(ErrorCode.NO_ERROR, "The request's rest is not needed.")
         else:
             self.reset(ErrorCode.INTERNAL, "The request was not answered in full.")
 
     def close_client(self) -> None:
-        """Proxy: the connection of the client whose request this was has closed."""
+        """Proxy: note that the connection of the client that sent this request has closed."""
         self._session.close_client(self.client_id)
 
     # -- called by the session
 
     def admit(self) -> bool:
-        """Serve: whether there is room for the request's head, which is held until `free`."""
+        """Serve: return whether there is room for the request's head, which counts as held until `free`."""
         size = cost(self.request)
         if not self._session.budget.take(size, new=True):
             return False
@@ -201,11 +206,11 @@ class Stream:
         return True
 
     def free(self) -> None:
-        """Nothing that it holds counts any more: it is over, or will be in a moment."""
+        """Release everything that it holds of the budget. It has ended, or will in a moment."""
         self._let_go(self._held)
 
     def rx_head(self, head: ResponseHead) -> None:
-        """A response's head came."""
+        """Accept a response's head."""
         if len(self._heads) == MAX_HEADS:
             self.reset(ErrorCode.FLOW_CONTROL, "The peer sends interim responses faster than they are read.")
             return
@@ -218,7 +223,7 @@ class Stream:
             self._wake_reader()
 
     def rx_data(self, data: bytes) -> None:
-        """Body bytes came."""
+        """Accept body bytes."""
         if not self._hold(len(data), UNREAD):
             return
         if self._chunks and len(self._chunks[-1]) < SMALL:
@@ -228,26 +233,26 @@ class Stream:
         self._wake_reader()
 
     def rx_end(self) -> None:
-        """The peer's half ended, whole."""
+        """Note the complete end of the peer's half."""
         self._ended = True
         self._wake_reader()
 
     def rx_ended(self, error: TunnelError) -> None:
-        """The stream is gone; a response that has come whole stays readable."""
+        """End the stream. A response that has arrived completely stays readable."""
         if self._error is None:
             self._error = error
         self._wake_reader()
         self.wake_writer()
 
     def wake_writer(self) -> None:
-        """There is credit, and room, or an error to raise."""
+        """Wake the writer: there is credit and room, or an error to raise."""
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
 
     # -- the peer's budget
 
     def _hold(self, size: int, problem: str) -> bool:
-        """Count bytes as held for the peer; where they do not fit its budget, the stream ends."""
+        """Count bytes as held for the peer. End the stream if they exceed the peer's budget."""
         if not self._session.budget.take(size):
             self.reset(ErrorCode.FLOW_CONTROL, problem)
             return False
@@ -255,7 +260,7 @@ class Stream:
         return True
 
     def _let_go(self, size: int) -> None:
-        size = min(size, self._held)  # after `free`, what is still read counts no more
+        size = min(size, self._held)  # after `free`, what is still read no longer counts
         self._held -= size
         self._session.budget.give(size)
 

@@ -1,9 +1,9 @@
-"""Ways to one member, tried side by side: each opens a channel, or says why it cannot.
+"""Ways to one member, tried side by side. Each opens a channel, or says why it cannot.
 
-    direct    WebRTC by offer and answer: straight, or by a TURN server
-    relay     a pipe through the signal server, which only the proxy asks for; both are sent a ticket
+    direct    WebRTC by offer and answer: directly, or through a TURN server
+    relay     a pipe through the signal server; only the proxy asks for it, and both sides receive a ticket
 
-What is said on a channel, and which of them carries, is link.py's.
+What is said on a channel, and which channel carries the session, is decided in link.py.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from ..transport.tls import Welcome
 from ..transport.webrtc import WebRtcPeer
 
 HEAD_START: Final = 0.3
-"""Seconds in which a direct path may come up before the relay is asked for: an easy one costs the relay nothing."""
+"""Seconds that a direct path gets before we ask for the relay. An easy direct path then costs the relay nothing."""
 
 PATIENT_START: Final = 5.0
-"""The same where a session cannot go over to a better path later."""
+"""The same for a session that cannot move to a better path later."""
 
 Send = Callable[[str], None]
-"""Queues a signalling message; one that cannot be sent any more is dropped: the peer will time out."""
+"""Queues a signalling message. One that can no longer be sent is dropped, and the peer will time out."""
 
 
 class DirectWay(Way):
-    """WebRTC: `offer` or `answer` says which it is to be, before `open`."""
+    """WebRTC. Call `answer` before `open` if the member makes the offer; otherwise `open` makes one."""
 
     name = "direct"
 
@@ -46,15 +46,16 @@ class DirectWay(Way):
         self._patience = settings.timeouts.connect
         self._server = server
         self._unused = settings.tried.isdisjoint((Path.DIRECT, Path.TURN))
-        """The peers only find each other by it."""
+        """Whether WebRTC only introduces the two peers, since no path over it may be used."""
         self._send = send
         self._to = to
         self._member = peer
         self._offer: str | None = None
-        """The member's; None where we offer."""
+        """The member's offer; None if we make it."""
         self._answered = asyncio.Event()
         self.told = asyncio.Event()
-        """Set once the member knows of this link, or never will: what is signalled before would be nobody's."""
+        """Set once the member knows of this link, or never will. It could not attribute an earlier message to this
+        link."""
         self.peer = WebRtcPeer(
             ice=settings.ice,
             timeouts=settings.timeouts,
@@ -66,13 +67,13 @@ class DirectWay(Way):
         )
 
     def answer(self, sdp: str) -> None:
-        """The member offers."""
+        """Accept the member's offer."""
         self.told.set()
         self._answered.set()
         self._offer = sdp
 
     async def take_answer(self, sdp: str) -> None:
-        """The member's answer came; another one than the first counts for nothing. Raises `ConnectFailed`."""
+        """Accept the member's answer; only the first one counts. Raises `ConnectFailed`."""
         if not self._answered.is_set():
             self._answered.set()
             await self.peer.accept(sdp)
@@ -94,10 +95,10 @@ class DirectWay(Way):
         await self.peer.aclose()
 
     async def _let_others_come(self) -> None:
-        """Serve waits for the proxy to ask for the relay."""
+        """Wait, as serve, for the proxy to ask for the relay."""
         if self._server:
             await asyncio.sleep(self._patience)
-        raise ConnectFailed("WebRTC only introduces the two sides here: --path names another path.")
+        raise ConnectFailed("WebRTC only introduces the two sides: --path selects another path.")
 
     async def _introduction(self) -> str:
         if self._offer is None:
@@ -116,7 +117,7 @@ class DirectWay(Way):
 
 
 class RelayWay(Way):
-    """A pipe through the relay, once there is a ticket; ``welcome``: whose certificate is let in."""
+    """A pipe through the relay, opened when a ticket has arrived. ``welcome``: which certificates are accepted."""
 
     name = "relay"
 
@@ -131,13 +132,13 @@ class RelayWay(Way):
         self._channel: Channel | None = None
 
     def take_ticket(self, ticket: str) -> None:
-        """One came; the first counts."""
+        """Accept a ticket; only the first one counts."""
         if not self._answered.is_set():
             self._ticket = ticket
             self._answered.set()
 
     def refuse(self, reason: str) -> None:
-        """The signal server gives none."""
+        """Note that the signal server refuses a ticket."""
         if not self._answered.is_set():
             self._refusal = reason
             self._answered.set()
@@ -168,7 +169,7 @@ class RelayWay(Way):
 
 
 class AskedRelayWay(RelayWay):
-    """The proxy's: asked for ``head_start`` seconds after the member was ``told`` of us, and only while ``wanted``."""
+    """The proxy's relay: asks for a pipe ``head_start`` seconds after ``told`` is set, and only while ``wanted``."""
 
     on_demand = True
 
@@ -192,13 +193,13 @@ class AskedRelayWay(RelayWay):
         self._last = False
 
     def look(self, *, last: bool = False) -> None:
-        """It may be wanted now; ``last``: no other way is left, so that it is now or never."""
+        """Check again whether the relay is wanted. ``last``: no other way is left."""
         self._last = self._last or last
         self._look.set()
 
     async def open(self) -> Channel:
         """As `Way.open`."""
-        await self._told.wait()  # the direct way sets it in any case, and the link cancels what it gives up
+        await self._told.wait()  # the direct way always sets it, and the link cancels what it abandons
         with suppress(TimeoutError):
             async with asyncio.timeout(self._head_start):
                 while not self._last:
@@ -212,4 +213,4 @@ class AskedRelayWay(RelayWay):
 
     async def _wait_for_look(self) -> None:
         self._look.clear()
-        await self._look.wait()  # as long as another way stands or is tried: its end calls `look`
+        await self._look.wait()  # for as long as another way is open or being tried: its end calls `look`

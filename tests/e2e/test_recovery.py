@@ -297,7 +297,7 @@ def test_serve_refuses_peers_with_a_strange_hello_and_serves_on(
     serve.wait_event("signal-connected")
 
     def turned_away() -> int:  # notices are few, so that strangers do not fill a screen: the log has the others
-        return serve.count("error") + sum("did not come in" in line for line in serve.errors)
+        return serve.count("error") + sum("was not accepted" in line for line in serve.errors)
 
     strange = [
         *("proxy-of-another-protocol", "proxy-of-another-version", "proxy-without-json"),
