@@ -1,4 +1,4 @@
-"""The wire between two peers, pure: bytes and ``now`` in, events and bytes out.
+"""The protocol between two peers. Pure: bytes and ``now`` go in, events and bytes come out.
 
-README.md beside this is its specification. No asyncio, no sockets, no clock, no logging in here.
+README.md in this directory is its specification. There is no asyncio, socket, clock or logging in this package.
 """

@@ -1,13 +1,13 @@
-"""How two peers prove to each other that they hold a secret, and what they get from it (README.md section 9).
+"""How two peers prove to each other that they hold a secret, and which keys they derive from it (README.md section 9).
 
-    1. proxy -> serve   HELLO   share of a SPAKE2 exchange, and the id of its ticket where it was here before
-    2. serve -> proxy   AGREE   its own share, or (the ticket is known) a nonce
-    3. proxy -> serve   AUTH    the proxy's confirmation: it goes first, so that serve tells a stranger nothing
+    1. proxy -> serve   HELLO   the share of a SPAKE2 exchange, and the id of its ticket if it has one
+    2. serve -> proxy   AGREE   its own share, or a nonce if it knows the ticket
+    3. proxy -> serve   AUTH    the proxy's confirmation: it comes first, so that serve tells a stranger nothing
     4. serve -> proxy   AUTH    serve's confirmation
 
-The confirmations are made from the shared key and all that either side could have been lied to about: the room, HELLO
-and AGREE byte for byte, and the certificate at each end of the channel. SPAKE2 leaves nothing to test guesses on: who
-plays one side has one guess in each exchange.
+The confirmations depend on the shared key and on everything that an attacker could have forged: the room, HELLO and
+AGREE byte for byte, and the certificate at each end of the channel. SPAKE2 leaves nothing to test guesses on. So a peer
+that impersonates one side gets one guess per exchange.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from .hello import AuthAnswer, AuthOffer
 from .keys import Certificates, KeyExchange, Keys, Ticket
 
 GUESSES: Final = 3
-"""Proofs that a proxy gives to who gives none in turn, before it stops and asks its user: each is a guess for whoever
-plays serve, and a mistyped code does not get better."""
+"""Proofs that a proxy gives without receiving one, before it stops and asks its user. Each gives a peer that
+impersonates serve one guess, and a mistyped code stays wrong."""
 GUESS_EVERY: Final = 600.0
-"""Seconds until it gives one more. Only time brings them: or who lets some handshakes through would guess for ever."""
+"""Seconds until the proxy gives one more. A success returns only its own guess. Otherwise an attacker that lets some
+handshakes succeed could guess without limit."""
 NONCE: Final = 32
-"""Bytes of what serve sends to a proxy that comes back."""
+"""Bytes of the nonce that serve sends to a proxy with a ticket."""
 NOT_THE_SAME: Final = "Serve and proxy do not hold the same secret, or somebody is in between."
 NONE_GIVEN: Final = "Serve lets in who has its invite or secret, and this proxy has none."
 SPARED: Final = "The code is for one proxy, and was not tried."
@@ -39,27 +40,27 @@ TOO_MANY: Final = "Too many have answered as serve who do not prove that they ho
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyCredentials:
-    """What a proxy brings to prove itself."""
+    """What a proxy needs to prove itself."""
 
     room: str
     certificates: Certificates
     secret: str = field(repr=False)
     ticket: Ticket | None = None
     guesses: Bucket = field(default_factory=lambda: Bucket(GUESSES, every=GUESS_EVERY), repr=False)
-    """All channels of a proxy share one."""
+    """Shared by all channels of a proxy."""
     spares: bool = False
-    """It only looks: it proves nothing to a serve whose secret that would use up."""
+    """Whether the proxy only looks. It proves nothing to a serve whose secret that would use up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeCredentials:
-    """What serve brings: its door has the secret, if there is one, and decides who may try."""
+    """What serve needs: its door, which has the secret, if any, and decides who may try it."""
 
     room: str
     certificates: Certificates
     door: Door
     networks: Networks = ()
-    """Where the proxy is, for the door's fairness between strangers."""
+    """Where the proxy is, so that the door is fair between strangers."""
 
 
 class ProxyAuth:
@@ -74,13 +75,13 @@ class ProxyAuth:
 
     @property
     def offer(self) -> AuthOffer:
-        """Its part of HELLO."""
+        """The proxy's part of HELLO."""
         return AuthOffer(share=self._exchange.share, ticket=self._ticket.id if self._ticket else None)
 
     def prove(self, answer: AuthAnswer | None, now: float, *, hello: bytes, agree: bytes, once: bool = False) -> bytes:
-        """The confirmation to send, by serve's part of AGREE. Raises `ProtocolError` UNAUTHENTICATED.
+        """Return the confirmation for serve's part of AGREE. Raises `ProtocolError` UNAUTHENTICATED.
 
-        ``once``: it uses the secret up. Raises `ProtocolError` UNWELCOME where the credentials spare that.
+        ``once``: a proof uses the secret up. Raises `ProtocolError` UNWELCOME if the credentials do not permit that.
         """
         if once and self._credentials.spares:
             raise ProtocolError(SPARED, code=ErrorCode.UNWELCOME)
@@ -94,7 +95,10 @@ class ProxyAuth:
         return self._keys.proxy
 
     def check(self, confirmation: bytes) -> Ticket:
-        """Serve has the secret too; the ticket for the next time. Raises `ProtocolError` UNAUTHENTICATED."""
+        """Check serve's confirmation, and return the ticket for the next time.
+
+        Raises `ProtocolError` UNAUTHENTICATED.
+        """
         if self._keys is None or not self._keys.confirms(Role.SERVE, confirmation):
             raise unproven(NOT_THE_SAME)
         if self._guessed:
@@ -104,7 +108,7 @@ class ProxyAuth:
 
     def _shared(self, answer: AuthAnswer, now: float) -> bytes:
         if answer.share is not None:
-            # Taken before anything is said, so that no way of breaking off gives it back.
+            # Take the guess before anything is sent. So no way of abandoning the handshake returns it.
             self._guessed = self._credentials.guesses.take(now)
             if not self._guessed:
                 raise unproven(TOO_MANY)
@@ -125,12 +129,12 @@ class ServeAuth:
         self._shared = b""
         self._keys: Keys | None = None
         self.returning: Ticket | None = None
-        """The ticket by which the proxy says that it comes; it is proven with `confirm`."""
+        """The ticket that the proxy claims to hold. `confirm` checks the proof."""
         self.ticket: Ticket | None = None
-        """The proxy's for the next time, once it has confirmed."""
+        """The proxy's ticket for the next time, once the proxy has confirmed."""
 
     def answer(self, offer: AuthOffer | None, now: float) -> AuthAnswer | None:
-        """Its part of AGREE, if the door lets this proxy try; None where it has to wait. Raises `ProtocolError`."""
+        """Return serve's part of AGREE, or None if the door makes this proxy wait. Raises `ProtocolError`."""
         if offer is None:
             raise unproven(NONE_GIVEN)
         self.returning = self._door.returning(offer.ticket, self._certificate) if offer.ticket else None
@@ -145,16 +149,16 @@ class ServeAuth:
         return AuthAnswer(share=exchange.share)
 
     def bind(self, *, hello: bytes, agree: bytes) -> None:
-        """HELLO as it came and AGREE as it goes are part of what is proven."""
+        """Make HELLO, as received, and AGREE, as sent, part of what is proven."""
         credentials = self._credentials
         self._keys = keys.derive(self._shared, credentials.room, credentials.certificates, hello, agree)
 
     def confirm(self, confirmation: bytes, now: float) -> bytes:
-        """The proxy has the secret: the confirmation to send. Raises `ProtocolError`."""
+        """Check the proxy's confirmation, and return serve's. Raises `ProtocolError`."""
         if self._keys is None or not self._keys.confirms(Role.PROXY, confirmation):
             raise unproven(NOT_THE_SAME)
         self.ticket = self.returning or self._keys.ticket()
-        # The door may have closed while the proxy took its time.
+        # The door may have closed since the proxy knocked.
         if self.returning is not None:
             self._door.check(self._certificate)
         elif self._door.secret != self._secret:
@@ -165,7 +169,7 @@ class ServeAuth:
 
 
 def unproven(message: str) -> ProtocolError:
-    """The error of a peer that has not proven that it holds the secret."""
+    """Return the error for a peer that has not proven that it holds the secret."""
     return ProtocolError(message, code=ErrorCode.UNAUTHENTICATED)
 
 

@@ -1,6 +1,6 @@
-"""One session's protocol, pure: messages and ``now`` in, events and messages out. It begins with an agreement.
+"""The protocol of one session, from the agreement on: messages and ``now`` in, events and messages out. Pure.
 
-Here are the streams; how their frames come whole over one channel after the other is line.py's.
+This module handles streams. line.py gets their frames across whole, over one channel after the other.
 
     1. greeting.py      HELLO, AGREE, AUTH                                     -> an agreement on both sides
     2. proxy -> serve   REQ_HEADERS n, REQ_BODY n …, REQ_END n
@@ -8,8 +8,8 @@ Here are the streams; how their frames come whole over one channel after the oth
        either           RESET n (or ERROR n), CREDIT n, PING, PONG
     3. either           RESET 0 (or ERROR 0), and the channel closes           -> ConnectionEnded
 
-What a peer does wrong is never an exception to the caller: it ends the stream, or the connection, with the error
-that README.md names, and an event. What the caller does wrong is an assertion.
+A peer's mistake never raises an exception in the caller. It ends the stream or the connection with the error that
+README.md specifies, and causes an event. A caller's mistake is an assertion.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _END: Final = {Role.PROXY: FrameType.REQ_END, Role.SERVE: FrameType.RES_END}
 
 
 class Connection:
-    """The protocol of one peer, from the agreement with it."""
+    """The protocol of one peer, from the agreement with it on."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Connection:
     ) -> None:
         self.role = role
         self.features = agreement.features
-        """What both sides agreed on."""
+        """The features that both sides agreed on."""
         self.ended: ConnectionEnded | None = None
         self._agreement = agreement
         self._limits = limits or Limits()
@@ -72,16 +72,16 @@ class Connection:
         self._streams: dict[int, StreamState] = {}
         self._last_stream = 0
         self._now = now
-        """When the last message came."""
+        """When the last message arrived."""
         handlers = self._make_handlers()
         self._of_streams = {type: handlers[type] for type in handlers if frames.KINDS[type].stands_on(1)}
         self._of_session = {type: handlers[type] for type in handlers if frames.KINDS[type].stands_on(0)}
-        """What each type of frame that may come does."""
+        """The handler of each type of frame that may arrive."""
 
-    # -- what came
+    # -- receiving messages
 
     def receive_message(self, message: bytes, now: float) -> list[Event]:
-        """Take one message of the channel; what it means, in order."""
+        """Process one message from the channel, and return its events in order."""
         self._now = now
         if self.ended is None:
             try:
@@ -94,13 +94,13 @@ class Connection:
         return self._take_events()
 
     def next_timer(self) -> float | None:
-        """When `handle_timer` wants to be called; it may move with each message."""
+        """Return when to call `handle_timer`. This may change with each message."""
         if self.ended is not None:
             return None
         return self.line.next_timer(busy=bool(self._streams))
 
     def handle_timer(self, now: float) -> list[Event]:
-        """The time of `next_timer` has come, or nearly."""
+        """Act at the time of `next_timer`, or shortly before it."""
         if self.ended is None and self.line.is_dead(now, busy=bool(self._streams)):
             if self.line.resumable:
                 self._events.append(PeerSilent())
@@ -108,25 +108,25 @@ class Connection:
                 self._end(ErrorCode.INTERNAL, "The peer is silent.", remote=True)
         return self._take_events()
 
-    # -- what to send
+    # -- sending
 
     def message_to_send(self) -> bytes | None:
-        """The next message for the channel, cut now; None where nothing waits, or may go."""
+        """Return the next message for the channel, cut now, or None if nothing waits or may be sent."""
         return self.line.message_to_send()
 
     def take_writable(self) -> list[int]:
-        """Streams whose `send_data` took less than it was given, and that take more now."""
+        """Return the streams whose `send_data` took less than it was given, and which take more now."""
         candidates, self._credited = self._credited | self._outbox.take_cut(), set()
         return [stream for stream in candidates if self._unblock(stream)]
 
     def is_open(self, stream: int) -> bool:
-        """Whether a stream has not finished on both sides, nor been reset."""
+        """Return whether a stream is open: not finished on both sides, and not reset."""
         return stream in self._streams
 
     def open_stream(self, head: RequestHead, *, ended: bool = False) -> int:
-        """Proxy: begin an exchange; ``ended`` where the request has no body.
+        """Proxy: begin an exchange. ``ended``: the request has no body.
 
-        Raises `TooManyStreams`, or `ProtocolError` of code TOO_LARGE where the head does not fit a frame.
+        Raises `TooManyStreams`, or `ProtocolError` of code TOO_LARGE if the head does not fit a frame.
         """
         assert self.role is Role.PROXY and self.ended is None
         if len(self._streams) >= self._agreement.streams or self._last_stream >= MAX_STREAM:
@@ -151,16 +151,16 @@ class Connection:
         self._outbox.add_frame(stream, frames.encode(FrameType.RES_HEADERS, stream, payload))
 
     def takes_head(self, stream: int) -> bool:
-        """Whether a head has room in the outbox; where not, the stream is in `take_writable` once it has."""
+        """Return whether the outbox has room for a head. If not, `take_writable` reports the stream once it has."""
         state = self._streams.get(stream)
         if state is not None:
             state.blocked = self._outbox.room(stream) <= 0
         return state is None or not state.blocked
 
     def send_data(self, stream: int, data: memoryview) -> int:
-        """Send body bytes; how many were taken, by credit and by room in the outbox.
+        """Send body bytes, and return how many were taken, as credit and the outbox permit.
 
-        Where that is less than all, the stream is in `take_writable` once it takes more.
+        If not all were taken, `take_writable` reports the stream once it takes more.
         """
         state = self._streams.get(stream)
         if state is None:
@@ -174,7 +174,7 @@ class Connection:
         return size
 
     def send_end(self, stream: int) -> None:
-        """Our half is whole."""
+        """End our half of a stream: it is complete."""
         state = self._streams.get(stream)
         if state is None:
             return
@@ -184,16 +184,16 @@ class Connection:
         self._retire(stream, state)
 
     def reset(self, stream: int, code: ErrorCode, message: str) -> None:
-        """Give a stream up, or (serve, NO_ERROR, after the response's end) the rest of its request."""
+        """Abandon a stream, or (serve, NO_ERROR, after the response's end) the rest of its request."""
         state = self._streams.pop(stream, None)
         if state is None:
             return
         if code not in _AFTER_THE_REST and self._outbox.drop(stream):
-            return  # of clients that come and go while nothing can be sent, not even a reset may pile up
+            return  # not even resets may pile up if clients come and go while nothing can be sent
         self._tx_reset(stream, state, code, message)
 
     def consumed(self, stream: int, size: int) -> None:
-        """The application has taken body bytes of a `DataReceived`."""
+        """Note that the application has consumed body bytes of a `DataReceived`."""
         state = self._streams.get(stream)
         if state is None:
             return
@@ -203,7 +203,7 @@ class Connection:
             self._outbox.add_urgent(frames.encode(FrameType.CREDIT, stream, frames.encode_credit(grant)))
 
     def _grow(self, window: ReceiveWindow) -> int:
-        """What to grant beside what was consumed, where the window holds its sender up."""
+        """Return what to grant in addition to the consumed bytes, if the window limits its sender."""
         if not window.is_short(self._now, self.line.rtt or _RTT) or window.size * 2 > self._limits.window_most:
             return 0
         grown = sum(state.rx_window.grown for state in self._streams.values())
@@ -214,25 +214,25 @@ class Connection:
         return more
 
     def close_client(self, client: int) -> None:
-        """Proxy: a client's connection has closed; ``client`` is the id of the first stream that it used.
+        """Proxy: report that a client's connection has closed. ``client`` is the id of the first stream that it used.
 
-        The frame waits behind those that this stream has queued. It may overtake frames of the client's later
-        streams, and serve takes both orders.
+        The frame follows those that this stream has queued. It may overtake frames of the client's later streams, and
+        serve accepts either order.
         """
         if Feature.CLIENT in self.features and self.ended is None:
             self._outbox.add_frame(client, frames.encode(FrameType.CLIENT_CLOSED, client))
 
     def tell(self, type: FrameType, value: Any) -> None:
-        """Send a frame of the session that has a `frames.Codec`, where its feature is agreed on.
+        """Send a frame of the session that has a `frames.Codec`, if its feature is agreed on.
 
-        It has no number: where the channel is lost, it may be lost too.
+        The frame has no number: if the channel is lost, the frame may be lost too.
         """
         kind = frames.KINDS[type]
         assert kind.codec is not None and kind.sender is not self.role.other and kind.is_known(self.features)
         self.line.control(type, kind.codec.encode(value))
 
     def close(self, code: ErrorCode, message: str) -> None:
-        """End the session in order; one last message is to be sent."""
+        """End the session in order. One last message remains to be sent."""
         if self.ended is None:
             self._tx_session_error(code, message)
             self._end(code, message, remote=False)
@@ -286,8 +286,8 @@ class Connection:
         if stream > MAX_STREAM:
             raise ProtocolError("A stream's number is too high.")
         self._last_stream = stream
-        # A peer has not seen the end of what still waits here: one that does not read could have more and more answers
-        # pile up.
+        # A peer has not seen the end of a stream that still waits here. Without this limit, a peer that does not read
+        # could make answers pile up.
         if len(self._streams.keys() | self._outbox.streams) >= self._limits.streams:
             raise ProtocolError("Too many requests at once.", code=ErrorCode.REFUSED)
         head = fields.decode_request(frame.payload, self.features)
@@ -297,7 +297,7 @@ class Connection:
         self._events.append(RequestReceived(stream, head))
 
     def _rx_client_closed(self, frame: Frame) -> None:
-        # The first stream may never have come: its head can have been taken back before it was sent.
+        # The first stream may never have arrived: the proxy may have withdrawn its head before sending it.
         self._events.append(ClientClosed(frame.stream))
 
     def _rx_response(self, frame: Frame) -> None:
@@ -367,7 +367,7 @@ class Connection:
     # -- streams
 
     def _find(self, stream: int) -> StreamState | None:
-        """The stream's state, None where it is gone. Raises `ProtocolError` where it never was."""
+        """Return the stream's state, or None if it is gone. Raises `ProtocolError` if it never existed."""
         state = self._streams.get(stream)
         if state is None and stream > self._last_stream:
             raise ProtocolError("A frame came for a stream that nobody opened.")
@@ -393,7 +393,7 @@ class Connection:
         return not state.blocked
 
     def _fail_stream(self, stream: int, exc: ProtocolError) -> None:
-        """A peer's mistake on one stream: reset it, tell the application, go on."""
+        """Reset one stream after a peer's mistake, tell the application, and continue."""
         state = self._streams.pop(stream, None)
         self._outbox.drop(stream)
         self._tx_reset(stream, state, exc.code, exc.message)
@@ -407,7 +407,7 @@ class Connection:
         elif code is not ErrorCode.NO_ERROR:
             self._outbox.add_frame(stream, frames.encode(FrameType.ERROR, stream, frames.encode_error(message)))
             if self.role is Role.SERVE and state is not None and state.tx.state is State.OPEN:
-                # What the original serve sends after an error in the middle of a body.
+                # The original serve also sends this after an error in the middle of a body.
                 self._outbox.add_frame(stream, frames.encode(FrameType.RES_END, stream))
 
     # -- the session
@@ -417,7 +417,7 @@ class Connection:
             raise ProtocolError("The peer asks for more answers than it takes.")
 
     def _fail(self, exc: ProtocolError) -> None:
-        """A peer's mistake that no stream can bear."""
+        """End the session after a peer's mistake that affects more than a stream."""
         self._tx_session_error(exc.code, exc.message)
         self._end(exc.code, exc.message, remote=False)
 
@@ -439,6 +439,7 @@ class Connection:
 
 
 _RTT: Final = 0.05
-"""Seconds that a round trip is taken for before one is measured."""
+"""Assumed round trip in seconds, before one is measured."""
 _AFTER_THE_REST: Final = (ErrorCode.NO_ERROR, ErrorCode.UPSTREAM)
-"""A reset that overtakes nothing of its stream: the response is whole, or is to end where the upstream's did."""
+"""A reset with one of these codes overtakes nothing of its stream. The response is complete, or has to end where the
+upstream's did."""

@@ -1,12 +1,12 @@
-"""Serve's door: who may try the secret, how often, and who is let in. Pure: time comes in as ``now``.
+"""Serve's door: who may try the secret, how often, and who is admitted. Pure: the time is passed in as ``now``.
 
-A stranger takes a guess from a bucket before anything is computed for it, and gets it back by knowing the secret: a
-handshake that fails, or is broken off, has cost one. All strangers share the one bucket, so no number of addresses or
-certificates gives an attacker more guesses. A proxy that was in comes back by its ticket, past the bucket.
+A stranger takes a guess from a bucket before serve computes anything for it. The guess returns to the bucket if the
+stranger knows the secret. So a handshake that fails or is abandoned costs a guess. All strangers share the one bucket:
+more addresses or certificates do not give an attacker more guesses. A proxy with a ticket bypasses the bucket.
 
-Strangers that find the bucket empty wait, and the next guess goes to the network that has had none for the longest
-time. So an attacker delays a newcomer from elsewhere by one guess for each network that he comes from, not by one for
-each try.
+Strangers that find the bucket empty wait. The next guess goes to the network that has made none for the longest time.
+So an attacker delays a newcomer from elsewhere by one guess for each network that the attacker uses, and not by one for
+each attempt.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from ..errors import ErrorCode, ProtocolError
 from .keys import Ticket
 
 GUESSES: Final = 16
-"""Guesses at once: as many proxies as serve takes, which all come when it is started again."""
+"""Guesses at once: as many as serve accepts proxies, since all of them return when serve restarts."""
 GUESS_EVERY: Final = 2.0
-"""Seconds until another guess may be made: 16 million a year, of the 3,600 million million that a code has."""
+"""Seconds until another guess may be made: 16 million guesses a year. A code has 3,600 million million values."""
 ASK_EVERY: Final = 0.25
-"""Seconds after which a stranger that waits knocks again."""
+"""Seconds after which a waiting stranger knocks again."""
 AWAY: Final = 1.0
-"""A stranger that has not knocked for so many seconds waits no more: its connection is gone."""
+"""Seconds without a knock after which a stranger no longer waits: its connection has closed."""
 WAIT: Final = 15.0
-"""Seconds that a stranger waits for a guess, at most. A proxy waits 20 s for serve's answer to its hello."""
+"""Seconds that a stranger waits for a guess at most. A proxy waits 20 s for serve's answer to its hello."""
 NETWORKS: Final = 1024
-"""Networks whose last guess is remembered; an attacker from more of them is as a newcomer again."""
+"""Networks whose last guess is remembered. An attacker with more networks counts as a newcomer again."""
 TICKETS: Final = 256
-"""Proxies without a session that are known again; of more, the one whose session ended first is a stranger."""
+"""Proxies without a session that serve recognises. Of more, the one whose session ended first becomes a stranger."""
 PUT_OUT: Final = 1024
-"""Certificates that stay out."""
+"""Blocked certificates that are remembered."""
 
 _NEVER: Final = float("-inf")
 
 Networks = tuple[str, ...]
-"""The networks that an address is in, the widest first; any texts."""
+"""The networks that an address is in, the widest first. The texts have no other meaning."""
 
 
 @dataclass(slots=True)
@@ -56,42 +56,45 @@ class _Waiting:
 
 
 class Door:
-    """One tunnel's door. ``expires``: when it closes to strangers, as ``now``; ``once``: it closes behind the first."""
+    """The door of one tunnel.
+
+    ``expires``: when it closes to strangers, as ``now``; ``once``: it admits one stranger.
+    """
 
     def __init__(self, secret: str | None, *, expires: float | None = None, once: bool = False) -> None:
         self.secret = secret
-        """What strangers have to know; None: nothing, so that they are not held up at all."""
+        """What strangers have to know. None: nothing, so that they do not wait."""
         self.once = once
-        """The secret lets one proxy in."""
+        """Whether the secret admits one proxy only."""
         self._expires = expires
         self._first: bytes | None = None
         self.guesses = Bucket(GUESSES, every=GUESS_EVERY)
-        """What strangers have, all of them together."""
+        """The guesses of all strangers together."""
         self._waiting: dict[bytes, _Waiting] = {}
-        """By certificate. Each is a connection that is open now, and those are few (`Limits.strangers`)."""
+        """By certificate. Each stands for an open connection, and those are few (`Limits.strangers`)."""
         self._guessed: dict[str, float] = {}
-        """When a guess was last made from a network, the latest last."""
+        """When a guess was last made from a network, the latest at the end."""
         self._known: dict[bytes, _Known] = {}
-        """By the ticket's id; of those without a session, the one that lost it last is the last."""
+        """By the ticket's id. Of those without a session, the one that lost it last is at the end."""
         self._inside: set[bytes] = set()
         """The ids of tickets whose sessions live."""
         self._put_out: dict[bytes, None] = {}
 
     def renew(self, secret: str) -> None:
-        """Strangers have to know another secret from now on; who was in is none."""
+        """Require another secret from strangers from now on. Proxies that were admitted are not strangers."""
         self.secret, self._first, self._expires = secret, None, None
 
     def returning(self, ticket: bytes, certificate: bytes) -> Ticket | None:
-        """The ticket of that id, where it is this certificate's."""
+        """Return the ticket with this id if it belongs to this certificate, and None otherwise."""
         known = self._known.get(ticket)
         return known.ticket if known is not None and known.certificate == certificate else None
 
     # -- strangers
 
     def knock(self, certificate: bytes, networks: Networks, now: float) -> bool:
-        """Whether a stranger may make its guess now; else it knocks again after `ASK_EVERY`, `WAIT` at most.
+        """Return whether a stranger may make its guess now. If not, it knocks again after `ASK_EVERY` s.
 
-        Raises `ProtocolError`: UNWELCOME, or REFUSED where it has waited for too long.
+        Raises `ProtocolError`: UNWELCOME, or REFUSED if it has waited for `WAIT` s.
         """
         try:
             self.check(certificate)
@@ -111,7 +114,10 @@ class Door:
         return False
 
     def enter(self, certificate: bytes, ticket: Ticket, now: float) -> None:
-        """A stranger has proven itself: its guess was none. Raises `ProtocolError` where the door has closed since."""
+        """Admit a stranger that has proven itself, and return its guess.
+
+        Raises `ProtocolError` if the door has closed.
+        """
         self.guesses.give()
         self.check(certificate)
         self._check_invite(certificate, now)
@@ -129,12 +135,12 @@ class Door:
         return waiting
 
     def _place(self, certificate: bytes) -> int:
-        """How many of those who wait come before this one."""
+        """Return how many of the waiting strangers are ahead of this one."""
         mine = self._turn(self._waiting[certificate])
         return sum(self._turn(each) < mine for each in self._waiting.values())
 
     def _turn(self, waiting: _Waiting) -> tuple[list[float], float]:
-        """What orders those who wait: network by network, the one that guessed longest ago; then who came first."""
+        """Return the sort key of a waiting stranger: the last guess of each of its networks, then its arrival."""
         return [self._guessed.get(network, _NEVER) for network in waiting.networks], waiting.since
 
     def _remember(self, networks: Networks, now: float) -> None:
@@ -144,28 +150,31 @@ class Door:
         while len(self._guessed) > NETWORKS:
             del self._guessed[next(iter(self._guessed))]
 
-    # -- who is in
+    # -- admitted proxies
 
     def begin(self, ticket: Ticket) -> None:
-        """A session with the proxy of this ticket has begun: it is known for as long as that lives, and after."""
+        """Note that a session with this ticket's proxy has begun.
+
+        Serve recognises the proxy while it lives, and after.
+        """
         self._inside.add(ticket.id)
 
     def end(self, ticket: Ticket) -> None:
-        """The session has ended: of all without one, its proxy is forgotten last."""
+        """Note that the session has ended. Its proxy is now the last to be forgotten of all without a session."""
         self._inside.discard(ticket.id)
         if known := self._known.pop(ticket.id, None):
             self._known[ticket.id] = known
             self._forget_oldest()
 
     def put_out(self, certificate: bytes) -> None:
-        """Keep a certificate out from now on, whatever it knows."""
+        """Block a certificate from now on, whatever secret or ticket its owner has."""
         self._known = {id: known for id, known in self._known.items() if known.certificate != certificate}
         self._put_out[certificate] = None
         if len(self._put_out) > PUT_OUT:
             del self._put_out[next(iter(self._put_out))]
 
     def check(self, certificate: bytes) -> None:
-        """Raises `ProtocolError` UNWELCOME for a certificate that was put out."""
+        """Check that a certificate is not blocked. Raises `ProtocolError` UNWELCOME if it is."""
         if certificate in self._put_out:
             raise ProtocolError("Serve has put this proxy out.", code=ErrorCode.UNWELCOME)
 
@@ -175,7 +184,7 @@ class Door:
             del self._known[id]
 
     def _check_invite(self, certificate: bytes, now: float) -> None:
-        # The first may not have heard that it is in: then it has no ticket, and comes by the secret again.
+        # The first proxy may not have learned that it was admitted. It has no ticket then, and uses the secret again.
         if self.once and self._first not in (None, certificate):
             raise ProtocolError("The invite was for one proxy, and one has come in.", code=ErrorCode.UNWELCOME)
         if self._expires is not None and now >= self._expires:

@@ -1,4 +1,4 @@
-"""What a connection tells of what came: the language between the wire and the session."""
+"""What a connection reports: the events between the protocol and the session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .heads import RequestHead, ResponseHead
 
 @dataclass(frozen=True, slots=True)
 class RequestReceived:
-    """Serve: a stream was opened."""
+    """Serve: the proxy has opened a stream."""
 
     stream: int
     head: RequestHead
@@ -19,7 +19,7 @@ class RequestReceived:
 
 @dataclass(frozen=True, slots=True)
 class ResponseReceived:
-    """Proxy: a response's head came, an interim one perhaps."""
+    """Proxy: a response's head has arrived, perhaps an interim one."""
 
     stream: int
     head: ResponseHead
@@ -27,7 +27,7 @@ class ResponseReceived:
 
 @dataclass(frozen=True, slots=True)
 class DataReceived:
-    """Body bytes came; `Connection.consumed` is owed for them."""
+    """Body bytes have arrived. Call `Connection.consumed` for them later."""
 
     stream: int
     data: bytes
@@ -35,14 +35,14 @@ class DataReceived:
 
 @dataclass(frozen=True, slots=True)
 class EndReceived:
-    """The peer's half ended, whole."""
+    """The peer's half has ended, and is complete."""
 
     stream: int
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEnded:
-    """The stream was reset: by the peer, or (not ``remote``) by us because the peer broke the protocol."""
+    """The stream was reset: by the peer, or (``remote`` is false) by us, because the peer broke the protocol."""
 
     stream: int
     code: ErrorCode
@@ -52,35 +52,35 @@ class StreamEnded:
 
 @dataclass(frozen=True, slots=True)
 class RestUnwanted:
-    """Proxy: serve has answered in full and will not read the rest of the request; the response stands."""
+    """Proxy: serve has answered completely and will not read the rest of the request. The response is valid."""
 
     stream: int
 
 
 @dataclass(frozen=True, slots=True)
 class ClientClosed:
-    """Serve: the client connection whose first stream had this id has closed; no request of it will follow."""
+    """Serve: the client connection whose first stream had this id has closed. It sends no further request."""
 
     client: int
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A frame of the session came that has a `frames.Codec`, and so says something to the application alone."""
+    """A frame of the session that has a `frames.Codec` has arrived. It concerns only the application."""
 
     type: int
     value: Any
-    """What its codec makes of the payload."""
+    """The payload as decoded by the codec."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerSilent:
-    """Nothing comes any more on a channel of a session that can go on with another one, or when something does."""
+    """The channel is silent. The session can continue over another channel, or when this one speaks again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionEnded:
-    """The session is over: nothing more will come or be sent, but for a last message."""
+    """The session has ended. Nothing more is received, and only a last message is sent."""
 
     code: ErrorCode
     message: str

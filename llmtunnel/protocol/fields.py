@@ -1,4 +1,4 @@
-"""Heads and their JSON payloads, checked on the way in (README.md section 4)."""
+"""Heads and their JSON payloads, validated when received (README.md section 4)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .frames import MAX_PAYLOAD, MAX_STREAM
 from .heads import Fields, RequestHead, ResponseHead, get_all
 from .hello import Feature, Features
 
-# RFC 9110 section 5.6.2, and what may stand in a request line and a field line without ending it.
+# RFC 9110 section 5.6.2; and the bytes that may occur in a request line and a field line without ending it.
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET: Final = re.compile(rb"/[\x21-\x7e\x80-\xff]*|\*")
 _UNSAFE: Final = re.compile(rb"[\r\n\0]")
 
 MAX_FIELDS: Final = 1024
-"""Header fields in one head. A frame has room for 6,500 empty ones, each of which costs 200 bytes of memory and 3 µs;
-what serve takes from an upstream is below that (`Limits`), and what the two sides add are a few."""
+"""Header fields in one head. A frame has room for 6,500 empty ones, each of which costs 200 bytes of memory and 3 µs.
+Serve accepts fewer from an upstream (`Limits`), and the two sides add only a few."""
 
 
 def encode_request(stream: int, head: RequestHead, features: Features) -> bytes:
-    """The payload of REQ_HEADERS. Raises `ProtocolError` of code TOO_LARGE."""
+    """Return the payload of REQ_HEADERS. Raises `ProtocolError` of code TOO_LARGE."""
     text = _reader(features)
     values: dict[str, object] = {"stream_id": stream, "method": text(head.method), "path": text(head.target)}
     if Feature.CLIENT in features:
@@ -32,7 +32,7 @@ def encode_request(stream: int, head: RequestHead, features: Features) -> bytes:
 
 
 def encode_response(stream: int, head: ResponseHead, features: Features) -> bytes:
-    """The payload of RES_HEADERS. Raises `ProtocolError` of code TOO_LARGE."""
+    """Return the payload of RES_HEADERS. Raises `ProtocolError` of code TOO_LARGE."""
     values: dict[str, object] = {"stream_id": stream, "status": head.status}
     if Feature.FIELDS in features:
         values["reason"] = head.reason.decode("latin-1")
@@ -40,14 +40,14 @@ def encode_response(stream: int, head: ResponseHead, features: Features) -> byte
 
 
 def decode_request(payload: bytes, features: Features) -> RequestHead:
-    """Raises `ProtocolError`."""
+    """Return the head in a payload of REQ_HEADERS. Raises `ProtocolError`."""
     values, raw = _load(payload), _writer(features)
     client = values.get("client") if Feature.CLIENT in features else None
     head = RequestHead(
         method=raw(values.get("method")),
         target=raw(values.get("path")),
         fields=_fields_in(values, features),
-        # A value that no client can have makes the stream a client of its own, which shares nothing with others.
+        # An invalid value makes the stream a client of its own, which shares nothing with others.
         client=client if type(client) is int and 0 < client <= MAX_STREAM else 0,
         last=Feature.CLIENT in features and values.get("last") is True,
     )
@@ -59,7 +59,7 @@ def decode_request(payload: bytes, features: Features) -> RequestHead:
 
 
 def decode_response(payload: bytes, features: Features) -> ResponseHead:
-    """Raises `ProtocolError`."""
+    """Return the head in a payload of RES_HEADERS. Raises `ProtocolError`."""
     values = _load(payload)
     status = values.get("status")
     if type(status) is not int or not 100 <= status <= 999:
@@ -71,7 +71,7 @@ def decode_response(payload: bytes, features: Features) -> ResponseHead:
 
 
 def check(fields: Fields) -> None:
-    """Refuse fields that would mean something else on an HTTP connection. Raises `ProtocolError`."""
+    """Reject fields that would change the meaning of a message on an HTTP connection. Raises `ProtocolError`."""
     for name, value in fields:
         if not _TOKEN.fullmatch(name):
             raise ProtocolError("A field name is not a token.")
@@ -92,7 +92,7 @@ def _fields_out(fields: Fields, features: Features) -> dict[str, object]:
 
 
 def _as_map(fields: Fields) -> dict[str, str]:
-    """The fields as v1 holds them, one value a name: lists joined (RFC 9110 section 5.3), the last Set-Cookie."""
+    """Return the fields as v1 has them, one value per name: joined (RFC 9110 section 5.3), or the last Set-Cookie."""
     joined: dict[bytes, tuple[str, str]] = {}
     for name, value in fields:
         key, label, text = name.lower(), name.decode("latin-1"), _guess(value)
@@ -154,7 +154,7 @@ def _reader(features: Features) -> Callable[[bytes], str]:
 
 
 def _writer(features: Features) -> Callable[[object], bytes]:
-    """Text of the wire to bytes, by the agreed reading."""
+    """Return a function that turns a text of the wire into bytes, by the agreed encoding."""
     encoding = "latin-1" if Feature.FIELDS in features else "utf-8"
 
     def raw(text: object) -> bytes:

@@ -1,9 +1,9 @@
-"""Frames and messages: bytes on the channel, and back; and what types of frames there are (README.md section 2).
+"""Frames and messages as bytes on the channel, and the table of all frame types (README.md section 2).
 
-`KINDS` is the one table of types. What a peer knows, what may come from the other side, and what is skipped follow from
-it. A frame of the session that has a `Codec` there passes through the protocol core: `Connection.tell` sends it, and
-an event brings what came. All other frames are the core's own, and whoever takes one decodes it: the payload of a
-stream that has ended is skipped, whatever it holds. Their codecs are below, in hello.py and in fields.py.
+`KINDS` is the only table of types. It determines what a peer knows, what may come from the other side, and what is
+skipped. A frame of the session with a `Codec` passes through the protocol core: `Connection.tell` sends it, and an
+event reports its arrival. All other frames belong to the core, and the code that handles one decodes it. So the payload
+of a stream that has ended is skipped undecoded. The codecs of those frames are below, in hello.py and in fields.py.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ..status import Role
 from . import paths
 
 MAX_MESSAGE: Final = 65_536
-"""Bytes in one channel message, at most."""
+"""Maximum number of bytes in one channel message."""
 HEADER: Final = struct.Struct(">BI")
 MAX_PAYLOAD: Final = MAX_MESSAGE - HEADER.size
 MAX_BODY: Final = 65_408
-"""Bytes in one REQ_BODY or RES_BODY, at most, as in v1."""
+"""Maximum number of bytes in one REQ_BODY or RES_BODY, as in v1."""
 MAX_STREAM: Final = 2**31 - 1
 
 _LENGTH: Final = struct.Struct(">H")
 MAX_BUNDLED_FRAME: Final = 65_535 - HEADER.size - _LENGTH.size
-"""Bytes of a frame that still fits a bundle: its own header counts, and lengths have 16 bits."""
+"""Maximum payload in bytes of a frame that still fits a bundle: its header counts, and lengths have 16 bits."""
 
 
 class FrameType(IntEnum):
@@ -74,22 +74,22 @@ class Feature(StrEnum):
 
 Features = frozenset[Feature]
 ALL_FEATURES: Final[Features] = frozenset(Feature) - {Feature.AUTH, Feature.PATH}
-"""What every peer of ours can do; `Feature.AUTH` and `Feature.PATH` come with a secret."""
+"""What every peer of ours supports. `Feature.AUTH` and `Feature.PATH` need a secret."""
 
 
 class Of(Enum):
     """What a type of frame belongs to."""
 
     GREETING = "greeting"
-    """To the session, before it begins: later it is a breach."""
+    """The session, before it begins. After that, such a frame is a breach."""
     SESSION = "session"
     STREAM = "stream"
     EITHER = "either"
-    """A stream, or on stream 0 the session."""
+    """A stream, or the session on stream 0."""
 
 
 class Codec(NamedTuple):
-    """How a value becomes a payload, and back; ``decode`` raises `ProtocolError`."""
+    """How a value becomes a payload, and back. ``decode`` raises `ProtocolError`."""
 
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
@@ -97,23 +97,23 @@ class Codec(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A row of the table: one type of frame."""
+    """One type of frame: a row of the table."""
 
     type: FrameType
     of: Of
     sender: Role | None = None
     """None: both sides send it."""
     needs: Feature | None = None
-    """Where this is not agreed on, the type is an unknown one, and skipped. Only v1's own types need nothing."""
+    """If this feature is not agreed on, the type is unknown and skipped. Only v1's own types need none."""
     codec: Codec | None = None
-    """Of a frame of the session that says nothing to the protocol core itself."""
+    """For a frame of the session that does not concern the protocol core."""
 
     def is_known(self, features: Features) -> bool:
-        """Whether a peer with which these features are agreed on knows it."""
+        """Return whether a peer with these agreed features knows the type."""
         return self.needs is None or self.needs in features
 
     def stands_on(self, stream: int) -> bool:
-        """Whether such a frame may have this number of a stream; 0: the session."""
+        """Return whether such a frame may have this stream number; 0: the session."""
         if self.of is Of.EITHER or self.type <= LAST_WITHOUT_STREAM:
             return True
         return (self.of is Of.STREAM) == (stream > 0)
@@ -145,14 +145,14 @@ KINDS: Final[Mapping[int, Kind]] = {
         Kind(FrameType.ERROR, Of.EITHER),
     )
 }
-"""All types, by their number. Those of further frames: README.md section 2."""
+"""All types by their number. README.md section 2 has the numbers for new frames."""
 
 LAST_WITHOUT_STREAM: Final = 9
-"""In frames of types up to this the stream says nothing: they are the session's."""
+"""The last type whose stream number the receiver ignores. Frames up to this type belong to the session."""
 
 
 def expected(role: Role, features: Features) -> list[FrameType]:
-    """The types that this side takes within a session, where these features are agreed on."""
+    """Return the types that this side handles within a session, if these features are agreed on."""
     return [
         kind.type
         for kind in KINDS.values()
@@ -161,16 +161,16 @@ def expected(role: Role, features: Features) -> list[FrameType]:
 
 
 def is_breach(type: int, features: Features) -> bool:
-    """Whether a frame that is not `expected` breaks the protocol; otherwise it is skipped, as unknown ones are.
+    """Return whether a frame that is not `expected` breaks the protocol. If not, it is skipped like an unknown one.
 
-    It does where it comes after its time, or from the wrong side. A feature's frame from the wrong side is skipped.
+    It breaks the protocol if it comes late or from the wrong side. A feature's frame from the wrong side is skipped.
     """
     kind = KINDS.get(type)
     return kind is not None and kind.is_known(features) and (kind.needs is None or kind.of is Of.GREETING)
 
 
 class Frame(NamedTuple):
-    """One frame. ``type`` is a plain number, since a peer may send one that we do not know."""
+    """One frame. ``type`` is a plain number, since a peer may send a type that we do not know."""
 
     type: int
     stream: int
@@ -178,17 +178,17 @@ class Frame(NamedTuple):
 
     @property
     def of_stream(self) -> bool:
-        """Whether it is a stream's, and so has a number (README.md section 11). Of unknown types this holds too."""
+        """Whether it belongs to a stream, and so has a number (README.md section 11). This includes unknown types."""
         return self.type > LAST_WITHOUT_STREAM and self.stream > 0
 
 
 def encode(type: FrameType, stream: int, payload: bytes | memoryview = b"") -> bytes:
-    """The bytes of one frame."""
+    """Return the bytes of one frame."""
     return b"".join((HEADER.pack(type, stream), payload))
 
 
 def bundle(frames: list[bytes]) -> bytes:
-    """One message of several encoded frames, of at most 65,535 bytes each; a single one stays as it is."""
+    """Return one message of several encoded frames, of at most 65,535 bytes each. A single frame stays as it is."""
     if len(frames) == 1:
         return frames[0]
     parts = [HEADER.pack(FrameType.BUNDLE, 0)]
@@ -199,14 +199,14 @@ def bundle(frames: list[bytes]) -> bytes:
 
 
 def bundled_size(frame: bytes) -> int:
-    """What a frame adds to a bundle."""
+    """Return how many bytes a frame adds to a bundle."""
     return _LENGTH.size + len(frame)
 
 
 def decode(message: bytes) -> Frame | None:
-    """The frame that a message is, a bundle unopened; None where it is too short to be one.
+    """Return the frame in a message, without opening a bundle, or None if the message is too short.
 
-    Raises `ProtocolError` where it is longer than a message may be.
+    Raises `ProtocolError` if the message is too long.
     """
     if len(message) > MAX_MESSAGE:
         raise ProtocolError("A message is too long.")
@@ -217,7 +217,7 @@ def decode(message: bytes) -> Frame | None:
 
 
 def unbundle(payload: bytes) -> Iterator[Frame]:
-    """The frames in a bundle. Raises `ProtocolError` where its lengths do not add up, or a bundle is inside."""
+    """Yield the frames in a bundle. Raises `ProtocolError` if its lengths do not add up, or it contains a bundle."""
     position = 0
     while position < len(payload):
         start = position + _LENGTH.size
@@ -240,12 +240,12 @@ _U64: Final = struct.Struct(">Q")
 
 
 def encode_reset(code: ErrorCode, message: str) -> bytes:
-    """The payload of RESET."""
+    """Return the payload of RESET."""
     return _U16.pack(code) + _text(message)
 
 
 def decode_reset(payload: bytes) -> tuple[ErrorCode, str]:
-    """The code and text of RESET; an unknown code reads as INTERNAL."""
+    """Return the code and text of RESET. An unknown code is read as INTERNAL. Raises `ProtocolError`."""
     if len(payload) < _U16.size:
         raise ProtocolError("A RESET is too short.")
     number = _U16.unpack_from(payload)[0]
@@ -254,12 +254,12 @@ def decode_reset(payload: bytes) -> tuple[ErrorCode, str]:
 
 
 def encode_error(message: str) -> bytes:
-    """The payload of ERROR."""
+    """Return the payload of ERROR."""
     return _text(message)
 
 
 def decode_session_error(frame: Frame) -> tuple[ErrorCode, str]:
-    """The code and text of RESET or ERROR on stream 0."""
+    """Return the code and text of RESET or ERROR on stream 0. Raises `ProtocolError`."""
     if frame.type == FrameType.RESET:
         return decode_reset(frame.payload)
     message = decode_text(frame.payload)
@@ -267,18 +267,18 @@ def decode_session_error(frame: Frame) -> tuple[ErrorCode, str]:
 
 
 def decode_text(payload: bytes) -> str:
-    """A peer's text for people: bounded, and without control characters that could play with a terminal."""
+    """Return a peer's text for people: at most `TEXT_LIMIT` bytes of it, and no control characters for a terminal."""
     text = payload[:TEXT_LIMIT].decode("utf-8", "replace")
     return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def encode_credit(amount: int) -> bytes:
-    """The payload of CREDIT."""
+    """Return the payload of CREDIT."""
     return _U32.pack(amount)
 
 
 def decode_credit(payload: bytes) -> int:
-    """The bytes that a CREDIT grants, more than 0."""
+    """Return the number of bytes that a CREDIT grants, more than 0. Raises `ProtocolError`."""
     if len(payload) != _U32.size:
         raise ProtocolError("A CREDIT has not 4 bytes.")
     amount: int = _U32.unpack(payload)[0]
@@ -288,12 +288,12 @@ def decode_credit(payload: bytes) -> int:
 
 
 def encode_count(count: int) -> bytes:
-    """The payload of RESUME and ACK."""
+    """Return the payload of RESUME or ACK."""
     return _U64.pack(count)
 
 
 def decode_count(payload: bytes) -> int:
-    """The number of a frame, or how many frames."""
+    """Return the number in a RESUME or ACK. Raises `ProtocolError`."""
     if len(payload) != _U64.size:
         raise ProtocolError("A RESUME or ACK has not 8 bytes.")
     count: int = _U64.unpack(payload)[0]
@@ -301,12 +301,12 @@ def decode_count(payload: bytes) -> int:
 
 
 def encode_length(length: int) -> bytes:
-    """The payload of REQ_END and RES_END where ``length`` is agreed."""
+    """Return the payload of REQ_END or RES_END if ``length`` is agreed on."""
     return _U64.pack(length)
 
 
 def decode_length(payload: bytes) -> int:
-    """The number of body bytes that an END tells."""
+    """Return the number of body bytes in an END. Raises `ProtocolError`."""
     if len(payload) != _U64.size:
         raise ProtocolError("An END has not 8 bytes of length.")
     length: int = _U64.unpack(payload)[0]
@@ -314,7 +314,7 @@ def decode_length(payload: bytes) -> int:
 
 
 TEXT_LIMIT: Final = 500
-"""Bytes of a text for people, sent or shown: an error message, not a document."""
+"""Maximum length of a text for people in bytes, sent or shown. It is an error message, not a document."""
 
 
 def _text(message: str) -> bytes:

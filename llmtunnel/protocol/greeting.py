@@ -1,12 +1,12 @@
-"""What is said first on every channel, pure: messages and ``now`` in, messages out, and an `Agreement` at the end.
+"""The greeting on every channel: messages and ``now`` in, messages out, and an `Agreement` at the end. Pure.
 
     1. channel opens
     2. proxy -> serve   HELLO   version range, features, window
     3. serve -> proxy   AGREE   version, common features, window, streams
-       both             AUTH    where there is a secret (auth.py)               -> an agreement on both sides
+       both             AUTH    if there is a secret (auth.py)                  -> an agreement on both sides
 
-A session begins with the agreement (connection.py). What a peer does wrong, silence included, ends the greeting with
-the error that README.md names.
+A session begins with the agreement (connection.py). A peer's mistake or silence ends the greeting with the error that
+README.md specifies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .resume import Resumable
 
 
 class Greeting:
-    """One side of the greeting on one channel; the arguments after ``credentials`` are those of `handshake.Offer`."""
+    """One side of the greeting on one channel. `handshake.Offer` describes the arguments after ``credentials``."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Greeting:
 
     @property
     def agreement(self) -> Agreement | None:
-        """What both sides have agreed on, once all is done."""
+        """What both sides have agreed on, once the greeting is complete."""
         return self._handshake.agreement
 
     @property
@@ -72,7 +72,7 @@ class Greeting:
         return self._handshake.proved and self.agreement is None
 
     def receive_message(self, message: bytes, now: float) -> None:
-        """Take one message of the channel; nothing once there is an agreement, or an end."""
+        """Process one message from the channel. Ignore it after the agreement or the end."""
         if self.agreement is not None or self.ended is not None:
             return
         try:
@@ -85,14 +85,14 @@ class Greeting:
             self.close(exc.code, exc.message)
 
     def next_timer(self) -> float | None:
-        """When `handle_timer` wants to be called; it may move with each message and each call."""
+        """Return when to call `handle_timer`. This may change with each message and each call."""
         if self.agreement is not None or self.ended is not None:
             return None
         wake_at = self._handshake.wake_at
         return self._deadline if wake_at is None else min(wake_at, self._deadline)
 
     def handle_timer(self, now: float) -> None:
-        """The time of `next_timer` has come, or nearly."""
+        """Act at the time of `next_timer`. Do nothing before it."""
         timer = self.next_timer()
         if timer is None or now < timer:
             return
@@ -105,11 +105,11 @@ class Greeting:
             self.close(exc.code, exc.message)
 
     def message_to_send(self) -> bytes | None:
-        """The next message for the channel; None where nothing waits."""
+        """Return the next message for the channel, or None if nothing waits."""
         return self._outgoing.popleft() if self._outgoing else None
 
     def close(self, code: ErrorCode, message: str) -> None:
-        """Give up; one last message is to be sent."""
+        """End the greeting. One last message remains to be sent."""
         if Feature.RESET in self._handshake.features:
             last = frames.encode(FrameType.RESET, 0, frames.encode_reset(code, message))
         else:
@@ -118,10 +118,10 @@ class Greeting:
         self.ended = ConnectionEnded(code, message, remote=False)
 
     def break_off(self, code: ErrorCode, message: str) -> None:
-        """Give up although the peer has done nothing wrong.
+        """End the greeting although the peer has made no mistake.
 
-        A proxy that has asked to resume a session says nothing: serve may have moved the session to this channel, and a
-        last message would end it. The end of the channel only suspends it.
+        A proxy that has asked to resume a session sends nothing. Serve may have moved the session to this channel, and
+        a last message would end it. The end of the channel only suspends it.
         """
         if self._resumes:
             self.ended = ConnectionEnded(code, message, remote=False)
@@ -137,7 +137,7 @@ class Greeting:
             self._say(self._handshake.receive(frame, now))
 
     def _is_refusal(self, frame: Frame) -> bool:
-        # Serve may turn a proxy away before it has agreed on anything, by what HELLO lists.
+        # Serve may reject a proxy before it has agreed on anything. It uses RESET if HELLO lists that.
         listed = self._handshake.offered if self.role is Role.PROXY else self._handshake.features
         reset = frame.type == FrameType.RESET and frame.stream == 0 and Feature.RESET in listed
         return frame.type == FrameType.ERROR or reset

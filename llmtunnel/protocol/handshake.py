@@ -1,7 +1,7 @@
-"""From an open channel to an agreement, pure: HELLO, AGREE and, where there is a secret, AUTH (README.md sections 3, 9)
+"""From an open channel to an agreement: HELLO, AGREE and, with a secret, AUTH (README.md sections 3 and 9). Pure.
 
-A handshake takes frames and gives frames, and has an `Agreement` when it is done. What is wrong with a peer's frame is
-a `ProtocolError`, which ends the session.
+A handshake consumes and produces frames, and has an `Agreement` when it is complete. A mistake in a peer's frame raises
+`ProtocolError`, which ends the session.
 """
 
 from __future__ import annotations
@@ -25,65 +25,66 @@ Credentials = ProxyCredentials | ServeCredentials
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What this side brings to a handshake."""
+    """This side's part of a handshake."""
 
     limits: Limits
     features: Features
     agent: str = ""
     certificate: bytes = b""
-    """SHA-256 of the one that the peer has shown on this channel; empty where that has none."""
+    """SHA-256 of the certificate that the peer has shown on this channel; empty if the channel has none."""
     resume: ResumeOffer | None = None
-    """Proxy: the session that it wants to go on with."""
+    """Proxy: the session that it wants to resume."""
     resumable: Resumable = lambda claim: None
-    """Serve: which session a proxy may go on with."""
+    """Serve: decides which session a proxy may resume."""
     tcp_only: bool = False
-    """Only local TCP is to carry streams."""
+    """Whether only local TCP may carry streams."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """What the two sides have agreed on, and proven."""
+    """What the two sides have agreed on and proven."""
 
     features: Features
     window: int
     """Bytes of credit towards the peer, for each stream."""
     streams: int = UNLIMITED
-    """How many the proxy may have open at once."""
+    """Maximum number of streams that the proxy may have open at once."""
     ticket: Ticket | None = field(default=None, repr=False)
-    """For the proxy's next time; None where nothing was proven."""
+    """For the proxy's next connection; None if nothing was proven."""
     certificate: bytes = b""
-    """The peer's, as in `Offer`."""
+    """The peer's certificate, as in `Offer`."""
     session: bytes = b""
-    """The session's id; empty where it cannot be resumed."""
+    """The session's id; empty if the session cannot be resumed."""
     received: int | None = None
-    """How many of our frames the peer has of that session, which goes on; None where the session is a new one."""
+    """How many of our frames the peer has of the session that continues; None if the session is new."""
     tcp_only: bool = False
-    """One side wants it so; a channel of another kind only introduces the two."""
+    """Whether either side requires local TCP. A channel of another kind then only introduces the two."""
 
 
 class Handshake(ABC):
-    """One side of it."""
+    """One side of a handshake."""
 
     def __init__(self, offer: Offer, *, authenticates: bool) -> None:
         self.agreement: Agreement | None = None
-        """What was agreed on, once all is done."""
+        """The result, once the handshake is complete."""
         self.features: Features = frozenset()
-        """What has been agreed on so far, which is how a refusal is told."""
+        """What has been agreed on so far. This decides how a refusal is sent."""
         self.offered = offer.features | {Feature.AUTH} if authenticates else offer.features
-        """What this side can do."""
+        """What this side supports."""
         self.proved = False
-        """Our confirmation of the secret is sent: a peer that plays a part has had its one guess."""
+        """Whether our confirmation has been sent. A peer that impersonates the other side has had its one guess
+        then."""
         self.wake_at: float | None = None
-        """When `wake` is to be called, as ``now``; None while nothing waits for a time."""
+        """When to call `wake`, as ``now``; None while nothing waits for a time."""
         self._offer = offer
 
     @abstractmethod
     def begin(self) -> list[Frame]:
-        """What is said before anything has come."""
+        """Return what to send before anything has arrived."""
 
     @abstractmethod
     def receive(self, frame: Frame, now: float) -> list[Frame]:
-        """Take a frame; what is to be sent for it. One that is not known here is skipped. Raises `ProtocolError`."""
+        """Process a frame, and return what to send in response. An unknown frame is skipped. Raises `ProtocolError`."""
 
     def wake(self, now: float) -> list[Frame]:
         """Return what to send at the time of `wake_at`. Raises `ProtocolError`."""
@@ -96,7 +97,7 @@ class Handshake(ABC):
 
 
 class ProxyHandshake(Handshake):
-    """The side that says hello."""
+    """The side that sends HELLO."""
 
     def __init__(self, offer: Offer, credentials: ProxyCredentials | None) -> None:
         super().__init__(offer, authenticates=credentials is not None)
@@ -112,7 +113,7 @@ class ProxyHandshake(Handshake):
         self._agree: Agree | None = None
 
     def begin(self) -> list[Frame]:
-        """HELLO."""
+        """Return HELLO."""
         return [Frame(FrameType.HELLO, 0, self._hello)]
 
     def receive(self, frame: Frame, now: float) -> list[Frame]:
@@ -161,7 +162,7 @@ class ProxyHandshake(Handshake):
 
 
 class ServeHandshake(Handshake):
-    """The side that agrees."""
+    """The side that sends AGREE."""
 
     def __init__(self, offer: Offer, credentials: ServeCredentials | None) -> None:
         secret = credentials.door.secret if credentials else None
@@ -170,12 +171,12 @@ class ServeHandshake(Handshake):
         self._auth = ServeAuth(credentials, secret) if credentials and secret is not None else None
         self._hello: Hello | None = None
         self._payload = b""
-        """HELLO as it came."""
+        """HELLO as received."""
         self._session = b""
         self._resumed = False
 
     def begin(self) -> list[Frame]:
-        """Nothing: the proxy speaks first."""
+        """Return nothing: the proxy speaks first."""
         return []
 
     def receive(self, frame: Frame, now: float) -> list[Frame]:
@@ -198,7 +199,7 @@ class ServeHandshake(Handshake):
         return self._agree(hello, now)
 
     def wake(self, now: float) -> list[Frame]:
-        """See `Handshake.wake`: a stranger that had to wait at the door tries again."""
+        """Let a stranger that had to wait at the door try again. See `Handshake.wake`."""
         assert self._hello is not None
         return self._agree(self._hello, now)
 
@@ -238,7 +239,10 @@ class ServeHandshake(Handshake):
         )
 
     def _find_session(self, hello: Hello) -> int | None:
-        """Which session it is to be; how many of the proxy's frames have come, where it is one that goes on."""
+        """Choose the session.
+
+        Return how many of the proxy's frames have arrived if it continues one, and None if it is new.
+        """
         if Feature.RESUME not in self.features:
             return None
         received = self._ask_for_session(hello.resume) if hello.resume else None
@@ -249,7 +253,7 @@ class ServeHandshake(Handshake):
     def _ask_for_session(self, resume: ResumeOffer) -> int | None:
         ticket = self._auth.returning if self._auth else None
         if self._auth and ticket is None:
-            return None  # the secret is not enough: others have been given it too
+            return None  # the secret is not enough: others have received it too
         claim = Claim(
             session=resume.session,
             received=resume.received,
@@ -261,7 +265,7 @@ class ServeHandshake(Handshake):
 
 
 def handshake(role: Role, offer: Offer, credentials: Credentials | None) -> Handshake:
-    """The one of this role; without credentials nothing is asked for, and nothing proven."""
+    """Return the handshake for this role. Without credentials, nothing is required and nothing is proven."""
     if role is Role.PROXY:
         assert not isinstance(credentials, ServeCredentials)
         return ProxyHandshake(offer, credentials)

@@ -1,4 +1,4 @@
-"""A request's and a response's head as they stand between HTTP and the wire: raw bytes, order and case kept."""
+"""The heads of requests and responses between HTTP and the wire: raw bytes, with order and case preserved."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Final
 
 Fields = tuple[tuple[bytes, bytes], ...]
-"""Header fields in order: name in the sender's case, value as raw bytes without surrounding white space."""
+"""Header fields in order: the name in the sender's case, the value as raw bytes without surrounding white space."""
 
 FIELD: Final = 160
-"""Bytes that a field takes in memory beside those of its name and value."""
+"""Bytes of memory that a field takes in addition to its name and value."""
 
 
 MAX_INTERIM: Final = 1_000
-"""Interim heads before a response's final one: a server that says 102 each 10 s may think for nearly three hours."""
+"""Maximum number of interim heads in a response. A server that sends 102 every 10 s may work for nearly three hours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +29,18 @@ class RequestHead:
     client: int = 0
     """The id of the first stream that the same client connection used on this session; 0: this stream is the first."""
     last: bool = False
-    """The client closes its connection after the response (``Connection: close``, or HTTP/1.0 without keep-alive)."""
+    """Whether the client closes its connection after the response (``Connection: close``, or HTTP/1.0 without keep-
+    alive)."""
 
     @property
     def path(self) -> str:
-        """The target without its query, for people to read: a query may hold a key."""
+        """The target without its query, for people to read. A query may contain a key."""
         return self.target.partition(b"?")[0].decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseHead:
-    """An HTTP response without its body. A status under 200 is an interim one: another follows (101 aside)."""
+    """An HTTP response without its body. A status under 200 (except 101) is an interim one: another head follows."""
 
     status: int
     reason: bytes = b""
@@ -52,23 +53,23 @@ class ResponseHead:
 
 
 def cost(head: RequestHead | ResponseHead) -> int:
-    """About how many bytes a head takes in memory."""
+    """Return about how many bytes a head takes in memory."""
     start = head.target if isinstance(head, RequestHead) else head.reason
     return FIELD + len(start) + sum(FIELD + len(name) + len(value) for name, value in head.fields)
 
 
 def get_all(fields: Fields, name: bytes) -> list[bytes]:
-    """The values of every field of that name (given in lower case), in order."""
+    """Return the values of every field with this name (in lower case), in order."""
     return [value for key, value in fields if key.lower() == name]
 
 
 def tokens(fields: Fields, name: bytes) -> list[bytes]:
-    """The comma-separated members of a list field, in lower case (RFC 9110 section 5.6.1)."""
+    """Return the comma-separated members of a list field, in lower case (RFC 9110 section 5.6.1)."""
     return [member.strip().lower() for value in get_all(fields, name) for member in value.split(b",") if member.strip()]
 
 
 def is_upgrade(fields: Fields) -> bool:
-    """Whether a head asks for, or grants, another protocol (RFC 9110 section 7.8)."""
+    """Return whether a head requests or grants another protocol (RFC 9110 section 7.8)."""
     return b"upgrade" in tokens(fields, b"connection") and bool(get_all(fields, b"upgrade"))
 
 
@@ -76,24 +77,24 @@ _CARRIES_HTTP: Final = re.compile(rb"h2c?(-.*)?|(http|tls)(/.*)?")
 
 
 def leaves_http(protocol: bytes) -> bool:
-    """Whether a protocol of an Upgrade field, in lower case, is another one than HTTP.
+    """Return whether a protocol of an Upgrade field, in lower case, is not a kind of HTTP.
 
-    After an upgrade to HTTP/2 (``h2c``, which RFC 9113 section 3.1 has deprecated) or to TLS more requests would follow
-    in an opaque pipe: no policy, limit or record would know of them.
+    After an upgrade to HTTP/2 (``h2c``, which RFC 9113 section 3.1 has deprecated) or to TLS, more requests would
+    follow in an opaque pipe. No policy, limit or record would apply to them.
     """
     return not _CARRIES_HTTP.fullmatch(protocol)
 
 
 def is_websocket(protocol: bytes) -> bool:
-    """Whether a protocol of an Upgrade field, in lower case, is WebSocket's."""
+    """Return whether a protocol of an Upgrade field, in lower case, is WebSocket."""
     return protocol == b"websocket"
 
 
 def keep_upgrades(fields: Fields, keeps: Callable[[bytes], bool]) -> Fields:
-    """The fields without the protocols of Upgrade for which ``keeps`` is false, and what belongs to those.
+    """Return the fields without the Upgrade protocols for which ``keeps`` is false, and without what belongs to those.
 
-    A client offers an upgrade, and a server is free to ignore it (RFC 9110 section 7.8). Where no protocol is left, the
-    request asks for no upgrade any more.
+    A client offers an upgrade, and a server is free to ignore it (RFC 9110 section 7.8). If no protocol is left, the
+    request no longer asks for an upgrade.
     """
     offered = get_all(fields, b"upgrade")
     if not offered:
@@ -121,10 +122,10 @@ def keep_upgrades(fields: Fields, keeps: Callable[[bytes], bool]) -> Fields:
 
 
 def is_preflight(head: RequestHead) -> bool:
-    """Whether a browser asks whether a page may send a request (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
+    """Return whether the request is a CORS preflight (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
     fields = head.fields
     return head.method == b"OPTIONS" and bool(get_all(fields, b"origin") and get_all(fields, PREFLIGHT_METHOD))
 
 
 PREFLIGHT_METHOD: Final = b"access-control-request-method"
-"""The field in which it names the request's method."""
+"""The field in which a preflight names the method of the request."""

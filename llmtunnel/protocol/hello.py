@@ -1,4 +1,4 @@
-"""HELLO and AGREE: version and features (README.md section 3)."""
+"""HELLO and AGREE: version, features and the members that features need (README.md section 3)."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ VERSION: Final = 1
 UNLIMITED: Final = 2**31 - 1
 MIN_WINDOW: Final = 1024
 MAX_COUNT: Final = 2**53 - 1
-"""The highest integer that each JSON reader takes."""
+"""The highest integer that every JSON reader accepts."""
 _TCP: Final = "tcp"
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2}){1,64}")
-"""What authentication and resuming carry: a share of SPAKE2 has 33 bytes."""
+"""Bytes for authentication and resuming, in hexadecimal: 64 at most. A share of SPAKE2 has 33."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthOffer:
-    """The proxy's part in HELLO of an authentication."""
+    """The proxy's authentication in HELLO."""
 
     share: bytes
     ticket: bytes | None = None
-    """The id of one."""
+    """The id of the proxy's ticket, if it has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthAnswer:
-    """Serve's part in AGREE: a share, or a nonce where it knows the ticket."""
+    """Serve's authentication in AGREE: a share, or a nonce if serve knows the ticket."""
 
     share: bytes | None = None
     nonce: bytes | None = None
@@ -42,17 +42,17 @@ class AuthAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeOffer:
-    """The proxy's part in HELLO of going on with a session."""
+    """The proxy's request in HELLO to resume a session."""
 
     session: bytes
-    """Its id."""
+    """The session's id."""
     received: int
-    """How many frames of serve's have come."""
+    """How many of serve's frames have arrived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """What the proxy says first."""
+    """The proxy's first message."""
 
     min_version: int = VERSION
     max_version: int = VERSION
@@ -62,10 +62,10 @@ class Hello:
     auth: AuthOffer | None = None
     resume: ResumeOffer | None = None
     tcp_only: bool = False
-    """Only local TCP is to carry streams."""
+    """Whether only local TCP may carry streams."""
 
     def encode(self) -> bytes:
-        """The payload of HELLO."""
+        """Return the payload of HELLO."""
         return _dump(
             proto=PROTO,
             min_version=self.min_version,
@@ -80,7 +80,7 @@ class Hello:
 
     @classmethod
     def decode(cls, payload: bytes) -> Hello:
-        """Raises `ProtocolError`, of code VERSION where the protocol is another."""
+        """Return the HELLO in a payload. Raises `ProtocolError`, of code VERSION if the protocol is another."""
         values = _load(payload)
         if values.get("proto") != PROTO:
             raise ProtocolError("version: The peer speaks another protocol.", code=ErrorCode.VERSION)
@@ -98,7 +98,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agree:
-    """What serve answers."""
+    """Serve's answer to HELLO."""
 
     version: int = VERSION
     features: Features = frozenset()
@@ -107,16 +107,16 @@ class Agree:
     agent: str = ""
     auth: AuthAnswer | None = None
     session: bytes | None = None
-    """The session's id: that of the one which goes on, or a new one's."""
+    """The id of the session that continues or begins."""
     received: int | None = None
-    """How many frames of the proxy's have come, where the session that it asked for goes on."""
+    """How many of the proxy's frames have arrived; None if the session that it asked for does not continue."""
     tcp_only: bool = False
     """As in `Hello`."""
     once: bool = False
-    """The secret lets one proxy in: the one that proves now that it holds it has used it."""
+    """Whether the secret admits one proxy only. The proxy that proves itself now uses it up."""
 
     def encode(self) -> bytes:
-        """The payload of AGREE."""
+        """Return the payload of AGREE."""
         return _dump(
             version=self.version,
             features=sorted(self.features),
@@ -132,7 +132,7 @@ class Agree:
 
     @classmethod
     def decode(cls, payload: bytes) -> Agree:
-        """Raises `ProtocolError`."""
+        """Return the AGREE in a payload. Raises `ProtocolError`."""
         values = _load(payload)
         return cls(
             version=_integer(values, "version"),
@@ -149,7 +149,7 @@ class Agree:
 
 
 def check_version(hello: Hello) -> None:
-    """Raises `ProtocolError` of code VERSION where the peer's range leaves ours out."""
+    """Check that the peer's range includes our version. Raises `ProtocolError` of code VERSION if it does not."""
     if not hello.min_version <= VERSION <= hello.max_version:
         theirs = f"{hello.min_version} to {hello.max_version}"
         raise ProtocolError(f"version: The proxy speaks {theirs}, this serve {VERSION}.", code=ErrorCode.VERSION)
@@ -230,7 +230,7 @@ def _received(values: dict[str, object]) -> int | None:
 
 
 def _object(values: dict[str, object], name: str) -> dict[str, object] | None:
-    """The JSON object that stands there; None where the member is absent."""
+    """Return the JSON object in this member, or None if the member is absent."""
     value = values.get(name)
     if value is not None and not isinstance(value, dict):
         raise ProtocolError(f"A hello's {name} is not an object.")
@@ -238,7 +238,7 @@ def _object(values: dict[str, object], name: str) -> dict[str, object] | None:
 
 
 def _bytes(values: dict[str, object], name: str) -> bytes | None:
-    """The bytes that stand there in hexadecimal; None where the member is absent."""
+    """Return the bytes that this member has in hexadecimal, or None if the member is absent."""
     text = values.get(name)
     if text is None:
         return None

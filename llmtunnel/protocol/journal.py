@@ -1,6 +1,6 @@
-"""What makes a session outlive its channels: each direction's frames, numbered, and kept until they are acknowledged.
+"""The frames of each direction, numbered, and kept until they are acknowledged. So a session outlives its channels.
 
-Numbers count from 1, in the order in which frames stand in messages; only frames of streams have one (README.md
+Numbers count from 1, in the order in which frames appear in messages. Only frames of streams have a number (README.md
 section 11). `Journal` is the sender's side of a direction, `Receipts` the receiver's.
 """
 
@@ -14,13 +14,13 @@ from ..errors import ProtocolError
 from .frames import MAX_MESSAGE
 
 ACK_EVERY: Final = 256 * KIB
-"""Bytes received until they are acknowledged unasked: a sixteenth of a journal, and one small frame in 256 KiB."""
+"""Received bytes that are acknowledged without a request: one small frame per 256 KiB, a sixteenth of a journal."""
 OVERHEAD: Final = 64
-"""Bytes that keeping a frame costs beside its own: of tiny ones, the bound would allow many times its memory."""
+"""Bytes of memory that a kept frame costs in addition to its own. Tiny frames would otherwise exceed the limit."""
 
 
 class Journal:
-    """Frames that were sent and that the peer may not have; at most ``limit`` bytes of them."""
+    """Frames that were sent and that the peer may not have, with at most ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit - MAX_MESSAGE - OVERHEAD
@@ -31,12 +31,12 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Bytes that it holds."""
+        """The number of bytes that it holds."""
         return self._size
 
     @property
     def full(self) -> bool:
-        """Whether another frame might go past the limit: nothing more is to be sent before some are acknowledged."""
+        """Whether another frame might exceed the limit. Send nothing more until some frames are acknowledged."""
         return self._size > self._limit
 
     @property
@@ -46,17 +46,17 @@ class Journal:
 
     @property
     def kept(self) -> tuple[bytes, ...]:
-        """The frames that it may not have, in order."""
+        """The frames that the peer may not have, in order."""
         return tuple(self._kept)
 
     def add(self, frame: bytes) -> None:
-        """A frame is sent."""
+        """Keep a frame that is being sent."""
         self.sent += 1
         self._size += len(frame) + OVERHEAD
         self._kept.append(frame)
 
     def acknowledge(self, count: int) -> None:
-        """The peer has the first ``count`` frames. Raises `ProtocolError` where there were not so many."""
+        """Drop the first ``count`` frames, which the peer has. Raises `ProtocolError` if fewer were sent."""
         if count > self.sent:
             raise ProtocolError("The peer acknowledges what was not sent.")
         for _ in range(count - self.acknowledged):
@@ -64,35 +64,35 @@ class Journal:
 
 
 class Receipts:
-    """What has come, and what of it comes again on the next channel."""
+    """The frames that have arrived, and how many of them come again on the next channel."""
 
     def __init__(self) -> None:
         self.count = 0
-        """The number of the last frame that has come."""
+        """The number of the last frame that has arrived."""
         self._told = 0
         """The count that was last acknowledged."""
         self._size = 0
-        """Bytes that came since."""
+        """Bytes that have arrived since."""
         self._again: int | None = 0
-        """How many frames are still to come that have come before; None before RESUME has told."""
+        """How many repeated frames are still to come; None until RESUME has told."""
 
     @property
     def pending(self) -> bool:
-        """Whether anything is not acknowledged."""
+        """Whether anything is unacknowledged."""
         return self.count > self._told
 
     @property
     def due(self) -> bool:
-        """Whether to acknowledge now, unasked."""
+        """Whether to acknowledge now, without a request."""
         return self._size >= ACK_EVERY
 
     def tell(self) -> int:
-        """The count to acknowledge."""
+        """Return the count to acknowledge."""
         self._told, self._size = self.count, 0
         return self.count
 
     def take(self, size: int) -> bool:
-        """A frame came; whether it is new. Raises `ProtocolError` where RESUME should have come before it."""
+        """Note a frame, and return whether it is new. Raises `ProtocolError` if RESUME should have preceded it."""
         if self._again == 0:
             self.count += 1
             self._size += size + OVERHEAD
@@ -103,11 +103,11 @@ class Receipts:
         return False
 
     def expect_resume(self) -> None:
-        """The channel is another one: RESUME comes first."""
+        """Require RESUME first, since the channel is a new one."""
         self._again = None
 
     def resume(self, first: int) -> None:
-        """RESUME came: the next frame has that number. Raises `ProtocolError` where frames would be missing."""
+        """Process RESUME: the next frame has this number. Raises `ProtocolError` if frames would be missing."""
         if self._again is not None:
             raise ProtocolError("A RESUME came on a channel where none was due.")
         if not 0 < first <= self.count + 1:

@@ -1,4 +1,4 @@
-"""The cryptography of authentication: a secret, or a ticket, to keys that both sides have (README.md section 9)."""
+"""The cryptography of authentication: from a secret or a ticket to keys that both sides have (README.md section 9)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LABEL: Final = b"llmtunnel auth 1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """What serve and one proxy keep of a session, so that the proxy comes back without being a stranger."""
+    """What serve and a proxy keep of a session, so that the proxy is not a stranger when it returns."""
 
     id: bytes
-    """16 bytes, sent in the clear."""
+    """16 bytes, sent unencrypted."""
     key: bytes = field(repr=False)
     """32 bytes, never sent."""
 
@@ -35,55 +35,61 @@ class Certificates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """What the two share after an exchange; each of 32 bytes, and none of them tells about another."""
+    """The keys that both sides share after an exchange, 32 bytes each. None of them reveals another."""
 
     proxy: bytes = field(repr=False)
     """The proxy's confirmation."""
     serve: bytes = field(repr=False)
     """Serve's confirmation."""
     session: bytes = field(repr=False)
-    """From which what comes later on this session is authenticated; never sent."""
+    """The key of the ticket. Never sent."""
 
     def ticket(self) -> Ticket:
-        """The ticket that this session gives."""
+        """Return the ticket that this session gives."""
         return Ticket(id=_expand(self.session, b"ticket id")[:16], key=_expand(self.session, b"ticket key"))
 
     def confirms(self, role: Role, confirmation: bytes) -> bool:
-        """Whether this is the confirmation of ``role``."""
+        """Return whether this is the confirmation of ``role``. Takes constant time."""
         return hmac.compare_digest(self.proxy if role is Role.PROXY else self.serve, confirmation)
 
 
 class KeyExchange:
-    """One side of one SPAKE2 exchange; ``entropy`` gives random bytes."""
+    """One side of one SPAKE2 exchange. ``entropy`` returns random bytes."""
 
     def __init__(self, role: Role, secret: str, *, entropy: Callable[[int], bytes] = secrets.token_bytes) -> None:
-        from spake2 import SPAKE2_A, SPAKE2_B  # 30 ms to load, for nothing where there is no secret
+        from spake2 import SPAKE2_A, SPAKE2_B  # takes 30 ms to load, and is useless without a secret
 
         side = SPAKE2_A if role is Role.PROXY else SPAKE2_B
         self._side = side(secret.encode(), entropy_f=entropy, **_IDENTITIES)
         self.share: bytes = self._side.start()
 
     def finish(self, share: bytes) -> bytes:
-        """The key; the same only where the secret is. Raises ValueError for what is no share of the other side."""
+        """Return the key, which is the same on both sides only if the secret is.
+
+        Raises ValueError for an invalid share.
+        """
         try:
             key: bytes = self._side.finish(share)
-        except Exception as exc:  # of our own side, our own sent back, not on the curve: as many classes as cases
+        except Exception as exc:  # of our own side, our own sent back, not on the curve: one class per case
             raise ValueError("not a share of the other side") from exc
         return key
 
 
 def new_session() -> bytes:
-    """A session's id, 16 bytes."""
+    """Return a new session id, 16 random bytes."""
     return secrets.token_bytes(16)
 
 
 def returning(ticket: Ticket, share: bytes, nonce: bytes) -> bytes:
-    """The shared key with a proxy that comes back; ``share`` is new each time, and so is ``nonce``."""
+    """Return the shared key with a proxy that returns. ``share`` and ``nonce`` are new each time."""
     return hmac.digest(ticket.key, share + nonce, sha256)
 
 
 def derive(shared: bytes, room: str, certificates: Certificates, hello: bytes, agree: bytes) -> Keys:
-    """The keys that both get only where they agree on everything here; hello and agree as sent and received."""
+    """Return the keys, which are the same on both sides only if all arguments are.
+
+    HELLO and AGREE as sent and received.
+    """
     parts = (_LABEL, room.encode(), hello, agree, certificates.proxy, certificates.serve)
     transcript = sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
     key = hmac.digest(transcript, shared, sha256)  # HKDF-Extract, RFC 5869 section 2.2

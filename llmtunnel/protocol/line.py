@@ -1,10 +1,10 @@
-"""Frames in order, over one channel after the other: messages to frames and back, numbers, acknowledgements, pings.
+"""Frames in order, over one channel after the other: messages, numbers, acknowledgements and pings.
 
-What the frames mean for streams is connection.py's. On each further channel, both ways:
+connection.py decides what the frames mean for streams. On each further channel, in both directions:
 
-    1. greeting.py      HELLO with the session and how many frames have come, AGREE with the same of the other side
+    1. greeting.py      HELLO with the session and how many frames have arrived, AGREE with the other side's number
     2. RESUME           the number of the frame that comes next
-    3. frames           what the last channel may have lost, then what is new; who has a frame already skips it
+    3. frames           those that the last channel may have lost, then new ones; the receiver skips what it has
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .outbox import Outbox
 from .resume import Claim
 
 TAKEN: Final = {FrameType.BUNDLE, FrameType.PING, FrameType.PONG, FrameType.ACK, FrameType.RESUME}
-"""Types that never reach the connection where they are known."""
+"""Known types that never reach the connection."""
 
 
 class Line:
-    """What one session has of its peer: a pipe of frames, kept whole where `Feature.RESUME` is agreed on."""
+    """A session's frames to and from its peer. None is lost or repeated if `Feature.RESUME` is agreed on."""
 
     def __init__(self, agreement: Agreement, *, limits: Limits, timeouts: Timeouts, now: float) -> None:
         self._agreement = agreement
@@ -39,9 +39,9 @@ class Line:
         self._bundles = Feature.BUNDLE in agreement.features
         self.outbox = Outbox(bundles=self._bundles, journal=self._journal)
         self._owes_ack = False
-        """One goes with the next message."""
+        """Whether an acknowledgement goes with the next message."""
         self._asked = False
-        """A ping is on its way for the sake of the acknowledgement that comes with its answer."""
+        """Whether a ping is under way, only to get the acknowledgement that comes with its answer."""
         takes: dict[int, Callable[[Frame, float], None]] = {
             FrameType.PING: lambda frame, now: self._tx_probe(FrameType.PONG),
             FrameType.PONG: lambda frame, now: self._liveness.pong(now),
@@ -49,22 +49,22 @@ class Line:
             FrameType.RESUME: lambda frame, now: self._receipts.resume(frames.decode_count(frame.payload)),
         }
         self._handlers = {type: takes[type] for type in takes if frames.KINDS[type].is_known(agreement.features)}
-        """What each type of the line's own frames does."""
+        """The handler of each type of the line's own frames."""
 
     @property
     def rtt(self) -> float | None:
-        """The last ping's round trip, seconds."""
+        """The round trip of the last ping, in seconds."""
         return self._liveness.rtt
 
     @property
     def last_heard(self) -> float:
-        """When the last message came, as ``now``."""
+        """When the last message arrived, as ``now``."""
         return self._liveness.last_heard
 
     # -- on one channel
 
     def frames_of(self, message: bytes, now: float) -> Iterator[Frame]:
-        """The frames in a message that are for the connection. Raises `ProtocolError`."""
+        """Yield the frames in a message that are for the connection. Raises `ProtocolError`."""
         self._liveness.heard(now)
         frame = frames.decode(message)
         if frame is not None and frame.type == FrameType.BUNDLE and self._bundles:
@@ -75,7 +75,7 @@ class Line:
             yield frame
 
     def message_to_send(self) -> bytes | None:
-        """The next message for the channel, cut now; None where nothing waits, or may go."""
+        """Return the next message for the channel, cut now, or None if nothing waits or may be sent."""
         if self._owes_ack or self._receipts.due:
             self._tx_ack()
         message = self.outbox.next_message()
@@ -90,24 +90,24 @@ class Line:
         self.outbox.add_control(frames.encode(type, 0, payload))
 
     def hold(self, held: bool) -> None:
-        """Keep the frames of streams back, or let them go: the channel may only introduce the peers."""
+        """Hold back or release the frames of streams. A channel may only introduce the peers."""
         self.outbox.paused = held
 
     def measure(self, now: float) -> None:
-        """Ask for the round trip now: the next ping may be seconds away."""
+        """Measure the round trip now. The next ping may be seconds away."""
         self._liveness.measure(now)
         self.control(FrameType.PING)
 
     def suspect(self) -> None:
-        """Somebody says that the peer is gone: find out soon (`next_timer` moves)."""
+        """Find out soon whether the peer has left, as reported. `next_timer` changes."""
         self._liveness.suspect()
 
     def next_timer(self, *, busy: bool) -> float | None:
-        """When `is_dead` has something to find next."""
+        """Return when to call `is_dead` next, or None if there is nothing to find out."""
         return self._liveness.deadline(busy=busy)
 
     def is_dead(self, now: float, *, busy: bool) -> bool:
-        """Whether the channel has just been found to be; it is pinged where that is due."""
+        """Return whether the channel has just been found dead. Send a ping if one is due."""
         verdict = self._liveness.check(now, busy=busy)
         if verdict is Verdict.PING:
             self._tx_probe(FrameType.PING)
@@ -117,21 +117,21 @@ class Line:
 
     @property
     def resumable(self) -> bool:
-        """Whether there may be another channel."""
+        """Whether another channel may follow."""
         return self._journal is not None
 
     def suspend(self) -> None:
-        """The channel is gone: nothing is due before `resume`."""
+        """Let nothing be due until `resume` or the next message: the channel has closed."""
         self._liveness.give_up()
 
     def offer(self, certificate: bytes) -> ResumeOffer | None:
-        """Proxy: its part of HELLO, on a channel where serve has shown this certificate."""
+        """Proxy: return its part of HELLO for a channel on which serve has shown this certificate, or None."""
         if self._journal is None or not certificate or certificate != self._agreement.certificate:
             return None
         return ResumeOffer(session=self._agreement.session, received=self._receipts.count)
 
     def answer(self, claim: Claim) -> int | None:
-        """Serve: how many frames have come, where the proxy behind the claim is this session's; else None."""
+        """Serve: return how many frames have arrived, or None if the claim is not by the proxy of this session."""
         agreement, journal = self._agreement, self._journal
         if journal is None or not claim.certificate or claim.received > journal.sent:
             return None
@@ -141,9 +141,9 @@ class Line:
         return self._receipts.count if claimed == ours else None
 
     def resume(self, agreement: Agreement, now: float) -> None:
-        """Go on over another channel, where this was agreed. What comes on the last one must not be taken any more.
+        """Continue over another channel, as agreed. From now on, pass nothing from the last channel.
 
-        Raises `ProtocolError` where the peer has agreed to what it cannot mean.
+        Raises `ProtocolError` if what the peer has agreed to is impossible.
         """
         assert self._journal is not None and agreement.received is not None
         if agreement.features != self._agreement.features:
@@ -155,10 +155,10 @@ class Line:
         first = frames.encode_count(self._journal.acknowledged + 1)
         self.outbox.begin_again(frames.encode(FrameType.RESUME, 0, first))
 
-    # -- what is the line's own
+    # -- the line's own frames
 
     def _takes(self, frame: Frame, now: float) -> bool:
-        """Whether a frame is none for the connection: one of ours, or one that came before."""
+        """Return whether a frame is not for the connection: the line's own, or one that has arrived before."""
         if frame.of_stream:
             return self._journal is not None and not self._receipts.take(len(frame.payload))
         handler = self._handlers.get(frame.type)
@@ -172,7 +172,7 @@ class Line:
         self._asked = False
 
     def _tx_probe(self, type: FrameType) -> None:
-        """PING or PONG, and what is to be acknowledged with it."""
+        """Send PING or PONG, and acknowledge with it what has arrived."""
         self.control(type)
         self._owes_ack = self._journal is not None and self._receipts.pending
 

@@ -1,8 +1,8 @@
-"""Whether the peer is alive: when to ping, and when silence means death (README.md section 8).
+"""Whether the peer is alive: when to ping, and when silence means that it is dead (README.md section 8).
 
-Any message proves life. A ping goes out after a silence, and only a ping that stays unanswered condemns the peer. A
-timer that fires long after its time means that *this* process slept (a suspended laptop, SIGSTOP): then the peer gets
-its chance anew.
+Any message proves that the peer is alive. A ping is sent after a silence, and only an unanswered ping makes the peer
+dead. A timer that fires long after its time means that *this* process slept (a suspended laptop, SIGSTOP). The peer
+then gets another ping first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 from ..config import Timeouts
 
 OVERSLEPT: Final = 1.0
-"""Seconds that a timer may be late before we take it that the process was stopped."""
+"""Seconds that a timer may be late before we conclude that the process was stopped."""
 
 
 class Verdict(Enum):
@@ -21,62 +21,62 @@ class Verdict(Enum):
 
     ALIVE = auto()
     PING = auto()
-    """Send one now."""
+    """Send a ping now."""
     DEAD = auto()
 
 
 class Liveness:
-    """The clock of one session. ``busy`` is whether streams are open."""
+    """The clock of one session. ``busy``: whether streams are open."""
 
     def __init__(self, timeouts: Timeouts, now: float) -> None:
         self._timeouts = timeouts
         self._heard = now
         self._pinged: float | None = None
-        """When the ping that is unanswered went out, for judging silence."""
+        """When the unanswered ping was sent, for judging silence."""
         self._sent: float | None = None
         """The same, for measuring the round trip."""
         self._suspected = False
         self._given_up = False
         self.rtt: float | None = None
-        """Seconds of the last round trip."""
+        """The last round trip in seconds."""
 
     @property
     def last_heard(self) -> float:
-        """When the last message came."""
+        """When the last message arrived."""
         return self._heard
 
     def heard(self, now: float) -> None:
-        """A message came."""
+        """Note that a message has arrived."""
         self._heard = now
         self._given_up = False
         self._pinged = None
         self._suspected = False
 
     def pong(self, now: float) -> None:
-        """A PONG came."""
+        """Note that a PONG has arrived."""
         if self._sent is not None:
             self.rtt, self._sent = now - self._sent, None
 
     def measure(self, now: float) -> None:
-        """A ping goes out for the round trip alone: that it stays unanswered condemns nobody."""
+        """Note a ping that only measures the round trip. The peer need not answer it to stay alive."""
         self._sent = now
 
     def suspect(self) -> None:
-        """Somebody says that the peer is gone: ask it at once, and give it little time."""
-        if not self._suspected and not self._given_up:  # hearing it again gives no new delay
+        """Ask the peer at once, and give it little time, since it is said to have left."""
+        if not self._suspected and not self._given_up:  # a repeated report grants no new delay
             self._suspected, self._pinged = True, None
 
     def renew(self, now: float) -> None:
-        """The channel is another one."""
+        """Start again on a new channel."""
         self.heard(now)
         self._sent = self.rtt = None
 
     def give_up(self) -> None:
-        """Ask no more until something is heard."""
+        """Send no more pings until something is heard."""
         self._given_up = True
 
     def deadline(self, *, busy: bool) -> float | None:
-        """When `check` has something to say next; None where it has given up."""
+        """Return when to call `check` next, or None if it has given up."""
         if self._given_up:
             return None
         ping_after, dead_after = self._limits(busy)
@@ -85,7 +85,7 @@ class Liveness:
         return self._pinged + dead_after - ping_after
 
     def check(self, now: float, *, busy: bool) -> Verdict:
-        """Call at the `deadline`; PING counts as done."""
+        """Return what is due at the `deadline`. PING counts as sent."""
         deadline = self.deadline(busy=busy)
         if deadline is None or now < deadline:
             return Verdict.ALIVE

@@ -1,8 +1,8 @@
-"""What waits for the channel: the session's own frames first, then the streams in turn, a piece of each.
+"""What waits for the channel: first the session's own frames, then the streams in turn, a piece of each.
 
-A stream's own frames keep their order. The channel pulls: a frame is cut when there is room for it, so that what is
-queued behind a slow channel can still be dropped (a reset) or overtaken (another stream). What is cut of a stream goes
-into the journal, and on a new channel comes out of it again, before all else of streams.
+The frames of one stream keep their order. The channel pulls: a frame is cut when there is room for it. So what is
+queued behind a slow channel can still be dropped (by a reset) or overtaken (by another stream). Frames of streams are
+entered in the journal when they are cut. A new channel gets those again, before everything else of streams.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from .frames import HEADER, MAX_BUNDLED_FRAME, MAX_MESSAGE, FrameType, bundle, b
 from .journal import Journal
 
 QUANTUM: Final = 16_384
-"""Body bytes a stream sends in its turn: at 10 MB/s 1.6 ms, which is what each bulk stream adds to another's wait."""
+"""Body bytes that a stream sends in its turn. At 10 MB/s that is 1.6 ms, by which each bulk stream delays another."""
 
 STREAM_ROOM: Final = 65_536
-"""Bytes a stream may have waiting here. More would only lie idle: the channel has a queue of its own. A head goes in
-whole where there is any room, so that there may be one frame more."""
+"""Bytes that a stream may have waiting here. More would only lie idle, since the channel has a queue of its own. A head
+is accepted whole if there is any room, so there may be one more frame."""
 
 SHARED_ROOM: Final = 8 * 1024 * 1024
-"""Bytes of all streams that may wait here before each may have no more than `QUANTUM`: a peer that does not read makes
-us hold 16 MiB of 512 answers, and a fast one is not held up, since few streams have their room full."""
+"""Bytes of all streams that may wait here before each may have no more than `QUANTUM`. So a peer that does not read
+makes us hold 16 MiB of 512 answers. This does not slow a fast peer, since few streams have their room full."""
 
 
 class _Queue:
-    """One stream's frames: encoded ones, and bodies still to be cut."""
+    """One stream's frames: encoded ones, and bodies that are still to be cut."""
 
     __slots__ = ("items", "size")
 
@@ -49,7 +49,7 @@ class _Queue:
 
 
 class Outbox:
-    """Frames of all streams, to be taken a message at a time."""
+    """The frames of all streams, taken one message at a time."""
 
     def __init__(self, *, bundles: bool = False, journal: Journal | None = None) -> None:
         self.bundles = bundles
@@ -57,72 +57,75 @@ class Outbox:
         self._journal = journal
         self._control: deque[bytes] = deque()
         self._again: deque[bytes] = deque()
-        """What the last channel may have lost."""
+        """Frames that the last channel may have lost."""
         self._urgent: deque[bytes] = deque()
         self._queues: dict[int, _Queue] = {}
         self._size = 0
-        """Bytes that all of them hold."""
+        """Bytes in all of these queues."""
         self._turns: deque[int] = deque()
-        """Streams that have something queued, in the order of their turns."""
+        """Streams with something queued, in the order of their turns."""
         self._next: bytes | None = None
-        """A stream's frame that did not fit the last bundle."""
+        """A frame that did not fit the last bundle."""
         self._cut: set[int] = set()
         self.paused = False
-        """Frames of streams wait, those of the session itself do not."""
+        """Whether frames of streams wait. Those of the session itself do not."""
 
     def __bool__(self) -> bool:
         return bool(self._control or self._again or self._urgent or self._turns or self._next)
 
     @property
     def waiting(self) -> int:
-        """How many control frames, and streams with something queued, wait."""
+        """The number of control frames, and of streams with something queued."""
         return len(self._control) + len(self._urgent) + len(self._turns)
 
     @property
     def held(self) -> bool:
-        """Whether frames of streams wait for nothing but the journal."""
+        """Whether only the journal keeps frames of streams waiting."""
         return self._is_full and not self.paused and bool(self._urgent or self._turns)
 
     @property
     def streams(self) -> KeysView[int]:
-        """Streams that have something queued, those that have ended among them."""
+        """Streams with something queued, including those that have ended."""
         return self._queues.keys()
 
     def take_cut(self) -> set[int]:
-        """Streams of which body bytes have left since the last call: there is room again."""
+        """Return the streams of which body bytes have left since the last call, so that there is room again."""
         cut, self._cut = self._cut, set()
         return cut
 
     def room(self, stream: int) -> int:
-        """How many body bytes of a stream may be queued now; 0 where a head has to wait as well."""
+        """Return how many body bytes of a stream may be queued now. At 0, a head has to wait too."""
         queue = self._queues.get(stream)
         most = STREAM_ROOM if self._size < SHARED_ROOM else QUANTUM
         return max(0, most - queue.size) if queue else most
 
     def add_control(self, frame: bytes) -> None:
-        """Queue a frame of the session ahead of all streams."""
+        """Queue a frame of the session, ahead of all streams."""
         self._control.append(frame)
 
     def add_urgent(self, frame: bytes) -> None:
-        """Queue a frame of a stream ahead of what any has queued."""
+        """Queue a frame of a stream, ahead of everything that streams have queued."""
         self._urgent.append(frame)
 
     def add_frame(self, stream: int, frame: bytes) -> None:
-        """Queue a head or an end behind what the stream has queued."""
+        """Queue a head or an end, behind what the stream has queued."""
         queue = self._queue(stream)
         queue.items.append(frame)
         queue.size += len(frame)
         self._size += len(frame)
 
     def add_body(self, stream: int, type: FrameType, data: memoryview) -> None:
-        """Queue body bytes, no more than `room`."""
+        """Queue body bytes, at most `room`."""
         queue = self._queue(stream)
         queue.items.append((type, data))
         queue.size += len(data)
         self._size += len(data)
 
     def drop(self, stream: int) -> bool:
-        """Forget what a stream has queued; whether its request was in that, so that the peer never hears of it."""
+        """Drop what a stream has queued.
+
+        Return whether that included its request, of which the peer then never hears.
+        """
         queue = self._queues.pop(stream, None)
         if queue is None:
             return False
@@ -132,22 +135,22 @@ class Outbox:
         return isinstance(first, bytes) and first[0] == FrameType.REQ_HEADERS
 
     def drop_streams(self) -> None:
-        """Forget what all streams have queued."""
+        """Drop what all streams have queued."""
         for queued in (self._queues, self._turns, self._urgent, self._again):
             queued.clear()
         self._size = 0
         self._next = None
 
     def begin_again(self, first: bytes) -> None:
-        """The channel is another one: ``first`` goes first, then what the journal holds."""
+        """Start again on a new channel: send ``first``, then the contents of the journal."""
         assert self._journal is not None
-        self._next = None  # of a stream, the journal has it; of the session, it was for the other channel
+        self._next = None  # a stream's frame is in the journal; one of the session was for the other channel
         self._control.clear()
         self._control.append(first)
         self._again = deque(self._journal.kept)
 
     def next_message(self) -> bytes | None:
-        """One message: a frame, or as many as fit where bundles are agreed."""
+        """Return one message: a frame, or as many as fit if bundles are agreed on."""
         first = self._take()
         if first is None or not self.bundles or len(first) > MAX_BUNDLED_FRAME:
             return first

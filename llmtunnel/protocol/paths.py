@@ -1,4 +1,4 @@
-"""PATH: where serve listens for this peer on networks that both may be in (README.md section 12)."""
+"""PATH: where serve listens for this peer, on networks that both may be in (README.md section 12)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Final
 from ..errors import ProtocolError
 
 MOST: Final = 8
-"""Addresses that are read."""
+"""Maximum number of addresses that are read."""
 _LONGEST: Final = 64
-"""Characters of one: an IPv6 address with its port has 47."""
+"""Maximum length of an address in characters. An IPv6 address with a port has 47."""
 
 
 def encode_addresses(addresses: tuple[str, ...]) -> bytes:
-    """The payload of PATH; each address is ``host:port``."""
+    """Return the payload of PATH. Each address is ``host:port``."""
     return json.dumps({"tcp": addresses[:MOST]}, separators=(",", ":")).encode()
 
 
 def decode_addresses(payload: bytes) -> tuple[str, ...]:
-    """The addresses in a PATH, whatever they may be. Raises `ProtocolError`."""
+    """Return the addresses in a PATH, which may be any text. Raises `ProtocolError`."""
     try:
         addresses = json.loads(payload)["tcp"]
         if all(isinstance(each, str) and len(each) <= _LONGEST for each in addresses[:MOST]):

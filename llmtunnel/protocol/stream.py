@@ -1,6 +1,6 @@
-"""The states of a stream: one table for both halves, both roles (README.md section 5).
+"""The states of a stream: one table for both halves and both roles (README.md section 5).
 
-Everything that decides whether a frame is legal on a stream is here; this file does not know which role we play.
+Everything that decides whether a frame is legal on a stream is here. This module does not know our role.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .window import ReceiveWindow, SendWindow
 
 
 class State(Enum):
-    """How far one half (the request, or the response) is."""
+    """How far one half (the request or the response) has progressed."""
 
     WAITING = "waiting"
     OPEN = "open"
@@ -35,11 +35,11 @@ TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
     (State.OPEN, Step.BODY): State.OPEN,
     (State.OPEN, Step.END): State.ENDED,
 }
-"""Whatever is not listed is an error."""
+"""Every transition that is not listed is an error."""
 
 
 class Half:
-    """One direction: its state and how many body bytes it has carried."""
+    """One direction: its state, and how many body bytes it has carried."""
 
     __slots__ = ("length", "state")
 
@@ -48,7 +48,7 @@ class Half:
         self.length = 0
 
     def step(self, step: Step, size: int = 0) -> None:
-        """Raises `ProtocolError` where the table has no such transition."""
+        """Make a transition. Raises `ProtocolError` if the table does not have it."""
         state = TRANSITIONS.get((self.state, step))
         if state is None:
             raise ProtocolError(f"A {step.value} came while the half was {self.state.value}.")
@@ -56,13 +56,13 @@ class Half:
         self.length += size
 
     def check_length(self, told: int) -> None:
-        """Raises `ProtocolError` of code TRUNCATED where the end tells another length than was carried."""
+        """Check the length in the END. Raises `ProtocolError` of code TRUNCATED if it differs from what was carried."""
         if told != self.length:
             raise ProtocolError(f"A body of {told} bytes ended after {self.length}.", code=ErrorCode.TRUNCATED)
 
 
 class StreamState:
-    """What the connection keeps of one stream."""
+    """What the connection knows of one stream."""
 
     __slots__ = ("blocked", "rx", "rx_window", "tx", "tx_window")
 
@@ -70,9 +70,9 @@ class StreamState:
         self.rx, self.tx = Half(), Half()
         self.rx_window, self.tx_window = rx_window, tx_window
         self.blocked = False
-        """The application has more to send than was taken, and waits to hear that it can."""
+        """Whether the application has more to send than was taken, and waits until it can."""
 
     @property
     def finished(self) -> bool:
-        """Whether both halves ended."""
+        """Whether both halves have ended."""
         return self.rx.state is State.ENDED and self.tx.state is State.ENDED

@@ -1,6 +1,6 @@
-"""Credit of one direction of one stream (README.md section 6): what may be sent, and what may still come.
+"""Credit of one direction of one stream (README.md section 6): what may be sent, and what may still arrive.
 
-`Budget` is what bounds all streams of a peer together, whatever the credit of each.
+`Budget` limits all streams of a peer together, whatever the credit of each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from .hello import UNLIMITED
 
 
 class SendWindow:
-    """What the peer lets us send."""
+    """What the peer permits us to send."""
 
     __slots__ = ("available",)
 
@@ -18,19 +18,19 @@ class SendWindow:
         self.available = window
 
     def spend(self, size: int) -> None:
-        """Account for body bytes that were queued; never more than `available`."""
+        """Account for body bytes that were queued, at most `available`."""
         assert size <= self.available, "the sender asks first"
         self.available -= size
 
     def add(self, amount: int) -> None:
-        """Take CREDIT. Raises `ProtocolError` above 2^31-1."""
+        """Add the amount of a CREDIT. Raises `ProtocolError` above 2^31-1."""
         if self.available + amount > UNLIMITED:
             raise ProtocolError("Credit grew past 2^31-1.")
         self.available += amount
 
 
 class Unmetered(SendWindow):
-    """Towards a peer that gives no credit: any length may be sent, in portions."""
+    """The window towards a peer that gives no credit. Any number of bytes may be sent, in portions."""
 
     __slots__ = ()
 
@@ -38,17 +38,17 @@ class Unmetered(SendWindow):
         super().__init__(UNLIMITED)
 
     def spend(self, size: int) -> None:
-        """Nothing is used up."""
+        """Use up nothing."""
 
 
 class ReceiveWindow:
-    """What we let the peer send.
+    """What we permit the peer to send.
 
-    The peer may have at most `size` bytes on their way or unread. As the application consumes them, they are gathered
-    until they are half of the window, and granted again at once: two CREDIT frames a window, and the pipe never dry.
+    The peer may have at most `size` bytes under way or unread. Consumed bytes are collected until they are half of the
+    window, and then granted again at once. That costs two CREDIT frames per window, and the peer never has to stop.
 
-    A window that is consumed within a round trip or so holds its sender up: it may `grow`. Where the application falls
-    behind, it becomes what it was at first again.
+    A window that is consumed within a round trip or so limits its sender, and may `grow`. It returns to its first size
+    if the application falls behind.
     """
 
     __slots__ = ("_first", "_granted_at", "consumed", "size", "unread")
@@ -57,17 +57,17 @@ class ReceiveWindow:
         self.size = self._first = size
         self._granted_at = 0.0
         self.unread = 0
-        """Bytes received and not yet granted again: unread by the application, or read and gathered."""
+        """Bytes received and not granted again: unread by the application, or read and collected."""
         self.consumed = 0
 
     def receive(self, size: int) -> None:
-        """Account for body bytes that came. Raises `ProtocolError` of code FLOW_CONTROL past the window."""
+        """Account for received body bytes. Raises `ProtocolError` of code FLOW_CONTROL beyond the window."""
         self.unread += size
         if self.unread > self.size:
             raise ProtocolError("The peer sent past its credit.", code=ErrorCode.FLOW_CONTROL)
 
     def consume(self, size: int) -> int:
-        """The application took bytes; what to grant now, 0 where it is not worth a frame yet."""
+        """Note consumed bytes, and return how many to grant now: 0 if that is not worth a frame yet."""
         self.consumed += size
         if self.consumed * 2 < self.size:
             return 0
@@ -81,46 +81,46 @@ class ReceiveWindow:
 
     @property
     def _is_behind(self) -> bool:
-        """After a grant: whether a quarter of the window is still unread."""
+        """Whether a quarter of the window is still unread, after a grant."""
         return self.unread * 4 > self.size
 
     @property
     def grown(self) -> int:
-        """Bytes that it has beyond what it had at first."""
+        """Bytes by which the window has grown."""
         return self.size - self._first
 
     def is_short(self, now: float, rtt: float) -> bool:
-        """After a grant: whether half the window took less than two round trips, and the reader keeps up."""
+        """Return, after a grant, whether half the window took less than two round trips and the reader keeps up."""
         took, self._granted_at = now - self._granted_at, now
         return took < 2 * rtt and not self._is_behind
 
     def grow(self, size: int) -> None:
-        """So much more is granted."""
+        """Grant this many bytes more."""
         self.size += size
 
 
 class Backlog(ReceiveWindow):
-    """The bound for a v1 stream, which has no credit: unread bytes, freed as the application consumes."""
+    """The limit for a v1 stream, which has no credit: unread bytes, released as the application consumes them."""
 
     __slots__ = ()
 
     def receive(self, size: int) -> None:
-        """Account for body bytes that came. Raises `ProtocolError` of code FLOW_CONTROL past the cap."""
+        """Account for received body bytes. Raises `ProtocolError` of code FLOW_CONTROL beyond the limit."""
         self.unread += size
         if self.unread > self.size:
             raise ProtocolError("The reader lags too far behind.", code=ErrorCode.FLOW_CONTROL)
 
     def consume(self, size: int) -> int:
-        """Nothing is granted."""
+        """Release consumed bytes. Nothing is granted."""
         self.unread -= size
         return 0
 
 
 class Budget:
-    """How many bytes a peer may make this side hold: what has come and is not read, and what waits to be sent to it.
+    """How many bytes a peer may make this side hold: what has arrived unread, and what waits to be sent to the peer.
 
-    At most ``limit``. What it holds beyond its ``share`` has to fit ``others``, which all peers have in common, so that
-    one of them leaves every other its share.
+    At most ``limit``. What exceeds the peer's ``share`` has to fit ``others``, which all peers have in common. So no
+    peer can take the share of another.
     """
 
     def __init__(self, limit: int, *, share: int = 0, others: Budget | None = None) -> None:
@@ -131,7 +131,7 @@ class Budget:
         self._others = others
 
     def take(self, size: int, *, new: bool = False) -> bool:
-        """Hold so many bytes more, if they fit; ``new``: for a new stream, which leaves half to those under way."""
+        """Hold this many more bytes, if they fit. ``new``: for a new stream, which must leave half to existing ones."""
         used = self.used + size
         if used > (self._limit // 2 if new else self._limit):
             return False
@@ -141,7 +141,7 @@ class Budget:
         return True
 
     def give(self, size: int) -> None:
-        """So many bytes are held no more."""
+        """Release this many bytes."""
         used = self.used - size
         assert used >= 0, "what is given back was taken"
         if self._others is not None:

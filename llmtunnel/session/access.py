@@ -25,7 +25,7 @@ class ProxyAccess:
         self._room = settings.room
         self._secret = settings.secret
         self.ticket: Ticket | None = None
-        """The last session's."""
+        """The ticket that the last session gave; None before the first."""
         self._guesses = Bucket(GUESSES, every=GUESS_EVERY)
         self._failures = 0
 

@@ -94,8 +94,7 @@ class Retry:
         self._link_due = 0.0
 
     def link_failed(self, now: float) -> float:
-        """Note that a proxy has no link, and return the delay until the next try in seconds: 0 after a link that
-        lasted."""
+        """Note that a proxy has no link. Return the seconds until the next try: 0 after a link that lasted."""
         self.link_wanted = True
         lasted = self._reached_at is not None and now - self._reached_at > self._timeouts.retry_max
         if lasted:

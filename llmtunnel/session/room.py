@@ -443,8 +443,7 @@ class Room:
             spare.offer()
 
     def _moved(self) -> None:
-        """React to a new network path, or to a sleep: existing links may be dead, and waiting a second for that is
-        long."""
+        """Look for another link, since our network path has changed or we slept. Existing links may be dead."""
         if self._peers.sessions:
             self._peers.suspect()
             self._want_link()
