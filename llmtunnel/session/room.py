@@ -443,7 +443,7 @@ class Room:
             spare.offer()
 
     def _moved(self) -> None:
-        """Look for another link, since our network path has changed or we slept. Existing links may be dead."""
+        """Ping all peers and ask for another link: our network path has changed, or we slept, and links may be dead."""
         if self._peers.sessions:
             self._peers.suspect()
             self._want_link()
