@@ -1,4 +1,4 @@
-"""The WebSocket to the signal server: one connection, from join to its loss."""
+"""The WebSocket to the signal server: one connection, from joining until it is lost."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .messages import Joined, Message, ServerError
 logger = logging.getLogger(__name__)
 
 HEARTBEAT: Final = 12.0
-"""Seconds between pings to the server; half of that without an answer, and it is lost: after 18 s at most."""
+"""Seconds between pings to the server. The connection is lost if no answer comes within half of that (18 s in all)."""
 RUBBISH: Final = 100
-"""Messages that make no sense after which the server is given up."""
+"""Invalid messages after which we abandon the server."""
 
 RUN_YOUR_OWN: Final = "Is it running, and is --signal right? `llmtunnel signal` runs your own."
 
@@ -38,7 +38,7 @@ class SignalClient:
 
     @classmethod
     async def connect(cls, url: str, *, timeouts: Timeouts, limits: Limits) -> SignalClient:
-        """Open the WebSocket. Raises `SignalUnreachable` with what to do."""
+        """Open the WebSocket. Raises `SignalUnreachable` with a hint."""
         import aiohttp
 
         try:
@@ -51,11 +51,11 @@ class SignalClient:
 
     @property
     def server_date(self) -> str | None:
-        """The server's clock when it took the connection, as its ``Date`` field; None where it sent none."""
+        """The server's clock when it accepted the connection, from its ``Date`` field; None if it sent none."""
         return self._socket._response.headers.get("Date")
 
     async def join(self, room: str, *, role: Role, instance: str, token: str | None = None) -> Joined:
-        """Enter a room. Raises `RoomFull`, `SignalRejected` or `SignalUnreachable`."""
+        """Join a room. Raises `RoomFull`, `SignalRejected` or `SignalUnreachable`."""
         try:
             async with asyncio.timeout(self._timeouts.signal):
                 await self.send(messages.join(room, role=role, instance=instance, token=token))
@@ -71,14 +71,14 @@ class SignalClient:
             ) from exc
 
     async def send(self, message: str) -> None:
-        """Send one message; waits while the server does not read. Raises `SignalUnreachable`."""
+        """Send one message. Waits while the server does not read. Raises `SignalUnreachable`."""
         try:
             await self._socket.send_str(message)
         except (OSError, RuntimeError) as exc:  # aiohttp: ConnectionResetError, or RuntimeError on a closed socket
             raise self._lost() from exc
 
     async def receive(self) -> Message:
-        """The next message that makes sense. Raises `SignalUnreachable` when the connection is gone."""
+        """Return the next valid message. Raises `SignalUnreachable` when the connection is lost."""
         import aiohttp
 
         while self._rubbish < RUBBISH:
@@ -96,7 +96,7 @@ class SignalClient:
         )
 
     async def aclose(self) -> None:
-        """Leave, by closing the connection; idempotent."""
+        """Leave by closing the connection. Idempotent."""
         await self._opened.aclose(self._timeouts.close)
 
     async def __aenter__(self) -> Self:
@@ -142,7 +142,7 @@ def _unreachable(url: str, exc: Exception) -> SignalUnreachable:
 
 
 def _diagnosis(url: str, exc: Exception) -> tuple[str, str]:
-    """What went wrong, and what to do about it."""
+    """Return what failed, and what to do about it."""
     import aiohttp
 
     if none_left := descriptors.shortage(exc):
@@ -178,12 +178,12 @@ def _diagnosis(url: str, exc: Exception) -> tuple[str, str]:
 
 
 def _online(url: str) -> str:
-    """What may be wrong where a name is not found."""
+    """Return a hint for a name that cannot be looked up."""
     ask = "Is this machine online?" if url == DEFAULT_SIGNAL else "Is this machine online, and is --signal right?"
     on_kaggle = platforms.platform() is platforms.Platform.KAGGLE
     return f"{ask} On Kaggle, switch Internet on in the notebook's settings." if on_kaggle else ask
 
 
 def _reason(exc: OSError) -> str:
-    """Why, without asyncio's list of addresses for the commonest."""
+    """Return the reason, without asyncio's list of addresses in the most common case."""
     return "nothing listens there" if isinstance(exc, ConnectionRefusedError) else exc.strerror or str(exc)

@@ -1,4 +1,4 @@
-"""The signalling messages, typed, to and from JSON (protocol/README.md section 10). Pure."""
+"""The signalling messages as typed values, to and from JSON (protocol/README.md section 10). Pure."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ..errors import ProtocolError
 from ..status import Role
 
 MAX_ID: Final = 128
-"""Characters of a peer's id, an instance or a token: they are kept and shown. UUIDs have 36."""
+"""Maximum characters of a peer's id, an instance or a token, which are kept and shown. UUIDs have 36."""
 MAX_TEXT: Final = 300
-"""Characters of an error's text that are kept, to be shown."""
+"""Characters of an error's text that are kept for display."""
 
 _TICKET: Final = re.compile(r"[\w.~-]{1,128}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Somebody else in the room."""
+    """Another member of the room."""
 
     peer_id: str
     role: Role | None = None
-    """None: an original member, or a server that does not tell."""
+    """None: an original member, or a server that does not report roles."""
     instance: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class IceCandidate:
-    """A candidate as WebRTC's RTCIceCandidateInit has it; an empty ``candidate`` is the end of candidates."""
+    """A candidate as in WebRTC's RTCIceCandidateInit. An empty ``candidate`` means the end of candidates."""
 
     candidate: str
     sdp_mid: str | None = None
@@ -40,48 +40,48 @@ class IceCandidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayOffer:
-    """The signal server relays, within these limits; 0 where it does not tell one."""
+    """The limits of the signal server's relay. 0: the server does not report this limit."""
 
     rate: float = 0.0
-    """Bytes a second of a room."""
+    """Bytes per second, for a room."""
     total: float = 0.0
-    """Bytes a day of a room."""
+    """Bytes per day, for a room."""
     idle: float = 0.0
-    """Seconds that a pipe lasts in which nothing passes."""
+    """Seconds without a message after which a pipe closes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """We are in the room."""
+    """We have joined the room."""
 
     peer_id: str
     peers: tuple[Member, ...] = ()
     role: Role | None = None
-    """Ours, echoed by a server that knows roles: there, messages are addressed."""
+    """Our role, echoed by a server that knows roles. There, messages are addressed."""
     token: str | None = None
     relay: RelayOffer | None = None
-    """None where there is no relay."""
+    """None: the server has no relay."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerJoined:
-    """Somebody came."""
+    """A member has joined."""
 
     member: Member
 
 
 @dataclass(frozen=True, slots=True)
 class PeerLeft:
-    """Somebody went, or lost the signal server."""
+    """A member has left, or lost the signal server."""
 
     peer_id: str
     abrupt: bool = False
-    """Its connection ended without a goodbye, as that of a killed process does."""
+    """Whether its connection ended without a goodbye, as that of a killed process does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A member's offer."""
+    """An offer from a member."""
 
     peer_id: str
     sdp: str
@@ -89,7 +89,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A member's answer."""
+    """An answer from a member."""
 
     peer_id: str
     sdp: str
@@ -97,7 +97,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A member's ICE candidate."""
+    """An ICE candidate from a member."""
 
     peer_id: str
     candidate: IceCandidate
@@ -105,7 +105,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PipeTicket:
-    """A pipe to a member may be opened with this ticket: one of the two has asked for it."""
+    """A ticket to open a pipe to a member. One of the two has asked for the pipe."""
 
     peer_id: str
     ticket: str = field(repr=False)
@@ -113,7 +113,7 @@ class PipeTicket:
 
 @dataclass(frozen=True, slots=True)
 class ServerError:
-    """The signal server objects."""
+    """An error from the signal server."""
 
     message: str
     code: str | None = None
@@ -123,7 +123,7 @@ Message = Joined | PeerJoined | PeerLeft | Offer | Answer | Candidate | PipeTick
 
 
 def parse(text: str) -> Message | None:
-    """What the server said; None for a type that we do not know. Raises `ProtocolError`."""
+    """Return the server's message, or None if we do not know its type. Raises `ProtocolError`."""
     values = _object(text)
     match values.get("type"):
         case "joined":
@@ -148,22 +148,22 @@ def parse(text: str) -> Message | None:
 
 
 def join(room: str, *, role: Role, instance: str, token: str | None = None) -> str:
-    """Enter a room; ``token`` proves that we are a member that was there before."""
+    """Return the message to join a room. ``token`` proves that we are an earlier member."""
     return _dump(type="join", room=room, role=role.value, instance=instance, token=token)
 
 
 def offer(sdp: str, *, to: str | None) -> str:
-    """Offer a connection; ``to`` is None where the server knows no roles, here and below."""
+    """Return the message that offers a connection. ``to``: None if the server knows no roles, here and below."""
     return _dump(type="offer", sdp=sdp, to=to)
 
 
 def answer(sdp: str, *, to: str | None) -> str:
-    """Answer an offer."""
+    """Return the message that answers an offer."""
     return _dump(type="answer", sdp=sdp, to=to)
 
 
 def candidate(found: IceCandidate, *, to: str | None) -> str:
-    """Trickle a candidate: a JSON text within the JSON message, as the original has it."""
+    """Return the message that trickles a candidate: a JSON text within the JSON message, as in the original."""
     inner = json.dumps(
         {
             "candidate": found.candidate,
@@ -176,12 +176,12 @@ def candidate(found: IceCandidate, *, to: str | None) -> str:
 
 
 def pipe(to: str) -> str:
-    """Ask for a pipe through the relay to a member: both are sent a ticket."""
+    """Return the message that asks for a pipe through the relay to a member. Both receive a ticket."""
     return _dump(type="pipe", to=to)
 
 
 def bye() -> str:
-    """Leave the room; the connection stays."""
+    """Return the message that leaves the room. The connection stays open."""
     return _dump(type="bye")
 
 
@@ -207,14 +207,14 @@ def _text(values: dict[str, Any], name: str) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it can be encoded: JSON may escape half a surrogate pair."""
+    """Return whether the text can be encoded. JSON may escape half a surrogate pair."""
     return text.isascii() or not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _id(values: dict[str, Any]) -> str:
     value = _text(values, "peerId")
     if not 0 < len(value) <= MAX_ID:
-        raise ProtocolError("A signalling message has an impossible peerId.")
+        raise ProtocolError("A signalling message has an invalid peerId.")
     return value
 
 
@@ -224,7 +224,7 @@ def _optional(values: dict[str, Any], name: str) -> str | None:
 
 
 def _shown(text: str) -> str:
-    """Text of somebody else's for a terminal: short, on one line, with no control characters."""
+    """Return an external text for a terminal: short, on one line, without control characters."""
     return "".join(each if each.isprintable() else " " for each in text[:MAX_TEXT])
 
 
@@ -238,7 +238,7 @@ def _member(values: dict[str, Any]) -> Member:
 
 
 def _members(values: dict[str, Any]) -> tuple[Member, ...]:
-    """``members`` where the server knows roles, else the bare ids of ``peers``."""
+    """Return ``members`` if the server knows roles, else the plain ids of ``peers``."""
     members = values.get("members")
     if isinstance(members, list) and all(isinstance(each, dict) for each in members):
         return tuple(_member(each) for each in members)
@@ -262,10 +262,10 @@ def _number(values: dict[str, Any], name: str) -> float:
 
 
 def _ticket(values: dict[str, Any]) -> str:
-    """It becomes a field of an HTTP request: a token (RFC 9110 section 5.6.2)."""
+    """Return the ticket, which must be a token (RFC 9110 section 5.6.2) since it becomes part of an HTTP field."""
     value = _text(values, "ticket")
     if not _TICKET.fullmatch(value):
-        raise ProtocolError("A signalling message has an impossible ticket.")
+        raise ProtocolError("A signalling message has an invalid ticket.")
     return value
 
 

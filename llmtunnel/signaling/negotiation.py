@@ -1,12 +1,12 @@
-"""Who connects to whom, pure: what happens in the room in, what to do out.
+"""Who connects to whom: what happened in the room goes in, what to do comes out. Pure.
 
-    1. joined       members that were there before us will offer; one whose link lives (its instance says so) is kept
-    2. peer-joined  we were there: offer, unless that member's link lives
-    3. offer        answer, unless the link lives
-    4. peer-left    the signal server's word alone ends no session: suspect it (a ping decides)
+    1. joined       earlier members will make offers; a member with a live link is recognised by its instance and kept
+    2. peer-joined  we were here before: make an offer, unless that member's link is live
+    3. offer        answer it, unless the link is live
+    4. peer-left    suspect the member: the signal server alone ends no session, and a ping decides
 
-A link is one connection to one member, being made or live. A proxy has one; a serve has one for each proxy. A member
-that lost its link leaves the room and joins again under a new instance, which makes it a new member to all others.
+A link is one connection to one member, live or being made. A proxy has one; serve has one for each proxy. A member
+that lost its link leaves the room and joins again under a new instance. That makes it a new member to all others.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from ..status import Role
 from .messages import Answer, Candidate, IceCandidate, Joined, Member, Message, Offer, PeerJoined, PeerLeft, PipeTicket
 
 MEMBERS: Final = 256
-"""Members of a room that are remembered: twice what our signal server takes at most, and a bound for a hostile one."""
+"""Maximum number of remembered members of a room: twice what our signal server admits, and a limit for a hostile
+one."""
 
 
 @dataclass(frozen=True, slots=True)
 class MakeOffer:
-    """Connect to a member: we offer."""
+    """Connect to a member by making an offer."""
 
     member: Member
 
 
 @dataclass(frozen=True, slots=True)
 class MakeAnswer:
-    """Connect to a member that offers."""
+    """Connect to a member by answering its offer."""
 
     member: Member
     sdp: str
@@ -38,7 +39,7 @@ class MakeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class TakeAnswer:
-    """A member answered our offer."""
+    """Pass on a member's answer to our offer."""
 
     peer_id: str
     sdp: str
@@ -46,7 +47,7 @@ class TakeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class TakeCandidate:
-    """A member trickles a candidate."""
+    """Pass on a candidate that a member trickles."""
 
     peer_id: str
     candidate: IceCandidate
@@ -54,7 +55,7 @@ class TakeCandidate:
 
 @dataclass(frozen=True, slots=True)
 class TakeTicket:
-    """A pipe through the relay to a member may be opened."""
+    """Pass on a ticket for a pipe through the relay to a member."""
 
     peer_id: str
     ticket: str = field(repr=False)
@@ -62,16 +63,16 @@ class TakeTicket:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A member with a link may be gone."""
+    """Suspect that a member with a link has left."""
 
     peer_id: str
     gone: bool = False
-    """Its process seems to have ended."""
+    """Whether its process seems to have ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """A member with a live link came back under another id."""
+    """Note that a member with a live link has returned under another id."""
 
     old: str
     new: str
@@ -87,7 +88,7 @@ class _Known:
 
 
 class Negotiation:
-    """One member's view of the room, over as many signalling connections as it takes."""
+    """One member's view of the room, across all of its signalling connections."""
 
     def __init__(self, role: Role) -> None:
         self._role = role
@@ -96,36 +97,36 @@ class Negotiation:
 
     @property
     def alone(self) -> bool:
-        """Whether nobody to talk to is in the room."""
+        """Whether the room has no member that we could connect to."""
         return not self._members
 
     def present(self, member: Member) -> Member | None:
-        """A member as it is called now, where it is in the room."""
+        """Return a member under its current id, or None if it is not in the room."""
         return next((each for each in self._members.values() if each.instance == member.instance), None)
 
     # -- what the room does with links
 
     def linked(self, member: Member) -> None:
-        """A connection to this member is being made."""
+        """Note that a connection to this member is being made."""
         self._links[member.peer_id] = _Known(member)
 
     def established(self, peer_id: str) -> None:
-        """It stands."""
+        """Note that the connection is established."""
         self._links[peer_id].live = True
 
     def unlinked(self, peer_id: str) -> None:
-        """It is gone."""
+        """Note that the connection has ended."""
         self._links.pop(peer_id, None)
 
-    # -- what the signal server says
+    # -- messages from the signal server
 
     def joined(self, message: Joined) -> list[Instruction]:
-        """We are in: links of members that are still here go on under their new ids."""
+        """Process our join. Links of members that are still here continue under their new ids."""
         self._members = {member.peer_id: member for member in message.peers if self._concerns(member)}
         return [instruction for member in self._members.values() for instruction in self._keep(member)]
 
     def receive(self, message: Message) -> list[Instruction]:
-        """What to do about one message."""
+        """Return what to do about one message."""
         match message:
             case PeerJoined(member) if self._concerns(member) and len(self._members) < MEMBERS:
                 self._members[member.peer_id] = member
@@ -144,7 +145,7 @@ class Negotiation:
         return []
 
     def _concerns(self, member: Member) -> bool:
-        """Members of our own role are none of our business; one without a role may be either."""
+        """Return whether a member matters to us: it has the other role, or none and so may have either."""
         return member.role is not self._role
 
     def _peer_joined(self, member: Member) -> list[Instruction]:
@@ -152,7 +153,8 @@ class Negotiation:
         if kept:
             return kept
         if self._role is Role.PROXY and member.instance is None and (live := self._live()):
-            # An original server does not say who this is. If our serve lives, it is the one that came back.
+            # An original server does not say who this is. If our serve's link is live, it is that serve which has
+            # returned.
             return [Suspect(live.member.peer_id)]
         return [MakeOffer(member)]
 
@@ -164,7 +166,7 @@ class Negotiation:
         return [MakeAnswer(member, sdp)]
 
     def _keep(self, member: Member) -> list[Instruction]:
-        """Recognise a member whose link lives, by its instance."""
+        """Recognise a member with a live link by its instance."""
         if member.instance is None:
             return []
         for old, link in self._links.items():

@@ -1,1 +1,1 @@
-"""Message channels between two peers: `base` says what one is, `webrtc` and `memory` are two."""
+"""Message channels between two peers. `base` defines a channel; `webrtc`, `tcp`, `relay` and `memory` open them."""

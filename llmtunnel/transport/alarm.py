@@ -1,4 +1,4 @@
-"""A timer for a time that moves on with every message."""
+"""A timer whose time moves on with every message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from ..protocol.liveness import OVERSLEPT
 
 
 class Alarm:
-    """Calls ``ring`` at the time that ``due`` tells (`loop.time()`; None: never), or before it: then it is set anew."""
+    """Call ``ring`` at the time that ``due`` returns (`loop.time()`; None: never).
+
+    It may ring early, and is then set again.
+    """
 
     def __init__(self, due: Callable[[], float | None], ring: Callable[[], None]) -> None:
         self._due = due
@@ -18,10 +21,10 @@ class Alarm:
         self._handle: asyncio.Handle | None = None
         self._stopped = False
         self._overslept = False
-        self._at = 0.0  # uvloop's handle of a time that has come does not tell it
+        self._at = 0.0  # uvloop's handle does not report a time that has passed
 
     def set(self) -> None:
-        """The time may have moved: on, which costs nothing, or back."""
+        """Check the time again, since it may have changed. A later time costs nothing."""
         when = self._due()
         if when is None or self._stopped or (self._handle is not None and self._at <= when):
             return
@@ -30,13 +33,13 @@ class Alarm:
         self._handle = self._loop.call_at(when, self._over)
 
     def take_overslept(self, now: float) -> bool:
-        """Whether it rang long after its time, or still has to; told once."""
+        """Return whether it rang long after its time, or is long overdue. Reports this once."""
         told = self._overslept or (self._handle is not None and now - self._at > OVERSLEPT)
         self._overslept = False
         return told
 
     def stop(self) -> None:
-        """Never ring again; idempotent."""
+        """Never ring again. Idempotent."""
         self._stopped = True
         self._cancel()
 

@@ -1,6 +1,6 @@
-"""One reliable, ordered data channel (RFC 8831, RFC 8832) on the loop: drives `sctp.Association` over DTLS.
+"""One reliable, ordered data channel (RFC 8831, RFC 8832) on the loop. Drives `sctp.Association` over DTLS.
 
-What has come in one turn of the loop is answered at its end, by as few packets as hold it.
+Everything that arrives in one turn of the loop is answered at the end of that turn, in as few packets as possible.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from .sctp.inbound import Message
 _log = logging.getLogger(__name__)
 
 QUEUE: Final = 64 * KIB
-"""Bytes that wait to be sent before a channel has no more room. One message more may wait, so a small message never
-waits behind more than 128 KiB; less than this and the pipe runs dry."""
+"""Bytes in the send queue at which a channel has no more room. One more message may wait, so a small message never
+waits behind more than 128 KiB. With a shorter queue, the pipe would run dry."""
 QUEUE_LOW: Final = 32 * KIB
 
 _CONTROL: Final = 50
 _TEXT: Final = 51
 _BINARY: Final = 53
 _EMPTY: Final = (56, 57)
-"""Payload protocols (RFC 8831 section 8)."""
+"""Payload protocol identifiers (RFC 8831 section 8)."""
 _OPEN: Final = 3
 _ACK: Final = b"\2"
 _OPENING: Final = Struct("!BBHLHH")
@@ -38,30 +38,30 @@ class Below(Protocol):
     """What carries the packets."""
 
     def send_packet(self, packet: bytes) -> None:
-        """Send one; it may be lost."""
+        """Send a packet. It may be lost."""
 
     def cut_packets(self, allowed: bool) -> bool:
-        """Allow or forbid that packets are fragmented from now on; False where that cannot be set."""
+        """Allow or forbid the fragmentation of packets from now on. Return False if that cannot be set."""
 
 
 class User(Protocol):
-    """Whoever uses the channel. None of these may raise or block."""
+    """The user of the channel. None of these may raise or block."""
 
     def channel_opened(self) -> None:
-        """Both sides may send."""
+        """Note that both sides may send."""
 
     def message_received(self, message: bytes) -> None:
-        """A whole message came."""
+        """Accept a complete message."""
 
     def room_available(self) -> None:
-        """There is room again after there was none."""
+        """Note that there is room again after there was none."""
 
     def lose(self, reason: str) -> None:
-        """It is over."""
+        """Note that the channel has ended."""
 
 
 class DataChannel:
-    """Give it the packets that come, by `receive`. ``port``: the peer's SCTP port."""
+    """A data channel. Pass the packets that arrive to `receive`. ``port``: the peer's SCTP port."""
 
     def __init__(self, label: str, user: User, below: Below, *, port: int) -> None:
         self._label = label
@@ -70,12 +70,13 @@ class DataChannel:
         self._loop = asyncio.get_running_loop()
         self._association = Association(port=port)
         self._stream: int | None = None
-        """Ours; None before there is one."""
+        """The number of our stream, or None before we have one."""
         self._opens: int | None = None
-        """The stream on which we open it; None where the peer does."""
+        """The stream on which we open the channel, or None if the peer opens it."""
         self._is_open = False
         self._is_acknowledging = False
-        """A peer of another kind is told that its channel is open. Many listen only then: nothing goes out before."""
+        """Whether we are still telling a peer of another kind that its channel is open. Many such peers listen only
+        after that, so nothing else is sent before."""
         self._closing = False
         self._over = False
         self._full = False
@@ -93,7 +94,7 @@ class DataChannel:
         return self._is_open and not self._closing and not self._over
 
     def start(self, *, opens: int | None) -> None:
-        """Connect; ``opens``: the stream's number where we open the channel, None where the peer does."""
+        """Connect. ``opens``: the stream on which we open the channel, or None if the peer opens it."""
         self._opens = opens
         if opens is not None:
             self._association.begin(self._loop.time())
@@ -107,7 +108,7 @@ class DataChannel:
             self._schedule()
 
     def receive(self, packet: bytes) -> None:
-        """Take a packet."""
+        """Process a packet."""
         now = self._loop.time()
         for event in self._association.receive_packet(packet, now):
             match event:
@@ -127,27 +128,27 @@ class DataChannel:
         self._schedule()
 
     def send(self, message: bytes) -> None:
-        """Queue a message of at least one byte; `is_open` is true."""
+        """Queue a message of at least one byte. `is_open` must be true."""
         assert self._stream is not None
         self._association.send(self._stream, _BINARY, message)
         self._full = self._association.queued >= QUEUE
         self._schedule()
 
     def close(self) -> None:
-        """End it once what is queued has gone out; the peer's end of it comes as `User.lose`."""
+        """Close the channel once what is queued has been sent. The peer's answer arrives as `User.lose`."""
         if self._stream is not None and not self._closing:
             self._closing = True
             self._association.reset_stream(self._stream, self._loop.time())
             self._schedule()
 
     def abort(self) -> None:
-        """End it now, and tell the peer; idempotent."""
+        """Close the channel now, and tell the peer. Idempotent."""
         self._over = True
         self._association.abort()
         self._flush()
         self._alarm.stop()
 
-    # -- what comes
+    # -- receiving
 
     def _connected(self) -> None:
         if self._opens is not None:
@@ -160,7 +161,7 @@ class DataChannel:
         if protocol == _CONTROL:
             self._take_control(stream, data)
         elif stream == self._stream and not self._over:
-            self._opened()  # RFC 8832 section 6: data says as much as the acknowledgement
+            self._opened()  # RFC 8832 section 6: data implies the acknowledgement
             self._user.message_received(b"" if protocol in _EMPTY else data)
 
     def _take_control(self, stream: int, data: bytes) -> None:
@@ -171,7 +172,7 @@ class DataChannel:
 
     def _take_opening(self, stream: int, data: bytes) -> None:
         if len(data) < _OPENING.size:
-            self._end("the peer broke the opening of a data channel")
+            self._end("the peer sent an invalid request to open a data channel")
             return
         _, kind, _, _, length, _ = _OPENING.unpack_from(data)
         label = data[_OPENING.size : _OPENING.size + length]
@@ -196,7 +197,7 @@ class DataChannel:
             self._over = True
             self._user.lose(reason)
 
-    # -- what goes out
+    # -- sending
 
     def _schedule(self) -> None:
         if self._flushing is None:

@@ -1,7 +1,7 @@
-"""aiortc's DTLS, driven without a task: each datagram is one call, and so is each packet that goes out.
+"""aiortc's DTLS, driven without a task. Each incoming datagram is one call, and so is each outgoing packet.
 
-aiortc does the handshake. From then on `receive` takes the datagrams straight from the ICE agent, and `send` gives them
-to it. Every reach into aiortc for the sake of DTLS is here and in webrtc.py.
+aiortc does the handshake. After that, `receive` gets the datagrams directly from the ICE agent, and `send` passes
+datagrams to it. Only this module and webrtc.py depend on internals of aiortc for DTLS.
 """
 
 from __future__ import annotations
@@ -17,22 +17,25 @@ from .ice import IceAgent
 _log = logging.getLogger(__name__)
 
 _HEADER = 13
-"""Bytes of a record's header."""
+"""Bytes of a record's header in DTLS 1.2."""
 _APPLICATION_DATA = 23
 _UNIFIED = 1
-"""The first three bits of DTLS 1.3's header; these are bits of the same byte. We use no connection ids."""
+"""The first three bits of DTLS 1.3's header. The flags below are bits of the same byte. We use no connection ids."""
 _LONG_NUMBER = 8
 _HAS_LENGTH = 4
 _RECORD = 32 * 1024
-"""Bytes that are read at once: a record has 16 KiB at most."""
+"""Bytes to read at once. A record has 16 KiB at most."""
 _OVERHEAD = 128
-"""Bytes that a record adds, at most."""
+"""Maximum bytes that a record adds."""
 _MOST = 256
-"""Records in a datagram, more than fit one."""
+"""Records in a datagram: more than can fit in one."""
 
 
 class Dtls(RTCDtlsTransport):
-    """``packet`` takes each packet that came, ``ended`` hears that nothing more will come."""
+    """DTLS for one connection.
+
+    ``packet`` gets each packet that arrives; ``ended`` is called when nothing more can arrive.
+    """
 
     def __init__(
         self,
@@ -49,14 +52,14 @@ class Dtls(RTCDtlsTransport):
         self._ended = ended
 
     def take_over(self) -> None:
-        """Take datagrams from now on; the handshake is done, and may have left something on either side."""
+        """Handle the datagrams from now on. The handshake is complete, and may have left data in either direction."""
         assert self._ssl is not None and self.state == "connected"
         self._read()
         self._write()
         self._agent.deliver(self._receive)
 
     def send(self, packet: bytes) -> None:
-        """Send a packet; it is lost where the connection is."""
+        """Send a packet. It is lost if the connection is."""
         assert self._ssl is not None
         if self.state != "connected":
             return
@@ -69,14 +72,14 @@ class Dtls(RTCDtlsTransport):
     def _receive(self, datagram: bytes) -> None:
         assert self._ssl is not None
         self._ssl.bio_write(datagram)
-        # One record is the rule; more of them do not come out of one read.
+        # Usually a datagram is one record. Further records would need further reads.
         alone = datagram[0] == _APPLICATION_DATA and len(datagram) == _size(datagram, 0)
         self._read(most=1 if alone else _MOST)
         if not alone:
             self._write()
 
     def _read(self, most: int = _MOST) -> None:
-        """Take the packets that have come."""
+        """Read and deliver the packets that have arrived."""
         assert self._ssl is not None
         for _ in range(most):
             try:
@@ -89,12 +92,15 @@ class Dtls(RTCDtlsTransport):
             self._packet(packet)
 
     def _write(self, size: int = _RECORD) -> None:
-        """Send what OpenSSL has to say, each record in a datagram of its own; all of it has up to ``size`` bytes."""
+        """Send OpenSSL's output, each record in its own datagram.
+
+        Normally, all of it has up to ``size`` bytes.
+        """
         assert self._ssl is not None
         records = b""
         try:
             records = piece = self._ssl.bio_read(size)
-            while len(piece) == size:  # there may be more: an earlier flight, sent again
+            while len(piece) == size:  # there may be more: an earlier flight that is sent again
                 piece = self._ssl.bio_read(size)
                 records += piece
         except SSL.WantReadError:
@@ -108,7 +114,7 @@ class Dtls(RTCDtlsTransport):
 
 
 def _size(records: bytes, at: int) -> int:
-    """Bytes of the record that begins there, its header included (RFC 6347 section 4.1, RFC 9147 section 4)."""
+    """Return the size of the record at this position, with its header (RFC 6347 section 4.1, RFC 9147 section 4)."""
     first = records[at]
     if first >> 5 != _UNIFIED:
         return _HEADER + int.from_bytes(records[at + 11 : at + 13])

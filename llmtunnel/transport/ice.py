@@ -1,18 +1,18 @@
-"""How packets find the peer: aioice's connection, with nothing to wait for and nothing that a peer can fill.
+"""How packets find the peer: aioice's connection, without waits for servers and with limits on what a peer can use.
 
-aioice asks its STUN and TURN servers before it says anything, and an unreachable one costs 5 s. Here:
+aioice asks its STUN and TURN servers before it makes an offer, and an unreachable server costs 5 s. Here instead:
 
-1. `gather_candidates` binds the host's own addresses: at once, and enough to make the offer or answer
-2. `gather_rest` asks every server from those sockets while the connection is already being tried, and hands out
-   each candidate as it comes, to be trickled to the peer
+1. `gather_candidates` binds the host's own addresses. That is immediate, and enough for the offer or answer.
+2. `gather_rest` asks every server from those sockets while the connection is already being tried. It reports each
+   candidate as it arrives, so that it can be trickled to the peer.
 
-The peer's end of candidates is not passed on to aioice: it would stop looking before our own relay is there.
-Its checks go on until something answers or our caller's time is over.
+We do not pass the peer's end-of-candidates on to aioice, which would stop looking before our own relay is ready. Its
+checks continue until one is answered or our caller's time has passed.
 
-All of that happens before anybody has proven anything: whoever can name candidates, a stranger in the room or the
-signal server, has us send packets to addresses of its choice. So only plausible addresses get any (`checkable`), and
-those that have not spoken to us get few: each connection and all of this process together have a bucket of checks.
-A check for which there is none left is as one that was lost on the way, and is sent again later.
+All of that happens before any peer has proven anything. Whoever can name candidates, a stranger in the room or the
+signal server, makes us send packets to addresses of its choice. So only plausible addresses get packets
+(`checkable`), and addresses that have not answered get few: each connection, and all of this process together, have a
+bucket of checks. A check without a token counts as lost on the way, and is sent again later.
 """
 
 from __future__ import annotations
@@ -48,37 +48,37 @@ _LOOPBACK: Final = "127.0.0.1"
 _ASK: Final = 5.0
 """Seconds that a STUN or TURN server has to answer."""
 _RELEASE: Final = 0.5
-"""Seconds that a TURN server has to free its allocation when we close."""
+"""Seconds that a TURN server has to release its allocation when we close."""
 _PAIRS: Final = 1024
-"""Paths under trial; 48 candidates of the peer's and twenty addresses of ours make 960."""
+"""Maximum number of candidate pairs. 48 candidates of the peer and twenty addresses of ours make 960."""
 _NAMES: Final = 2
-"""Names (``….local``) of a peer that are asked for on the local network: a browser has one for each interface."""
+"""Names (``….local``) of a peer that we look up on the local network. A browser has one for each interface."""
 _CHECKS: Final = 64
-"""Checks that a connection may send at once to addresses that have not spoken: the first of each path of two laptops
-with some ten addresses each, with what is sent again in the first second."""
+"""Checks that a connection may send at once to addresses that have not answered: the first checks of each path between
+two laptops with some ten addresses each, and the repeats in the first second."""
 _CHECK: Final = 0.04
-"""Seconds until it may send one more; aioice begins with one path every 20 ms."""
+"""Seconds until it may send one more. aioice begins with one path every 20 ms."""
 _ALL_CHECKS: Final = 512
-"""The same of all connections of this process: 16 proxies that come at the same moment have some 30 paths each."""
+"""The same for all connections of this process. 16 proxies that arrive at the same moment have some 30 paths each."""
 _EACH_CHECK: Final = 0.005
-"""Seconds until one more: packets of about 130 bytes, so 26 KB/s while strangers keep all connections busy."""
+"""Seconds until one more. A packet has about 130 bytes: 26 KB/s while strangers keep all connections busy."""
 _ECHO: Final = 4
-"""Checks to an address that may be kept for later because as many came from it."""
+"""Maximum number of free checks to an address, each earned by a check that came from it."""
 _DATAGRAM: Final = 16_640
-"""Bytes of a datagram for DTLS at most: a record has 16 KiB, and what DTLS adds."""
+"""Maximum bytes of a datagram for DTLS: a record has 16 KiB, plus what DTLS adds."""
 _MAY_CUT: Final = 0
 _MAY_NOT_CUT: Final = 3
 """Linux's IP_PMTUDISC_DONT and IP_PMTUDISC_PROBE, for IP_MTU_DISCOVER and IPV6_MTU_DISCOVER (ip(7), ipv6(7))."""
 _WAITING: Final = 128
-"""Datagrams, of about 1,200 bytes, that wait for DTLS to begin; a socket's own buffer holds some 200."""
+"""Datagrams of about 1,200 bytes that may wait until DTLS begins. A socket's own buffer holds some 200."""
 
 
 _all_checks = Bucket(_ALL_CHECKS, every=_EACH_CHECK)
-"""One for the process: to whoever gets the packets it is the same which tunnel sends them."""
+"""One bucket for the process. A victim does not care which tunnel sends the packets."""
 
 
 class IceAgent(aioice.Connection):
-    """One ICE agent with one component. ``loopback`` offers 127.0.0.1 too, as a machine with no other address does.
+    """One ICE agent with one component. ``loopback``: offer 127.0.0.1 too. A machine with no other address always does.
 
     ``paths``: see `Settings.tried`.
     """
@@ -94,7 +94,7 @@ class IceAgent(aioice.Connection):
         self._names = _NAMES
         self._checks = Bucket(_CHECKS, every=_CHECK)
         self._echoes: Counter[tuple[str, int]] = Counter()
-        """Checks that came from an address, with our password in them, and were not answered by one of ours."""
+        """Valid checks (with our password) that came from an address, and that no check of ours has answered."""
         self._deliver: Callable[[bytes], None] | None = None
         self._handed_out: set[tuple[str, int]] = set()
         self._binding: asyncio.Task[None] | None = None
@@ -106,7 +106,7 @@ class IceAgent(aioice.Connection):
 
     @property
     def path(self) -> Path:
-        """How packets travel, as far as is known."""
+        """How packets travel, as far as we know."""
         pair = self._nominated.get(_COMPONENT)
         if pair is None:
             return Path.UNKNOWN
@@ -115,16 +115,16 @@ class IceAgent(aioice.Connection):
 
     @property
     def address(self) -> str:
-        """Where the peer is, ``host:port``, a TURN server's where it is behind one; empty before that is known."""
+        """``host:port`` of the peer, or of its TURN server if it is behind one; empty until that is known."""
         pair = self._nominated.get(_COMPONENT)
         return f"{pair.remote_candidate.host}:{pair.remote_candidate.port}" if pair else ""
 
     async def gather_candidates(self) -> None:
-        """Bind the host's own addresses, and the loopback's where asked or where there is no other."""
+        """Bind the host's own addresses. Also bind the loopback address if asked, or if there is no other."""
         if Path.DIRECT not in self._paths:
             self._local_candidates_start = self._local_candidates_end = True
             return
-        # Shielded: aioice loses the sockets that it has where it is cancelled while it opens another.
+        # Shielded: if cancelled while it opens a socket, aioice loses those that it has.
         self._binding = asyncio.create_task(self._bind(), name="ice-bind")
         await asyncio.shield(self._binding)
 
@@ -138,24 +138,24 @@ class IceAgent(aioice.Connection):
             self._limit(protocol)
 
     async def gather_rest(self, found: Found) -> None:
-        """Ask the servers, all at once; ``found`` is called with each new candidate. Never raises."""
+        """Ask all servers at once. ``found`` is called with each new candidate. Never raises."""
         tasks = [self._reflect(url, found) for url in self._servers.stun]
         tasks += [self._relay(url, found) for url in self._servers.turn]
         await asyncio.gather(*tasks)
 
     def take(self, texts: Iterable[str]) -> list[aioice.Candidate]:
-        """The usable ones of a peer's candidates, as far as there is room: `add_remote_candidate` takes each."""
+        """Return the usable candidates of a peer, as far as there is room. `add_remote_candidate` accepts each."""
         usable = [candidate for text in texts if (candidate := parse_candidate(text)) and self._may_use(candidate)]
         taken = [candidate for candidate in usable if self._take_room(candidate)]
         if len(taken) < len(usable):
-            _log.info("The peer sends more candidates than are taken; %d left out.", len(usable) - len(taken))
+            _log.info("The peer sends too many candidates; %d ignored.", len(usable) - len(taken))
         return taken
 
     def _may_use(self, candidate: aioice.Candidate) -> bool:
         return Path.TURN in self._paths or (Path.DIRECT in self._paths and candidate.type != "relay")
 
     def _take_room(self, candidate: aioice.Candidate) -> bool:
-        """Whether there is room for one of its type, whatever came of others, and for a name where it is one."""
+        """Reserve room for one candidate of its type, and for a name if it is one. Return whether there was room."""
         if self._room.get(candidate.type, 0) < 1 or (_is_name(candidate.host) and self._names < 1):
             return False
         self._room[candidate.type] -= 1
@@ -165,19 +165,19 @@ class IceAgent(aioice.Connection):
     # -- checks
 
     def _limit(self, protocol: ice.StunProtocol) -> None:
-        """Have all that aioice sends from a socket to find the peer pass by `_send_stun`, and what comes by us."""
+        """Route what aioice sends from a socket through `_send_stun`, and what it receives through `_receive`."""
         protocol.send_stun = partial(self._send_stun, protocol)  # type: ignore[method-assign]
         protocol.datagram_received = partial(self._receive, protocol)  # type: ignore[method-assign]
 
     def _receive(self, protocol: ice.StunProtocol, datagram: bytes | str, addr: tuple[str, int]) -> None:
-        """DTLS is told by its first byte (RFC 7983). aioice parses each datagram as STUN first, and fails."""
+        """Recognise DTLS by its first byte (RFC 7983). aioice would first try to parse each datagram as STUN."""
         if datagram and isinstance(datagram, bytes) and 20 <= datagram[0] < 64:
             self.data_received(datagram, _COMPONENT)
         else:
             ice.StunProtocol.datagram_received(protocol, datagram, addr)
 
     def _send_stun(self, protocol: ice.StunProtocol, message: stun.Message, addr: tuple[str, int]) -> None:
-        # Only a check names the peer; without one it is a question to a STUN server of ours, or an answer.
+        # Only a check names the peer. Other messages are requests to a STUN server of ours, or answers.
         is_check = message.message_class == stun.Class.REQUEST and "USERNAME" in message.attributes
         if not is_check or self._may_check(addr):
             ice.StunProtocol.send_stun(protocol, message, addr)
@@ -198,12 +198,15 @@ class IceAgent(aioice.Connection):
         return checkable(addr[0], addr[1], loopback=own)
 
     def request_received(self, message: stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
-        """A check came, or what poses as one: its sender may be forged, and would get our answer."""
+        """Answer a check if its address is plausible. The sender may be forged, and would receive our answer."""
         if self._is_checkable(addr):
             super().request_received(message, addr, protocol)
 
     def data_received(self, data: bytes, component: int) -> None:
-        """A datagram for DTLS, from anybody: an empty one would end aiortc's reader, a flood would fill memory."""
+        """Accept a datagram for DTLS, from any sender.
+
+        An empty one would end aiortc's reader; a flood would fill memory.
+        """
         if not 0 < len(data) <= _DATAGRAM:
             return
         if self._deliver is not None:
@@ -212,7 +215,10 @@ class IceAgent(aioice.Connection):
             super().data_received(data, component)
 
     def deliver(self, receive: Callable[[bytes], None]) -> None:
-        """Give ``receive`` all datagrams from now on, those first that wait; the end is told as before."""
+        """Pass all datagrams to ``receive`` from now on, starting with those that wait.
+
+        The end is reported as before.
+        """
         waiting = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
         self._deliver = receive
         for each in waiting:
@@ -222,34 +228,34 @@ class IceAgent(aioice.Connection):
                 receive(each[0])
 
     def cut_datagrams(self, allowed: bool) -> bool:
-        """Whether the system may send a datagram to the peer in pieces, from now on; False where it cannot be told.
+        """Set whether the system may send a datagram to the peer in fragments. Return False if that cannot be set.
 
-        Where it may not, one that is too long for the path is lost, which is how a probe finds out (RFC 8899).
+        If it may not, a datagram that is too long for the path is lost. This is how a probe finds out (RFC 8899).
         """
         pair = self._nominated.get(_COMPONENT)
         if pair is None or pair.local_candidate.type == "relay" or not sys.platform.startswith("linux"):
             return False
         own = pair.protocol.transport.get_extra_info("socket")
-        with socket.socket(fileno=os.dup(own.fileno())) as end:  # uvloop gives no socket of its own
+        with socket.socket(fileno=os.dup(own.fileno())) as end:  # uvloop does not expose its socket
             level, option = (socket.IPPROTO_IP, 10) if end.family == socket.AF_INET else (socket.IPPROTO_IPV6, 23)
             end.setsockopt(level, option, _MAY_CUT if allowed else _MAY_NOT_CUT)
         return True
 
     def transmit(self, datagram: bytes) -> None:
-        """Send one to the peer, without waiting; it is lost where there is no path."""
+        """Send a datagram to the peer without waiting. It is lost if there is no path."""
         if (pair := self._nominated.get(_COMPONENT)) is not None:
             pair.protocol.transport.sendto(datagram, pair.remote_addr)
 
     def check_incoming(self, message: stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
-        """The peer checks a path: each port that it checks from would be one more candidate, without end."""
+        """Handle a check from the peer. Each port that it checks from is one more candidate, so limit their number."""
         if len(self._check_list) < _PAIRS:
             self._echoes[addr] = min(_ECHO, self._echoes[addr] + 1)
             super().check_incoming(message, addr, protocol)
 
     async def close(self) -> None:
-        """Close every socket; a TURN server that does not answer any more costs `_RELEASE` s, not a minute."""
+        """Close every socket. A TURN server that no longer answers costs `_RELEASE` s, and not a minute."""
         if self._binding is not None:
-            await asyncio.wait((self._binding,))  # it opens sockets of this machine's, and waits for nobody
+            await asyncio.wait((self._binding,))  # it opens sockets of this machine, and waits for no peer
         relays = [each for each in self._protocols if each.local_candidate.type == "relay"]
         give_up = asyncio.get_running_loop().call_later(_RELEASE, _abandon, relays)
         try:
@@ -270,7 +276,7 @@ class IceAgent(aioice.Connection):
         try:
             async with asyncio.timeout(_ASK):
                 candidate, _ = await ice.server_reflexive_candidate(host, address)
-        except Exception as exc:  # no answer, or whatever a broken one makes aioice say
+        except Exception as exc:  # no answer, or any error that a broken one causes in aioice
             _log.info("STUN server %s:%d, asked from %s: %r", *address, host.local_candidate.host, exc)
             return
         self._hand_out(candidate, found)
@@ -289,7 +295,7 @@ class IceAgent(aioice.Connection):
                     turn_ssl=server["scheme"] == "turns",
                     turn_transport=server["transport"],
                 )
-        except Exception as exc:  # refused, no answer, or whatever a broken one makes aioice say
+        except Exception as exc:  # refused, no answer, or any error that a broken one causes in aioice
             _log.warning("%s cannot be used: %s", url, str(exc) or "no answer")
             return
         keep_from_children(protocol.transport)
@@ -302,7 +308,10 @@ class IceAgent(aioice.Connection):
         self._hand_out(candidate, found)
 
     def _hand_out(self, candidate: aioice.Candidate, found: Found) -> None:
-        """Where there is no NAT the reflexive address is the host's, and two servers see the same one."""
+        """Report a candidate once.
+
+        Without a NAT the reflexive address is the host's, and two servers see the same one.
+        """
         address = (candidate.host, candidate.port)
         if address not in self._handed_out:
             self._handed_out.add(address)
@@ -319,23 +328,23 @@ def _servers_for(paths: frozenset[Path], servers: IceServers) -> IceServers:
 
 
 def parse_candidate(text: str) -> aioice.Candidate | None:
-    """A peer's candidate, with or without ``candidate:`` before it; None where nothing could be sent to it."""
+    """Return a peer's candidate, with or without ``candidate:`` before it, or None if nothing can be sent to it."""
     try:
         candidate = aioice.Candidate.from_sdp(text.removeprefix("candidate:"))
-        # Whether our own loopback is offered to the peer is known when a check is sent.
+        # Whether we offer our own loopback address to the peer is known when a check is sent.
         usable = candidate.component == _COMPONENT and (
             _is_name(candidate.host) or checkable(candidate.host, candidate.port, loopback=True)
         )
     except ValueError:
         usable = False
     if not usable:
-        _log.debug("Candidate left out: %.100r", text)
+        _log.debug("Candidate ignored: %.100r", text)
         return None
     return candidate
 
 
 def _is_name(host: str) -> bool:
-    """Whether it is a browser's way to hide an address: aioice asks for it by mDNS."""
+    """Return whether the host is a name that hides a browser's address. aioice looks it up by mDNS."""
     return host.endswith(".local") and len(host) <= 64
 
 
@@ -351,7 +360,7 @@ async def _resolve(url: str) -> tuple[str, int]:
 
 
 def _abandon(relays: list[ice.StunProtocol]) -> None:
-    """Cancel the wait for TURN servers to free what we held: aioice then closes the socket."""
+    """Cancel the wait for TURN servers to release our allocations. aioice then closes the socket."""
     for relay in relays:
         closing = getattr(relay.transport, "_TurnTransport__close_task", None)
         if closing is not None:

@@ -1,4 +1,4 @@
-"""The certificate that a tunnel shows on each of its channels: by its fingerprint, the other side knows it again."""
+"""The certificate that a tunnel shows on each of its channels. The other side recognises it by its fingerprint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 
 class Identity:
-    """A key pair that lives as long as the tunnel, and its certificate, signed by nobody else (ECDSA, P-256)."""
+    """A key pair that lives as long as the tunnel, and its self-signed certificate (ECDSA, P-256)."""
 
     def __init__(self) -> None:
         self.certificate = RTCCertificate.generateCertificate()

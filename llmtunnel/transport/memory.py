@@ -1,4 +1,4 @@
-"""A pair of channels inside one event loop: a network as slow, full, silent or dead as a test wants."""
+"""A pair of channels inside one event loop, for tests: a network as slow, full, silent or dead as a test needs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .base import MAX_MESSAGE, Channel, Receiver
 
 
 def linked_pair(*, room: int = 256 * KIB, delay: float = 0.0) -> tuple[MemoryChannel, MemoryChannel]:
-    """Two open channels, each the other's far end; needs a running loop.
+    """Return two open channels, each the far end of the other. Needs a running loop.
 
-    ``room``: bytes that may be on the way in each direction before `Channel.has_room` turns false.
+    ``room``: bytes that may be under way in each direction before `Channel.has_room` becomes false.
     ``delay``: seconds that each message travels.
     """
     left, right = MemoryChannel(room, delay), MemoryChannel(room, delay)
@@ -24,7 +24,7 @@ def linked_pair(*, room: int = 256 * KIB, delay: float = 0.0) -> tuple[MemoryCha
 
 
 class MemoryChannel(Channel):
-    """One end of a pair made by `linked_pair`. The loop calls its receiver, never `send` does."""
+    """One end of a pair made by `linked_pair`. Its receiver is called by the loop, and never from within `send`."""
 
     far: MemoryChannel
     """The other end."""
@@ -32,19 +32,19 @@ class MemoryChannel(Channel):
     def __init__(self, room: int, delay: float) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self.room = room
-        """Bytes that may be on the way."""
+        """Bytes that may be under way."""
         self._delay: Final = delay
         self._receiver: Receiver | None = None
         self._queued = 0
-        """Bytes sent that the far receiver has not taken."""
+        """Bytes sent that the far receiver has not accepted yet."""
         self.travelling: deque[bytes | None] = deque()
-        """Sent and not yet there, in order, which timers of one moment do not keep; None is a close."""
+        """What was sent and has not arrived, in order; timers of one moment do not keep the order. None is a close."""
         self._arrived: deque[bytes] = deque()
         self._silent = False
         self._closed: str | None = None
 
     def attach(self, receiver: Receiver) -> None:
-        """As `Channel.attach`; what has already come follows in the loop's next round."""
+        """As `Channel.attach`. What has already arrived follows in the loop's next turn."""
         self._receiver = receiver
         self._loop.call_soon(self._deliver)
 
@@ -62,30 +62,30 @@ class MemoryChannel(Channel):
         self._post(message)
 
     async def aclose(self) -> None:
-        """As `Channel.aclose`: the far end hears of it after all that was sent."""
+        """As `Channel.aclose`. The far end learns of it after everything that was sent."""
         if self._closed is None:
             self._close("closed by us")
             self._post(None)
-        await asyncio.sleep(0)  # behind the receiver's call
+        await asyncio.sleep(0)  # after the call to the receiver
 
     @property
     def path(self) -> Path:
-        """`Path.UNKNOWN`: its messages do not travel."""
+        """`Path.UNKNOWN`, since its messages do not leave the process."""
         return Path.UNKNOWN
 
     def cut(self) -> None:
-        """Silent death of the whole link: nothing arrives any more, either way, and nobody is told."""
+        """Kill the link silently: nothing arrives any more in either direction, and neither end is told."""
         self._silent = self.far._silent = True
 
     def mend(self) -> None:
-        """Undo `cut`: what was sent meanwhile arrives now, as where the network comes back."""
+        """Undo `cut`: what was sent meanwhile arrives now, as when a network comes back."""
         for end in (self, self.far):
             end._silent = False
             while end.travelling:
                 end._land()
 
     def kill(self, reason: str = "killed") -> None:
-        """Loud death of the whole link: what travels is lost, and both receivers are told at once."""
+        """Kill the link loudly: what is under way is lost, and both receivers are told at once."""
         for end in (self, self.far):
             end.travelling.clear()
             end._close(reason)

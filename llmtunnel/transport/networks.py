@@ -1,7 +1,7 @@
-"""Which networks this machine is in, and which addresses that a peer names may be dialled. `dialable` is pure.
+"""Which networks this machine is in, and which addresses named by a peer we may connect to. `dialable` is pure.
 
-A peer that is let in is still somebody else's program: what it names is dialled only where this machine and the peer
-may be neighbours, and never by name, so that it cannot have us knock on what only we reach.
+An accepted peer is still somebody else's program. So we connect to an address that it names only if this machine and
+the peer may be neighbours, and never by name. A peer cannot make us connect to what only we can reach.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ Endpoint = tuple[str, int]
 """An IP address and a port."""
 
 ADDRESSES: Final = 8
-"""Addresses listened on, and dialled, at once: a laptop with a VPN and containers has four or five."""
+"""Addresses to listen on, or to connect to, at once. A laptop with a VPN and containers has four or five."""
 _FIRST_PORT: Final = 1024
-"""Ports below are services; listeners of ours are far above."""
+"""The lowest port that is no service. Our listeners have far higher ports."""
 _SERVICES: Final = frozenset(
     {
         *(1434, 1900, 3283, 3389, 3478, 3702, 5060, 5093, 5349, 5351, 5353, 5355, 5683),
         *(10001, 11211, 17185, 27015, 27960, 32414, 37810),
     }
 )
-"""Higher ports of UDP services that are known to answer forged senders with more than they got (CISA's TA14-017A, and
-those found since). One of a peer's own may be among them by chance: once in thousands of connections."""
+"""Higher ports of UDP services that are known to send more to forged senders than they receive (CISA's TA14-017A, and
+later findings). A peer may have one of them by chance, once in thousands of connections."""
 _WIDEST: Final = {4: 8, 6: 32}
-"""Bits of a prefix, at least, for a network to be one's own: 10.0.0.0/8 is the widest there is."""
+"""Minimum prefix length, in bits, of a network that counts as our own. 10.0.0.0/8 is the widest private one."""
 _AROUND: Final = {4: (24, 32), 6: (48, 64)}
-"""Bits of the networks that one somebody may have all of: a small provider's and an address; a site's and a home's."""
+"""Prefix lengths of networks that one person may control: a small provider's and an address; a site's and a home's."""
 _OVERLAYS: Final = (IPv4Network("100.64.0.0/10"), IPv6Network("fd7a:115c:a1e0::/48"))
-"""Tailscale's networks: its interfaces have an address in one and tell of no neighbours (/32, /128)."""
+"""Tailscale's networks. Its interfaces have an address in one, with a prefix that shows no neighbours (/32, /128)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """An address of this machine's, and how many of its bits are the network's."""
+    """An address of this machine, and the length of its network's prefix in bits."""
 
     address: IPv4Address | IPv6Address
     prefix: int
 
     @property
     def network(self) -> IPv4Network | IPv6Network:
-        """The network that it is in."""
+        """The network that the address is in."""
         if self.prefix == self.address.max_prefixlen:
             for overlay in _OVERLAYS:
                 if self.address in overlay:
@@ -56,21 +56,21 @@ class Interface:
         return ipaddress.ip_network((self.address, self.prefix), strict=False)
 
     def neighbours(self, address: IPv4Address | IPv6Address) -> bool:
-        """Whether that address is a machine's in the same network, or this one's."""
+        """Return whether that address belongs to a machine in the same network, or to this machine."""
         network = self.network
         if address not in network or network.prefixlen < _WIDEST[network.version]:
             return False
-        # The network's own address and its broadcast are not a machine's.
+        # The network's own address and its broadcast address belong to no machine.
         bounded = network.version == 4 and network.prefixlen < 31
         return not (bounded and address in (network.network_address, network.broadcast_address))
 
 
 def checkable(host: str, port: int, *, loopback: bool) -> bool:
-    """Whether a stranger may have us send a few packets there, to see whether it can be reached.
+    """Return whether a stranger may make us send a few packets to this address, to see whether it can be reached.
 
-    It names private addresses for good reason, as two peers in one network have no others. What it cannot be at are
-    multicast, broadcast and unspecified addresses and the ports of services, and this machine's own loopback only
-    where that is offered to it too.
+    A stranger has good reason to name private addresses, as two peers in one network have no others. It cannot have a
+    multicast, broadcast or unspecified address, or the port of a service. This machine's own loopback address counts
+    only if we offer that too.
     """
     try:
         address = ipaddress.ip_address(host)
@@ -84,9 +84,9 @@ def checkable(host: str, port: int, *, loopback: bool) -> bool:
 
 
 def around(address: str) -> tuple[str, ...]:
-    """The networks that the host of ``host:port`` is in, the widest first: who has one address has others of these.
+    """Return the networks that the host of ``host:port`` is in, the widest first.
 
-    A text without an IP address is a network of its own.
+    A host with one address in them may have others there. A text without an IP address is a network of its own.
     """
     host, _, port = address.rpartition(":")
     text = host if port.isdecimal() else address
@@ -98,7 +98,7 @@ def around(address: str) -> tuple[str, ...]:
 
 
 def interfaces() -> tuple[Interface, ...]:
-    """This machine's, now."""
+    """Return this machine's current interface addresses."""
     return tuple(
         Interface(ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0]), ip.network_prefix)
         for adapter in ifaddr.get_adapters()
@@ -107,7 +107,7 @@ def interfaces() -> tuple[Interface, ...]:
 
 
 def listenable(own: Iterable[Interface], *, loopback: bool = False) -> list[str]:
-    """The addresses to listen on for neighbours; the loopback's where asked, or where there is no other."""
+    """Return the addresses to listen on for neighbours; the loopback address if asked, or if there is no other."""
     addresses = sorted({each.address for each in own if _is_machines(each.address)}, key=_order)
     outer = [str(each) for each in addresses if not each.is_loopback]
     inner = [str(each) for each in addresses if each.is_loopback] if loopback or not outer else []
@@ -115,11 +115,11 @@ def listenable(own: Iterable[Interface], *, loopback: bool = False) -> list[str]
 
 
 def dialable(named: Iterable[str], own: Iterable[Interface], *, loopback: bool = False) -> list[Endpoint]:
-    """Which of a peer's addresses (``192.168.1.5:40123``, ``[fd00::5]:40123``) may be dialled: `ADDRESSES` at most.
+    """Return which of a peer's addresses (``192.168.1.5:40123``, ``[fd00::5]:40123``) we may connect to.
 
-    Only IP addresses, with a port over 1023, in a network that one of ``own`` is in; ``loopback`` takes this machine's
-    own loopback too. Never link-local ones (a cloud's metadata), multicast, broadcast or unspecified ones, nor IPv6
-    that stands for IPv4.
+    At most `ADDRESSES`. Only IP addresses with a port above 1023, in a network that one of ``own`` is in. ``loopback``
+    accepts this machine's own loopback address too. Never link-local addresses (a cloud's metadata), multicast,
+    broadcast or unspecified ones, or IPv6 addresses that stand for IPv4.
     """
     own = tuple(own)
     found: dict[Endpoint, None] = {}

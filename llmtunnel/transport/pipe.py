@@ -1,7 +1,7 @@
-"""A channel over a pipe: whatever carries bytes in order, and is not trusted with them, as an asyncio transport.
+"""A channel over a pipe: any untrusted carrier of ordered bytes, as an asyncio transport.
 
-A TCP connection is one (`tcp`), a WebSocket through a relay another (`relay`). `tls.Tls` does all that matters; here it
-meets the loop: what waits, how long, and the end.
+A TCP connection is such a pipe (`tcp`), and so is a WebSocket through a relay (`relay`). `tls.Tls` does the essential
+work. This module connects it to the loop: queues, time limits and the end.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from .identity import Identity
 from .tls import Tls, Welcome, anybody
 
 _QUEUE: Final = 64 * KIB
-"""Bytes that wait for the pipe before a channel has no more room."""
+"""Bytes in the send queue at which a channel has no more room."""
 _QUEUE_LOW: Final = 32 * KIB
 _QUEUE_MOST: Final = 256 * KIB
-"""Bytes that may wait in all. We never have more than the queue and one message; the rest is what TLS answers to a peer
-that asks for new keys and does not read."""
+"""Maximum bytes in the send queue. We never have more than the queue and one message. The rest is for TLS's answers to
+a peer that asks for new keys and does not read."""
 _UNSENT: Final = 128 * KIB
-"""Bytes that the system takes beyond what is on the way: it would take megabytes, and a token would wait behind."""
+"""Bytes that the system accepts beyond what is under way. By default it accepts megabytes, and a token waits behind."""
 _STRANGER: Final = 128 * KIB
-"""Bytes that a peer may send before it is let in (`Channel.trust`): a handshake has 2 KB, and a hello and its proof 64
-at most."""
+"""Bytes that a peer may send before it is trusted (`Channel.trust`). A handshake has 2 KB, and a hello and its proof
+at most 64 KB."""
 _STEP: Final = 16 * KIB
-"""Bytes of a stranger that are looked at before it is asked whether it is one still."""
+"""Bytes of a stranger that are processed before we check again whether it still is one."""
 _DRAIN: Final = 1.0
-"""Seconds that an orderly close waits for what is queued and for the peer's word."""
+"""Seconds that an orderly close waits for queued bytes and for the peer's answer."""
 
 
 class TlsChannel(Channel, asyncio.Protocol):
-    """One end of a channel. Give it to what makes the pipe as its protocol, then wait for `stand`.
+    """One end of a channel. Pass it as the protocol to what makes the pipe, then wait for `stand`.
 
-    ``server``: the end that waits to be spoken to, one of the two. ``welcome`` says whose certificate is let in;
-    ``path`` and ``address`` are what the channel says of itself; the address is the pipe's other end, unless given.
+    ``server``: whether this is the TLS server, which is one of the two ends. ``welcome`` decides which certificates are
+    accepted. The channel reports ``path`` and ``address``; by default, the address is that of the pipe's other end.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class TlsChannel(Channel, asyncio.Protocol):
         self._pipe: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
         self._early: list[bytes] = []
-        """Messages that were in the handshake's last step."""
+        """Messages that arrived with the handshake's last step."""
         self._unread = b""
-        """Bytes that were read with the handshake's last, kept until there is a receiver."""
+        """Bytes that were read with the handshake's last ones, kept until there is a receiver."""
         self._allowance: int | None = _STRANGER
-        """Bytes that may still come; None: any number."""
+        """Bytes that may still arrive; None: any number."""
         self._full = False
         self._reason: str | None = None
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -67,7 +67,10 @@ class TlsChannel(Channel, asyncio.Protocol):
         self._giving_up: asyncio.TimerHandle | None = None
 
     async def stand(self, timeout: float) -> None:
-        """Return when TLS stands. Raises `ConnectFailed` where it does not in ``timeout`` s; it is closed then."""
+        """Return when the TLS handshake is complete.
+
+        Otherwise close the pipe after ``timeout`` s, and raise `ConnectFailed`.
+        """
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._opened)
@@ -79,20 +82,20 @@ class TlsChannel(Channel, asyncio.Protocol):
             raise
 
     def give_up(self, reason: str) -> None:
-        """Close at once: nothing more is sent, and nothing waited for."""
+        """Close at once, without sending anything more and without waiting."""
         self._lose(reason)
         if self._pipe is not None:
             self._pipe.abort()
 
     @property
     def gone(self) -> bool:
-        """Whether the pipe has been there, and is closed."""
+        """Whether the pipe existed and has closed."""
         return self._gone.is_set()
 
     # -- as `Channel`
 
     def attach(self, receiver: Receiver) -> None:
-        """As `Channel.attach`; what has already come follows in the loop's next round."""
+        """As `Channel.attach`. What has already arrived follows in the loop's next turn."""
         self._loop.call_soon(self._begin, receiver)
 
     @property
@@ -111,7 +114,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         """As `Channel.aclose`."""
         self._end("closed by us")
         if self._pipe is not None:
-            await self._gone.wait()  # `_giving_up` ends it after `_DRAIN` s at most
+            await self._gone.wait()  # `_giving_up` ends it after at most `_DRAIN` s
 
     @property
     def path(self) -> Path:
@@ -132,11 +135,11 @@ class TlsChannel(Channel, asyncio.Protocol):
         """As `Channel.trust`."""
         self._allowance = None
 
-    # -- as asyncio's protocol
+    # -- as an asyncio protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The pipe is there."""
-        self._pipe = pipe = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        """Use the pipe, which is open now."""
+        self._pipe = pipe = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from asyncio's
         self._address = self._address or _peer_address(pipe)
         keep_from_children(pipe)
         pipe.set_write_buffer_limits(high=_QUEUE, low=_QUEUE_LOW)
@@ -147,32 +150,32 @@ class TlsChannel(Channel, asyncio.Protocol):
             pipe.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came. What comes after the end is thrown away."""
+        """Process bytes. Those that arrive after the end are discarded."""
         if self._reason is None:
             self._unread = self._unread + data if self._unread else data
             self._advance()
 
     def eof_received(self) -> None:
-        """The pipe is closed at its other end, and now at this one."""
+        """Note that the other end has closed the pipe. Returning None closes this end too."""
 
     def pause_writing(self) -> None:
-        """The pipe takes no more."""
+        """Note that the pipe accepts no more bytes."""
         self._full = True
 
     def resume_writing(self) -> None:
-        """It takes more."""
+        """Note that the pipe accepts bytes again."""
         self._full = False
         if self._receiver is not None and self.has_room:
             self._receiver.room_available()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The pipe is gone."""
+        """Note that the pipe has closed."""
         if self._giving_up is not None:
             self._giving_up.cancel()
         self._gone.set()
         self._lose(_why(exc))
 
-    # -- what comes in
+    # -- receiving
 
     def _begin(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -185,7 +188,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         self._tell_closed()
 
     def _advance(self) -> None:
-        """Take what is unread, a stranger's by steps, and before there is a receiver only the handshake."""
+        """Process unread bytes: a stranger's in steps, and before there is a receiver only the handshake."""
         while self._unread and self._reason is None:
             if self._tls.binding is not None and self._receiver is None:
                 return
@@ -197,7 +200,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         if self._allowance is not None:
             self._allowance -= len(data)
             if self._allowance < 0:
-                self._lose("the peer sends more than was agreed")
+                self._lose("the peer sent more data than is allowed")
                 return
         try:
             messages = self._tls.receive(data)
@@ -212,7 +215,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         if self._tls.ended:
             self._end("closed by the peer")
         elif self._pipe is not None and self._pipe.get_write_buffer_size() > _QUEUE_MOST:
-            self._lose("the peer does not read what it asked for")
+            self._lose("the peer does not read the answers that it requests")
 
     def _tell_open(self) -> None:
         if self._tls.binding is None or self._opened.done():
@@ -227,7 +230,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         elif self._reason is None:
             self._receiver.message_received(message)
 
-    # -- what goes out, and the end
+    # -- sending, and the end
 
     def _flush(self) -> None:
         data = self._tls.bytes_to_send()
@@ -235,14 +238,14 @@ class TlsChannel(Channel, asyncio.Protocol):
             self._pipe.write(data)
 
     def _end(self, reason: str) -> None:
-        """Close in order: behind all that was sent goes the word that it is all."""
+        """Close in order: send the close_notify after everything else."""
         if self._reason is None:
             self._tls.close()
             self._flush()
             self._lose(reason)
 
     def _lose(self, reason: str) -> None:
-        """The channel is gone; the first reason is told."""
+        """End the channel. The first reason counts."""
         if self._reason is not None:
             return
         self._reason = reason
@@ -254,11 +257,11 @@ class TlsChannel(Channel, asyncio.Protocol):
             self._hang_up(self._pipe)
 
     def _hang_up(self, pipe: asyncio.Transport) -> None:
-        """End our half and wait for the other's, for a moment: what we have sent would be lost where it is cut now."""
+        """Close our half, and wait a moment for the other one. Cutting the pipe now would lose what we have sent."""
         self._giving_up = self._loop.call_later(_DRAIN, pipe.abort)
         if not pipe.is_closing():
             pipe.resume_reading()
-            with suppress(OSError):  # a reset has come that the loop has not seen: it calls connection_lost
+            with suppress(OSError):  # the loop has not seen a reset yet; it will call connection_lost
                 pipe.write_eof()
 
     def _tell_closed(self) -> None:
@@ -268,15 +271,15 @@ class TlsChannel(Channel, asyncio.Protocol):
 
 
 def keep_unsent_short(transport: asyncio.BaseTransport) -> None:
-    """Have the system take no more than is soon on its way, where it knows how (Linux, macOS)."""
+    """Make the system accept no more than it can send soon, if it supports that (Linux, macOS)."""
     end = transport.get_extra_info("socket")
     if end is not None and hasattr(socket, "TCP_NOTSENT_LOWAT") and end.family != getattr(socket, "AF_UNIX", None):
-        with suppress(OSError):  # macOS: it is reset already
+        with suppress(OSError):  # macOS: the connection is reset already
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
 def _peer_address(transport: asyncio.BaseTransport) -> str:
-    """Empty where the other end has none: a Unix socket."""
+    """Return the address of the other end; empty if it has none, as a Unix socket."""
     match transport.get_extra_info("peername"):
         case (str(host), int(port), *_):
             return netloc(host, port)

@@ -4,8 +4,8 @@
     ── WebSocket, our ticket ──→      ←── WebSocket, its ticket ──
     ←─ TLS, as `tls` says, in binary messages that the relay passes on unchanged ─→
 
-The tickets come in the room (signaling/messages.py). What the relay sees is ciphertext, its size and its time; what it
-alters ends the channel.
+Both peers receive their tickets in the room (signaling/messages.py). The relay sees ciphertext, its size and its time.
+If it changes anything, the channel ends.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from .websocket import Redirected, WebSocket, open_websocket, proxy_failure
 _log = logging.getLogger(__name__)
 
 PROTOCOL: Final = "llmtunnel-relay"
-"""The WebSocket subprotocol of a pipe; the ticket is offered as a second one."""
+"""The WebSocket subprotocol of a pipe. The ticket is offered as a second one."""
 _MESSAGE: Final = 64 * KIB
-"""Bytes in one message of a pipe, at most."""
+"""Maximum bytes in one message of a pipe."""
 
 
 async def open_relay(
     url: str, ticket: str, *, identity: Identity, server: bool, timeouts: Timeouts, welcome: Welcome = anybody
 ) -> Channel:
-    """A channel to the peer that comes with the other ticket. Raises `ConnectFailed`.
+    """Open and return a channel to the peer that has the other ticket. Raises `ConnectFailed`.
 
-    ``url`` is the signal server's; ``server``: whether we are TLS's server, as one of the two is.
+    ``url``: the signal server's. ``server``: whether we are the TLS server, which is one of the two ends.
     """
     channel = TlsChannel(identity, server=server, path=Path.RELAY, welcome=welcome, address=_address(url))
     SocketTransport(await _connect(url, ticket, timeouts), channel, patience=timeouts.close)
@@ -72,9 +72,9 @@ async def _connect(url: str, ticket: str, timeouts: Timeouts) -> WebSocket:
 
 
 class SocketTransport(asyncio.Transport):
-    """A WebSocket as asyncio's transport of a protocol: bytes in, bytes out, by messages of any size.
+    """A WebSocket as the asyncio transport of a protocol: bytes in, bytes out, in messages of any size.
 
-    It lives until either end closes, and then closes its HTTP session too; the protocol hears of that last.
+    It lives until either end closes. Then it closes its HTTP session too, and tells the protocol last.
     """
 
     def __init__(self, opened: WebSocket, protocol: asyncio.Protocol, *, patience: float) -> None:
@@ -86,7 +86,7 @@ class SocketTransport(asyncio.Transport):
         self._high, self._low = _MESSAGE, _MESSAGE
         self._queue = bytearray()
         self._leaving = 0
-        """Bytes that are being handed to the socket."""
+        """Bytes that are being passed to the socket."""
         self._full = False
         self._ending = False
         self._changed = asyncio.Event()
@@ -97,7 +97,7 @@ class SocketTransport(asyncio.Transport):
         self._task.add_done_callback(report)
         protocol.connection_made(self)
 
-    # -- as asyncio's transport
+    # -- as an asyncio transport
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """As asyncio's."""
@@ -117,12 +117,12 @@ class SocketTransport(asyncio.Transport):
             self._protocol.pause_writing()
 
     def write_eof(self) -> None:
-        """Close behind what is queued; what still comes is lost, as a WebSocket has no halves."""
+        """Close after the queued bytes. What still arrives is lost, since a WebSocket has no halves."""
         self._ending = True
         self._changed.set()
 
     def pause_reading(self) -> None:
-        """As asyncio's, but for one message that may already be awaited."""
+        """As asyncio's, except for one message that may already be awaited."""
         self._readable.clear()
 
     def resume_reading(self) -> None:
@@ -147,7 +147,7 @@ class SocketTransport(asyncio.Transport):
         error = None
         try:
             await first_of(self._read(), self._write(), self._wait_aborted(), name="relay pump")
-        except (OSError, RuntimeError) as exc:  # aiohttp raises RuntimeError on a socket that is closed
+        except (OSError, RuntimeError) as exc:  # aiohttp raises RuntimeError on a closed socket
             error = exc
         finally:
             try:
@@ -184,10 +184,10 @@ class SocketTransport(asyncio.Transport):
                 self._protocol.resume_writing()
 
     async def _wait_aborted(self) -> None:
-        await self._aborted.wait()  # the other two end it with the pipe
+        await self._aborted.wait()  # with the pipe, the other two end this
 
     async def _wait_for_more(self) -> bool:
-        """False at the end."""
+        """Wait for bytes to send. Return False at the end."""
         while not self._queue and not self._ending:
             self._changed.clear()
             await self._changed.wait()
@@ -221,5 +221,5 @@ def _reason(url: str, exc: Exception) -> str:
 
 
 def _shown(text: str) -> str:
-    """The relay's words for a terminal: they are 123 bytes at most."""
+    """Return the relay's text (at most 123 bytes) in a form that is safe for a terminal."""
     return "".join(each if each.isprintable() else " " for each in text)

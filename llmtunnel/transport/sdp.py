@@ -1,4 +1,4 @@
-"""A session description (SDP) with one data channel and nothing else: text <-> value. Pure.
+"""A session description (SDP) with one data channel and nothing else, as text and as a value. Pure.
 
 RFC 8866 (SDP), RFC 8839 and RFC 8840 (ICE and trickle ICE in SDP), RFC 8841 (SCTP over DTLS), RFC 8842 (DTLS).
 """
@@ -13,7 +13,7 @@ from ..errors import ConnectFailed
 from .base import MAX_MESSAGE
 
 Setup = Literal["actpass", "active", "passive"]
-"""Who begins the DTLS handshake: ``active`` does; an offer leaves it open (RFC 8842)."""
+"""Which side begins the DTLS handshake: the ``active`` one. An offer leaves it open (RFC 8842)."""
 
 SCTP_PORT: Final = 5000
 
@@ -33,12 +33,12 @@ class Fingerprint:
 
     algorithm: str
     value: str
-    """Upper-case hexadecimal bytes with colons between."""
+    """Upper-case hexadecimal bytes, separated by colons."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What one side tells the other to reach it."""
+    """What one side tells the other so that they can connect."""
 
     ufrag: str
     password: str
@@ -47,11 +47,11 @@ class Description:
     mid: str = "0"
     sctp_port: int = SCTP_PORT
     max_message: int = MAX_MESSAGE
-    """Bytes; 0 is no limit."""
+    """Bytes; 0 means no limit."""
     candidates: tuple[str, ...] = ()
     """Without the leading ``candidate:``."""
     complete: bool = False
-    """No more candidates will be trickled."""
+    """Whether no more candidates will be trickled."""
 
     def __str__(self) -> str:
         lines = [
@@ -78,7 +78,7 @@ class Description:
 
 
 def parse(text: str) -> Description:
-    """What a peer's SDP says. Raises `ConnectFailed` where it is rubbish or describes more than a data channel."""
+    """Parse a peer's SDP. Raises `ConnectFailed` if it is invalid or describes more than a data channel."""
     attributes = _attributes(text)
     setup = _require(_last(attributes, "setup"), _SETUP, "setup")
     port = int(_require(_last(attributes, "sctp-port"), _NUMBER, "sctp-port"))
@@ -103,7 +103,10 @@ def parse(text: str) -> Description:
 
 
 def _attributes(text: str) -> dict[str, list[str]]:
-    """The values of each attribute, session's before media's: the one media section must be the data channel."""
+    """Return the values of each attribute, the session's before the media's.
+
+    The one media section must be the data channel.
+    """
     found: dict[str, list[str]] = {}
     media: list[str] = []
     for line in text.splitlines():

@@ -1,4 +1,4 @@
-"""What a STUN or TURN server says to one question, with no peer around: for a diagnosis."""
+"""Ask a STUN or TURN server one question, without a peer: for diagnosis."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from ..config import IceServers
 from ..errors import ConnectFailed
 
 ASK: Final = 4.0
-"""Seconds that a server has for its answer."""
+"""Seconds that a server has to answer."""
 Address = tuple[str, int]
 
 
 async def mappings(urls: Sequence[str]) -> list[Address | ConnectFailed]:
-    """As which address each STUN server sees *one* socket of this machine (RFC 8489), or why it did not say.
+    """Return as which address each STUN server sees *one* socket of this machine (RFC 8489), or why it did not answer.
 
-    A NAT that shows two servers two addresses shows a peer a third: nobody can send to it (RFC 5780 section 4.3).
+    If a NAT shows two addresses to two servers, it shows a third one to a peer, and nobody can send to that (RFC 5780
+    section 4.3).
     """
     loop = asyncio.get_running_loop()
     try:
@@ -37,7 +38,10 @@ async def mappings(urls: Sequence[str]) -> list[Address | ConnectFailed]:
 
 
 async def allocate(url: str, servers: IceServers) -> Address:
-    """The address that a TURN server relays for us (RFC 8656), given back at once. Raises `ConnectFailed`."""
+    """Return the address that a TURN server relays for us (RFC 8656), and release it at once.
+
+    Raises `ConnectFailed`.
+    """
     server = parse_stun_turn_uri(url)
     try:
         async with asyncio.timeout(ASK):
@@ -49,7 +53,7 @@ async def allocate(url: str, servers: IceServers) -> Address:
                 ssl=server["scheme"] == "turns",
                 transport=server["transport"],
             )
-    except Exception as exc:  # refused, no answer, or whatever a broken one makes aioice say
+    except Exception as exc:  # refused, no answer, or any error that a broken one causes in aioice
         raise _failure(url, exc) from exc
     address: Address = relay.get_extra_info("sockname")
     relay.close()
@@ -58,24 +62,24 @@ async def allocate(url: str, servers: IceServers) -> Address:
 
 
 def own_addresses() -> set[str]:
-    """This machine's IPv4 addresses."""
+    """Return this machine's IPv4 addresses."""
     return set(get_host_addresses(use_ipv4=True, use_ipv6=False)) | {"127.0.0.1"}
 
 
 class _Allocation(asyncio.DatagramProtocol):
-    """What a TURN server relays for us; nothing is sent through it."""
+    """The end of an allocation at a TURN server. Nothing is sent through it."""
 
     def __init__(self) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by aioice, when it is given back."""
+        """Called by aioice when the allocation has been released."""
         if not self.closed.done():
             self.closed.set_result(None)
 
 
 class _Asker(asyncio.DatagramProtocol):
-    """One socket, as `stun.Transaction` wants it."""
+    """One socket with the interface that `stun.Transaction` needs."""
 
     def __init__(self) -> None:
         self._transactions: dict[bytes, stun.Transaction] = {}
@@ -83,10 +87,10 @@ class _Asker(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
-        self._transport = cast(asyncio.DatagramTransport, transport)  # which asyncio's own is no instance of
+        self._transport = cast(asyncio.DatagramTransport, transport)  # asyncio's own is not an instance of it
 
     def send_stun(self, message: stun.Message, addr: Address) -> None:
-        """Called by the transaction, again and again until there is an answer."""
+        """Called by the transaction, repeatedly until there is an answer."""
         self._transport.sendto(bytes(message), addr)
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
@@ -99,7 +103,7 @@ class _Asker(asyncio.DatagramProtocol):
             transaction.response_received(message, addr)
 
     async def ask(self, address: Address) -> stun.Message:
-        """One binding request's answer."""
+        """Send a binding request and return the answer."""
         request = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)
         transaction = self._transactions[request.transaction_id] = stun.Transaction(request, address, self)
         try:
@@ -115,7 +119,7 @@ async def _mapping(asker: _Asker, url: str) -> Address | ConnectFailed:
         async with asyncio.timeout(ASK):
             answer = await asker.ask(await _resolve(server["host"], server["port"]))
         host, port = answer.attributes["XOR-MAPPED-ADDRESS"]
-    except Exception as exc:  # no such name, no answer, or whatever a broken one makes aioice say
+    except Exception as exc:  # no such name, no answer, or any error that a broken one causes in aioice
         return _failure(url, exc)
     return str(host), int(port)
 

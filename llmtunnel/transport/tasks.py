@@ -1,6 +1,6 @@
-"""Tasks from their start to their end: side by side until one is over, stopped, or closed step by step.
+"""Tasks from their start to their end: run side by side until one ends, stopped, or closed step by step.
 
-Nothing here waits without a limit for a task that has been told to end, and no defect goes unseen.
+Nothing here waits without a limit for a task that has been cancelled, and no defect goes unseen.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from ..errors import TunnelError
 _log = logging.getLogger(__name__)
 
 STEP: Final = 10.0
-"""Seconds that one step of a shutdown may take. Each that waits for a peer or a server has a limit of its own, of 1 to
-5 s: only a defect needs as long as this."""
+"""Seconds that one step of a shutdown may take. Each step that waits for a peer or a server has a limit of its own, of
+1 to 5 s. Only a defect needs this long."""
 HURRY: Final = 0.5
-"""Seconds for each step once the shutdown itself is cancelled."""
+"""Seconds for each step after the shutdown itself was cancelled."""
 GRACE: Final = 3.0
-"""Seconds that a cancelled step or task has to end before it is left to itself: some steps of its own, in a hurry."""
+"""Seconds that a cancelled step or task has to end before nobody waits for it: enough for a few hurried steps."""
 
 Step = Callable[[], object]
-"""A step of a shutdown: it is called, and where it returns an awaitable, that is awaited."""
+"""A step of a shutdown: called, and awaited if it returns an awaitable."""
 
 
 def report(task: asyncio.Task[Any]) -> None:
-    """Log the defect that ended a task: the done callback of one that nobody awaits while the tunnel runs.
+    """Log the defect that ended a task. This is the done callback of a task that nobody awaits while the tunnel runs.
 
-    asyncio itself tells only when the task is collected, which may be when the process ends.
+    asyncio itself reports it only when the task is collected, perhaps not before the process ends.
     """
     if not task.cancelled() and (defect := task.exception()) is not None:
         _log.error("a defect ended the task %s", task.get_name(), exc_info=defect)
 
 
 async def first_of(*work: Coroutine[Any, Any, None], name: str) -> None:
-    """Run all until one returns or raises, which counts; the others are cancelled. ``name``: of their tasks.
+    """Run all until one returns or raises, which determines the result. Cancel the others. ``name``: for their tasks.
 
-    Where one of the others fails by a defect, that is logged.
+    If one of the others fails by a defect, that is logged.
     """
     tasks = [asyncio.create_task(each, name=name) for each in work]
     try:
@@ -54,11 +54,11 @@ async def first_of(*work: Coroutine[Any, Any, None], name: str) -> None:
 
 
 async def finish(*steps: Step, together: bool = False) -> None:
-    """Run every step of a shutdown, one after the other or ``together``, whatever becomes of the others.
+    """Run every step of a shutdown, one after the other or ``together``, whatever happens to the others.
 
-    A step that raises is reported in the log. One that has not ended after `STEP` seconds is reported and cancelled.
-    Where the shutdown itself is cancelled, so is the step under way. The other ones are run all the same, in a hurry,
-    before that is raised.
+    A step that raises is logged. One that has not ended after `STEP` seconds is logged and cancelled. If the shutdown
+    itself is cancelled, so is the current step. The remaining steps still run, in a hurry, before the cancellation is
+    raised.
     """
     cancelled: asyncio.CancelledError | None = None
     for row in [steps] if together else [(step,) for step in steps]:
@@ -74,9 +74,9 @@ async def finish(*steps: Step, together: bool = False) -> None:
 
 
 async def stop(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks and wait until they have ended; one that has not after `STEP` seconds is reported.
+    """Cancel tasks and wait until they have ended. One that has not after `STEP` seconds is logged.
 
-    Their failures are not: whoever makes a task that nobody awaits has it `report`.
+    Their failures are not logged: code that makes a task which nobody awaits adds `report` to it.
     """
     for task in tasks:
         task.cancel()
@@ -85,22 +85,22 @@ async def stop(*tasks: asyncio.Task[Any]) -> None:
     finally:
         for task in tasks:
             if task.done() and not task.cancelled():
-                task.exception()  # or asyncio would say that nobody has looked at it
+                task.exception()  # otherwise asyncio would complain that the exception was never retrieved
 
 
 async def ended(*tasks: asyncio.Task[Any]) -> None:
-    """Wait until tasks that close something have ended, as a step of a shutdown. Where it is cancelled, so are they."""
+    """Wait, as a step of a shutdown, until tasks that close something have ended. If cancelled, cancel them too."""
     if not tasks:
         return
     try:
-        await asyncio.wait(tasks)  # `finish` bounds its steps
+        await asyncio.wait(tasks)  # `finish` limits its steps
     except asyncio.CancelledError:
         await stop(*tasks)
         raise
 
 
 def _begin(step: Step) -> asyncio.Task[None] | None:
-    """Call a step; the task that awaits what it returns."""
+    """Call a step, and return the task that awaits its result, if any."""
     try:
         result = step()
     except Exception as exc:
@@ -114,9 +114,9 @@ async def _await(result: Awaitable[Any]) -> None:
 
 
 async def _outlast(tasks: Collection[asyncio.Task[Any]], limit: float) -> None:
-    """Wait until all have ended. After ``limit`` seconds those that have not are cancelled, and after `GRACE` left.
+    """Wait until all have ended. Cancel those that have not after ``limit`` seconds, and abandon them after `GRACE`.
 
-    Where the wait is cancelled, so are they, at once; that is raised when they have ended, or are left.
+    If the wait is cancelled, cancel them at once, and raise the cancellation when they have ended or are abandoned.
     """
     loop = asyncio.get_running_loop()
     deadline, cancelled = loop.time() + limit, None
@@ -147,7 +147,7 @@ async def _outlast(tasks: Collection[asyncio.Task[Any]], limit: float) -> None:
 
 
 def _tell(task: asyncio.Task[None]) -> None:
-    """What has become of a step."""
+    """Log the failure of a step, if it failed."""
     if task.done() and not task.cancelled() and (exc := task.exception()) is not None:
         _complain(task.get_name(), exc)
 
@@ -166,5 +166,8 @@ def _name(step: Step) -> str:
 
 
 def _is_defect(task: asyncio.Task[Any]) -> bool:
-    """Not the usual: that a socket or a peer is lost ends several tasks. aiohttp raises RuntimeError on closed ones."""
+    """Return whether a task failed in an unusual way. The loss of a socket or a peer usually ends several tasks.
+
+    aiohttp raises RuntimeError on closed sockets.
+    """
     return not task.cancelled() and not isinstance(task.exception(), TunnelError | OSError | RuntimeError | None)

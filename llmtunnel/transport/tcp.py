@@ -1,11 +1,11 @@
-"""Local TCP: straight between peers that reach each other so, with no UDP stack in between. TLS inside, as `tls` says.
+"""Local TCP: a direct connection between peers that can reach each other, without UDP. TLS inside, as in `tls`.
 
     listener                                        dialler
     addresses  ── inside the authenticated session ──→ dial(addresses): those that `networks.dialable` lets through
                ←─ connect, to all at once ─────────────
                ←─ TLS, on one after the other ─────────    first that shows the expected certificate
 
-The listener takes an expected peer only, and each one once. A connection that is anything else is closed.
+The listener accepts only an expected peer, and each one once. It closes any other connection.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from .tasks import finish, report, stop
 _log = logging.getLogger(__name__)
 
 _STRANGERS: Final = 8
-"""Connections at once that are not a peer's yet; for one more, the one that has been at it longest is given up."""
+"""Unidentified connections at once. For one more, the oldest is abandoned."""
 _KNOCKS: Final = 32
-"""Connections at once that TLS is begun with, and then one every `_KNOCK` s: each costs a millisecond."""
+"""TLS handshakes that may begin at once, and then one every `_KNOCK` s. Each costs a millisecond."""
 _KNOCK: Final = 0.1
 _CONNECT: Final = 3.0
-"""Seconds that a neighbour has to accept a connection, and again to finish TLS: it is a few ms away."""
+"""Seconds that a neighbour has to accept a connection, and again to finish TLS. It is a few ms away."""
 _ATTEMPTS: Final = 16
-"""Addresses that one peer may have dialled at once, and then one every `_ATTEMPT` s: what it names need not be its."""
+"""Addresses of one peer that we may try at once, and then one every `_ATTEMPT` s. They need not be the peer's own."""
 _ATTEMPT: Final = 30.0
 
 Accept = Callable[[Channel], None]
-"""Takes a channel to a peer that was expected."""
+"""Accepts a channel to an expected peer."""
 
 
 class TcpListener:
-    """Listens on this machine's own addresses, a random port each, between `start` and `aclose`: only while wanted."""
+    """Listen on this machine's own addresses, on a random port each, from `start` to `aclose`."""
 
     def __init__(self, identity: Identity, *, timeouts: Timeouts, loopback: bool = False) -> None:
         self._identity = identity
@@ -55,26 +55,26 @@ class TcpListener:
         self._loopback = loopback
         self._servers: list[asyncio.Server] = []
         self._expected: dict[bytes, list[Accept]] = {}
-        """By certificate; the newest last. Two links to one peer may both expect it."""
+        """By certificate, the newest last. Two links to one peer may both expect it."""
         self._strangers: list[asyncio.Task[None]] = []
-        """Those who are being greeted, the one that has been at it longest first."""
+        """Tasks that greet unidentified peers, the oldest first."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._knocks = Bucket(_KNOCKS, every=_KNOCK)
         self._told = False
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where it listens, ``host:port``, for the peers that are expected."""
+        """Where it listens, as ``host:port``, for the expected peers."""
         return tuple(netloc(*each.sockets[0].getsockname()[:2]) for each in self._servers if each.sockets)
 
     async def start(self) -> None:
-        """Listen wherever it is possible: nowhere, and no error, where it is not."""
-        # Shielded: asyncio loses a listening socket where it is cancelled while it makes it.
+        """Listen on every possible address. If there is none, listen on none, without an error."""
+        # Shielded: if cancelled while it makes a listening socket, asyncio loses it.
         listening = asyncio.create_task(self._listen(), name="tcp-listen")
         try:
             await asyncio.shield(listening)
         except asyncio.CancelledError:
-            await asyncio.wait((listening,))  # it listens on addresses of this machine, and waits for nobody
+            await asyncio.wait((listening,))  # it listens on addresses of this machine, and waits for no peer
             raise
 
     async def _listen(self) -> None:
@@ -82,17 +82,17 @@ class TcpListener:
             try:
                 server = await asyncio.get_running_loop().create_server(self._make_end, host, 0, backlog=_STRANGERS)
             except OSError as exc:
-                _log.info("Not listening on %s for peers near by: %s", host, exc)
+                _log.info("Not listening on %s for local peers: %s", host, exc)
             else:
                 descriptors.keep_from_children(server)
                 self._servers.append(server)
 
     def expect(self, fingerprint: bytes, accept: Accept) -> None:
-        """Take the peer with this certificate once, when it next comes. The newest expectation is met first."""
+        """Accept the peer with this certificate once, when it next connects. The newest expectation is met first."""
         self._expected.setdefault(fingerprint, []).append(accept)
 
     def forget(self, fingerprint: bytes, accept: Accept) -> None:
-        """Withdraw one expectation; does nothing where that has been met, or never was."""
+        """Withdraw one expectation. Does nothing if it has been met or never existed."""
         expectations = self._expected.get(fingerprint, [])
         if accept in expectations:
             expectations.remove(accept)
@@ -100,7 +100,7 @@ class TcpListener:
             self._expected.pop(fingerprint, None)
 
     def _take(self, fingerprint: bytes) -> Accept | None:
-        """Who takes the peer that has come; None where nobody expects it."""
+        """Remove and return the newest expectation of the peer that has connected, or None if there is none."""
         expectations = self._expected.get(fingerprint)
         if not expectations:
             return None
@@ -109,14 +109,14 @@ class TcpListener:
         return accept
 
     async def aclose(self) -> None:
-        """Listen no more; idempotent. Channels that were given away are their owners'."""
+        """Stop listening. Idempotent. Channels that were passed on belong to their new owners."""
         servers, self._servers = self._servers, []
         self._expected.clear()
         await finish(*(server.close for server in servers), partial(stop, *self._tasks))
 
     def _make_end(self) -> asyncio.Protocol:
         if not self._expected or not self._knocks.take(asyncio.get_running_loop().time()):
-            self._tell("nobody is expected, or too many come at once")
+            self._tell("no peer is expected, or too many connect at once")
             return _TurnedAway()
         channel = TlsChannel(self._identity, server=True, path=Path.TCP, welcome=self._expected.__contains__)
         if len(self._strangers) >= _STRANGERS:
@@ -128,8 +128,8 @@ class TcpListener:
         return channel
 
     def _greeted(self, channel: TlsChannel, task: asyncio.Task[None]) -> None:
-        if task.cancelled():  # before its first step, it may be
-            channel.give_up("given up by us")
+        if task.cancelled():  # perhaps before its first step
+            channel.give_up("abandoned by us")
         self._tasks.discard(task)
         if task in self._strangers:
             self._strangers.remove(task)
@@ -147,8 +147,8 @@ class TcpListener:
             accept(channel)
 
     def _tell(self, reason: str) -> None:
-        """Once: a port scan is no reason to fill a log."""
-        _log.log(logging.DEBUG if self._told else logging.INFO, "A connection that is no peer's is closed: %s", reason)
+        """Log the reason: the first one as information, since a port scan must not fill the log."""
+        _log.log(logging.DEBUG if self._told else logging.INFO, "Closed a connection that is not an expected peer's: %s", reason)
         self._told = True
 
 
@@ -158,7 +158,7 @@ class _TurnedAway(asyncio.Protocol):
 
 
 class TcpDialler:
-    """Dials one peer, which is known by its certificate, at addresses that it names."""
+    """Connects to one peer, known by its certificate, at addresses that it announces."""
 
     def __init__(self, identity: Identity, expected: bytes, *, timeouts: Timeouts, loopback: bool = False) -> None:
         self._identity = identity
@@ -168,9 +168,9 @@ class TcpDialler:
         self._attempts = Bucket(_ATTEMPTS, every=_ATTEMPT)
 
     async def dial(self, addresses: Iterable[str], *, own: Iterable[Interface] | None = None) -> Channel:
-        """A channel to the peer at one of them. Raises `ConnectFailed` where there is none within some seconds.
+        """Open a channel to the peer at one of the addresses. Raises `ConnectFailed` if that fails within some seconds.
 
-        ``own``: this machine's interfaces, where they are not to be looked up.
+        ``own``: this machine's interfaces; by default they are looked up.
         """
         near = dialable(addresses, interfaces() if own is None else own, loopback=self._loopback)
         now = asyncio.get_running_loop().time()
@@ -184,7 +184,7 @@ class TcpDialler:
         finally:
             for task in connecting:
                 task.cancel()
-                task.add_done_callback(_close)  # and not waited for: a wait can be cancelled, and loses what there is
+                task.add_done_callback(_close)  # not awaited: a wait can be cancelled, and would lose the socket
 
     async def _connect(self, endpoint: Endpoint) -> socket.socket:
         sock = socket.socket(socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET, socket.SOCK_STREAM)
@@ -198,15 +198,18 @@ class TcpDialler:
         return sock
 
     async def _first(self, connecting: list[asyncio.Task[socket.socket]]) -> Channel:
-        """TLS on one after the other: were it on all, each side might take another one for the first."""
+        """Try TLS on one connection after the other.
+
+        If it ran on all, the two sides might disagree on which is the first.
+        """
         failures: list[str] = []
         for each in asyncio.as_completed(connecting):
             try:
                 return await self._secure(await each)
             except TunnelError as exc:
                 failures.append(exc.message)
-            except OSError as exc:  # TimeoutError is one
-                _log.debug("A peer's address is not reached: %r", exc)
+            except OSError as exc:  # including TimeoutError
+                _log.debug("Cannot reach an address of the peer: %r", exc)
                 if none_left := descriptors.shortage(exc):
                     failures.append(f"Cannot reach the peer over {Path.TCP}: {none_left}.")
         why = failures[0] if failures else f"Cannot reach the peer over {Path.TCP}: none of its addresses answers."
@@ -217,7 +220,7 @@ class TcpDialler:
         end = sock.dup()
         await asyncio.get_running_loop().create_connection(lambda: channel, sock=end)
         if channel.gone:
-            end.detach()  # uvloop has closed its descriptor, and left the number here for somebody else's to be closed
+            end.detach()  # uvloop has closed the descriptor: closing `end` would close whatever has its number by then
         try:
             await channel.stand(self._timeout)
         except BaseException:

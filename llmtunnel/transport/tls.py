@@ -1,4 +1,4 @@
-"""TLS 1.3 between two peers, over bytes that somebody untrusted carries: bytes in, messages out. No I/O, no clock.
+"""TLS 1.3 between two peers, over bytes from an untrusted carrier: bytes in, messages out. No I/O, no clock.
 
     client                                               server
     ── hello ──────────────────────────────────────────→
@@ -7,10 +7,10 @@
     ←─ messages, each after its length less one (u16) ─→
     ←─ close_notify ─→                                     what ends without it was cut
 
-Nobody signs certificates: each side takes whatever certificate the other proves to hold the key of, and whoever
-authenticates the peer binds that to `Tls.binding`, or lets in by fingerprint (``welcome``). OpenSSL by way of
-pyOpenSSL, not by the standard library's `ssl`, which reads keys from files only and does not tell what certificate it
-was shown where no authority vouches for it.
+No authority signs the certificates. Each side accepts any certificate whose key the other side proves to hold. The code
+that authenticates the peer binds that to `Tls.binding`, or accepts only some fingerprints (``welcome``). This uses
+OpenSSL through pyOpenSSL. The standard library's `ssl` reads keys from files only, and does not reveal a peer's
+certificate that no authority has signed.
 """
 
 from __future__ import annotations
@@ -28,22 +28,25 @@ from .base import MAX_MESSAGE, Binding
 from .identity import Identity
 
 Welcome = Callable[[bytes], bool]
-"""Whether a certificate with this fingerprint (SHA-256, 32 bytes) is let in."""
+"""Whether a certificate with this fingerprint (SHA-256, 32 bytes) is accepted."""
 
 _LENGTH: Final = struct.Struct(">H")
 _RECORD: Final = 16 * KIB
-"""Bytes in one record, at most."""
+"""Maximum bytes in one record."""
 _READ: Final = 68 * KIB
-"""Bytes of records taken at once: a whole message with what TLS adds."""
+"""Bytes of records to read at once: a whole message with what TLS adds."""
 
 
 def anybody(fingerprint: bytes) -> bool:
-    """The `Welcome` of where the peer is authenticated later."""
+    """Return True: a `Welcome` for a peer that is authenticated later."""
     return True
 
 
 class Tls:
-    """One connection's end. After `ProtocolError` it takes nothing more; `bytes_to_send` may still hold an alert."""
+    """One end of a connection.
+
+    After `ProtocolError` it accepts nothing more; `bytes_to_send` may still hold an alert.
+    """
 
     def __init__(self, identity: Identity, *, server: bool, welcome: Welcome = anybody) -> None:
         self._identity = identity
@@ -52,9 +55,9 @@ class Tls:
         self._messages = Deframer()
         self._connection = SSL.Connection(self._make_context(), None)
         self.binding: Binding | None = None
-        """The certificates at both ends, once the handshake is through; None before."""
+        """The certificates at both ends; None until the handshake is complete."""
         self.ended = False
-        """Whether the other end has closed in order: nothing more comes."""
+        """Whether the other end has closed in order, so that nothing more arrives."""
         if server:
             self._connection.set_accept_state()
         else:
@@ -62,7 +65,10 @@ class Tls:
             self._shake_hands()
 
     def receive(self, data: bytes | memoryview) -> list[bytes]:
-        """Take bytes that came; the messages that they complete. Raises `ProtocolError` in words for people."""
+        """Process received bytes, and return the messages that they complete.
+
+        Raises `ProtocolError` with a text for people.
+        """
         if self.ended or not data:
             return []
         try:
@@ -74,17 +80,17 @@ class Tls:
             raise ProtocolError(self._reason(exc)) from exc
 
     def send(self, message: bytes) -> None:
-        """Send a message of 1 to `MAX_MESSAGE` bytes, once the handshake is through."""
+        """Send a message of 1 to `MAX_MESSAGE` bytes. The handshake must be complete."""
         assert 0 < len(message) <= MAX_MESSAGE
         self._connection.sendall(_LENGTH.pack(len(message) - 1) + message)
 
     def close(self) -> None:
-        """Say that nothing more comes; nothing where the handshake is not through."""
+        """Announce that nothing more follows. Does nothing before the handshake is complete."""
         if self.binding is not None:
             self._connection.shutdown()
 
     def bytes_to_send(self) -> bytes:
-        """What is to go to the other end now; empty where there is nothing."""
+        """Return the bytes for the other end; empty if there are none."""
         parts = []
         try:
             while len(part := self._connection.bio_read(_READ)) == _READ:
@@ -98,17 +104,17 @@ class Tls:
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.set_max_proto_version(SSL.TLS1_3_VERSION)
-        # Sessions are never taken up again: each handshake proves both keys.
+        # Sessions are never resumed: each handshake proves both keys.
         context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-        context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # 40 KB of an idle connection
+        context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # saves 40 KB on an idle connection
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify)
         context.use_certificate(self._identity.certificate._cert)
         context.use_privatekey(self._identity.certificate._key)
         return context
 
     def _verify(self, _: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
-        """Called by OpenSSL with whatever it finds wrong with the chain, of which only the end counts here."""
+        """Called by OpenSSL with each problem in the chain. Only the end of the chain matters here."""
         if depth == 0 and not self._welcome(certificate.to_cryptography().fingerprint(SHA256())):
             self._refused = True
         return not self._refused
@@ -143,7 +149,7 @@ class Tls:
         if self._refused:
             return _REFUSED
         reasons = _reasons(error)
-        told = "alert" in reasons  # by the other end
+        told = "alert" in reasons  # from the other end
         if told and ("certificate" in reasons or "unknown ca" in reasons):
             return "the other end rejected our certificate"
         if told and "bad record mac" not in reasons:
@@ -154,7 +160,7 @@ class Tls:
 
 
 def _reasons(error: SSL.Error) -> str:
-    """OpenSSL's own words: it has a list of (library, function, reason), or two arguments of a system call."""
+    """Return OpenSSL's own words. Its error has a list of (library, function, reason), or two system call arguments."""
     listed = error.args[0] if error.args and isinstance(error.args[0], list) else []
     return " ".join(str(each[-1]) for each in listed) or " ".join(map(str, error.args)) or "no reason"
 
@@ -163,18 +169,18 @@ _REFUSED: Final = "the other end shows an unexpected certificate"
 
 
 class Deframer:
-    """Finds messages in a stream of bytes; holds less than one message. Any bytes are messages, or begin one."""
+    """Finds messages in a stream of bytes, and holds less than one message. Any bytes are messages or begin one."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     @property
     def partial(self) -> bool:
-        """Whether a message has begun and is not whole."""
+        """Whether a message has begun and is incomplete."""
         return bool(self._buffer)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The messages that are whole with these bytes."""
+        """Add bytes, and return the messages that they complete."""
         buffer, messages, start = self._buffer, [], 0
         buffer += data
         while len(buffer) - start >= _LENGTH.size:

@@ -1,4 +1,4 @@
-"""A peer over WebRTC: one data channel labelled ``tunnel``. With `ice` and `dtls` beside it, all that knows aiortc.
+"""A peer over WebRTC: one data channel labelled ``tunnel``, over aiortc's ICE and DTLS.
 
     offerer                                     answerer
     offer()   ── SDP, host candidates ────────→ answer(sdp)
@@ -8,8 +8,8 @@
               ── DATA_CHANNEL_OPEN ───────────→
     channel()                                   channel()
 
-It is built from aiortc's transports rather than from its RTCPeerConnection, which asks its servers before it says
-anything, and connects in tasks that nobody owns. SCTP is our own (`sctp`, `datachannel`).
+This uses aiortc's transports rather than its RTCPeerConnection, which asks its servers before it returns an offer and
+connects in tasks that nobody owns. SCTP is our own (`sctp`, `datachannel`).
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ LABEL: Final = "tunnel"
 _EARLY: Final = 128 * KIB
 """Bytes kept for a receiver that is not attached yet."""
 _DRAIN: Final = 1.0
-"""Seconds that an orderly close waits for what is queued and for the peer's word."""
+"""Seconds that an orderly close waits for queued bytes and for the peer's answer."""
 
 
 class WebRtcPeer:
     """One connection to one peer: `offer` and `accept`, or `answer`, then `channel`, then `aclose`.
 
     ``on_candidate`` is called with each candidate that is found after the SDP was made, and at the end with an empty
-    one; ``identity`` is whose certificate we show; ``loopback`` offers 127.0.0.1 beside the machine's other addresses;
-    ``paths``: see `Settings.tried`.
+    one. ``identity``: the owner of our certificate. ``loopback``: offer 127.0.0.1 in addition to the machine's other
+    addresses. ``paths``: see `Settings.tried`.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class WebRtcPeer:
         self._mid = "0"
         self._offering = False
         self._server = False
-        """DTLS's."""
+        """Whether we are the DTLS server."""
         self._channel: WebRtcChannel | None = None
         self._opened: asyncio.Future[WebRtcChannel] = asyncio.get_running_loop().create_future()
         self._opened.add_done_callback(lambda opened: opened.cancelled() or opened.exception())
@@ -90,12 +90,12 @@ class WebRtcPeer:
         self._dtls.on("statechange", self._dtls_changed)
 
     async def offer(self) -> str:
-        """The SDP to send to a peer; candidates begin to come when it is returned."""
+        """Return the SDP to send to a peer. Candidates begin to arrive after that."""
         self._offering = self.agent.ice_controlling = True
         return await self._describe("actpass")
 
     async def answer(self, sdp: str) -> str:
-        """The SDP that answers a peer's offer. Raises `ConnectFailed` where the offer is unusable."""
+        """Return the SDP that answers a peer's offer. Raises `ConnectFailed` if the offer is unusable."""
         remote = parse(sdp)
         self._mid = remote.mid
         setup: Setup = "passive" if remote.setup == "active" else "active"
@@ -104,19 +104,19 @@ class WebRtcPeer:
         return described
 
     async def accept(self, sdp: str) -> None:
-        """Take the answer to our offer. Raises `ConnectFailed` where it is unusable."""
+        """Accept the answer to our offer. Raises `ConnectFailed` if it is unusable."""
         remote = parse(sdp)
         if remote.setup == "actpass" or not self._offering:
             raise ConnectFailed("The peer sent an answer without an offer.")
         self._start(remote, server=remote.setup == "active")
 
     def add_candidate(self, candidate: IceCandidate) -> None:
-        """Take a candidate of the peer's, at any time; what is unusable is left out."""
+        """Accept a candidate of the peer, at any time. An unusable one is ignored."""
         if self._closing is None and candidate.candidate:
             self._add_remote((candidate.candidate,))
 
     async def channel(self) -> Channel:
-        """The open data channel. Raises `ConnectFailed` where none comes up in `Timeouts.connect`."""
+        """Return the open data channel. Raises `ConnectFailed` if it does not open within `Timeouts.connect`."""
         try:
             async with asyncio.timeout(self._timeouts.connect):
                 return await asyncio.shield(self._opened)
@@ -128,7 +128,7 @@ class WebRtcPeer:
 
     @property
     def binding(self) -> Binding:
-        """The certificates at both ends, once the channel is open: what DTLS was shown, whatever the SDP said."""
+        """The certificates at both ends as DTLS saw them, whatever the SDP said. The channel must be open."""
         if self._binding is None:
             assert self._dtls._ssl is not None, "the channel is open"
             remote = self._dtls._ssl.get_peer_certificate(as_cryptography=True)
@@ -142,7 +142,7 @@ class WebRtcPeer:
             self._channel.data.trust()
 
     async def aclose(self) -> None:
-        """Close at once, within `Timeouts.close`; idempotent. `Channel.aclose` sends first what is queued."""
+        """Close at once, within `Timeouts.close`. Idempotent. `Channel.aclose` first sends what is queued."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name="webrtc-close")
         await asyncio.shield(self._closing)
@@ -187,7 +187,7 @@ class WebRtcPeer:
         try:
             await self.agent.add_remote_candidate(candidate)
         except OSError as exc:  # a browser's .local name, on a machine without multicast
-            _log.info("Candidate left out: %r", exc)
+            _log.info("Candidate ignored: %r", exc)
 
     def _start(self, remote: Description, *, server: bool) -> None:
         self._server = server
@@ -196,23 +196,23 @@ class WebRtcPeer:
         self._spawn(self._connect(remote), "webrtc-connect")
 
     async def _connect(self, remote: Description) -> None:
-        """ICE, DTLS and SCTP, each on the one before; `channel` has the time limit."""
+        """Start ICE, DTLS and SCTP, each on the one before. `channel` has the time limit."""
         fingerprints = [RTCDtlsFingerprint(algorithm=each.algorithm, value=each.value) for each in remote.fingerprints]
         try:
             await self._ice.start(RTCIceParameters(usernameFragment=remote.ufrag, password=remote.password))
             await self._dtls.start(RTCDtlsParameters(fingerprints=fingerprints))
             if self._dtls.state != "connected":
-                return  # `_dtls_changed` has told it
+                return  # `_dtls_changed` has reported it
         except Exception as exc:
             self._lose(f"connecting failed ({exc!r})")
             return
         self._channel = WebRtcChannel(self, port=remote.sctp_port)
         self._dtls.take_over()
-        # Streams of DTLS's server have odd numbers (RFC 8832 section 6).
+        # Streams of the DTLS server have odd numbers (RFC 8832 section 6).
         self._channel.data.start(opens=int(self._server) if self._offering else None)
 
     def send_packet(self, packet: bytes) -> None:
-        """Send one of SCTP's, over DTLS."""
+        """Send a packet of SCTP over DTLS."""
         self._dtls.send(packet)
 
     def cut_packets(self, allowed: bool) -> bool:
@@ -224,7 +224,7 @@ class WebRtcPeer:
             self._channel.data.receive(packet)
 
     def channel_opened(self) -> None:
-        """The channel's: it is open."""
+        """Called by the channel when it is open."""
         if self._trickling is not None:
             self._trickling.cancel()
         if not self._opened.done():
@@ -232,7 +232,7 @@ class WebRtcPeer:
             self._opened.set_result(self._channel)
 
     def channel_lost(self, reason: str) -> None:
-        """The channel's: it is over."""
+        """Called by the channel when it has ended."""
         if not self._opened.done():
             self._opened.set_exception(ConnectFailed(f"Cannot reach the peer: {reason}."))
 
@@ -260,7 +260,7 @@ class WebRtcPeer:
 
     async def _close(self) -> None:
         self._lose("closed by us")
-        await finish(partial(stop, *self._tasks), self._end_in_order, self._ice.stop)  # the last one has the sockets
+        await finish(partial(stop, *self._tasks), self._end_in_order, self._ice.stop)  # the last closes the sockets
 
     async def _end_in_order(self) -> None:
         try:
@@ -279,7 +279,7 @@ class WebRtcPeer:
 
 
 class WebRtcChannel(Channel):
-    """The data channel of a `WebRtcPeer`, which is closed with it."""
+    """The data channel of a `WebRtcPeer`, which closes with it."""
 
     def __init__(self, peer: WebRtcPeer, *, port: int) -> None:
         self._peer = peer
@@ -291,7 +291,7 @@ class WebRtcChannel(Channel):
         self._gone = asyncio.Event()
 
     def attach(self, receiver: Receiver) -> None:
-        """As `Channel.attach`; what has already come follows in the loop's next round."""
+        """As `Channel.attach`. What has already arrived follows in the loop's next turn."""
         asyncio.get_running_loop().call_soon(self._begin, receiver)
 
     @property
@@ -307,7 +307,7 @@ class WebRtcChannel(Channel):
         self.data.send(message)
 
     async def aclose(self) -> None:
-        """As `Channel.aclose`; closes the peer too."""
+        """As `Channel.aclose`. Closes the peer too."""
         await finish(self._drain, self._peer.aclose)
 
     async def _drain(self) -> None:
@@ -370,7 +370,7 @@ class WebRtcChannel(Channel):
             return
         self._early_size += len(message)
         if len(message) > MAX_MESSAGE or self._early_size > _EARLY:
-            self.lose("the peer sends more than was agreed")
+            self.lose("the peer sent more data than is allowed")
         else:
             self._early.append(message)
 
@@ -380,7 +380,7 @@ class WebRtcChannel(Channel):
             self._receiver.room_available()
 
     def lose(self, reason: str) -> None:
-        """The channel is gone; the first reason is told."""
+        """End the channel. The first reason counts."""
         if self._reason is None:
             self._reason = reason
             self._gone.set()

@@ -1,10 +1,10 @@
-"""A WebSocket to the signal server, opened as soon as the network lets it.
+"""A WebSocket to the signal server, opened as soon as the network permits.
 
-A connect that began while the network was away keeps TCP's own pace: it asks again after 1, 3, 7 s. So another one
-begins beside it every so often, until one has got through; the first that is open is taken.
+TCP retries after 1, 3 and 7 s if a connect began while the network was away. So another attempt begins every so often,
+until one of them connects. The first WebSocket that opens is used.
 
-A redirect is never followed: a signal server, or anybody on the way to it over ``ws://``, could otherwise have this
-machine send requests to any address that it reaches, and pass the ticket of a relay on.
+A redirect is never followed. Otherwise a signal server, or anybody on the way to it over ``ws://``, could make this
+machine send requests to any address that it reaches, and pass on the ticket of a relay.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import aiohttp
 
 ANEW: Final = 0.5
-"""Seconds after which another connect begins, where none has got through."""
+"""Seconds after which another attempt begins, if none has connected."""
 _HOW: Final = "connecting to the signal server"
 _SHOWN: Final = 200
-"""Characters of a redirect's target that an error shows: the server chooses it."""
+"""Characters of a redirect's target that an error shows. The server chooses the target."""
 
 
 class Redirected(OSError):
@@ -37,11 +37,11 @@ class Redirected(OSError):
     def __init__(self, to: str) -> None:
         super().__init__(f"it redirects to {to}, and llmtunnel does not follow redirects")
         self.to = to
-        """The address that it named, as ``ws://`` or ``wss://`` where it was HTTP's; without a query or a password."""
+        """The target, with ``ws://`` or ``wss://`` in place of HTTP's schemes, and without query and password."""
 
 
 class WebSocket:
-    """One that is open, and the HTTP session, which is its own and to be closed with it."""
+    """An open WebSocket and the HTTP session, which belongs to it and closes with it."""
 
     def __init__(self, http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -49,7 +49,7 @@ class WebSocket:
         keep_from_children(socket)
 
     async def aclose(self, patience: float) -> None:
-        """Close in order, or cut it off after ``patience`` seconds; idempotent."""
+        """Close in order, or cut the connection after ``patience`` seconds. Idempotent."""
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
@@ -59,11 +59,11 @@ class WebSocket:
 
 
 class _Attempt:
-    """A connect, under way."""
+    """An attempt to connect."""
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         self.through = False
-        """TCP has got through, and TLS where there is one: the server's answer is waited for."""
+        """Whether TCP, and TLS if there is one, has connected, so that only the server's answer is missing."""
         self.task = asyncio.create_task(self._open(url, options), name=_HOW)
 
     async def _open(self, url: str, options: dict[str, Any]) -> WebSocket:
@@ -71,8 +71,8 @@ class _Attempt:
 
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(self._get_through)
-        trace.on_request_redirect.append(_refuse_redirect)  # it is told before the redirect is followed
-        # Not trust_env: it would send what ~/.netrc has for the host, or for any host, to the signal server.
+        trace.on_request_redirect.append(_refuse_redirect)  # called before the redirect is followed
+        # Not trust_env: that would send the entry in ~/.netrc for the host, or for any host, to the signal server.
         http = aiohttp.ClientSession(trace_configs=[trace])
         try:
             return WebSocket(http, await http.ws_connect(_for_proxies(url), **_proxy_option(url), **options))
@@ -85,26 +85,26 @@ class _Attempt:
 
 
 async def open_websocket(url: str, *, timeout: float, **options: Any) -> WebSocket:
-    """Open one within ``timeout`` seconds; ``options`` are those of `aiohttp.ClientSession.ws_connect`.
+    """Open a WebSocket within ``timeout`` seconds. ``options``: those of `aiohttp.ClientSession.ws_connect`.
 
-    The proxy that the environment names is used, but not for a server on this machine, and the system's certificates
-    for ``wss``. Raises `Redirected`, `aiohttp.ClientError`, `OSError` (`TimeoutError` is one) or `ValueError`;
-    `proxy_failure` says what of it is the proxy's.
+    This uses the proxy that the environment names, except for a server on this machine, and the system's certificates
+    for ``wss``. Raises `Redirected`, `aiohttp.ClientError`, `OSError` (which includes `TimeoutError`) or `ValueError`.
+    `proxy_failure` explains a failure of the proxy.
     """
     attempts: list[_Attempt] = []
     try:
         async with asyncio.timeout(timeout):
             won = await _race(url, options, attempts)
         await _drop(attempts, won)
-        await asyncio.sleep(0)  # where this was cancelled meanwhile, that is raised while the socket is still ours
+        await asyncio.sleep(0)  # raises a cancellation that arrived meanwhile, while the socket is still ours
         return won
     except BaseException:
-        await _drop(attempts, None)  # the one that has won too, where it is cancelled since
+        await _drop(attempts, None)  # the winner too, if it was cancelled since
         raise
 
 
 async def _drop(attempts: list[_Attempt], won: WebSocket | None) -> None:
-    """Give all others up."""
+    """Abandon all other attempts."""
     await stop(*(each.task for each in attempts))
     opened = [each.task.result() for each in attempts if _has_opened(each.task)]
     await finish(*(partial(each.aclose, 0.0) for each in opened if each is not won))
@@ -115,7 +115,7 @@ def _has_opened(task: asyncio.Task[WebSocket]) -> bool:
 
 
 async def _race(url: str, options: dict[str, Any], attempts: list[_Attempt]) -> WebSocket:
-    """The first attempt keeps on; of those that begin anew, only the last does."""
+    """Run attempts until one succeeds. The first keeps running; of the later ones, only the last does."""
     while True:
         if not any(each.through for each in attempts):
             for last in attempts[1:]:
@@ -128,15 +128,15 @@ async def _race(url: str, options: dict[str, Any], attempts: list[_Attempt]) -> 
 
 
 def _for_proxies(url: str) -> str:
-    """As aiohttp gets it: of ``wss`` it would not know that the environment's https proxy is for it."""
+    """Return the URL for aiohttp, which would not apply the environment's https proxy to ``wss``."""
     return "https" + url.removeprefix("wss") if url.startswith("wss://") else url
 
 
 def _is_here(url: str) -> bool:
-    """Whether the server is on this machine, which no proxy elsewhere can reach."""
+    """Return whether the server is on this machine, where no proxy elsewhere can reach it."""
     try:
         return is_loopback((urlsplit(url).hostname or "").lower())
-    except ValueError:  # aiohttp says the same of it, and more
+    except ValueError:  # aiohttp reports this too, with details
         return False
 
 
@@ -147,14 +147,14 @@ async def _refuse_redirect(
 
 
 def _target(url: str, location: str) -> str:
-    """Where a redirect leads, for people; the server may have written anything there."""
+    """Return where a redirect leads, for people. The server may have written anything there."""
     try:
         parts = urlsplit(urljoin(url, location))
         host, port = parts.hostname or "", parts.port
     except ValueError:
         host = ""
     if not host:
-        return "an address that makes no sense"
+        return "an invalid address"
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     netloc = (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
     text = f"{scheme}://{netloc}{parts.path}"[:_SHOWN]
@@ -163,11 +163,11 @@ def _target(url: str, location: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpProxy:
-    """An HTTP proxy that the environment names for the signal server; its text has no password in it."""
+    """An HTTP proxy that the environment names for the signal server. Its text does not show the password."""
 
     url: SplitResult
     variable: str
-    """What names it: ``HTTPS_PROXY``."""
+    """The variable that names it, such as ``HTTPS_PROXY``."""
 
     def __str__(self) -> str:
         address = self.url.netloc.rpartition("@")[2]
@@ -175,7 +175,7 @@ class HttpProxy:
 
 
 def proxy_for(url: str) -> HttpProxy | None:
-    """The proxy through which a signal server is reached: ``wss`` has HTTPS_PROXY's, ``ws`` WS_PROXY's alone."""
+    """Return the proxy for a signal server: for ``wss`` that of HTTPS_PROXY, for ``ws`` only that of WS_PROXY."""
     target = _split(url)
     schemes = ("https", "wss") if target.scheme == "wss" else ("ws",)
     proxies = getproxies()
@@ -184,14 +184,14 @@ def proxy_for(url: str) -> HttpProxy | None:
         return None
     text = proxies[scheme]
     proxy = _split(text if "://" in text else f"http://{text}")
-    # aiohttp leaves out a proxy that is spoken to in TLS, and connects directly.
+    # aiohttp ignores a proxy that expects TLS, and connects directly.
     return None if proxy.scheme == "https" else HttpProxy(url=proxy, variable=f"{scheme.upper()}_PROXY")
 
 
 def proxy_failure(url: str, exc: Exception) -> tuple[str, str] | None:
-    """What the proxy on the way has to do with a failure, and what to do; None where there is none, or it did its part.
+    """Return how the proxy caused a failure, and what to do. Return None if there is no proxy or it is not to blame.
 
-    Neither text has the proxy's password in it.
+    Neither text contains the proxy's password.
     """
     import aiohttp
 
@@ -208,7 +208,7 @@ def proxy_failure(url: str, exc: Exception) -> tuple[str, str] | None:
             hint = f"Set {proxy.variable} to http://USER:PASSWORD@{proxy.url.netloc.rpartition('@')[2]}."
             return f"The HTTP proxy {proxy} {why} (HTTP status 407).", hint
         case aiohttp.ClientHttpProxyError():
-            hint = f"Ask whoever runs it to allow {host}. {check}"
+            hint = f"Ask its operator to allow {host}. {check}"
             return f"The HTTP proxy {proxy} refused to connect to {host} (HTTP status {exc.status}).", hint
         case aiohttp.ClientConnectorDNSError() if exc.host == proxy.url.hostname:
             return f"Cannot look up the HTTP proxy {proxy}.", check
@@ -225,24 +225,24 @@ def proxy_failure(url: str, exc: Exception) -> tuple[str, str] | None:
 
 
 class UnsupportedProxy(ValueError):
-    """What the environment names is no HTTP proxy, but SOCKS for example, or no address at all."""
+    """The environment names something that is not an HTTP proxy, for example SOCKS or an invalid address."""
 
 
 def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
-    except ValueError:  # half a pair of brackets
+    except ValueError:  # unbalanced brackets
         return urlsplit("")
 
 
 def _proxy_option(url: str) -> dict[str, Any]:
-    """The proxy, as aiohttp gets it."""
+    """Return the proxy as an option for aiohttp."""
     proxy = proxy_for(url)
     if proxy is None:
         return {}
     try:
         usable = proxy.url.scheme == "http" and proxy.url.hostname and proxy.url.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # a port that is not a number
         usable = False
     if not usable:
         raise UnsupportedProxy

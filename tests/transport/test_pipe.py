@@ -92,7 +92,7 @@ async def test_a_stranger_may_send_so_much_and_no_more() -> None:
             left.send(bytes([number]) * 8192)
         await settle()
     await ear.until(lambda: ear.closed)
-    assert ear.closed == ["the peer sends more than was agreed"]
+    assert ear.closed == ["the peer sent more data than is allowed"]
     assert pipe._STRANGER - 3 * 8192 < sum(map(len, ear.messages)) < pipe._STRANGER
     await close(left, right)
 
@@ -261,7 +261,7 @@ async def test_a_flood_of_records_that_ask_for_answers_is_bounded() -> None:
         size = max(size, right_wire.get_write_buffer_size())
         if right._reason:
             break
-    assert right._reason == "the peer does not read what it asked for"
+    assert right._reason == "the peer does not read the answers that it requests"
     assert size < pipe._QUEUE_MOST + 10_000
     left_wire.lose()
     right_wire.lose()

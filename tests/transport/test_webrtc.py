@@ -272,7 +272,7 @@ def test_what_comes_before_a_receiver_is_kept_up_to_a_bound(run: Run) -> None:
         assert isinstance(channel, webrtc.WebRtcChannel)
         await channel._gone.wait()
         channel.attach(right)
-        await right.until(lambda: right.closed == ["the peer sends more than was agreed"])
+        await right.until(lambda: right.closed == ["the peer sent more data than is allowed"])
         await close(left, right)
 
     run(main())
