@@ -148,7 +148,8 @@ class TcpListener:
 
     def _tell(self, reason: str) -> None:
         """Log the reason: the first one as information, since a port scan must not fill the log."""
-        _log.log(logging.DEBUG if self._told else logging.INFO, "Closed a connection that is not an expected peer's: %s", reason)
+        level = logging.DEBUG if self._told else logging.INFO
+        _log.log(level, "A connection is not an expected peer's, and was closed: %s", reason)
         self._told = True
 
 
