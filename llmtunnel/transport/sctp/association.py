@@ -1,4 +1,4 @@
-"""An association: the handshake, which packets go out, timers, the end (RFC 9260 sections 5, 8 and 9, RFC 6525).
+"""An association: the handshake, which packets are sent, timers, the end (RFC 9260 sections 5, 8 and 9, RFC 6525).
 
     state         what happens                          next
     ------------  ------------------------------------  ------------
@@ -10,8 +10,8 @@
     COOKIE_SENT   the peer's COOKIE ECHO                ESTABLISHED
     any           ABORT or SHUTDOWN, a breach, the end  ENDED
 
-Either side, or both, may begin. An INIT is answered in each of the first three states, and keeps none: the peer has a
-cookie to show, which says what it was told. A breach of the peer's ends the association with an ABORT.
+Either side, or both, may begin. In each of the first three states, an INIT is answered but not stored: the cookie
+carries the peer's parameters. If the peer breaks the protocol, the association ends with an ABORT.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from .packet import Chunk, Init, Malformed
 from .pmtu import BLACK_HOLE, PACKET, SIZES, PathMtu
 
 STREAMS: Final = 256
-"""Streams each way that are announced."""
+"""Number of streams in each direction that we announce."""
 WINDOW: Final = 4 << 20
 """Bytes that may wait for others to become messages: two round trips of 50 ms at 40 MB/s."""
 WINDOW_FIRST: Final = 128 << 10
-"""The same of a stranger, who has a hello of one message to say: a message has 64 KiB."""
+"""The same for a stranger, which sends a hello of one message. A message has at most 64 KiB."""
 DELAY: Final = 0.025
-"""Seconds for which one of ours holds an acknowledgement back, and a little more."""
+"""Seconds for which a peer of ours delays an acknowledgement, and a little more."""
 _OURS: Final = 0x8C11
-"""A parameter that peers of ours recognise each other by; others skip it (RFC 9260 section 3.2.1). Its value says how
-long a packet they take."""
+"""A parameter by which peers of ours recognise each other; others skip it (RFC 9260 section 3.2.1). Its value is the
+longest packet that the peer accepts."""
 _LONGEST: Final = Struct("!H")
 _PROBE: Final = Struct("!8sH")
-"""In a HEARTBEAT that is a probe: a secret, so that only its arrival acknowledges it, and its packet's size."""
+"""The content of a probing HEARTBEAT: a secret, so that only its arrival acknowledges it, and the packet's size."""
 _INITS: Final = 12
-"""Times that an INIT, or a COOKIE ECHO, is sent."""
+"""How often an INIT or a COOKIE ECHO is sent."""
 _ECHO: Final = 512
-"""Bytes of a HEARTBEAT that are sent back."""
+"""Bytes of a HEARTBEAT that we send back."""
 _COOKIE: Final = 32
 """Bytes of a cookie's signature."""
 _DATA: Final = Struct("!LHHL")
@@ -69,14 +69,14 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class StreamReset:
-    """The peer sends nothing more on this stream, and numbers begin anew."""
+    """The peer sends nothing more on this stream, and its sequence numbers start again."""
 
     stream: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The association is over."""
+    """The association has ended."""
 
     reason: str
 
@@ -85,7 +85,7 @@ Event = Connected | Message | StreamReset | Ended
 
 
 class State(Enum):
-    """How far an association is."""
+    """How far an association has progressed."""
 
     CLOSED = "closed"
     INIT_SENT = "init sent"
@@ -104,7 +104,7 @@ class _Repeated:
 
 
 class Association:
-    """One side. ``congestion`` makes its strategy, for packets of so many bytes; ``port`` is the peer's."""
+    """One side. ``congestion`` makes its strategy for packets of a given size; ``port`` is the peer's."""
 
     def __init__(self, *, congestion: Callable[[int], Congestion] = Bbr, port: int = packet.PORT) -> None:
         self.state = State.CLOSED
@@ -117,25 +117,25 @@ class Association:
         self._mtu: PathMtu | None = None
         """None until the path is probed."""
         self._peer_takes = 0
-        """Bytes of the longest packet that a peer of ours takes; 0 where it is another's."""
+        """The longest packet in bytes that a peer of ours accepts; 0 for any other peer."""
         self._fragments_needed = False
         self._secret = os.urandom(_COOKIE)
         self._inbound: Inbound | None = None
         self._outbound: Outbound | None = None
         self._waiting: list[tuple[int, int, bytes]] = []
-        """What was to be sent before the peer was there."""
+        """Messages that were to be sent before the peer was known."""
         self._control: list[bytes] = []
-        """Chunks that go out at once."""
+        """Chunks to send at once."""
         self._handshake: _Repeated | None = None
         self._reset: _Repeated | None = None
         self._resetting: list[int] = []
-        """Streams of ours whose end is asked for; the first one by `_reset`."""
+        """Our streams whose end is requested; the first one by `_reset`."""
         self._reset_number = self._tsn
         self._peer_reset: tuple[int, int, list[int]] | None = None
         """The peer's request that waits for its last TSN: number, TSN, streams."""
         self._peer_reset_done = -1
 
-    # -- what we want
+    # -- called by the user
 
     def begin(self, now: float) -> None:
         """Send INIT."""
@@ -144,7 +144,7 @@ class Association:
         self._repeat_handshake(now)
 
     def send(self, stream: int, protocol: int, data: bytes) -> None:
-        """Queue a message of at least one byte; it goes in order, and arrives, or the association ends."""
+        """Queue a message of at least one byte. It is delivered in order, or the association ends."""
         assert data
         if self._outbound is not None:
             self._outbound.queue(stream, protocol, data)
@@ -152,30 +152,33 @@ class Association:
             self._waiting.append((stream, protocol, data))
 
     def reset_stream(self, stream: int, now: float) -> None:
-        """End our half of a stream, once what is queued has gone out."""
+        """End our half of a stream, once what is queued has been sent."""
         if stream not in self._resetting:
             self._resetting.append(stream)
         self._ask_for_reset(now)
 
     def trust(self) -> None:
-        """The peer has been let in: more of its may wait."""
+        """Enlarge the receive window, since the peer has been accepted."""
         self._window = WINDOW
         if self._inbound is not None:
             self._inbound.open_window(WINDOW)
 
     def probe_path(self, now: float) -> None:
-        """Find out how long packets may be, from now on. Nothing below may cut a packet in pieces (IP's DF)."""
+        """Start to probe how long packets may be. Nothing below may fragment a packet from now on (IP's DF)."""
         if self._mtu is None and self._peer_takes:
             self._mtu = PathMtu(self._peer_takes, now)
 
     def take_fragments_needed(self) -> bool:
-        """Whether the path takes less than it did: packets that were sent have to go in pieces. Told once."""
+        """Return whether packets that were sent are now too long for the path, and so need fragmentation.
+
+        Reports it once.
+        """
         needed, self._fragments_needed = self._fragments_needed, False
         return needed
 
     @property
     def packet_size(self) -> int:
-        """Bytes that a packet may have now."""
+        """Maximum bytes in a packet now."""
         return self._mtu.size if self._mtu is not None else PACKET
 
     @property
@@ -184,7 +187,7 @@ class Association:
         return self.packet_size - packet.HEADER_SIZE - packet.DATA_HEADER.size
 
     def abort(self) -> None:
-        """End it at once; the peer hears of it by the last packet."""
+        """End the association at once. The last packet tells the peer."""
         if self._peer_tag and self.state is not State.ENDED:
             self._control = [packet.chunk(packet.ABORT)]
         self.state = State.ENDED
@@ -198,28 +201,28 @@ class Association:
 
     @property
     def peer_is_ours(self) -> bool:
-        """Whether the peer has this SCTP, once it is there."""
+        """Whether the peer, once known, uses this SCTP."""
         return self._peer_takes > 0
 
     @property
     def idle(self) -> bool:
-        """Whether the peer has all that it was sent."""
+        """Whether the peer has everything that was sent or queued."""
         return self._outbound is None or self._outbound.idle
 
     @property
     def rtt(self) -> float | None:
-        """The smoothed round trip, seconds; None before there is one."""
+        """The smoothed round trip in seconds; None before it is measured."""
         return self._outbound.rtt if self._outbound else None
 
     @property
     def congestion(self) -> Congestion | None:
-        """What says how much may be on its way; None before the peer is there."""
+        """The strategy that decides how much may be in flight; None before the peer is known."""
         return self._outbound.congestion if self._outbound else None
 
-    # -- what goes out
+    # -- sending
 
     def packet_to_send(self, now: float) -> bytes | None:
-        """The next packet; None where there is none to send now."""
+        """Return the next packet, or None if there is none to send now."""
         chunks, room = self._take_control_chunks(PACKET - packet.HEADER_SIZE)
         if not chunks and (probe := self._probe(now)) is not None:
             return probe
@@ -230,12 +233,12 @@ class Association:
             sack = packet.encode_sack(self._inbound.take_sack((room - packet.SACK_SIZE) // packet.GAP_SIZE))
             chunks.append(sack)
             room -= len(sack)
-        # Only data makes a packet long: its loss is noticed here, and an acknowledgement's is not.
+        # Only data makes a packet long. We notice its loss here, but not the loss of an acknowledgement.
         room += self.packet_size - PACKET
         if self.state is State.ESTABLISHED:
             chunks += self._outbound.chunks(now, room)
             if self._resetting and self._reset is None:
-                self._ask_for_reset(now)  # for the next packet, behind the last of its data
+                self._ask_for_reset(now)  # for the next packet, after the last of its data
         return self._seal(chunks) if chunks else None
 
     def _probe(self, now: float) -> bytes | None:
@@ -258,7 +261,10 @@ class Association:
             self._outbound.packet = self._payload
 
     def _take_control_chunks(self, room: int) -> tuple[list[bytes], int]:
-        """Those for one packet, and the room that is left; INIT and INIT ACK each have a packet to themselves."""
+        """Return the chunks for one packet, and the remaining room.
+
+        INIT and INIT ACK each need a packet of their own.
+        """
         chunks: list[bytes] = []
         while self._control and len(self._control[0]) <= room - packet.SACK_SIZE:
             alone = self._control[0][0] in (packet.INIT, packet.INIT_ACK)
@@ -275,7 +281,7 @@ class Association:
         return packet.seal(tag, chunks, ports=self._ports)
 
     def next_timer(self) -> float | None:
-        """When `handle_timer` is to be called; None while there is no need."""
+        """Return when to call `handle_timer`, or None if there is no need."""
         if self.state is State.ENDED:
             return None
         times = [each.due for each in (self._handshake, self._reset) if each is not None]
@@ -288,7 +294,7 @@ class Association:
         return min((at for at in times if at < inf), default=None)
 
     def handle_timer(self, now: float) -> list[Event]:
-        """See `next_timer`."""
+        """Act on the timers that are due. See `next_timer`."""
         if self._handshake is not None and now >= self._handshake.due:
             if self._handshake.tries >= _INITS:
                 return self._end("the peer does not answer")
@@ -313,16 +319,16 @@ class Association:
         self._handshake.due = now + RTO_FIRST
         self._control.append(self._handshake.chunk)
 
-    # -- what comes
+    # -- receiving
 
     def receive_packet(self, data: bytes, now: float) -> list[Event]:
-        """Take a packet and return what follows from it. Never raises, whatever the packet holds."""
+        """Process a packet and return its events. Never raises, whatever the packet contains."""
         if self.state is State.ENDED:
             return []
         try:
             tag, chunks = packet.parse(data)
         except Malformed:
-            return []  # RFC 9260 section 6.8: a wrong checksum is as a loss
+            return []  # RFC 9260 section 6.8: a wrong checksum counts as a loss
         first = chunks[0]
         if tag != (0 if first.type == packet.INIT else self._tag):
             return []  # section 8.5
@@ -393,7 +399,7 @@ class Association:
 
     def _take_init(self, init: Init) -> None:
         if self.state in (State.ESTABLISHED, State.ENDED):
-            return  # it would be a restart (RFC 9260 section 5.2.2), which a DTLS connection does not outlive
+            return  # a restart (RFC 9260 section 5.2.2), which no DTLS connection outlives
         said = _SAID.pack(init.tag, init.window, init.tsn, _longest(init))
         self._peer_tag = init.tag
         acknowledgement = self._init(self._tag, {packet.COOKIE: self._sign(said)})
@@ -523,6 +529,6 @@ class Association:
 
 
 def _longest(init: Init) -> int:
-    """Bytes of a packet that the peer takes, as far as it says so; 0 where it is none of ours."""
+    """Return the longest packet in bytes that the peer says it accepts; 0 if it is not a peer of ours."""
     said = init.parameters.get(_OURS, b"")
     return int.from_bytes(said[: _LONGEST.size]) if len(said) >= _LONGEST.size else 0

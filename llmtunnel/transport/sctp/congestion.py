@@ -1,7 +1,7 @@
-"""How many bytes may be on their way, and how fast they go out: strategies, pure.
+"""How many bytes may be in flight, and how fast they are sent: strategies. Pure.
 
-`Bbr` is the default. It models the path by the rate at which bytes arrive and by the shortest round trip, after BBR
-(draft-ietf-ccwg-bbr; Cardwell et al., 2016): a lost packet alone says nothing about the path, so loss on a radio link
+`Bbr` is the default. Like BBR (draft-ietf-ccwg-bbr; Cardwell et al., 2016), it models the path by the rate at which
+bytes arrive and by the shortest round trip. A lost packet alone says nothing about the path, so loss on a radio link
 does not slow it down. `NewReno` (RFC 9260 section 7) is the reference.
 """
 
@@ -14,55 +14,55 @@ from math import inf
 from typing import Final, Protocol
 
 FIRST: Final = 10
-"""Packets on their way before anything is acknowledged (RFC 6928)."""
+"""Packets in flight before anything is acknowledged (RFC 6928)."""
 LEAST: Final = 4
-"""Packets that may always be on their way."""
+"""Packets that may always be in flight."""
 NEAR: Final = 0.003
 """Seconds. A path with a shorter round trip holds no data itself: bytes in flight wait in a socket's buffer."""
 NEAR_WINDOW: Final = 96 * 1024
-"""Bytes on their way there: half of what a socket's buffer holds of packets of 1,200 bytes."""
+"""Bytes in flight on such a path: half of what a socket's buffer holds in packets of 1,200 bytes."""
 
 
 @dataclass(slots=True)
 class Sample:
-    """What one acknowledgement tells."""
+    """What one acknowledgement reveals."""
 
     now: float
     acked: int
     """Bytes that it is the first to acknowledge."""
     lost: int
-    """Bytes that are taken for lost since the last one."""
+    """Bytes considered lost since the last acknowledgement."""
     flight: int
-    """Bytes on their way after it."""
+    """Bytes in flight after it."""
     delivered: int
-    """Bytes acknowledged so far, in all."""
+    """Bytes acknowledged so far, in total."""
     sent_after: int
-    """How many of those had been when the newest packet among these was sent."""
+    """The same at the moment when the newest of these packets was sent."""
     rate: float | None
-    """Bytes a second at which packets arrived; None where there is no telling."""
+    """Bytes per second at which packets arrived; None if unknown."""
     app_limited: bool
-    """Less was sent than could have been: the rate may be the sender's own."""
+    """Whether less was sent than possible, so that the rate may be the sender's own."""
     rtt: float | None
-    """Seconds, of the newest packet; None where it was sent twice."""
+    """Round trip of the newest packet in seconds; None if it was sent twice."""
 
 
 class Congestion(Protocol):
-    """A strategy. Sizes are bytes, times seconds."""
+    """A strategy. Sizes are in bytes, times in seconds."""
 
     window: int
-    """Bytes that may be on their way."""
+    """Bytes that may be in flight."""
     rate: float
-    """Bytes a second at which packets go out; infinite where nothing slows them."""
+    """Bytes per second at which packets are sent; infinite if nothing limits it."""
 
     def acknowledged(self, sample: Sample) -> None:
-        """Something was acknowledged, or is taken for lost."""
+        """Note that something was acknowledged, or is considered lost."""
 
     def timed_out(self) -> None:
-        """Nothing was acknowledged for long: all that is on its way may be lost."""
+        """Note that nothing was acknowledged for long, so that everything in flight may be lost."""
 
 
 class NewReno:
-    """RFC 9260 section 7: a window that grows by what is acknowledged, and halves once a round trip for a loss."""
+    """RFC 9260 section 7: a window that grows by what is acknowledged, and halves for a loss once per round trip."""
 
     def __init__(self, packet: int) -> None:
         self.window = FIRST * packet
@@ -70,7 +70,7 @@ class NewReno:
         self._packet = packet
         self._threshold = 1 << 62
         self._recovers_until = -1
-        """Bytes acknowledged in all after which a loss is a new one."""
+        """Total of acknowledged bytes after which a loss counts as a new one."""
 
     def acknowledged(self, sample: Sample) -> None:
         """See `Congestion`."""
@@ -92,44 +92,44 @@ class NewReno:
 
 
 class Phase(Enum):
-    """What `Bbr` is doing."""
+    """The phases of `Bbr`."""
 
     STARTUP = "startup"
-    """Doubling until the path is full."""
+    """Double the rate until the path is full."""
     DRAIN = "drain"
-    """Letting the queue go that this made."""
+    """Let the queue drain that `STARTUP` has built."""
     PROBE_RATE = "probe rate"
-    """Going at the path's rate, a little faster now and then to see whether there is more."""
+    """Send at the path's rate, and a little faster now and then to see whether there is more."""
     PROBE_RTT = "probe rtt"
-    """Going slowly for a moment, so that the queue is empty and the shortest round trip is seen."""
+    """Send slowly for a moment, so that the queue empties and the shortest round trip becomes visible."""
 
 
 _STARTUP_GAIN: Final = 2.77
 _DRAIN_GAIN: Final = 0.35
 _CYCLE: Final = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-"""Gains of the rate, each for a shortest round trip."""
+"""Gains of the rate, each for the duration of a shortest round trip."""
 _WINDOW_GAIN: Final = 2.0
 _RATE_ROUNDS: Final = 10
 """Round trips for which the highest rate counts."""
 _FULL_ROUNDS: Final = 3
-"""Round trips in which the rate does not grow by a quarter: the path is full."""
+"""The path is full after this many round trips in which the rate has not grown by a quarter."""
 _RTT_FOR: Final = 10.0
 """Seconds for which the shortest round trip counts."""
 _RTT_TIME: Final = 0.2
-"""Seconds of `Phase.PROBE_RTT`."""
+"""Duration of `Phase.PROBE_RTT` in seconds."""
 _LOSS: Final = 0.15
-"""Share of the bytes of a round trip that are lost, above which a queue is full: radio links lose less."""
+"""If a greater share of a round trip's bytes is lost, a queue has overflowed. Radio links lose less."""
 _BACK: Final = 0.7
 """The share of the bytes in flight that the window keeps in that case."""
 _RATE_LEAST: Final = 250_000.0
-"""Bytes a second that nothing is slowed below: tokens are not held up where no more than tokens was ever sent, and the
-window alone bounds what a slower path gets at once."""
+"""Lower bound of the rate, in bytes per second. It does not delay tokens on a path that never carried more than tokens.
+Only the window limits what a slower path gets at once."""
 _MARGIN: Final = 0.99
-"""The rate is a little lower than the path's, so that a queue goes."""
+"""The rate is a little lower than the path's, so that a queue drains."""
 
 
 class Bbr:
-    """``packet``: bytes in one."""
+    """A strategy after BBR. ``packet``: bytes in one packet."""
 
     def __init__(self, packet: int) -> None:
         self.window = FIRST * packet
@@ -137,36 +137,36 @@ class Bbr:
         self.phase = Phase.STARTUP
         self._packet = packet
         self._rates: deque[tuple[int, float]] = deque()
-        """Round and rate, the rates falling: the first is the highest of the last rounds."""
+        """Round and rate, by falling rate: the first has the highest rate of the last rounds."""
         self._round = 0
         self._round_ends = 0
         """Bytes delivered when the round ends."""
         self._rtt_least = inf
         self._rtt_seen = 0.0
-        """When that was."""
+        """When the shortest round trip was seen."""
         self._full_rate = 0.0
         self._full_rounds = 0
         self._filled = False
         self._cycle = 2
         self._cycle_began = 0.0
         self._rtt_until: float | None = None
-        """When `Phase.PROBE_RTT` ends; None while the queue still empties."""
+        """When `Phase.PROBE_RTT` ends; None while the queue is still draining."""
         self._ceiling: float = inf
-        """Bytes on their way that the path's queue takes."""
+        """Bytes in flight that the path's queue can hold."""
         self._round_acked = self._round_lost = 0
         self._clump, self._clump_began = 0, 0.0
-        """Bytes acknowledged since then, which is when fewer than the rate's had been."""
+        """Bytes acknowledged since ``_clump_began``, when at most as many had been as the rate predicts."""
         self._extra = self._extra_before = 0.0
-        """Bytes that have arrived at once beyond the rate, in the last rounds and in those before them."""
+        """Bytes that have arrived at once beyond the rate: in the last rounds, and in the rounds before those."""
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second that the path carries, as far as is known; 0 where it is not."""
+        """Bytes per second that the path carries, as far as we know; 0 if unknown."""
         return self._rates[0][1] if self._rates else 0.0
 
     @property
     def _product(self) -> float:
-        """Bytes that the path itself holds."""
+        """Bytes that the path itself holds: the bandwidth-delay product."""
         return self.bandwidth * self._rtt_least if self._rtt_least < inf else 0.0
 
     def acknowledged(self, sample: Sample) -> None:
@@ -185,10 +185,10 @@ class Bbr:
         self._set(sample)
 
     def timed_out(self) -> None:
-        """See `Congestion`. What is known of the path stays: it is there again, or another one is measured."""
+        """See `Congestion`. Keeps the model of the path: either the path comes back, or another one is measured."""
         self.window = LEAST * self._packet
 
-    # -- what is known of the path
+    # -- the model of the path
 
     def _take_rate(self, sample: Sample) -> None:
         if sample.rate is not None and (not sample.app_limited or sample.rate >= self.bandwidth):
@@ -213,7 +213,7 @@ class Bbr:
             self._filled = True
 
     def _take_extra(self, sample: Sample, round_began: bool) -> None:
-        """How much arrives at once beyond the rate: the draft's "extra acked", the most of the last rounds."""
+        """Update how much arrives at once beyond the rate: the draft's "extra acked", the most of the last rounds."""
         expected = self.bandwidth * (sample.now - self._clump_began)
         if self._clump <= expected:
             self._clump, self._clump_began, expected = 0, sample.now, 0.0
@@ -222,7 +222,7 @@ class Bbr:
             self._extra_before, self._extra = self._extra, 0.0
         self._extra = max(self._extra, min(self._clump - expected, float(self.window)))
 
-    # -- what to do
+    # -- decisions
 
     @property
     def _gain(self) -> float:
@@ -296,6 +296,7 @@ class Bbr:
         gain = _WINDOW_GAIN if self._filled else _STARTUP_GAIN
         target = gain * self._product + max(self._extra, self._extra_before) + LEAST * self._packet
         grown = self.window + sample.acked
-        # Until the path is full it grows by what arrives: a rate that is still too low does not hold it back.
+        # Until the path is full, the window grows by what arrives, so that a rate that is still too low does not limit
+        # it.
         target = min(target, grown) if self._filled else max(target, grown)
         self.window = max(int(min(target, self._ceiling)), LEAST * self._packet)

@@ -1,4 +1,4 @@
-"""What comes: TSNs, fragments and messages; what is acknowledged, and when (RFC 9260 section 6.2 and 6.9)."""
+"""Receiving: TSNs, fragments and messages; what is acknowledged, and when (RFC 9260 sections 6.2 and 6.9)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Final, NamedTuple
 from .packet import FIRST, IMMEDIATE, LAST, UNORDERED, Malformed, Sack, absolute
 
 DELAY: Final = 0.02
-"""Seconds that an acknowledgement waits for another packet. RFC 9260 allows 0.5; a sender measures by it."""
+"""Seconds that an acknowledgement waits for another packet. RFC 9260 permits 0.5, but senders measure by it."""
 EVERY: Final = 2
-"""Packets for one acknowledgement."""
+"""Packets per acknowledgement."""
 _OVERHEAD: Final = 256
-"""Bytes that a fragment counts beside its own: a flood of tiny ones is bounded too."""
+"""Bytes that a fragment counts in addition to its own, so that a flood of tiny ones is limited too."""
 _DUPLICATES: Final = 16
-"""TSNs that came again that one acknowledgement names."""
+"""Maximum number of repeated TSNs that one acknowledgement names."""
 
 
 class Message(NamedTuple):
-    """A whole message of a stream. Those of one stream come in order."""
+    """A complete message of a stream. The messages of one stream arrive in order."""
 
     stream: int
     protocol: int
@@ -28,7 +28,7 @@ class Message(NamedTuple):
 
 @dataclass(slots=True)
 class _Partial:
-    """Fragments of one message."""
+    """The fragments of one message."""
 
     fragments: dict[int, bytes] = field(default_factory=dict)
     first: int | None = None
@@ -36,7 +36,7 @@ class _Partial:
     protocol: int = 0
 
     def join(self) -> bytes | None:
-        """The message, where it is whole."""
+        """Return the message if it is complete, and None otherwise."""
         if self.first is None or self.last is None or len(self.fragments) <= self.last - self.first:
             return None
         return b"".join([self.fragments[tsn] for tsn in range(self.first, self.last + 1)])
@@ -45,23 +45,23 @@ class _Partial:
 @dataclass(slots=True)
 class _Stream:
     next: int = 0
-    """The sequence number of the message that is delivered next."""
+    """The sequence number of the message to deliver next."""
     partial: dict[int, _Partial] = field(default_factory=dict)
     whole: dict[int, Message] = field(default_factory=dict)
     """Messages that wait for an earlier one."""
 
 
 class Inbound:
-    """The receiving half. ``tsn``: the first that comes; ``window``: bytes that may wait for others to be whole."""
+    """The receiving half. ``tsn``: the peer's first; ``window``: bytes of incomplete messages that may wait."""
 
     def __init__(self, tsn: int, *, window: int, streams: int) -> None:
         self.cumulative = tsn - 1
-        """All up to this has come. TSNs are counted on beyond 32 bits."""
+        """Everything up to this TSN has arrived. TSNs are not cut to 32 bits here."""
         self.window = window
         self._most_streams = streams
         self._starts: list[int] = []
         self._ends: list[int] = []
-        """Blocks that have come beyond that, both ends within."""
+        """Blocks that have arrived beyond that. Both ends are inclusive."""
         self._streams: dict[int, _Stream] = {}
         self._held = 0
         self._duplicates: list[int] = []
@@ -69,23 +69,23 @@ class Inbound:
         """Packets with DATA that are not acknowledged."""
         self._at_once = False
         self._fresh = False
-        """Something in this packet has not come before."""
+        """Whether this packet contains something new."""
         self._due: float | None = None
 
     @property
     def due(self) -> float | None:
-        """When an acknowledgement is to go out; None while there is none to."""
+        """When to send an acknowledgement; None if none is due."""
         return self._due
 
     def open_window(self, window: int) -> None:
-        """More may wait from now on; the peer hears of it."""
+        """Enlarge the window, and tell the peer."""
         self.window = window
         self._at_once = True
 
     def receive_data(
         self, flags: int, tsn: int, stream: int, sequence: int, protocol: int, data: bytes
     ) -> list[Message]:
-        """Take a DATA chunk; the messages that are whole and in order by it. Raises `Malformed`."""
+        """Process a DATA chunk, and return the messages that it completes, in order. Raises `Malformed`."""
         if not data:
             raise Malformed("a DATA chunk is empty")
         if stream >= self._most_streams:
@@ -103,7 +103,7 @@ class Inbound:
             self._at_once = True
         if beyond > 1 and (self._held + len(data) + _OVERHEAD > self.window or beyond > 0xFFFF):
             return []
-        # What is next has room beyond the window: it is what the others wait for.
+        # The next TSN is accepted beyond the window, since the others wait for it.
         if self._held > 2 * self.window:
             raise Malformed("its fragments never become messages")
         self._mark(tsn)
@@ -112,9 +112,10 @@ class Inbound:
         return self._assemble(flags, tsn, stream, sequence, protocol, data)
 
     def packet_ended(self, now: float) -> None:
-        """All chunks of a packet with DATA are taken."""
+        """Note the end of a packet with DATA."""
         self._packets += 1
-        # A packet of which nothing is new (RFC 9260 section 6.2): copies beside new data are no sign of a loss.
+        # Acknowledge a packet without anything new at once (RFC 9260 section 6.2). Copies next to new data are no sign
+        # of loss.
         if self._packets >= EVERY or self._at_once or not self._fresh:
             self._due = now
         elif self._due is None:
@@ -122,7 +123,7 @@ class Inbound:
         self._fresh = False
 
     def take_sack(self, most: int) -> Sack:
-        """The acknowledgement to send now, with so many blocks and duplicates at most."""
+        """Return the acknowledgement to send now, with at most ``most`` blocks and duplicates."""
         self._due, self._packets, self._at_once = None, 0, False
         base = self.cumulative
         gaps = [
@@ -133,11 +134,11 @@ class Inbound:
         return Sack(base & 0xFFFFFFFF, max(0, self.window - self._held), gaps, duplicates)
 
     def has_all(self, tsn: int) -> bool:
-        """Whether all up to this TSN, of 32 bits, has come."""
+        """Return whether everything up to this TSN of 32 bits has arrived."""
         return absolute(tsn, self.cumulative) <= self.cumulative
 
     def reset_stream(self, stream: int) -> None:
-        """Its sequence numbers begin anew (RFC 6525 section 4.1)."""
+        """Start the stream's sequence numbers again (RFC 6525 section 4.1)."""
         if gone := self._streams.pop(stream, None):
             fragments = [piece for partial in gone.partial.values() for piece in partial.fragments.values()]
             whole = [message.data for message in gone.whole.values()]

@@ -1,13 +1,13 @@
-"""What goes out: queued, on its way, lost, sent again (RFC 9260 section 6; loss by time after RFC 8985).
+"""Sending: what is queued, in flight, lost and retransmitted (RFC 9260 section 6; loss detection after RFC 8985).
 
-A packet is lost where one that was sent later has arrived, and a quarter of a round trip has passed since: by time, not
-by counting acknowledgements, so that neither reordering nor a lost retransmission costs a timeout. Where the last
-packets of a burst are lost nothing later arrives: one is sent again after two round trips (a tail loss probe), and all
-after the retransmission timeout.
+A packet counts as lost if one that was sent later has arrived, and a quarter of a round trip has passed since. This
+detects loss by time, and not by counting acknowledgements. So neither reordering nor a lost retransmission costs a
+timeout. If the last packets of a burst are lost, nothing later arrives. Then one is sent again after two round trips (a
+tail loss probe), and all are after the retransmission timeout.
 
-*Thin* traffic, as tokens are, hides its losses where there have been some lately: what is on its way rides along once
-more in the next packet, or in one of its own if none follows soon. A lost packet then costs a few milliseconds rather
-than a round trip, for as many bytes again. A receiver drops what comes twice, so any peer works.
+*Thin* traffic, such as tokens, hides its losses if the path has lost packets lately. What is in flight is sent once
+more in the next packet, or in a packet of its own if none follows soon. A lost packet then costs a few milliseconds
+instead of a round trip, for twice the bytes. A receiver drops duplicates, so this works with any peer.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ from .packet import DATA, DATA_HEADER, FIRST, IMMEDIATE, LAST, Malformed, Sack, 
 from .turns import Queued, Turns
 
 RTO_FIRST: Final = 1.0
-"""Seconds until the first packets are sent again (RFC 9260 section 16)."""
+"""Seconds until the first packets are retransmitted (RFC 9260 section 16)."""
 RTO_MIN: Final = 0.3
-"""Just over the 0.2 for which a peer may hold an acknowledgement back."""
+"""Minimum retransmission timeout in seconds, just over the 0.2 s for which a peer may delay an acknowledgement."""
 RTO_MAX: Final = 1.0
-"""A path that comes back is found within that: one packet a second burdens none. RFC 9260 says 60."""
+"""Maximum retransmission timeout in seconds, after which a path that has returned is found. One packet per second
+burdens no path. RFC 9260 says 60."""
 WINDOW_MOST: Final = 16 << 20
-"""Bytes that may be sent and not acknowledged, whatever the peer takes: we keep them."""
+"""Bytes that may be sent and unacknowledged, whatever window the peer announces, since we keep them."""
 PROBE_MIN: Final = 0.01
-"""Seconds after which a tail loss is probed for, at least."""
+"""Minimum delay of a tail loss probe in seconds."""
 PEER_DELAY: Final = 0.2
-"""Seconds for which a peer holds the acknowledgement of a single packet back (RFC 9260 section 6.2)."""
+"""Seconds for which a peer delays the acknowledgement of a single packet (RFC 9260 section 6.2)."""
 CLOCK: Final = 1e-6
-"""Seconds: no round trip is shorter."""
+"""Seconds. No round trip is shorter."""
 _LEAST_ROOM: Final = 64
-"""Bytes left of a packet for which no chunk is made."""
+"""Remaining bytes of a packet that are not worth a chunk."""
 THIN: Final = 12 * 1024
-"""Bytes on their way up to which traffic is thin: 40 tokens a round trip of 60 ms, each with what carries it."""
+"""Bytes in flight up to which traffic is thin: 40 tokens in a round trip of 60 ms, each with its headers."""
 LOSSY_FOR: Final = 60.0
-"""Seconds after a loss for which thin traffic is sent twice."""
+"""Seconds after a loss during which thin traffic is sent twice."""
 COPY_AFTER: Final = 0.005
-"""Seconds until the last packets of a burst are sent once more by themselves."""
+"""Seconds until the last packets of a burst are sent once more on their own."""
 _UNCOPIED: Final = 128
-"""Chunks that may still be sent once more: more than thin traffic has on its way."""
+"""Chunks that may still be sent once more: more than thin traffic has in flight."""
 _COPIES: Final = 1024
-"""TSNs that are remembered as sent twice, so that a peer's word that they came twice says nothing of the path."""
+"""TSNs that we remember as sent twice. A peer that reports them as duplicates says nothing about the path by that."""
 QUANTUM: Final = 0.002
-"""Seconds of the rate that go out at once: loops' timers are no finer."""
+"""Seconds of the rate that are sent at once. Timers of event loops are no finer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,10 +58,10 @@ class _Sent:
     chunk: bytes
     size: int
     number: int
-    """Which transmission it was: they are counted, since many happen at the same time."""
+    """Which transmission it was. They are counted, since many happen at the same time."""
     sent_at: float
     delivered: int
-    """Bytes acknowledged in all when it was sent last."""
+    """Total of acknowledged bytes when it was last sent."""
     delivered_at: float
     first_sent: float
     app_limited: bool
@@ -68,11 +69,13 @@ class _Sent:
     arrived: bool = False
     lost: bool = False
     copied: bool = False
-    """It was sent once more, beside newer ones."""
+    """Whether it was sent once more, next to newer chunks."""
 
 
 class Outbound:
-    """The sending half. ``tsn``: the first to use; ``packet``: bytes of one; ``window``: bytes that the peer takes;
+    """The sending half.
+
+    ``tsn``: the first to use; ``packet``: payload bytes of a full chunk; ``window``: bytes that the peer accepts;
     ``peer_delay``: see `PEER_DELAY`.
     """
 
@@ -84,57 +87,57 @@ class Outbound:
         self.buffered: dict[int, int] = {}
         """Bytes of each stream that have not been sent."""
         self.queued = 0
-        """The same of all."""
+        """The same for all streams together."""
         self.packet = packet
-        """Bytes of a full chunk's payload. It may change."""
+        """Payload bytes of a full chunk. May change."""
         self._next = tsn
         self._cumulative = tsn - 1
         self._sent: dict[int, _Sent] = {}
-        """All that has not arrived up to the cumulative TSN, by TSN."""
+        """All chunks beyond the cumulative TSN, by TSN."""
         self._order: deque[tuple[int, _Sent]] = deque()
-        """What is on its way, in the order in which it was sent, by the number of the transmission."""
+        """Chunks in flight by number of transmission, in the order in which they were sent."""
         self._transmissions = 0
         self._again: deque[_Sent] = deque()
-        """What is lost."""
+        """Lost chunks."""
         self._messages = Turns()
         self._sequences: dict[int, int] = {}
         self._blocks: dict[int, int] = {}
-        """The gap blocks of the last acknowledgement: from and to."""
+        """The gap blocks of the last acknowledgement: first and last TSN."""
         self._flight = 0
         self._outstanding = 0
-        """Bytes that the peer may still get: on their way, or lost."""
+        """Bytes that are in flight or lost, and that the peer may still receive."""
         self._window = min(window, WINDOW_MOST)
         self._delivered = 0
         self._delivered_at = 0.0
         self._first_sent = 0.0
         self._limited_until = 0
-        """Bytes acknowledged in all up to which rates may be the sender's own."""
+        """Total of acknowledged bytes up to which rates may be the sender's own."""
         self._newest = -1
-        """The last transmission that has arrived."""
+        """The latest transmission that has arrived."""
         self._reorder = 0.25
-        """The share of a round trip that a packet may be late."""
+        """The share of a round trip by which a packet may be late."""
         self.rtt: float | None = None
-        """Smoothed, seconds."""
+        """The smoothed round trip in seconds."""
         self._deviation = 0.0
         self._least = inf
         self._latest = 0.0
         self._backoff = 0
         self._probed = False
         self._timer: float | None = None
-        """When the tail is probed for, or all is taken for lost."""
+        """When to probe for a lost tail, or to consider everything lost."""
         self._reorder_timer: float | None = None
         self._next_at = 0.0
-        """When the rate lets the next packet go."""
+        """When the rate permits the next packet."""
         self._probes = 0
-        """Packets that may go whatever the window says."""
+        """Packets that may be sent whatever the window says."""
         self._lossy_until = -inf
         self._uncopied: deque[_Sent] = deque(maxlen=_UNCOPIED)
-        """What may be sent once more, the oldest first; bulk pushes out what it will not be."""
+        """Chunks that may be sent once more, the oldest first. Bulk displaces those that will not be."""
         self._copied: OrderedDict[int, None] = OrderedDict()
-        """TSNs that were, cut to 32 bits."""
+        """TSNs that were sent once more, cut to 32 bits."""
         self._copy_timer: float | None = None
 
-    # -- what is to be sent
+    # -- queueing and cutting
 
     def queue(self, stream: int, protocol: int, data: bytes) -> None:
         """Queue a message, behind all others of its stream."""
@@ -145,22 +148,22 @@ class Outbound:
         self.queued += len(data)
 
     def reset_stream(self, stream: int) -> None:
-        """Its sequence numbers begin anew."""
+        """Start the stream's sequence numbers again."""
         self._sequences.pop(stream, None)
         self._messages.forget(stream)
 
     @property
     def last_tsn(self) -> int:
-        """Of what has been sent, cut to 32 bits."""
+        """The last TSN that was sent, cut to 32 bits."""
         return (self._next - 1) & 0xFFFFFFFF
 
     @property
     def idle(self) -> bool:
-        """Whether all has arrived."""
+        """Whether everything has arrived."""
         return not (self._outstanding or self._messages)
 
     def chunks(self, now: float, room: int) -> list[bytes]:
-        """DATA chunks for one packet, of at most ``room`` bytes; none where nothing may go now."""
+        """Return DATA chunks for one packet, of at most ``room`` bytes; none if nothing may be sent now."""
         if not self._may_send(now):
             return self._copies_alone(now, room)
         chunks: list[bytes] = []
@@ -170,7 +173,7 @@ class Outbound:
             if sent.arrived:
                 self._again.popleft()
                 continue
-            # One that was cut when packets could be longer goes all the same, by itself.
+            # A chunk that was cut when packets could be longer is sent nevertheless, in a packet of its own.
             if len(sent.chunk) > room and (chunks or len(sent.chunk) <= self.packet + DATA_HEADER.size):
                 break
             self._again.popleft()
@@ -183,7 +186,7 @@ class Outbound:
             self._probes = max(0, self._probes - 1)
             if self._is_thin(now):
                 copies, room = self._copy(room, before=len(chunks))
-                chunks = copies + chunks  # a receiver sees no gap where one of these is what was lost
+                chunks = copies + chunks  # a receiver sees no gap if one of these was lost
             self._pace(now, before - room)
             self._set_timer(now)
         return chunks
@@ -195,7 +198,7 @@ class Outbound:
         return thin and now < self._lossy_until and 2 * self._flight < self.congestion.window
 
     def _copy(self, room: int, *, before: int) -> tuple[list[bytes], int]:
-        """Chunks to send once more, but for the ``before`` last ones, and the room that is left."""
+        """Return chunks to send once more, except for the ``before`` last ones, and the remaining room."""
         copies: list[bytes] = []
         for _ in range(len(self._uncopied) - before):
             sent = self._uncopied[0]
@@ -231,7 +234,7 @@ class Outbound:
 
     @property
     def _peer_takes(self) -> bool:
-        """Whether the next new chunk fits the peer's window; a single one always goes (RFC 9260 section 6.1)."""
+        """Whether the next new chunk fits the peer's window. A single one is always sent (RFC 9260 section 6.1)."""
         if not self._outstanding:
             return True
         message = self._messages.next
@@ -244,11 +247,11 @@ class Outbound:
     def _pace(self, now: float, size: int) -> None:
         rate = self.congestion.rate
         if rate < inf:
-            # What was not used of the last few milliseconds is not lost.
+            # Unused time of the last few milliseconds is not lost.
             self._next_at = max(self._next_at, now - QUANTUM) + size / rate
 
     def _cut(self, now: float, room: int) -> bytes | None:
-        """The next chunk of the next message, where it is worth a place in what is left of a packet."""
+        """Cut and return the next chunk of the next message, if it is worth the remaining room of a packet."""
         message = self._messages.next
         left = len(message.data) - message.sent
         size = min(left, (room - DATA_HEADER.size) & ~3)
@@ -262,7 +265,7 @@ class Outbound:
             flags |= LAST
             self._messages.finish()
             if not self._messages and self._flight > self.packet:
-                flags |= IMMEDIATE  # RFC 7053: the last of a burst, whose acknowledgement would wait for nothing
+                flags |= IMMEDIATE  # RFC 7053: for the last of a burst, an acknowledgement has nothing to wait for
         data = message.data if size == len(message.data) else message.data[message.sent : message.sent + size]
         message.sent += size
         self.buffered[message.stream] -= size
@@ -303,15 +306,15 @@ class Outbound:
         self._flight += sent.size
         return sent.chunk
 
-    # -- what has arrived
+    # -- acknowledgements
 
     def receive_sack(self, sack: Sack, now: float) -> None:
-        """Take an acknowledgement. Raises `Malformed` where it names what was never sent."""
+        """Process an acknowledgement. Raises `Malformed` if it names what was never sent."""
         cumulative = absolute(sack.tsn, self._cumulative)
         if cumulative >= self._next or any(start > end or cumulative + end >= self._next for start, end in sack.gaps):
             raise Malformed("it acknowledges what was not sent")
         if cumulative < self._cumulative:
-            return  # an old one
+            return  # an old acknowledgement
         arrived: list[_Sent] = []
         for tsn in range(self._cumulative + 1, cumulative + 1):
             sent = self._sent.pop(tsn)
@@ -332,9 +335,9 @@ class Outbound:
             self._set_timer(now)
 
     def _take_blocks(self, cumulative: int, gaps: list[tuple[int, int]], arrived: list[_Sent]) -> None:
-        """Blocks grow at their ends: what the last acknowledgement had of them is not gone through again.
+        """Mark the chunks in gap blocks as arrived. Blocks grow at their ends, so the known part of each is skipped.
 
-        They rise, as every sender's do: one that does not counts for nothing, so that none is gone through twice.
+        Every sender orders its blocks by TSN. Any other block is ignored, so that no chunk is visited twice.
         """
         blocks: dict[int, int] = {}
         before = self._blocks
@@ -357,7 +360,7 @@ class Outbound:
         self._blocks = blocks
 
     def _take(self, arrived: list[_Sent], now: float) -> tuple[_Sent | None, float | None]:
-        """Account for what has arrived; the packet of it that was sent last, and its round trip."""
+        """Account for what has arrived. Return the chunk of it that was sent last, and its round trip."""
         newest: _Sent | None = None
         for sent in arrived:
             sent.arrived = True
@@ -371,7 +374,7 @@ class Outbound:
             return None, None
         self._delivered_at = now
         passed = max(now - newest.sent_at, CLOCK)
-        # RFC 8985 section 6.2: the first transmission's acknowledgement, where it comes sooner than any can.
+        # RFC 8985 section 6.2: this acknowledges the first transmission, since it comes too soon for the latest.
         if newest.times > 1 and passed < self._least:
             return newest, None
         self._newest = max(self._newest, newest.number)
@@ -396,7 +399,7 @@ class Outbound:
             sending = newest.sent_at - newest.first_sent
             acknowledging = now - newest.delivered_at
             interval = max(sending, acknowledging)
-            if interval >= self._least:  # a shorter one is of acknowledgements that were held up
+            if interval >= self._least:  # a shorter one comes from delayed acknowledgements
                 rate = (self._delivered - newest.delivered) / interval
         return Sample(
             now=now,
@@ -410,10 +413,10 @@ class Outbound:
             rtt=rtt,
         )
 
-    # -- what is lost
+    # -- losses
 
     def _find_lost(self, now: float) -> int:
-        """Take for lost what should have arrived; bytes of it."""
+        """Declare chunks lost that should have arrived, and return their bytes."""
         lost, self._reorder_timer = 0, None
         late = self._latest + max(self._reorder * min(self._least, self.rtt or 0), 0.001)
         order = self._order
@@ -440,7 +443,7 @@ class Outbound:
         return sent.size
 
     def _undo(self, duplicates: list[int]) -> None:
-        """Packets came twice that were sent again as lost: they had been late."""
+        """Allow more reordering if packets arrived twice that were retransmitted: they had only been late."""
         if not self._copied.keys() >= set(duplicates):
             self._reorder = min(1.0, self._reorder + 0.25)
 
@@ -448,12 +451,12 @@ class Outbound:
 
     @property
     def timeouts(self) -> int:
-        """How many there were since anything was acknowledged."""
+        """The number of timeouts since anything was acknowledged."""
         return self._backoff
 
     @property
     def rto(self) -> float:
-        """The retransmission timeout, seconds."""
+        """The retransmission timeout in seconds."""
         rto = RTO_FIRST if self.rtt is None else max(RTO_MIN, self.rtt + 4 * self._deviation)
         return float(min(rto * 2**self._backoff, max(RTO_MAX, rto)))
 
@@ -467,7 +470,7 @@ class Outbound:
             self._timer = now + min(max(2 * self.rtt, PROBE_MIN) + delay, self.rto)
 
     def next_timer(self) -> float | None:
-        """When `handle_timer` is to be called; None while there is no need."""
+        """Return when to call `handle_timer`, or None if there is no need."""
         if not self._uncopied:
             self._copy_timer = None
         times = [at for at in (self._timer, self._reorder_timer, self._copy_timer) if at is not None]
@@ -477,7 +480,7 @@ class Outbound:
         return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
-        """See `next_timer`."""
+        """Act on the timers that are due. See `next_timer`."""
         if self._reorder_timer is not None and now >= self._reorder_timer:
             lost = self._find_lost(now)
             if lost:
@@ -492,7 +495,7 @@ class Outbound:
         self._set_timer(now)
 
     def _probe(self, now: float) -> None:
-        """Have the peer acknowledge: by what is queued, or by the last packet once more."""
+        """Make the peer send an acknowledgement: send what is queued, or the last packet once more."""
         self._probed = True
         self._probes = 1
         if self._again or (self._messages and self._peer_takes):

@@ -1,4 +1,4 @@
-"""Packets and chunks: bytes, and back (RFC 9260 section 3)."""
+"""Packets and chunks as bytes, and back (RFC 9260 section 3)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Final, NamedTuple
 from google_crc32c import value as crc32c
 
 PORT: Final = 5000
-"""Ours, and a peer's that names no other in its SDP (RFC 8841 section 5)."""
+"""Our port, and that of a peer whose SDP names no other (RFC 8841 section 5)."""
 
 HEADER: Final = Struct("!HHL")
-"""Ports and verification tag; the checksum follows."""
+"""Ports and verification tag. The checksum follows."""
 HEADER_SIZE: Final = 12
 _CHECKSUM: Final = Struct("<L")
 _CHUNK: Final = Struct("!BBH")
 DATA_HEADER: Final = Struct("!BBHLHHL")
-"""Type, flags, length, TSN, stream, stream's sequence number, payload protocol."""
+"""Type, flags, length, TSN, stream, stream sequence number, payload protocol."""
 _SACK: Final = Struct("!LLHH")
 _GAP: Final = Struct("!HH")
 _TSN: Final = Struct("!L")
@@ -44,7 +44,7 @@ LAST: Final = 1
 FIRST: Final = 2
 UNORDERED: Final = 4
 IMMEDIATE: Final = 8
-"""Flags of DATA; the last one is of RFC 7053."""
+"""Flags of DATA. The last one is defined in RFC 7053."""
 
 COOKIE: Final = 7
 OUTGOING_RESET: Final = 13
@@ -58,7 +58,7 @@ GAP_SIZE: Final = 4
 
 
 class Malformed(ValueError):
-    """A packet that does not hold together."""
+    """An invalid packet."""
 
 
 class Chunk(NamedTuple):
@@ -70,31 +70,31 @@ class Chunk(NamedTuple):
 
 
 class Init(NamedTuple):
-    """What INIT and INIT ACK say."""
+    """The content of INIT and INIT ACK."""
 
     tag: int
     window: int
     outgoing: int
-    """Streams that the sender may send on."""
+    """The number of streams that the sender may send on."""
     incoming: int
-    """Streams that it takes."""
+    """The number of streams that the sender accepts."""
     tsn: int
-    """The first that it sends."""
+    """The sender's first TSN."""
     parameters: dict[int, bytes]
 
 
 class Sack(NamedTuple):
-    """What has arrived: everything up to ``tsn``, and blocks beyond it, each as first and last TSN relative to it."""
+    """What has arrived: everything up to ``tsn``, and blocks beyond it, as first and last TSN relative to ``tsn``."""
 
     tsn: int
     window: int
     gaps: list[tuple[int, int]]
     duplicates: list[int]
-    """TSNs that came again since the last one."""
+    """TSNs that arrived again since the last SACK."""
 
 
 def seal(tag: int, chunks: Iterable[bytes], *, ports: tuple[int, int] = (PORT, PORT)) -> bytes:
-    """A packet of chunks that are encoded and padded."""
+    """Return a packet of chunks that are already encoded and padded."""
     body = b"".join(chunks)
     header = HEADER.pack(*ports, tag)
     checksum = crc32c(b"".join((header, b"\0\0\0\0", body)))
@@ -102,7 +102,7 @@ def seal(tag: int, chunks: Iterable[bytes], *, ports: tuple[int, int] = (PORT, P
 
 
 def parse(data: bytes) -> tuple[int, list[Chunk]]:
-    """The verification tag, and the chunks. Raises `Malformed`."""
+    """Return the verification tag and the chunks. Raises `Malformed`."""
     if len(data) < HEADER_SIZE + _CHUNK.size:
         raise Malformed("a packet is too short")
     (checksum,) = _CHECKSUM.unpack_from(data, 8)
@@ -123,19 +123,19 @@ def _chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def chunk(type: int, body: bytes = b"", *, flags: int = 0) -> bytes:
-    """An encoded chunk, padded to four bytes."""
+    """Return an encoded chunk, padded to four bytes."""
     length = _CHUNK.size + len(body)
     return b"".join((_CHUNK.pack(type, flags, length), body, bytes(-length & 3)))
 
 
 def encode_init(type: int, init: Init) -> bytes:
-    """INIT or INIT ACK."""
+    """Return an INIT or INIT ACK chunk."""
     fixed = _INIT.pack(init.tag, init.window, init.outgoing, init.incoming, init.tsn)
     return chunk(type, fixed + encode_parameters(init.parameters.items()))
 
 
 def decode_init(body: bytes) -> Init:
-    """See `Init`. Raises `Malformed`."""
+    """Return the content of an INIT or INIT ACK. Raises `Malformed`."""
     if len(body) < _INIT.size:
         raise Malformed("an INIT is too short")
     tag, window, outgoing, incoming, tsn = _INIT.unpack_from(body)
@@ -145,7 +145,7 @@ def decode_init(body: bytes) -> Init:
 
 
 def encode_sack(sack: Sack) -> bytes:
-    """SACK."""
+    """Return a SACK chunk."""
     parts = [_SACK.pack(sack.tsn, sack.window, len(sack.gaps), len(sack.duplicates))]
     parts += [_GAP.pack(*gap) for gap in sack.gaps]
     parts += [_TSN.pack(tsn) for tsn in sack.duplicates]
@@ -153,7 +153,7 @@ def encode_sack(sack: Sack) -> bytes:
 
 
 def decode_sack(body: bytes) -> Sack:
-    """See `Sack`. Raises `Malformed`."""
+    """Return the content of a SACK. Raises `Malformed`."""
     if len(body) < _SACK.size:
         raise Malformed("a SACK is too short")
     tsn, window, gaps, duplicates = _SACK.unpack_from(body)
@@ -171,7 +171,7 @@ def decode_sack(body: bytes) -> Sack:
 
 
 def encode_parameters(parameters: Iterable[tuple[int, bytes]]) -> bytes:
-    """Parameters, each padded but the last one."""
+    """Return the encoded parameters. Each except the last is padded."""
     encoded = b""
     for type, value in parameters:
         encoded += bytes(-len(encoded) & 3) + _PARAMETER.pack(type, _PARAMETER.size + len(value)) + value
@@ -179,7 +179,7 @@ def encode_parameters(parameters: Iterable[tuple[int, bytes]]) -> bytes:
 
 
 def decode_parameters(body: bytes) -> list[tuple[int, bytes]]:
-    """Types and values. Raises `Malformed`."""
+    """Return the types and values of parameters. Raises `Malformed`."""
     parameters, at = [], 0
     while at + _PARAMETER.size <= len(body):
         type, length = _PARAMETER.unpack_from(body, at)
@@ -191,6 +191,6 @@ def decode_parameters(body: bytes) -> list[tuple[int, bytes]]:
 
 
 def absolute(number: int, near: int, *, bits: int = 32) -> int:
-    """The number that goes on beyond its ``bits``, as it was before it was cut to them: the one nearest to ``near``."""
+    """Return the number before it was cut to ``bits``: of all possible values, the one nearest to ``near``."""
     half = 1 << (bits - 1)
     return near + ((number - near + half) & ((1 << bits) - 1)) - half

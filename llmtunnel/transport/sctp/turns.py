@@ -1,7 +1,7 @@
-"""Which message goes out next, pure: the streams take turns, so that each gets as many bytes as any other.
+"""Which message is sent next: the streams take turns, so that each gets as many bytes as any other. Pure.
 
 Fragments of one message follow each other (RFC 9260 section 6.9), so streams change only between messages. A stream
-that had nothing to send is next when it has: a short message waits for the end of the one that is going out, however
+that had nothing to send is next when it has. So a short message waits only for the end of the current message, however
 much other streams have queued. (Start-time fair queueing, Goyal et al. 1996.)
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Queued:
-    """A message, of which `sent` bytes have gone out."""
+    """A message, of which `sent` bytes have been sent."""
 
     stream: int
     sequence: int
@@ -23,15 +23,15 @@ class Queued:
 
 
 class Turns:
-    """Messages of several streams; each stream's own stay in order."""
+    """Messages of several streams. Those of each stream stay in order."""
 
     def __init__(self) -> None:
         self._queues: dict[int, deque[Queued]] = {}
-        """Of the streams that have something queued."""
+        """The queues of the streams that have something queued."""
         self._starts: dict[int, int] = {}
-        """The bytes at which each stream's next message begins: the stream with the least is next."""
+        """The byte count at which each stream's next message begins. The stream with the lowest is next."""
         self._clock = 0
-        """Where the message began that goes out: a stream that comes back begins there, and saves up no turns."""
+        """Where the current message began. A stream that returns begins there, and saves up no turns."""
         self._next: Queued | None = None
 
     def __bool__(self) -> bool:
@@ -50,14 +50,14 @@ class Turns:
 
     @property
     def next(self) -> Queued:
-        """The message that goes out; there is one. It stays the same until `finish`, once some of it was sent."""
+        """The message to send; there must be one. It stays the same until `finish`, once some of it was sent."""
         if self._next is None:
             stream = min(self._queues, key=self._starts.__getitem__)
             self._next = self._queues[stream][0]
         return self._next
 
     def finish(self) -> None:
-        """All of the next message has been sent."""
+        """Note that all of the next message has been sent."""
         message, self._next = self.next, None
         queue = self._queues[message.stream]
         queue.popleft()
@@ -67,6 +67,6 @@ class Turns:
             del self._queues[message.stream]
 
     def forget(self, stream: int) -> None:
-        """The stream has ended. What it has queued still goes out."""
+        """Note that the stream has ended. What it has queued is still sent."""
         if stream not in self._queues:
             self._starts.pop(stream, None)
