@@ -59,6 +59,11 @@ class Side:
     wire: Wire
     events: list[Event] = field(default_factory=list)
     packets: int = 0
+    peer: Side = field(init=False)
+    turn: float = -1.0
+    """When its loop's last turn began."""
+    busy_until: float = -1.0
+    """Before then its loop takes no other turn."""
 
     @property
     def messages(self) -> list[Message]:
@@ -70,7 +75,10 @@ class Side:
 
 
 class Network:
-    """``left`` begins. `run` plays it; ``refill`` is called before a side sends, and may give it more."""
+    """``left`` begins. `run` plays it; ``refill`` is called before a side sends, and may give it more.
+
+    ``busy``: seconds that a side's loop does other things after each of its turns.
+    """
 
     def __init__(
         self,
@@ -79,14 +87,24 @@ class Network:
         *,
         make: Callable[[], Association] = Association,
         refill: Callable[[Side, float], None] = lambda side, now: None,
+        busy: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        self.left, self.right = Side(make(), left), Side(make(), right)
         self.now = 0.0
         self._refill = refill
+        self._busy = busy
+        self._sides: list[Side] = []
         self._under_way: list[tuple[float, int, Side, bytes]] = []
         self._number = count()
-        self.left.association.begin(0.0)
+        self.left, self.right = self.join(make, left, right)
+
+    def join(self, make: Callable[[], Association], left: Wire, right: Wire) -> tuple[Side, Side]:
+        """Two more associations, over the wires of others or their own; the first of the two begins now."""
+        pair = Side(make(), left), Side(make(), right)
+        pair[0].peer, pair[1].peer = pair[1], pair[0]
+        self._sides += pair
+        pair[0].association.begin(self.now)
         self._send()
+        return pair
 
     def run(self, until: Callable[[], bool], *, seconds: float, steps: int = 2_000_000) -> None:
         """Play until that is so. Fails where it is not within simulated ``seconds``, or so many steps."""
@@ -112,33 +130,51 @@ class Network:
         self._send()
 
     def _step(self, end: float) -> bool:
-        timers = [(side.association.next_timer(), side) for side in (self.left, self.right)]
-        due = [(at, side) for at, side in timers if at is not None]
-        when, side = min(due, key=lambda each: each[0], default=(end, None))
+        when, side = end, None
+        for each in self._sides:
+            at = each.association.next_timer()
+            if at is not None and (at := self._turn(each, at)) < when:
+                when, side = at, each
         if self._under_way and self._under_way[0][0] <= when:
-            when, _, receiver, packet = self._under_way[0]
+            when, number, receiver, packet = heapq.heappop(self._under_way)
             if when >= end:
+                heapq.heappush(self._under_way, (when, number, receiver, packet))
                 return False
-            heapq.heappop(self._under_way)
-            self.now = max(self.now, when)
+            if (turn := self._turn(receiver, when)) > when:
+                heapq.heappush(self._under_way, (turn, number, receiver, packet))
+                return True
+            self._begin(receiver, when)
             receiver.events += receiver.association.receive_packet(packet, self.now)
-        elif side is None or when >= end:
+            self._send_of(receiver)
+            return True
+        if side is None:
             return False
-        else:
-            self.now = max(self.now, when)
-            side.events += side.association.handle_timer(self.now)
-            side.wire.pieces = side.wire.pieces or side.association.take_fragments_needed()
-        self._send()
+        self._begin(side, when)
+        side.events += side.association.handle_timer(self.now)
+        side.wire.pieces = side.wire.pieces or side.association.take_fragments_needed()
+        self._send_of(side)
         return True
 
+    def _turn(self, side: Side, at: float) -> float:
+        """When the side's loop takes what is due at that time."""
+        return at if at <= side.turn else max(at, side.busy_until)
+
+    def _begin(self, side: Side, when: float) -> None:
+        self.now = max(self.now, when)
+        if self.now > side.turn:
+            side.turn, side.busy_until = self.now, self.now + self._busy()
+
     def _send(self) -> None:
-        for side, other in ((self.left, self.right), (self.right, self.left)):
-            while True:
-                if side.association.state is State.ESTABLISHED:
-                    self._refill(side, self.now)
-                packet = side.association.packet_to_send(self.now)
-                if packet is None:
-                    break
-                side.packets += 1
-                for at in side.wire.arrivals(len(packet), self.now):
-                    heapq.heappush(self._under_way, (at, next(self._number), other, packet))
+        for side in self._sides:
+            self._send_of(side)
+
+    def _send_of(self, side: Side) -> None:
+        while True:
+            if side.association.state is State.ESTABLISHED:
+                self._refill(side, self.now)
+            packet = side.association.packet_to_send(self.now)
+            if packet is None:
+                break
+            side.packets += 1
+            for at in side.wire.arrivals(len(packet), self.now):
+                heapq.heappush(self._under_way, (at, next(self._number), side.peer, packet))

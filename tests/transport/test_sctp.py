@@ -24,10 +24,12 @@ from ..support.lossy_network import Network, Side, Wire
 BINARY = 53
 
 
-def network(*, seed: int = 1, refill: object = None, congestion: object = Bbr, **wire: object) -> Network:
+def network(
+    *, seed: int = 1, refill: object = None, congestion: object = Bbr, busy: object = None, **wire: object
+) -> Network:
     rng = Random(seed)
     left, right = Wire(rng=rng, **wire), Wire(rng=rng, **wire)  # type: ignore[arg-type]
-    more = {"refill": refill} if refill else {}
+    more = {name: given for name, given in (("refill", refill), ("busy", busy)) if given}
     return Network(left, right, make=lambda: Association(congestion=congestion), **more)  # type: ignore[arg-type]
 
 
@@ -249,6 +251,27 @@ def test_a_queue_that_overflowed_once_is_tried_again_also_where_packets_are_lost
     before = received(net.right)
     net.pass_time(4)
     assert (received(net.right) - before) / 4 > 0.6 * 5e6
+
+
+@pytest.mark.parametrize(
+    ("loss", "busy"),
+    [(0.0, lambda rng: 0.01), (0.02, lambda rng: rng.expovariate(1 / 0.002))],
+    ids=["evenly", "at times"],
+)
+def test_a_loop_that_does_other_things_leaves_most_of_the_paths_rate(loss: float, busy: object) -> None:
+    """Its timers come late. What goes out slower for that says nothing of the path."""
+    rng = Random(2)
+    net = network(
+        loss=loss,
+        rate=5e6,
+        busy=lambda: busy(rng),  # type: ignore[operator]
+        refill=lambda side, now: bulk(side, now) if side is net.left else None,
+    )
+    net.right.association.trust()
+    net.pass_time(6)
+    before = received(net.right)
+    net.pass_time(3)
+    assert (received(net.right) - before) / 3 > 0.75 * 5e6 * (1 - loss)
 
 
 def test_the_reference_collapses_there() -> None:

@@ -50,6 +50,8 @@ _COPIES: Final = 1024
 """TSNs that we remember as sent twice. A peer that reports them as duplicates says nothing about the path by that."""
 QUANTUM: Final = 0.002
 """Seconds of the rate that are sent at once. Timers of event loops are no finer."""
+CATCH_UP: Final = 0.02
+"""The same where a loop wakes later than the rate permits a packet. The path has been idle meanwhile."""
 
 
 @dataclass(slots=True, eq=False)
@@ -128,6 +130,8 @@ class Outbound:
         self._reorder_timer: float | None = None
         self._next_at = 0.0
         """When the rate permits the next packet."""
+        self._paced = False
+        """Whether nothing but the rate delays the next packet."""
         self._probes = 0
         """Packets that may be sent whatever the window says."""
         self._lossy_until = -inf
@@ -224,13 +228,22 @@ class Outbound:
 
     def _may_send(self, now: float) -> bool:
         if not (self._again or self._messages):
+            self._paced = False
             self._limit_by_app()
             return False
         if self._probes:
             return True
-        if self._flight >= self.congestion.window or now < self._next_at:
+        if not (self._again or self._peer_takes):
+            self._paced = False
+            self._limit_by_app()
             return False
-        return bool(self._again) or self._peer_takes
+        if self._flight >= self.congestion.window:
+            self._paced = False
+            return False
+        if now < self._next_at:
+            self._paced = True
+            return False
+        return True
 
     @property
     def _peer_takes(self) -> bool:
@@ -245,10 +258,16 @@ class Outbound:
             self._limited_until = self._delivered + max(1, self._flight)
 
     def _pace(self, now: float, size: int) -> None:
+        """Decide when the next packet may be sent, after one of ``size`` bytes.
+
+        A loop that is late must not lower the rate at which packets arrive. `Bbr` would take that for the path's rate.
+        """
         rate = self.congestion.rate
         if rate < inf:
-            # Unused time of the last few milliseconds is not lost.
-            self._next_at = max(self._next_at, now - QUANTUM) + size / rate
+            since = now - (CATCH_UP if self._paced else QUANTUM)
+            if self._paced and self._next_at < since:
+                self._limit_by_app()
+            self._next_at = max(self._next_at, since) + size / rate
 
     def _cut(self, now: float, room: int) -> bytes | None:
         """Cut and return the next chunk of the next message, if it is worth the remaining room of a packet."""
