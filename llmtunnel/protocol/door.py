@@ -52,7 +52,7 @@ class _Waiting:
     networks: Networks
     since: float
     seen: float
-    """When it knocked last."""
+    """When the stranger knocked last."""
 
 
 class Door:

@@ -28,7 +28,7 @@ MAX_STREAM: Final = 2**31 - 1
 
 _LENGTH: Final = struct.Struct(">H")
 MAX_BUNDLED_FRAME: Final = 65_535 - HEADER.size - _LENGTH.size
-"""Maximum payload in bytes of a frame that still fits a bundle: its header counts, and lengths have 16 bits."""
+"""Maximum bytes of a frame, with its own header, that fits a bundle. A length in a bundle has 16 bits."""
 
 
 class FrameType(IntEnum):
@@ -178,7 +178,7 @@ class Frame(NamedTuple):
 
     @property
     def of_stream(self) -> bool:
-        """Whether it belongs to a stream, and so has a number (README.md section 11). This includes unknown types."""
+        """Whether the frame is a stream's, and so has a number (README.md section 11). This includes unknown types."""
         return self.type > LAST_WITHOUT_STREAM and self.stream > 0
 
 

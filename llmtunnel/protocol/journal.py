@@ -74,7 +74,7 @@ class Receipts:
         self._size = 0
         """Bytes that have arrived since."""
         self._again: int | None = 0
-        """How many repeated frames are still to come; None until RESUME has told."""
+        """How many repeated frames are still to come; None until RESUME says so."""
 
     @property
     def pending(self) -> bool:

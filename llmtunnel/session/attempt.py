@@ -61,14 +61,14 @@ class Attempt:
         self.carrier: Carrier | None = None
         """Set when the greeting on its channel starts."""
         self.failure: TunnelError | None = None
-        """Why it has ended, or is being abandoned."""
+        """Why the attempt has ended, or is being abandoned."""
         self.task: asyncio.Task[Any]
         """Opens the way and stays with its channel. When the attempt is LEFT, another task takes its place and closes
         both."""
 
     @property
     def running(self) -> bool:
-        """Whether it may still succeed."""
+        """Whether the attempt may still succeed."""
         return self.stage in RUNNING
 
     @property

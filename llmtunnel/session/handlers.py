@@ -24,7 +24,7 @@ class Handlers:
 
     @property
     def full(self) -> bool:
-        """Whether it accepts no more. Handlers of streams that were reset may still be cleaning up."""
+        """Whether no further task may start. Handlers of streams that were reset may still be cleaning up."""
         return len(self._tasks) >= self._most
 
     def start(self, stream: Stream) -> None:

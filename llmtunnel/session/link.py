@@ -126,7 +126,7 @@ class Link:
 
     @property
     def carries(self) -> bool:
-        """Whether it has a session that has not ended."""
+        """Whether the link has a session that has not ended."""
         return self.session is not None and self.session.error is None
 
     @property
@@ -137,7 +137,7 @@ class Link:
 
     @property
     def tries_direct(self) -> bool:
-        """Whether it may still get a direct path."""
+        """Whether the link may still get a direct path."""
         return any(each.way is self._direct and each.carrier is None for each in self._running)
 
     @property

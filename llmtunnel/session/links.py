@@ -23,7 +23,7 @@ ARRIVAL_EVERY = 0.125
 
 
 class Links:
-    """Keep the links. Each is closed once, by `leave`, `close` or `aclose`."""
+    """The links of one side of a room. Each is closed once, by `leave`, `close` or `aclose`."""
 
     def __init__(self, limits: Limits, negotiation: Negotiation) -> None:
         self.by_id: dict[str, Link] = {}

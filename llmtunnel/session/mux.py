@@ -59,7 +59,7 @@ class Owner(Protocol):
         """Note that streams wait from now on, or continue."""
 
     def session_ended(self, session: Session, error: TunnelError) -> None:
-        """Note that the session has ended. This is the last call, and comes once."""
+        """Note that the session has ended. This is the last call, and happens once."""
 
 
 class Session:
@@ -161,12 +161,12 @@ class Session:
 
     @property
     def suspended(self) -> bool:
-        """Whether it has no working channel and waits for one."""
+        """Whether the session has no working channel and waits for one."""
         return self._life.waits
 
     @property
     def introduced(self) -> bool:
-        """Whether its channel only introduces the peers to each other, since only local TCP may carry streams."""
+        """Whether the session's channel only introduces the peers, since only local TCP may carry streams."""
         return self._life.state is State.INTRODUCED
 
     @property

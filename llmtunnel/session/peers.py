@@ -98,7 +98,7 @@ class Peers:
     def wanted(self, path: Path, certificate: bytes) -> bool:
         """Proxy: return whether a channel over this path is worth greeting on.
 
-        It is if its path is at least as good as what carries, or if it leads to another serve.
+        It is if nothing carries, if its path is at least as good as the current one, or if it leads to another serve.
         """
         return all(
             session.suspended

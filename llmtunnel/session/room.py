@@ -61,9 +61,9 @@ signal server. Strangers must not fill the screen."""
 
 
 class Room:
-    """Run as a task (`run`); `notify` receives what happens. Serve passes a ``handler`` for its peers' requests.
+    """A member of a room. Run it as a task (`run`); ``notify`` receives what happens.
 
-    ``access``: who may be a peer, if the settings alone do not decide that.
+    ``handler``: serve's, for its peers' requests. ``access``: who may be a peer, if the settings do not decide that.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class Client:
         this."""
 
     def leave(self) -> None:
-        """Note that its connection, or the session, has ended. Idempotent."""
+        """Note that the client's connection, or the session, has ended. Idempotent."""
         self.left = True
         if self.on_left:
             self.on_left()

@@ -19,7 +19,7 @@ from .messages import Joined, Message, ServerError
 logger = logging.getLogger(__name__)
 
 HEARTBEAT: Final = 12.0
-"""Seconds between pings to the server. The connection is lost if no answer comes within half of that (18 s in all)."""
+"""Seconds between pings to the server. The connection counts as lost if no answer arrives within half of that."""
 RUBBISH: Final = 100
 """Invalid messages after which we abandon the server."""
 

@@ -33,7 +33,7 @@ class Alarm:
         self._handle = self._loop.call_at(when, self._over)
 
     def take_overslept(self, now: float) -> bool:
-        """Return whether it rang long after its time, or is long overdue. Reports this once."""
+        """Return whether the alarm rang long after its time, or is long overdue. Reports this once."""
         told = self._overslept or (self._handle is not None and now - self._at > OVERSLEPT)
         self._overslept = False
         return told

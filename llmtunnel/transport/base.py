@@ -40,7 +40,7 @@ class Receiver(Protocol):
         """Note that `Channel.has_room` is true again after it was false."""
 
     def channel_closed(self, reason: str) -> None:
-        """Note that the channel has closed. This is the last call, and comes once; ``reason`` is for people."""
+        """Note that the channel has closed. This is the last call, and happens once. ``reason`` is for people."""
 
 
 class Channel(ABC):
@@ -61,7 +61,7 @@ class Channel(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Send what is queued if that is quick, then close. Idempotent. The receiver is told."""
+        """Send what is queued if that is quick, then close. Idempotent. This calls `Receiver.channel_closed`."""
 
     @property
     @abstractmethod
@@ -100,7 +100,7 @@ class Way(ABC):
     name: str
     """The name for people."""
     on_demand = False
-    """Whether it opens only when it is needed."""
+    """Whether the way opens only when it is needed."""
 
     @abstractmethod
     async def open(self) -> Channel:

@@ -3,8 +3,8 @@
 TCP retries after 1, 3 and 7 s if a connect began while the network was away. So another attempt begins every so often,
 until one of them connects. The first WebSocket that opens is used.
 
-A redirect is never followed. Otherwise a signal server, or anybody on the way to it over ``ws://``, could make this
-machine send requests to any address that it reaches, and pass on the ticket of a relay.
+A redirect is never followed. Otherwise a signal server could make this machine send requests, and a relay's ticket, to
+any address that it reaches. Over ``ws://``, so could anybody on the way to the server.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ class Association:
         return self.packet_size - packet.HEADER_SIZE - packet.DATA_HEADER.size
 
     def abort(self) -> None:
-        """End the association at once. The last packet tells the peer."""
+        """End the association at once. The last packet is an ABORT for the peer."""
         if self._peer_tag and self.state is not State.ENDED:
             self._control = [packet.chunk(packet.ABORT)]
         self.state = State.ENDED

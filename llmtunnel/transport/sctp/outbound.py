@@ -71,7 +71,7 @@ class _Sent:
     arrived: bool = False
     lost: bool = False
     copied: bool = False
-    """Whether it was sent once more, next to newer chunks."""
+    """Whether the chunk was sent once more, next to newer ones."""
 
 
 class Outbound:
