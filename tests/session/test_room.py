@@ -364,7 +364,7 @@ async def test_messages_that_the_signal_server_does_not_take_are_dropped_beyond_
     assert not caplog.messages
     for _ in range(10):
         member.room.send_signal("message")
-    assert caplog.messages == ["the signal server takes no messages: one is dropped"] * 10
+    assert caplog.messages == ["the signal server accepts no messages: one was dropped"] * 10
 
 
 async def test_strangers_who_fail_again_and_again_do_not_fill_the_screen() -> None:
