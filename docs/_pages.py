@@ -24,8 +24,9 @@ from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
+import llmtunnel.cli.bench  # with commands, declares the notices that the command line adds
 import llmtunnel.cli.commands
-import llmtunnel.cli.demo  # noqa: F401 - with commands, declares the notices that the command line adds
+import llmtunnel.cli.demo  # noqa: F401
 from llmtunnel.cli import parsers
 from llmtunnel.config import ProxyOptions, ServeOptions
 from llmtunnel.install import REPOSITORY, TAG
@@ -36,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGE = re.compile(r"\A<!-- page: (\S+) -->")
 LINK = re.compile(r"(?<!!)(\[[^\]]*\]\()([^)#\s]*)(#[^)\s]*)?\)")
-PARSERS = ("serve", "proxy", "invite", "doctor", "demo", "toy")
+PARSERS = ("serve", "proxy", "invite", "doctor", "bench", "demo", "toy")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -39,14 +39,16 @@ if TYPE_CHECKING:
     )
     from .invite import Invite
     from .listener import ListenerPolicy
+    from .measure.result import BenchResult
     from .paths import Path
     from .status import Notice, PeerStatus, Phase, RequestRecord, Role, Status
-    from .sync import proxy, serve
+    from .sync import bench, proxy, serve
     from .upstream import Upstream
 
 __all__ = [
     "AddressInUse",
     "AuthenticationFailed",
+    "BenchResult",
     "ConnectFailed",
     "IceServers",
     "Invite",
@@ -82,6 +84,7 @@ __all__ = [
     "WaitTimeout",
     "__version__",
     "aio",
+    "bench",
     "proxy",
     "serve",
 ]
@@ -92,7 +95,8 @@ _MODULES = {
     "listener": ("ListenerPolicy",),
     "paths": ("Path",),
     "status": ("Notice", "PeerStatus", "Phase", "RequestRecord", "Role", "Status"),
-    "sync": ("proxy", "serve"),
+    "measure.result": ("BenchResult",),
+    "sync": ("bench", "proxy", "serve"),
     "upstream": ("Upstream",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -29,6 +29,8 @@ DEFAULT_STUN: Final = "stun:stun.l.google.com:19302"
 DEFAULT_PORT: Final = 8000
 DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
 DEFAULT_RESUME_FOR: Final = 60.0
+DEFAULT_BENCH: Final = 12.0
+"""Seconds that ``llmtunnel bench`` measures."""
 ANY_UPSTREAM: Final = "ollama"
 """The upstream of a serve that has to look for one, until it has found it."""
 
@@ -277,6 +279,8 @@ class ServeSettings(Settings):
     """Seconds from the start after which nobody new is let in."""
     once: bool = False
     """The first proxy to come in is the only one."""
+    no_bench: bool = False
+    """Do not answer what ``llmtunnel bench`` asks to measure the tunnel."""
     invite: Invite | None = None
     """The invite that room and secret are from."""
 
@@ -313,6 +317,8 @@ class ProxySettings(Settings):
     keepalive: float | None = None
     """Seconds of an upstream's silence after which a client that waits for a stream of events gets a comment; None:
     never. Its status is 200 then, and an error that comes later is told as an event."""
+    bench: bool = False
+    """It measures the tunnel: serve itself answers every request, and the upstream gets none."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
@@ -406,8 +412,8 @@ class ReachOptions:
 
 
 @options
-class TunnelOptions(ReachOptions):
-    """What serve and proxy have in common."""
+class PathOptions(ReachOptions):
+    """The same, and by which path."""
 
     path: str = option(
         "how to reach the other side: auto tries all paths at once and uses the best that works (the default);"
@@ -421,6 +427,12 @@ class TunnelOptions(ReachOptions):
         group=NETWORK,
         env=True,
     )
+
+
+@options
+class TunnelOptions(PathOptions):
+    """What serve and proxy have in common."""
+
     resume_for: float = option(
         "how long running requests wait for a peer that has lost its connection; 0: not at all",
         python="Seconds for which running requests wait for a peer that has lost its connection; 0: they end at once."
@@ -526,6 +538,13 @@ class ServeOptions(TunnelOptions):
         group=EXPOSURE,
         read=size,
     )
+    no_bench: bool = option(
+        "do not answer `llmtunnel bench`, with which a proxy measures the tunnel to serve",
+        python="Do not answer `llmtunnel.bench`, with which a proxy measures the tunnel to serve.",
+        default=False,
+        group=EXPOSURE,
+        env=True,
+    )
 
     def settings(self, meeting: Meeting) -> ServeSettings:
         """What serve needs to meet there; without an upstream it has to look for one. Raises `SettingError`."""
@@ -630,6 +649,33 @@ class ProxyOptions(TunnelOptions):
             timeouts=Timeouts(wait_for_peer=self.wait_for_peer),
             listener=_made(ListenerPolicy, self),
         )
+
+
+@options
+class BenchOptions(PathOptions):
+    """What a user gives to bench."""
+
+    duration: float = option(
+        "about how long to measure, once connected; at most 60",
+        python="About how many seconds to measure, once connected; 2 to 60.",
+        default=DEFAULT_BENCH,
+        metavar="SECONDS",
+        read=seconds,
+    )
+
+    def settings(self, meeting: Meeting, *, key: str) -> ProxySettings:
+        """What the proxy needs that measures the tunnel to a serve. Raises `SettingError`.
+
+        ``key``: what requests to its listener must carry, so that nobody else on this machine can measure.
+        """
+        self.check()
+        listener = ListenerPolicy(api_key=key)
+        return _made(ProxySettings, self, meeting, ice=self.ice, listen="127.0.0.1:0", listener=listener, bench=True)
+
+    def check(self) -> None:
+        """Raises `SettingError` where the duration cannot be used."""
+        if not 2 <= self.duration <= 60:
+            raise SettingError(f"--duration: not from 2 to 60 seconds: {self.duration:g}.", hint="Use for example 12.")
 
 
 def _made(kind: Callable[..., T], *sources: object, **more: object) -> T:

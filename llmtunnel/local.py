@@ -65,7 +65,7 @@ def toy(port: int = 0) -> Local:
     Parameters:
         port: Where it listens. 0 takes a free port.
     """
-    from .cli.toy import Toy
+    from .endpoints.toy import Toy
 
     return Local("toy model server", Toy(port=port))
 

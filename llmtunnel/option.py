@@ -26,6 +26,10 @@ PREFIX: Final = "TUNNEL_"
 
 _WIDTH: Final = 88
 """Columns of the generated part of a docstring."""
+_SWITCH: Final = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE: Final = r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([KMGT]?)(i?)B?)"
 
@@ -126,8 +130,7 @@ class Option:
 
     def of_variable(self, text: str) -> object:
         """What the text of its variable says: a list where the flag may be repeated. Raises `SettingError`."""
-        assert not self.is_switch, "a variable has a value"
-        read = self.read or str
+        read = switch if self.is_switch else self.read or str
         try:
             if self.is_repeatable:
                 return [read(each) for each in (text.splitlines() if self.lines else text.split())]
@@ -250,6 +253,14 @@ def _shown(default: object) -> str:
         case tuple():
             return " ".join(map(str, default))
     return str(default)
+
+
+def switch(text: str) -> bool:
+    """Read whether a variable turns a switch on. Raises `ValueError`."""
+    value = _SWITCH.get(text.strip().lower())
+    if value is None:
+        raise ValueError(f"neither on nor off: {text!r}. Use 1 or 0")
+    return value
 
 
 def unless_empty(text: str) -> str | None:

@@ -256,6 +256,10 @@ class Status:
     """Time to the response's head, over the last requests that ended; None before the first."""
     first_token: Percentiles | None = None
     """Time to the first token, of those that a model answered by a stream."""
+    bench_requests: int = 0
+    """Serve: exchanges that measured the tunnel, by ``llmtunnel bench``. They count in nothing else here."""
+    bench_bytes: int = 0
+    """Body bytes of those, both ways."""
     signal: str = ""
     """The signal server's address."""
     secret: bool = False
@@ -372,6 +376,10 @@ class TotalsNotice(Notice):
     """Time to the response's head, over the last requests: ``p50`` and ``p95`` in milliseconds, and their ``count``."""
     first_token: Percentiles | None
     """The same for the time to the first token."""
+    bench_requests: int = 0
+    """Serve: requests that measured the tunnel (`llmtunnel bench`), which count in nothing else."""
+    bench_bytes: int = 0
+    """Body bytes of those, both ways."""
 
     @classmethod
     def of(cls, status: Status) -> TotalsNotice:

@@ -364,6 +364,8 @@ def total_words(status: Status) -> str:
         words.append(f"{status.failed} failed")
     if status.tokens:
         words.append(f"{status.tokens} tokens")
+    if status.bench_requests:
+        words.append(f"bench: {status.bench_requests} requests, {size(status.bench_bytes)}")
     return ", ".join(filter(None, (*words, latency_words(status))))
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .doctor.findings import Diagnosis
+    from .measure.result import BenchResult
     from .notebook.chat import Chat
     from .notebook.panel import Panel
 
@@ -264,6 +265,11 @@ class _ProxyCall(_Where, aio.ProxyCall):
     """What `proxy` takes."""
 
 
+@options
+class _BenchCall(_Where, aio.BenchCall):
+    """What `bench` takes."""
+
+
 @accepts(_ServeCall, chosen)
 def serve(given: _ServeCall) -> Server:
     """Share an HTTP service. Return when it has joined its room on the signal server.
@@ -293,6 +299,27 @@ def proxy(given: _ProxyCall) -> Proxy:
     read the same variables.
     """
     return _open("proxy", given, aio.proxy_settings, aio.Proxy, Proxy, Phase.READY)
+
+
+@accepts(_BenchCall, chosen)
+def bench(given: _BenchCall) -> BenchResult:
+    """Measure the tunnel to a serve, by a proxy of its own that nobody else can use; about 12 s once it is connected.
+
+    The blocking twin of `aio.bench`. Serve itself answers: the model server behind it gets no request. Without an
+    invite, or a room and a secret, it measures both sides on this machine, beside the same requests without a tunnel.
+    Returns the figures: ``print`` shows a table, and a notebook draws it. Raises what `proxy` raises, or `PeerError` if
+    this serve answers no measurement.
+
+    If you leave an option out, or pass None, its variable in the environment counts. The command line reads the same
+    variables.
+    """
+    from .benchmark import bench
+
+    hold = nested.hold("bench") if given.in_loop else _thread("bench")
+    try:
+        return hold.call(bench(given, timeout=given.timeout, quiet=given.quiet))
+    finally:
+        hold.close()
 
 
 if TYPE_CHECKING:  # mypy complains of an ignore that it does not need: these parameters are known to it

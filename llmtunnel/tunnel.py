@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
@@ -132,6 +133,8 @@ class Tunnel(ABC):
             tokens=self._ledger.tokens,
             first_byte=self._ledger.first_byte(),
             first_token=self._ledger.first_token(),
+            bench_requests=self._ledger.bench.requests,
+            bench_bytes=self._ledger.bench.bytes_up + self._ledger.bench.bytes_down,
             signal=self._settings.signal,
             secret=self._settings.secret is not None,
         )
@@ -382,7 +385,7 @@ class Tunnel(ABC):
             self._tell_totals()
 
     def _tell_totals(self) -> None:
-        ended = self._ledger.totals.requests
+        ended = self._ledger.totals.requests + self._ledger.bench.requests
         if ended != self._totals_told:
             self._totals_told = ended
             self._publish(TotalsNotice.of(self.status))
@@ -541,10 +544,15 @@ class Server(Tunnel):
 
     def __init__(self, settings: ServeSettings) -> None:
         super().__init__(settings, Role.SERVE)
+        from .endpoints.admission import Admission
+        from .endpoints.bench import Bench
+
         self._serve_settings = settings
         self._upstream = settings.upstream
         self._invite = settings.invite
+        self._admission = Admission(settings.exposure, clock=time.monotonic)
         self._origin = self._make_origin()
+        self._bench = Bench(self._admission, self._ledger.bench)
         self._seeking: asyncio.Task[None] | None = None
         self._make_room(self._handle)
 
@@ -625,6 +633,7 @@ class Server(Tunnel):
             self._upstream,
             advertise=settings.advertise,
             exposure=settings.exposure,
+            admission=self._admission,
             timeouts=settings.timeouts,
             limits=settings.limits,
             ledger=self._ledger,
@@ -632,7 +641,10 @@ class Server(Tunnel):
         )
 
     async def _handle(self, stream: Stream) -> None:
-        await self._origin.handle(stream)
+        if stream.request.bench:
+            await self._bench.handle(stream)
+        else:
+            await self._origin.handle(stream)
 
     async def _seek(self) -> None:
         """Find the upstream, and put requests to it from then on."""
@@ -660,6 +672,7 @@ class Proxy(Tunnel):
             listen=settings.listen,
             policy=settings.listener,
             keepalive=settings.keepalive,
+            bench=settings.bench,
             timeouts=settings.timeouts,
             limits=settings.limits,
             ledger=self._ledger,

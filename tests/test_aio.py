@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from llmtunnel import aio
-from llmtunnel.cli.toy import Toy, ask
 from llmtunnel.config import ProxySettings, ServeSettings
 from llmtunnel.endpoints import discovery
 from llmtunnel.endpoints.ledger import RECORDS
+from llmtunnel.endpoints.toy import Toy, ask
 from llmtunnel.errors import (
     AddressInUse,
     PeerNotFound,

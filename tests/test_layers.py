@@ -37,8 +37,8 @@ LAYERS = [
     {"signaling.client"},
     {"session"},
     {"endpoints"},
-    {"doctor"},
-    {"tunnel", "aio", "nested", "opened", "sync"},
+    {"doctor", "measure"},
+    {"tunnel", "aio", "benchmark", "nested", "opened", "sync"},
     {"cli"},
     {"local", "notebook"},
     {"", "__main__"},
@@ -52,6 +52,7 @@ UPWARD = {
     *(("tunnel", "notebook.display"), ("sync", "notebook.display"), ("sync", "notebook.panel")),
     *(("tunnel", "notebook.plot"), ("sync", "notebook.plot")),
     *(("tunnel", "notebook.chat"), ("sync", "notebook.chat")),
+    ("measure.result", "notebook.bench"),
 }
 """The one thing that is asked of a higher layer: a notebook asks a handle to draw itself, the handle asks its view."""
 
@@ -64,14 +65,14 @@ HOMES = {
     "aiohappyeyeballs": ["endpoints"],
     "aiohttp": [
         *("signaling.client", "transport.relay", "transport.websocket"),
-        *("endpoints.chat", "endpoints.discovery", "cli.toy"),
+        *("endpoints.chat", "endpoints.discovery", "endpoints.toy"),
     ],
     "uvloop": ["runtime"],
     "nest_asyncio2": ["nested"],
     "threading": ["runtime"],
     "multiprocessing": [],
     "concurrent": ["runtime"],
-    "signal_server": ["cli", "local"],
+    "signal_server": ["benchmark", "cli", "local"],
     "spake2": ["protocol.keys"],
     "IPython": ["", "notebook"],
     "ipywidgets": ["notebook"],

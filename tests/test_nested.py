@@ -52,7 +52,7 @@ def test_a_loop_that_cannot_be_entered_again_is_refused_and_asyncio_left_as_it_w
 BOTH_SIDES = """
 import asyncio, threading, urllib.request, warnings
 import llmtunnel
-from llmtunnel.cli.toy import Toy
+from llmtunnel.endpoints.toy import Toy
 from signal_server.server import SignalServer
 
 async def main():

@@ -160,13 +160,32 @@ def test_a_variable_says_the_same_as_the_parameter_which_wins(
     text, value = sample(each)
     given: dict[str, object] = dict(beside(verb, each))
     words = words_of(beside(verb, each))
-    explicit = by_way(way, verb, [*words, each.flag, text], given | {each.name: value}, monkeypatch)
+    flag = [each.flag] if each.is_switch else [each.flag, text]
+    explicit = by_way(way, verb, [*words, *flag], given | {each.name: value}, monkeypatch)
     # With an upstream alone, as whatever else says where they meet leaves the variables of that aside.
-    monkeypatch.setenv(each.variable, text)
+    monkeypatch.setenv(each.variable, text or "1")
     assert by_way(way, verb, words, given, monkeypatch) == explicit != by_words(verb, words_of(BESIDE[verb]))
     wrong = {"invite": OTHER_CODE, "upstream": "vllm"}.get(each.name, "not this")
     monkeypatch.setenv(each.variable, wrong)
-    assert by_way(way, verb, [*words, each.flag, text], given | {each.name: value}, monkeypatch) == explicit
+    assert by_way(way, verb, [*words, *flag], given | {each.name: value}, monkeypatch) == explicit
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", True), ("yes", True), (" ON ", True), ("0", False), ("False", False), ("", False)]
+)
+def test_a_variable_turns_a_switch_on_or_off(text: str, value: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNNEL_NO_BENCH", text)
+    for way in WAYS:
+        settings = by_way(way, "serve", words_of(BESIDE["serve"]), dict(BESIDE["serve"]), monkeypatch)
+        assert isinstance(settings, ServeSettings) and settings.no_bench is value
+    by_hand = by_way("sync", "serve", [], {**BESIDE["serve"], "no_bench": False}, monkeypatch)
+    assert isinstance(by_hand, ServeSettings) and not by_hand.no_bench
+
+
+def test_a_variable_of_a_switch_that_is_neither_on_nor_off_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNNEL_NO_BENCH", "maybe")
+    with pytest.raises(SettingError, match=r"TUNNEL_NO_BENCH: neither on nor off: 'maybe'\. Use 1 or 0"):
+        by_way("sync", "serve", [], dict(BESIDE["serve"]), monkeypatch)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -18,7 +18,16 @@ from ..status import Listening, Notice, PeerConnected, Reconnecting, SignalConne
 from ..upstream import NAMED
 from . import logs
 from .console import Console
-from .options import DemoCommand, DoctorCommand, InviteCommand, ProxyCommand, ServeCommand, SignalCommand, ToyCommand
+from .options import (
+    BenchCommand,
+    DemoCommand,
+    DoctorCommand,
+    InviteCommand,
+    ProxyCommand,
+    ServeCommand,
+    SignalCommand,
+    ToyCommand,
+)
 from .parsers import PROG, TOY_PORT
 from .signals import READER_GONE, Stop, on_signals
 
@@ -52,7 +61,7 @@ PATIENCE: Final = 2.0
 """Seconds that a command may say nothing."""
 
 Work = Coroutine[Any, Any, int]
-Running = ServeCommand | ProxyCommand | DoctorCommand | DemoCommand | ToyCommand
+Running = ServeCommand | ProxyCommand | DoctorCommand | BenchCommand | DemoCommand | ToyCommand
 Command = Running | InviteCommand | SignalCommand
 
 
@@ -87,7 +96,7 @@ def _run(command: Running) -> int:
     from .. import runtime
 
     logs.configure(command.view.log_level)
-    vital = isinstance(command, DoctorCommand | DemoCommand)
+    vital = isinstance(command, DoctorCommand | BenchCommand | DemoCommand)
     console = Console(json=command.view.json, plain=command.view.plain, vital=vital)
     try:
         status = runtime.run(_until_stopped(_work(command, console), console))
@@ -107,6 +116,10 @@ def _work(command: Running, console: Console) -> Work:
             return _proxy(command, console)
         case DoctorCommand():
             return _doctor(command, console)
+        case BenchCommand():
+            from .bench import bench
+
+            return bench(command.options, console)
         case DemoCommand():
             from .demo import demo
 
@@ -198,7 +211,7 @@ async def _doctor(command: DoctorCommand, console: Console) -> int:
 
 async def _toy(command: ToyCommand, console: Console) -> int:
     from ..endpoints.listen import parse_listen
-    from .toy import Toy
+    from ..endpoints.toy import Toy
 
     listen = parse_listen(command.listen, port=TOY_PORT)
     async with Toy(listen.host, listen.port) as toy:

@@ -14,6 +14,7 @@ from signal_server.server import SignalServer
 
 from .. import aio
 from ..config import IceServers, ProxySettings, ServeSettings
+from ..endpoints.toy import MODEL, Toy, ask, text_of
 from ..errors import StreamError
 from ..invite import Invite
 from ..paths import Path
@@ -23,7 +24,6 @@ from ..upstream import Upstream
 from .console import Console
 from .lines import sentence
 from .parsers import PROG
-from .toy import MODEL, Toy, ask, text_of
 
 HOST = "127.0.0.1"
 PROMPT = "What are you?"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from ..config import (
+    BenchOptions,
     ProxyOptions,
     ProxySettings,
     ReachOptions,
@@ -33,6 +34,7 @@ from .parsers import (
     OVERVIEW,
     PROG,
     DoctorOptions,
+    bench_parser,
     demo_parser,
     did_you_mean,
     doctor_parser,
@@ -125,8 +127,24 @@ class DoctorCommand:
     """A code or a room was given: look whether serve is in it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchCommand:
+    """``llmtunnel bench``."""
+
+    view: View
+    options: BenchOptions
+
+
 Parsed = (
-    ShowText | ServeCommand | ProxyCommand | InviteCommand | SignalCommand | DoctorCommand | DemoCommand | ToyCommand
+    ShowText
+    | ServeCommand
+    | ProxyCommand
+    | InviteCommand
+    | SignalCommand
+    | DoctorCommand
+    | BenchCommand
+    | DemoCommand
+    | ToyCommand
 )
 
 
@@ -211,6 +229,17 @@ def _doctor(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     )
 
 
+def _bench(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
+    parser = bench_parser()
+    given = parser.read(argv)
+    if given.help:
+        return ShowText(text=parser.format_help())
+    options = _options(BenchOptions, given, environ)
+    options.check()
+    options.meeting()
+    return BenchCommand(view=_view(given, environ), options=options)
+
+
 def _invite(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     parser = invite_parser()
     given = parser.read(argv)
@@ -230,6 +259,7 @@ _COMMANDS: Final[Mapping[str, Callable[[Sequence[str], Mapping[str, str] | None]
     "invite": _invite,
     "signal": _signal,
     "doctor": _doctor,
+    "bench": _bench,
     "demo": _demo,
     "toy": _toy,
 }

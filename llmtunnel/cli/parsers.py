@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NoReturn
 
-from ..config import DEFAULT_LISTEN, ProxyOptions, ReachOptions, ServeOptions
+from ..config import DEFAULT_LISTEN, BenchOptions, ProxyOptions, ReachOptions, ServeOptions
 from ..errors import SettingError
 from ..invite import EXAMPLE
 from ..option import OWN, Group, Option, declared, option, options, unless_empty
@@ -41,6 +41,7 @@ commands:
   invite    make an invite in advance
   signal    run a signal server, where the two sides find each other
   doctor    check whether a tunnel will connect from here, and why not
+  bench     measure a tunnel: latency, requests, throughput, tokens
   demo      try everything on this machine: both sides, a signal server, a toy model
   toy       run only the toy model server
 
@@ -233,6 +234,26 @@ def doctor_parser() -> Parser:
         help="an invite: check also whether serve is in its room, and whether the code is right",
     )
     parser.add_options(DoctorOptions)
+    _add_view(parser, drawn=False)
+    return parser
+
+
+def bench_parser() -> Parser:
+    """``llmtunnel bench``."""
+    parser = Parser(
+        "bench",
+        about="Measure the tunnel to a serve: latency, requests, throughput each way, tokens. Serve itself answers,\n"
+        "and the model server gets no request. Without a code, measure both sides on this machine, with a toy model\n"
+        "server. The exit status is 1 if something could not be measured.",
+        examples=[f"bench {EXAMPLE}", "bench", "bench - --path relay --json"],
+    )
+    parser.add_argument(
+        "code",
+        metavar="CODE",
+        nargs="*",
+        help="the invite that serve shows, in any case and with any separators; - reads it",
+    )
+    parser.add_options(BenchOptions)
     _add_view(parser, drawn=False)
     return parser
 

@@ -108,8 +108,13 @@ class Exchange:
         entry: Entry,
         *,
         keepalive: float | None = None,
+        bench: bool = False,
     ) -> None:
-        """``keepalive``: seconds of silence after which a client that waits for events is told something."""
+        """``keepalive``: seconds of silence after which a client that waits for events is told something.
+
+        ``bench``: serve itself answers, see `RequestHead.bench`.
+        """
+        self._bench = bench
         self._client = client
         self._verdict = verdict
         request = self._request = verdict.request
@@ -186,7 +191,7 @@ class Exchange:
             fields.append((b"X-Forwarded-Host", request.host))  # behind one of an outer proxy, as is usual
         if request.length is None:
             fields.append((b"Transfer-Encoding", b"chunked"))  # says that there is a body: README.md section 4
-        return replace(request.head, fields=tuple(fields), last=not request.keep_alive)
+        return replace(request.head, fields=tuple(fields), last=not request.keep_alive, bench=self._bench)
 
     async def _send_body(self, stream: Stream) -> None:
         if self._request.expects_continue and Feature.INTERIM not in self._features and not self._body.begun:

@@ -34,8 +34,12 @@ class Gateway:
         limits: Limits | None = None,
         ledger: Ledger | None = None,
         keepalive: float | None = None,
+        bench: bool = False,
     ) -> None:
-        """``keepalive``: see `Exchange`. Raises `SettingError` for the address, or where the policy does not fit it."""
+        """``keepalive``, ``bench``: see `Exchange`.
+
+        Raises `SettingError` for the address, or where the policy does not fit it.
+        """
         self._sessions = sessions
         self._listen = parse_listen(listen) if isinstance(listen, str) else listen
         self._guard = Guard(policy or ListenerPolicy(), self._listen)
@@ -43,6 +47,7 @@ class Gateway:
         self._limits = limits or Limits()
         self._ledger = ledger or Ledger()
         self._keepalive = keepalive
+        self._bench = bench
         self.url = ""
         """``http://127.0.0.1:8000``; empty before `start`."""
         self.addresses: tuple[str, ...] = ()
@@ -105,7 +110,8 @@ class Gateway:
         body = ClientBody(client, reader, events[1:])
         entry = self._ledger.begin(request.head)
         try:
-            exchange = Exchange(client, self._guard.judge(request), body, entry, keepalive=self._keepalive)
+            verdict = self._guard.judge(request)
+            exchange = Exchange(client, verdict, body, entry, keepalive=self._keepalive, bench=self._bench)
             goes_on = await exchange.run(self._sessions, self._timeouts)
         finally:
             self._ledger.end(entry)

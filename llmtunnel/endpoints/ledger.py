@@ -215,6 +215,8 @@ class Ledger:
     def __init__(self, on_record: Callable[[RequestRecord], None] = lambda record: None) -> None:
         """``on_record`` is called at the end of each exchange."""
         self.totals = Totals()
+        self.bench = Totals()
+        """Of requests that measure the tunnel, which count nowhere else."""
         self._on_record = on_record
         self._entries: dict[Entry, None] = {}  # in the order of their beginning
         self._records: deque[RequestRecord] = deque(maxlen=RECORDS)

@@ -55,6 +55,7 @@ class Origin:
         *,
         advertise: str = "/",
         exposure: Exposure | None = None,
+        admission: Admission | None = None,
         clock: Callable[[], float] = time.monotonic,
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
@@ -63,11 +64,13 @@ class Origin:
     ) -> None:
         """``advertise``: a prefix taken off paths that begin with it. ``clock``: of limits per minute, in seconds.
 
+        ``admission``: what counts each peer's requests, where not this origin's alone.
+
         ``on_upstream`` is called with what the watch sees, where that changes.
         Raises `SettingError`.
         """
         exposure = exposure or Exposure()
-        self._admission = Admission(exposure, clock=clock)
+        self._admission = admission or Admission(exposure, clock=clock)
         self._drains = Drains(active=exposure.on_disconnect == OnDisconnect.DRAIN)
         self._forwarding = Forwarding(upstream=upstream, advertise=advertised(advertise))
         self._limits = limits or Limits()

@@ -23,11 +23,15 @@ Serve accepts fewer from an upstream (`Limits`), and the two sides add only a fe
 
 
 def encode_request(stream: int, head: RequestHead, features: Features) -> bytes:
-    """Return the payload of REQ_HEADERS. Raises `ProtocolError` of code TOO_LARGE."""
+    """Return the payload of REQ_HEADERS. Raises `ProtocolError`, of code TOO_LARGE if it does not fit a frame."""
     text = _reader(features)
     values: dict[str, object] = {"stream_id": stream, "method": text(head.method), "path": text(head.target)}
     if Feature.CLIENT in features:
         values |= {name: value for name, value in (("client", head.client), ("last", head.last)) if value}
+    if head.bench:
+        if Feature.BENCH not in features:  # without it serve would put the request to its upstream
+            raise ProtocolError("This serve answers no measurement.", code=ErrorCode.REFUSED)
+        values["bench"] = True
     return _dump(values | _fields_out(head.fields, features))
 
 
@@ -50,6 +54,7 @@ def decode_request(payload: bytes, features: Features) -> RequestHead:
         # An invalid value makes the stream a client of its own, which shares nothing with others.
         client=client if type(client) is int and 0 < client <= MAX_STREAM else 0,
         last=Feature.CLIENT in features and values.get("last") is True,
+        bench=Feature.BENCH in features and values.get("bench") is True,
     )
     if not _TOKEN.fullmatch(head.method):
         raise ProtocolError("A method is not a token.")

@@ -70,6 +70,7 @@ class Feature(StrEnum):
     RESUME = "resume"
     PATH = "path"
     CLIENT = "client"
+    BENCH = "bench"
 
 
 Features = frozenset[Feature]

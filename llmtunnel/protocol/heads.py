@@ -31,6 +31,9 @@ class RequestHead:
     last: bool = False
     """Whether the client closes its connection after the response (``Connection: close``, or HTTP/1.0 without keep-
     alive)."""
+    bench: bool = False
+    """Whether it measures the tunnel. Serve answers it itself, and the upstream never gets it. No client's request is
+    one."""
 
     @property
     def path(self) -> str:

@@ -58,8 +58,12 @@ class Liveness:
             self.rtt, self._sent = now - self._sent, None
 
     def measure(self, now: float) -> None:
-        """Note a ping that only measures the round trip. The peer need not answer it to stay alive."""
-        self._sent = now
+        """Note a ping that only measures the round trip. The peer need not answer it to stay alive.
+
+        While an earlier ping is unanswered, that one measures instead: the first answer is its own.
+        """
+        if self._sent is None:
+            self._sent = now
 
     def suspect(self) -> None:
         """Ask the peer at once, and give it little time, since it is said to have left."""

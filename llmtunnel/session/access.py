@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..bucket import Bucket
-from ..config import ServeSettings, Settings
+from ..config import ProxySettings, ServeSettings, Settings
 from ..errors import AuthenticationFailed, ConnectFailed, TunnelError, Unwelcome, VersionMismatch
-from ..protocol.auth import GUESS_EVERY, GUESSES, ProxyCredentials, ServeCredentials
+from ..protocol.auth import GUESS_EVERY, GUESSES, SPARED, ProxyCredentials, ServeCredentials
 from ..protocol.door import Door, Networks
 from ..protocol.handshake import Credentials
 from ..protocol.keys import Certificates, Ticket
@@ -22,6 +22,7 @@ class ProxyAccess:
 
     def __init__(self, settings: Settings, *, looks: bool = False) -> None:
         self._looks = looks
+        self._spares = looks or (isinstance(settings, ProxySettings) and settings.bench)
         self._room = settings.room
         self._secret = settings.secret
         self.ticket: Ticket | None = None
@@ -39,7 +40,7 @@ class ProxyAccess:
             secret=self._secret,
             ticket=self.ticket,
             guesses=self._guesses,
-            spares=self._looks,
+            spares=self._spares,
         )
 
     def established(self, session: Session) -> None:
@@ -56,7 +57,7 @@ class ProxyAccess:
         ``stood``: a session stood before. An unauthenticated peer cannot stop a proxy with a single message.
         """
         match reason:
-            case _ if self._looks:
+            case _ if self._looks or (self._spares and reason.message == SPARED):
                 return True
             case VersionMismatch() if self._secret is None:
                 return True

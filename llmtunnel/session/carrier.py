@@ -49,7 +49,7 @@ _FOR_USERS: Final = {
 _SERVES: Final = {
     NOT_THE_SAME: "A proxy has a wrong code: it does not match the one that is shown here.",
     NONE_GIVEN: "A proxy without a code or a secret has tried to connect.",
-    SPARED: "A doctor has tested the connection, and has not used up the code.",
+    SPARED: "A doctor or a bench has tested the connection, and has not used up the code.",
 }
 """The same for users of serve, where the text differs."""
 _HINTS: Final = {NOT_THE_SAME: NOT_PROVEN, NONE_GIVEN: "The proxy needs the code that serve shows."}

@@ -145,6 +145,11 @@ class Session:
         return self._carrier.channel.address
 
     @property
+    def passed(self) -> tuple[int, int] | None:
+        """See `Channel.passed`, of the channel that carries it now."""
+        return self._carrier.channel.passed
+
+    @property
     def rtt(self) -> float | None:
         """The round trip of the last ping, in seconds."""
         return self.line.rtt
@@ -258,6 +263,11 @@ class Session:
     def explain(self, detail: str) -> None:
         """Record why the session is not on a better path."""
         self.detail = detail
+
+    def measure(self) -> None:
+        """Ask for the round trip now: `rtt` is another one once the answer has come."""
+        self.line.measure(self._loop.time())
+        self._schedule_flush()
 
     def suspect(self, *, gone: bool = False) -> None:
         """Find out within about a second whether the peer has left, as reported. ``gone``: its process has ended."""

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from ..config import Settings
+from ..config import ServeSettings, Settings
 from ..errors import ErrorCode, PeerNotFound, TunnelError
 from ..paths import Path, kind
 from ..protocol.greeting import Greeting
@@ -263,7 +263,10 @@ class Peers:
 
 
 def _features(settings: Settings) -> Features:
+    features = ALL_FEATURES
+    if isinstance(settings, ServeSettings) and settings.no_bench:
+        features -= {Feature.BENCH}
     if settings.resume_for == 0:
-        return ALL_FEATURES - {Feature.RESUME}
+        return features - {Feature.RESUME}
     nearby = settings.secret is not None and Path.TCP in settings.tried
-    return ALL_FEATURES | {Feature.PATH} if nearby else ALL_FEATURES
+    return features | {Feature.PATH} if nearby else features

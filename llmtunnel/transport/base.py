@@ -86,6 +86,14 @@ class Channel(ABC):
         """
         return (str(self.path),) if self.path is Path.RELAY else around(self.address)
 
+    @property
+    def passed(self) -> tuple[int, int] | None:
+        """How many packets this end has sent, and how many of them it takes for lost; None where TCP knows that alone.
+
+        A packet that was late counts as lost. The other end's packets do not count.
+        """
+        return None
+
     def trust(self) -> None:
         """Note that the peer has been authenticated or accepted.
 

@@ -93,6 +93,11 @@ class DataChannel:
         """Whether messages can be sent."""
         return self._is_open and not self._closing and not self._over
 
+    @property
+    def passed(self) -> tuple[int, int]:
+        """See `Channel.passed`."""
+        return self._association.passed
+
     def start(self, *, opens: int | None) -> None:
         """Connect. ``opens``: the stream on which we open the channel, or None if the peer opens it."""
         self._opens = opens

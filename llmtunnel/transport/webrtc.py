@@ -335,6 +335,11 @@ class WebRtcChannel(Channel):
         """As `Channel.address`."""
         return self._peer.agent.address
 
+    @property
+    def passed(self) -> tuple[int, int]:
+        """As `Channel.passed`."""
+        return self.data.passed
+
     def trust(self) -> None:
         """As `Channel.trust`."""
         self._peer.trust()

@@ -83,7 +83,7 @@ def test_it_stays_up_when_asked_until_it_is_interrupted(started: Processes) -> N
 
 def test_an_answer_that_differs_from_the_direct_one_is_a_failure(started: Processes) -> None:
     forgetful = (
-        "import sys, llmtunnel.cli.toy as toy;"
+        "import sys, llmtunnel.endpoints.toy as toy;"
         "original = toy.ask;"
         "calls = iter(('one', 'other'));"
         "toy.ask = lambda url, prompt: original(url, next(calls));"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from llmtunnel.cli.toy import Toy
 from llmtunnel.config import IceServers, Settings, Timeouts
 from llmtunnel.doctor.checks import TERMS, _clock, diagnose
 from llmtunnel.doctor.findings import Diagnosis, Mapping, Verdict
+from llmtunnel.endpoints.toy import Toy
 from llmtunnel.platforms import Platform
 from llmtunnel.upstream import Upstream
 from signal_server.limits import Limits

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), pyt
 
 TOY = """
 import asyncio
-from llmtunnel.cli.toy import Toy
+from llmtunnel.endpoints.toy import Toy
 
 async def main():
     async with Toy(delay=0.05) as toy:

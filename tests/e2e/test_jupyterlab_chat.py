@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), pyt
 CHAT = """
 import llmtunnel
 from llmtunnel import local
-from llmtunnel.cli.toy import Toy
+from llmtunnel.endpoints.toy import Toy
 
 toy, signal = local.Local("toy", Toy(delay=0.1)), local.signal()
 server = llmtunnel.serve(toy.url, signal=signal.url, stun=())

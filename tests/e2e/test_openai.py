@@ -15,7 +15,7 @@ ASKED: ChatCompletionUserMessageParam = {"role": "user", "content": QUESTION}
 
 TOY = """
 import asyncio
-from llmtunnel.cli.toy import Toy
+from llmtunnel.endpoints.toy import Toy
 
 async def main() -> None:
     async with Toy() as toy:

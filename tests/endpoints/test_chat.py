@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from llmtunnel.cli.toy import Toy
 from llmtunnel.endpoints import chat
 from llmtunnel.endpoints.chat import MAX_LINE, MAX_SAID, Piece
+from llmtunnel.endpoints.toy import Toy
 from llmtunnel.errors import UpstreamError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 import llmtunnel
-from llmtunnel.cli.toy import Toy
+from llmtunnel.endpoints.toy import Toy
 from llmtunnel.errors import TunnelError
 from llmtunnel.notebook import display
 from llmtunnel.notebook.chat import Chat

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import llmtunnel
-from llmtunnel.cli.toy import Toy
+from llmtunnel.endpoints.toy import Toy
 from llmtunnel.install import on_laptop
 from llmtunnel.status import Phase
 

@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from llmtunnel.cli.toy import Toy
+from llmtunnel.endpoints.toy import Toy
 
 from ..support.background import Background
 from ..support.processes import environment

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import llmtunnel
-from llmtunnel.cli.toy import Toy
+from llmtunnel.endpoints.toy import Toy
 from llmtunnel.status import Notice, PeerLostNotice, Phase
 
 from ..support import ports

@@ -319,3 +319,21 @@ def test_a_head_of_more_fields_than_either_side_takes_is_neither_sent_nor_looked
     assert refused(request(fields=listed, headers=dict(listed)), features) is ErrorCode.TOO_LARGE
     came = response(fields=listed, headers=dict(listed))
     assert refused(came, features, decode=fields.decode_response) is ErrorCode.TOO_LARGE
+
+
+def test_only_a_peer_that_has_agreed_gets_a_request_that_measures() -> None:
+    head = RequestHead(method=b"GET", target=b"/small", bench=True)
+    agreed = frozenset({Feature.FIELDS, Feature.BENCH})
+    payload = fields.encode_request(1, head, agreed)
+    assert fields.decode_request(payload, agreed) == head
+    assert not fields.decode_request(payload, agreed - {Feature.BENCH}).bench, "what was not agreed on means nothing"
+    with pytest.raises(ProtocolError) as refused:  # an earlier serve would forward it to its upstream
+        fields.encode_request(1, head, agreed - {Feature.BENCH})
+    assert refused.value.code is ErrorCode.REFUSED
+
+
+@pytest.mark.parametrize("value", ["true", 1, None, [], {"a": 1}])
+def test_what_is_not_true_measures_nothing(value: object) -> None:
+    agreed = frozenset({Feature.FIELDS, Feature.BENCH})
+    values = {"stream_id": 1, "method": "GET", "path": "/small", "fields": [["bench", "true"]], "bench": value}
+    assert not fields.decode_request(json.dumps(values).encode(), agreed).bench

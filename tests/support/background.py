@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from llmtunnel.cli.toy import Toy
+from llmtunnel.endpoints.toy import Toy
 from llmtunnel.status import Phase
 from signal_server.server import SignalServer
 

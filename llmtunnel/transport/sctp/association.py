@@ -215,6 +215,11 @@ class Association:
         return self._outbound.rtt if self._outbound else None
 
     @property
+    def passed(self) -> tuple[int, int]:
+        """See `Outbound.passed`."""
+        return self._outbound.passed if self._outbound else (0, 0)
+
+    @property
     def congestion(self) -> Congestion | None:
         """The strategy that decides how much may be in flight; None before the peer is known."""
         return self._outbound.congestion if self._outbound else None

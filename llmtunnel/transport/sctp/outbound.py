@@ -99,6 +99,7 @@ class Outbound:
         self._order: deque[tuple[int, _Sent]] = deque()
         """Chunks in flight by number of transmission, in the order in which they were sent."""
         self._transmissions = 0
+        self._losses = 0
         self._again: deque[_Sent] = deque()
         """Lost chunks."""
         self._messages = Turns()
@@ -457,6 +458,7 @@ class Outbound:
 
     def _lose(self, sent: _Sent) -> int:
         sent.lost = True
+        self._losses += 1
         self._flight -= sent.size
         self._again.append(sent)
         return sent.size
@@ -465,6 +467,11 @@ class Outbound:
         """Allow more reordering if packets arrived twice that were retransmitted: they had only been late."""
         if not self._copied.keys() >= set(duplicates):
             self._reorder = min(1.0, self._reorder + 0.25)
+
+    @property
+    def passed(self) -> tuple[int, int]:
+        """How many chunks were sent, those sent again too, and how many of them were taken for lost."""
+        return self._transmissions, self._losses
 
     # -- timers
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, Self
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
-from ..endpoints.listen import Listen, addresses_of, open_servers, url_of
 from ..errors import StreamError
+from . import bench
+from .listen import Listen, addresses_of, open_servers, url_of
 
 MODEL = "toy"
 TOKEN_DELAY = 0.025
@@ -46,17 +48,23 @@ class ToyError(Exception):
 class Toy:
     """The toy model server on one address; ``async with`` starts and stops it.
 
-    ``delay`` is the time between two tokens, in seconds; port 0 takes a free one, and `url` tells which. `start` raises
-    `AddressInUse`, or another `SettingError` where the address cannot be used.
+    ``delay`` is the time between two tokens, in seconds; port 0 takes a free one, and `url` tells which. ``measured``:
+    it answers what measures a tunnel too, as serve itself does (see `bench`). `start` raises `AddressInUse`, or another
+    `SettingError` where the address cannot be used.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0, *, delay: float = TOKEN_DELAY) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, *, delay: float = TOKEN_DELAY, measured: bool = False
+    ) -> None:
         self.url = ""
         self.addresses: tuple[str, ...] = ()
         """Every address that it listens on."""
         self._listen, self._delay = Listen(host=host, port=port), delay
         self._servers: list[asyncio.Server] = []
-        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
+        application = self._application()
+        if measured:
+            _add_bench(application)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
 
     async def start(self) -> None:
         """Listen."""
@@ -168,6 +176,45 @@ def text_of(line: bytes) -> str:
         return ""
     choices = json.loads(line.removeprefix(b"data: "))["choices"]
     return str(choices[0]["delta"].get("content", "")) if choices else ""
+
+
+def _add_bench(application: web.Application) -> None:
+    application.router.add_get("/small", _small)
+    application.router.add_get("/source", _source)
+    application.router.add_post("/sink", _sink)
+    application.router.add_get("/tokens", _tokens)
+
+
+async def _small(_request: web.Request) -> web.Response:
+    return web.Response(body=bench.SMALL, content_type="application/json")
+
+
+async def _source(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    with suppress(ConnectionError):
+        await response.prepare(request)
+        for _ in range(bench.MOST_BYTES // len(bench.BLOCK)):
+            await response.write(bench.BLOCK)
+            await asyncio.sleep(0)
+    return response
+
+
+async def _sink(request: web.Request) -> web.Response:
+    flow = None
+    async for data in request.content.iter_any():
+        now = time.monotonic()
+        flow = flow or bench.Flow(now)
+        flow.add(len(data), now)
+    return web.json_response((flow or bench.Flow(0.0)).as_dict())
+
+
+async def _tokens(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    with suppress(ConnectionError):
+        await response.prepare(request)
+        async for event in bench.tokens(request.query_string):
+            await response.write(event)
+    return response
 
 
 @web.middleware
