@@ -34,7 +34,7 @@ DEFAULT_BENCH: Final = 12.0
 ANY_UPSTREAM: Final = "ollama"
 """The upstream of a serve that has to look for one, until it has found it."""
 
-# What aiortc takes of RFC 7064 and RFC 7065: no IPv6 literals.
+# What transport/ice.py takes of RFC 7064 and RFC 7065: no IPv6 literals.
 _STUN_URL: Final = re.compile(r"stun:[^?:/@\s]+(:\d{1,5})?")
 _TURN_URL: Final = re.compile(r"turns?:[^?:/@\s]+(:\d{1,5})?(\?transport=(udp|tcp))?")
 
