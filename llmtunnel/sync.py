@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import warnings
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -233,17 +234,10 @@ class Proxy(Handle[aio.Proxy]):
     chat.__doc__ = aio.Proxy.chat.__doc__
 
     def environ(self, *, api_key: str | None = None) -> Environ:
-        """Make OpenAI's and Ollama's clients in this process use the proxy, from now on or within a ``with``.
-
-        Sets OPENAI_BASE_URL, OPENAI_API_BASE, OLLAMA_HOST and OLLAMA_API_BASE. Also sets OPENAI_API_KEY and
-        OLLAMA_API_KEY, since a key for OpenAI or Ollama itself must not go to the other side. Adds the listener to
-        NO_PROXY and no_proxy, so that an HTTP proxy in the environment does not get the requests.
-
-        Parameters:
-            api_key: The key for OPENAI_API_KEY and OLLAMA_API_KEY. None: the key of the listener, or else a
-                placeholder.
-        """
+        """See `aio.Proxy.environ`."""
         return self._tunnel.environ(api_key=api_key)
+
+    environ.__doc__ = aio.Proxy.environ.__doc__
 
 
 @options
@@ -340,18 +334,10 @@ def diagnose(settings: Settings, *, upstream: Upstream | None, address: str, pee
 
 def start(settings: ServeSettings | ProxySettings) -> Server | Proxy:
     """A tunnel that is started and not waited for: its status tells how it goes. Raises `SettingError`."""
-
-    hold = _thread("start")
-    try:
+    with _closed_if_it_fails(_thread("start")) as hold:
         if isinstance(settings, ServeSettings):
             return _noted(Server(hold.call(_started(aio.Server, settings)), hold), settings, given=True)
         return _noted(Proxy(hold.call(_started(aio.Proxy, settings)), hold), settings, given=True)
-    except AddressInUse as exc:
-        hold.close()
-        raise _who_listens(exc) from exc.__cause__
-    except BaseException:
-        hold.close()
-        raise
 
 
 def _open(
@@ -363,20 +349,27 @@ def _open(
     phase: Phase,
 ) -> H:
     """Open a tunnel and wait for it. In a notebook its panel is there at once, and shows what is waited for."""
-    hold = nested.hold(name) if given.in_loop else _thread(name)
-    try:
+    with _closed_if_it_fails(nested.hold(name) if given.in_loop else _thread(name)) as hold:
         chosen = given.meeting() is not None
         settings = _replacing(hold.call(settings_of(given)), given=chosen, quiet=given.quiet)
         handle = _noted(handle_of(hold.call(_started(make, settings)), hold), settings, given=chosen)
         drawn = not given.quiet and _drawn(handle)
         hold.call(handle._tunnel.wait(phase, timeout=given.timeout, quiet=given.quiet or drawn))
+        return handle
+
+
+@contextmanager
+def _closed_if_it_fails(hold: runtime.Hold) -> Iterator[runtime.Hold]:
+    """What is opened with the hold ends with it, where that fails; a port that is taken is told by whom."""
+    try:
+        yield hold
     except AddressInUse as exc:
         hold.close()
-        raise _who_listens(exc) from exc.__cause__
+        own = opened.listens(exc.address)
+        raise AddressInUse(exc.address, next_free=exc.next_free, own=own) from exc.__cause__
     except BaseException:
         hold.close()
         raise
-    return handle
 
 
 async def _started(make: Callable[[S], T], settings: S) -> T:
@@ -387,10 +380,6 @@ async def _started(make: Callable[[S], T], settings: S) -> T:
         await tunnel.aclose()
         raise
     return tunnel
-
-
-def _who_listens(exc: AddressInUse) -> AddressInUse:
-    return AddressInUse(exc.address, next_free=exc.next_free, own=opened.listens(exc.address))
 
 
 def _noted(handle: H, settings: Settings, *, given: bool) -> H:

@@ -44,9 +44,11 @@ class Chat:
     def __init__(self, url: str, *, loop: asyncio.AbstractEventLoop | None, key: str = "") -> None:
         """``url``: of the proxy. ``loop``: what its answers come on. ``key``: what the listener asks for."""
         self._url, self._key, self._loop = url, key, drawing_loop(loop)
-        self._messages: list[chat.Message] = []
+        self.messages: list[chat.Message] = []
+        """The conversation, as the model is told it with the next question."""
         self._task: asyncio.Task[None] | None = None
-        self._busy = False
+        self.busy = False
+        """Whether an answer is under way, or the list of models."""
         self.closed = False
         self.model = Dropdown(description="Model", style={"description_width": "initial"})
         self.text = Text(placeholder="Say something, and press Enter")
@@ -77,7 +79,7 @@ class Chat:
     def send(self) -> None:
         """Send what is written; nothing where nothing is, or an answer is under way."""
         words, model = self.text.value.strip(), self.model.value
-        if words and model and not self._busy:
+        if words and model and not self.busy:
             self.text.value = ""
             self._begin(lambda: self._talk(model, words), "")
 
@@ -89,9 +91,9 @@ class Chat:
 
     def clear(self) -> None:
         """Forget the conversation; nothing while an answer is under way."""
-        if not self._busy:
+        if not self.busy:
             gone, self.log.children = self.log.children, ()
-            self._messages.clear()
+            self.messages.clear()
             for each in gone:
                 each.close()
             self._tell("")
@@ -109,7 +111,7 @@ class Chat:
 
     def _begin(self, work: Callable[[], Coroutine[Any, Any, None]], note: str) -> None:
         """Do this on the loop, unless something is being done."""
-        if self._busy or self.closed:
+        if self.busy or self.closed:
             return
         self._set_busy(True)
         self._tell(note)
@@ -156,7 +158,7 @@ class Chat:
         shown = _Answer(model)
         self.log.children = (*self.log.children, HTML(_said("user", "You", words)), shown.widget)
         try:
-            async with aclosing(chat.answer(self._url, model, (*self._messages, asked), key=self._key)) as pieces:
+            async with aclosing(chat.answer(self._url, model, (*self.messages, asked), key=self._key)) as pieces:
                 async for piece in pieces:
                     shown.add(piece)
             shown.end("" if shown.text else "(nothing)")
@@ -170,12 +172,12 @@ class Chat:
             raise
         finally:
             if shown.text:
-                self._messages += (asked, {"role": "assistant", "content": shown.text})
+                self.messages += (asked, {"role": "assistant", "content": shown.text})
 
     # -- what it shows
 
     def _set_busy(self, busy: bool) -> None:
-        self._busy = busy
+        self.busy = busy
         if self.closed:
             return
         for name, button in self.buttons.items():

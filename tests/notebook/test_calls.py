@@ -22,21 +22,9 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 @pytest.fixture(scope="module")
-def other() -> Iterator[Background]:
-    with Background() as background:
-        yield background
-
-
-@pytest.fixture(scope="module")
 def setup(other: Background) -> str:
     common = {"signal": other.signal, "stun": ()}
     return f"%load_ext llmtunnel\nimport llmtunnel\ncommon = {common!r}\nupstream = {other.upstream!r}"
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory, setup: str) -> Iterator[Kernel]:
-    with kernel(tmp_path_factory.mktemp("kernel"), code=setup) as running:
-        yield running
 
 
 @pytest.fixture
@@ -52,7 +40,7 @@ def until_shown(notebook: Kernel, sent: str, words: str) -> None:
     deadline, shown, told = time.monotonic() + PATIENCE, False, False
     while not (shown and told):
         assert time.monotonic() < deadline, (shown, told)
-        for message in notebook._received(None):
+        for message in notebook.received(None):
             assert message["msg_type"] != "execute_reply", "the cell has ended"
             if message["parent_header"].get("msg_id") == sent and message["msg_type"] == "display_data":
                 shown = shown or VIEW in message["content"]["data"]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from llmtunnel.platforms import in_cell
 
-from ..support.kernel import Kernel, kernel
-from ..support.processes import ROOT
+from ..support.kernel import PATIENCE, Kernel
+from ..support.processes import environment
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a cell has a terminal only there")
 
@@ -23,10 +23,9 @@ WHERE = "--room r --secret 'a long secret' --signal ws://127.0.0.1:9 --stun none
 CODE = re.compile(r"\d{7}(-[a-z]+){5}")
 
 
-@pytest.fixture(scope="module", name="started")
-def started_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    with kernel(tmp_path_factory.mktemp("cells"), code="command = f'{sys.executable} -m llmtunnel'") as started:
-        yield started
+@pytest.fixture(scope="module")
+def setup() -> str:
+    return "command = f'{sys.executable} -m llmtunnel'"
 
 
 @contextmanager
@@ -57,22 +56,26 @@ def test_a_cell_does_not_wait_for_keys_that_nobody_can_hit(started: Kernel) -> N
     assert "standard input is not available in a notebook's cell" in text
 
 
-def test_a_terminal_of_jupyters_is_no_cell(tmp_path: Path) -> None:
-    """It is a child of the server's, which a kernel or a hub may have started: with their variables."""
-    management = pytest.importorskip("terminado.management")
-    program = (
-        "import sys; from llmtunnel.cli.terminal import drawable; print('drawn:', drawable(sys.stdout) is not None)"
-    )
-    manager = management.TermManagerBase(shell_command=[sys.executable, "-c", program])
-    environ = {"PAGER": "cat", "GIT_PAGER": "cat", "JPY_PARENT_PID": "1", "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}
-    terminal = manager.new_terminal(extra_env=environ)
-    said = ""
-    try:
-        while not re.search(r"drawn: \w+\r", said):
-            said += terminal.ptyproc.read()
-    finally:
-        terminal.ptyproc.close(force=True)
-    assert "drawn: True" in said
+def test_a_terminal_of_jupyters_is_no_cell() -> None:
+    """It is a child of the server's, which a kernel or a hub may have started: with their variables.
+
+    A terminal is a fork of the process that opens it. The server is one without threads, which this process is not.
+    """
+    server = """
+import re, sys
+from terminado.management import TermManagerBase
+
+program = "import sys; from llmtunnel.cli.terminal import drawable; print('drawn:', drawable(sys.stdout) is not None)"
+terminal = TermManagerBase(shell_command=[sys.executable, "-c", program]).new_terminal()
+said = ""
+while not re.search(r"drawn: \\w+\\r", said):
+    said += terminal.ptyproc.read()
+terminal.ptyproc.close(force=True)
+print(said)
+"""
+    environ = environment({"PAGER": "cat", "GIT_PAGER": "cat", "JPY_PARENT_PID": "1"})
+    said = subprocess.run([sys.executable, "-c", server], env=environ, capture_output=True, text=True, timeout=PATIENCE)
+    assert "drawn: True" in said.stdout, said.stderr
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from llmtunnel.notebook.chat import Chat
 
 from ..support.background import SERVED, Background
 from ..support.embedded import until
-from ..support.kernel import Kernel, kernel
+from ..support.kernel import Kernel
 from ..support.scripted_handle import HOSTILE
 
 Sent = list[dict[str, Any]]
@@ -87,7 +87,7 @@ def say(chat: Chat, words: str) -> None:
 
 async def whole(chat: Chat) -> None:
     """Return when no answer is under way."""
-    await until(lambda: not chat._busy)
+    await until(lambda: not chat.busy)
 
 
 @pytest.fixture(autouse=True)
@@ -106,12 +106,12 @@ async def test_a_conversation_goes_to_the_model_as_it_grows() -> None:
             say(chat, words)
             assert chat.text.value == ""
             await whole(chat)
-        assert [each["role"] for each in chat._messages] == ["user", "assistant"] * 2
-        assert [each["content"] for each in chat._messages[::2]] == ["first", "second"]
-        assert chat._messages[3]["content"].endswith("You asked: second ")
+        assert [each["role"] for each in chat.messages] == ["user", "assistant"] * 2
+        assert [each["content"] for each in chat.messages[::2]] == ["first", "second"]
+        assert chat.messages[3]["content"].endswith("You asked: second ")
         assert shown(chat).count("I am a toy") == 2
         chat.clear()
-        assert (shown(chat), chat._messages) == ("", [])
+        assert (shown(chat), chat.messages) == ("", [])
 
 
 async def test_an_answer_grows_on_the_page_with_few_messages_and_stop_reaches_the_server(page: Sent) -> None:
@@ -130,7 +130,7 @@ async def test_an_answer_grows_on_the_page_with_few_messages_and_stop_reaches_th
         words = shown(chat).count("word")
         drawings = [each for each in page if "word" in str(each["data"].get("state", {}).get("value"))]
         assert len(drawings) < words
-        assert chat._messages[-1]["content"] == "word " * words
+        assert chat.messages[-1]["content"] == "word " * words
         assert (chat.buttons["Stop"].disabled, chat.buttons["Send"].disabled) == (True, False)
 
 
@@ -170,7 +170,7 @@ async def test_an_answer_that_fails_says_why_and_gives_the_words_back() -> None:
     assert "The proxy does not answer" in chat.note.value
     assert "(no answer)" in shown(chat)
     assert chat.text.value == "hello"
-    assert chat._messages == []
+    assert chat.messages == []
 
 
 async def test_closing_it_ends_its_answer_and_takes_it_off_the_page() -> None:
@@ -212,7 +212,7 @@ async def test_it_uses_the_key_that_the_listener_asks_for(monkeypatch: pytest.Mo
             chat = await ready(proxy.chat())
             say(chat, "hello")
             await whole(chat)
-            assert chat._messages[-1]["content"].endswith("hello ")
+            assert chat.messages[-1]["content"].endswith("hello ")
             assert "a-listeners-key" not in shown(chat) + repr(chat) + str(chat.widget.get_state())
             chat.close()
 
@@ -227,16 +227,14 @@ def other() -> Iterator[Background]:
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory, other: Background) -> Iterator[Kernel]:
-    code = f"""
+def setup(other: Background) -> str:
+    return f"""
 import asyncio, time
 import llmtunnel
 common = dict(room={SERVED!r}, signal={other.signal!r}, stun=(), listen="127.0.0.1:0")
 def said(chat):
     return "".join(each.value for each in chat.log.children)
 """
-    with kernel(tmp_path_factory.mktemp("kernel"), code=code) as running:
-        yield running
 
 
 def until_true(notebook: Kernel, expression: str) -> None:

@@ -58,13 +58,6 @@ class Kernel:
 
 
 @pytest.fixture(scope="module")
-def other() -> Iterator[Background]:
-    """A serve to connect to."""
-    with Background() as background:
-        yield background
-
-
-@pytest.fixture(scope="module")
 def shared_kernel() -> Iterator[Kernel]:
     """One for all tests: it takes its time to start."""
     manager, client = start_new_kernel(startup_timeout=PATIENCE)

@@ -7,35 +7,26 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ..support.background import SERVED, Background
-from ..support.kernel import PATIENCE, Kernel, kernel
+from ..support.kernel import PATIENCE, Kernel
 from ..support.processes import environment
 
 WRONG = "4821309-tulip-mango-onion-cedar-fruit"
 
 
 @pytest.fixture(scope="module")
-def other() -> Iterator[Background]:
-    with Background() as background:
-        yield background
-
-
-@pytest.fixture(scope="module")
-def notebook(tmp_path_factory: pytest.TempPathFactory, other: Background) -> Iterator[Kernel]:
+def setup(other: Background) -> str:
     common = {"signal": other.signal, "stun": ()}
-    code = f"import llmtunnel\ncommon = {common!r}\nupstream = {other.upstream!r}"
-    with kernel(tmp_path_factory.mktemp("kernel"), code=code) as running:
-        yield running
+    return f"import llmtunnel\ncommon = {common!r}\nupstream = {other.upstream!r}"
 
 
-def shown(notebook: Kernel, code: str) -> list[str]:
+def shown(started: Kernel, code: str) -> list[str]:
     """The lines of a cell's error."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", notebook.fail(code).failure).splitlines()
+    return re.sub(r"\x1b\[[0-9;]*m", "", started.fail(code).failure).splitlines()
 
 
 MISTAKES = {
@@ -66,53 +57,53 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_in_a_notebook_is_its_message_and_its_hint(notebook: Kernel, mistake: str) -> None:
+def test_a_mistake_in_a_notebook_is_its_message_and_its_hint(started: Kernel, mistake: str) -> None:
     code, begins = MISTAKES[mistake]
-    lines = shown(notebook, code)
+    lines = shown(started, code)
     assert lines[0].startswith(begins)
     assert 2 <= len(lines) <= 4, "message and hint"
     assert not [line for line in lines if "Traceback" in line or ".py" in line]
 
 
-def test_a_port_in_use_is_told_with_one_that_is_free(notebook: Kernel) -> None:
+def test_a_port_in_use_is_told_with_one_that_is_free(started: Kernel) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        first, second = shown(notebook, f"llmtunnel.proxy(room={SERVED!r}, listen={port}, **common)")
+        first, second = shown(started, f"llmtunnel.proxy(room={SERVED!r}, listen={port}, **common)")
     assert first.startswith(f"AddressInUse: 127.0.0.1:{port} is in use")
     assert re.search(r"listen=\d+", second)
 
 
-def test_a_code_that_serve_does_not_have_is_told_in_two_lines(notebook: Kernel) -> None:
-    made = notebook.value("[server := llmtunnel.serve(upstream, **common), server.invite.code][1]")
+def test_a_code_that_serve_does_not_have_is_told_in_two_lines(started: Kernel) -> None:
+    made = started.value("[server := llmtunnel.serve(upstream, **common), server.invite.code][1]")
     room = made.partition("-")[0]
     at = made.partition("@")[2]
     wrong = "zebra-yacht-wagon-vogue-usher"
-    lines = shown(notebook, f"llmtunnel.proxy('{room}-{wrong}@{at}', listen=0, stun=())")
+    lines = shown(started, f"llmtunnel.proxy('{room}-{wrong}@{at}', listen=0, stun=())")
     assert lines[0].startswith("AuthenticationFailed: ")
     assert len(lines) <= 3
     assert "zebra" not in "".join(lines)
-    notebook.run("server.close()")
+    started.run("server.close()")
 
 
-def test_the_whole_traceback_is_one_line_away_and_verbose_shows_it_at_once(notebook: Kernel) -> None:
+def test_the_whole_traceback_is_one_line_away_and_verbose_shows_it_at_once(started: Kernel) -> None:
     mistake = "llmtunnel.serve(80, policy='opnai')"
-    short = shown(notebook, mistake)
+    short = shown(started, mistake)
     for call in ("%tb Plain", "%tb Verbose"):
-        cell = notebook.finish(notebook.begin(call))
+        cell = started.finish(started.begin(call))
         text = re.sub(r"\x1b\[[0-9;]*m", "", cell.failure + cell.text)
         assert "policy.py" in text
         assert text.count(short[-1]) == 1, "the hint, once"
-    assert shown(notebook, mistake) == short, "that was for one call"
+    assert shown(started, mistake) == short, "that was for one call"
     try:
-        notebook.run("%xmode Verbose")
-        assert len(shown(notebook, mistake)) > 20
+        started.run("%xmode Verbose")
+        assert len(shown(started, mistake)) > 20
     finally:
-        notebook.run("%xmode Context")
-    assert shown(notebook, mistake) == short
+        started.run("%xmode Context")
+    assert shown(started, mistake) == short
 
 
-def test_an_error_of_somebody_else_has_its_traceback(notebook: Kernel) -> None:
-    assert any("Traceback" in line for line in shown(notebook, "llmtunnel.serve(80, polcy='openai')"))
+def test_an_error_of_somebody_else_has_its_traceback(started: Kernel) -> None:
+    assert any("Traceback" in line for line in shown(started, "llmtunnel.serve(80, polcy='openai')"))
 
 
 def test_in_a_terminal_ipython_shows_message_and_hint(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from llmtunnel.install import on_laptop
 from llmtunnel.status import Phase
 
 from ..support.background import SERVED, Background
-from ..support.kernel import PATIENCE, Kernel, kernel
+from ..support.kernel import PATIENCE, Kernel
 from ..support.ports import fetch, free_port, is_free
 from ..support.processes import ROOT
 
@@ -40,9 +40,8 @@ def flags(other: Background) -> str:
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    with kernel(tmp_path_factory.mktemp("kernel"), code="%load_ext llmtunnel") as running:
-        yield running
+def setup() -> str:
+    return "%load_ext llmtunnel"
 
 
 @pytest.fixture

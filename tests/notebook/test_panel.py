@@ -102,12 +102,17 @@ def test_the_code_is_masked_again_by_the_drawing(clock: Clock) -> None:
     assert "Show" in buttons(panel)
 
 
+def seen_by(panel: Panel, views: int) -> None:
+    """A page says how often it shows the panel."""
+    panel.widget._view_count = views
+
+
 def test_a_program_reveals_the_code_to_no_page_but_one_that_shows_it(clock: Clock, sent: Sent) -> None:
     handle = invited()
     panel = Panel(handle, clock=clock)
     panel.reveal()
     assert "tulip" not in str(sent)
-    panel.widget._view_count = 1
+    seen_by(panel, 1)
     assert [each for each in sent if CODE in str(each["buffers"])]
     buttons(panel)["Hide"].click()
     panel.reveal()
@@ -185,14 +190,14 @@ def test_nothing_goes_to_a_page_that_has_cleared_it_away(clock: Clock, sent: Sen
     handle = Handle()
     panel = Panel(handle, clock=clock)
     assert not panel.hidden  # a page that does not count its views must not lose it
-    panel.widget._view_count = 1
-    panel.widget._view_count = 0
+    seen_by(panel, 1)
+    seen_by(panel, 0)
     assert panel.hidden
     sent.clear()
     handle.status = status(phase=Phase.WAITING)
     assert panel.draw()
     assert sent == []
-    panel.widget._view_count = 1
+    seen_by(panel, 1)
     panel.draw()
     assert "waiting for a proxy" in text(panel)
 

@@ -48,12 +48,6 @@ def threads():
 """
 
 
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory, setup: str) -> Iterator[Kernel]:
-    with kernel(tmp_path_factory.mktemp("kernel"), code=setup) as running:
-        yield running
-
-
 @pytest.fixture
 def notebook(started: Kernel) -> Iterator[Kernel]:
     yield started

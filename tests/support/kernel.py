@@ -84,7 +84,7 @@ class Kernel:
         cell, deadline, idle = Cell(), time.monotonic() + PATIENCE, False
         while not (idle and cell.status != "running"):
             assert time.monotonic() < deadline, f"the cell does not end: {cell}"
-            for message in self._received(answer):
+            for message in self.received(answer):
                 kind, content = message["msg_type"], message["content"]
                 if kind.startswith("comm_"):
                     self.comms.append(message)
@@ -103,7 +103,7 @@ class Kernel:
         said, deadline = "", time.monotonic() + PATIENCE
         while text not in said:
             assert time.monotonic() < deadline, f"it said {said!r}"
-            for message in self._received(None):
+            for message in self.received(None):
                 if message["msg_type"] == "stream" and message["parent_header"].get("msg_id") == sent:
                     said += message["content"]["text"]
         return said
@@ -144,7 +144,7 @@ class Kernel:
         assert reply["status"] == "ok"
         return [str(match) for match in reply["matches"]]
 
-    def _received(self, answer: Callable[[Message], str] | None) -> Iterator[Message]:
+    def received(self, answer: Callable[[Message], str] | None) -> Iterator[Message]:
         """What comes next, by any of the channels."""
         client = self.client
         channels = (client.iopub_channel, client.shell_channel, client.stdin_channel)
