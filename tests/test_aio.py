@@ -139,7 +139,7 @@ async def test_a_wait_that_runs_out_says_what_is_wrong_and_what_to_do_and_leaves
     begun, address = time.monotonic(), nowhere()
     with pytest.raises(WaitTimeout) as caught:
         await aio.proxy(room="r", signal=address, stun=(), listen="127.0.0.1:0", timeout=0.5)
-    assert 0.4 < time.monotonic() - begun < 5
+    assert 0.4 < time.monotonic() - begun < PATIENCE
     assert str(caught.value).startswith("The signal server was not reached within 0.5 s. ")
     assert "nothing listens there" in str(caught.value)
     assert "--signal" in caught.value.hint

@@ -131,7 +131,7 @@ def test_a_wait_that_runs_out_raises_after_its_time_and_leaves_no_thread(other: 
     begun = time.monotonic()
     with pytest.raises(WaitTimeout, match=r"^Serve did not appear within 0\.5 s\.") as caught:
         llmtunnel.proxy(room="nobody", signal=other.signal, stun=(), listen="127.0.0.1:0", timeout=0.5)
-    assert 0.4 < time.monotonic() - begun < 5
+    assert 0.4 < time.monotonic() - begun < PATIENCE
     assert caught.value.hint
     assert not loop_threads()
 

@@ -17,15 +17,15 @@ from llmtunnel.status import Phase
 from signal_server.server import SignalServer
 
 from .support.background import Background
-from .support.embedded import Upstream, proxy, started, world
+from .support.embedded import PATIENCE, Upstream, proxy, started, world
 from .support.ports import free_port
 from .support.processes import environment
 
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the usual time."""
-    monkeypatch.setattr(tunnel, "TELL_EVERY", 0.3)
+    """A third of the usual time."""
+    monkeypatch.setattr(tunnel, "TELL_EVERY", 1.0)
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -37,8 +37,8 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 @pytest.mark.usefixtures("soon")
 async def test_a_wait_says_first_that_the_signal_server_knows_of_no_serve(capsys: pytest.CaptureFixture[str]) -> None:
     async with SignalServer("127.0.0.1", 0) as signal:
-        with pytest.raises(WaitTimeout, match=r"^Serve did not appear within 1\.5 s\.") as caught:
-            await aio.proxy(room="r", signal=signal.url, stun=(), listen=0, timeout=1.5)
+        with pytest.raises(WaitTimeout, match=r"^Serve did not appear within 3 s\.") as caught:
+            await aio.proxy(room="r", signal=signal.url, stun=(), listen=0, timeout=3)
     assert caught.value.hint == "Check the room's name, and that serve is running."
     [line] = lines(capsys)
     assert line.startswith("llmtunnel proxy: No serve is in the room. ")
@@ -50,10 +50,20 @@ async def test_it_says_more_only_when_that_changes(capsys: pytest.CaptureFixture
     opening = asyncio.ensure_future(
         aio.proxy(room="r", signal=f"ws://127.0.0.1:{port}", stun=(), listen=0, timeout=None)._opened()
     )
-    await asyncio.sleep(1.5)
+    said: list[str] = []
+
+    async def until_said(count: int) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while len(said) < count:
+                await asyncio.sleep(0.05)
+                said.extend(lines(capsys))
+
+    await until_said(1)
+    await asyncio.sleep(2.5)
     async with SignalServer("127.0.0.1", port) as signal, Upstream() as upstream:
-        await asyncio.sleep(4)  # the signal server is tried again every 3 s
-        first, second = lines(capsys)
+        await until_said(2)
+        await asyncio.sleep(2.5)
+        first, second = said + lines(capsys)
         assert f"Cannot reach the signal server ws://127.0.0.1:{port}: nothing listens there." in first
         assert second.startswith("llmtunnel proxy: No serve is in the room. ")
         async with aio.serve(upstream.url, room="r", signal=signal.url, stun=(), quiet=True):
@@ -65,11 +75,11 @@ async def test_it_says_more_only_when_that_changes(capsys: pytest.CaptureFixture
 async def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     async with SignalServer("127.0.0.1", 0) as signal:
         with pytest.raises(WaitTimeout):
-            await aio.proxy(room="r", signal=signal.url, stun=(), listen=0, timeout=1, quiet=True)
+            await aio.proxy(room="r", signal=signal.url, stun=(), listen=0, timeout=2.5, quiet=True)
         handle = proxy(signal.url)
         async with started(handle):
             with pytest.raises(WaitTimeout):
-                await handle.wait(timeout=1, quiet=True)
+                await handle.wait(timeout=2.5, quiet=True)
     assert lines(capsys) == []
 
 

@@ -414,7 +414,7 @@ def test_it_fits_its_place_in_both_themes(notebook: Notebook, url: str, size: st
         list(clients.map(ask, [url] * 3))
     try:
         for number, theme in enumerate(("Light", "Dark")):
-            notebook.lab.command("apputils:change-theme", {"theme": f"JupyterLab {theme}"})
+            notebook.lab.theme(theme)
             with ThreadPoolExecutor(2) as clients:
                 answers = [clients.submit(ask, url, "Say it at length. " * 3) for _ in range(2)]
                 notebook.shows(f"2 under way, {3 + 2 * number} ended")
@@ -433,4 +433,4 @@ def test_it_fits_its_place_in_both_themes(notebook: Notebook, url: str, size: st
             notebook.shows(f"0 under way, {5 + 2 * number} ended")
     finally:
         page.resize(*SIZES["wide"])
-        notebook.lab.command("apputils:change-theme", {"theme": "JupyterLab Light"})
+        notebook.lab.theme("Light")

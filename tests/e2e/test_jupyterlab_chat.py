@@ -116,8 +116,7 @@ def test_it_fits_its_place_in_both_themes(notebook: Notebook, size: str) -> None
     page.resize(*SIZES[size], scale=1.5)
     try:
         for theme in ("Light", "Dark"):
-            notebook.lab.command("apputils:change-theme", {"theme": f"JupyterLab {theme}"})
-            page.until("!document.querySelector('#jupyterlab-splash')")
+            notebook.lab.theme(theme)
             picture = page.screenshot(notebook.chat)
             assert picture.startswith(b"\x89PNG")
             if folder := os.environ.get("SCREENSHOTS"):
@@ -125,13 +124,13 @@ def test_it_fits_its_place_in_both_themes(notebook: Notebook, size: str) -> None
             assert page.js(f"{notebook.chat}.scrollWidth <= {notebook.chat}.clientWidth")
     finally:
         page.resize(*SIZES["wide"])
-        notebook.lab.command("apputils:change-theme", {"theme": "JupyterLab Light"})
+        notebook.lab.theme("Light")
 
 
 def test_what_stands_in_its_place_is_seen_only_when_its_kernel_has_ended(notebook: Notebook) -> None:
     page = notebook.lab.page
     gone = f"{notebook.lab.output(0)}.querySelector('.lt-saved')"
     assert page.js(f"[{gone}.offsetHeight, {notebook.chat}.offsetHeight > 0]") == [0, True]
-    page.js(f"{notebook.lab.kernel}.restart().then(() => null)")
+    notebook.lab.restart()
     page.until(f"{gone}.offsetHeight > 0 && {notebook.chat}.offsetHeight === 0")
     assert "Run the cell again" in str(page.js(f"{gone}.innerText"))

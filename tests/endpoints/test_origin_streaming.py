@@ -413,12 +413,12 @@ async def test_an_answer_that_had_begun_is_not_asked_for_again() -> None:
 
 
 async def test_an_upstream_that_thinks_longer_than_any_limit_of_ours_is_waited_for() -> None:
-    limits = Timeouts(upstream_connect=0.05, idle_upstream=0.05)
+    limits = Timeouts(upstream_connect=0.5, idle_upstream=0.05)
     async with rig(timeouts=limits) as tunnel:
         stream = await tunnel.ask()
         peer = await tunnel.upstream.peer()
         await peer.head()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1)
         peer.say(OK)
         assert (await answer(stream))[1] == b"ok"
 

@@ -120,6 +120,13 @@ class Lab:
         done = f"jupyterapp.commands.execute({json.dumps(name)}, {json.dumps(arguments or {})})"
         self.page.js(f"{done}.then(() => null)" if wait else f"void {done}")
 
+    def theme(self, name: str) -> None:
+        """Show the page in a theme, ``Light`` or ``Dark``: JupyterLab hides all of it for a moment meanwhile."""
+        theme = f"JupyterLab {name}"
+        self.command("apputils:change-theme", {"theme": theme})
+        shown = "jupyterapp.shell.isVisible && !document.querySelector('#jupyterlab-splash')"
+        self.page.until(f"document.body.dataset.jpThemeName === {json.dumps(theme)} && {shown}")
+
     def restart(self) -> None:
         """Have another kernel take the kernel's place, as the menu does."""
         self.page.js(f"{self.kernel}.restart().then(() => null)")
