@@ -227,9 +227,10 @@ def test_holding_and_letting_go_from_many_threads_at_once_ends_with_none(thread:
 def test_a_thread_that_died_is_replaced(thread: LoopThread) -> None:
     """As in a forked process, which has the object and not the thread."""
     hold = thread.hold()
-    assert thread._running is not None
-    thread._running.loop.call_soon_threadsafe(thread._running.loop.stop)
-    thread._running.thread.join(10)
+    running = thread._running
+    assert running is not None
+    running.loop.call_soon_threadsafe(running.loop.stop)
+    running.thread.join(10)
     with pytest.raises(TunnelError, match="closed"):
         hold.call(asyncio.sleep(0))
     hold.close()

@@ -36,18 +36,19 @@ class Output:
         """Why it could not be written, unless its reader is gone or its terminal has hung up."""
         self._own = _terminal(stream)
         self._descriptor = _descriptor(stream) if self._own is None else self._own
-        self._waiting: deque[bytes] = deque(maxlen=BACKLOG)
+        self.waiting: deque[bytes] = deque(maxlen=BACKLOG)
+        """What the reader has yet to take."""
         self._retry: asyncio.TimerHandle | None = None
 
     @property
     def busy(self) -> bool:
         """Whether the reader has yet to take something."""
-        return bool(self._waiting)
+        return bool(self.waiting)
 
     def write(self, text: str) -> None:
         """Write text, now or as soon as the reader has taken what came before it."""
         if not self.gone:
-            self._waiting.append(text.encode(self._stream.encoding or "utf-8", "replace"))
+            self.waiting.append(text.encode(self._stream.encoding or "utf-8", "replace"))
             if self._retry is None:
                 self._drain()
 
@@ -75,11 +76,11 @@ class Output:
 
     def _write_waiting(self, *, patience: float = 0.0) -> bool:
         """Write what the reader takes; whether that was all."""
-        while self._waiting:
-            data = self._waiting.popleft()
+        while self.waiting:
+            data = self.waiting.popleft()
             rest = self._write_some(data, patience)
             if rest:
-                self._waiting.appendleft(rest)
+                self.waiting.appendleft(rest)
                 return False
         return True
 
@@ -107,7 +108,7 @@ class Output:
 
     def _give_up(self, exc: OSError) -> None:
         """Drop what waits. A full disk may have room again; a terminal that hung up is no reason to end a tunnel."""
-        self._waiting.clear()
+        self.waiting.clear()
         if isinstance(exc, BrokenPipeError):
             self.gone = True
             self.on_gone()

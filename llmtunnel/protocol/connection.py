@@ -69,7 +69,8 @@ class Connection:
         self._outbox = self.line.outbox
         self._events: list[Event] = []
         self._credited: set[int] = set()
-        self._streams: dict[int, StreamState] = {}
+        self.streams: dict[int, StreamState] = {}
+        """The open streams, by number."""
         self._last_stream = 0
         self._now = now
         """When the last message arrived."""
@@ -97,11 +98,11 @@ class Connection:
         """Return when to call `handle_timer`. This may change with each message."""
         if self.ended is not None:
             return None
-        return self.line.next_timer(busy=bool(self._streams))
+        return self.line.next_timer(busy=bool(self.streams))
 
     def handle_timer(self, now: float) -> list[Event]:
         """Act at the time of `next_timer`, or shortly before it."""
-        if self.ended is None and self.line.is_dead(now, busy=bool(self._streams)):
+        if self.ended is None and self.line.is_dead(now, busy=bool(self.streams)):
             if self.line.resumable:
                 self._events.append(PeerSilent())
             else:
@@ -121,7 +122,7 @@ class Connection:
 
     def is_open(self, stream: int) -> bool:
         """Return whether a stream is open: not finished on both sides, and not reset."""
-        return stream in self._streams
+        return stream in self.streams
 
     def open_stream(self, head: RequestHead, *, ended: bool = False) -> int:
         """Proxy: begin an exchange. ``ended``: the request has no body.
@@ -129,7 +130,7 @@ class Connection:
         Raises `TooManyStreams`, or `ProtocolError` of code TOO_LARGE if the head does not fit a frame.
         """
         assert self.role is Role.PROXY and self.ended is None
-        if len(self._streams) >= self._agreement.streams or self._last_stream >= MAX_STREAM:
+        if len(self.streams) >= self._agreement.streams or self._last_stream >= MAX_STREAM:
             raise TooManyStreams("The other side takes no more requests at once.")
         stream = self._last_stream + 1
         payload = fields.encode_request(stream, head, self.features)
@@ -143,7 +144,7 @@ class Connection:
 
     def send_response(self, stream: int, head: ResponseHead) -> None:
         """Serve: send a response's head. Raises `ProtocolError` of code TOO_LARGE; then nothing was sent."""
-        state = self._streams.get(stream)
+        state = self.streams.get(stream)
         if state is None:
             return
         payload = fields.encode_response(stream, head, self.features)
@@ -152,7 +153,7 @@ class Connection:
 
     def takes_head(self, stream: int) -> bool:
         """Return whether the outbox has room for a head. If not, `take_writable` reports the stream once it has."""
-        state = self._streams.get(stream)
+        state = self.streams.get(stream)
         if state is not None:
             state.blocked = self._outbox.room(stream) <= 0
         return state is None or not state.blocked
@@ -162,7 +163,7 @@ class Connection:
 
         If not all were taken, `take_writable` reports the stream once it takes more.
         """
-        state = self._streams.get(stream)
+        state = self.streams.get(stream)
         if state is None:
             return len(data)
         size = min(len(data), state.tx_window.available, self._outbox.room(stream))
@@ -175,7 +176,7 @@ class Connection:
 
     def send_end(self, stream: int) -> None:
         """End our half of a stream: it is complete."""
-        state = self._streams.get(stream)
+        state = self.streams.get(stream)
         if state is None:
             return
         state.tx.step(Step.END)
@@ -185,7 +186,7 @@ class Connection:
 
     def reset(self, stream: int, code: ErrorCode, message: str) -> None:
         """Abandon a stream, or (serve, NO_ERROR, after the response's end) the rest of its request."""
-        state = self._streams.pop(stream, None)
+        state = self.streams.pop(stream, None)
         if state is None:
             return
         if code not in _AFTER_THE_REST and self._outbox.drop(stream):
@@ -194,7 +195,7 @@ class Connection:
 
     def consumed(self, stream: int, size: int) -> None:
         """Note that the application has consumed body bytes of a `DataReceived`."""
-        state = self._streams.get(stream)
+        state = self.streams.get(stream)
         if state is None:
             return
         grant = state.rx_window.consume(size)
@@ -206,7 +207,7 @@ class Connection:
         """Return what to grant in addition to the consumed bytes, if the window limits its sender."""
         if not window.is_short(self._now, self.line.rtt or _RTT) or window.size * 2 > self._limits.window_most:
             return 0
-        grown = sum(state.rx_window.grown for state in self._streams.values())
+        grown = sum(state.rx_window.grown for state in self.streams.values())
         if grown + window.size > self._limits.held // 8:
             return 0
         more = window.size
@@ -279,7 +280,7 @@ class Connection:
 
     def _rx_request(self, frame: Frame) -> None:
         stream = frame.stream
-        if stream in self._streams:
+        if stream in self.streams:
             raise ProtocolError("A second head came on a stream.")
         if stream <= self._last_stream:
             return
@@ -288,7 +289,7 @@ class Connection:
         self._last_stream = stream
         # A peer has not seen the end of a stream that still waits here. Without this limit, a peer that does not read
         # could make answers pile up.
-        if len(self._streams.keys() | self._outbox.streams) >= self._limits.streams:
+        if len(self.streams.keys() | self._outbox.streams) >= self._limits.streams:
             raise ProtocolError("Too many requests at once.", code=ErrorCode.REFUSED)
         head = fields.decode_request(frame.payload, self.features)
         if head.client >= stream:
@@ -344,7 +345,7 @@ class Connection:
             self._rx_stream_ended(frame.stream, ErrorCode.INTERNAL, frames.decode_text(frame.payload))
 
     def _rx_stream_ended(self, stream: int, code: ErrorCode, message: str) -> None:
-        state = self._streams.pop(stream, None)
+        state = self.streams.pop(stream, None)
         if state is None:
             return
         self._outbox.drop(stream)
@@ -368,7 +369,7 @@ class Connection:
 
     def _find(self, stream: int) -> StreamState | None:
         """Return the stream's state, or None if it is gone. Raises `ProtocolError` if it never existed."""
-        state = self._streams.get(stream)
+        state = self.streams.get(stream)
         if state is None and stream > self._last_stream:
             raise ProtocolError("A frame came for a stream that nobody opened.")
         return state
@@ -378,15 +379,15 @@ class Connection:
         rx_window = ReceiveWindow(self._limits.window) if credit else Backlog(self._limits.v1_backlog)
         tx_window = SendWindow(self._agreement.window) if credit else Unmetered()
         state = StreamState(rx_window=rx_window, tx_window=tx_window)
-        self._streams[stream] = state
+        self.streams[stream] = state
         return state
 
     def _retire(self, stream: int, state: StreamState) -> None:
         if state.finished:
-            self._streams.pop(stream, None)
+            self.streams.pop(stream, None)
 
     def _unblock(self, stream: int) -> bool:
-        state = self._streams.get(stream)
+        state = self.streams.get(stream)
         if state is None or not state.blocked:
             return False
         state.blocked = not (state.tx_window.available and self._outbox.room(stream) > 0)
@@ -394,7 +395,7 @@ class Connection:
 
     def _fail_stream(self, stream: int, exc: ProtocolError) -> None:
         """Reset one stream after a peer's mistake, tell the application, and continue."""
-        state = self._streams.pop(stream, None)
+        state = self.streams.pop(stream, None)
         self._outbox.drop(stream)
         self._tx_reset(stream, state, exc.code, exc.message)
         if state is not None:
@@ -429,7 +430,7 @@ class Connection:
 
     def _end(self, code: ErrorCode, message: str, *, remote: bool) -> None:
         self.ended = ConnectionEnded(code, message, remote)
-        self._streams.clear()
+        self.streams.clear()
         self._outbox.drop_streams()
         self._events.append(self.ended)
 

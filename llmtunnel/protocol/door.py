@@ -66,7 +66,8 @@ class Door:
         """What strangers have to know. None: nothing, so that they do not wait."""
         self.once = once
         """Whether the secret admits one proxy only."""
-        self._expires = expires
+        self.expires = expires
+        """When the door closes to strangers."""
         self._first: bytes | None = None
         self.guesses = Bucket(GUESSES, every=GUESS_EVERY)
         """The guesses of all strangers together."""
@@ -82,7 +83,7 @@ class Door:
 
     def renew(self, secret: str) -> None:
         """Require another secret from strangers from now on. Proxies that were admitted are not strangers."""
-        self.secret, self._first, self._expires = secret, None, None
+        self.secret, self._first, self.expires = secret, None, None
 
     def returning(self, ticket: bytes, certificate: bytes) -> Ticket | None:
         """Return the ticket with this id if it belongs to this certificate, and None otherwise."""
@@ -187,5 +188,5 @@ class Door:
         # The first proxy may not have learned that it was admitted. It has no ticket then, and uses the secret again.
         if self.once and self._first not in (None, certificate):
             raise ProtocolError("The invite was for one proxy, and one has come in.", code=ErrorCode.UNWELCOME)
-        if self._expires is not None and now >= self._expires:
+        if self.expires is not None and now >= self.expires:
             raise ProtocolError("The invite has expired.", code=ErrorCode.UNWELCOME)

@@ -34,10 +34,11 @@ class Line:
         self._agreement = agreement
         self._timeouts = timeouts
         self._liveness = Liveness(timeouts, now)
-        self._journal = Journal(limits.journal) if Feature.RESUME in agreement.features else None
+        self.journal = Journal(limits.journal) if Feature.RESUME in agreement.features else None
+        """The frames that the peer has not acknowledged. None: the session cannot be resumed."""
         self._receipts = Receipts()
         self._bundles = Feature.BUNDLE in agreement.features
-        self.outbox = Outbox(bundles=self._bundles, journal=self._journal)
+        self.outbox = Outbox(bundles=self._bundles, journal=self.journal)
         self._owes_ack = False
         """Whether an acknowledgement goes with the next message."""
         self._asked = False
@@ -118,7 +119,7 @@ class Line:
     @property
     def resumable(self) -> bool:
         """Whether another channel may follow."""
-        return self._journal is not None
+        return self.journal is not None
 
     def suspend(self) -> None:
         """Let nothing be due until `resume` or the next message: the channel has closed."""
@@ -126,13 +127,13 @@ class Line:
 
     def offer(self, certificate: bytes) -> ResumeOffer | None:
         """Proxy: return its part of HELLO for a channel on which serve has shown this certificate, or None."""
-        if self._journal is None or not certificate or certificate != self._agreement.certificate:
+        if self.journal is None or not certificate or certificate != self._agreement.certificate:
             return None
         return ResumeOffer(session=self._agreement.session, received=self._receipts.count)
 
     def answer(self, claim: Claim) -> int | None:
         """Serve: return how many frames have arrived, or None if the claim is not by the proxy of this session."""
-        agreement, journal = self._agreement, self._journal
+        agreement, journal = self._agreement, self.journal
         if journal is None or not claim.certificate or claim.received > journal.sent:
             return None
         ticket = agreement.ticket.id if agreement.ticket else None
@@ -145,14 +146,14 @@ class Line:
 
         Raises `ProtocolError` if what the peer has agreed to is impossible.
         """
-        assert self._journal is not None and agreement.received is not None
+        assert self.journal is not None and agreement.received is not None
         if agreement.features != self._agreement.features:
             raise ProtocolError("A session goes on with other features.")
-        self._journal.acknowledge(agreement.received)
+        self.journal.acknowledge(agreement.received)
         self._receipts.expect_resume()
         self._liveness.renew(now)
         self._asked = self._owes_ack = False
-        first = frames.encode_count(self._journal.acknowledged + 1)
+        first = frames.encode_count(self.journal.acknowledged + 1)
         self.outbox.begin_again(frames.encode(FrameType.RESUME, 0, first))
 
     # -- the line's own frames
@@ -160,21 +161,21 @@ class Line:
     def _takes(self, frame: Frame, now: float) -> bool:
         """Return whether a frame is not for the connection: the line's own, or one that has arrived before."""
         if frame.of_stream:
-            return self._journal is not None and not self._receipts.take(len(frame.payload))
+            return self.journal is not None and not self._receipts.take(len(frame.payload))
         handler = self._handlers.get(frame.type)
         if handler is not None:
             handler(frame, now)
         return handler is not None
 
     def _rx_ack(self, frame: Frame) -> None:
-        assert self._journal is not None, "the feature is agreed on"
-        self._journal.acknowledge(frames.decode_count(frame.payload))
+        assert self.journal is not None, "the feature is agreed on"
+        self.journal.acknowledge(frames.decode_count(frame.payload))
         self._asked = False
 
     def _tx_probe(self, type: FrameType) -> None:
         """Send PING or PONG, and acknowledge with it what has arrived."""
         self.control(type)
-        self._owes_ack = self._journal is not None and self._receipts.pending
+        self._owes_ack = self.journal is not None and self._receipts.pending
 
     def _tx_ack(self) -> None:
         self._owes_ack = False

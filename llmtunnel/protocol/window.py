@@ -126,14 +126,14 @@ class Budget:
     def __init__(self, limit: int, *, share: int = 0, others: Budget | None = None) -> None:
         self.used = 0
         """Bytes that are held."""
-        self._limit = limit
+        self.limit = limit
         self._share = share
         self._others = others
 
     def take(self, size: int, *, new: bool = False) -> bool:
         """Hold this many more bytes, if they fit. ``new``: for a new stream, which must leave half to existing ones."""
         used = self.used + size
-        if used > (self._limit // 2 if new else self._limit):
+        if used > (self.limit // 2 if new else self.limit):
             return False
         if self._others is not None and not self._others.take(self._beyond(used) - self._beyond(self.used)):
             return False

@@ -63,7 +63,8 @@ class Carrier:
         self.channel = channel
         self.settled = asyncio.Event()
         """Set once the peers have agreed, or never will."""
-        self._greeting = greeting
+        self.greeting = greeting
+        """What the two sides say before there is a session."""
         self._agreed = agreed
         self._session: Receiver | None = None
         self._loop = asyncio.get_running_loop()
@@ -84,7 +85,7 @@ class Carrier:
 
     def refuse(self) -> None:
         """Tell a peer that has moved to this channel that its session has ended. It hears of that nowhere else."""
-        self._greeting.close(ErrorCode.NO_ERROR, FAREWELL)
+        self.greeting.close(ErrorCode.NO_ERROR, FAREWELL)
         self._flush()
 
     @property
@@ -105,8 +106,8 @@ class Carrier:
 
         ``stopping``: the session that the greeting asks to resume has ended. Serve may have moved it to this channel.
         """
-        if self._session is None and self._greeting.next_timer() is not None:
-            give_up = self._greeting.close if stopping else self._greeting.break_off
+        if self._session is None and self.greeting.next_timer() is not None:
+            give_up = self.greeting.close if stopping else self.greeting.break_off
             give_up(ErrorCode.NO_ERROR, FAREWELL)
             self._flush()
         self.leave(FAREWELL)
@@ -121,7 +122,7 @@ class Carrier:
         if self._session is not None:
             self._session.message_received(message)
         elif not self._over.done():
-            self._greeting.receive_message(message, self._loop.time())
+            self.greeting.receive_message(message, self._loop.time())
             self._flush()
 
     def room_available(self) -> None:
@@ -141,15 +142,15 @@ class Carrier:
     def _flush(self) -> None:
         """Send what the greeting has to say, and act on its result. This does not wait for room, since it is little."""
         try:
-            while (message := self._greeting.message_to_send()) is not None:
+            while (message := self.greeting.message_to_send()) is not None:
                 self.channel.send(message)
         except ChannelClosed as exc:
             self._end(PeerLost(f"The connection to the peer closed: {exc}"))
             return
-        if ended := self._greeting.ended:
-            role = self._greeting.role
+        if ended := self.greeting.ended:
+            role = self.greeting.role
             self._end(session_error(ended.code, ended.message, remote=ended.remote, role=role))
-        elif agreement := self._greeting.agreement:
+        elif agreement := self.greeting.agreement:
             self._stop_timer()
             self._agreed(self, agreement)
         else:
@@ -157,12 +158,12 @@ class Carrier:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._greeting.handle_timer(self._loop.time())
+        self.greeting.handle_timer(self._loop.time())
         self._flush()
 
     def _set_timer(self) -> None:
         self._stop_timer()
-        if (when := self._greeting.next_timer()) is not None:
+        if (when := self.greeting.next_timer()) is not None:
             self._timer = self._loop.call_at(when, self._on_timer)
 
     def _stop_timer(self) -> None:
@@ -177,7 +178,7 @@ class Carrier:
         self._stop_timer()
         if self._over.done():
             return
-        if self._greeting.was_guessed and isinstance(error, PeerLost):
+        if self.greeting.was_guessed and isinstance(error, PeerLost):
             message = f"The other side has not proven that it knows the code. {error.message}"
             error = AuthenticationFailed(message, hint=COMPARE)
         self._over.set_result(error)

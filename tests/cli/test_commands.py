@@ -217,7 +217,7 @@ def test_a_proxy_whose_serve_speaks_another_version_says_why_and_ends_with_statu
         from tests.reference import roles, wire
 
         async def shake_hands(self, send, frames):
-            await roles._first(frames, wire.HELLO)
+            await roles.first(frames, wire.HELLO)
             self._send = send
             self.send_json(wire.AGREE, 0, {"version": 9, "features": []})
 

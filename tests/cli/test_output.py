@@ -62,7 +62,7 @@ async def test_what_waits_for_a_reader_is_bounded_and_the_end_does_not_wait_for_
         for number in range(2 * BACKLOG):
             output.write(f"{number}\n")
         output.close()
-        assert len(output._waiting) <= BACKLOG
+        assert len(output.waiting) <= BACKLOG
 
 
 def test_a_reader_that_is_gone_is_noticed_once_and_nothing_is_raised() -> None:

@@ -38,7 +38,7 @@ async def unread(rig: Rig) -> RawClient:
 
 def held(rig: Rig) -> int:
     """Bytes that wait in this process for all clients."""
-    return sum(each._unsent_size + each._transport.get_write_buffer_size() for each in rig.gateway._clients)
+    return sum(each._unsent_size + each._transport.get_write_buffer_size() for each in rig.clients)
 
 
 def small_send_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ async def test_a_client_that_does_not_read_gets_no_further_comments(monkeypatch:
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(asked), asked)
         )
         await client.head()
-        (served,) = rig.gateway._clients
+        (served,) = rig.clients
         served._transport.set_write_buffer_limits(high=1024)
         await until(lambda: not served.writable)
         full = held(rig)
@@ -163,7 +163,7 @@ async def test_a_connection_that_is_to_be_closed_waits_so_long_for_a_client_that
         client.write(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         await until(lambda: rig.records)
         assert held(rig)
-        await until(lambda: not rig.gateway._clients)
+        await until(lambda: not rig.clients)
         client.writer.transport.abort()
 
 
@@ -199,7 +199,7 @@ async def test_heads_wait_for_a_peer_that_takes_nothing() -> None:
             sent += 1
 
     async with linked(flood) as pair:
-        pair.serve._carrier.channel._room = 0  # type: ignore[attr-defined]
+        pair.network.far.room = 0
         await pair.proxy.open(GET_HEAD, ended=True)
         await until(lambda: sent)
         await asyncio.sleep(0.05)

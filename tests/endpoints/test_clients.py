@@ -14,7 +14,7 @@ from llmtunnel.config import Limits, Timeouts
 from llmtunnel.endpoints import clients
 from llmtunnel.session.stream import Stream
 
-from ..support.embedded import until
+from ..support.embedded import PATIENCE, until
 from ..support.gateway_rig import RawClient, Rig, answering, tunnel
 from .test_gateway import GET, GET_CLOSE, Peer, error_of
 
@@ -32,7 +32,7 @@ async def crowd(rig: Rig, stack: AsyncExitStack, *sent: bytes) -> list[RawClient
     connected = [await stack.enter_async_context(await rig.connect()) for _ in sent]
     for client, data in zip(connected, sent, strict=True):
         client.write(data)
-    await until(lambda: len(rig.gateway._clients) == len(sent))
+    await until(lambda: len(rig.clients) == len(sent))
     return connected
 
 
@@ -92,9 +92,9 @@ async def test_those_who_are_turned_away_and_stay_do_not_keep_others_from_being_
         await crowd(rig, stack, GET, GET, GET, GET)
         await until(lambda: rig.ledger.totals.active == 4)
         staying = [await stack.enter_async_context(await rig.connect()) for _ in range(20)]
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(PATIENCE):
             assert (await rig.ask(GET)).startswith(b"HTTP/1.1 503 ")
-        assert len(rig.gateway._clients) <= 4 + 4
+        assert len(rig.clients) <= 4 + 4
         del staying
 
 

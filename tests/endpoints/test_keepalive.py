@@ -115,10 +115,9 @@ async def test_who_did_not_ask_for_events_gets_none(asked: bytes) -> None:
 
 def test_a_body_that_has_not_all_come_asks_for_nothing_yet() -> None:
     warmer = Warmer(SOON)
-    warmer.feed(ASKS[:-1])
-    assert not warmer._asks_for_events()
-    warmer.feed(ASKS[-1:])
-    assert warmer._asks_for_events()
+    for part, asks in ((ASKS[:-1], False), (ASKS[-1:], True)):
+        warmer.feed(part)
+        assert warmer._asks_for_events() is asks
 
 
 async def test_an_error_that_comes_later_is_an_event_and_the_stream_ends_whole() -> None:

@@ -21,7 +21,7 @@ from llmtunnel.errors import SettingError, UpstreamBroken, UpstreamUnreachable
 from llmtunnel.session.stream import Client
 from llmtunnel.upstream import Upstream
 from tests.conftest import raised, run
-from tests.support.scripted_upstream import Peer, Scripted
+from tests.support.scripted_upstream import PATIENCE, Peer, Scripted
 
 
 @asynccontextmanager
@@ -48,7 +48,7 @@ async def plain(
 
 async def gone(pool: UpstreamPool) -> None:
     """Wait until no connection is idle."""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         while pool.idle:  # noqa: ASYNC110 - the pool has nobody to tell but its own next exchange
             await asyncio.sleep(0.005)
 
@@ -306,7 +306,9 @@ async def test_reading_goes_on_after_a_pause() -> None:
         peer = await scripted.peer()
         size = 16 * MIB
         peer.say(b"x" * size)
-        await asyncio.sleep(0.1)
+        left = size
+        while left != (left := peer.writer.transport.get_write_buffer_size()):  # noqa: ASYNC110 - until no more of it is read
+            await asyncio.sleep(0.1)
         first = await connection.read()
         assert READ_AHEAD <= len(first) < 2 * MIB
         received = len(first)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from llmtunnel.config import KIB, MIB
 from llmtunnel.endpoints import upstream_connection
 from llmtunnel.endpoints.upstream_connection import UpstreamConnection, connect
 from llmtunnel.errors import UpstreamBroken
-from tests.support.scripted_upstream import reset
+from tests.support.scripted_upstream import PATIENCE, reset
 
 OnEachLoop = Callable[..., Any]
 ANSWER = b"HTTP/1.1 413 Too Large\r\n\r\n" + b"x" * 40_000
@@ -107,7 +106,7 @@ async def test_an_answer_that_ends_in_order_is_whole_although_writing_fails(cont
         peer.sendall(ANSWER)
         await asyncio.to_thread(close, peer)
         with pytest.raises(UpstreamBroken):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while True:
                     await connection.write(b"x" * KIB)
                     await asyncio.sleep(0.001)
@@ -294,7 +293,7 @@ async def dial(*hosts: str, port: int, tls: ssl.SSLContext | None = None) -> str
 
     loop.getaddrinfo = getaddrinfo  # type: ignore[assignment]
     lost = asyncio.Event()
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(PATIENCE):
         connection = await connect("localhost", port, tls=tls, on_lost=lambda _: lost.set())
     peer: tuple[Any, ...] = connection._transport.get_extra_info("peername")
     connection.abort()
@@ -305,9 +304,7 @@ async def dial(*hosts: str, port: int, tls: ssl.SSLContext | None = None) -> str
 @pytest.mark.usefixtures("on_each_loop")
 async def test_a_dead_address_does_not_hold_up_a_good_one() -> None:
     with listening("127.0.0.1", 0) as port, silent("::1", port):
-        began = time.monotonic()
-        assert await dial("::1", "127.0.0.1", port=port) == "127.0.0.1"
-        assert time.monotonic() - began < 2  # 0.25 s, and what a loaded machine takes
+        assert await dial("::1", "127.0.0.1", port=port) == "127.0.0.1"  # the dead one would take for ever
 
 
 @pytest.mark.usefixtures("on_each_loop")
@@ -321,9 +318,8 @@ async def test_of_many_addresses_that_refuse_or_are_silent_the_good_one_is_found
 async def test_families_take_turns() -> None:
     """A network without IPv6 must not cost a wait for each of many IPv6 addresses."""
     with listening("127.0.0.1", 0) as port, silent("::1", port):
-        began = time.monotonic()
-        assert await dial(*["::1"] * 12, "127.0.0.1", port=port) == "127.0.0.1"
-        assert time.monotonic() - began < 2
+        # One after the other, each 0.25 s after the last, they would take a minute.
+        assert await dial(*["::1"] * 240, "127.0.0.1", port=port) == "127.0.0.1"
 
 
 @pytest.mark.usefixtures("on_each_loop")
@@ -347,8 +343,14 @@ def test_a_race_that_is_given_up_leaves_no_socket(on_each_loop: OnEachLoop, afte
         on_each_loop(main(port))
 
 
-def test_a_link_local_address_is_reached_by_its_zone() -> None:
+@pytest.mark.parametrize(
+    ("address", "given"),
+    [
+        (("fe80::1", 80, 0, 2), ("fe80::1%2", 80, 0, 2)),
+        (("::1", 80, 0, 0), ("::1", 80)),
+        (("127.0.0.1", 80), ("127.0.0.1", 80)),
+    ],
+)
+def test_a_link_local_address_is_reached_by_its_zone(address: Any, given: Any) -> None:
     """Most machines have none that they reach themselves by, so what the loop is given is looked at."""
-    assert upstream_connection._with_zone("fe80::1", 80, 0, 2) == ("fe80::1%2", 80, 0, 2)
-    assert upstream_connection._with_zone("::1", 80, 0, 0) == ("::1", 80)
-    assert upstream_connection._with_zone("127.0.0.1", 80) == ("127.0.0.1", 80)
+    assert upstream_connection._with_zone(*address) == given

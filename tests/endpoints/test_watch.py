@@ -126,15 +126,11 @@ async def test_one_that_is_down_is_looked_at_until_it_is_up() -> None:
     seen = await eye.next()
     assert seen.health is Health.DOWN
     assert seen.detail == f"The model server at http://127.0.0.1:{port} does not answer yet. Checking every 0.05 s."
-    server = await asyncio.start_server(upstream._accept, "127.0.0.1", port)
-    await eye.answers(sized(OLLAMA))
-    assert (await eye.next()).models == ("a:8b",)
-    await eye.watch.aclose()
-    await eye.pool.aclose()
-    for writer in upstream._writers:
-        writer.close()
-    server.close()
-    await server.wait_closed()
+    async with upstream.listening(port=port):
+        await eye.answers(sized(OLLAMA))
+        assert (await eye.next()).models == ("a:8b",)
+        await eye.watch.aclose()
+        await eye.pool.aclose()
 
 
 async def test_one_that_goes_down_is_told_from_one_that_has_not_come_up_yet() -> None:

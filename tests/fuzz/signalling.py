@@ -17,6 +17,7 @@ from signal_server.hub import Hub
 from signal_server.limits import MESSAGE, Limits
 from signal_server.messages import Message, Refused, encode, parse
 
+from ..support.signal_clients import books_of
 from . import mutations
 
 SDP: Final = str(
@@ -130,10 +131,10 @@ def from_clients(rng: Random) -> None:
 
 
 def _check_hub(hub: Hub, limits: Limits) -> None:
-    rooms = hub._rooms
-    assert len(rooms) <= limits.rooms
-    assert rooms._count == len(hub._members) == len(hub._outlets) <= limits.members
-    assert sum(rooms._members_of.values()) == rooms._count and sum(rooms._rooms_of.values()) == len(rooms)
-    assert max(rooms._rooms_of.values(), default=0) <= limits.rooms_each
-    assert max(rooms._members_of.values(), default=0) <= limits.members_each
-    assert all(len(room) <= 1 + limits.proxies for room in rooms._rooms.values())
+    books = books_of(hub._rooms)
+    assert len(books.rooms) <= limits.rooms
+    assert books.count == len(hub._members) == len(hub._outlets) <= limits.members
+    assert books.members_of.total() == books.count and books.rooms_of.total() == len(books.rooms)
+    assert max(books.rooms_of.values(), default=0) <= limits.rooms_each
+    assert max(books.members_of.values(), default=0) <= limits.members_each
+    assert all(len(room) <= 1 + limits.proxies for room in books.rooms.values())

@@ -103,7 +103,7 @@ def connection(rng: Random) -> None:
         now += rng.choice([0.0, 0.0, 0.5, 5.0])
         for event in core.receive_message(message, now):
             _react(rng, core, event)
-        if core.established and core.ended is None and role is Role.PROXY and len(core._streams) < 2:
+        if core.established and core.ended is None and role is Role.PROXY and len(core.streams) < 2:
             with suppress(TooManyStreams):
                 core.open_stream(REQUEST, ended=rng.random() < 0.5)
         core.handle_timer(now)
@@ -129,7 +129,7 @@ def _react(rng: Random, core: Core, event: Event) -> None:
 
 
 def _check_core(core: Core, rng: Random) -> None:
-    assert len(core._streams) <= SMALL.streams
+    assert len(core.streams) <= SMALL.streams
     sent = 0
     while rng.random() < 0.9 and (message := core.message_to_send()) is not None:
         assert 0 < len(message) <= frames.MAX_MESSAGE
@@ -137,7 +137,7 @@ def _check_core(core: Core, rng: Random) -> None:
     assert sent <= 2 * SMALL.control + 100
     if core.ended is not None:
         assert core.next_timer() is None
-        assert not core._streams
+        assert not core.streams
 
 
 def check_clean(head: RequestHead | ResponseHead) -> None:

@@ -394,7 +394,7 @@ def test_a_peer_that_opens_and_resets_without_end_leaves_nothing() -> None:
     for stream in range(3, 5000):
         target.receive(request_frame(stream), frames.encode(FrameType.RESET, stream, b"\0\1"))
     assert without_acks(sent(target.connection)) == []
-    assert len(target.connection._streams) == 2
+    assert len(target.connection.streams) == 2
     target.goes_on()
 
 

@@ -192,7 +192,7 @@ def test_a_v1_body_goes_on_past_two_gib() -> None:
     serve = established(Role.SERVE, features=frozenset())
     serve.receive_message(request_frame(1), 0.0)
     serve.send_response(1, OK)
-    serve._streams[1].tx_window.spend(2**31 - 1)
+    serve.streams[1].tx_window.spend(2**31 - 1)
     assert serve.send_data(1, memoryview(b"more")) == 4
 
 

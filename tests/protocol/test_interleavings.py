@@ -61,7 +61,7 @@ class Interleavings(RuleBasedStateMachine):
         return self.streams[pick % len(self.streams)]
 
     def can_send(self, proxy: bool, stream: int) -> bool:
-        state = self.end(proxy).connection._streams.get(stream)
+        state = self.end(proxy).connection.streams.get(stream)
         return state is not None and state.tx.state is State.OPEN
 
     @rule(pick=picks)
@@ -92,7 +92,7 @@ class Interleavings(RuleBasedStateMachine):
     @precondition(lambda self: self.streams)
     @rule(pick=picks)
     def respond(self, pick: int) -> None:
-        state = self.pair.serve.connection._streams.get(self.pick(pick))
+        state = self.pair.serve.connection.streams.get(self.pick(pick))
         if state is not None and state.tx.state is State.WAITING:
             self.pair.serve.connection.send_response(self.pick(pick), OK)
 

@@ -142,7 +142,7 @@ class Resuming(Interleavings):
     def memory_is_bounded(self) -> None:
         if hasattr(self, "pair"):
             for end in (self.pair.proxy, self.pair.serve):
-                assert end.connection.line._journal.size <= ROOM + FRAME + MOST, "the last frame alone is past the room"
+                assert end.connection.line.journal.size <= ROOM + FRAME + MOST, "the last frame alone is past the room"
 
     def teardown(self) -> None:
         """On one more channel all comes: whole bodies, and credit for more."""
@@ -382,7 +382,7 @@ def test_what_comes_twice_is_taken_once() -> None:
 def test_a_journal_holds_its_room_and_the_one_frame_that_goes_past_it() -> None:
     """Without credit a frame has all that is sent at once, and not only what a window lets through."""
     pair = Switching(proxy_features=ALL_FEATURES - {Feature.CREDIT}, limits=JOURNAL)
-    journal = pair.proxy.connection.line._journal
+    journal = pair.proxy.connection.line.journal
     stream = pair.open(POST)
     pair.proxy.connection.handle_timer(1.0)
     pair.pump()
@@ -416,7 +416,7 @@ def test_a_full_journal_holds_streams_back_and_asks_for_an_acknowledgement_and_l
 def test_an_acknowledgement_comes_by_itself_once_in_a_while_and_with_each_answer_to_a_ping() -> None:
     pair = ConnectionPair()
     stream = pair.open(POST)
-    journal = pair.proxy.connection.line._journal
+    journal = pair.proxy.connection.line.journal
     pair.send(pair.proxy, stream, bytes(3_000_000))
     assert journal.size < 300_000
     assert journal.size > 0

@@ -184,7 +184,7 @@ def test_a_window_that_holds_its_sender_up_grows_to_its_most() -> None:
     amounts = download(pair, stream, round_trip=0.05, rounds=20)
     assert amounts[0] == 512 * KIB
     assert amounts[-1] >= 2048 * KIB
-    assert pair.proxy.connection._streams[stream].rx_window.size == 4096 * KIB
+    assert pair.proxy.connection.streams[stream].rx_window.size == 4096 * KIB
 
 
 def test_a_window_that_is_not_used_up_stays() -> None:
@@ -194,7 +194,7 @@ def test_a_window_that_is_not_used_up_stays() -> None:
         pair.now += 0.1
         fill(pair, stream, reads=True, most=50 * KIB)
         pair.pump()
-    assert pair.proxy.connection._streams[stream].rx_window.size == 512 * KIB
+    assert pair.proxy.connection.streams[stream].rx_window.size == 512 * KIB
 
 
 def test_what_all_windows_have_grown_by_is_bounded_and_free_again_with_the_stream() -> None:
@@ -204,7 +204,7 @@ def test_what_all_windows_have_grown_by_is_bounded_and_free_again_with_the_strea
         for _ in range(20):
             for stream in streams:
                 download(pair, stream, round_trip=0.001)
-        windows = [pair.proxy.connection._streams[stream].rx_window for stream in streams]
+        windows = [pair.proxy.connection.streams[stream].rx_window for stream in streams]
         assert 4096 * KIB < sum(window.grown for window in windows) <= 8192 * KIB
         for stream in streams:
             pair.proxy.connection.reset(stream, ErrorCode.CANCELLED, "")
@@ -215,7 +215,7 @@ def test_a_reader_that_falls_behind_has_its_first_window_again() -> None:
     pair = ConnectionPair(limits=LIMITS)
     stream = answering(pair)
     download(pair, stream, round_trip=0.05, rounds=20)
-    window = pair.proxy.connection._streams[stream].rx_window
+    window = pair.proxy.connection.streams[stream].rx_window
     assert window.size == 4096 * KIB
     for _ in range(20):
         fill(pair, stream, reads=False)

@@ -58,7 +58,7 @@ class Side(ABC):
         self.send(kind, stream, json.dumps(value).encode())
 
 
-async def _first(frames: Frames, kind: int) -> Json:
+async def first(frames: Frames, kind: int) -> Json:
     while (frame := await frames.get())[0] != kind:
         pass
     value: Json = json.loads(frame[2])
@@ -75,7 +75,7 @@ class Serve(Side):
         self._asking: set[asyncio.Task[None]] = set()
 
     async def shake_hands(self, send: Send, frames: Frames) -> None:
-        hello = await _first(frames, wire.HELLO)
+        hello = await first(frames, wire.HELLO)
         if hello["proto"] != "httptunnel" or not hello["min_version"] <= 1 <= hello["max_version"]:
             raise Refused(f"HELLO {hello}")
         self._send = send
@@ -132,7 +132,7 @@ class Proxy(Side):
         self._send = send
         hello = {"proto": "httptunnel", "min_version": 1, "max_version": 1, "features": FEATURES}
         self.send_json(wire.HELLO, 0, hello)
-        agreed = await _first(frames, wire.AGREE)
+        agreed = await first(frames, wire.AGREE)
         if agreed["version"] != 1:
             raise Refused(f"AGREE {agreed}")
 

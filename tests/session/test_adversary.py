@@ -796,7 +796,7 @@ async def test_an_invite_that_has_expired_lets_nobody_new_in() -> None:
             session = await first.session()
             access = serve.room.access
             assert isinstance(access, ServeAccess)
-            access.door._expires = asyncio.get_running_loop().time()
+            access.door.expires = asyncio.get_running_loop().time()
             error = await end_of(second.start())
             assert isinstance(error, Unwelcome)
             assert "expired" in str(error)

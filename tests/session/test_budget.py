@@ -112,8 +112,7 @@ async def test_answers_that_a_peer_does_not_take_end_where_all_of_them_are_too_m
         assert pair.serve.budget.used <= SMALL.held
         read = [stream for stream in streams if stream._error is None]
         assert read
-        for stream in streams:
-            stream._session.budget._limit = 1 << 30
+        pair.proxy.budget.limit = 1 << 30
         assert len(await read_all(read[0])) == SMALL.window + 100 * KIB
 
 
@@ -164,9 +163,14 @@ async def test_heads_of_very_many_fields_cost_serve_nothing_but_a_look() -> None
     fields = [[f"{number}", ""] for number in range(3_000)]
     assert len(fields) > MAX_FIELDS
     async with pair_of(deaf) as pair:
-        for number in range(1, 100):
-            pair.serve.message_received(request_frame(number, fields=fields))
-        assert pair.serve.active == pair.serve.budget.used == 0
-        assert pair.serve.error is None
-        told = [frames.decode(message) for message in iter(pair.serve._connection.message_to_send, None)]
+        sent: list[bytes] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pair.network.far, "send", sent.append)
+            for number in range(1, 100):
+                pair.serve.message_received(request_frame(number, fields=fields))
+            assert pair.serve.active == pair.serve.budget.used == 0
+            assert pair.serve.error is None
+            await asyncio.sleep(0)
+        assert sent
+        told = [frames.decode(message) for message in sent]
         assert {frame.type for frame in told if frame} <= {FrameType.RESET, FrameType.BUNDLE, FrameType.ACK}

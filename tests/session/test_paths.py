@@ -147,26 +147,24 @@ async def test_the_relay_carries_first_and_a_direct_path_takes_over_under_load(m
 @pytest.mark.usefixtures("apart")
 async def test_an_easy_direct_path_costs_the_relay_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch, held=False)
+    monkeypatch.setattr(peers, "HEAD_START", 2.0)
     async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
         await on(Path.DIRECT, serve, proxy)
-        await asyncio.sleep(2 * ways.HEAD_START)
+        await asyncio.sleep(3.0)
         assert gate.asked == 0
         assert await proxy.ask() == b"/hello"
 
 
 @pytest.mark.usefixtures("apart")
-async def test_without_udp_the_relay_carries_within_two_seconds_and_says_what_is_missing(
+async def test_without_udp_the_relay_carries_before_that_is_known_and_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     without_udp(monkeypatch)
-    make = partial(Invited, timeouts=quicker(connect=3.0))
+    make = partial(Invited, timeouts=quicker(connect=6.0))
     async with signal() as server:
-        begun = asyncio.get_running_loop().time()
         async with pair(server.url, make=make) as (serve, proxy):
             assert await proxy.ask() == b"/hello"
-            took = asyncio.get_running_loop().time() - begun
-            print(f"up over the relay in {took:.2f} s")
-            assert took < 2.0
+            assert proxy.room.standing[0].detail == "direct: still trying"
             await on(Path.RELAY, serve, proxy)
             assert all(await asyncio.gather(*(echo(proxy, seed) for seed in range(LOAD))))
             for member in (serve, proxy):
@@ -579,7 +577,7 @@ class Withheld:
         self._receive = receive = Carrier.message_received
 
         def hold(carrier: Carrier, message: bytes) -> None:
-            handshake = carrier._greeting._handshake
+            handshake = carrier.greeting._handshake
             awaits_proof = isinstance(handshake, ProxyHandshake) and handshake._agree and not handshake.agreement
             if self._active and awaits_proof and carrier.channel.path is path:
                 self.waiting.append((carrier, message))

@@ -129,6 +129,7 @@ def test_a_good_path_or_none_ends_it_and_the_next_poor_one_begins_anew(path: Pat
 # -- how a room waits
 
 
+@pytest.mark.usefixtures("in_virtual_time")
 @pytest.mark.parametrize("event", ["asked to connect anew", "failed for good"])
 async def test_a_room_waits_no_longer_when_something_happens(event: str) -> None:
     proxy = Member(Role.PROXY, "ws://127.0.0.1:9", timeouts=quicker(retry_first=60.0, retry_max=60.0))
@@ -146,6 +147,7 @@ async def test_a_room_waits_no_longer_when_something_happens(event: str) -> None
     assert told.delay > 20
 
 
+@pytest.mark.usefixtures("in_virtual_time")
 async def test_an_event_that_has_nothing_to_do_with_a_link_does_not_shorten_its_delay_or_begin_it_again() -> None:
     proxy = Member(Role.PROXY, "ws://127.0.0.1:9", timeouts=quicker(retry_first=0.4, retry_max=60.0))
     began = asyncio.get_running_loop().time()

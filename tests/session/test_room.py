@@ -453,7 +453,7 @@ def refuse_versions(monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
     start = Carrier.start
 
     def mismatch(carrier: Carrier) -> None:
-        if carrier._greeting.role is role:
+        if carrier.greeting.role is role:
             carrier._end(VersionMismatch("No common version.", hint="Install another."))
         else:
             start(carrier)

@@ -13,6 +13,8 @@ from signal_server.limits import MAX_PROXIES, MESSAGE, Limits, RelayLimits
 from signal_server.messages import Code, Join, Message, PassOn, Refused, Role, encode
 from signal_server.rooms import Admission, Delivery, Member, Rooms
 
+from ..support.signal_clients import books_of
+
 
 @dataclass
 class House:
@@ -364,9 +366,10 @@ class Crowd(RuleBasedStateMachine):
 
     @invariant()
     def each_address_is_charged_for_its_members_and_each_room_for_its_creator(self) -> None:
-        assert self.rooms._members_of == Counter(member.address for member in self.present)
-        assert self.rooms._rooms_of == Counter(self.rooms._creators.values())
-        assert self.rooms._creators.keys() == self.rooms._rooms.keys()
+        books = books_of(self.rooms)
+        assert books.members_of == Counter(member.address for member in self.present)
+        assert books.rooms_of == Counter(books.creators.values())
+        assert books.creators.keys() == books.rooms.keys()
 
     @invariant()
     def no_room_holds_too_many(self) -> None:

@@ -16,7 +16,7 @@ from signal_server.limits import ENVELOPE, MESSAGE, Limits
 from signal_server.relay import PROTOCOL
 from signal_server.server import SignalServer, netloc
 
-from ..support.signal_clients import HANDSHAKE, PATIENCE, Meeting, Peer, masked, meeting, pour_raw
+from ..support.signal_clients import HANDSHAKE, PATIENCE, Meeting, Peer, cut, masked, meeting, pour_raw
 
 
 @pytest.fixture(autouse=True)
@@ -88,9 +88,7 @@ async def test_who_closes_or_loses_its_socket_has_left(orderly: bool, roles: tup
         if orderly:
             await second.socket.close()
         else:
-            connection = second.socket._response.connection
-            assert connection is not None and connection.transport is not None
-            connection.transport.abort()
+            cut(second.socket)
         abrupt = {} if orderly or roles[0] is None else {"abrupt": True}
         assert await first.hear() == {"type": "peer-left", "peerId": second.id} | abrupt
 
@@ -279,11 +277,11 @@ async def test_a_member_that_answers_no_pings_is_dropped() -> None:
 
 
 async def test_a_socket_that_joins_no_room_is_dropped_and_one_that_did_is_not() -> None:
-    async with meeting(Limits(join=0.3)) as here:
+    async with meeting(Limits(join=1.5)) as here:
         member, idler = await here.member(), await here.peer()
         await idler.closed()
         await member.say("bye")
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.7)
         await member.join()
 
 
@@ -498,9 +496,10 @@ async def test_who_joins_one_room_after_the_other_is_slowed_and_others_are_not()
             await guesser.join(f"room {number}")
             await guesser.say("bye")
         assert loop.time() - begun > 1.9
-        begun = loop.time()
+        waiting = asyncio.create_task(guesser.join("one more"), name="one more")
         await here.member(room="R", address="192.0.2.2")
-        assert loop.time() - begun < 1.5
+        assert not waiting.done()
+        await waiting
 
 
 async def test_too_many_joins_at_once_are_refused_and_none_waits_for_long(log: pytest.LogCaptureFixture) -> None:
@@ -592,7 +591,7 @@ async def test_a_server_stops_in_time_whatever_its_clients_do() -> None:
         for _ in range(100):
             await silent[0].say("offer", sdp="x" * 60 * 1024)
         _, stranger = await asyncio.open_connection(*here.address)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await here.server.aclose()
         stranger.close()
 
@@ -603,9 +602,10 @@ async def test_a_server_that_stops_waits_for_no_join_that_it_holds() -> None:
         held = await here.peer()
         await held.say("join", room="S")  # for 4 s
         await (await here.peer()).hears_nothing()
-        begun = asyncio.get_running_loop().time()
         await here.server.aclose()
-        assert asyncio.get_running_loop().time() - begun < 2.5
+        async with asyncio.timeout(PATIENCE):
+            said = await held.socket.receive()
+        assert said.type is aiohttp.WSMsgType.CLOSE, "it has not joined"
 
 
 async def test_an_address_in_use_is_an_error_and_leaves_nothing_behind() -> None:

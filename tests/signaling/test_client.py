@@ -174,8 +174,9 @@ async def close(ws: web.WebSocketResponse) -> None:
 
 
 async def abort(ws: web.WebSocketResponse) -> None:
-    assert ws._req is not None and ws._req.transport is not None
-    ws._req.transport.abort()  # type: ignore[attr-defined]
+    request = ws._req
+    assert request is not None and request.transport is not None
+    request.transport.abort()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("behave", [close, abort])

@@ -91,8 +91,8 @@ class Core:
         return self._connection.message_to_send() if message is None and self._connection else message
 
     @property
-    def _streams(self) -> dict[int, StreamState]:
-        return self._connection._streams if self._connection else {}
+    def streams(self) -> dict[int, StreamState]:
+        return self._connection.streams if self._connection else {}
 
     def __getattr__(self, name: str) -> Any:
         if name == "_connection":  # not yet: it is being copied

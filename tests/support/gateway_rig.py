@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from llmtunnel.config import Limits, Timeouts
+from llmtunnel.endpoints.clients import Clients
 from llmtunnel.endpoints.gateway import Gateway
 from llmtunnel.endpoints.ledger import Ledger
 from llmtunnel.errors import PeerNotFound
@@ -36,6 +37,11 @@ class Rig:
         self.proxy = proxy
         self.ledger = ledger
         self.records = records
+
+    @property
+    def clients(self) -> Clients:
+        """Those that are connected."""
+        return self.gateway._clients
 
     @property
     def address(self) -> tuple[str, int]:

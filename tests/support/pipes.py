@@ -102,11 +102,11 @@ class Wire(asyncio.Transport):
         if len(self.waiting) > self._limits[0] and not self._full:
             self._full = True
             self.protocol.pause_writing()
-        self._loop.call_soon(self._leave)
+        self._loop.call_soon(self.leave)
 
     def write_eof(self) -> None:
         self._eof = True
-        self._loop.call_soon(self._leave)
+        self._loop.call_soon(self.leave)
 
     def pause_reading(self) -> None:
         self.paused = True
@@ -128,7 +128,8 @@ class Wire(asyncio.Transport):
         while self._held and not self.paused and not self._closed:
             self.protocol.data_received(self._held.pop(0))
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """What was written goes on its way."""
         if self.stuck or self._closed:
             return
         data, self.waiting = bytes(self.waiting), bytearray()
@@ -183,6 +184,12 @@ class Hostile:
 
 
 ATTACKS = ["flip", "drop", "truncate", "reorder", "replay", "inject", "reflect"]
+
+
+def pipe_of(channel: Channel) -> asyncio.Transport:
+    """What a channel that is a pipe travels over."""
+    pipe: asyncio.Transport = channel._pipe  # type: ignore[attr-defined]
+    return pipe
 
 
 def channel(identity: Identity, *, server: bool, welcome: Welcome = anybody) -> tuple[TlsChannel, Wire]:

@@ -25,6 +25,8 @@ from llmtunnel.upstream import Upstream
 
 from .session_pair import read_all, start
 
+PATIENCE = 20.0
+"""Seconds that anything expected may take on a busy machine."""
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -53,9 +55,9 @@ class Peer:
         return await self.reader.readexactly(size)
 
     async def ended(self) -> bool:
-        """Whether the other side ends within some seconds, whatever it sends before."""
+        """Whether the other side ends, whatever it sends before."""
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while await self.reader.read(65536):
                     pass
         except ConnectionError:
@@ -87,7 +89,7 @@ class Scripted:
 
     async def peer(self) -> Peer:
         """The next connection."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             return await self._waiting.get()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -96,8 +98,10 @@ class Scripted:
         self._waiting.put_nowait(Peer(reader, writer))
 
     @asynccontextmanager
-    async def listening(self, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1") -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._accept, host, 0, ssl=tls)
+    async def listening(
+        self, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", port: int = 0
+    ) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self._accept, host, port, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield
@@ -135,7 +139,7 @@ class Rig:
 
     async def record(self) -> RequestRecord:
         """The next exchange's record, once serve has it."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             return await self.records.get()
 
 

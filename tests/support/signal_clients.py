@@ -1,16 +1,19 @@
-"""Clients of the signal server that say exactly what they are told to, right or wrong."""
+"""Clients of the signal server that say exactly what they are told to, right or wrong; and what its rooms count."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 import aiohttp
 
 from signal_server.limits import Limits
+from signal_server.rooms import Member, Rooms
 from signal_server.server import SignalServer
 
 PATIENCE = 10.0
@@ -22,6 +25,32 @@ HANDSHAKE = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 """What opens a WebSocket, by hand."""
+
+
+@dataclass(frozen=True)
+class Books:
+    """What rooms keep count of, and show nobody."""
+
+    count: int
+    """Of all members."""
+    members_of: Counter[str]
+    rooms_of: Counter[str]
+    """By address."""
+    creators: Mapping[str, str]
+    """The address that each room was created from."""
+    rooms: Mapping[str, Mapping[str, Member]]
+
+
+def books_of(rooms: Rooms) -> Books:
+    """As they stand now."""
+    return Books(rooms._count, rooms._members_of, rooms._rooms_of, rooms._creators, rooms._rooms)
+
+
+def cut(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Break the connection off, without a goodbye."""
+    connection = socket._response.connection
+    assert connection is not None and connection.transport is not None
+    connection.transport.abort()
 
 
 class Peer:
@@ -73,7 +102,7 @@ class Meeting:
     def __init__(self, server: SignalServer, stack: AsyncExitStack, http: aiohttp.ClientSession) -> None:
         self.server = server
         self.http = http
-        self._stack = stack
+        self.stack = stack
 
     @property
     def address(self) -> tuple[str, int]:
@@ -83,7 +112,7 @@ class Meeting:
     async def peer(self, path: str = "/", *, address: str = "") -> Peer:
         """A client; ``address``: where a proxy on this machine says that it is."""
         fields = {"X-Forwarded-For": address} if address else {}
-        return Peer(await self._stack.enter_async_context(self.http.ws_connect(self.server.url + path, headers=fields)))
+        return Peer(await self.stack.enter_async_context(self.http.ws_connect(self.server.url + path, headers=fields)))
 
     async def member(self, role: str | None = None, *, room: str = "R", address: str = "") -> Peer:
         peer = await self.peer(address=address)

@@ -24,7 +24,8 @@ from signal_server.limits import Limits as ServerLimits
 from signal_server.limits import RelayLimits
 from signal_server.server import SignalServer
 
-from ..support.pipes import LEFT, PATIENCE, RIGHT, Ear, close
+from ..support.embedded import until
+from ..support.pipes import LEFT, PATIENCE, RIGHT, Ear, close, pipe_of
 
 Run = Callable[..., Any]
 QUICK = Timeouts(signal=2.0, connect=1.0, close=0.3)
@@ -36,8 +37,8 @@ def run_on_each_loop(on_each_loop: Run) -> Run:
 
 
 @asynccontextmanager
-async def meeting(limits: ServerLimits | None = None) -> AsyncIterator[tuple[str, str, str]]:
-    """A signal server's address, and the tickets that a proxy and a serve have got from it."""
+async def meeting(limits: ServerLimits | None = None) -> AsyncIterator[tuple[SignalServer, str, str]]:
+    """A signal server, and the tickets that a proxy and a serve have got from it."""
     async with SignalServer("127.0.0.1", 0, limits=limits) as server:
         serve, _ = await member(server.url, Role.SERVE)
         proxy, joined = await member(server.url, Role.PROXY)
@@ -46,7 +47,7 @@ async def meeting(limits: ServerLimits | None = None) -> AsyncIterator[tuple[str
         mine, others = await proxy.receive(), await serve.receive()
         assert isinstance(mine, PipeTicket) and isinstance(others, PipeTicket)
         assert mine.peer_id == joined.peers[0].peer_id and others.peer_id == joined.peer_id
-        yield server.url, mine.ticket, others.ticket
+        yield server, mine.ticket, others.ticket
         await serve.aclose()
         await proxy.aclose()
 
@@ -58,10 +59,10 @@ async def member(url: str, role: Role) -> tuple[SignalClient, Joined]:
 
 @asynccontextmanager
 async def relayed(limits: ServerLimits | None = None) -> AsyncIterator[tuple[Channel, Channel]]:
-    async with meeting(limits) as (url, mine, others):
+    async with meeting(limits) as (server, mine, others):
         left, right = await asyncio.gather(
-            open_relay(url, mine, identity=LEFT, server=False, timeouts=QUICK),
-            open_relay(url, others, identity=RIGHT, server=True, timeouts=QUICK),
+            open_relay(server.url, mine, identity=LEFT, server=False, timeouts=QUICK),
+            open_relay(server.url, others, identity=RIGHT, server=True, timeouts=QUICK),
         )
         yield left, right
         await close(left, right)
@@ -100,7 +101,7 @@ async def test_bulk_passes_both_ways_and_the_queue_stays_short() -> None:
         async def bulk(end: Channel, ear: Ear) -> None:
             for message in sent:
                 await ear.send(end, message)
-                assert end._pipe.get_write_buffer_size() < 3 * MAX_MESSAGE  # type: ignore[attr-defined]
+                assert pipe_of(end).get_write_buffer_size() < 3 * MAX_MESSAGE
 
         await asyncio.gather(bulk(left, near), bulk(right, far))
         await far.until(lambda: len(far.messages) == len(sent))
@@ -140,7 +141,7 @@ async def test_a_relay_that_dies_is_a_cut() -> None:
         )
         near = Ear()
         left.attach(near)
-        right._pipe.abort()  # type: ignore[attr-defined]
+        pipe_of(right).abort()
         await near.until(lambda: near.closed)
         assert "cut" in near.closed[0] or "broke" in near.closed[0]
         await close(left, right)
@@ -156,9 +157,10 @@ def test_a_ticket_that_is_none_is_said(run: Run) -> None:
             await open_relay(url, "x", identity=LEFT, server=False, timeouts=QUICK)
 
     async def closed() -> None:
-        async with meeting(relay(pipes_each=1)) as (url, mine, others):
+        async with meeting(relay(pipes_each=1)) as (server, mine, others):
+            url = server.url
             waiting = asyncio.create_task(open_relay(url, mine, identity=LEFT, server=False, timeouts=QUICK))
-            await asyncio.sleep(0.1)
+            await until(lambda: server.relay)  # it has its place
             with pytest.raises(ConnectFailed, match="no free pipe"):
                 await open_relay(url, others, identity=RIGHT, server=True, timeouts=QUICK)
             with pytest.raises(ConnectFailed):

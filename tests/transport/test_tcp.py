@@ -20,7 +20,7 @@ from llmtunnel.transport.networks import Interface
 from llmtunnel.transport.pipe import TlsChannel
 from llmtunnel.transport.tcp import TcpDialler, TcpListener
 
-from ..support.pipes import LEFT, PATIENCE, RIGHT, Ear, close
+from ..support.pipes import LEFT, PATIENCE, RIGHT, Ear, close, pipe_of
 from ..support.scripted_upstream import reset
 
 HERE = [Interface(ipaddress.ip_address("127.0.0.1"), 8)]
@@ -105,7 +105,7 @@ async def test_the_system_takes_no_more_than_is_soon_on_its_way() -> None:
         left = await dialler().dial(listener.addresses)
         right = await taken.get()
         for end in (left, right):
-            sock = end._pipe.get_extra_info("socket")  # type: ignore[attr-defined]
+            sock = pipe_of(end).get_extra_info("socket")
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == pipe._UNSENT
         await close(left, right)
 

@@ -309,17 +309,17 @@ async def test_servers_that_name_nothing_are_no_reason_to_wait() -> None:
 @pytest.mark.parametrize("together", [False, True])
 async def test_records_that_openssl_still_holds_or_that_come_together_all_arrive(together: bool) -> None:
     left, right = await connected()
-    dtls, agent = left.peer._dtls, left.peer.agent
+    tls = left.peer._dtls._ssl
     records: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agent, "transmit", records.append)
+        patch.setattr(left.peer.agent, "transmit", records.append)
         for number in range(3):
             await left.send(b"%d" % number * 500)
             await asyncio.sleep(0)
-    assert dtls._ssl is not None and records
+    assert tls is not None and records
     for datagram in [b"".join(records)] if together else records:
         right.peer.agent.data_received(datagram, 1)
-    dtls._ssl.send(b"no packet of SCTP")  # a record that nobody has read out when the next one follows
+    tls.send(b"no packet of SCTP")  # a record that nobody has read out when the next one follows
     await left.send(b"last")
     await right.until(lambda: len(right.messages) == 4)
     assert right.messages == [b"0" * 500, b"1" * 500, b"2" * 500, b"last"]
