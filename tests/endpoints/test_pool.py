@@ -333,7 +333,8 @@ def test_a_host_name_is_reached_on_either_loopback_address() -> None:
         run(main("::1"))
 
 
-async def test_a_name_of_this_machine_is_not_looked_up_for_each_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names that are looked up on this loop from now on."""
     loop = asyncio.get_running_loop()
     asked: list[str] = []
     look_up = loop.getaddrinfo
@@ -343,6 +344,16 @@ async def test_a_name_of_this_machine_is_not_looked_up_for_each_connection(monke
         return await look_up(host, *rest, **options)
 
     monkeypatch.setattr(loop, "getaddrinfo", counted)
+    return asked
+
+
+def remember(pool: UpstreamPool, address: str, *, seconds: float) -> None:
+    """As if the upstream's name had had this address, which counts for so long from now on."""
+    pool._familiar = address, asyncio.get_running_loop().time() + seconds
+
+
+async def test_a_name_of_this_machine_is_not_looked_up_for_each_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = looked_up(monkeypatch)
     scripted = Scripted()
     async with scripted.listening():
         asked.clear()
@@ -351,21 +362,26 @@ async def test_a_name_of_this_machine_is_not_looked_up_for_each_connection(monke
                 await pool.connect()
                 await scripted.peer()
             assert asked == ["localhost"]
-            pool._familiar = "127.0.0.1", loop.time() - 1
+            remember(pool, "127.0.0.1", seconds=-1)
             for _ in range(2):
                 await pool.connect()
                 await scripted.peer()
             assert asked == ["localhost"] * 2
 
 
-async def test_an_upstream_that_has_left_the_address_where_it_was_is_looked_up_again() -> None:
+async def test_an_upstream_that_has_left_the_address_where_it_was_is_looked_up_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = looked_up(monkeypatch)
     scripted = Scripted()
     async with scripted.listening(host="127.0.0.1"):
+        asked.clear()
         async with pool_of(Upstream.parse(str(scripted.port))) as pool:
-            pool._familiar = "::1", asyncio.get_running_loop().time() + 10
-            await pool.connect()
-            await scripted.peer()
-            assert pool._familiar[0] == "127.0.0.1"
+            remember(pool, "::1", seconds=10)
+            for _ in range(2):
+                await pool.connect()
+                await scripted.peer()
+            assert asked == ["localhost"], "and then no more"
 
 
 def unreachable(upstream: Upstream, timeouts: Timeouts | None = None) -> UpstreamUnreachable:

@@ -295,10 +295,10 @@ async def dial(*hosts: str, port: int, tls: ssl.SSLContext | None = None) -> str
     lost = asyncio.Event()
     async with asyncio.timeout(PATIENCE):
         connection = await connect("localhost", port, tls=tls, on_lost=lambda _: lost.set())
-    peer: tuple[Any, ...] = connection._transport.get_extra_info("peername")
+    address = connection.address
     connection.abort()
     await lost.wait()
-    return str(peer[0])
+    return address
 
 
 @pytest.mark.usefixtures("on_each_loop")

@@ -435,8 +435,8 @@ async def test_a_link_that_is_being_closed_carries_nothing_and_says_nothing_more
 
     async with signal() as server, pair(server.url) as (_serve, proxy):
         [link] = proxy.links
-        proxy.room._links.leave(link)
-        assert proxy.room._links.forget(link)
+        proxy.kept.leave(link)
+        assert proxy.kept.forget(link)
         proxy.notices.clear()
         carrier = link.attempts[0].carrier
         assert carrier is not None and carrier.error is None

@@ -12,6 +12,7 @@ from llmtunnel.errors import TunnelError
 from llmtunnel.paths import AUTO
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
 from llmtunnel.session.link import Link
+from llmtunnel.session.links import Links
 from llmtunnel.session.mux import Session
 from llmtunnel.session.room import Room
 from llmtunnel.session.stream import Stream
@@ -79,24 +80,29 @@ class Member(Heard):
 
     @property
     def links(self) -> tuple[Link, ...]:
-        return tuple(self.room._links.by_id.values())
+        return tuple(self.kept.by_id.values())
 
     # What tests see of a room, and no user does: here alone stand its private names.
 
     @property
+    def kept(self) -> Links:
+        """Its links, with those that are left behind or being closed."""
+        return self.room._links
+
+    @property
     def closing(self) -> int:
         """How many links are being closed."""
-        return len(self.room._links.closing)
+        return len(self.kept.closing)
 
     @property
     def left(self) -> int:
         """How many links were left behind by better ones, and are not closed yet."""
-        return len(self.room._links.left)
+        return len(self.kept.left)
 
     @property
     def alone(self) -> bool:
         """Whether no other member is known."""
-        return self.room._negotiation.alone
+        return self.room.alone
 
     @property
     def known(self) -> int:
