@@ -282,6 +282,7 @@ async def test_who_comes_later_with_another_certificate_is_not_let_in_and_nothin
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tickets: list[str] = []
+    monkeypatch.setattr(peers, "HEAD_START", PATIENCE)  # the proxy itself asks for none
     async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
         await on(Path.DIRECT, serve, proxy)
         [link], [ours] = proxy.links, serve.links

@@ -29,6 +29,7 @@ from ..support.pipes import LEFT, PATIENCE, RIGHT, Ear, close, pipe_of
 
 Run = Callable[..., Any]
 QUICK = Timeouts(signal=2.0, connect=1.0, close=0.3)
+PATIENT = Timeouts(signal=PATIENCE, connect=PATIENCE, close=0.3)
 
 
 @pytest.fixture(name="run")
@@ -61,8 +62,8 @@ async def member(url: str, role: Role) -> tuple[SignalClient, Joined]:
 async def relayed(limits: ServerLimits | None = None) -> AsyncIterator[tuple[Channel, Channel]]:
     async with meeting(limits) as (server, mine, others):
         left, right = await asyncio.gather(
-            open_relay(server.url, mine, identity=LEFT, server=False, timeouts=QUICK),
-            open_relay(server.url, others, identity=RIGHT, server=True, timeouts=QUICK),
+            open_relay(server.url, mine, identity=LEFT, server=False, timeouts=PATIENT),
+            open_relay(server.url, others, identity=RIGHT, server=True, timeouts=PATIENT),
         )
         yield left, right
         await close(left, right)
@@ -134,10 +135,10 @@ async def test_what_the_relay_says_as_it_closes_is_told() -> None:
 
 @pytest.mark.usefixtures("on_each_loop")
 async def test_a_relay_that_dies_is_a_cut() -> None:
-    async with meeting() as (url, mine, others):
+    async with meeting() as (server, mine, others):
         left, right = await asyncio.gather(
-            open_relay(url, mine, identity=LEFT, server=False, timeouts=QUICK),
-            open_relay(url, others, identity=RIGHT, server=True, timeouts=QUICK),
+            open_relay(server.url, mine, identity=LEFT, server=False, timeouts=PATIENT),
+            open_relay(server.url, others, identity=RIGHT, server=True, timeouts=PATIENT),
         )
         near = Ear()
         left.attach(near)
@@ -172,19 +173,19 @@ def test_a_ticket_that_is_none_is_said(run: Run) -> None:
 
 @pytest.mark.usefixtures("on_each_loop")
 async def test_a_peer_that_does_not_come_is_waited_for_so_long() -> None:
-    async with meeting() as (url, mine, _):
+    async with meeting() as (server, mine, _):
         with pytest.raises(ConnectFailed, match="not finish the TLS handshake within 1 s"):
-            await open_relay(url, mine, identity=LEFT, server=False, timeouts=QUICK)
-    async with meeting(relay(ticket=0.3)) as (url, mine, _):
+            await open_relay(server.url, mine, identity=LEFT, server=False, timeouts=QUICK)
+    async with meeting(relay(ticket=0.3)) as (server, mine, _):
         with pytest.raises(ConnectFailed, match="the connection was cut"):
-            await open_relay(url, mine, identity=LEFT, server=False, timeouts=QUICK)
+            await open_relay(server.url, mine, identity=LEFT, server=False, timeouts=QUICK)
 
 
 @pytest.mark.usefixtures("on_each_loop")
 async def test_giving_up_while_it_is_being_opened_leaves_nothing() -> None:
-    async with meeting() as (url, mine, _):
+    async with meeting() as (server, mine, _):
         for rounds in (*range(30), 1000):
-            opening = asyncio.create_task(open_relay(url, mine, identity=LEFT, server=False, timeouts=QUICK))
+            opening = asyncio.create_task(open_relay(server.url, mine, identity=LEFT, server=False, timeouts=QUICK))
             for _ in range(rounds):
                 await asyncio.sleep(0)
             opening.cancel()
