@@ -226,6 +226,6 @@ class DataChannel:
         for event in self._association.handle_timer(self._loop.time()):
             if isinstance(event, Ended):
                 self._end(event.reason)
-        if self._association.take_fragments_needed():
-            self._below.cut_packets(True)
+        if (allowed := self._association.take_fragmentation()) is not None:
+            self._below.cut_packets(allowed)
         self._flush()

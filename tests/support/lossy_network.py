@@ -151,7 +151,8 @@ class Network:
             return False
         self._begin(side, when)
         side.events += side.association.handle_timer(self.now)
-        side.wire.pieces = side.wire.pieces or side.association.take_fragments_needed()
+        if (allowed := side.association.take_fragmentation()) is not None:
+            side.wire.pieces = allowed
         self._send_of(side)
         return True
 

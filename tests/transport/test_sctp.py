@@ -17,6 +17,7 @@ from llmtunnel.transport.sctp.congestion import Bbr, NewReno
 from llmtunnel.transport.sctp.inbound import Message
 from llmtunnel.transport.sctp.outbound import WINDOW_MOST
 from llmtunnel.transport.sctp.packet import FIRST, LAST, Init, Malformed, Sack
+from llmtunnel.transport.sctp.pmtu import RAISE
 from llmtunnel.transport.sctp.turns import Queued, Turns
 
 from ..support.lossy_network import Network, Side, Wire
@@ -634,7 +635,8 @@ def test_probes_find_the_longest_packet_that_passes(mtu: int, found: int, loss: 
     probing(net)
     net.pass_time(10)
     assert net.left.association.packet_size == net.right.association.packet_size == found
-    assert net.left.association.next_timer() is None
+    again = net.left.association.next_timer()  # nothing is due before the path is probed again
+    assert again is None if found == 16_352 else again is not None and again > RAISE
     for size in (1, 5000, 65_536):
         net.left.association.send(1, BINARY, bytes(size))
     net.run(lambda: len(net.right.messages) == 3, seconds=5)
@@ -666,6 +668,37 @@ def test_a_path_that_takes_less_than_it_did_loses_nothing(loss: float) -> None:
     assert [message.data for message in net.right.messages] == sent
     assert net.left.association.packet_size == PACKET
     assert net.left.wire.pieces
+
+
+def test_a_path_that_takes_longer_packets_again_is_found_out() -> None:
+    net = standing(mtu=9000)
+    probing(net)
+    net.pass_time(5)
+    net.left.wire.mtu = net.right.wire.mtu = 1300
+    for _ in range(20):
+        net.left.association.send(1, BINARY, bytes(60_000))
+    net.run(lambda: len(net.right.messages) == 20, seconds=60)
+    assert net.left.association.packet_size == PACKET
+    net.pass_time(RAISE + 10)  # in vain: the path has not changed
+    assert net.left.association.packet_size == PACKET
+    assert not net.left.wire.pieces  # or a probe would arrive in pieces
+    net.left.wire.mtu = net.right.wire.mtu = 9000
+    net.pass_time(RAISE / 2)
+    assert net.left.association.packet_size == PACKET
+    net.pass_time(RAISE / 2 + 10)
+    assert net.left.association.packet_size == 8912
+    for _ in range(20):
+        net.left.association.send(1, BINARY, bytes(60_000))
+    net.run(lambda: len(net.right.messages) == 40, seconds=5)
+
+
+def test_a_path_that_has_lost_all_probes_is_probed_again() -> None:
+    net = standing(mtu=1300)
+    probing(net)
+    net.pass_time(60)
+    net.left.wire.mtu = net.right.wire.mtu = 9000
+    net.pass_time(RAISE)
+    assert net.left.association.packet_size == net.right.association.packet_size == 8912
 
 
 def test_an_acknowledged_probe_that_was_never_sent_counts_for_nothing() -> None:

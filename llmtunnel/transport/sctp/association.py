@@ -118,7 +118,7 @@ class Association:
         """None until the path is probed."""
         self._peer_takes = 0
         """The longest packet in bytes that a peer of ours accepts; 0 for any other peer."""
-        self._fragments_needed = False
+        self._fragmentation: bool | None = None
         self._secret = os.urandom(_COOKIE)
         self._inbound: Inbound | None = None
         self._outbound: Outbound | None = None
@@ -168,13 +168,13 @@ class Association:
         if self._mtu is None and self._peer_takes:
             self._mtu = PathMtu(self._peer_takes, now)
 
-    def take_fragments_needed(self) -> bool:
-        """Return whether packets that were sent are now too long for the path, and so need fragmentation.
+    def take_fragmentation(self) -> bool | None:
+        """Return whether packets may be fragmented from now on, or None if that has not changed. Reports it once.
 
-        Reports it once.
+        They may if packets that were sent are now too long for the path, until the path is probed again.
         """
-        needed, self._fragments_needed = self._fragments_needed, False
-        return needed
+        allowed, self._fragmentation = self._fragmentation, None
+        return allowed
 
     @property
     def packet_size(self) -> int:
@@ -309,14 +309,16 @@ class Association:
         if self._outbound is not None:
             self._outbound.handle_timer(now)
             if self.packet_size > PACKET and self._outbound.timeouts >= BLACK_HOLE:
-                self._fall_back()
+                self._fall_back(now)
+            if self._mtu is not None and self._mtu.recover(now):
+                self._fragmentation = False
         return []
 
-    def _fall_back(self) -> None:
+    def _fall_back(self, now: float) -> None:
         assert self._mtu is not None and self._outbound is not None
-        self._mtu.fall_back()
+        self._mtu.fall_back(now)
         self._outbound.packet = self._payload
-        self._fragments_needed = True
+        self._fragmentation = True
 
     def _repeat_handshake(self, now: float) -> None:
         assert self._handshake is not None
