@@ -180,7 +180,7 @@ class Dtls:
         self._write()
         self._set_timer()
 
-    # -- what comes
+    # -- receiving
 
     def _receive(self, datagram: bytes) -> None:
         if self._over:
@@ -213,7 +213,7 @@ class Dtls:
 
     def _end(self, reason: str) -> None:
         if not self._over:
-            self._write()  # an alert, where OpenSSL has one
+            self._write()  # an alert, if OpenSSL has one
             self._stop()
             self._ended(reason)
 
@@ -223,7 +223,7 @@ class Dtls:
             self._timer.cancel()
             self._timer = None
 
-    # -- what goes out
+    # -- sending
 
     def _write(self, size: int = _RECORD) -> None:
         """Send OpenSSL's output, each record in its own datagram.
