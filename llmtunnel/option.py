@@ -213,7 +213,8 @@ def accepts(
     """
     assert isinstance(kind, type)
     fields_of = inspect.signature(kind).parameters
-    parameters = sorted((fields_of[name] for name in declared(kind)), key=lambda each: each.kind)
+    every = declared(kind)
+    parameters = sorted((fields_of[name] for name in every), key=lambda each: each.kind)
 
     def decorate(function: Callable[[T], R]) -> Callable[P, R]:
         signature = inspect.signature(function).replace(parameters=parameters)
@@ -226,7 +227,7 @@ def accepts(
             return function(made(kind, found.arguments) if made else kind(*args, **given))
 
         update_wrapper(call, function)
-        call.__doc__ = _documented(function, [declared(kind)[each.name] for each in parameters])
+        call.__doc__ = _documented(function, [every[each.name] for each in parameters])
         vars(call)["__signature__"] = signature
         return call
 

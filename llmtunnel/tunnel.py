@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from . import descriptors, runtime
 from .config import ProxySettings, ServeSettings, Settings
-from .endpoints.discovery import NOT_FOUND_YET
 from .endpoints.ledger import RECORDS, Ledger
 from .errors import PeerNotFound, SettingError, TunnelError, WaitTimeout
 from .invite import is_invites
@@ -597,9 +596,12 @@ class Server(Tunnel):
     @property
     def status(self) -> Status:
         """The present state, with that of the upstream."""
-        seeking = self._seeking is not None and not self._seeking.done()
-        looked_for = UpstreamStatus(health=Health.DOWN, detail=NOT_FOUND_YET)
-        upstream = looked_for if seeking else self._origin.watch.status
+        if self._seeking is None or self._seeking.done():
+            upstream = self._origin.watch.status
+        else:
+            from .endpoints.discovery import NOT_FOUND_YET
+
+            upstream = UpstreamStatus(health=Health.DOWN, detail=NOT_FOUND_YET)
         return replace(super().status, upstream=upstream)
 
     def _upstream_seen(self, status: UpstreamStatus) -> None:

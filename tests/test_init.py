@@ -39,6 +39,21 @@ def test_values_and_help_load_no_loop_and_no_library(code: str) -> None:
     assert not loaded & HEAVY
 
 
+def test_a_proxy_starts_without_what_only_others_use() -> None:
+    loaded = modules_after(
+        "import asyncio\n"
+        "from llmtunnel.cli import commands, options\n"
+        "from llmtunnel.tunnel import Proxy\n"
+        "settings = options.parse(['proxy', '--room', 'r', '--secret', 'a secret']).settings\n"
+        "async def made(): Proxy(settings)\n"
+        "asyncio.run(made())"
+    )
+    assert "llmtunnel.session.room" in loaded
+    others = {"aio", "sync", "local", "doctor", "notebook", "endpoints.origin", "endpoints.pool", "endpoints.discovery"}
+    assert not loaded & {f"llmtunnel.{name}" for name in others}
+    assert not loaded & {"aiortc", "av", "rich", "IPython", "ipywidgets", "matplotlib", "segno"}
+
+
 def test_every_public_name_is_there_and_listed() -> None:
     for name in llmtunnel.__all__:
         assert getattr(llmtunnel, name) is not None

@@ -32,7 +32,7 @@ from .parsers import PROG, TOY_PORT
 from .signals import READER_GONE, Stop, on_signals
 
 if TYPE_CHECKING:
-    from ..aio import Server, Tunnel
+    from ..tunnel import Server, Tunnel
     from ..upstream import Upstream
 
 OLLAMA: Final = "Ollama"
@@ -145,7 +145,7 @@ def _print_invite(command: InviteCommand) -> int:
 
 
 async def _serve(command: ServeCommand, console: Console) -> int:
-    from .. import aio
+    from ..tunnel import Server
 
     if command.new and console.saved:
         raise SettingError(
@@ -160,18 +160,18 @@ async def _serve(command: ServeCommand, console: Console) -> int:
     if not settings.exposure.policy.chosen and (name == OLLAMA or settings.upstream.port == NAMED["ollama"]):
         console.say(OLLAMA_HINT)
     _warn(settings, console)
-    server = aio.Server(settings)
+    server = Server(settings)
     if settings.invite is not None:
         _show_invite(server, settings.invite, console, command)
     return await keep(server, console)
 
 
 async def _proxy(command: ProxyCommand, console: Console) -> int:
-    from .. import aio
+    from ..tunnel import Proxy
 
     settings = command.settings
     _warn(settings, console)
-    return await keep(aio.Proxy(settings), console, then=_doubting(settings, console))
+    return await keep(Proxy(settings), console, then=_doubting(settings, console))
 
 
 def _doubting(settings: ProxySettings, console: Console) -> Callable[[Notice], None]:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from signal_server.server import SignalServer
 
-from .. import aio
 from ..config import IceServers, ProxySettings, ServeSettings
 from ..endpoints.toy import MODEL, Toy, ask, text_of
 from ..errors import StreamError
@@ -20,6 +19,7 @@ from ..invite import Invite
 from ..paths import Path
 from ..status import ErrorNotice, Notice, Phase, RequestFinished, Role
 from ..summary import duration, printable, size
+from ..tunnel import Proxy, Server
 from ..upstream import Upstream
 from .console import Console
 from .lines import sentence
@@ -78,7 +78,7 @@ async def demo(console: Console, *, stay: bool) -> int:
 
 
 @asynccontextmanager
-async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator[aio.Proxy]:
+async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator[Proxy]:
     """A serve and a proxy that have met through the signal server by an invite, over WebRTC."""
     invite = Invite.generate(signal)
     common: dict[str, Any] = {
@@ -89,8 +89,8 @@ async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator
         "loopback": True,
         "path": "direct",  # as between two machines: on one, local TCP would take over
     }
-    serve = aio.Server(ServeSettings(**common, invite=invite, upstream=Upstream.parse(upstream)))
-    proxy = aio.Proxy(ProxySettings(**common, listen=f"{HOST}:0"))
+    serve = Server(ServeSettings(**common, invite=invite, upstream=Upstream.parse(upstream)))
+    proxy = Proxy(ProxySettings(**common, listen=f"{HOST}:0"))
     begun = time.perf_counter()
     console.say("serve and proxy    connecting\n")
     async with AsyncExitStack() as stack:
@@ -116,7 +116,7 @@ def _say_request(console: Console, notice: Notice) -> None:
         console.say(f"{printable(sentence(notice))}\n")
 
 
-async def _compare(direct_url: str, proxy: aio.Proxy, console: Console) -> DemoFinished:
+async def _compare(direct_url: str, proxy: Proxy, console: Console) -> DemoFinished:
     """One answer through the tunnel, told as it comes, and the same one direct."""
     console.say(f"\n> {PROMPT}\n")
     through, first_token_ms = await _listen(proxy.url, console)

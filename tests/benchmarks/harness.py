@@ -30,7 +30,8 @@ class Process:
     def __init__(self, *arguments: str, name: str, folder: Path) -> None:
         self.name = name
         self._output = folder / f"{name}-{secrets.token_hex(4)}.txt"
-        foreign = ("TUNNEL_", "LLMTUNNEL_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+        # An installed llmtunnel has its bytecode: without, a start takes a fifth longer.
+        foreign = ("TUNNEL_", "LLMTUNNEL_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "PYTHONDONTWRITEBYTECODE")
         environ = {key: value for key, value in os.environ.items() if not key.upper().startswith(foreign)}
         with self._output.open("wb") as output:
             self._popen = subprocess.Popen(
