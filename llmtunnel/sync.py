@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from . import aio, descriptors, nested, opened, runtime
-from .config import ProxySettings, ServeSettings, Settings
+from .config import BenchOptions, ProxySettings, ServeSettings, Settings
 from .endpoints.ledger import RECORDS
 from .environment import Environ
 from .errors import AddressInUse, TunnelError
@@ -307,18 +307,23 @@ def bench(given: _BenchCall) -> BenchResult:
     If you leave an option out, or pass None, its variable in the environment counts. The command line reads the same
     variables.
     """
-    from .benchmark import bench
-
-    hold = nested.hold("bench") if given.in_loop else _thread("bench")
-    try:
-        return hold.call(bench(given, timeout=given.timeout, quiet=given.quiet))
-    finally:
-        hold.close()
+    return measure(given, timeout=given.timeout, quiet=given.quiet, in_loop=given.in_loop)
 
 
 if TYPE_CHECKING:  # mypy complains of an ignore that it does not need: these parameters are known to it
     serve(8.5)  # type: ignore[arg-type]
     proxy(no_such_option=True)  # type: ignore[call-arg]
+
+
+def measure(options: BenchOptions, *, timeout: float | None, quiet: bool, in_loop: bool = False) -> BenchResult:
+    """See `benchmark.bench`."""
+    from .benchmark import bench
+
+    hold = nested.hold("bench") if in_loop else _thread("bench")
+    try:
+        return hold.call(bench(options, timeout=timeout, quiet=quiet))
+    finally:
+        hold.close()
 
 
 def diagnose(settings: Settings, *, upstream: Upstream | None, address: str, peer: bool = False) -> Diagnosis:

@@ -132,7 +132,7 @@ class Found:
     path: Path
     """How packets travel."""
     rtt_ms: float | None = None
-    """The shortest round trip that was seen, in milliseconds; None where none was measured."""
+    """The shortest round trip that was seen, in milliseconds, to 1 ms; None where none was measured."""
     loss: float | None = None
     """Share of the packets this side has sent that it took for lost, 0 to 1; None over TCP or a relay."""
     packets: int | None = None

@@ -40,12 +40,12 @@ def head(found: Found, *, width: int) -> Iterator[str]:
 
 
 def path_sentence(found: Found) -> str:
-    """``direct, round trip 12.3 ms, 0.2 % of 1234 packets lost``."""
+    """``direct, round trip 12.3 ms, 0.20 % of 1,234 packets taken for lost``."""
     words = [path_words(found.path)]
     if found.rtt_ms is not None:
-        words.append(f"round trip {_ms(found.rtt_ms)}")
+        words.append(f"round trip {'under 1 ms' if found.rtt_ms < 1 else _ms(found.rtt_ms)}")
     if found.loss is not None and found.packets:
-        words.append(f"{found.loss:.2%} of {found.packets} packets lost".replace("%", " %"))
+        words.append(f"{found.loss * 100:.2f} % of {found.packets:,} packets taken for lost")
     return ", ".join(words)
 
 

@@ -14,9 +14,9 @@ from ..measure.table import limits, path_sentence, rows
 from ..summary import rate
 from .style import STYLE
 
-DOWN: Final = "#0969da"
-UP: Final = "#8250df"
-"""Colours of the two directions, as in `plot`."""
+DOWN: Final = "#2f81f7"
+UP: Final = "#986ee2"
+"""Colours of the two directions, for light and dark pages."""
 WIDTH, HEIGHT = 300, 110
 """Pixels of a plot's area."""
 _LEFT, _TOP, _BELOW = 62, 20, 18
@@ -28,7 +28,7 @@ Point = tuple[float, float]
 def html(found: Found) -> str:
     """The whole output."""
     local = found.direct is not None
-    titles = ("", *(("direct",) if local else ()), "tunnel", "" if local else "of")
+    titles = ("", *(("direct",) if local else ()), "tunnel", "compared" if local else "")
     cells = [
         (row.label, *((row.direct,) if local else ()), row.tunnel, row.compared if local else row.remark)
         for row in rows(found.tunnel, found.direct)
@@ -37,7 +37,7 @@ def html(found: Found) -> str:
     said = "".join(f'<div class="lt-muted">{escape(note)}</div>' for note in notes)
     return (
         f'{STYLE}<div class="llmtunnel lt-bench"><div><b>Tunnel</b> {escape(path_sentence(found))}</div>'
-        f'<table class="lt-part"><thead><tr>{"".join(map(_title, titles))}</tr></thead>'
+        f'<table class="lt-part" style="width: auto"><thead><tr>{"".join(map(_title, titles))}</tr></thead>'
         f"<tbody>{''.join(map(_row, cells))}</tbody></table>"
         f'<div class="lt-part">{"".join(_plots(found))}</div>{said}</div>'
     )
@@ -45,13 +45,14 @@ def html(found: Found) -> str:
 
 def _title(words: str) -> str:
     number = ' class="lt-number"' if words in ("direct", "tunnel") else ""
-    return f"<th{number}>{words if words != 'of' else ''}</th>"
+    return f"<th{number}>{words}</th>"
 
 
 def _row(cells: Sequence[str]) -> str:
     label, *numbers, more = map(escape, cells)
     shown = "".join(f'<td class="lt-number">{each}</td>' for each in numbers)
-    return f"<tr><td>{label}</td>{shown}<td>{more}</td></tr>"
+    wide = "max-width: none"
+    return f'<tr><td style="white-space: pre; {wide}">{label}</td>{shown}<td style="{wide}">{more}</td></tr>'
 
 
 def _plots(found: Found) -> Iterator[str]:

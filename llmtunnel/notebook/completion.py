@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from ..cli.parsers import Parser, doctor_parser, proxy_parser, serve_parser
+from ..cli.parsers import Parser, bench_parser, doctor_parser, proxy_parser, serve_parser
 from ..upstream import NAMED
 
-VERBS: Final = ("serve", "proxy", "status", "invite", "peers", "kick", "stop", "reconnect", "doctor", "help")
+VERBS: Final = ("serve", "proxy", "status", "invite", "peers", "kick", "stop", "reconnect", "doctor", "bench", "help")
 NAME: Final = "--name"
 ALL: Final = "all"
 """In place of a name, for stop and peers."""
@@ -25,6 +25,8 @@ def candidates(words: Sequence[str], *, tunnels: Sequence[str], peers: Sequence[
             return _opening(proxy_parser(), rest, tunnels)
         case ["doctor", *_]:
             return list(doctor_parser().flags)
+        case ["bench", *_]:
+            return list(bench_parser().flags)
         case ["kick"]:
             return list(peers)
         case ["stop" | "peers"]:

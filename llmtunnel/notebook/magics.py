@@ -9,6 +9,7 @@ of the cell is what it always is, with its ``await``, its errors and its last va
 from __future__ import annotations
 
 import getpass
+import json
 import re
 import shlex
 import sys
@@ -17,11 +18,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from IPython.core.error import StdinNotImplementedError, UsageError
+from IPython.display import display as show
 
 from .. import opened, sync
+from ..aio import WAIT
 from ..cli import doctor
 from ..cli.commands import InviteShown
-from ..cli.options import DoctorCommand, ShowText, parse
+from ..cli.options import BenchCommand, DoctorCommand, ShowText, parse
 from ..cli.parsers import did_you_mean
 from ..errors import SettingError, TunnelError
 from ..install import on_laptop
@@ -47,6 +50,7 @@ Use an HTTP service of one machine on another one, through a peer-to-peer channe
   %tunnel reconnect [NAME]                     drop all connections, and connect again
   %tunnel stop [NAME|all]                      stop it; all: also those of llmtunnel.serve and llmtunnel.proxy
   %tunnel doctor [CODE] ...                    check whether a tunnel will connect from here, and why not
+  %tunnel bench [CODE] ...                     measure a tunnel; without a code, both sides on this machine
 
   %%tunnel serve ...     above a cell: starts the tunnel, then runs the cell, which may start the model server
 
@@ -110,6 +114,7 @@ class Magics:
             "stop": self._stop,
             "reconnect": self._reconnect,
             "doctor": self._doctor,
+            "bench": self._bench,
             "help": lambda words: _say(HELP),
         }
         assert tuple(self._verbs) == VERBS
@@ -294,6 +299,18 @@ class Magics:
         assert isinstance(command, DoctorCommand), "by its name"
         found = sync.diagnose(command.settings, upstream=command.upstream, address=command.listen, peer=command.peer)
         _say(doctor.json_text(found) if command.view.json else doctor.text(found, sys.stdout))
+
+    def _bench(self, words: list[str]) -> None:
+        command = parse(["bench", *self._asked(words)])
+        if isinstance(command, ShowText):
+            _say(command.text)
+            return
+        assert isinstance(command, BenchCommand), "by its name"
+        found = sync.measure(command.options, timeout=WAIT, quiet=command.view.json)
+        if command.view.json:
+            _say(json.dumps(found.as_dict()))
+        else:
+            show(found)  # type: ignore[no-untyped-call]
 
 
 Magics.line.__doc__ = Magics.cell.__doc__ = HELP

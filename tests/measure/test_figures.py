@@ -88,7 +88,7 @@ def test_the_table_says_what_the_figures_are_of_and_what_limited_them() -> None:
     shown = str(found())
     assert "1851 in 1.5 s, 16 connections" in shown
     assert f"limit of download, upload: {LIMIT}" in shown
-    assert "path: direct" in shown and "round trip 12.3 ms, 0.50 % of 12000 packets lost" in shown
+    assert "path: direct" in shown and "round trip 12.3 ms, 0.50 % of 12,000 packets taken for lost" in shown
     local = str(found(local=True))
     assert re.search(r"small request, p50 +50\.0 ms +100 ms +\+50\.0 ms\n", local)
     assert re.search(r"requests a second +1,234 +617 +× 0\.50\n", local)

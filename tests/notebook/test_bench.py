@@ -20,6 +20,10 @@ def test_a_cell_measures_a_tunnel_and_shows_the_result(tmp_path: Path) -> None:
         assert notebook.value("result.tunnel.latency.p50_ms > 0 and result.tunnel.download.bytes_per_second > 0")
         assert notebook.run("print(result)").text.startswith("path: ")
         assert notebook.value("[t.name for t in __import__('threading').enumerate() if 'llmtunnel' in t.name]") == []
+        flags = f"--room {SERVED} --signal {other.signal} --stun none --duration 2"
+        [shown] = notebook.run(f"%load_ext llmtunnel\n%tunnel bench {flags}").displayed
+        assert "<svg" in shown["text/html"]
+        assert "UsageError: --duration: not from 2 to 60" in notebook.fail("%tunnel bench --duration 1").text
         cell = notebook.run(f"await llmtunnel.aio.bench({where}, quiet=True)")
         assert cell.text == "" and "<svg" in cell.displayed[0]["text/html"]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtunnel.cli.parsers import doctor_parser, proxy_parser, serve_parser
+from llmtunnel.cli.parsers import bench_parser, doctor_parser, proxy_parser, serve_parser
 from llmtunnel.notebook.completion import ALL, NAME, VERBS, candidates
 from llmtunnel.upstream import NAMED
 
@@ -26,6 +26,7 @@ def test_first_come_the_words() -> None:
         ("stop gpu", []),
         ("help", []),
         ("doctor", list(doctor_parser().flags)),
+        ("bench", list(bench_parser().flags)),
         ("nonsense", []),
         ("serve --name", ["serve", "gpu"]),
         ("serve --upstream", list(NAMED)),
