@@ -191,7 +191,13 @@ class Exchange:
             fields.append((b"X-Forwarded-Host", request.host))  # behind one of an outer proxy, as is usual
         if request.length is None:
             fields.append((b"Transfer-Encoding", b"chunked"))  # says that there is a body: README.md section 4
-        return replace(request.head, fields=tuple(fields), last=not request.keep_alive, bench=self._bench)
+        return RequestHead(
+            method=request.head.method,
+            target=request.head.target,
+            fields=tuple(fields),
+            last=not request.keep_alive,
+            bench=self._bench,
+        )
 
     async def _send_body(self, stream: Stream) -> None:
         if self._request.expects_continue and Feature.INTERIM not in self._features and not self._body.begun:

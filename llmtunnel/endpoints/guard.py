@@ -84,8 +84,10 @@ class Guard:
         fields = self._without_key(request.head.fields)
         if fields is None:
             return Verdict(request=request, answer=_KEY_WANTED, cors=cors)
-        head = replace(request.head, fields=keep_upgrades(fields, leaves_http))
-        return Verdict(request=replace(request, head=head), cors=cors)
+        fields = keep_upgrades(fields, leaves_http)
+        if fields is not request.head.fields:
+            request = replace(request, head=replace(request.head, fields=fields))
+        return Verdict(request=request, cors=cors)
 
     # -- web pages
 

@@ -86,7 +86,7 @@ _ABSOLUTE: Final = re.compile(rb"https?://([^/?#@]+)([/?].*)?", re.IGNORECASE)
 _HOP_BY_HOP: Final = frozenset(
     (b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding"),
 )
-_UPGRADE: Final = frozenset((b"connection", b"upgrade"))
+_NOT_PASSED: Final = _HOP_BY_HOP | {b"connection", b"upgrade"}
 _DEFAULTS: Final = Limits()
 
 
@@ -337,6 +337,9 @@ class _Chunked:
                     part = data[at : at + self._left]
                     at += len(part)
                     self._left -= len(part)
+                    if not self._left and data.startswith(b"\r\n", at):  # the usual end of a chunk
+                        at += 2
+                        self._state = self._size
                     yield part
                     continue
                 end = data.find(b"\n", at)
@@ -434,8 +437,10 @@ def end_to_end(fields: Fields, *, upgrade: bool = False) -> Fields:
     """
     if upgrade:
         return tuple(field for field in fields if field[0].lower() not in _HOP_BY_HOP)
-    # Content-Length frames the body: naming it in Connection must not hide one.
-    dropped = {*_HOP_BY_HOP, *_UPGRADE, *tokens(fields, b"connection")} - {b"content-length"}
+    dropped = _NOT_PASSED
+    if named := tokens(fields, b"connection"):
+        # Content-Length frames the body: naming it in Connection must not hide one.
+        dropped = dropped.union(named) - {b"content-length"}
     return tuple(field for field in fields if field[0].lower() not in dropped)
 
 

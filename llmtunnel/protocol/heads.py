@@ -63,7 +63,8 @@ def cost(head: RequestHead | ResponseHead) -> int:
 
 def get_all(fields: Fields, name: bytes) -> list[bytes]:
     """Return the values of every field with this name (in lower case), in order."""
-    return [value for key, value in fields if key.lower() == name]
+    size = len(name)
+    return [value for key, value in fields if len(key) == size and key.lower() == name]
 
 
 def tokens(fields: Fields, name: bytes) -> list[bytes]:

@@ -19,6 +19,8 @@ class State(Enum):
     OPEN = "open"
     ENDED = "ended"
 
+    __hash__ = object.__hash__  # for the table: Enum's own is a Python call, twice for each frame
+
 
 class Step(Enum):
     """What may happen to a half."""
@@ -27,6 +29,8 @@ class Step(Enum):
     HEAD = "head"
     BODY = "body"
     END = "end"
+
+    __hash__ = object.__hash__
 
 
 TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
