@@ -1,6 +1,6 @@
-"""An HTTP service on one machine, answering on another through a peer-to-peer WebRTC data channel.
+"""Make an HTTP service on one machine available on another, through a peer-to-peer WebRTC data channel.
 
-Public names only. Each is loaded when it is first used, so that ``import llmtunnel`` costs next to nothing.
+This package exports the public names. Each is loaded on first use, so that ``import llmtunnel`` is fast.
 """
 
 from __future__ import annotations
@@ -119,14 +119,14 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """``%load_ext llmtunnel``: the magics ``%tunnel`` and ``%%tunnel``."""
+    """Add the magics ``%tunnel`` and ``%%tunnel``; ``%load_ext llmtunnel`` calls this."""
     from .notebook import magics
 
     magics.load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
-    """``%unload_ext llmtunnel``: without them; tunnels stay up."""
+    """Remove the magics, and leave tunnels running; ``%unload_ext llmtunnel`` calls this."""
     from .notebook import magics
 
     magics.unload(shell)

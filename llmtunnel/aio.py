@@ -1,10 +1,10 @@
-"""A tunnel's two sides on the loop that the caller is in: `serve` and `proxy`, and the handles that they give.
+"""Both sides of a tunnel on the caller's event loop: `serve`, `proxy` and their handles.
 
-    async with aio.serve("http://127.0.0.1:11434") as server: ...   # registered; share server.invite.code
-    async with aio.proxy(code) as proxy: ...                        # serve is reached; proxy.url answers
+    async with aio.serve("http://127.0.0.1:11434") as server: ...   # in its room; share server.invite.code
+    async with aio.proxy(code) as proxy: ...                        # connected to serve; clients use proxy.url
 
-``llmtunnel.serve`` and ``llmtunnel.proxy`` are the same, blocking. `Server` and `Proxy` made from settings do not wait:
-see `Tunnel.start`.
+``llmtunnel.serve`` and ``llmtunnel.proxy`` are the blocking versions. A `Server` or `Proxy` made from settings does not
+wait: see `Tunnel.start`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T", bound=Tunnel)
 
 
 class Opening(Generic[T]):
-    """What `serve` and `proxy` return: ``await`` it for the handle, or ``async with`` it to have it closed too."""
+    """Result of `serve` and `proxy`: ``await`` it to get the handle, or use ``async with`` to also close it."""
 
     def __init__(
         self, make: Callable[[], Awaitable[T]], phase: Phase, timeout: float | None, *, quiet: bool = False
@@ -68,15 +68,15 @@ class Wait:
     """How `serve` and `proxy` wait."""
 
     timeout: float | None = option(
-        "Seconds to wait, after which `WaitTimeout` is raised. None: no limit.",
+        "Maximum time to wait, in seconds, after which `WaitTimeout` is raised. None: no limit.",
         default=WAIT,
         group=CALL,
         read=seconds,
         takes=(NoneType,),
     )
     quiet: bool = option(
-        "Print nothing while it waits. Otherwise standard error says in one line what it waits for, from 3 s on and"
-        " when that changes. A blocking call in a notebook displays the panel at once instead.",
+        "Print nothing while waiting. Otherwise, after 3 s, a line on standard error says what the call waits for, and"
+        " again when that changes. A blocking call in a notebook displays the panel at once instead.",
         default=False,
         group=CALL,
     )
@@ -84,12 +84,12 @@ class Wait:
 
 @options
 class ServeCall(ServeOptions, Wait):
-    """What `serve` takes."""
+    """Parameters of `serve`."""
 
 
 @options
 class ProxyCall(ProxyOptions, Wait):
-    """What `proxy` takes."""
+    """Parameters of `proxy`."""
 
 
 @options
@@ -98,7 +98,7 @@ class BenchCall(BenchOptions, Wait):
 
 
 async def serve_settings(given: ServeCall) -> ServeSettings:
-    """What these options say together; looks for the upstream where they name none. Raises `SettingError`."""
+    """Return the settings of these options, and look for the upstream if they name none. Raises `SettingError`."""
     settings = given.settings(given.meeting() or Meeting.made(given.signal))
     if settings.seek:
         from .endpoints.discovery import choose, discover
@@ -108,7 +108,7 @@ async def serve_settings(given: ServeCall) -> ServeSettings:
 
 
 async def proxy_settings(given: ProxyCall) -> ProxySettings:
-    """What these options say together. Raises `SettingError`."""
+    """Return the settings of these options. Raises `SettingError`."""
     meeting = given.meeting()
     if meeting is None:
         raise no_invite()
@@ -117,13 +117,13 @@ async def proxy_settings(given: ProxyCall) -> ProxySettings:
 
 @accepts(ServeCall, chosen)
 def serve(given: ServeCall) -> Opening[Server]:
-    """Share an HTTP service. It is open when it has joined its room on the signal server.
+    """Share an HTTP service. Waits until serve has joined its room on the signal server.
 
-    ``invite``, or ``room`` and ``secret``, say where the two sides meet. Without them, serve makes a new invite:
+    Name the place to meet with ``invite``, or with ``room`` and ``secret``. Without them, serve makes a new invite:
     `Server.invite`. Raises `SettingError`, `UpstreamNotFound` or `WaitTimeout`.
 
-    If you leave an option out, or pass None, its variable in the environment counts. The command line and ``%tunnel``
-    read the same variables.
+    An option that is missing or None takes its value from its environment variable, if set. The command line and
+    ``%tunnel`` read the same variables.
     """
 
     async def make() -> Server:
@@ -134,13 +134,13 @@ def serve(given: ServeCall) -> Opening[Server]:
 
 @accepts(ProxyCall, chosen)
 def proxy(given: ProxyCall) -> Opening[Proxy]:
-    """Use the other side's HTTP service on this machine. It is open when serve is connected.
+    """Use the other side's HTTP service on this machine. Waits until proxy is connected to serve.
 
-    ``invite``, or ``room``, ``secret`` and ``signal``, say where the two sides meet: the same as at serve.
+    Name the place to meet with ``invite``, or with ``room``, ``secret`` and ``signal``: the same values as for serve.
     Raises `AddressInUse` or another `SettingError`, `VersionMismatch` or `WaitTimeout`.
 
-    If you leave an option out, or pass None, its variable in the environment counts. The command line and ``%tunnel``
-    read the same variables.
+    An option that is missing or None takes its value from its environment variable, if set. The command line and
+    ``%tunnel`` read the same variables.
     """
 
     async def make() -> Proxy:

@@ -1,10 +1,10 @@
-"""A token bucket: so many at once, and one more every so many seconds. Pure: time comes in as ``now``."""
+"""A token bucket. Pure: the caller passes the time as ``now``."""
 
 from __future__ import annotations
 
 
 class Bucket:
-    """Begins full, with ``size``; one more comes ``every`` seconds."""
+    """A bucket that starts full with ``size`` tokens, and gets one more every ``every`` seconds."""
 
     def __init__(self, size: int, *, every: float) -> None:
         self._size = size
@@ -13,23 +13,23 @@ class Bucket:
         self._counted_at: float | None = None
 
     def count(self, now: float) -> int:
-        """How many there are to take."""
+        """Return the number of available tokens."""
         if self._counted_at is not None:
             self._left = min(self._size, self._left + (now - self._counted_at) / self._every)
         self._counted_at = now
         return int(self._left)
 
     def has_one(self, now: float) -> bool:
-        """Whether there is one to take."""
+        """Whether a token is available."""
         return self.count(now) >= 1
 
     def take(self, now: float) -> bool:
-        """Take one, where there is one."""
+        """Take a token if one is available. Returns whether it was."""
         if not self.has_one(now):
             return False
         self._left -= 1
         return True
 
     def give(self) -> None:
-        """Give one back."""
+        """Return a token to the bucket."""
         self._left = min(self._size, self._left + 1)

@@ -1,9 +1,9 @@
 """Every setting and its default: frozen values, no I/O.
 
-Two forms. `ServeOptions` and `ProxyOptions` are what a user gives, flat: each field declares a flag, a variable, a
-parameter of Python's functions and their help (see `option`). `ServeSettings` and `ProxySettings` are what a tunnel
-needs, checked. A field of the options reaches the one of the same name in the settings or in their parts.
-`from_env` reads ``os.environ``.
+Settings have two forms. `ServeOptions` and `ProxyOptions` hold what a user gives. Each field declares a flag, a
+variable, a parameter of the Python functions, and their help (see `option`). `ServeSettings` and `ProxySettings`
+hold what a tunnel needs, validated. An option's field sets the field of the same name in the settings or in their
+parts. `from_env` reads ``os.environ``.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ DEFAULT_PORT: Final = 8000
 DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
 DEFAULT_RESUME_FOR: Final = 60.0
 DEFAULT_BENCH: Final = 12.0
-"""Seconds that ``llmtunnel bench`` measures."""
+"""Default duration of ``llmtunnel bench``, in seconds."""
 ANY_UPSTREAM: Final = "ollama"
-"""The upstream of a serve that has to look for one, until it has found it."""
+"""The upstream that serve assumes until it has found a model server."""
 
-# What transport/ice.py takes of RFC 7064 and RFC 7065: no IPv6 literals.
+# The URLs of RFC 7064 and RFC 7065 that transport/ice.py accepts: it does not accept IPv6 literals.
 _STUN_URL: Final = re.compile(r"stun:[^?:/@\s]+(:\d{1,5})?")
 _TURN_URL: Final = re.compile(r"turns?:[^?:/@\s]+(:\d{1,5})?(\?transport=(udp|tcp))?")
 
@@ -46,104 +46,107 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Every wait that has a limit, in seconds."""
+    """Every timeout, in seconds."""
 
     signal: float = 10.0
-    """The signal server's answers: to the WebSocket, and to our join."""
+    """Maximum wait for the signal server: for the WebSocket to open, and for the reply to our join."""
     handshake: float = 20.0
-    """HELLO and AGREE, once the channel is open. The original allows 300; a human is waiting here."""
+    """Maximum time for HELLO and AGREE once the channel is open. The original allows 300 s; here a user is waiting."""
     connect: float = 30.0
-    """Offer to open channel."""
+    """Maximum time from the offer to the open channel."""
     answer: float = 10.0
-    """Offer sent to answer received."""
+    """Maximum time from the offer to its answer."""
     offer: float = 12.0
-    """Somebody is in the room to an offer of theirs. The original gathers candidates for 5 s before it offers."""
+    """Maximum wait for an offer from a peer in the room. The original gathers candidates for 5 s before it offers."""
     ping_busy: float = 1.0
-    """Silence from the peer after which it is pinged while streams are open."""
+    """Silence after which the peer is pinged while streams are open."""
     dead_busy: float = 3.0
-    """Silence from the peer after which it is dead while streams are open."""
+    """Silence after which the peer counts as dead while streams are open."""
     ping_idle: float = 5.0
-    """The same two while nothing is in flight; frequent enough to hold a NAT's mapping open."""
+    """Silence after which the peer is pinged while no stream is open. Short enough to keep a NAT mapping open."""
     dead_idle: float = 15.0
+    """Silence after which the peer counts as dead while no stream is open."""
     dead_suspect: float = 1.0
-    """The signal server said that the peer left: a ping must be answered within this, or it is dead."""
+    """Maximum wait for a pong after the signal server reported that the peer left."""
     upstream_connect: float = 10.0
-    """TCP and TLS to the upstream. There is no limit on its answer: a model may think for minutes."""
+    """Maximum time for TCP and TLS to the upstream. Its response has no timeout: a model may think for minutes."""
     wait_for_peer: float = 5.0
-    """How long a request at the proxy waits for a peer before it gets 503."""
+    """Maximum time that a request at the proxy waits for a peer before the client gets 503."""
     stream: float = 30.0
-    """How long a request waits for one of `Limits.streams` to end before it gets 503. Clients and load balancers give
-    up after 60 s and more, so that they still hear why."""
+    """Maximum time that a request waits for one of `Limits.streams` before the client gets 503. Clients and load
+    balancers time out after 60 s or more, so they still receive the 503."""
     idle_client: float = 75.0
-    """A client's keep-alive connection with no request on it."""
+    """Idle time after which a client's keep-alive connection closes."""
     client_head: float = 30.0
-    """A client that has begun a request's head must finish it within this."""
+    """Maximum time for a client to finish a request head that it has begun."""
     half_closed: float = 0.5
-    """A client that has ended its half is taken for gone after this, unless it has taken bytes since. A client that
-    has left and one that still waits for its answer look the same until something is sent to them."""
+    """Time after which a client that closed its sending half counts as disconnected, unless it has read bytes since.
+    A client that disconnected and one that still waits for its response look the same until something is sent."""
     stalled: float = 300.0
-    """A connection that only waits to be closed is cut off when its client has read nothing for this long. A media
-    player pauses for a minute or two; nginx cuts off after 60 s."""
+    """Time without a read after which a connection that only waits to be closed is cut off. A media player pauses for
+    a minute or two; nginx cuts off after 60 s."""
     linger: float = 5.0
-    """A client that is told no while it still sends is read from for as long, so that it can read the answer."""
+    """Maximum time to keep reading from a rejected client that is still sending, so that it can read the response."""
     idle_upstream: float = 4.0
-    """An idle upstream connection is kept this long; servers close theirs after 5 s and more (uvicorn: 5 s)."""
+    """Idle time after which an upstream connection closes. Servers close theirs after 5 s or more (uvicorn: 5 s)."""
     close: float = 2.0
-    """An orderly close, all steps together."""
+    """Maximum time for an orderly close, all steps together."""
     retry_first: float = 0.25
-    """First wait before trying again; doubles up to ``retry_max``."""
+    """First delay before a retry; it doubles up to ``retry_max``."""
     retry_max: float = 3.0
+    """Maximum delay before a retry."""
     retry_waiting: float = 0.5
-    """The longest wait before the signal server is tried again while streams wait for it."""
+    """Maximum delay before a retry of the signal server while streams wait for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Everything that a peer or a client can fill, with its bound."""
+    """A bound for everything that a peer or a client can fill."""
 
     window: int = 512 * KIB
-    """Credit per stream and direction at first, bytes: at 50 ms round trip 10 MB/s."""
+    """Initial credit per stream and direction, in bytes: 10 MB/s at a round trip of 50 ms."""
     window_most: int = 4 * MIB
-    """The same where a reader keeps up and the path is long: 80 MB/s. All streams of a peer together grow by an eighth
-    of ``held``, since that can be unread where readers stop."""
+    """Maximum credit per stream and direction, in bytes, if the reader keeps up and the path is long: 80 MB/s at 50 ms.
+    All streams of a peer together grow by an eighth of ``held`` at most, since readers that stop leave that unread."""
     streams: int = 512
-    """Streams open at once that serve accepts from one peer."""
+    """Open streams that serve accepts from one peer."""
     journal: int = 4 * MIB
-    """Bytes a direction that are kept until the peer has acknowledged them, to be sent again on the next channel: at
-    50 ms round trip 80 MB/s."""
+    """Unacknowledged bytes kept per direction, to be sent again on the next channel: 80 MB/s at a round trip of
+    50 ms."""
     v1_backlog: int = 8 * MIB
-    """Unread bytes of one v1 stream (which has no credit) before it ends with an error."""
+    """Unread bytes of one v1 stream, which has no credit, before it ends with an error."""
     head: int = 32 * KIB
-    """A request's or response's head on the HTTP side, bytes (nginx: 32 KiB, Node: 16 KiB)."""
+    """Size of a request or response head on the HTTP side, in bytes (nginx: 32 KiB, Node: 16 KiB)."""
     fields: int = 200
-    """Header fields in a request's head (nginx has no limit, Apache 100, Go about 1 MB)."""
+    """Header fields in a request head (nginx has no limit, Apache 100, Go about 1 MB)."""
     response_fields: int = 1000
-    """Header fields in a response's head (curl: 5,000)."""
+    """Header fields in a response head (curl: 5,000)."""
     held: int = 128 * MIB
-    """Bytes that one peer may make serve hold in all: heads and bodies that have come and are not read, and answers
-    that it does not take. Full windows of 256 streams; more is refused, or ends the stream that it is of."""
+    """Bytes that one peer can make serve hold: received heads and bodies that are unread, and responses that the peer
+    does not take. It equals the full windows of 256 streams. Beyond it, new requests are rejected, and the stream that
+    exceeds it ends."""
     held_in_all: int = 256 * MIB
-    """The same of all peers; half of it is divided between them and the rest is for whoever needs it. A proxy, which
-    has one peer, may hold as much for that."""
+    """Bytes that all peers together can make serve hold. Half is divided between the peers, and the rest goes to any
+    peer that needs it. A proxy has one peer, which can make it hold all of this."""
     control: int = 4096
-    """Control frames (credit, reset, pong) that may wait for the channel before the peer is cut off."""
+    """Control frames (credit, reset, pong) waiting for the channel before the peer is cut off."""
     read_ahead: int = 64 * KIB
-    """Bytes read from a client before the tunnel has taken them; asyncio reads 256 KiB at once on top of that."""
+    """Bytes read from a client before the tunnel takes them; asyncio reads up to 256 KiB more at once."""
     clients: int = 1024
-    """Client connections of the proxy at once, and fewer where the process may have few descriptors (`Clients`)."""
+    """Client connections of the proxy; fewer if the process has few descriptors (see `Clients`)."""
     signal_message: int = 64 * KIB
-    """A signalling message, bytes. An SDP with many candidates has 5 KiB."""
+    """Size of a signalling message, in bytes. An SDP with many candidates has 5 KiB."""
     idle_upstream: int = 128
-    """Upstream connections kept for their clients' next requests, one a client at most: an SDK's pool has up to 100
-    connections, a browser 6 for each site. Beyond, the one kept longest closes."""
+    """Idle upstream connections kept for the next requests of their clients, one per client. The pool of an SDK has up
+    to 100 connections, a browser has 6 per site. Beyond this, the one that has been kept longest closes."""
     peers: int = 16
-    """Proxies that serve talks to at once."""
+    """Proxies that serve talks to at the same time."""
     strangers: int = 16
-    """Connections being made at once, to peers that have not said hello or proven themselves: each costs sockets and
-    some 100 KB. For one more, the one that has been at it longest is given up."""
+    """Connections in progress to peers that have not sent a hello or proven themselves. Each costs sockets and about
+    100 KB. When one more starts, the oldest is given up."""
     candidates: int = 48
-    """Remote ICE candidates taken from one peer: half of them addresses of its own (a machine with many container
-    networks has 20), a quarter each found by STUN and of TURN servers."""
+    """Remote ICE candidates accepted from one peer: half of them host addresses (a machine with many container networks
+    has 20), a quarter each server-reflexive (STUN) and relayed (TURN)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +155,7 @@ class IceServers:
 
     stun: tuple[str, ...] = (DEFAULT_STUN,)
     turn: tuple[str, ...] = ()
-    """Tried side by side: what works is taken. All with the same user."""
+    """Tried in parallel; the first one that works is used. All of them get the same user name and password."""
     turn_user: str | None = None
     turn_pass: str | None = field(default=None, repr=False)
 
@@ -167,19 +170,19 @@ class IceServers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What serve and proxy have in common."""
+    """Settings that serve and proxy share."""
 
     room: str
     secret: str | None = field(default=None, repr=False)
-    """What both sides prove that they hold. None: the room's name is all that is asked for, as in the original."""
+    """The secret that both sides prove they hold. None: the room's name is enough, as in the original."""
     signal: str = DEFAULT_SIGNAL
     ice: IceServers = IceServers()
     loopback: bool = False
-    """Offer 127.0.0.1 as an address too, as the demo does; done anyway where there is no other."""
+    """Offer 127.0.0.1 as a candidate too, as the demo does. A machine without another address always does."""
     resume_for: float = DEFAULT_RESUME_FOR
-    """Seconds for which requests wait for a peer that is not heard any more; 0: they end at once."""
+    """Seconds that requests wait for a silent peer; 0: they end at once."""
     path: str = AUTO
-    """One of `PATHS`: ``auto`` tries all that there are, and takes the best; another one, that alone."""
+    """One of `PATHS`. ``auto`` tries all paths and uses the best one; the others use only that path."""
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
 
@@ -224,30 +227,30 @@ class Settings:
 
     @property
     def tried(self) -> frozenset[Path]:
-        """The kinds of path that are opened; those that may not carry streams only introduce the peers."""
+        """The kinds of path to open. Those that may not carry streams only introduce the peers to each other."""
         return tried(self.path)
 
 
 class OnDisconnect(StrEnum):
-    """What becomes of a request whose client has left."""
+    """What happens to a request whose client has disconnected."""
 
     CANCEL = "cancel"
-    """The upstream's connection is closed: a model stops."""
+    """The connection to the upstream closes, so a model stops generating."""
     DRAIN = "drain"
-    """It is let finish, and its answer dropped."""
+    """The upstream finishes the request, and its response is discarded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """What serve lets proxies do. The limits are for each proxy by itself; None: no limit."""
+    """What serve lets proxies do. Each limit applies per proxy; None: no limit."""
 
     policy: Policy = field(default_factory=Policy)
     max_requests: int | None = None
-    """At once."""
+    """Requests at the same time."""
     max_requests_per_minute: int | None = None
-    """In any 60 seconds."""
+    """Requests in any 60 seconds."""
     max_body: int | None = None
-    """Bytes of one request's body."""
+    """Size of one request's body, in bytes."""
     on_disconnect: str = OnDisconnect.CANCEL
     """One of `OnDisconnect`."""
 
@@ -267,22 +270,22 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSettings(Settings):
-    """What serve needs."""
+    """Settings of serve."""
 
     upstream: Upstream
     seek: bool = False
-    """Look for a model server on this machine, until there is one: it takes the place of ``upstream`` then."""
+    """Look for a model server on this machine until one answers. It then replaces ``upstream``."""
     advertise: str = "/"
-    """The path prefix that clients use and the upstream does not know."""
+    """Path prefix that clients use and the upstream does not know."""
     exposure: Exposure = Exposure()
     expires: float | None = None
-    """Seconds from the start after which nobody new is let in."""
+    """Seconds from the start after which serve admits no new proxy."""
     once: bool = False
-    """The first proxy to come in is the only one."""
+    """Admit only the first proxy."""
     no_bench: bool = False
-    """Do not answer what ``llmtunnel bench`` asks to measure the tunnel."""
+    """Do not answer the requests with which ``llmtunnel bench`` measures the tunnel."""
     invite: Invite | None = None
-    """The invite that room and secret are from."""
+    """The invite that room and secret come from."""
 
     def __post_init__(self) -> None:
         # By name: a class with slots is made anew, and a bare super() would know the old one.
@@ -298,7 +301,7 @@ class ServeSettings(Settings):
             )
 
     def found(self, upstream: Upstream) -> Self:
-        """The same with the upstream that was looked for. It gets the header fields that were meant for it.
+        """Return a copy with the upstream that was found. It gets the header fields that were given for it.
 
         Parameters:
             upstream: The upstream that was found.
@@ -308,17 +311,17 @@ class ServeSettings(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySettings(Settings):
-    """What proxy needs."""
+    """Settings of proxy."""
 
     listen: str = DEFAULT_LISTEN
-    """``host:port``, a bare port, or a bare host for `DEFAULT_PORT`; port 0 takes a free one."""
+    """``host:port``, a port, or a host for `DEFAULT_PORT`. Port 0 takes a free port."""
     listener: ListenerPolicy = field(default_factory=ListenerPolicy)
-    """Whom it answers."""
+    """Rules for who may use the listener."""
     keepalive: float | None = None
-    """Seconds of an upstream's silence after which a client that waits for a stream of events gets a comment; None:
-    never. Its status is 200 then, and an error that comes later is told as an event."""
+    """Seconds of silence of the upstream after which a client that waits for an event stream gets a comment; None:
+    never. Its status is then 200, and a later error is sent as an event."""
     bench: bool = False
-    """It measures the tunnel: serve itself answers every request, and the upstream gets none."""
+    """Measure the tunnel: serve itself answers every request, and the upstream gets none."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
@@ -330,10 +333,10 @@ class ProxySettings(Settings):
 
 @options
 class ReachOptions:
-    """Where the two meet, and by which servers: what doctor looks at."""
+    """How to reach the other side: the options that doctor shares with serve and proxy."""
 
     invite: str | Invite | None = option(
-        "the same as CODE; - reads it",
+        "the same as CODE; - reads it from standard input",
         python="The code that serve shows, in any spelling, or an `Invite`.",
         takes=(Invite,),
         default=None,
@@ -341,7 +344,7 @@ class ReachOptions:
         metavar="CODE",
         group=MEETING,
         env=True,
-        file="the same, from a file",
+        file="file that contains the code",
     )
     room: str | None = option(
         "the room's name; without a secret, anyone who knows it can join",
@@ -351,13 +354,13 @@ class ReachOptions:
         env=True,
     )
     secret: str | None = option(
-        "the secret that both sides must have; - reads it",
-        python="Secret that both sides need besides the room's name.",
+        "the secret that both sides must have; - reads it from standard input",
+        python="The secret. Both sides must have the same one.",
         default=None,
         metavar="TEXT",
         group=MEETING,
         env=True,
-        file="the same, from a file",
+        file="file that contains the secret",
     )
     signal: str | None = option(
         "the signal server's URL",
@@ -369,32 +372,33 @@ class ReachOptions:
         default_help=f"the invite's, or {DEFAULT_SIGNAL}",
     )
     stun: tuple[str, ...] = option(
-        "STUN server, repeatable; none for no STUN",
-        python="URLs of STUN servers. (): use none.",
+        "URL of a STUN server, repeatable; none: use no STUN",
+        python="URLs of STUN servers. (): use no STUN.",
         default=(DEFAULT_STUN,),
         metavar="URL",
         group=NETWORK,
         empty="none",
     )
     turn: tuple[str, ...] = option(
-        "TURN server, repeatable: turn:host:port, turns: for TLS, ?transport=tcp",
-        python="URLs of TURN servers: turn:host:port, turns: for TLS, ?transport=tcp. All have the same user.",
+        "URL of a TURN server, repeatable: turn:host:port, turns: for TLS, ?transport=tcp",
+        python="URLs of TURN servers: turn:host:port, turns: for TLS, ?transport=tcp. All get the same user name and"
+        " password.",
         default=(),
         metavar="URL",
         group=NETWORK,
         env=True,
     )
     turn_user: str | None = option(
-        "user name at the TURN servers",
-        python="The user name at the TURN servers.",
+        "user name for the TURN servers",
+        python="User name for the TURN servers.",
         default=None,
         metavar="NAME",
         group=NETWORK,
         env=True,
     )
     turn_pass: str | None = option(
-        "password at the TURN servers",
-        python="The password at the TURN servers.",
+        "password for the TURN servers",
+        python="Password for the TURN servers.",
         default=None,
         metavar="TEXT",
         group=NETWORK,
@@ -402,25 +406,25 @@ class ReachOptions:
     )
 
     def meeting(self) -> Meeting | None:
-        """Where the two meet; None where these options do not say it. Raises `SettingError`."""
+        """Return where the two sides meet, or None if the options do not say. Raises `SettingError`."""
         return Meeting.given(invite=self.invite, room=self.room, secret=self.secret, signal=self.signal)
 
     @property
     def ice(self) -> IceServers:
-        """The STUN and TURN servers. Raises `SettingError`."""
+        """Return the STUN and TURN servers. Raises `SettingError`."""
         return _made(IceServers, self)
 
 
 @options
 class PathOptions(ReachOptions):
-    """The same, and by which path."""
+    """The same options, and the path to use."""
 
     path: str = option(
-        "how to reach the other side: auto tries all paths at once and uses the best that works (the default);"
-        " the others use only that path: direct by UDP, a TURN server, the signal server's relay, or TCP within one"
-        " network",
+        "how to reach the other side. auto (the default) tries all paths at once and uses the best one that works."
+        " The others use only one path: direct (UDP), turn (a TURN server), relay (the signal server's relay), or tcp"
+        " (both sides on one network)",
         python="How to reach the other side. auto tries all paths at once and uses the best one that works. The others"
-        " use only that path: direct (UDP), turn (a TURN server), relay (the signal server's), tcp (if both sides are"
+        " use only one path: direct (UDP), turn (a TURN server), relay (the signal server's relay), or tcp (both sides"
         " on one network).",
         default=AUTO,
         choices=PATHS,
@@ -431,12 +435,12 @@ class PathOptions(ReachOptions):
 
 @options
 class TunnelOptions(PathOptions):
-    """What serve and proxy have in common."""
+    """Options that serve and proxy share."""
 
     resume_for: float = option(
-        "how long running requests wait for a peer that has lost its connection; 0: not at all",
-        python="Seconds for which running requests wait for a peer that has lost its connection; 0: they end at once."
-        " The shorter time of both sides counts.",
+        "how long running requests wait for a peer that has lost its connection; 0: they fail at once",
+        python="How long running requests wait for a peer that has lost its connection, in seconds. 0: they fail at"
+        " once. The smaller value of the two sides applies.",
         default=DEFAULT_RESUME_FOR,
         metavar="SECONDS",
         group=NETWORK,
@@ -446,31 +450,31 @@ class TunnelOptions(PathOptions):
 
 @options
 class ServeOptions(TunnelOptions):
-    """What a user gives to serve."""
+    """Options of serve."""
 
     invite: str | Invite | None = option(
-        "the invite to use, instead of a new one; - reads it",
-        python="The invite to use, or its code, instead of a new one.",
+        "use this invite instead of a new one; - reads it from standard input",
+        python="Invite to use instead of a new one: its code, or an `Invite`.",
         takes=(Invite,),
         default=None,
         metavar="CODE",
         group=MEETING,
         env=True,
-        file="the same, from a file",
+        file="file that contains the code",
     )
     expires: float | str | None = option(
-        "admit nobody new after this time: 90s, 30m, 8h, 1d",
-        python="Seconds from now, or a text such as '8h', after which no new proxy is admitted.",
+        "admit no new proxy after this time: 90s, 30m, 8h, 1d",
+        python="Time after which no new proxy is admitted: seconds from now, or a string such as '8h'.",
         default=None,
         metavar="TIME",
         group=MEETING,
         read=duration,
     )
-    once: bool = option("admit nobody new after the first proxy", default=False, group=MEETING)
+    once: bool = option("admit only the first proxy", default=False, group=MEETING)
     upstream: str | int | Upstream | None = option(
         "the same as UPSTREAM",
-        python="The service: a URL, host:port, a port, a name such as ollama, or an `Upstream`. None: the model server"
-        " that answers on this machine.",
+        python="The service to share: a URL, host:port, a port, a name such as ollama, or an `Upstream`. None: the"
+        " model server that answers on this machine.",
         port=True,
         takes=(Upstream,),
         default=None,
@@ -481,11 +485,14 @@ class ServeOptions(TunnelOptions):
         read=unless_empty,
     )
     advertise: str = option("path prefix to remove from requests", default="/", metavar="PATH")
-    upstream_ca: str | None = option("certificates to trust for an https upstream, PEM", default=None, metavar="FILE")
-    upstream_insecure: bool = option("trust any certificate of an https upstream", default=False)
+    upstream_ca: str | None = option(
+        "PEM file with the certificates to trust for an https upstream", default=None, metavar="FILE"
+    )
+    upstream_insecure: bool = option("accept any certificate from an https upstream", default=False)
     upstream_headers: tuple[str, ...] = option(
-        "a header that serve adds to each request, repeatable; @FILE: the lines of a file",
-        python="Header fields to add to each request, each as 'Name: value'.",
+        "header field that serve adds to each request, repeatable; @FILE reads one field per line from a file",
+        python="Header fields that serve adds to each request, each as 'Name: value'. '@FILE' reads one field per line"
+        " from a file.",
         default=(),
         flag="--upstream-header",
         metavar="'NAME: VALUE'",
@@ -493,8 +500,9 @@ class ServeOptions(TunnelOptions):
         lines=True,
     )
     policy: str | None = option(
-        f"{', '.join(READY)}: everything (the default), or only inference and the list of models",
-        python="all lets everything through. openai and ollama let only inference and the list of models through.",
+        f"{', '.join(READY)}. all (the default) allows every request; openai and ollama allow only inference and the"
+        " list of models",
+        python="all allows every request. openai and ollama allow only inference and the list of models.",
         default=None,
         metavar="NAME",
         group=EXPOSURE,
@@ -502,8 +510,8 @@ class ServeOptions(TunnelOptions):
     )
     allow: tuple[str, ...] = option(
         "allow requests that match; repeatable",
-        python="Patterns of requests to let through, such as '/v1/*' or 'GET /v1/models'. With any, a request that"
-        " matches none of them, and no policy, is rejected.",
+        python="Patterns of requests to allow, such as '/v1/*' or 'GET /v1/models'. With at least one, serve rejects a"
+        " request that matches neither a pattern nor the policy.",
         default=(),
         metavar="PATTERN",
         group=EXPOSURE,
@@ -516,38 +524,38 @@ class ServeOptions(TunnelOptions):
         group=EXPOSURE,
     )
     max_requests: int | None = option(
-        "most requests at once, of each proxy", default=None, metavar="N", group=EXPOSURE, read=count
+        "maximum number of simultaneous requests per proxy", default=None, metavar="N", group=EXPOSURE, read=count
     )
     max_requests_per_minute: int | None = option(
-        "most requests in any 60 seconds, of each proxy", default=None, metavar="N", group=EXPOSURE, read=count
+        "maximum number of requests per proxy in any 60 seconds", default=None, metavar="N", group=EXPOSURE, read=count
     )
     on_disconnect: str = option(
-        "when a client disconnects: cancel its request at the service at once (the default), or let the service"
-        " finish it (drain), for one that suffers from aborts",
-        python="What to do when a client disconnects: cancel cancels its request at the service; drain lets it finish,"
-        " for services that suffer from aborted requests.",
+        "what to do when a client disconnects: cancel (the default) cancels its request at the service at once; drain"
+        " lets the service finish it, for services that do not tolerate aborted requests",
+        python="What to do when a client disconnects. cancel cancels its request at the service at once. drain lets the"
+        " service finish it, for services that do not tolerate aborted requests.",
         default=OnDisconnect.CANCEL.value,
         choices=tuple(map(str, OnDisconnect)),
         group=EXPOSURE,
     )
     max_body: int | str | None = option(
-        "largest request body: bytes, 10MB (10^7), 10MiB (10 * 2^20)",
-        python="Largest body of a request: bytes, or a text such as '10MB'.",
+        "maximum size of a request body: bytes, 10MB (10^7), 10MiB (10 * 2^20)",
+        python="Maximum size of a request body: bytes, or a string such as '10MB'.",
         default=None,
         metavar="SIZE",
         group=EXPOSURE,
         read=size,
     )
     no_bench: bool = option(
-        "do not answer `llmtunnel bench`, with which a proxy measures the tunnel to serve",
-        python="Do not answer `llmtunnel.bench`, with which a proxy measures the tunnel to serve.",
+        "do not answer `llmtunnel bench`, which measures the tunnel from the proxy's side",
+        python="Do not answer `llmtunnel.bench`, which measures the tunnel from the proxy's side.",
         default=False,
         group=EXPOSURE,
         env=True,
     )
 
     def settings(self, meeting: Meeting) -> ServeSettings:
-        """What serve needs to meet there; without an upstream it has to look for one. Raises `SettingError`."""
+        """Return the settings of a serve in that room. Without an upstream, it looks for one. Raises `SettingError`."""
         return _made(
             ServeSettings,
             self,
@@ -576,11 +584,11 @@ class ServeOptions(TunnelOptions):
 
 @options
 class ProxyOptions(TunnelOptions):
-    """What a user gives to proxy."""
+    """Options of proxy."""
 
     listen: str | int = option(
-        "where to answer: host:port, a port, or a host for port 8000; port 0 takes a free one; [::]:PORT is every"
-        " address, IPv4 too",
+        "where to listen: host:port, a port, or a host for port 8000. Port 0 takes a free port; [::]:PORT listens on"
+        " every address, IPv4 too",
         port=True,
         default=DEFAULT_LISTEN,
         metavar="ADDRESS",
@@ -588,26 +596,26 @@ class ProxyOptions(TunnelOptions):
         read=unless_empty,
     )
     wait_for_peer: float = option(
-        "how long a request waits for serve before it gets 503",
-        python="Seconds that a request waits for serve before it gets 503.",
+        "how long a request waits for serve before the client gets 503",
+        python="How long a request waits for serve before the client gets 503, in seconds.",
         default=Timeouts().wait_for_peer,
         metavar="SECONDS",
         read=seconds,
     )
     keepalive: float | None = option(
-        "send a comment to a client that waits for a stream of events, each time the model has been silent so"
-        " long before its first word; its status is 200 then, and a later error an event",
-        python="Until the model's first word, clients that wait for a stream of events get a comment each time it has"
-        " been silent for so many seconds. Their status is 200 then, and a later error becomes an event. None: never.",
+        "until the model's first token, send a comment to a client of an event stream each time the model has been"
+        " silent this long. The client's status is then 200, and a later error is sent as an event",
+        python="Until the model's first token, clients of an event stream get a comment each time the model has been"
+        " silent this long, in seconds. Their status is then 200, and a later error is sent as an event. None: never.",
         default=None,
         metavar="SECONDS",
         read=seconds,
         default_help="never",
     )
     allow_hosts: tuple[str, ...] = option(
-        "another name that clients call it by, such as host.docker.internal, repeatable; names that end in"
+        "further host name that clients use for the proxy, such as host.docker.internal; repeatable. Names ending in"
         " .localhost need no flag",
-        python="Further names by which clients call the proxy, such as host.docker.internal. Names that end in"
+        python="Further host names that clients use for the proxy, such as host.docker.internal. Names ending in"
         " .localhost need not be listed.",
         default=(),
         flag="--allow-host",
@@ -615,31 +623,30 @@ class ProxyOptions(TunnelOptions):
         group=ACCESS,
     )
     allow_origins: tuple[str, ...] = option(
-        "pages that may use it, repeatable: https://app.example, or what a desktop app sends (app://name,"
-        " vscode-webview://id, file://). null, which a page opened from a file sends: any web site can send it too",
+        "origin of pages that may use the proxy, repeatable: https://app.example, or what a desktop app sends"
+        " (app://name, vscode-webview://id, file://). null allows pages opened from a file, and also any web site",
         python="Origins of pages that may use the proxy: https://app.example, or what a desktop app sends (app://name,"
-        " vscode-webview://id, file://). null permits pages opened from a file, and any web site.",
+        " vscode-webview://id, file://). null allows pages opened from a file, and also any web site.",
         default=(),
         flag="--allow-origin",
         metavar="ORIGIN",
         group=ACCESS,
     )
     api_key: str | None = option(
-        "what clients must send, as Authorization: Bearer or X-Api-Key; needed to --listen on another address"
-        " than loopback. Other users of this machine see what a command line says (ps): the environment"
-        " and a file are safer",
-        python="Key that clients must send, as Authorization: Bearer or X-Api-Key. Required to listen on another"
-        " address than loopback.",
+        "key that clients must send, as Authorization: Bearer or X-Api-Key. Required to --listen on a non-loopback"
+        " address. Other users of this machine can read a command line (ps): the environment and a file are safer",
+        python="Key that clients must send, as Authorization: Bearer or X-Api-Key. Required to listen on a non-loopback"
+        " address.",
         default=None,
         metavar="KEY",
         group=ACCESS,
         env=True,
-        file="the key, from a file",
+        file="file that contains the key",
     )
-    no_auth: bool = option("listen on another address than loopback without a key", default=False, group=ACCESS)
+    no_auth: bool = option("allow a non-loopback --listen address without a key", default=False, group=ACCESS)
 
     def settings(self, meeting: Meeting) -> ProxySettings:
-        """What proxy needs to meet there. Raises `SettingError`."""
+        """Return the settings of a proxy in that room. Raises `SettingError`."""
         return _made(
             ProxySettings,
             self,
@@ -653,33 +660,33 @@ class ProxyOptions(TunnelOptions):
 
 @options
 class BenchOptions(PathOptions):
-    """What a user gives to bench."""
+    """Options of bench."""
 
     duration: float = option(
-        "about how long to measure, once connected; at most 60",
-        python="About how many seconds to measure, once connected; 2 to 60.",
+        "how long to measure after the connection is established, approximately; 2 to 60",
+        python="How long to measure after the connection is established, approximately, in seconds; 2 to 60.",
         default=DEFAULT_BENCH,
         metavar="SECONDS",
         read=seconds,
     )
 
     def settings(self, meeting: Meeting, *, key: str) -> ProxySettings:
-        """What the proxy needs that measures the tunnel to a serve. Raises `SettingError`.
+        """Return the settings of the proxy that measures the tunnel to a serve. Raises `SettingError`.
 
-        ``key``: what requests to its listener must carry, so that nobody else on this machine can measure.
+        ``key``: key that its listener requires, so that nobody else on this machine can use it.
         """
         self.check()
         listener = ListenerPolicy(api_key=key)
         return _made(ProxySettings, self, meeting, ice=self.ice, listen="127.0.0.1:0", listener=listener, bench=True)
 
     def check(self) -> None:
-        """Raises `SettingError` where the duration cannot be used."""
+        """Raise `SettingError` if the duration is invalid."""
         if not 2 <= self.duration <= 60:
             raise SettingError(f"--duration: not from 2 to 60 seconds: {self.duration:g}.", hint="Use for example 12.")
 
 
 def _made(kind: Callable[..., T], *sources: object, **more: object) -> T:
-    """A value of a dataclass: each field is what ``more``, or else the last source that has its name, says."""
+    """Make a dataclass value. Each field comes from ``more``, or from the last source that has an attribute for it."""
     names = [each.name for each in fields(cast(Any, kind)) if each.name not in more]
     found = {name: getattr(source, name) for source in sources for name in names if hasattr(source, name)}
     return kind(**found, **more)
@@ -688,14 +695,14 @@ def _made(kind: Callable[..., T], *sources: object, **more: object) -> T:
 def _has_bytes(text: str, most: int) -> bool:
     try:
         return 0 < len(text.encode()) <= most
-    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8: JSON cannot carry them
+    except UnicodeEncodeError:  # the command line had bytes that are not UTF-8, which JSON cannot carry
         return False
 
 
 def from_env(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The settings that the environment gives, by flag name: ``TUNNEL_TURN_USER`` as ``turn_user``.
+    """Return the settings in the environment by flag name: ``TUNNEL_TURN_USER`` as ``turn_user``.
 
-    Empty variables count as not set. ``LLMTUNNEL_LOG``, the one of another name, is ``log_level``.
+    Empty variables count as not set. ``LLMTUNNEL_LOG`` has no ``TUNNEL_`` prefix; it becomes ``log_level``.
     """
     environ = os.environ if environ is None else environ
     prefix = "TUNNEL_"

@@ -1,4 +1,4 @@
-"""This process's file descriptors: the standard ones, how many there may be, and which ones a child must not keep."""
+"""This process's file descriptors: the standard ones, their limit, and those that a child must not inherit."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from typing import Any, Final, Protocol, TextIO
 from weakref import WeakSet
 
 ENOUGH: Final = 65_536
-"""Descriptors that the command line asks for: far more than `config.Limits` lets it use; some systems have no limit."""
+"""Limit that the command line requests: far more than `config.Limits` needs; some systems have no hard limit."""
 _MACOS: Final = 10_240
-"""macOS takes no soft limit above its OPEN_MAX, whatever the hard limit says (setrlimit(2) there)."""
+"""macOS rejects a soft limit above its OPEN_MAX, whatever the hard limit is (setrlimit(2) there)."""
 RAISE_IT: Final = "Raise the limit, for example with `ulimit -n 65536`, or use fewer connections at once."
 
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def open_standard() -> None:
-    """Open what is closed of standard input, output and error, for the command line: its first act.
+    """Open closed standard streams. The command line calls this first.
 
-    Otherwise the next file or socket would take that number, and get what is printed. Standard input then ends at once,
-    and standard error takes everything. Writing to standard output fails, so that a command whose output matters says
-    that it was lost.
+    Otherwise the next file or socket would get such a number, and receive the output. Standard input then ends at once,
+    and standard error discards everything. Writes to standard output fail, so that a command whose output matters
+    reports the loss.
     """
     streams = (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_RDWR))
     for number, (name, mode, flags) in enumerate(streams):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, flags)  # takes the lowest free number: those below are open
+            os.open(os.devnull, flags)  # takes the lowest free number, which is this one
         if getattr(sys, name) is None:
             stream = open(number, mode, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
 
 
 def write(stream: TextIO, text: str) -> OSError | None:
-    """Write a text at once, and return what failed.
+    """Write a text at once, and return the error if that fails.
 
-    What is left of it then is dropped: Python would try again as the process ends, with a traceback and a status of its
-    own.
+    The rest of the text is then dropped. Otherwise Python would try again when the process ends, with a traceback and
+    an exit status of its own.
     """
     try:
         stream.write(text)
         stream.flush()
     except OSError as exc:
-        with suppress(OSError):  # a stream of another kind than the standard ones
+        with suppress(OSError):  # not one of the standard streams
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
             os.close(null)
@@ -59,15 +59,15 @@ def same(one: TextIO, other: TextIO) -> bool:
     """Whether both streams write to the same terminal, file or pipe."""
     try:
         return os.path.sameopenfile(one.fileno(), other.fileno())
-    except (OSError, ValueError):  # one is closed, or no real file
+    except (OSError, ValueError):  # one is closed, or not a real file
         return False
 
 
 def raise_limit() -> None:
-    """Let this process have as many descriptors as its hard limit permits, up to `ENOUGH`. For processes of our own."""
+    """Raise this process's soft limit to its hard limit, at most to `ENOUGH`. For our own processes only."""
     try:
         import resource
-    except ImportError:  # Windows, whose limit does not concern sockets
+    except ImportError:  # Windows, whose limit does not apply to sockets
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (ENOUGH, _MACOS):
@@ -80,13 +80,13 @@ def raise_limit() -> None:
 
 
 def shortage(exc: BaseException | None = None) -> str:
-    """Say that this process, or the machine, is out of descriptors, where ``exc`` came of that; else an empty text.
+    """Say that this process or the machine is out of descriptors, if that caused ``exc``; else return an empty string.
 
-    Without an exception it says so where none can be opened now.
+    Without an exception, check whether a descriptor can be opened now.
     """
     number = getattr(exc, "errno", None)
-    # A name that is not resolved (libnss-mdns: EBUSY), a failure of several addresses: these hide why, so a descriptor
-    # is tried for.
+    # A failed name lookup (EBUSY with libnss-mdns) and a failure of several addresses hide the cause, so try to open a
+    # descriptor.
     if number not in _SHORTAGE and (exc is None or number is None or number < 0 or number == errno.EBUSY):
         number = _tried()
     if number == errno.ENFILE:
@@ -111,21 +111,21 @@ def _limit() -> str:
 
 
 class HasSocket(Protocol):
-    """A transport, or what else tells its socket as transports do."""
+    """A transport, or another object with a socket in its extra info."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """See `asyncio.BaseTransport.get_extra_info`."""
 
 
 class Socket(Protocol):
-    """A socket itself."""
+    """A socket."""
 
     def fileno(self) -> int:
         """See `socket.socket.fileno`."""
 
 
 class HasSockets(Protocol):
-    """A server that listens."""
+    """A listening server."""
 
     @property
     def sockets(self) -> Any:
@@ -136,9 +136,9 @@ _ours: Final[WeakSet[Socket | HasSocket | HasSockets]] = WeakSet()
 
 
 def keep_from_children(*opened: Socket | HasSocket | HasSockets) -> None:
-    """Have a process that is forked from this one lose these sockets.
+    """Make processes that are forked from this one lose these sockets.
 
-    Otherwise the port would stay taken, and a connection open, until the child has ended as well.
+    Otherwise a port would stay in use, and a connection open, until the child has ended too.
     """
     _ours.update(opened)
 
@@ -150,15 +150,15 @@ def _sockets(opened: Any) -> tuple[Socket, ...]:
 
 
 def _lose() -> None:
-    """In a forked child, which shares sockets, and what waits for them, with its parent.
+    """Take the parent's sockets away from a forked child.
 
-    A descriptor is not closed but made one of the null device: whatever still holds the number closes no other file,
-    and takes nothing out of the parent's epoll.
+    The descriptor is redirected to the null device instead of being closed. So code that still uses its number cannot
+    close another file, and the parent's epoll set stays unchanged.
     """
     opened, null = list(_ours), os.open(os.devnull, os.O_RDWR)
     _ours.clear()
     for each in opened:
-        with suppress(Exception):  # closed meanwhile, in the way of each loop
+        with suppress(Exception):  # already closed; each kind of loop reports that differently
             for sock in _sockets(each):
                 if stat.S_ISSOCK(os.fstat(sock.fileno()).st_mode):
                     os.dup2(null, sock.fileno(), inheritable=False)

@@ -1,4 +1,4 @@
-"""Environment variables that point programs of this process at a proxy: the only module that sets any."""
+"""Environment variables that point programs of this process at a proxy. No other module sets variables."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, getproxies_environment
 
 NO_KEY: Final = "llmtunnel"
-"""For clients that insist on a key, where the listener asks for none."""
+"""Placeholder for clients that require a key, if the listener requires none."""
 
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-"""The names of a listener on this machine."""
+"""Names of a listener on this machine."""
 _EXEMPT: Final = ("NO_PROXY", "no_proxy")
-"""Both spellings: curl and Python prefer the second, other programs know the first alone."""
+"""Both spellings: curl and Python prefer the second, and other programs only know the first."""
 
 
 class Environ:
-    """Variables, set when this is made, until `restore` or the end of a ``with``."""
+    """Variables that are set on creation, until `restore` or the end of a ``with``."""
 
     _active: Final[list[Environ]] = []
-    """All that are not restored, the oldest first."""
+    """All instances that are not restored, oldest first."""
 
     def __init__(self, variables: dict[str, str]) -> None:
         self._set = variables
@@ -31,9 +31,9 @@ class Environ:
         self._active.append(self)
 
     def restore(self) -> None:
-        """Put back what was there before; a variable that somebody else has set since is left alone.
+        """Restore the previous values, except for variables that somebody else has set since.
 
-        Where a later `Environ` is still active, its values stay, and it will put back what was there before this one.
+        If a later `Environ` is still active, its values stay, and it will restore the values from before this one.
         """
         if self not in self._active:
             return
@@ -60,17 +60,16 @@ class Environ:
 
 
 def for_clients(url: str, *, api_key: str | None) -> Environ:
-    """Point OpenAI's and Ollama's clients, and what is made of them, at the proxy at ``url``.
+    """Point OpenAI and Ollama clients, and libraries that use them, at the proxy at ``url``.
 
-    ``api_key``: what its listener asks for. A key that is set already is replaced in any case: it may well be for
-    OpenAI or Ollama itself, and would go to the machine at the other side. Requests to the listener bypass the HTTP
-    proxies that the environment names.
+    ``api_key`` is the listener's key. A key in the environment is always replaced: it may be one for OpenAI or Ollama
+    itself, which the other side would receive. Requests to the listener bypass the HTTP proxies in the environment.
     """
     key = api_key or NO_KEY
     return Environ(
         {
             "OPENAI_BASE_URL": f"{url}/v1",
-            "OPENAI_API_BASE": f"{url}/v1",  # its name before version 1, which LiteLLM, LangChain and aider still read
+            "OPENAI_API_BASE": f"{url}/v1",  # the name before version 1, which LiteLLM, LangChain and aider still read
             "OPENAI_API_KEY": key,
             "OLLAMA_HOST": url,
             "OLLAMA_API_BASE": url,  # LiteLLM and aider
@@ -81,22 +80,22 @@ def for_clients(url: str, *, api_key: str | None) -> Environ:
 
 
 def _without_proxy(host: str) -> dict[str, str]:
-    """Variables that exempt the listener on ``host`` from HTTP proxies, beside what they exempt already."""
+    """Return variables that exempt the listener on ``host`` from HTTP proxies, besides the existing exemptions."""
     if not getproxies_environment() and getproxies():
-        # macOS or Windows, with proxies in the system's settings: any proxy variable would replace all of them.
+        # The proxies are in the system settings of macOS or Windows: any proxy variable would replace all of them.
         return {}
     hosts = _LOOPBACK if host in _LOOPBACK else (host,)
     return {name: _exempting(_exempt_now(name), hosts) for name in _EXEMPT}
 
 
 def _exempt_now(name: str) -> str:
-    """Return the value that a program finds. Most programs fall back to the other spelling where one is unset."""
+    """Return the value that a program sees. Most programs fall back to the other spelling."""
     return next((os.environ[each] for each in (name, *_EXEMPT) if each in os.environ), "")
 
 
 def _exempting(now: str, hosts: tuple[str, ...]) -> str:
     listed = [each.strip() for each in now.split(",") if each.strip()]
-    if "*" in listed:  # everything; urllib understands it only where it stands alone
+    if "*" in listed:  # exempts everything; urllib understands it only on its own
         return now
     return ",".join((*listed, *(host for host in hosts if host not in listed)))
 

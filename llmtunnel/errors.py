@@ -1,29 +1,29 @@
 """Every exception that llmtunnel raises, and nothing else.
 
-TunnelError                     what a user may catch; its text is a sentence, its hint says what to do next
-├── SettingError                a flag, an argument or an environment variable cannot be used (exit 2)
-│   ├── AddressInUse            the address to listen on is taken; knows the next free port
+TunnelError                     any failure; its text is a sentence, and its hint says what to do
+├── SettingError                a flag, an argument or an environment variable is invalid (exit 2)
+│   ├── AddressInUse            the address to listen on is in use; knows the next free port
 │   └── UpstreamNotFound        no model server was found, or more than one (exit 2)
-├── SignalError                 the signal server
+├── SignalError                 the signal server failed
 │   ├── SignalUnreachable       it does not answer
 │   ├── SignalRejected          it answered with an error
 │   └── RoomFull                the room has no place for this member
-├── PeerError                   the other side of the tunnel
-│   ├── PeerNotFound            nobody is in the room, or it does not connect in time
-│   ├── ConnectFailed           offer and answer were exchanged, but no path came up
-│   ├── VersionMismatch         it speaks no version that we speak (exit 4)
-│   ├── AuthenticationFailed    one side does not hold the secret, or somebody is in between (exit 3)
-│   ├── Unwelcome               serve does not let us in: put out, or the invite has ended (exit 3)
-│   └── PeerLost                the connection to it broke
-├── StreamError                 one HTTP exchange on a session that goes on
-│   ├── StreamReset             the other side, or the protocol, ended it before it was whole
-│   └── TooManyStreams          no more may be opened now
-├── UpstreamError               the HTTP service behind serve
+├── PeerError                   the other side of the tunnel failed
+│   ├── PeerNotFound            nobody is in the room, or the peer did not connect in time
+│   ├── ConnectFailed           offer and answer were exchanged, but no path works
+│   ├── VersionMismatch         the peer supports no common version (exit 4)
+│   ├── AuthenticationFailed    one side does not hold the secret, or somebody is in the middle (exit 3)
+│   ├── Unwelcome               serve rejects this proxy: it was kicked, or the invite has expired (exit 3)
+│   └── PeerLost                the connection to the peer broke
+├── StreamError                 one request failed; the session continues
+│   ├── StreamReset             the other side, or the protocol, ended the request before it was complete
+│   └── TooManyStreams          no more requests may start now
+├── UpstreamError               the HTTP service behind serve failed
 │   ├── UpstreamUnreachable     it does not accept a connection
-│   └── UpstreamBroken          it answered something that is not HTTP, or broke off
-├── ProtocolError               a peer broke the protocol: never shown to a caller, mapped to a reset or a close
-├── ChannelClosed               the message channel under a session is gone
-└── WaitTimeout                 a blocking call ran out of its ``timeout=``
+│   └── UpstreamBroken          it sent something that is not HTTP, or broke off
+├── ProtocolError               a peer violated the protocol; becomes a reset or a close, and never reaches a caller
+├── ChannelClosed               the message channel under a session has closed
+└── WaitTimeout                 a blocking call exceeded its ``timeout=``
 """
 
 from __future__ import annotations
@@ -65,37 +65,37 @@ class ErrorCode(IntEnum):
     """Why a stream or a session ended, as RESET carries it (protocol/README.md, "Error codes")."""
 
     NO_ERROR = 0
-    """An orderly end of a session: the process stops."""
+    """The session ends in an orderly way: the process stops."""
     CANCELLED = 1
-    """The client went away, or the application gave the exchange up."""
+    """The client disconnected, or the application abandoned the request."""
     PROTOCOL = 2
-    """A frame broke the protocol."""
+    """A frame violated the protocol."""
     FLOW_CONTROL = 3
-    """More was sent than credit allowed, or a v1 reader lagged too far behind."""
+    """The peer sent more than its credit, or a v1 reader is too far behind."""
     REFUSED = 4
-    """Not accepted: too many streams, or the peer is stopping. Nothing was done with the request."""
+    """Not accepted: too many streams, or the peer is stopping. The request was not processed."""
     UPSTREAM = 5
-    """The upstream broke off, or answered something that is not HTTP."""
+    """The upstream broke off, or sent something that is not HTTP."""
     TRUNCATED = 6
-    """A body ended early: fewer or more bytes than its end told."""
+    """A body has fewer or more bytes than its end frame says."""
     TOO_LARGE = 7
-    """A head does not fit a frame."""
+    """A head does not fit into a frame."""
     VERSION = 8
-    """No common protocol version."""
+    """The peers have no common protocol version."""
     INTERNAL = 9
-    """A defect on the sender's side."""
+    """An internal error of the sender."""
     UNAUTHENTICATED = 10
-    """It is not proven that both hold the same secret."""
+    """The peers have not proven that both hold the same secret."""
     UNWELCOME = 11
-    """Known, and not let in: put out, or the invite has ended."""
+    """The peer is known and rejected: it was kicked, or the invite has expired."""
 
 
 class TunnelError(Exception):
-    """Something about the tunnel failed; ``str()`` is one sentence, ``hint`` says what to do next.
+    """A failure of the tunnel. ``str()`` is one sentence, and ``hint`` says what to do.
 
-    A traceback ends with both. IPython shows both in place of a traceback. There, ``%tb Plain`` shows the whole
-    traceback of the last error, and after ``%xmode Plain`` each error shows its own. Verbose in place of Plain shows
-    the values of variables too: codes and keys are among them, and a notebook saves them.
+    A traceback ends with both. IPython shows both instead of a traceback. There, ``%tb Plain`` shows the traceback of
+    the last error, and after ``%xmode Plain`` each error shows its own. The mode Verbose also shows the values of
+    variables: they include codes and keys, and a notebook saves them.
     """
 
     exit_code = 1
@@ -112,38 +112,38 @@ class TunnelError(Exception):
         return str(self.args[0])
 
     def again(self) -> Self:
-        """Return a copy to raise, where one error is kept and raised more than once.
+        """Return a copy to raise, for an error that is kept and raised more than once.
 
-        Each raise adds the frames that it passes to the exception's traceback, which keeps those frames alive. The
-        copy collects them, and the error that is kept does not grow, whichever tasks and threads raise it.
+        Each raise adds frames to the exception's traceback, which keeps those frames alive. The copy collects them, so
+        the kept error does not grow, whichever tasks and threads raise it.
         """
         copy = type(self).__new__(type(self), *self.args)
-        copy.args = self.args  # OSError, which `WaitTimeout` is too, takes none in __new__
+        copy.args = self.args  # OSError, a base of `WaitTimeout`, ignores them in __new__
         copy.__dict__.update(self.__dict__)
         if notes := getattr(self, "__notes__", None):
-            copy.__notes__ = [*notes]  # a note on the copy is not one on the error that is kept
+            copy.__notes__ = [*notes]  # so that a note on the copy does not appear on the kept error
         copy.__cause__, copy.__suppress_context__ = self.__cause__, self.__suppress_context__
         return copy
 
     def _render_traceback_(self) -> list[str]:
-        """Return the lines that IPython shows: message and hint, or in its modes Plain and Verbose the traceback."""
+        """Return the lines that IPython shows: message and hint, or the traceback in its modes Plain and Verbose."""
         tracebacks = sys.modules["IPython"].get_ipython().InteractiveTB
         if tracebacks.mode in ("Plain", "Verbose"):
             lines: list[str] = tracebacks.structured_traceback(type(self), self, self.__traceback__)
-            if not any(self.hint in line for line in lines):  # IPython 7, Colab's, shows no notes
+            if not any(self.hint in line for line in lines):  # IPython 7, as on Colab, shows no notes
                 lines.append(self.hint)
             return lines
         return [f"{type(self).__name__}: {self.message}", *self.hint.splitlines()]
 
 
 class SettingError(TunnelError):
-    """A setting cannot be used."""
+    """A setting is invalid."""
 
     exit_code = 2
 
 
 class AddressInUse(SettingError):
-    """The address to listen on is taken."""
+    """The address to listen on is in use."""
 
     def __init__(self, address: str, *, next_free: int | None, own: bool = False) -> None:
         user, stop = "another program or tunnel", "stop the program that uses it"
@@ -182,27 +182,27 @@ class PeerError(TunnelError):
 
 
 class PeerNotFound(PeerError):
-    """Nobody is in the room, or nobody could be reached in time."""
+    """Nobody is in the room, or no peer could be reached in time."""
 
 
 class ConnectFailed(PeerError):
-    """No network path to the peer came up."""
+    """No network path to the peer works."""
 
 
 class VersionMismatch(PeerError):
-    """The peer speaks no protocol version that this program speaks."""
+    """The peer supports no protocol version that this program supports."""
 
     exit_code = 4
 
 
 class AuthenticationFailed(PeerError):
-    """One side does not hold the secret, or somebody is in between."""
+    """One side does not hold the secret, or somebody is in the middle."""
 
     exit_code = 3
 
 
 class Unwelcome(PeerError):
-    """Serve does not let this proxy in."""
+    """Serve rejects this proxy: it was kicked, or the invite has expired."""
 
     exit_code = 3
 
@@ -212,11 +212,11 @@ class PeerLost(PeerError):
 
 
 class StreamError(TunnelError):
-    """One HTTP exchange failed; the session goes on."""
+    """One request failed; the session continues."""
 
 
 class StreamReset(StreamError):
-    """The exchange ended before it was whole; ``code`` says why and ``remote`` who ended it."""
+    """The request ended before it was complete. ``code`` says why; ``remote`` is true if the peer ended it."""
 
     def __init__(self, code: ErrorCode, message: str, *, remote: bool = True) -> None:
         super().__init__(message)
@@ -225,7 +225,7 @@ class StreamReset(StreamError):
 
 
 class TooManyStreams(StreamError):
-    """No more streams may be opened on this session now."""
+    """The session cannot open more streams now."""
 
 
 class UpstreamError(TunnelError):
@@ -233,9 +233,10 @@ class UpstreamError(TunnelError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """The upstream does not accept a connection. ``absent``: nothing answers there, as where it is not running.
+    """The upstream does not accept a connection.
 
-    ``ours``: what serve itself lacks for one.
+    ``absent`` is true if nothing listens there, for example because the service is not running. ``ours`` names what
+    serve itself lacks for a connection.
     """
 
     def __init__(self, message: str, *, hint: str = "", absent: bool = False, ours: str = "") -> None:
@@ -245,11 +246,11 @@ class UpstreamUnreachable(UpstreamError):
 
 
 class UpstreamBroken(UpstreamError):
-    """The upstream answered something that is not HTTP, or broke off."""
+    """The upstream sent something that is not HTTP, or broke off."""
 
 
 class ProtocolError(TunnelError):
-    """A peer broke the protocol. ``code`` is what RESET will carry."""
+    """A peer violated the protocol. RESET will carry ``code``."""
 
     def __init__(self, message: str, *, code: ErrorCode = ErrorCode.PROTOCOL) -> None:
         super().__init__(message)
@@ -257,8 +258,8 @@ class ProtocolError(TunnelError):
 
 
 class ChannelClosed(TunnelError):
-    """The message channel under a session is gone."""
+    """The message channel under a session has closed."""
 
 
 class WaitTimeout(TunnelError, TimeoutError):
-    """A blocking call ran out of its ``timeout=``."""
+    """A blocking call exceeded its ``timeout=``."""

@@ -1,12 +1,13 @@
-"""Options by what is given in every way together: parameters, flags, variables, files. Reads files and variables.
+"""Combine parameters, flags, variables and files into options. Reads files and variables.
 
-The command line, ``%tunnel``, `llmtunnel.serve` and `llmtunnel.aio` share one rule: what the call says (a parameter, a
-flag) beats the environment (``TUNNEL_…``), which beats the default. A value of None counts as not given.
+The command line, ``%tunnel``, `llmtunnel.serve` and `llmtunnel.aio` share one rule. The call (a parameter or a flag)
+takes precedence over the environment (``TUNNEL_…``), which takes precedence over the default. A value of None counts
+as not given.
 
-Where the two meet counts as one thing. So an invite in the call leaves ``TUNNEL_ROOM`` and ``TUNNEL_SECRET`` aside, and
-a room in the call leaves ``TUNNEL_INVITE`` aside. A room and its secret may come one from the call and the other from
-the environment. What contradicts itself is an error. An invite knows its signal server: ``signal`` in the call must
-agree with it, and ``TUNNEL_SIGNAL`` is for where there is no invite.
+The meeting point counts as one setting. With an invite in the call, ``TUNNEL_ROOM`` and ``TUNNEL_SECRET`` are ignored;
+with a room in the call, ``TUNNEL_INVITE`` is ignored. One of room and secret may come from the call and the other from
+the environment. A contradiction is an error. An invite names its signal server: ``signal`` in the call must agree with
+it, and ``TUNNEL_SIGNAL`` applies only without an invite.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from .upstream import Upstream
 Options = TypeVar("Options", bound=ReachOptions)
 
 CODE: Final = "code"
-"""The command line's name for an invite that is an argument rather than a flag."""
+"""The command line's name for an invite given as an argument instead of a flag."""
 STDIN: Final = "-"
-"""In place of a code or a secret, on the command line: read it from standard input."""
+"""On the command line, instead of a code or a secret: read it from standard input."""
 
 _NAMES: Final = ("invite", "room", "secret")
 _READ_AS: Final = {"invite": "code"}
-"""What a user is asked for, where that is not the option's name."""
+"""What the prompt asks for, if it differs from the option's name."""
 _INVITE: Final = (CODE, "invite", "invite_file")
 _ROOM: Final = ("room", "secret", "secret_file")
 _EXCLUSIVE: Final = (*((one, other) for one in _INVITE for other in (*_INVITE, *_ROOM)), ("secret", "secret_file"))
@@ -46,18 +47,19 @@ def chosen(
     spelled: Callable[[str], str] = lambda name: name,
     read_line: Callable[[str], str] | None = None,
 ) -> Options:
-    """Options of this class by what is ``given``, else the environment (default: ours), else their defaults.
+    """Return the options of this class: from ``given``, else from the environment, else their defaults.
 
-    ``given`` has values by option name, or by ``NAME_file`` the path of a file with the value. ``spelled`` says how the
-    user spells such a name. ``read_line``: what reads a code or a secret that is given as `STDIN`. For serve, the
-    invite that the platform stores for its user counts where nothing else says where to meet.
+    ``given`` maps option names to values, and ``NAME_file`` to the path of a file with the value. ``spelled`` returns
+    the user's spelling of such a name. ``read_line`` reads a code or a secret given as `STDIN`. Without ``environ``,
+    the variables are those of this process. If nothing else says where to meet, serve uses the invite that the user
+    stored on the platform.
 
     Raises `SettingError`.
     """
     variables = from_env(environ)
     if given.get("no_auth"):
         variables = {name: text for name, text in variables.items() if not name.startswith("api_key")}
-    if isinstance(given.get("upstream"), Upstream):  # which has its own header fields
+    if isinstance(given.get("upstream"), Upstream):  # it has header fields of its own
         variables.pop("upstream_header", None)
     meeting = _meeting(given, variables, spelled, read_line)
     if issubclass(kind, ServeOptions) and not meeting and (stored := stored_invite(environ)):
@@ -80,7 +82,7 @@ def _meeting(
     spelled: Callable[[str], str],
     read_line: Callable[[str], str] | None,
 ) -> dict[str, Any]:
-    """Invite, or room and secret: those that are given."""
+    """Return the invite, or the room and the secret, as far as they are given."""
     ours: dict[str, Any] = {name: value for name in (*_INVITE, *_ROOM) if (value := given.get(name)) is not None}
     found: dict[str, Any] = {name: variables[name] for name in _beside(ours.keys()) if name in variables} | ours
 
@@ -101,7 +103,7 @@ def _meeting(
 
 
 def _beside(ours: Set[str]) -> tuple[str, ...]:
-    """What the environment may add to these names."""
+    """Return the names that the environment may add to these."""
     if ours & set(_INVITE):
         return ()
     if ours & {"secret", "secret_file"}:
@@ -112,7 +114,7 @@ def _beside(ours: Set[str]) -> tuple[str, ...]:
 def _value(
     each: Option, given: Mapping[str, Any], variables: Mapping[str, str], spelled: Callable[[str], str]
 ) -> object:
-    """What is given for another option; None where nothing is."""
+    """Return the value of any other option, or None if it is not given."""
     value: object = given.get(each.name)
     if each.file:
         value = _text(each, given, variables, spelled)
@@ -127,7 +129,7 @@ def _value(
 def _text(
     each: Option, given: Mapping[str, Any], variables: Mapping[str, str], spelled: Callable[[str], str]
 ) -> object:
-    """The value, or what the file has that is named instead of it."""
+    """Return the value, or the contents of the file that is named instead."""
     name, file = each.name, f"{each.name}_file"
     text, path = given.get(name), given.get(file)
     if text is not None and path is not None:
@@ -139,7 +141,7 @@ def _text(
 
 
 def _lines(entry: str, flag: str) -> list[str]:
-    """A header line, or what stands in the file that ``@FILE`` names."""
+    """Return a header line, or the lines of the file that ``@FILE`` names."""
     if not entry.startswith("@"):
         return [entry]
     lines = read_file(entry[1:], flag, what="header file", limit=None).splitlines()
@@ -147,7 +149,7 @@ def _lines(entry: str, flag: str) -> list[str]:
 
 
 def read_file(path: str, flag: str, *, what: str = "file", limit: int | None = LONGEST + 1) -> str:
-    """The text of a file that a flag or a variable names. Raises `SettingError`."""
+    """Return the text of a file that a flag or a variable names. Raises `SettingError`."""
     try:
         with Path(path).open(encoding="utf-8") as file:
             return file.read(limit).strip()

@@ -1,8 +1,8 @@
 """Where llmtunnel is installed from, and the commands that install and run it on another machine.
 
-Every text that tells people how to install llmtunnel takes it from here, or a test compares it with this. The name
-``llmtunnel`` is not registered at the package index before the first release: whoever registered it would own the
-machine of everybody who installs it by its name. A release sets `RELEASED`, and no text names the index before.
+Every text about installation takes it from here, or a test compares it with this module. Before the first release, the
+name ``llmtunnel`` is not registered at the package index. Anyone who registered it would control the machines of those
+who install it by name. So no text names the index before a release sets `RELEASED`.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ import shlex
 from typing import Final, NamedTuple
 
 RELEASED: bool = False
-"""Whether the package index has llmtunnel. The only line here that a release changes."""
+"""Whether the package index has llmtunnel. A release changes only this line here."""
 REPOSITORY: Final = "https://github.com/llmtunnel/llmtunnel"
 TAG: Final = "main"
-"""The tag or branch of the repository that is installed. `main` is where all links to the notebooks lead, too."""
+"""Tag or branch of the repository to install. All links to the notebooks lead to `main` as well."""
 SOURCE: Final = "llmtunnel" if RELEASED else f"git+{REPOSITORY}@{TAG}"
-"""What ``uvx --from`` takes."""
+"""Argument of ``uvx --from``."""
 
 
 def requirement(extra: str = "") -> str:
-    """Return what pip installs, as a requirement, with one of the extras of ``pyproject.toml`` if given."""
+    """Return the requirement for pip, with one of the extras of ``pyproject.toml`` if given."""
     name = f"llmtunnel[{extra}]" if extra else "llmtunnel"
     return name if RELEASED else f"{name} @ {SOURCE}"
 
 
 INSTALL: Final = requirement()
-"""What pip installs: quoted in a shell, since it has spaces in it."""
+"""Requirement for pip. A shell needs quotes around it, since it contains spaces."""
 
 
 class Commands(NamedTuple):
-    """How to run llmtunnel on a machine that does not have it: `uvx` alone, or `pip` once and then `run`."""
+    """Commands to run llmtunnel on a machine without it: `uvx` alone, or `pip` once and then `run`."""
 
     uvx: str
-    """Installs and runs, where uv is there."""
+    """Installs and runs llmtunnel. Needs uv."""
     pip: str
-    """Installs. The quotes hold in sh, PowerShell and cmd."""
+    """Installs llmtunnel. The quotes work in sh, PowerShell and cmd."""
     run: str
-    """Runs what is installed: ``llmtunnel proxy CODE``."""
+    """Runs the installed command: ``llmtunnel proxy CODE``."""
 
 
 def commands(*words: str) -> Commands:
-    """Return the commands for ``llmtunnel WORDS``, each quoted where a shell needs it."""
+    """Return the commands for ``llmtunnel WORDS``, with shell quotes where needed."""
     run = shlex.join(("llmtunnel", *words))
     uvx = f"uvx {run}" if RELEASED else f'uvx --from "{SOURCE}" {run}'
     pip = f"pip install {INSTALL}" if RELEASED else f'pip install "{INSTALL}"'
@@ -49,5 +49,5 @@ def commands(*words: str) -> Commands:
 
 
 def on_laptop(code: str = "CODE") -> Commands:
-    """Return the commands that use, on another machine, what is served with this code. They contain the secret."""
+    """Return the commands for the other machine with this code, which is secret."""
     return commands("proxy", code)

@@ -1,16 +1,15 @@
-"""An invite: the room in which two meet, and the secret by which they know each other, as one code to be said once.
+"""Invites: a room to meet in and a shared secret, as one code that a person can say or type.
 
     4821309-tulip-mango-onion-cedar-fruit                       at the default signal server
-    4821309-tulip-mango-onion-cedar-fruit@signal.example        wss://signal.example
-    4821309-tulip-mango-onion-cedar-fruit@ws://10.0.0.2:8787    any other
+    4821309-tulip-mango-onion-cedar-fruit@signal.example        at wss://signal.example
+    4821309-tulip-mango-onion-cedar-fruit@ws://10.0.0.2:8787    at any other address
 
-The number names the room, so the signal server sees it. The words are the secret: 1295^5 of them, 51.7 bits, which is
-enough where each guess costs a handshake.
+The number names the room, so the signal server sees it. The words are the secret. There are 1295^5 of them, which is
+51.7 bits: enough, since each guess costs a handshake.
 
-What a person makes of a code on its way is forgiven where the meaning is clear: see `Invite.parse`. Errors land in logs
-and in saved notebooks, so they never repeat the code. Where a single word is wrong, the error repeats that word, and
-the hint names the one or two words that are nearest: who reads it still has four words to guess (41 bits), online.
-Where more words are wrong, the error tells their places only.
+`Invite.parse` accepts typing mistakes if the meaning is clear. Errors appear in logs and saved notebooks, so they never
+repeat the code. If a single word is wrong, the error repeats that word, and the hint names the one or two nearest ones.
+A reader of it still has to guess four words (41 bits), online. If more words are wrong, the error only says which.
 """
 
 from __future__ import annotations
@@ -27,52 +26,53 @@ from .errors import SettingError
 from .words import WORDS
 
 DEFAULT_SIGNAL: Final = "wss://signal-server.fly.dev"
-"""The original's public signal server. It keeps two members to a room."""
+"""The original's public signal server. A room holds two members."""
 EXAMPLE: Final = "4821309-tulip-mango-onion-cedar-fruit"
 DIGITS: Final = 7
 ROOM: Final = "invite-"
-"""What the name of an invite's room begins with; its number follows."""
+"""Prefix of the name of an invite's room, before its number."""
 COUNT: Final = 5
 """Words in a code."""
 LONGEST: Final = 4096
-"""Characters of a text that is read as a code: a pasted line, or a small file."""
+"""Maximum length of a text that is read as a code, in characters: a pasted line, or a small file."""
 LONGEST_WORD: Final = 16
-"""Characters of a wrong word that an error repeats. No code word is longer, but a pasted password may be."""
+"""Maximum length of a wrong word that an error repeats. No code word is longer, but a pasted password may be."""
 
-MAYBE_CUT: Final = "If the code there goes on with @ and an address, the end of this one is missing."
-"""Of a code without an address, where serve is not found: nothing else tells that it was cut off there."""
+MAYBE_CUT: Final = "If serve's code continues with @ and an address, the end of this one is missing."
+"""For a code without an address whose serve is not found: nothing else shows that the code may be truncated."""
 _LIKE: Final = f"A code looks like {EXAMPLE}."
 _CUT_OFF: Final = "The code was cut off"
-_WHOLE: Final = "Copy all of it: it may go on in the next line, and end with @ and an address."
+_WHOLE: Final = "Copy all of it: it may continue in the next line, and end with @ and an address."
 _ROOM: Final = re.compile(rf"invite-([0-9]{{{DIGITS}}})")
 _NUMBER: Final = re.compile(r"[0-9](?:[\s.,'’_-]?[0-9])*")
-"""Digits, and what people and locales put between them."""
+"""Digits, with the separators that people and locales put between them."""
 _WORD: Final = re.compile(r"[^\W_]+")
 _ADDRESS: Final = re.compile(
     r"(?:(wss?)://)?((?:[a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?)((?:/[a-z0-9._~%=&?+/-]{0,256})?)",
     re.IGNORECASE | re.ASCII,
 )
-"""What addresses of signal servers are made of, and no user and password: a code goes from hand to hand."""
+"""Addresses of signal servers. They contain no user and password, since a code is passed on between people."""
 _CUT_ADDRESS: Final = re.compile(
     r"wss?(?::/{0,2})?"
     r"|(?:wss?://)?(?:[a-z0-9._-]+:|\[[0-9a-f:.]*(?:\]:)?|(?:[0-9]{1,3}\.){0,2}[0-9]{1,3}\.?|(?:[0-9]{1,3}\.){3})?",
     re.IGNORECASE | re.ASCII,
 )
-"""The beginning of one that cannot be all of it."""
+"""The beginning of an address that cannot be a complete one."""
 _AROUND: Final = " \t\r\n'\"`.,;)>/"
-"""What a sentence or a shell puts around an address."""
+"""Characters that a sentence or a shell puts around an address."""
 _BY_START: Final = {word[:3]: word for word in WORDS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invite:
-    """Where two sides meet and what they prove. Its repr does not show the secret; `code` does."""
+    """The place where two sides meet, and their secret. Its repr does not show the secret; `code` does."""
 
     room: str
-    """``invite-`` and the number."""
+    """Name of the room: ``invite-`` and the number."""
     secret: str = field(repr=False)
-    """The words, with hyphens between them."""
+    """The words, separated by hyphens."""
     signal: str = DEFAULT_SIGNAL
+    """URL of the signal server."""
 
     def __post_init__(self) -> None:
         if not _ROOM.fullmatch(self.room):
@@ -86,34 +86,35 @@ class Invite:
 
     @property
     def code(self) -> str:
-        """What one side shows and the other types. It is a secret."""
+        """The code, which one side shows and the other side types. It is a secret."""
         at = "" if self.signal == DEFAULT_SIGNAL else f"@{self.signal.removeprefix('wss://')}"
         return f"{self.room.removeprefix('invite-')}-{self.secret}{at}"
 
     @classmethod
     def generate(cls, signal: str = DEFAULT_SIGNAL) -> Self:
-        """Make a new one. Raises `SettingError` where ``signal`` is no signal server's address.
+        """Make a new invite. Raises `SettingError` if ``signal`` is not a signal server's address.
 
         Parameters:
-            signal: The signal server where the two meet, ``wss://host`` or ``ws://host:port``.
+            signal: URL of the signal server, ``wss://host`` or ``ws://host:port``.
         """
         number = 10 ** (DIGITS - 1) + secrets.randbelow(9 * 10 ** (DIGITS - 1))
         return cls(room=f"invite-{number}", secret=_new_secret(), signal=signal)
 
     def renewed(self) -> Self:
-        """The same room, with other words."""
+        """Return an invite for the same room with other words."""
         return replace(self, secret=_new_secret())
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a code, in whatever way it was typed or pasted. Raises `SettingError`.
+        """Read a code as a person types or pastes it. Raises `SettingError`.
 
-        Any case and any separators do, also within the number; so do words run together, and what stands before the
-        number, such as ``llmtunnel proxy``. A word may have one letter too many, too few, wrong or swapped, or be
-        told by its first three or more, where that leaves one word; but a code that ends within a word was cut off.
+        It accepts any case and any separators, even within the number. It accepts words without separators, and text
+        before the number, such as ``llmtunnel proxy``. A word may have one letter extra, missing, wrong or swapped with
+        the next, or be shortened to three letters or more, if only one code word matches. But a code that ends within a
+        word counts as truncated.
 
         Parameters:
-            text: The code, or a line with it.
+            text: The code, or a line that contains it.
         """
         if len(text) > LONGEST:
             raise SettingError("The text is too long for a code.", hint=_LIKE)
@@ -130,12 +131,12 @@ class Invite:
 
 
 def is_invites(room: str) -> bool:
-    """Whether a room is named as an invite names it: its user knows it as the code's number."""
+    """Whether a room has the name of an invite's room. Its user knows that name as the code's number."""
     return bool(_ROOM.fullmatch(room))
 
 
 def is_cut_off(text: str) -> bool:
-    """Whether a text is a code whose end is certainly missing."""
+    """Whether a text is a code whose end is missing for certain."""
     try:
         Invite.parse(text)
     except SettingError as exc:
@@ -148,7 +149,7 @@ def _new_secret() -> str:
 
 
 def _split_number(text: str) -> tuple[str, str]:
-    """The number, and what comes after it. Of several runs of digits (``python3``) the one of the right length."""
+    """Return the number and the rest. Of several runs of digits (``python3``), use the one of the right length."""
     found = [(re.sub(r"[^0-9]", "", match[0]), match.end()) for match in _NUMBER.finditer(text)]
     for digits, end in found:
         if len(digits) == DIGITS:
@@ -162,7 +163,7 @@ def _split_number(text: str) -> tuple[str, str]:
 
 
 def _read_words(text: str, *, last: bool) -> list[str]:
-    """The words. ``last``: nothing comes after them, so they may have been cut off."""
+    """Return the words. ``last``: nothing follows them, so they may be truncated."""
     typed = _WORD.findall(text)
     exact, rest = _run_together("".join(typed))
     if len(exact) == COUNT and not rest:
@@ -179,9 +180,9 @@ def _read_words(text: str, *, last: bool) -> list[str]:
 
 
 def _run_together(letters: str) -> tuple[list[str], str]:
-    """The words that the letters begin with, `COUNT` at most, and the letters after them.
+    """Return the words at the start of the letters, at most `COUNT`, and the remaining letters.
 
-    No word is the start of another, so there is one way.
+    No word is a prefix of another, so the result is unambiguous.
     """
     words: list[str] = []
     while letters and len(words) < COUNT:
@@ -194,7 +195,7 @@ def _run_together(letters: str) -> tuple[list[str], str]:
 
 
 def _meant(typed: str) -> list[str]:
-    """The words that may be meant, each as likely as the others: one, where it is clear."""
+    """Return the words that may be meant, each equally likely; exactly one if the meaning is clear."""
     if typed in WORDS:
         return [typed]
     started = _BY_START.get(typed[:3], "")
@@ -202,7 +203,7 @@ def _meant(typed: str) -> list[str]:
 
 
 def _is_near(typed: str, word: str) -> bool:
-    """Whether they differ by one letter that is wrong, missing or too many, or by two that are swapped."""
+    """Whether the words differ by one letter (wrong, missing or extra) or by two swapped letters."""
     if abs(len(typed) - len(word)) > 1:
         return False
     at = next((i for i, (a, b) in enumerate(zip(typed, word, strict=False)) if a != b), min(len(typed), len(word)))
@@ -212,7 +213,7 @@ def _is_near(typed: str, word: str) -> bool:
 
 
 def _wrong_words(wrong: list[int], typed: list[str], meant: list[list[str]]) -> SettingError:
-    """Tell which; for a single one the word itself too, and what it may be (see the top of the module)."""
+    """Say which words are wrong. For a single one, repeat it and suggest corrections (see the module's docstring)."""
     if len(wrong) > 1:
         places = f"{', '.join(str(place + 1) for place in wrong[:-1])} and {wrong[-1] + 1}"
         return SettingError(f"Words {places} of the code are not code words.", hint="Check them.")
@@ -223,9 +224,9 @@ def _wrong_words(wrong: list[int], typed: list[str], meant: list[list[str]]) -> 
 
 
 def signal_in_invite(text: str, *, of_code: bool = False) -> str:
-    """A signal server's address as it stands in an invite; one way of writing it, so that two can be compared.
+    """Return a signal server's address in the one form that invites use, so that two can be compared.
 
-    ``of_code``: it was read out of a code, which no error repeats. Raises `SettingError`.
+    ``of_code``: the address comes from a code, which errors do not repeat. Raises `SettingError`.
     """
     if "://" in text and not of_code:
         check_signal(text)
@@ -236,7 +237,7 @@ def signal_in_invite(text: str, *, of_code: bool = False) -> str:
             address = f"{scheme or 'wss'}://{host}".lower() + path
             check_signal(address)
             return address
-    except SettingError:  # a port that is none
+    except SettingError:  # an invalid port
         pass
     raise SettingError(
         "The signal server's address in the code is not valid."
@@ -248,12 +249,12 @@ def signal_in_invite(text: str, *, of_code: bool = False) -> str:
 
 
 def check_signal(url: str) -> None:
-    """Raise `SettingError` where this is not a signal server's address."""
+    """Raise `SettingError` if this is not a signal server's address."""
     hint = "Use for example wss://signal.example, or ws://10.0.0.2:8787."
     try:
         parts = urlsplit(url)
         good = bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port or an IPv6 address that is none
+    except ValueError:  # an invalid port or IPv6 address
         good = False
     if not url.lower().startswith(("ws://", "wss://")):
         raise SettingError(f"--signal: must start with ws:// or wss://, got {_without_user(url)!r}.", hint=hint)
@@ -262,5 +263,5 @@ def check_signal(url: str) -> None:
 
 
 def _without_user(url: str) -> str:
-    """The address without a user and a password, which an error must not repeat."""
+    """Remove user and password from an address, since an error must not repeat them."""
     return re.sub(r"(?<=//)[^/?#]*@", "", url)

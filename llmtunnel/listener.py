@@ -1,6 +1,6 @@
-"""Who may use the proxy's listener, as its user set it, and how hosts and origins are compared. Pure.
+"""The user's rules for who may use the proxy's listener, and the comparison of hosts and origins. Pure.
 
-`endpoints/guard.py` holds each request to it.
+`endpoints/guard.py` applies them to each request.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ LOOPBACK6: Final = "::1"
 
 _NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _NUMBER: Final = re.compile(r"0x([0-9a-f]*)|0([0-7]*)|([1-9][0-9]*)")
-"""One part of an IPv4 address as C's inet_aton and browsers read it: hexadecimal, octal or decimal."""
+"""One part of an IPv4 address in hexadecimal, octal or decimal, as C's inet_aton and browsers read it."""
 _BASES: Final = (10, 16, 8, 10)
-"""The base of each group of `_NUMBER`, which count from 1."""
+"""The base for each group of `_NUMBER`; groups count from 1."""
 _LONGEST: Final = 260
-"""Characters of a host and its port: a name of 253 (RFC 1035), a dot after it, and ``:65535``."""
+"""Maximum length of a host and its port, in characters: a name of 253 (RFC 1035), a trailing dot, and ``:65535``."""
 _REMEMBERED: Final = 128
-"""Hosts whose parsing is not repeated: clients name the same few with every request. None is longer than `_LONGEST`."""
+"""Size of the cache of parsed hosts: clients send the same few with every request. No entry exceeds `_LONGEST`."""
 _NETLOC: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\s:\[\]/?#@]*))(?::([0-9]{0,5}))?")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _APP_HOST: Final = re.compile(r"[A-Za-z0-9._~-]*")
-"""What follows an application's own scheme: an id, a word, a dot (``app://.``) or nothing (``file://``)."""
+"""What may follow an application's own scheme: an id, a word, a dot (``app://.``) or nothing (``file://``)."""
 _KEY: Final = re.compile(r"[!-~]{1,4096}")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Authority(NamedTuple):
-    """A host as `canonical_host` gives it, and its port where one is named."""
+    """A host in the form of `canonical_host`, and its port if one is named."""
 
     host: str
     port: int | None
 
 
 class WebOrigin(NamedTuple):
-    """Where a web page comes from (RFC 6454): two are the same where these three are."""
+    """The origin of a web page (RFC 6454). Two origins are the same if all three fields are equal."""
 
     scheme: str
     host: str
     port: int | None
-    """The scheme's own where none is named."""
+    """Port; the scheme's default port if none is named."""
 
     def __str__(self) -> str:
-        """As ``--allow-origin`` takes it."""
+        """Return the origin as ``--allow-origin`` accepts it."""
         if self == OPAQUE:
             return "null"
         is_usual = self.port == _DEFAULT_PORTS.get(self.scheme)
@@ -58,23 +58,24 @@ class WebOrigin(NamedTuple):
 
 
 OPAQUE: Final = WebOrigin("", "", None)
-"""What browsers send as ``null``: a page that was opened from a file, or any site's sandboxed frame."""
+"""The origin that browsers send as ``null``: a page opened from a file, or a sandboxed frame of any site."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerPolicy:
-    """Whom the proxy's listener answers, beside programs on this machine."""
+    """Who may use the proxy's listener, besides programs on this machine."""
 
     allow_hosts: tuple[str, ...] = ()
-    """Names by which clients may call it, beside the address listened on and those of `is_loopback`."""
+    """Further host names that clients may use, besides the listen address and those of `is_loopback`."""
     allow_origins: tuple[str, ...] = ()
-    """Pages that may use it, beside those of this machine: ``https://app.example``, ``tauri://localhost``, ``file://``.
+    """Origins of pages that may use it, besides those of this machine: ``https://app.example``, ``tauri://localhost``,
+    ``file://``.
 
     ``null`` allows pages without an origin of their own. Every web site can produce such a page."""
     api_key: str | None = field(default=None, repr=False)
-    """What clients must send, as ``Authorization: Bearer`` or ``X-Api-Key``."""
+    """Key that clients must send, as ``Authorization: Bearer`` or ``X-Api-Key``."""
     no_auth: bool = False
-    """Listen where other machines reach it without a key: they all may use it."""
+    """Listen without a key on an address that other machines can reach: all of them may use it."""
 
     def __post_init__(self) -> None:
         _check_tuple("allow_hosts", self.allow_hosts)
@@ -107,12 +108,12 @@ class ListenerPolicy:
 
 
 def _check_tuple(name: str, value: object) -> None:
-    if isinstance(value, str):  # its letters would be taken for hosts
+    if isinstance(value, str):  # iterating over it would treat its letters as hosts
         raise SettingError(f"{name} must be a tuple, got the text {value!r}.", hint=f"Use {name}=({value!r},).")
 
 
 def _check_host(name: str) -> None:
-    """Raise `SettingError` where this is no name by which clients may call the listener."""
+    """Raise `SettingError` if clients may not use this host name for the listener."""
     host = canonical_host(name)
     if host is None:
         raise SettingError(
@@ -126,16 +127,16 @@ def _check_host(name: str) -> None:
 
 
 def netloc(host: str, port: int | None = None) -> str:
-    """``127.0.0.1:8000``, ``[::1]:8000``; without a port the host alone, as it stands in a URL."""
+    """Return ``127.0.0.1:8000`` or ``[::1]:8000``; without a port, the host as it appears in a URL."""
     host = f"[{host}]" if ":" in host else host
     return host if port is None else f"{host}:{port}"
 
 
 def split_netloc(text: str) -> tuple[str, int | None] | None:
-    """The host, without its brackets, and the port of ``host``, ``host:port``, ``:port`` or ``[::1]:port``.
+    """Split ``host``, ``host:port``, ``:port`` or ``[::1]:port`` into the host (without brackets) and the port.
 
-    None where it is something else. Brackets are around an IPv6 address, and an IPv6 address is in brackets. What name
-    the host may have is for the caller to say.
+    Returns None for anything else. An IPv6 address must have brackets, and nothing else may have them. The caller
+    decides which host names are valid.
     """
     match = _NETLOC.fullmatch(text)
     if not match or (match[1] and not is_ipv6(match[1])):
@@ -154,9 +155,9 @@ def is_ipv6(text: str) -> bool:
 
 @lru_cache(_REMEMBERED)
 def canonical_host(text: str) -> str | None:
-    """A host as it is compared: lower case, no trailing dot, an address in its one spelling; None where it is none.
+    """Return a host as it is compared: lower case, no trailing dot, one spelling per address; None if it is invalid.
 
-    An IPv6 address stands without brackets; one with a zone, which names an interface of another machine, is none.
+    An IPv6 address has no brackets. One with a zone is invalid, since the zone names an interface of another machine.
     """
     host = text.lower().removesuffix(".")
     try:
@@ -167,7 +168,7 @@ def canonical_host(text: str) -> str | None:
 
 
 def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that some program takes a host for, whatever its spelling; None for a name.
+    """Return the IP address that some program reads from a host, whatever its spelling; None for a name.
 
     ``127.1``, ``2130706433``, ``0x7f.1`` and ``::ffff:127.0.0.1`` are all 127.0.0.1.
     """
@@ -180,7 +181,7 @@ def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def _address_of_numbers(host: str) -> ipaddress.IPv4Address | None:
-    """One to four numbers, the last of which fills what is left (https://url.spec.whatwg.org/#concept-ipv4-parser)."""
+    """Read one to four numbers, of which the last fills the rest: https://url.spec.whatwg.org/#concept-ipv4-parser."""
     found = [_NUMBER.fullmatch(part) for part in host.lower().split(".")]
     if len(host) > _LONGEST or len(found) > 4 or None in found:
         return None
@@ -192,10 +193,10 @@ def _address_of_numbers(host: str) -> ipaddress.IPv4Address | None:
 
 @lru_cache(_REMEMBERED)
 def usual_address(host: str) -> str | None:
-    """By which address to call this machine instead of a canonical host; None where the host is fine as it is.
+    """Return the address to use for this machine instead of a canonical host; None if the host is fine.
 
-    0.0.0.0, ``::`` and IPv4 addresses inside IPv6 ones reach this machine too. Browsers know them for no loopback, and
-    send no Sec-Fetch-Site there: a GET of a web page would look like a program's.
+    0.0.0.0, ``::`` and IPv4 addresses inside IPv6 ones reach this machine too. Browsers do not recognise them as
+    loopback, and send no Sec-Fetch-Site: a GET of a web page would look like one of a program.
     """
     address = address_of(host)
     if address is None:
@@ -206,16 +207,16 @@ def usual_address(host: str) -> str | None:
 
 
 def parse_authority(text: str) -> Authority | None:
-    """``host``, ``host:port``, ``[::1]:port``; None where it is something else (RFC 3986 section 3.2, no userinfo)."""
+    """Read ``host``, ``host:port`` or ``[::1]:port``; None for anything else (RFC 3986 section 3.2, no userinfo)."""
     parts = split_netloc(text) if len(text) <= _LONGEST and text.isascii() else None
     host = canonical_host(parts[0]) if parts else None
     return Authority(host, parts[1]) if parts and host else None
 
 
 def parse_origin(text: str) -> WebOrigin | None:
-    """``scheme://host`` or ``scheme://host:port``, or `OPAQUE`; None for all else: ``*``, two of them, a path.
+    """Read ``scheme://host``, ``scheme://host:port`` or ``null``; None for anything else: ``*``, a list, a path.
 
-    An application's own scheme may stand before any word, or before none: ``app://.``, ``file://``.
+    After an application's own scheme, any word or none may follow: ``app://.``, ``file://``.
     """
     if text == "null":
         return OPAQUE
@@ -231,7 +232,7 @@ def parse_origin(text: str) -> WebOrigin | None:
 
 
 def is_address(host: str) -> bool:
-    """Whether a canonical host is an IP address, which no name server can point elsewhere."""
+    """Whether a canonical host is an IP address, which no name server can redirect."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -241,10 +242,10 @@ def is_address(host: str) -> bool:
 
 @lru_cache(_REMEMBERED)
 def is_loopback(host: str) -> bool:
-    """Whether a canonical host is this machine, nobody else reaches it, and browsers know that.
+    """Whether a canonical host is only reachable from this machine, and browsers know that.
 
-    The names are RFC 6761's, section 6.3. Browsers take 127.0.0.0/8, ::1 and these names for potentially trustworthy
-    (https://w3c.github.io/webappsec-secure-contexts/), so that they send Sec-Fetch-Site with all requests to them.
+    The names are those of RFC 6761 section 6.3. Browsers consider 127.0.0.0/8, ::1 and these names potentially
+    trustworthy (https://w3c.github.io/webappsec-secure-contexts/), so they send Sec-Fetch-Site to them.
     """
     if host == LOCALHOST or host.endswith(f".{LOCALHOST}"):
         return True

@@ -1,9 +1,9 @@
-"""A signal server and a toy model server in this process, for notebooks that show all of a tunnel on one machine.
+"""A signal server and a toy model server in this process, for notebooks that show a whole tunnel on one machine.
 
     toy, signal = local.toy(), local.signal()
     server = llmtunnel.serve(toy.url, signal=signal.url)
 
-They run on the loop thread of the tunnels, so that a client that blocks its cell has its answer all the same.
+They run on the loop thread of the tunnels, so a client that blocks its cell still gets its response.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Server(Protocol):
 
 
 class Local:
-    """A server that runs, until `close` or the end of a ``with``."""
+    """A running server, until `close` or the end of a ``with``."""
 
     def __init__(self, name: str, server: _Server) -> None:
         self._name = name
@@ -40,7 +40,7 @@ class Local:
         self.url = server.url
 
     def close(self) -> None:
-        """Stop it; after the last of this process's servers and tunnels the loop thread ends too."""
+        """Stop the server. After the last server or tunnel of this process, the loop thread ends too."""
         self._hold.close()
 
     def __enter__(self) -> Self:
@@ -63,7 +63,7 @@ def toy(port: int = 0) -> Local:
     """Start a toy model server on 127.0.0.1, as ``llmtunnel toy``. Raises `AddressInUse`.
 
     Parameters:
-        port: Where it listens. 0 takes a free port.
+        port: Port to listen on. 0 takes a free port.
     """
     from .endpoints.toy import Toy
 
@@ -74,7 +74,7 @@ def signal(port: int = 0) -> Local:
     """Start a signal server on 127.0.0.1, as ``llmtunnel signal``. Raises `OSError`.
 
     Parameters:
-        port: Where it listens. 0 takes a free port.
+        port: Port to listen on. 0 takes a free port.
     """
     from signal_server.server import SignalServer
 

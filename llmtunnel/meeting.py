@@ -1,4 +1,4 @@
-"""Where two sides meet and what they prove to each other: what an invite says, or a room and a secret of one's own."""
+"""The place where two sides meet and their secret: from an invite, or a room and a secret of the user's choice."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .invite import DEFAULT_SIGNAL, Invite, signal_in_invite
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meeting:
-    """What both sides must have the same of."""
+    """The settings that must be the same on both sides."""
 
     room: str
     secret: str | None = field(default=None, repr=False)
     signal: str = DEFAULT_SIGNAL
     invite: Invite | None = None
-    """Where it is from an invite."""
+    """The invite that the other fields come from, if any."""
 
     @classmethod
     def given(
@@ -28,9 +28,9 @@ class Meeting:
         secret: str | None = None,
         signal: str | None = None,
     ) -> Self | None:
-        """What these say together; None where neither invite nor room is there. Raises `SettingError`.
+        """Combine the arguments; None if there is neither an invite nor a room. Raises `SettingError`.
 
-        An invite says all of it: room and secret beside it contradict it, and so does another ``signal``.
+        An invite contains all of it, so a room, a secret or a different ``signal`` contradict it.
         """
         if invite is None:
             if room is not None:
@@ -47,7 +47,7 @@ class Meeting:
 
     @classmethod
     def of(cls, invite: Invite, *, signal: str | None = None) -> Self:
-        """What an invite says. Raises `SettingError` where that is another signal server than ``signal``."""
+        """Return the settings of an invite. Raises `SettingError` if ``signal`` names another signal server."""
         if signal is not None and signal_in_invite(signal) != invite.signal:
             raise SettingError(
                 f"The invite is for the signal server {invite.signal}, and --signal names another one.",
@@ -57,12 +57,12 @@ class Meeting:
 
     @classmethod
     def made(cls, signal: str | None = None) -> Self:
-        """A new invite."""
+        """Make a new invite."""
         return cls.of(Invite.generate(signal or DEFAULT_SIGNAL))
 
 
 def no_invite() -> SettingError:
-    """What a proxy says that does not know where to go."""
+    """Return the error for a proxy without an invite or a room."""
     return SettingError(
         "No invite was given, so there is nothing to connect to.",
         hint="Run `llmtunnel serve` on the machine with the model, then use the code that it shows:"

@@ -1,7 +1,7 @@
-"""Blocking calls on a loop that runs in the caller's own thread, such as a notebook's: ``in_loop=True``.
+"""Blocking calls on a loop that already runs in the caller's thread, such as a notebook's: ``in_loop=True``.
 
-A call runs that loop further until its work is done (nest-asyncio2). So one thread is enough, and the tunnel lives only
-while the loop runs: a cell that computes, or that waits for something else than the loop, stalls it.
+A call runs that loop until its work is done (nest-asyncio2). So one thread is enough, but the tunnel only progresses
+while the loop runs: a cell that computes, or that waits for anything but the loop, stalls it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from .runtime import Begun, Call, Hold
 T = TypeVar("T")
 
 _OTHER_WAYS: Final = (
-    "Leave in_loop out: the tunnel then has a thread of its own. Or use llmtunnel.aio: `await llmtunnel.aio.{name}(…)`."
+    "Remove in_loop: the tunnel then has a thread of its own. Or use llmtunnel.aio: `await llmtunnel.aio.{name}(…)`."
 )
 
 
 def hold(name: str) -> NestedHold:
-    """Hold the running loop, for the blocking call of this name. Raises `SettingError` where that cannot be."""
+    """Hold the running loop for the blocking call ``name``. Raises `SettingError` if that is impossible."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         raise SettingError(
-            "in_loop=True needs an event loop that runs in this thread.",
+            "in_loop=True needs an event loop that already runs in this thread.",
             hint=_OTHER_WAYS.format(name=name),
         ) from None
-    if not hasattr(loop, "_nest_patched"):  # by us, by the notebook, or by the older nest_asyncio
+    if not hasattr(loop, "_nest_patched"):  # patched by us, by the notebook, or by the older nest_asyncio
         _patch(loop, name)
     return NestedHold(loop)
 
@@ -41,7 +41,7 @@ def hold(name: str) -> NestedHold:
 def _patch(loop: asyncio.AbstractEventLoop, name: str) -> None:
     import nest_asyncio2  # type: ignore[import-untyped]
 
-    # Asked first: it would patch all of asyncio, and find out then.
+    # Checked first, since nest_asyncio2 would patch all of asyncio before it raises.
     if not isinstance(loop, asyncio.BaseEventLoop):
         kind = type(loop).__module__.partition(".")[0]
         raise SettingError(
@@ -52,16 +52,16 @@ def _patch(loop: asyncio.AbstractEventLoop, name: str) -> None:
 
 
 class NestedHold(Hold):
-    """One handle's part in a loop that is not ours: nothing of it is to be stopped."""
+    """One handle's share of a loop that is not ours, so closing it stops nothing."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._loop = loop
-        atexit.register(self.close)  # the loop has been stopped then, and may be closed
+        atexit.register(self.close)  # at exit, the loop has stopped and may be closed
 
     @property
     def stuck(self) -> bool:
-        """See `Hold.stuck`: never, that is the point."""
+        """See `Hold.stuck`. A nested call never blocks its loop."""
         return False
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Begun[T] | None:
@@ -79,26 +79,26 @@ class NestedHold(Hold):
 
 
 class _NestedCall(Generic[T]):
-    """A coroutine on the loop of this thread, which is run until that has ended."""
+    """A coroutine on the loop of this thread. `wait` runs the loop until the coroutine has ended."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> None:
         self._loop = loop
         self._task = loop.create_task(work, name="llmtunnel call")
 
     def wait(self) -> T:
-        """Its result, or what it raises."""
+        """Return its result, or raise its exception."""
         with _interrupts_cancel(self._task):
             self._loop.run_until_complete(asyncio.wait((self._task,)))
         if self._task.cancelled():
-            raise TunnelError("The tunnel was closed in the meantime.")
+            raise TunnelError("The tunnel was closed during the call.")
         return self._task.result()
 
 
 @contextmanager
 def _interrupts_cancel(task: asyncio.Task[Any]) -> Iterator[None]:
-    """Inside, Ctrl-C cancels the task, whose end is awaited, and is raised then.
+    """Within the context, Ctrl-C cancels the task, waits for its end, and then raises `KeyboardInterrupt`.
 
-    Left to itself it would be raised in whatever the loop is at, and end somebody else's work.
+    Otherwise, it would be raised in whatever code the loop runs, and end unrelated work.
     """
     heard: list[int] = []
 
@@ -110,7 +110,7 @@ def _interrupts_cancel(task: asyncio.Task[Any]) -> Iterator[None]:
     try:
         if callable(before):
             signal.signal(signal.SIGINT, cancel)
-    except ValueError:  # another thread than the main one, which hears of no signal
+    except ValueError:  # not the main thread, which alone receives signals
         before = None
     try:
         yield
@@ -119,5 +119,5 @@ def _interrupts_cancel(task: asyncio.Task[Any]) -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
     if heard:
         if not task.cancelled():
-            task.exception()  # asked for, so that asyncio does not complain: nobody else will
+            task.exception()  # retrieve it, so that asyncio does not warn
         raise KeyboardInterrupt

@@ -1,8 +1,8 @@
-"""The tunnels that blocking calls of this process have opened and not closed, and which of them another call replaces.
+"""The open tunnels of this process's blocking calls, and which of them a new call replaces.
 
-A cell that runs again makes the same call again. Its tunnel takes the place of the one before: a proxy that of a proxy
-with the same code at the same address, a serve that of a serve with the same upstream. Two calls in one cell are two
-tunnels, and so are two serves whose invites or rooms were both given and differ. A program has no cells.
+A cell that runs again makes the same call again. A new proxy replaces a proxy with the same code at the same address. A
+new serve replaces a serve with the same upstream. Two calls in one cell are two tunnels. So are two serves that were
+given different invites or rooms. A program has no cells, so nothing is replaced.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Opened:
-    """A tunnel, and the part in a loop that is let go where it is closed. It keeps no handle alive."""
+    """A tunnel, and its share of a loop, which `close` releases. It does not keep the handle alive."""
 
     tunnel: Tunnel
     hold: runtime.Hold
     settings: Settings
     given: bool
-    """Whether the call said where the two meet. Otherwise an invite was made."""
+    """Whether the call said where to meet; otherwise it made an invite."""
     cell: int | None
-    """The number of IPython's cell that opened it; None outside IPython."""
+    """The number of the IPython cell that opened it; None outside IPython."""
 
     def close(self) -> None:
-        """Close it, as its handle does."""
+        """Close the tunnel, as its handle does."""
         self.hold.close()
 
 
 _opened: Final[dict[runtime.Hold, Opened]] = {}
-"""Each step on it is one operation of the dictionary, as calls come from any thread."""
+"""Thread-safe, since every access is a single operation of the dictionary."""
 
 
 def note(opened: Opened) -> None:
-    """Remember one, until it is closed."""
+    """Remember a tunnel until it is closed."""
     _opened[opened.hold] = opened
 
 
 def running() -> tuple[Opened, ...]:
-    """Those that are not closed, the oldest first. In a forked process, those of its own."""
+    """Return the tunnels that are not closed, oldest first. A forked process starts with none."""
     for hold in tuple(_opened):
         if hold.released or runtime.elsewhere(hold.process):
             _opened.pop(hold, None)
@@ -53,19 +53,19 @@ def running() -> tuple[Opened, ...]:
 
 
 def listens(address: str) -> bool:
-    """Whether one of them is a proxy at the port of this address."""
+    """Whether one of these tunnels is a proxy at the port of this address."""
     proxies = (each.tunnel for each in running() if isinstance(each.settings, ProxySettings))
     return any(tunnel.url.rpartition(":")[2] == address.rpartition(":")[2] for tunnel in proxies)
 
 
 def others() -> tuple[Tunnel, ...]:
-    """The tunnels of this process that no blocking call has opened: `aio`'s, each on a loop of its user's."""
+    """Return this process's tunnels of `aio`, which run on loops of the user."""
     ours = {each.tunnel for each in running()}
     return tuple(each for each in Tunnel.running() if each not in ours)
 
 
 def earlier(settings: Settings, *, given: bool, cell: int | None) -> Opened | None:
-    """The tunnel of an earlier cell whose place one with these settings takes; None where there is none."""
+    """Return the tunnel of an earlier cell that one with these settings replaces, or None."""
     if cell is None:
         return None
     found = (each for each in running() if each.cell not in (None, cell) and _is_same(each, settings, given))
@@ -73,7 +73,7 @@ def earlier(settings: Settings, *, given: bool, cell: int | None) -> Opened | No
 
 
 def in_place_of(before: Opened, settings: S, *, given: bool) -> S:
-    """The settings with the invite of the tunnel whose place they take, where both were to make one."""
+    """Return the settings with the invite of the replaced tunnel, unless either call said where to meet."""
     invite = getattr(before.tunnel, "invite", None)
     if given or before.given or invite is None or invite.signal != settings.signal:
         return settings

@@ -1,7 +1,7 @@
-"""What an option is: a field that is also a flag, a variable, a parameter of Python's functions, and its help. Pure.
+"""Options: fields that are also a flag, a variable, a parameter of the Python functions, and their help. Pure.
 
 `config` declares each option once, as a field of `ServeOptions` or `ProxyOptions`. The command line, the environment
-and ``%tunnel`` read them by `declared`. `accepts` makes parameters of them.
+and ``%tunnel`` read them through `declared`. `accepts` turns them into parameters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 PREFIX: Final = "TUNNEL_"
-"""Of the variables that options are read from."""
+"""Prefix of the variables that options are read from."""
 
 _WIDTH: Final = 88
 """Columns of the generated part of a docstring."""
@@ -34,65 +34,65 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE: Final = r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(?:([KMGT]?)(i?)B?)"
 
 _PATTERNS: Final = """\
-A PATTERN is a path, or a method and a path: '/v1/*', 'GET /v1/models'. A *
-matches any characters, / too, or none; GET includes HEAD. Serve rejects what
---deny matches, whatever else matches. With --allow, openai or ollama, it
-rejects what none of them matches. With any of these, it also rejects paths
-that programs may read in two ways (//, .., %2F outside a model's name, ...)."""
+A PATTERN is a path, optionally with a method: '/v1/*', 'GET /v1/models'.
+* matches any characters (including /) or none. GET includes HEAD. --deny
+wins over everything else. With --allow, openai or ollama, serve rejects
+what none of them matches. With any of these, it also rejects paths that
+programs may read in two ways (//, .., %2F outside a model's name, ...)."""
 
 
 class Group(NamedTuple):
-    """Where an option stands in ``--help``: a title, and what is said below it."""
+    """A section of ``--help``: its title, and the text below it."""
 
     title: str
     about: str | None = None
 
 
-MEETING: Final = Group("where the two sides meet", "An invite, or a room and a secret of your own.")
+MEETING: Final = Group("where the two sides meet", "Use an invite, or a room with a secret of your own.")
 OWN: Final = Group("")
-"""The command's own options, which have no title."""
+"""The command's own options. This section has no title."""
 EXPOSURE: Final = Group("what serve allows", _PATTERNS)
 ACCESS: Final = Group("who may use the proxy, besides programs on this machine")
 NETWORK: Final = Group("network")
 CALL: Final = Group("how the call waits")
-"""Python's functions alone have these."""
+"""Options of the Python functions only."""
 GROUPS: Final = (MEETING, OWN, EXPOSURE, ACCESS, NETWORK, CALL)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Option:
-    """How one field is given and described. All but ``help`` may be left out."""
+    """How a user gives one field, and how the help describes it. Only ``help`` is required."""
 
     help: str
-    """What ``--help`` says of the flag."""
+    """Help text of the flag."""
     python: str = ""
-    """What Python's documentation says of the parameter, where ``help`` does not fit."""
+    """Description of the Python parameter, if ``help`` does not fit."""
     group: Group = OWN
     metavar: str | None = None
     read: Callable[[str], object] | None = None
-    """From a text to the value; raises `ValueError`. None: the text is the value."""
+    """Converts the text to the value, or raises `ValueError`. None: the text is the value."""
     choices: tuple[str, ...] = ()
-    """All values that there are."""
+    """Every allowed value."""
     suggest: tuple[str, ...] = ()
-    """Values that completion offers, where they are not the choices."""
+    """Values that completion offers, if they differ from the choices."""
     env: bool = False
-    """Whether a variable gives it too."""
+    """Whether a variable sets it too."""
     lines: bool = False
-    """Of a flag that may be repeated: ``@FILE`` stands for a file's lines, and its variable has one a line."""
+    """For a repeatable flag: ``@FILE`` stands for the lines of a file, and the variable holds one value per line."""
     file: str = ""
-    """The help of a further flag (and variable) that names a file with the value in it."""
+    """Help text of a second flag (and variable) that names a file with the value. Empty: no such flag."""
     empty: str = ""
-    """Of a flag that may be repeated: the word for none at all."""
+    """For a repeatable flag: the word that means no values."""
     default_help: str = ""
-    """What the default means, where ``--help`` cannot show it."""
+    """Meaning of the default, if ``--help`` cannot show its value."""
     flag: str = ""
-    """Its spelling, where that is not the field's name."""
+    """Spelling of the flag, if it differs from the field's name."""
     port: bool = False
-    """Whether Python's parameter may be a port's number."""
+    """Whether the Python parameter accepts a port number."""
     takes: tuple[type, ...] = ()
-    """Further types of Python's parameter; such a value stays as it is."""
+    """Additional types that the Python parameter accepts; such a value is not converted."""
     name: str = ""
-    """The field, and Python's parameter. `declared` sets this and the default."""
+    """Name of the field and of the Python parameter. `declared` sets this and the default."""
     default: Any = None
 
     @property
@@ -102,34 +102,34 @@ class Option:
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether the flag may be given several times."""
+        """Whether the flag may be repeated."""
         return isinstance(self.default, tuple)
 
     @property
     def key(self) -> str:
-        """The name under which `config.from_env` gives its variable: ``api_key``."""
+        """The name that `config.from_env` uses for its variable: ``api_key``."""
         return self.flag.removeprefix("--").replace("-", "_")
 
     @property
     def variable(self) -> str:
-        """``TUNNEL_API_KEY``, whether or not it is read: see `env`."""
+        """Name of its variable: ``TUNNEL_API_KEY``. Only read if `env` is true."""
         return PREFIX + self.key.upper()
 
     @property
     def flag_help(self) -> str:
-        """The help of its flag, with its variable and its default."""
-        notes = [self.variable + (", spaces between" if self.is_repeatable and not self.lines else "")]
+        """Help text of its flag, with its variable and its default."""
+        notes = [self.variable + (", separated by spaces" if self.is_repeatable and not self.lines else "")]
         default = self.default_help or _shown(() if self.choices else self.default)
         notes = [*(notes if self.env else ()), *([f"default: {default}"] if default else ())]
         return self.help + (f" ({'; '.join(notes)})" if notes else "")
 
     @property
     def parameter_help(self) -> str:
-        """A sentence on Python's parameter."""
+        """Description of the Python parameter, as a sentence."""
         return self.python or f"{self.help[:1].upper()}{self.help[1:].removesuffix('.')}."
 
     def of_variable(self, text: str) -> object:
-        """What the text of its variable says: a list where the flag may be repeated. Raises `SettingError`."""
+        """Return the value of its variable: a list if the flag is repeatable. Raises `SettingError`."""
         read = switch if self.is_switch else self.read or str
         try:
             if self.is_repeatable:
@@ -139,9 +139,10 @@ class Option:
             raise SettingError(f"{self.variable}: {exc}.", hint=f"{self.flag} takes the same values.") from exc
 
     def of_argument(self, value: object) -> object:
-        """What Python's argument says; None where that is nothing. Raises `SettingError`, which does not show it.
+        """Return the value of a Python argument, or None if it was not given.
 
-        A string is read as the flag reads it. One string does where several may be given.
+        A string is read as the flag reads it. A repeatable option also accepts a single string. Raises `SettingError`,
+        whose text does not contain the value.
         """
         if value is None or isinstance(value, self.takes):
             return value
@@ -172,25 +173,25 @@ class Option:
 
 
 def option(help: str, *, default: T, kw_only: bool = True, **more: Any) -> T:
-    """Declare a field that is an option; ``more`` is as in `Option`.
+    """Declare a field that is an option. ``more`` holds further attributes of `Option`.
 
-    A default of False makes a switch of its flag, and a tuple one that may be repeated. ``kw_only``: False for the
-    first parameter of Python's function.
+    A default of False makes its flag a switch, and a tuple makes it repeatable. ``kw_only`` is False for the first
+    parameter of the Python function.
     """
     return field(default=default, kw_only=kw_only, metadata={Option: Option(help=help, **more)})
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(option,))
 def options(kind: type[T]) -> type[T]:
-    """Make a class of `option` fields a frozen dataclass. Its repr has no values, as some are secret.
+    """Make a class of `option` fields a frozen dataclass. Its repr shows no values, since some are secret.
 
-    It has no slots, so that one class may inherit two of them, and no comparison, which costs time at the start.
+    It has no slots, so that a class can inherit from two of them. It has no comparison, which would slow the start.
     """
     return dataclass(frozen=True, kw_only=True, eq=False, repr=False)(kind)
 
 
 def declared(kind: type) -> Mapping[str, Option]:
-    """The options of such a class, by name: in the order of the groups, and there in the order of the fields."""
+    """Return the options of such a class by name, ordered by group and then by field."""
     found = [
         replace(
             each.metadata[Option],
@@ -206,10 +207,10 @@ def declared(kind: type) -> Mapping[str, Option]:
 def accepts(
     kind: Callable[P, T], made: Callable[[type[T], Mapping[str, Any]], T] | None = None
 ) -> Callable[[Callable[[T], R]], Callable[P, R]]:
-    """Function decorator: the options of such a class are the function's parameters, documented one by one.
+    """Function decorator: the options of such a class become the function's parameters, with a description of each.
 
-    ``made`` makes the options of the arguments that a call gives, by name; without it they are the arguments as given.
-    Type checkers see the parameters by ``P``; IPython, Jedi and `help` see them by ``__signature__``.
+    ``made`` turns the arguments of a call (by name) into the options; without it, the arguments are used as given.
+    Type checkers see the parameters through ``P``; IPython, Jedi and `help` see them through ``__signature__``.
     """
     assert isinstance(kind, type)
     fields_of = inspect.signature(kind).parameters
@@ -235,7 +236,7 @@ def accepts(
 
 
 def _documented(function: Callable[..., object], parameters: Iterable[Option]) -> str:
-    from textwrap import fill  # not loaded for the command line
+    from textwrap import fill  # here, since the command line does not need it
 
     texts = [
         f"{each.name}: {each.parameter_help}{f' Variable: {each.variable}.' if each.env else ''}" for each in parameters
@@ -245,7 +246,7 @@ def _documented(function: Callable[..., object], parameters: Iterable[Option]) -
 
 
 def _shown(default: object) -> str:
-    """A default as ``--help`` says it; empty where there is nothing to say."""
+    """Return a default as ``--help`` shows it; empty if it shows nothing."""
     match default:
         case bool() | None:
             return ""
@@ -257,7 +258,7 @@ def _shown(default: object) -> str:
 
 
 def switch(text: str) -> bool:
-    """Read whether a variable turns a switch on. Raises `ValueError`."""
+    """Read a switch: whether a variable turns it on. Raises `ValueError`."""
     value = _SWITCH.get(text.strip().lower())
     if value is None:
         raise ValueError(f"neither on nor off: {text!r}. Use 1 or 0")
@@ -265,12 +266,12 @@ def switch(text: str) -> bool:
 
 
 def unless_empty(text: str) -> str | None:
-    """Read a text; an empty one counts as not given, as an empty variable does."""
+    """Read a text. Like an empty variable, an empty text counts as not given."""
     return text or None
 
 
 def seconds(text: str) -> float:
-    """Read a number of seconds. Raises `ValueError`."""
+    """Read a number of seconds from 0. Raises `ValueError`."""
     try:
         value = float(text)
     except ValueError:
@@ -281,7 +282,7 @@ def seconds(text: str) -> float:
 
 
 def duration(text: str) -> float:
-    """Read a time with its unit, as seconds. Raises `ValueError`."""
+    """Read a time with a unit (s, m, h, d), and return it in seconds. Raises `ValueError`."""
     number, unit = text[:-1], text[-1:]
     if unit in _UNITS and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number) and float(number):
         return float(number) * _UNITS[unit]
@@ -289,14 +290,14 @@ def duration(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Read a number from 1 on. Raises `ValueError`."""
+    """Read a whole number above 0. Raises `ValueError`."""
     if re.fullmatch(r"[0-9]{1,9}", text) and int(text):
         return int(text)
     raise ValueError(f"not a whole number above 0: {text!r}")
 
 
 def size(text: str) -> int:
-    """Read a number of bytes, which may have a unit. Raises `ValueError`."""
+    """Read a number of bytes, optionally with a unit. Raises `ValueError`."""
     match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
     if not match:
         raise ValueError(f"not a size: {text!r}. Use for example 10MB")
@@ -310,4 +311,4 @@ _NUMBERS: Final[Mapping[Callable[[str], object] | None, tuple[tuple[type, ...], 
     count: ((int,), "a whole number"),
     size: ((int,), "a whole number of bytes, or a string such as '10MB'"),
 }
-"""Options whose values are numbers, by how their text is read: the types that Python may give, and their words."""
+"""Options with numbers, by the function that reads their text: the types Python may pass, and their description."""

@@ -1,6 +1,6 @@
-"""The kinds of path between two peers: one row each, and which of them each value of ``--path`` makes use of.
+"""The kinds of path between two peers, one row each, and the kinds that each value of ``--path`` uses.
 
-How to add one: ARCHITECTURE.md.
+ARCHITECTURE.md says how to add one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 
 class Path(StrEnum):
-    """How a channel's packets travel."""
+    """How the packets of a channel travel."""
 
     DIRECT = "direct"
     TURN = "turn"
@@ -22,25 +22,25 @@ class Path(StrEnum):
 
 AUTO: Final = "auto"
 PATHS: Final = (AUTO, *(path.value for path in Path if path is not Path.UNKNOWN))
-"""What ``--path`` may be: all that there are, of which the best carries, or one of them alone."""
+"""Values of ``--path``: ``auto`` opens all kinds and uses the best one; any other value uses only that kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathKind:
-    """What sets a kind of path apart."""
+    """Properties of a kind of path."""
 
     label: str
-    """For people."""
+    """Name for people."""
     rank: int
-    """How good it is; the lowest is the best, and takes a session over from the others."""
+    """Rank of quality. The lowest is the best; a session moves to a path with a lower rank."""
     needs_turn: bool = False
-    """It needs a TURN server, which the user names."""
+    """Whether it needs a TURN server, which the user names."""
     needs_secret: bool = False
-    """It is used only between peers that have proven themselves to each other by a secret."""
+    """Whether it requires that the peers have authenticated each other with a secret."""
     needs_resume: bool = False
-    """It comes up late: the peers meet over another path first, and the session goes over to this one."""
+    """Whether the peers must connect over another path first, from which the session then moves."""
     poor: bool = False
-    """While it carries, a better one is tried for now and then."""
+    """Whether a better path is tried from time to time while this one is in use."""
 
 
 KINDS: Final = {
@@ -53,16 +53,16 @@ _UNKNOWN: Final = PathKind(label="unknown", rank=KINDS[Path.DIRECT].rank)
 
 
 def kind(path: Path) -> PathKind:
-    """The row of a path. One that is not known yet counts as a direct one."""
+    """Return the row of a path. An unknown path counts as direct."""
     return KINDS.get(path, _UNKNOWN)
 
 
 def carriers(choice: str) -> frozenset[Path]:
-    """Which paths may carry streams, by this value of ``--path``."""
+    """Return the kinds of path that may carry streams with this value of ``--path``."""
     return frozenset(KINDS) if choice == AUTO else frozenset((Path(choice),))
 
 
 def tried(choice: str) -> frozenset[Path]:
-    """Which paths are opened, by this value of ``--path``: those that carry, and those that only introduce peers."""
+    """Return the kinds of path to open with this value of ``--path``, including those that only introduce the peers."""
     carrying = carriers(choice)
     return frozenset(KINDS) if any(KINDS[path].needs_resume for path in carrying) else carrying

@@ -1,4 +1,4 @@
-"""Which platform this notebook or program runs on, and the invite that its user has stored there."""
+"""Detect the platform that this process runs on, and read the invite that its user has stored there."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 SECRET: Final = "TUNNEL_INVITE"
-"""The name under which a user stores an invite among the platform's secrets."""
+"""Name of the platform secret in which a user stores an invite."""
 
 
 class Platform(StrEnum):
-    """Where notebooks run."""
+    """A platform for notebooks."""
 
     COLAB = "colab"
     KAGGLE = "kaggle"
@@ -27,10 +27,10 @@ class Platform(StrEnum):
 
 
 def platform(environ: Mapping[str, str] | None = None, modules: Mapping[str, object] | None = None) -> Platform:
-    """The platform, by the environment (default: ours) and the loaded modules (default: ours)."""
+    """Detect the platform by environment and loaded modules (default: those of this process)."""
     environ = os.environ if environ is None else environ
     modules = sys.modules if modules is None else modules
-    if "KAGGLE_KERNEL_RUN_TYPE" in environ:  # first: Kaggle's image is made of Colab's
+    if "KAGGLE_KERNEL_RUN_TYPE" in environ:  # first, since Kaggle's image is based on Colab's
         return Platform.KAGGLE
     if "google.colab" in modules or "COLAB_RELEASE_TAG" in environ:
         return Platform.COLAB
@@ -40,21 +40,22 @@ def platform(environ: Mapping[str, str] | None = None, modules: Mapping[str, obj
 
 
 def in_cell(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether a terminal that this process has, by the environment (default: ours), is a notebook's cell: ``!command``.
+    """Whether this process, if it has a terminal, runs in a notebook's cell: ``!command``.
 
-    A kernel gives such a command a pseudo-terminal, keeps what it writes as the cell's output, and sends it no keys.
-    These three variables ipykernel sets in every kernel, Colab's too (`ZMQInteractiveShell.init_environment`). A
-    terminal of Jupyter's is no child of a kernel, and tmux or screen, started in a cell, set another TERM.
+    A kernel gives such a command a pseudo-terminal, keeps its output as the cell's output, and sends it no keys.
+    ipykernel sets these three variables in every kernel, including Colab's (`ZMQInteractiveShell.init_environment`). A
+    terminal of Jupyter is no child of a kernel, and tmux or screen, started in a cell, set another TERM. ``environ``
+    defaults to that of this process.
     """
     environ = os.environ if environ is None else environ
     return [environ.get(name) for name in ("TERM", "PAGER", "GIT_PAGER")] == ["xterm-color", "cat", "cat"]
 
 
 def stored_invite(environ: Mapping[str, str] | None = None, modules: Mapping[str, object] | None = None) -> str | None:
-    """The code that the user has stored as the platform's secret `SECRET`; None where there is none or no access.
+    """Return the code that the user has stored as the platform's secret `SECRET`; None without it or without access.
 
-    May wait: Colab asks its user, Kaggle its server. Colab answers only the thread that runs a notebook's cell, and no
-    other process than the notebook's.
+    May block: Colab asks its user, Kaggle its server. Colab only answers the thread that runs a notebook's cell, and
+    only in the notebook's own process.
     """
     modules = sys.modules if modules is None else modules
     try:
@@ -65,7 +66,7 @@ def stored_invite(environ: Mapping[str, str] | None = None, modules: Mapping[str
                 found = import_module("kaggle_secrets").UserSecretsClient().get_secret(SECRET)
             case _:
                 return None
-    except Exception as exc:  # each platform has its own, and their texts may quote the secret
-        logger.debug("the platform gives no secret %s: %s", SECRET, type(exc).__name__)
+    except Exception as exc:  # each platform has exceptions of its own, and their texts may contain the secret
+        logger.debug("The platform did not provide the secret %s: %s", SECRET, type(exc).__name__)
         return None
     return found if isinstance(found, str) and found.strip() else None

@@ -1,15 +1,15 @@
-"""What serve lets through, by method and path. Pure.
+"""Rules for what serve allows, by method and path. Pure.
 
-A pattern is ``/path`` or ``METHOD /path``. ``*`` in the path stands for any characters, none and ``/`` among them, so
-that ``/v1/*`` is all below ``/v1/`` and not ``/v1``. ``GET`` is HEAD too. The query is not looked at.
+A pattern is ``/path`` or ``METHOD /path``. ``*`` in the path stands for any characters, including none and ``/``. So
+``/v1/*`` matches everything below ``/v1/``, but not ``/v1``. ``GET`` includes HEAD. The query is ignored.
 
-- What a deny pattern matches is refused, whatever else matches.
-- With an allow pattern or a ready set, what none of them matches is refused.
+- A request that matches a deny pattern is rejected, whatever else matches.
+- With an allow pattern or a ready-made set, a request that matches none of them is rejected.
 
-A program behind serve may take two paths for one that are two to us. So under a policy each path must be in normal
-form, of which there is one for each path, and where doubt is left it refuses: allow patterns match exactly, deny
-patterns in any case and with a slash more at the end. Only a model's name (``/v1/models/org%2Fmodel``) has two
-spellings: both are one text to the patterns, and both are below the same path to every program.
+A program behind serve may treat two paths as the same that differ for us. So under a policy, each path must be in
+normal form, which is unique. In doubt, the policy rejects: allow patterns match exactly, and deny patterns ignore case
+and a trailing slash. Only a model's name (``/v1/models/org%2Fmodel``) has two spellings. Patterns see one text for
+both, and every program sees both below the same path.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ _METHODS: Final = frozenset(
 # fmt: on
 _METHODS_SHOWN: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, QUERY or one of WebDAV's"
 _RAW: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,=:@/-]*")
-"""What stands for itself in a path: RFC 3986's pchar and ``/``, but for ``;``."""
+"""Bytes that stand for themselves in a path: RFC 3986's pchar and ``/``, without ``;``."""
 _ESCAPE: Final = re.compile(rb"%([0-9A-F]{2})")
 _ESCAPED_ASCII: Final = frozenset(b' "<>[]^`{|}')
-"""The ASCII that may be escaped: what can stand in a path in no other way, and means nothing to any program."""
+"""ASCII characters that may be escaped: they cannot occur in a path otherwise, and have no meaning to any program."""
 _MODEL: Final = re.compile(rb"((?:/v1)?/models/)([^/]+)")
-"""OpenAI's path of one model. Clients escape what the name has of ``/ : @``, which keeps it one segment."""
+"""OpenAI's path of one model. Clients escape ``/``, ``:`` and ``@`` in the name, so that it stays one segment."""
 _ESCAPED_IN_NAME: Final = re.compile(rb"%(2F|3A|40)")
 
 
 class NotNormal(ValueError):
-    """A path has another spelling that some programs take for the same; the text says what is wrong with it."""
+    """A path has another spelling that some programs treat as the same. The text says what is wrong with it."""
 
 
 def normal(path: bytes) -> str:
-    """A path in normal form, its escapes decoded. Raises `NotNormal`.
+    """Return a path in normal form, with its escapes decoded. Raises `NotNormal`.
 
-    No two spellings give one text, but for a model's name.
+    Two spellings never give the same text, except for the name of a model.
     """
     if not path.startswith(b"/"):
         raise NotNormal("it does not start with a slash")  # absolute-form, ``*``, ``@host``
-    if model := _MODEL.fullmatch(path):  # what follows looks at the name as a program has it that decodes it
+    if model := _MODEL.fullmatch(path):  # the checks below look at the name as a program decodes it
         path = model[1] + _ESCAPED_IN_NAME.sub(lambda each: bytes.fromhex(each[1].decode()), model[2])
     rest = _ESCAPE.sub(_checked_escape, path)
     if not _RAW.fullmatch(rest):
@@ -73,22 +73,22 @@ def normal(path: bytes) -> str:
 
 
 def _checked_escape(match: re.Match[bytes]) -> bytes:
-    """Nothing, for an escape that there must be. Raises `NotNormal`."""
+    """Return nothing for an escape that is necessary. Raises `NotNormal` for any other escape."""
     byte = int(match[1], 16)
     if byte < 0x80 and byte not in _ESCAPED_ASCII:
-        # Of %25 some programs make another escape, and of %2F, %3F and %3B what ends a segment or the path.
+        # Some programs decode %25 into another escape, and %2F, %3F and %3B into the end of a segment or of the path.
         raise NotNormal(f"it contains the escape {match[0].decode()}")
     return b""
 
 
 def _foreign(rest: bytes) -> str:
-    """What is wrong with a path whose good escapes were taken out."""
+    """Describe what is wrong with a path after its valid escapes were removed."""
     byte = _RAW.sub(b"", rest, count=1)[:1]
     if byte == b"%":
         return "it contains an escape that is not % and two upper-case hexadecimal digits"
     if byte == b";":
         return "it contains a path parameter (;)"  # servlet containers match `/pull;x` as `/pull`
-    return f"it has the byte {byte[0]:#04x} in it"
+    return f"it contains the byte {byte[0]:#04x}"
 
 
 def _decoded(path: bytes) -> str:
@@ -96,7 +96,7 @@ def _decoded(path: bytes) -> str:
         text = unquote_to_bytes(path).decode("utf-8")
     except UnicodeDecodeError as exc:
         raise NotNormal("its escapes are not UTF-8") from exc
-    # ``／`` and ``．`` become a slash and a dot in programs that normalise; what cannot be seen may be dropped.
+    # Programs that normalise turn ``／`` and ``．`` into a slash and a dot, and may drop invisible characters.
     if not text.isprintable() or not unicodedata.is_normalized("NFKC", text):
         raise NotNormal("it contains a character that is not in Unicode form NFKC")
     return text
@@ -107,9 +107,9 @@ class Rule:
     """One pattern."""
 
     method: str = ""
-    """In upper case; empty: every one."""
+    """HTTP method in upper case; empty for every method."""
     path: str
-    """Decoded, with ``*``."""
+    """Decoded path, which may contain ``*``."""
 
     def __post_init__(self) -> None:
         if self.method and self.method not in _METHODS:
@@ -120,7 +120,7 @@ class Rule:
 
     @classmethod
     def parse(cls, text: str) -> Rule:
-        """Read ``/path`` or ``METHOD /path``. Raises `SettingError`, also where no path could ever match."""
+        """Read ``/path`` or ``METHOD /path``. Raises `SettingError`, also for a pattern that no path can match."""
         *method, path = text.split()[:3] or [""]
         if len(method) > 1:
             raise SettingError(f"Not a pattern: {text!r}.", hint="Use for example '/v1/*' or 'GET /v1/models'.")
@@ -137,11 +137,11 @@ class Rule:
         return cls(method=method[0].upper() if method else "", path=decoded)
 
     def allows(self, method: str, path: str) -> bool:
-        """Whether it matches a path in normal form, exactly."""
+        """Whether the rule matches a path in normal form exactly."""
         return self._takes(method) and _matches(self.path, path)
 
     def denies(self, method: str, path: str) -> bool:
-        """Whether it matches in any case of method and path, and with a slash more or less at the path's end."""
+        """Whether the rule matches, ignoring the case of method and path and a slash at the path's end."""
         pattern, folded = self.path.casefold(), path.casefold()
         spellings = (folded, folded.rstrip("/"), folded.rstrip("/") + "/")
         return self._takes(method.upper()) and any(_matches(pattern, spelling) for spelling in spellings)
@@ -154,7 +154,7 @@ class Rule:
 
 
 def _matches(pattern: str, path: str) -> bool:
-    """Glob with ``*`` alone, in one pass: a regular expression's way back would cost a power of the path's length."""
+    """Match a glob with only ``*``, in one pass. A regular expression would backtrack, which costs much more."""
     first, *middle = pattern.split("*")
     if not middle:
         return path == first
@@ -176,7 +176,7 @@ def _rules(*patterns: str) -> tuple[Rule, ...]:
 
 _INFERENCE: Final = (
     "GET /models",
-    "GET /models/*",  # names like org/model have slashes
+    "GET /models/*",  # names such as org/model contain slashes
     "POST /chat/completions",
     "POST /completions",
     "POST /embeddings",
@@ -190,11 +190,11 @@ _INFERENCE: Final = (
     "POST /audio/speech",
 )
 _OPENAI: Final = _rules(*_INFERENCE, *(pattern.replace("/", "/v1/", 1) for pattern in _INFERENCE))
-"""With ``/v1`` and without: an upstream's base path or ``--advertise`` may have it, and llama.cpp and vLLM have both.
-Nothing that other clients made: no stored responses, files, batches or fine-tuning."""
+"""With and without ``/v1``: an upstream's base path or ``--advertise`` may contain it; llama.cpp and vLLM serve both.
+This excludes data of other clients: stored responses, files, batches and fine-tuning."""
 
 _OLLAMA: Final = _rules(
-    "GET /",  # "Ollama is running": what its own client asks first
+    "GET /",  # "Ollama is running": the first request of its own client
     "GET /api/version",
     "GET /api/tags",
     "GET /api/ps",
@@ -209,15 +209,15 @@ _OLLAMA: Final = _rules(
 READY: Final[Mapping[str, tuple[Rule, ...]]] = MappingProxyType(
     {"all": (), "openai": _OPENAI, "ollama": _OLLAMA + _OPENAI}
 )
-"""The ready sets: inference, and looking at which models there are. ``all`` has no rule."""
+"""The ready-made sets: inference, and listing the models. ``all`` has no rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Which requests are let through; everything, as it is made."""
+    """Which requests are allowed; by default, all of them."""
 
     ready: str | None = None
-    """A name of `READY`; None: none was chosen, which is as ``all``."""
+    """A key of `READY`; None if the user chose none, which means the same as ``all``."""
     allow: tuple[Rule, ...] = ()
     deny: tuple[Rule, ...] = ()
 
@@ -227,22 +227,22 @@ class Policy:
 
     @classmethod
     def parse(cls, *, ready: str | None = None, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> Policy:
-        """From patterns as people write them. Raises `SettingError`."""
+        """Make a policy from patterns as people write them. Raises `SettingError`."""
         return cls(ready=ready, allow=tuple(map(Rule.parse, allow)), deny=tuple(map(Rule.parse, deny)))
 
     @property
     def chosen(self) -> bool:
-        """Whether somebody has said what to let through."""
+        """Whether the user has set any part of the policy."""
         return self != Policy()
 
     @property
     def restricts(self) -> bool:
-        """Whether it has a rule: without any, a path may be spelled in any way."""
+        """Whether the policy has a rule. Without one, a path may have any spelling."""
         return bool(self._allowed or self.deny)
 
     @property
     def flags(self) -> str:
-        """The flags that made it, for people: ``--policy ollama and --deny``."""
+        """The flags that define the policy, for people: ``--policy ollama and --deny``."""
         return " and ".join((*self._allowing, *(("--deny",) if self.deny else ())))
 
     @property
@@ -255,10 +255,10 @@ class Policy:
         return READY[self.ready or "all"] + self.allow
 
     def refusal(self, method: str, path: bytes, *, preflight_for: str | None = None) -> str | None:
-        """Why a request is not let through, as a sentence's end that names the flag; None where it is.
+        """Return why a request is rejected, as the end of a sentence that names the flag; None if it is allowed.
 
-        ``preflight_for``: it is a CORS preflight for this method. A request that is let through is let through with its
-        preflight, since no page can do without. What denies either of the two denies the preflight.
+        ``preflight_for``: the request is a CORS preflight for this method. The preflight of an allowed request is
+        allowed too, since a page needs it. A rule that denies either of the two denies the preflight.
         """
         if not self.restricts:
             return None

@@ -1,10 +1,10 @@
-"""Event loops of ours, and the only module that uses threads.
+"""llmtunnel's event loops. This is the only module that uses threads.
 
-A blocking call runs on one background loop, shared by all tunnels of the process: it starts with the first and stops
-with the last, so that a notebook's cell that computes for minutes stalls no tunnel.
+Blocking calls run on one background loop, which all tunnels of the process share. It starts with the first tunnel and
+stops with the last one. So a notebook's cell that computes for minutes does not stall a tunnel.
 
-A process that is forked from one with tunnels has none of them (`descriptors` takes their sockets from it). Their
-handles can be closed there, which does nothing, and fail otherwise.
+A forked process does not inherit tunnels (`descriptors` takes their sockets away). There, their handles can be closed,
+which does nothing, and any other call fails.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 INTERRUPTIBLE: Final = 0.5
-"""Seconds of one wait: on Windows, Ctrl-C is heard of only between waits."""
+"""Maximum length of one wait, in seconds: on Windows, Ctrl-C only takes effect between waits."""
 REPEATED: Final = 60.0
-"""Seconds between two lines of log that say the same of a loop."""
+"""Minimum time between two equal log lines about a loop, in seconds."""
 JOIN: Final = 10.0
-"""Seconds that a loop thread has to end: a subscriber that blocks it must not block the whole process."""
+"""Maximum time for a loop thread to end, in seconds. A subscriber that blocks it must not block the whole process."""
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's loop where it is installed, else None: asyncio's own."""
+    """Return uvloop's loop factory if it is installed, else None for asyncio's own."""
     try:
         import uvloop
     except ImportError:
@@ -45,16 +45,16 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` on the fastest loop there is."""
+    """Run `asyncio.run` on the fastest available loop."""
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.get_loop().set_exception_handler(_Trouble())
         return runner.run(main)
 
 
 class _Trouble:
-    """Told by a loop of ours what goes wrong in it.
+    """Exception handler of our loops, which limits the rate of some log lines.
 
-    asyncio's own tells hundreds of times a second that it cannot accept, where descriptors are used up.
+    If descriptors are used up, asyncio's own handler logs hundreds of times per second that it cannot accept.
     """
 
     def __init__(self) -> None:
@@ -71,31 +71,31 @@ class _Trouble:
 
 
 class Hold(ABC):
-    """What a handle whose calls block has of a loop: `call` runs a coroutine there, until `close`."""
+    """A blocking handle's share of a loop: `call` runs a coroutine there, until `close`."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.released = False
         self.last: Callable[[], Coroutine[Any, Any, object]] | None = None
-        """What `close` runs before it lets go."""
+        """Coroutine function that `close` runs before it releases the loop."""
 
     @property
     @abstractmethod
     def stuck(self) -> bool:
-        """Whether `call`, here, would block the very loop that it waits for."""
+        """Whether `call` from here would block the very loop that it waits for."""
 
     @abstractmethod
     def begin(self, work: Coroutine[Any, Any, T]) -> Begun[T] | None:
-        """Begin it there; None where the loop is held no more."""
+        """Start the coroutine on the loop; return None if the loop has been released."""
 
     @abstractmethod
     def release(self) -> None:
-        """Let go of the loop, and set `released`."""
+        """Release the loop, and set `released`."""
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there and wait for its end. What interrupts the wait cancels it, and nothing else.
+        """Run a coroutine on the loop and wait for it. An interrupt of the wait cancels the coroutine, and only that.
 
-        Raises `TunnelError` where the loop is held no more, or in a process that was forked meanwhile.
+        Raises `TunnelError` if the loop has been released, or in a forked process.
         """
         if elsewhere(self.process):
             work.close()
@@ -106,7 +106,7 @@ class Hold(ABC):
         return begun.wait()
 
     def close(self) -> None:
-        """Run `last` there, then let go; nothing where that is done, or in a forked process."""
+        """Run `last` on the loop, then release it. Does nothing if that is done, or in a forked process."""
         if elsewhere(self.process):
             self.released = True
             return
@@ -118,12 +118,12 @@ class Hold(ABC):
 
 
 def elsewhere(process: int) -> bool:
-    """Whether this is another process than that one, from which it was forked."""
+    """Whether this process was forked from that one."""
     return os.getpid() != process
 
 
 def parents_own(process: int) -> TunnelError:
-    """For a call on what belongs to the process that this one was forked from."""
+    """Return the error for a call in a forked process on something that belongs to its parent."""
     return TunnelError(
         f"This tunnel belongs to process {process}, from which this process ({os.getpid()}) was forked.",
         hint="Use it there, or start a new one here.",
@@ -131,7 +131,7 @@ def parents_own(process: int) -> TunnelError:
 
 
 def refuse_green_threads() -> None:
-    """Raise `TunnelError` where gevent or eventlet have replaced threads or queues: loops stand still then, unseen."""
+    """Raise `TunnelError` if gevent or eventlet have replaced threads or queues, since a loop would hang silently."""
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
     if gevent is not None and any(map(gevent.is_module_patched, ("threading", "_thread", "queue"))):
         by, harmless = "gevent.monkey", "gevent.monkey.patch_socket()"
@@ -146,18 +146,18 @@ def refuse_green_threads() -> None:
 
 
 class Begun(Protocol[T_co]):
-    """Work that has begun."""
+    """Work that has started."""
 
     def wait(self) -> T_co:
-        """Its result, or what it raises."""
+        """Return its result, or raise its exception."""
 
 
 class LoopThread:
-    """A loop on a daemon thread of its own, while somebody holds it."""
+    """An event loop on a daemon thread of its own, which runs while somebody holds it."""
 
     def __init__(self) -> None:
         self._parents: list[_Running] = []
-        """Of the processes that this one was forked from. Kept, since the end of an open loop is not silent."""
+        """Loops of the processes that this one was forked from. Kept, since the deletion of an open loop warns."""
         self._begin()
 
     def _begin(self) -> None:
@@ -166,18 +166,18 @@ class LoopThread:
         self._running: _Running | None = None
 
     def forget(self) -> None:
-        """In a forked process, which has neither the thread nor whoever may hold the lock: begin anew."""
+        """Start anew in a forked process, which has neither the thread nor the owner of the lock."""
         if self._running is not None:
             self._parents.append(self._running)
         self._begin()
 
     @property
     def current(self) -> bool:
-        """Whether the caller is on this thread."""
+        """Whether the caller runs on this thread."""
         return self._running is not None and threading.current_thread() is self._running.thread
 
     def hold(self) -> ThreadHold:
-        """Hold the loop: the first holder starts it. Raises `TunnelError` where no thread can be had for it."""
+        """Hold the loop. The first holder starts it. Raises `TunnelError` if threads were replaced."""
         refuse_green_threads()
         with self._lock:
             if self._running is None or not self._running.alive:
@@ -188,7 +188,7 @@ class LoopThread:
             return hold
 
     def release(self, hold: ThreadHold) -> None:
-        """Let go: after the last holder the thread ends. Not to be called on the thread itself."""
+        """Release the loop. After the last holder, the thread ends. Must not be called on the thread itself."""
         with self._lock:
             self._holds.discard(hold)
             hold.released = True
@@ -198,13 +198,13 @@ class LoopThread:
         running.stop()
 
     def close(self) -> None:
-        """Close every hold, as the process ends."""
+        """Close every hold when the process ends."""
         for hold in tuple(self._holds):
             hold.close()
 
 
 class ThreadHold(Hold):
-    """One holder's part in a `LoopThread`."""
+    """One holder's share of a `LoopThread`."""
 
     def __init__(self, thread: LoopThread, running: _Running, lock: threading.Lock) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class ThreadHold(Hold):
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Call[T] | None:
         """See `Hold.begin`."""
-        with self._lock:  # so that the loop is not stopped before the work has begun
+        with self._lock:  # so that the loop cannot stop before the work has started
             if self.released or not self._running.alive:
                 work.close()
                 return None
@@ -231,7 +231,7 @@ class ThreadHold(Hold):
 
 
 class Call(Generic[T]):
-    """A coroutine on the loop, for a thread that waits for it."""
+    """A coroutine on the loop, and a thread that waits for it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> None:
         self._loop = loop
@@ -241,16 +241,16 @@ class Call(Generic[T]):
         loop.call_soon_threadsafe(self._start)
 
     def wait(self) -> T:
-        """Its result, or what it raises."""
+        """Return its result, or raise its exception."""
         try:
             self._wait_ended()
-        except BaseException:  # KeyboardInterrupt, or whatever a handler of the program's raises
+        except BaseException:  # KeyboardInterrupt, or an exception of the program's signal handler
             self._loop.call_soon_threadsafe(self._cancel)
             self._wait_ended()
             raise
         assert self._task is not None, "it has ended"
         if self._task.cancelled():
-            raise TunnelError("The tunnel was closed in the meantime.")
+            raise TunnelError("The tunnel was closed during the call.")
         return self._task.result()
 
     def _wait_ended(self) -> None:
@@ -277,11 +277,11 @@ class _Running:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs: in a forked process it does not."""
+        """Whether the thread runs. In a forked process it does not."""
         return self.thread.is_alive()
 
     def stop(self) -> None:
-        """Cancel all that runs there, and wait for its end."""
+        """Cancel everything that runs on the loop, and wait for its end."""
         if self.alive:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self.thread.join(JOIN)
@@ -295,28 +295,28 @@ class _Running:
 
 
 async def _end_all() -> None:
-    """Cancel every task but this one, and see it end."""
+    """Cancel every other task, and wait for its end."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)  # `_Running.stop` waits for `JOIN` s at most
+    await asyncio.gather(*tasks, return_exceptions=True)  # `_Running.stop` waits at most `JOIN` seconds
     await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 shared = LoopThread()
-"""The one that `llmtunnel.serve` and `llmtunnel.proxy` use."""
+"""The loop thread that `llmtunnel.serve` and `llmtunnel.proxy` use."""
 atexit.register(shared.close)
 
 
 def _end_forked() -> None:
-    """Have libuv start the threads again that it lost by the fork: when the process ends it waits for theirs.
+    """Make libuv restart the threads that the fork lost, since it waits for its threads when the process ends.
 
-    It would crash otherwise, where uvloop has resolved a name before the fork.
+    Otherwise it would crash if uvloop has resolved a name before the fork.
     """
     loop = loop_factory()
     if loop is not None:
         with asyncio.Runner(loop_factory=loop) as runner:
-            runner.run(runner.get_loop().getaddrinfo(None, 9))  # no name, and no address that uvloop reads by itself
+            runner.run(runner.get_loop().getaddrinfo(None, 9))  # without a name or address that uvloop parses itself
 
 
 def _after_fork() -> None:

@@ -1,7 +1,7 @@
-"""What every view renders: frozen values, with no secret in them.
+"""Values that every view renders: frozen, and without secrets.
 
-`Status` is the present; `Notice` is what just happened, one a line for ``--json``; `RequestRecord` is one finished
-exchange.
+`Status` is the present state. `Notice` is an event, one per line with ``--json``. `RequestRecord` is one finished
+request.
 """
 
 from __future__ import annotations
@@ -24,141 +24,144 @@ class Role(StrEnum):
 
     @property
     def other(self) -> Role:
-        """The role it talks to."""
+        """The role of the other side."""
         return Role.PROXY if self is Role.SERVE else Role.SERVE
 
 
 class Phase(StrEnum):
-    """How far a tunnel is."""
+    """The state of a tunnel, from start to end."""
 
     STARTING = "starting"
     SIGNALING = "signaling"
-    """Reaching the signal server."""
+    """Connecting to the signal server."""
     WAITING = "waiting"
-    """In the room, with nobody to talk to."""
+    """In the room, without a peer."""
     CONNECTING = "connecting"
     READY = "ready"
-    """At least one peer is reached."""
+    """At least one peer is connected."""
     RECONNECTING = "reconnecting"
     STOPPED = "stopped"
     FAILED = "failed"
 
     @property
     def ended(self) -> bool:
-        """Whether no other phase comes after it."""
+        """Whether the phase is final."""
         return self in (Phase.STOPPED, Phase.FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerStatus:
-    """One peer that is reached."""
+    """One connected peer."""
 
     peer: str
-    """A short name, made of its key's fingerprint: stable while its handle lives."""
+    """Short name, derived from its key's fingerprint: constant while the peer's handle exists."""
     path: Path
+    """How the peer is connected."""
     rtt: float | None = None
-    """Round-trip time of the last ping, seconds."""
+    """Round-trip time of the last ping, in seconds; None before the first pong."""
     since: float
-    """Unix time."""
+    """When it connected, as Unix time."""
     version: str = "v1"
-    """``v1`` for an original peer, ``v2`` where features beyond it were agreed."""
+    """``v1`` for a peer of the original tunnel; ``v2`` if features beyond v1 were agreed."""
     fingerprint: str = ""
-    """SHA-256 of the certificate that it showed, hexadecimal; empty where its channel has none."""
+    """SHA-256 of the certificate that the peer presented, in hexadecimal; empty if its channel has none."""
     address: str = ""
-    """``host:port`` at the other end of the path; a relay's, where there is one."""
+    """``host:port`` at the other end of the path; the relay's, if there is one."""
     authenticated: bool = False
-    """It has proven that it holds the secret."""
+    """Whether the peer has proven that it holds the secret."""
     detail: str = ""
-    """Why it is not on a better path, one line; empty where it is on the best."""
+    """Why the peer is not on a better path, in one line; empty on the best path."""
     requests: int = 0
-    """Exchanges with it that ended."""
+    """Finished requests."""
     active: int = 0
-    """Exchanges with it under way."""
+    """Running requests."""
     bytes_up: int = 0
+    """Body bytes from clients to the upstream."""
     bytes_down: int = 0
+    """Body bytes from the upstream to clients."""
 
 
 Fields = tuple[tuple[str, str | None], ...]
-"""Header fields in order: the name, and the value where it is one of the few that are shown; None for all others."""
+"""Header fields in order: each name, with its value if it is one of the few that are shown, else None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How much of a long piece of work is done, as the answer itself tells: Ollama's pull of a model, for example."""
+    """Progress of a long operation, as the response itself reports it: Ollama's pull of a model, for example."""
 
     done: int
-    """Bytes."""
+    """Bytes done."""
     total: int
-    """Bytes, of what is known so far."""
+    """Bytes in total, as far as known."""
     what: str = ""
-    """What is being done, in the server's words: ``pulling 8934d96d3f08``."""
+    """Current step, in the server's words: ``pulling 8934d96d3f08``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is known of one exchange at any time. All ``…_ms`` count milliseconds from the request's head."""
+    """What is known about a request, running or finished. Every ``…_ms`` is in milliseconds from the request's head."""
 
     id: int = 0
-    """Counts the requests of this tunnel from 1."""
+    """Number of the request, counted from 1 in this tunnel."""
     method: str
-    """The request's method."""
+    """Method of the request."""
     path: str
-    """Without the query, which may hold a key; at most 1000 characters."""
+    """Path without the query, which may contain a key; at most 1000 characters."""
     peer: str = ""
-    """The peer's short name."""
+    """Short name of the peer."""
     started: float = 0.0
     """Unix time of the request's head."""
     status: int | None = None
-    """None where no response head was seen (yet)."""
+    """HTTP status; None until a response head arrives."""
     queued_ms: float | None = None
-    """When the request was passed on: to serve by a proxy, to the upstream by serve."""
+    """When the request was forwarded: by a proxy to serve, by serve to the upstream."""
     first_byte_ms: float | None = None
-    """When the response's head came."""
+    """When the response's head arrived."""
     first_body_ms: float | None = None
-    """When the first byte of its body came."""
+    """When the first byte of the response's body arrived."""
     first_token_ms: float | None = None
-    """When the first token came; None where the response is not a model's stream."""
+    """When the first token arrived; None if the response is not a model's stream."""
     bytes_up: int = 0
-    """Body bytes from client to upstream."""
+    """Body bytes from the client to the upstream."""
     bytes_down: int = 0
-    """Body bytes from upstream to client."""
+    """Body bytes from the upstream to the client."""
     total_up: int | None = None
-    """Bytes that the whole request's body has; None where its head does not tell."""
+    """Size of the whole request body, in bytes; None if the head does not say."""
     total_down: int | None = None
-    """Bytes that the whole response's body has; None where its head does not tell."""
+    """Size of the whole response body, in bytes; None if the head does not say."""
     progress: Progress | None = None
-    """What the response itself tells of long work; None where it tells nothing."""
+    """Progress that the response reports; None if it reports none."""
     model: str = ""
-    """The model that answers, where the response is OpenAI's or Ollama's and says so."""
+    """The model that answers, if the response has OpenAI's or Ollama's format and names it."""
     tokens: int | None = None
-    """Tokens of the answer, as the response counts them, or else its events; None where it is no such response."""
+    """Tokens of the response: as it counts them, otherwise its events. None for any other response."""
     request_fields: Fields = ()
     response_fields: Fields = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActiveRequest(Request):
-    """One exchange under way, at one moment."""
+    """A running request at one moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord(Request):
-    """One exchange that ended, well or not."""
+    """A finished request, successful or not."""
 
     duration_ms: float
-    """When it ended."""
+    """When the request ended."""
     error: str = ""
-    """Why it did not end whole, or why the pull of a model failed that did; empty if all went well."""
+    """Why the request was incomplete, or why a complete pull of a model failed; empty if it succeeded."""
     tokens_per_second: float | None = None
-    """From the first token to the last; None if there is no such rate."""
+    """Rate from the first token to the last; None if there are too few."""
 
     @property
     def failed(self) -> bool:
-        """It did not end whole, or with a status of 400 and more."""
+        """Whether the request was incomplete, or has a status of 400 or more."""
         return bool(self.error) or self.status is None or self.status >= 400
 
     def as_dict(self) -> dict[str, str | float | None]:
-        """A row of `Tunnel.requests`, which describes the columns: what has one value, without header fields."""
+        """Return a row of `Tunnel.requests`, which describes the columns. It has no header fields."""
         return {name: getattr(self, name) for name in COLUMNS}
 
     def __str__(self) -> str:
@@ -174,21 +177,21 @@ COLUMNS: Final = (
     *("queued_ms", "first_byte_ms", "first_body_ms", "first_token_ms", "duration_ms"),
     *("bytes_up", "bytes_down", "total_up", "total_down"),
 )
-"""Of `RequestRecord.as_dict`, in this order."""
+"""Keys of `RequestRecord.as_dict`, in this order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Percentiles:
-    """How a time is spread over the last requests that ended, in milliseconds."""
+    """Percentiles of a time over the last finished requests, in milliseconds."""
 
     p50: float
     p95: float
     count: int
-    """Requests that it is made of."""
+    """Number of requests."""
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Percentiles | None:
-        """Of some values: each is one of them (nearest rank). None where there are none."""
+        """Return the percentiles of some values by nearest rank, or None if there are none."""
         ranked = sorted(values)
         if not ranked:
             return None
@@ -198,16 +201,20 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A tunnel's figures at one moment; those without a unit of time count from its start."""
+    """A tunnel's figures at one moment. All counts are totals since its start."""
 
     time: float
     """Unix time."""
     rtt: float | None
-    """Round-trip time in seconds, the mean of all peers'; None where no peer has one."""
+    """Round-trip time in seconds, as the mean over all peers; None if no peer has one."""
     active: int
+    """Running requests."""
     bytes_up: int
+    """Body bytes from clients to the upstream."""
     bytes_down: int
+    """Body bytes from the upstream to clients."""
     tokens: int
+    """Tokens of all responses."""
 
 
 class Health(StrEnum):
@@ -220,64 +227,65 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamStatus:
-    """The service behind serve, as last seen."""
+    """State of the service behind serve, as of the last check."""
 
     health: Health = Health.UNKNOWN
     models: tuple[str, ...] = ()
-    """What it lists, in OpenAI's or Ollama's way; empty where it lists none."""
+    """Models that it lists, in OpenAI's or Ollama's format; empty if it lists none."""
     detail: str = ""
-    """Why it does not answer, and what is done about it; empty where it answers."""
+    """Why it does not answer, and what happens next; empty while it answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A tunnel at one moment."""
+    """State of a tunnel at one moment."""
 
     role: Role
     phase: Phase = Phase.STARTING
     room: str = ""
     url: str = ""
-    """Proxy: where it listens. Serve: the upstream's address."""
+    """Proxy: the address where it listens. Serve: the upstream's address."""
     detail: str = ""
-    """One line on what is going on, or what is wrong."""
+    """What the tunnel is doing, or what is wrong, in one line."""
     peers: tuple[PeerStatus, ...] = ()
     requests: int = 0
-    """Exchanges that ended."""
+    """Finished requests."""
     active: int = 0
-    """Exchanges under way."""
+    """Running requests."""
     bytes_up: int = 0
-    """Body bytes from clients to the upstream, of exchanges that ended and that are under way."""
+    """Body bytes from clients to the upstream, of finished and running requests."""
     bytes_down: int = 0
+    """Body bytes from the upstream to clients, of finished and running requests."""
     failed: int = 0
-    """Exchanges that did not end whole, or with a status of 400 and more."""
+    """Requests that were incomplete, or have a status of 400 or more."""
     tokens: int = 0
-    """Tokens of all answers, of those under way too."""
+    """Tokens of all responses, finished and running."""
     first_byte: Percentiles | None = None
-    """Time to the response's head, over the last requests that ended; None before the first."""
+    """Time to the response's head, over the last finished requests; None before the first."""
     first_token: Percentiles | None = None
-    """Time to the first token, of those that a model answered by a stream."""
+    """Time to the first token, over the last responses that a model streamed; None before the first."""
     bench_requests: int = 0
-    """Serve: exchanges that measured the tunnel, by ``llmtunnel bench``. They count in nothing else here."""
+    """Serve: requests of ``llmtunnel bench``, which measured the tunnel. They count in no other figure."""
     bench_bytes: int = 0
-    """Body bytes of those, both ways."""
+    """Body bytes of those requests, in both directions."""
     signal: str = ""
-    """The signal server's address."""
+    """URL of the signal server."""
     secret: bool = False
-    """Peers have to prove that they hold a secret."""
+    """Whether peers must prove that they hold a secret."""
     upstream: UpstreamStatus | None = None
-    """Serve: the service behind it."""
+    """Serve: state of the service behind it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """Something that happened; a subclass each, `event` is its name in ``--json``."""
+    """An event. Each kind has a subclass, whose `event` is its name in ``--json``."""
 
     event: ClassVar[str] = ""
     time: float = field(default_factory=time.time)
     """Unix time, seconds."""
 
     def as_dict(self) -> dict[str, object]:
-        """The JSON object of ``--json``: time, event, then the notice's own fields."""
+        """Return the JSON object of ``--json``: time, event, then the notice's own fields."""
         fields = asdict(self)
         return {"time": round(fields.pop("time"), 6), "event": self.event, **fields}
 
@@ -288,9 +296,9 @@ class SignalConnected(Notice):
 
     event: ClassVar[str] = "signal-connected"
     signal: str
-    """The signal server's URL."""
+    """URL of the signal server."""
     room: str
-    """The room's name."""
+    """Name of the room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +307,7 @@ class Waiting(Notice):
 
     event: ClassVar[str] = "waiting"
     room: str
-    """The room's name."""
+    """Name of the room."""
     role: Role
     """The side that waits: ``serve`` or ``proxy``."""
 
@@ -312,7 +320,7 @@ class Listening(Notice):
     url: str
     """Where clients reach it: ``http://127.0.0.1:8000``."""
     addresses: tuple[str, ...] = ()
-    """Every address on which it listens, as ``host:port``."""
+    """Every address where it listens, as ``host:port``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,26 +329,26 @@ class PeerConnected(Notice):
 
     event: ClassVar[str] = "peer-connected"
     peer: str
-    """Its short name, made of the fingerprint."""
+    """Short name, derived from its fingerprint."""
     path: Path
     """How it is connected: ``direct``, ``turn``, ``relay`` or ``tcp``."""
     version: str
     """``v1`` for a peer of the original tunnel, else ``v2``."""
     address: str = ""
-    """``host:port`` at the other end of the path; the relay's, where there is one."""
+    """``host:port`` at the other end of the path; the relay's, if there is one."""
     fingerprint: str = ""
-    """SHA-256 of its certificate, hexadecimal."""
+    """SHA-256 of its certificate, in hexadecimal."""
     authenticated: bool = False
-    """Whether it has proven that it holds the secret."""
+    """Whether the peer has proven that it holds the secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready(Notice):
-    """The tunnel works: the first peer is connected, or one is connected again."""
+    """The tunnel works: the first peer has connected, or a peer has connected again."""
 
     event: ClassVar[str] = "ready"
     url: str
-    """Proxy: where it listens. Serve: the upstream."""
+    """Proxy: the address where it listens. Serve: the upstream's address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,86 +359,86 @@ class RequestFinished(Notice):
     record: RequestRecord
 
     def as_dict(self) -> dict[str, object]:
-        """The record's fields, flat."""
+        """Return the record's fields as one flat object."""
         return {"time": round(self.time, 6), "event": self.event, **self.record.as_dict()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalsNotice(Notice):
-    """What has passed since the start: once a minute if a request has ended meanwhile, and before ``stopped``."""
+    """Totals since the start: once a minute if a request has ended meanwhile, and before ``stopped``."""
 
     event: ClassVar[str] = "totals"
     requests: int
-    """Requests that have ended."""
+    """Finished requests."""
     failed: int
-    """Those of them that broke off, or ended with a status of 400 or more."""
+    """Finished requests that were incomplete, or have a status of 400 or more."""
     active: int
-    """Requests under way."""
+    """Running requests."""
     bytes_up: int
     """Body bytes from clients to the upstream."""
     bytes_down: int
     """Body bytes from the upstream to clients."""
     tokens: int
-    """Tokens of all answers."""
+    """Tokens of all responses."""
     first_byte: Percentiles | None
-    """Time to the response's head, over the last requests: ``p50`` and ``p95`` in milliseconds, and their ``count``."""
+    """Time to the response's head over the last requests: ``p50`` and ``p95`` in milliseconds, and ``count``."""
     first_token: Percentiles | None
     """The same for the time to the first token."""
     bench_requests: int = 0
-    """Serve: requests that measured the tunnel (`llmtunnel bench`), which count in nothing else."""
+    """Serve: requests of ``llmtunnel bench``, which measured the tunnel. They count in no other figure."""
     bench_bytes: int = 0
-    """Body bytes of those, both ways."""
+    """Body bytes of those requests, in both directions."""
 
     @classmethod
     def of(cls, status: Status) -> TotalsNotice:
-        """As a status has them."""
+        """Return the totals of a status."""
         return cls(**{each.name: getattr(status, each.name) for each in fields(cls) if each.name != "time"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspended(Notice):
-    """A peer is silent. Requests under way wait for it, for as long as ``--resume-for`` says."""
+    """A peer is silent. Running requests wait for it, up to ``--resume-for``."""
 
     event: ClassVar[str] = "suspended"
     peer: str
     """Its short name."""
     reason: str
-    """What happened to the path."""
+    """Why the path failed."""
     path: Path
     """The path that has failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Notice):
-    """Requests with a peer continue where they were, after a silence or on a better path. Nothing was lost."""
+    """Requests with a peer continue where they stopped, after a silence or on a better path. No data was lost."""
 
     event: ClassVar[str] = "resumed"
     peer: str
     """Its short name."""
     path: Path
-    """The path that is used now."""
+    """The path that is in use now."""
     gap_ms: float
-    """Milliseconds of silence; 0 for a move to another path without a pause."""
+    """Milliseconds of silence; 0 for a switch to another path without a pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerLostNotice(Notice):
-    """A peer is gone, and requests under way with it have ended with an error."""
+    """A peer has disconnected, and its running requests have failed."""
 
     event: ClassVar[str] = "peer-lost"
     peer: str
     """Its short name."""
     reason: str
-    """Why it is gone."""
+    """Why it disconnected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconnecting(Notice):
-    """A connection has failed and will be tried again."""
+    """A connection has failed, and will be retried."""
 
     event: ClassVar[str] = "reconnecting"
     what: str
-    """Whose connection: the signal server's, or a peer's."""
+    """What the connection leads to: the signal server, or a peer."""
     reason: str
     """Why it failed."""
     delay: float
@@ -441,7 +449,7 @@ class Reconnecting(Notice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorNotice(Notice):
-    """Something went wrong that the user should know of. The tunnel continues where it can."""
+    """Something failed that the user should know about. The tunnel continues if it can."""
 
     event: ClassVar[str] = "error"
     message: str
@@ -452,8 +460,8 @@ class ErrorNotice(Notice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped(Notice):
-    """The tunnel is closed."""
+    """The tunnel has stopped."""
 
     event: ClassVar[str] = "stopped"
     reason: str = ""
-    """Why; empty if it was closed on request."""
+    """Why it stopped; empty if it was closed on request."""

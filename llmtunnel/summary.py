@@ -1,7 +1,7 @@
-"""What every view says of a tunnel, as words and short numbers: pure, made of the frozen values of `status`.
+"""Words and short numbers that every view shows for a tunnel. Pure: they derive from the frozen values of `status`.
 
-The panel and the terminal show the same, since both take it from here. No colours, widths or markup: a `Severity` says
-how it stands, and each view has its own way to show that, beside the words.
+The panel and the terminal show the same texts, since both take them from here. There are no colours, widths or markup:
+a `Severity` states the condition, and each view has its own way to show it beside the words.
 """
 
 from __future__ import annotations
@@ -31,54 +31,54 @@ from .status import (
 )
 
 LONGEST: Final = 400
-"""Characters in a text for people: a request's path may have thousands."""
+"""Maximum length of a displayed text, in characters: the path of a request may have thousands."""
 SPAN: Final = 60
-"""Seconds of throughput that are kept: as many cells as a sparkline may have."""
+"""Seconds of throughput to keep, which is also the maximum width of a sparkline."""
 RATE_OVER: Final = 3.0
-"""Seconds that a rate is the mean of: it neither jumps with each token nor lags."""
+"""Seconds over which a rate is averaged, so that it neither jumps with each token nor lags."""
 LEAST: Final = 0.5
-"""Seconds of tokens from which their rate is told; over less it is noise."""
+"""Minimum time for a token rate, in seconds; over less time, it is noise."""
 LARGE: Final = 1_000_000
-"""Bytes of a body from which its progress is told: a smaller one is through before anybody looks."""
+"""Minimum size of a body whose progress is shown, in bytes: a smaller body is through before anybody looks."""
 NONE: Final = "-"
-"""Stands where there is no number (yet)."""
+"""Placeholder for a missing number."""
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 
 
 class Severity(StrEnum):
-    """How something stands. Its mark, and words, go with it wherever it is a colour."""
+    """The condition of something. Where a view uses a colour for it, it also shows the mark and words."""
 
     GOOD = "good"
     WAIT = "wait"
     BAD = "bad"
     OFF = "off"
-    """Ended, as was asked for."""
+    """Ended on request."""
 
     @property
     def mark(self) -> str:
-        """One character that tells it without colour."""
+        """One character that shows the severity without colour."""
         return _MARKS[self]
 
 
 _MARKS: Final = {Severity.GOOD: "●", Severity.WAIT: "◌", Severity.BAD: "✗", Severity.OFF: "○"}
 
 
-# -- how the tunnel stands
+# -- state of the tunnel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A phase for people."""
+    """A phase in words."""
 
     severity: Severity
     words: str
     """``ready``, ``waiting for a proxy``."""
     detail: str = ""
-    """Why it is not ready, what is wrong, or why it is not on a better path; empty where there is nothing to say."""
+    """Why it is not ready, what is wrong, or why the path is not the best one; empty if there is nothing to add."""
 
 
 def state_words(status: Status) -> State:
-    """How the tunnel stands, in words."""
+    """Describe the state of the tunnel in words."""
     if status.phase is Phase.READY and _is_down(status.upstream):
         words = "ready, but the model server does not answer"
         return State(severity=Severity.BAD, words=words, detail=_upstream_detail(status) or _detail(status))
@@ -88,7 +88,7 @@ def state_words(status: Status) -> State:
 
 
 def waiting_words(role: Role, room: str) -> str:
-    """What to tell the side ``role`` while nobody else is in the room."""
+    """Return what to tell the side ``role`` while nobody else is in the room."""
     if role is Role.SERVE:
         return "Waiting for a proxy. On your laptop, run `llmtunnel proxy …`."
     return f"Waiting for serve. Is it running, and is the {'number' if is_invites(room) else 'room'} right?"
@@ -107,7 +107,7 @@ _PHASES: Final = {
 
 
 def upstream_words(upstream: UpstreamStatus | None) -> str:
-    """``answers: llama3, qwen``, ``does not answer``; empty where nothing is known of it."""
+    """Return ``answers: llama3, qwen`` or ``does not answer``; empty if the state is unknown."""
     if upstream is None or upstream.health is Health.UNKNOWN:
         return ""
     if _is_down(upstream):
@@ -116,7 +116,7 @@ def upstream_words(upstream: UpstreamStatus | None) -> str:
 
 
 def _without(words: str, detail: str) -> str:
-    """The detail, without the sentence that repeats the state's words."""
+    """Return the detail without a first sentence that repeats the state's words."""
     first, _, rest = detail.partition(". ")
     return rest if first.lower() == words else detail
 
@@ -134,7 +134,7 @@ def _is_down(upstream: UpstreamStatus | None) -> bool:
 
 
 def latency_words(status: Status) -> str:
-    """``first token 320 ms, p95 1.2 s``: of the last requests; empty before the first."""
+    """Return ``first token 320 ms, p95 1.2 s`` for the last requests; empty before the first one."""
     token, byte = status.first_token, status.first_byte
     name, spread = ("first token", token) if token is not None else ("first byte", byte)
     return "" if spread is None else f"{name} {duration(spread.p50)}, p95 {duration(spread.p95)}"
@@ -145,7 +145,7 @@ def latency_words(status: Status) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column of a table: the row's attribute, its title, and whether it holds numbers (aligned to the right)."""
+    """A column of a table: the row's attribute, its title, and whether it is numeric (aligned to the right)."""
 
     name: str
     title: str
@@ -154,14 +154,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerRow:
-    """A peer, each value as text."""
+    """A peer, with each value as text."""
 
     peer: str
     path: str
     rtt: str
     since: str
     requests: str
-    """Those that ended; ``12 done, 3 running`` where some are under way."""
+    """Finished requests: ``12``; while some are running, ``12 done, 3 running``."""
     up: str
     down: str
 
@@ -178,7 +178,7 @@ PEER_COLUMNS: Final = (
 
 
 def peer_rows(peers: Iterable[PeerStatus], *, now: float) -> tuple[PeerRow, ...]:
-    """A row for each peer, in their order. ``now``: Unix time."""
+    """Return a row for each peer, in their order. ``now`` is Unix time."""
     return tuple(
         PeerRow(
             peer=printable(peer.peer),
@@ -195,12 +195,12 @@ def peer_rows(peers: Iterable[PeerStatus], *, now: float) -> tuple[PeerRow, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRow:
-    """A request that ended or is under way, each value as text."""
+    """A running or finished request, with each value as text."""
 
     id: int
     """See `Request.id`."""
     severity: Severity
-    """WAIT: it is under way."""
+    """WAIT while the request is running."""
     method: str
     path: str
     status: str
@@ -214,9 +214,9 @@ class RequestRow:
     peer: str
     error: str = ""
     progress: str = ""
-    """How far long work is: ``42 %, 1.9 GB of 4.7 GB, pulling 8934d96d``; empty where there is nothing to tell."""
+    """Progress of a long request: ``42 %, 1.9 GB of 4.7 GB, pulling 8934d96d``; empty if unknown."""
     fraction: float | None = None
-    """The same as a number from 0 to 1; None where the whole is not known."""
+    """Progress from 0 to 1; None if the total is unknown."""
 
 
 REQUEST_COLUMNS: Final = (
@@ -229,15 +229,15 @@ REQUEST_COLUMNS: Final = (
     Column(name="token_rate", title="tokens/s", numeric=True),
     Column(name="model", title="model"),
 )
-"""What a view shows of a request; where there is room for less it leaves columns out, from the right."""
+"""Columns of a view's request table. A narrow view omits columns from the right."""
 
 
 def request_rows(
     active: Sequence[ActiveRequest], ended: Sequence[RequestRecord], *, now: float, limit: int
 ) -> tuple[RequestRow, ...]:
-    """At most ``limit`` rows: those under way, then those that ended, the newest of each first. ``now``: Unix time.
+    """Return at most ``limit`` rows: running requests first, then finished ones, each with the newest first.
 
-    ``ended`` is as `Tunnel.records` gives it, the oldest first.
+    ``ended`` is in the order of `Tunnel.records`, with the oldest first. ``now`` is Unix time.
     """
     under_way = sorted(active, key=lambda each: each.started, reverse=True)[:limit]
     room = limit - len(under_way)
@@ -255,7 +255,7 @@ def _under_way(request: ActiveRequest, now: float) -> RequestRow:
 
 
 def _progress(request: ActiveRequest) -> tuple[str, float | None]:
-    """In words and as a fraction: what the answer itself tells, or else its body, or else the request's."""
+    """Return the progress in words and as a fraction: as the response reports it, else from the body's size."""
     if told := request.progress:
         return _told_words(told), _share(told.done, told.total)[1] if told.total else None
     answered = request.status is not None
@@ -317,7 +317,7 @@ def _row(
 
 
 def request_facts(request: Request) -> tuple[tuple[str, str], ...]:
-    """All that is known of a request beyond its row, as names and values: sizes, the time of each phase, fields."""
+    """Return name and value of everything known beyond the row: sizes, the time of each phase, header fields."""
     record = request if isinstance(request, RequestRecord) else None
     facts = [
         ("started", strftime("%Y-%m-%d %H:%M:%S %Z", localtime(request.started)) if request.started else ""),
@@ -353,12 +353,12 @@ def _after(milliseconds: float | None) -> str:
 
 
 def _fields(fields: Fields) -> str:
-    """Names, with the values of those that the record keeps."""
+    """Return the field names, with the values that the record keeps."""
     return ", ".join(name if value is None else f"{name}: {value}" for name, value in fields)
 
 
 def total_words(status: Status) -> str:
-    """``2 under way, 14 ended, 1 failed, 620 tokens, first token 320 ms, p95 1.2 s``."""
+    """Return ``2 under way, 14 ended, 1 failed, 620 tokens, first token 320 ms, p95 1.2 s``."""
     words = [f"{status.active} under way", f"{status.requests} ended"]
     if status.failed:
         words.append(f"{status.failed} failed")
@@ -377,20 +377,20 @@ class Sample:
     """A tunnel's byte counts at one moment."""
 
     time: float
-    """Seconds, of whatever clock."""
+    """Seconds of any clock."""
     up: int
     down: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """The last minute of a tunnel's byte counts: a value; `added` makes the next one."""
+    """A tunnel's byte counts over the last minute: a value, from which `added` makes the next one."""
 
     samples: tuple[Sample, ...] = ()
-    """The oldest first: the first and the last of each second."""
+    """Samples with the oldest first: the first and the last one of each second."""
 
     def added(self, status: Status, *, now: float) -> Throughput:
-        """With the counts of now; as often as one likes."""
+        """Return a copy with the current counts. It may be called at any rate."""
         sample = Sample(time=now, up=status.bytes_up, down=status.bytes_down)
         kept = self.samples
         if len(kept) > 1 and int(kept[-2].time) == int(kept[-1].time) == int(now):
@@ -400,7 +400,7 @@ class Throughput:
 
     @property
     def rates(self) -> tuple[float, float]:
-        """Bytes a second up and down, over the last `RATE_OVER` seconds."""
+        """Bytes per second up and down, over the last `RATE_OVER` seconds."""
         if not self.samples:
             return 0.0, 0.0
         last = self.samples[-1]
@@ -409,7 +409,7 @@ class Throughput:
         return (max(last.up - up, 0.0) / took, max(last.down - down, 0.0) / took) if took > 0 else (0.0, 0.0)
 
     def seconds(self, count: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Bytes up and down in each of the last ``count`` whole seconds, the oldest first."""
+        """Return the bytes up and down in each of the last ``count`` whole seconds, with the oldest first."""
         if not self.samples:
             return (0.0,) * count, (0.0,) * count
         end = int(self.samples[-1].time)
@@ -418,12 +418,12 @@ class Throughput:
         return _steps(ups), _steps(downs)
 
     def sparklines(self, count: int) -> tuple[str, str]:
-        """The same as blocks, up and down, each on a scale of its own."""
+        """Return the same as sparklines, up and down, each with its own scale."""
         up, down = self.seconds(count)
         return sparkline(up), sparkline(down)
 
     def _at(self, time: float) -> tuple[float, float]:
-        """The counts at a time, between two samples as if they grew evenly."""
+        """Return the counts at a time, interpolated linearly between two samples."""
         index = bisect_left(self.samples, time, key=lambda sample: sample.time)
         if index in (0, len(self.samples)):
             edge = self.samples[min(index, len(self.samples) - 1)]
@@ -438,7 +438,7 @@ def _steps(totals: Sequence[float]) -> tuple[float, ...]:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A block for each value, the highest a full one; the lowest block is nothing at all."""
+    """Return a block for each value. The highest value gets a full block, and zero the lowest one."""
     peak, steps = max(values, default=0.0), len(BLOCKS) - 2
     return "".join(BLOCKS[1 + int(value / peak * steps)] if value else BLOCKS[0] for value in values)
 
@@ -447,17 +447,17 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def path_words(path: Path) -> str:
-    """How packets travel, for people."""
+    """Return the path's name for people."""
     return kind(path).label
 
 
 def ended(text: str) -> str:
-    """The text as a sentence: with a full stop, where it has no end."""
+    """Return the text as a sentence: with a full stop, unless it has an end mark."""
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
 def printable(text: str, longest: int = LONGEST) -> str:
-    """The text on one line, without what a terminal would obey: parts of it come from peers and clients."""
+    """Return the text on one line, without control characters: parts of it come from peers and clients."""
     shown = text if text.isprintable() else "".join(map(_shown, text))
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
@@ -467,7 +467,7 @@ def _shown(char: str) -> str:
 
 
 def size(count: float) -> str:
-    """A number of bytes for people: ``999 B``, ``1.0 kB``, ``12.3 MB``."""
+    """Format a number of bytes: ``999 B``, ``1.0 kB``, ``12.3 MB``."""
     value, unit = float(count), "B"
     for bigger in ("kB", "MB", "GB", "TB"):
         if value < 999.95:
@@ -477,17 +477,17 @@ def size(count: float) -> str:
 
 
 def rate(bytes_per_second: float) -> str:
-    """A throughput for people: ``12.3 MB/s``."""
+    """Format a throughput: ``12.3 MB/s``."""
     return f"{size(bytes_per_second)}/s"
 
 
 def duration(milliseconds: float) -> str:
-    """A time for people: ``3 ms``, ``2.5 s``."""
+    """Format a time: ``3 ms``, ``2.5 s``."""
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"
 
 
 def age(seconds: float) -> str:
-    """How long something has been so, for people: ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
+    """Format an age: ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
     value, unit = max(seconds, 0.0), "s"
     for bigger, factor in (("min", 60), ("h", 60), ("d", 24)):
         if value < factor:

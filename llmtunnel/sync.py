@@ -1,7 +1,7 @@
-"""The blocking twins of `llmtunnel.aio`: the tunnel runs on the loop thread of `runtime`, the caller waits.
+"""Blocking versions of `llmtunnel.aio`: the tunnel runs on the loop thread of `runtime`, and the caller waits.
 
-No logic of its own. A cell that sleeps or computes stalls nothing, and a blocking client in the same notebook can use
-the proxy. With ``in_loop=True`` neither is so: the tunnel runs on the caller's own loop, see `nested`.
+A cell that sleeps or computes does not stall the tunnel, and a blocking client in the same notebook can use the proxy.
+With ``in_loop=True``, the tunnel runs on the caller's own loop instead, and neither applies: see `nested`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ H = TypeVar("H", bound="Handle[Any]")
 
 
 class Handle(Generic[T]):
-    """A tunnel whose calls block. Any thread may read its properties and records."""
+    """A tunnel with blocking calls. Its properties and records are thread-safe."""
 
     def __init__(self, tunnel: T, hold: runtime.Hold) -> None:
         self._hold = hold
@@ -61,12 +61,12 @@ class Handle(Generic[T]):
 
     @property
     def status(self) -> Status:
-        """The present state: phase, peers, counts of requests and bytes. Any thread may read it."""
+        """Current state: phase, peers, counts of requests and bytes. Thread-safe."""
         return self._tunnel.status
 
     @property
     def url(self) -> str:
-        """Proxy: where it listens, ``http://127.0.0.1:8000``. Serve: the upstream's address."""
+        """Proxy: the address where it listens, such as ``http://127.0.0.1:8000``. Serve: the upstream's address."""
         return self._tunnel.url
 
     def requests(self, limit: int = RECORDS) -> list[dict[str, str | float | None]]:
@@ -96,11 +96,11 @@ class Handle(Generic[T]):
     plot.__doc__ = aio.Tunnel.plot.__doc__
 
     def active_requests(self) -> tuple[ActiveRequest, ...]:
-        """Return the requests under way, oldest first. Call it from any thread."""
+        """Return the running requests, oldest first. Thread-safe."""
         return self._tunnel.active_requests()
 
     def subscribe(self, callback: Callable[[Notice], None]) -> aio.Unsubscribe:
-        """Call a function with every notice from now on, on the tunnel's loop. Return a function that ends that.
+        """Call a function with every future notice, on the tunnel's loop. Returns a function that cancels this.
 
         Parameters:
             callback: Called with each `Notice`. It must not block.
@@ -108,45 +108,45 @@ class Handle(Generic[T]):
         return self._tunnel.subscribe(callback)
 
     def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = aio.WAIT, quiet: bool = False) -> None:
-        """Return when the tunnel is in this phase or further.
+        """Wait until the tunnel has reached a phase.
 
-        From 3 s on, standard error says in one line what the call waits for, and again when that changes.
+        After 3 s, a line on standard error says what the call waits for, and again when that changes.
 
-        Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` if there is no such phase, or the error with
-        which the tunnel failed.
+        Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` for an unknown phase, or the error that made the
+        tunnel fail.
 
         Parameters:
             phase: A `Phase`, or its name, such as "ready".
-            timeout: Seconds to wait. None: no limit.
-            quiet: Say nothing meanwhile.
+            timeout: Maximum time to wait, in seconds. None: no limit.
+            quiet: Print nothing while waiting.
         """
         _refuse(self._hold.stuck, "wait")
         self._hold.call(self._tunnel.wait(phase, timeout=timeout, quiet=quiet))
 
     def reconnect(self) -> None:
-        """Drop every connection and connect again. Return at once. Requests under way end with an error.
+        """Drop every connection, start to reconnect, and return at once. Running requests end with an error.
 
         Raises `TunnelError` if the tunnel is not running.
         """
         self._do("reconnect", self._tunnel.reconnect)
 
     def close(self) -> None:
-        """Close the tunnel: end requests under way with an error, tell the peers, leave the room. Idempotent.
+        """Close the tunnel: end running requests with an error, notify the peers, leave the room. Idempotent.
 
-        The loop thread ends with the last handle. In a process that was forked since, it does nothing: the tunnel
-        belongs to the parent.
+        The loop thread ends with the last handle. In a process that was forked later, it does nothing, since the tunnel
+        belongs to the parent process.
         """
         _refuse(self._hold.stuck, "close", twin="aclose")
         self._hold.close()
 
     def panel(self) -> Panel:
-        """Return the live panel. Its ``widget`` is for layouts of your own. Needs ipywidgets."""
+        """Return the live panel. Use its ``widget`` in your own layouts. Needs ipywidgets."""
         from .notebook.display import panel
 
         return panel(self)
 
     def _do(self, name: str, method: Callable[[], R]) -> R:
-        """Call the tunnel's method of this name, on its loop."""
+        """Call a method of the tunnel on its loop. ``name`` is the method's name, for errors."""
         _refuse(self._hold.stuck, name)
         return self._hold.call(_called(method))
 
@@ -179,34 +179,34 @@ class Handle(Generic[T]):
 
 
 class Server(Handle[aio.Server]):
-    """Serve: the side with the upstream."""
+    """The serve side, which has the upstream."""
 
     @property
     def invite(self) -> Invite | None:
-        """The invite; None if you chose a room and a secret. Its ``code`` is for those who may use the service."""
+        """The invite; None if you chose a room and a secret. Give its ``code`` to those who may use the service."""
         return self._tunnel.invite
 
     def renew_invite(self) -> Invite:
         """Make a new code for newcomers, in the same room. Connected peers stay. Raises `SettingError`.
 
-        If serve was started with ``once``, one more proxy may use the new code. ``expires`` does not apply to it.
+        If serve was started with ``once``, the new code admits one more proxy. ``expires`` does not apply to it.
         """
         return self._do("renew_invite", self._tunnel.renew_invite)
 
     def kick(self, peer: str) -> None:
         """Disconnect a peer and block its handle. Raises `PeerNotFound`.
 
-        Serve recognises a handle by its certificate, and each handle has a new one. Whoever has the code can come back
-        with another handle, even in the same process: call `renew_invite` as well.
+        Serve recognises a handle by its certificate, and each handle has a new one. Anyone who has the code can return
+        with another handle, even in the same process. So call `renew_invite` first.
 
         Parameters:
-            peer: The peer's name, as in `Status.peers`.
+            peer: Name of the peer, as in `Status.peers`.
         """
         self._do("kick", partial(self._tunnel.kick, peer))
 
 
 class Proxy(Handle[aio.Proxy]):
-    """Proxy: the side with the local listener."""
+    """The proxy side, which has the local listener."""
 
     @property
     def openai_base_url(self) -> str:
@@ -219,9 +219,9 @@ class Proxy(Handle[aio.Proxy]):
         return self._tunnel.needs_key
 
     def models(self) -> tuple[str, ...]:
-        """Return the models that the other side lists, in OpenAI's way or Ollama's. Empty if it lists none.
+        """Return the models that the other side lists, in OpenAI's or Ollama's format. Empty if it lists none.
 
-        The request goes through the tunnel itself, so it needs no key of the listener. Raises `PeerNotFound` or another
+        The request uses the tunnel directly, so it needs no key for the listener. Raises `PeerNotFound` or another
         `PeerError`, or `UpstreamError`.
         """
         _refuse(self._hold.stuck, "models")
@@ -243,7 +243,7 @@ class Proxy(Handle[aio.Proxy]):
 @options
 class _Where:
     in_loop: bool = option(
-        "Run on the event loop that already runs here, such as a notebook's.",
+        "Run the tunnel on the event loop that already runs in this thread, such as a notebook's.",
         default=False,
         group=CALL,
     )
@@ -251,66 +251,68 @@ class _Where:
 
 @options
 class _ServeCall(_Where, aio.ServeCall):
-    """What `serve` takes."""
+    """Parameters of `serve`."""
 
 
 @options
 class _ProxyCall(_Where, aio.ProxyCall):
-    """What `proxy` takes."""
+    """Parameters of `proxy`."""
 
 
 @options
 class _BenchCall(_Where, aio.BenchCall):
-    """What `bench` takes."""
+    """Parameters of `bench`."""
 
 
 @accepts(_ServeCall, chosen)
 def serve(given: _ServeCall) -> Server:
-    """Share an HTTP service. Return when it has joined its room on the signal server.
+    """Share an HTTP service. Returns once serve has joined its room on the signal server.
 
-    The blocking twin of `aio.serve`. ``invite``, or ``room`` and ``secret``, say where the two sides meet. Without
-    them, serve makes a new invite: `Server.invite`. Raises `SettingError`, `UpstreamNotFound` or `WaitTimeout`.
+    The blocking version of `aio.serve`. Name the place to meet with ``invite``, or with ``room`` and ``secret``.
+    Without them, serve makes a new invite: `Server.invite`. Raises `SettingError`, `UpstreamNotFound` or `WaitTimeout`.
 
     In IPython, a later cell that serves the same upstream again replaces this tunnel and keeps its invite.
 
-    If you leave an option out, or pass None, its variable in the environment counts. The command line and ``%tunnel``
-    read the same variables.
+    An option that is missing or None takes its value from its environment variable, if set. The command line and
+    ``%tunnel`` read the same variables.
     """
     return _open("serve", given, aio.serve_settings, aio.Server, Server, Phase.WAITING)
 
 
 @accepts(_ProxyCall, chosen)
 def proxy(given: _ProxyCall) -> Proxy:
-    """Use the other side's HTTP service on this machine. Return when serve is connected.
+    """Use the other side's HTTP service on this machine. Returns once proxy is connected to serve.
 
-    The blocking twin of `aio.proxy`. ``invite``, or ``room``, ``secret`` and ``signal``, say where the two sides meet:
-    the same as at serve. Raises `AddressInUse` or another `SettingError`, `VersionMismatch` or
+    The blocking version of `aio.proxy`. Name the place to meet with ``invite``, or with ``room``, ``secret`` and
+    ``signal``: the same values as for serve. Raises `AddressInUse` or another `SettingError`, `VersionMismatch` or
     `WaitTimeout`.
 
     In IPython, a later cell that uses the same code and address again replaces this tunnel.
 
-    If you leave an option out, or pass None, its variable in the environment counts. The command line and ``%tunnel``
-    read the same variables.
+    An option that is missing or None takes its value from its environment variable, if set. The command line and
+    ``%tunnel`` read the same variables.
     """
     return _open("proxy", given, aio.proxy_settings, aio.Proxy, Proxy, Phase.READY)
 
 
 @accepts(_BenchCall, chosen)
 def bench(given: _BenchCall) -> BenchResult:
-    """Measure the tunnel to a serve, by a proxy of its own that nobody else can use; about 12 s once it is connected.
+    """Measure the tunnel to a serve. Takes about 12 s once it is connected.
 
-    The blocking twin of `aio.bench`. Serve itself answers: the model server behind it gets no request. Without an
-    invite, or a room and a secret, it measures both sides on this machine, beside the same requests without a tunnel.
+    The blocking version of `aio.bench`. It uses a proxy of its own, which nobody else can use. Serve itself answers, so
+    the model server behind it gets no request. Without an invite, or a room and a secret, it measures both sides on
+    this machine, and compares them with the same requests without a tunnel.
+
     Returns the figures: ``print`` shows a table, and a notebook draws it. Raises what `proxy` raises, or `PeerError` if
-    this serve answers no measurement.
+    this serve does not answer measurements.
 
-    If you leave an option out, or pass None, its variable in the environment counts. The command line reads the same
-    variables.
+    An option that is missing or None takes its value from its environment variable, if set. The command line reads the
+    same variables.
     """
     return measure(given, timeout=given.timeout, quiet=given.quiet, in_loop=given.in_loop)
 
 
-if TYPE_CHECKING:  # mypy complains of an ignore that it does not need: these parameters are known to it
+if TYPE_CHECKING:  # mypy rejects an unneeded ignore, so these lines prove that it knows the parameters
     serve(8.5)  # type: ignore[arg-type]
     proxy(no_such_option=True)  # type: ignore[call-arg]
 
@@ -327,7 +329,7 @@ def measure(options: BenchOptions, *, timeout: float | None, quiet: bool, in_loo
 
 
 def diagnose(settings: Settings, *, upstream: Upstream | None, address: str, peer: bool = False) -> Diagnosis:
-    """See `doctor.checks.diagnose`; takes some seconds."""
+    """Run `doctor.checks.diagnose` and wait for it, which takes some seconds."""
     from .doctor.checks import diagnose
 
     hold = _thread("diagnose")
@@ -338,7 +340,7 @@ def diagnose(settings: Settings, *, upstream: Upstream | None, address: str, pee
 
 
 def start(settings: ServeSettings | ProxySettings) -> Server | Proxy:
-    """A tunnel that is started and not waited for: its status tells how it goes. Raises `SettingError`."""
+    """Start a tunnel and return without waiting for a connection. Raises `SettingError`."""
     with _closed_if_it_fails(_thread("start")) as hold:
         if isinstance(settings, ServeSettings):
             return _noted(Server(hold.call(_started(aio.Server, settings)), hold), settings, given=True)
@@ -353,7 +355,7 @@ def _open(
     handle_of: Callable[[T, runtime.Hold], H],
     phase: Phase,
 ) -> H:
-    """Open a tunnel and wait for it. In a notebook its panel is there at once, and shows what is waited for."""
+    """Open a tunnel and wait for it. A notebook shows its panel at once, and the panel shows what it waits for."""
     with _closed_if_it_fails(nested.hold(name) if given.in_loop else _thread(name)) as hold:
         chosen = given.meeting() is not None
         settings = _replacing(hold.call(settings_of(given)), given=chosen, quiet=given.quiet)
@@ -394,20 +396,20 @@ def _noted(handle: H, settings: Settings, *, given: bool) -> H:
 
 
 def _replacing(settings: S, *, given: bool, quiet: bool) -> S:
-    """The settings, once the tunnel of an earlier cell is closed whose place theirs takes."""
+    """Close the tunnel of an earlier cell that these settings replace, if any, and return the adapted settings."""
     before = opened.earlier(settings, given=given, cell=_cell())
     if before is None:
         return settings
     status = before.tunnel.status
     before.close()
     if not quiet and sys.stdout is not None:
-        line = f"the {status.role} of an earlier cell ({status.url}) was stopped, this one takes its place"
+        line = f"this {status.role} replaces the one of an earlier cell ({status.url}), which was stopped"
         descriptors.write(sys.stdout, f"llmtunnel: {line}\n")
     return opened.in_place_of(before, settings, given=given)
 
 
 def _cell() -> int | None:
-    """The number of the cell that IPython runs; None outside IPython."""
+    """Return the number of the cell that IPython runs, or None outside IPython."""
     if "IPython" not in sys.modules:
         return None
     from .notebook.display import cell
@@ -416,7 +418,7 @@ def _cell() -> int | None:
 
 
 def _drawn(handle: Handle[Any]) -> bool:
-    """Whether the handle's panel is displayed now, and lives while the cell runs."""
+    """Display the handle's panel if it updates while the cell runs. Returns whether it was displayed."""
     if "IPython" not in sys.modules:
         return False
     from .notebook.display import draw
@@ -437,5 +439,5 @@ def _refuse(stuck: bool, name: str, *, twin: str | None = None) -> None:
     if stuck:
         raise TunnelError(
             f"`{name}` would block the event loop that the tunnel runs on.",
-            hint=f"Use its twin in llmtunnel.aio there: `{twin or name}`.",
+            hint=f"Use its async version in llmtunnel.aio: `{twin or name}`.",
         )

@@ -1,7 +1,7 @@
-"""The handles on a tunnel's two sides, on the loop that the caller is in. Nothing here waits for the other side.
+"""Handles for the two sides of a tunnel, on the caller's event loop. Nothing here waits for the other side.
 
-`Tunnel.start` returns at once, and the tunnel goes on trying until `Tunnel.aclose`; what is true of it now is derived
-from its room, not kept.
+`Tunnel.start` returns at once. The tunnel keeps trying until `Tunnel.aclose`. Its state is derived from its room
+instead of being stored.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WAIT: Final = 60.0
-"""Seconds that waiting for the other side may take, unless told."""
+"""Default time to wait for the other side, in seconds."""
 TOTALS_EVERY: Final = 60
-"""Seconds between two notices of the totals."""
+"""Seconds between two `TotalsNotice`."""
 TELL_EVERY: Final = 3.0
-"""Seconds from which a wait says what it waits for, and between two such lines."""
+"""Seconds until a waiting call says what it waits for, and between two such lines."""
 _PROGRESS: Final = (Phase.STARTING, Phase.SIGNALING, Phase.WAITING, Phase.CONNECTING, Phase.READY)
 _ENDED: Final = (Phase.STOPPED, Phase.FAILED)
 
@@ -81,7 +81,7 @@ _started: Final[weakref.WeakSet[Tunnel]] = weakref.WeakSet()
 
 
 class Tunnel(ABC):
-    """One side of a tunnel: a handle on what runs on this loop."""
+    """One side of a tunnel: a handle for what runs on this loop."""
 
     def __init__(self, settings: Settings, role: Role) -> None:
         self._settings = settings
@@ -92,13 +92,13 @@ class Tunnel(ABC):
         self._since: dict[str, float] = {}
         self._detail = ""
         self._trouble = self._signal_trouble = ("", "")
-        """What went wrong last with the other side or the signal server, and what to do about it."""
+        """The last problem with the other side or with the signal server, and what to do about it."""
         self._registered = self._was_ready = False
         self._error: TunnelError | None = None
         self._task: asyncio.Task[None] | None = None
         self._sampling: asyncio.Task[None] | None = None
         self._totals_told = 0
-        """Requests that had ended when the totals were last told."""
+        """Finished requests at the time of the last `TotalsNotice`."""
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
         self._process = os.getpid()
@@ -106,7 +106,7 @@ class Tunnel(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Proxy: where it listens. Serve: the upstream."""
+        """Proxy: the address where it listens. Serve: the upstream's address."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -115,7 +115,7 @@ class Tunnel(ABC):
 
     @property
     def status(self) -> Status:
-        """The present state."""
+        """Current state."""
         totals = self._ledger.totals
         return Status(
             role=self._role,
@@ -157,67 +157,67 @@ class Tunnel(ABC):
         )
 
     def requests(self, limit: int = RECORDS) -> list[dict[str, str | float | None]]:
-        """Return the last requests that ended, oldest first, as rows: ``pandas.DataFrame(proxy.requests())``.
+        """Return the last finished requests as rows, oldest first: ``pandas.DataFrame(proxy.requests())``.
 
-        Call it from any thread.
+        Thread-safe.
 
-        Columns ending in ``_ms`` are milliseconds from the request's head; None if that was not reached:
+        Columns ending in ``_ms`` are milliseconds from the request's head; None if the request did not get that far:
 
         - ``id``: number of the request in this tunnel, from 1
-        - ``started``: when the request's head came, Unix time in seconds
+        - ``started``: when the request's head arrived, Unix time in seconds
         - ``method``, ``path``: the path without its query
-        - ``status``: HTTP's; None if the client got none
-        - ``error``: why it did not end whole, or why the pull of a model failed; else empty
-        - ``peer``: the other side's name; empty if it was not reached
-        - ``model``: as the answer names it; empty if it names none
-        - ``tokens``: tokens of the answer; None if no model answered
-        - ``tokens_per_second``: from the first token to the last
-        - ``queued_ms``: until the request was passed on
-        - ``first_byte_ms``: until the response's head came
-        - ``first_body_ms``: until the first byte of its body came
-        - ``first_token_ms``: until the first token came; None if the response is not a model's stream
-        - ``duration_ms``: until the end
-        - ``bytes_up``, ``bytes_down``: sizes of the request's and the response's body
-        - ``total_up``, ``total_down``: what their Content-Length says; None if there is none
+        - ``status``: HTTP status; None if the client got none
+        - ``error``: why the request was incomplete, or why the pull of a model failed; else empty
+        - ``peer``: name of the other side; empty if it was not reached
+        - ``model``: as the response names it; empty if it names none
+        - ``tokens``: tokens of the response; None if no model answered
+        - ``tokens_per_second``: rate from the first token to the last
+        - ``queued_ms``: time until the request was forwarded
+        - ``first_byte_ms``: time until the response's head arrived
+        - ``first_body_ms``: time until the first byte of its body arrived
+        - ``first_token_ms``: time until the first token arrived; None if the response is not a model's stream
+        - ``duration_ms``: time until the end
+        - ``bytes_up``, ``bytes_down``: size of the request's and the response's body, as transferred
+        - ``total_up``, ``total_down``: size according to Content-Length; None without one
 
         Parameters:
-            limit: How many requests at most. The tunnel remembers the last 500.
+            limit: Maximum number of requests. The tunnel keeps the last 500.
         """
         return [record.as_dict() for record in self._ledger.records(limit)]
 
     def records(self, limit: int = RECORDS) -> tuple[RequestRecord, ...]:
-        """Return the same requests as values, with their header fields: names, and the values of a few.
+        """Return the same requests as objects, with the names of their header fields and the values of a few.
 
         Parameters:
-            limit: How many requests at most. The tunnel remembers the last 500.
+            limit: Maximum number of requests. The tunnel keeps the last 500.
         """
         return self._ledger.records(limit)
 
     def history(self) -> list[dict[str, float | None]]:
-        """Return the figures of the last hour, one row for each second, oldest first, for pandas as well.
+        """Return one row for each second of the last hour, oldest first: ``pandas.DataFrame(proxy.history())``.
 
-        Columns: ``time`` (Unix time, in seconds), ``rtt_ms`` (round-trip time in milliseconds, the mean of all peers';
-        None if no peer has one), ``active`` (requests under way), and since the row before
-        ``up_bytes_per_second``, ``down_bytes_per_second`` and ``tokens_per_second``. Call it from any thread.
+        Columns: ``time`` (Unix time, in seconds), ``rtt_ms`` (round-trip time in milliseconds, as the mean over all
+        peers; None if no peer has one), ``active`` (running requests), and the rates since the previous row:
+        ``up_bytes_per_second``, ``down_bytes_per_second`` and ``tokens_per_second``. Thread-safe.
         """
         return [_rates(before, sample) for before, sample in pairwise(self._ledger.samples())]
 
     def plot(self) -> Figure:
-        """Draw the last hour: round trip, time to the first token, tokens and bytes a second.
+        """Plot the last hour: round-trip time, time to the first token, tokens and bytes per second.
 
-        Returns a matplotlib figure of what is known now, which a notebook shows; ``.savefig("tunnel.png")`` keeps it.
-        Raises `TunnelError` if matplotlib is not installed.
+        Returns a matplotlib figure, which a notebook displays; ``.savefig("tunnel.png")`` saves it. Raises
+        `TunnelError` if matplotlib is not installed.
         """
         from .notebook.plot import plot
 
         return plot(self)
 
     def active_requests(self) -> tuple[ActiveRequest, ...]:
-        """Return the requests under way, oldest first. Call it from any thread."""
+        """Return the running requests, oldest first. Thread-safe."""
         return self._ledger.active()
 
     def subscribe(self, callback: Callable[[Notice], None]) -> Unsubscribe:
-        """Call a function with every notice from now on, on this loop. Return a function that ends that.
+        """Call a function with every future notice, on this loop. Returns a function that cancels the subscription.
 
         Parameters:
             callback: Called with each `Notice`. It must not block.
@@ -226,7 +226,7 @@ class Tunnel(ABC):
         return lambda: self._subscribers.remove(callback) if callback in self._subscribers else None
 
     async def start(self) -> None:
-        """Open what this side has locally, then go on in the background. Raises `SettingError`."""
+        """Start the local part of this side, then continue in the background. Raises `SettingError`."""
         self._refuse_forked()
         runtime.refuse_green_threads()
         await self._open()
@@ -237,20 +237,20 @@ class Tunnel(ABC):
 
     @staticmethod
     def running() -> tuple[Tunnel, ...]:
-        """All tunnels of this process that were started and are not closed."""
+        """Return all tunnels of this process that are started and not closed."""
         return tuple(each for each in tuple(_started) if not (each._closed or runtime.elsewhere(each._process)))
 
     async def wait(self, phase: Phase = Phase.READY, *, timeout: float | None = WAIT, quiet: bool = False) -> None:
-        """Return when the tunnel is in this phase or further.
+        """Wait until the tunnel has reached a phase.
 
-        From `TELL_EVERY` seconds on, standard error says in one line what the call waits for, and again when that
-        changes. Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` if there is no such phase, or the error
-        with which the tunnel failed.
+        After `TELL_EVERY` seconds, a line on standard error says what the call waits for, and again when that changes.
+        Raises `WaitTimeout` after ``timeout`` seconds, `SettingError` for an unknown phase, or the error that made the
+        tunnel fail.
 
         Parameters:
             phase: A `Phase`, or its name, such as "ready".
-            timeout: Seconds to wait. None: no limit.
-            quiet: Say nothing meanwhile.
+            timeout: Maximum time to wait, in seconds. None: no limit.
+            quiet: Print nothing while waiting.
         """
         self._refuse_forked()
         if phase not in tuple(Phase):
@@ -270,7 +270,7 @@ class Tunnel(ABC):
                 telling.cancel()
 
     async def wait_stopped(self) -> None:
-        """Return when the tunnel is closed. Raises what it failed with."""
+        """Wait until the tunnel has stopped. Raises the error that made it fail."""
         self._refuse_forked()
         while self._phase() not in _ENDED:
             await self._change()
@@ -278,7 +278,7 @@ class Tunnel(ABC):
             raise self._error.again()
 
     def reconnect(self) -> None:
-        """Drop every connection and connect again at once. Requests under way end with an error.
+        """Drop every connection and reconnect at once. Running requests end with an error.
 
         Raises `TunnelError` if the tunnel is not running.
         """
@@ -288,16 +288,16 @@ class Tunnel(ABC):
         self._room.reconnect()
 
     async def aclose(self) -> None:
-        """Close the tunnel: end requests under way with an error, tell the peers, leave the room. Idempotent.
+        """Close the tunnel: end running requests with an error, notify the peers, leave the room. Idempotent.
 
-        In a process that was forked since, it does nothing: the tunnel belongs to the parent.
+        In a process that was forked later, it does nothing, since the tunnel belongs to the parent process.
         """
         if runtime.elsewhere(self._process):
             return
         await asyncio.shield(self._begin_to_close())
 
     def close_soon(self) -> None:
-        """Begin what `aclose` does, from any thread, and do not wait for its end."""
+        """Start `aclose` without waiting for its end. Thread-safe."""
         if self.loop is not None and not runtime.elsewhere(self._process):
             self.loop.call_soon_threadsafe(self._begin_to_close)
 
@@ -333,15 +333,15 @@ class Tunnel(ABC):
     def __repr__(self) -> str:
         return f"<llmtunnel {self._role}: {self._phase()}, {self.url}>"
 
-    # -- what a side adds
+    # -- for the two sides to implement
 
     async def _open(self) -> None:
-        """Open local things; nothing where there are none. Raises `SettingError`."""
+        """Open local resources, if any. Raises `SettingError`."""
         return
 
     @abstractmethod
     async def _close_local(self) -> None:
-        """Close them."""
+        """Close local resources."""
 
     def _make_room(self, handler: Handler | None = None) -> None:
         from .session.room import Room
@@ -356,7 +356,7 @@ class Tunnel(ABC):
         except TunnelError as exc:
             self._fail(exc)
         except Exception as exc:
-            logger.exception("a defect ended the tunnel")
+            logger.exception("An internal error ended the tunnel")
             self._fail(TunnelError(f"An internal error ended the tunnel: {exc!r}.", hint="Please report this."))
 
     def _fail(self, error: TunnelError) -> None:
@@ -370,12 +370,12 @@ class Tunnel(ABC):
         finally:
             self._closed = True
             if self._error is None:
-                self._detail = ""  # what was waited for is waited for no more
+                self._detail = ""  # the tunnel no longer waits for anything
             self._tell_totals()
             self._notify(Stopped(reason=str(self._error or "")))
 
     async def _sample(self) -> None:
-        """Remember the figures of each second, and tell the totals each minute."""
+        """Record the figures of each second, and publish the totals each minute."""
         while True:
             for _ in range(TOTALS_EVERY):
                 rtts = [session.rtt for session in self._room.sessions if session.rtt is not None]
@@ -389,7 +389,7 @@ class Tunnel(ABC):
             self._totals_told = ended
             self._publish(TotalsNotice.of(self.status))
 
-    # -- what happens
+    # -- notices
 
     def _notify(self, notice: Notice) -> None:
         match notice:
@@ -415,7 +415,7 @@ class Tunnel(ABC):
                 else:
                     self._trouble = (reason, hint)
             case ErrorNotice(message=message, hint=hint) if not self._room.standing:
-                # Where somebody is in, another one who is not let in is no trouble of the tunnel's.
+                # While a peer is connected, the rejection of another one is not a problem of the tunnel.
                 self._detail, self._trouble = _joined(message, hint), (message, hint)
         self._publish(notice)
         if isinstance(notice, PeerConnected) and len(self._room.sessions) == 1:
@@ -427,7 +427,7 @@ class Tunnel(ABC):
             try:
                 callback(notice)
             except Exception:
-                logger.exception("a subscriber failed")
+                logger.exception("A subscriber raised an exception")
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -435,7 +435,7 @@ class Tunnel(ABC):
     # -- phases
 
     def _phase(self) -> Phase:
-        """Derived, not kept: what is true of the room now."""
+        """Derive the phase from the current state of the room."""
         if self._error is not None:
             return Phase.FAILED
         if self._closed:
@@ -460,7 +460,7 @@ class Tunnel(ABC):
             raise TunnelError(f"The tunnel was stopped before it was {phase}.")
         return now in _PROGRESS and phase in _PROGRESS and _PROGRESS.index(now) >= _PROGRESS.index(phase)
 
-    # -- what a wait says
+    # -- messages of a waiting call
 
     async def _tell_what_it_does(self) -> None:
         told = ""
@@ -471,7 +471,7 @@ class Tunnel(ABC):
                 descriptors.write(sys.stderr, f"llmtunnel {self._role}: {printable(doing)}\n")
 
     def _doing(self) -> str:
-        """What the tunnel is at: first what the signal server knows of the room, then what is wrong and what to do."""
+        """Describe the tunnel's activity: what the signal server reports, then the problem and what to do."""
         other = self._role.other
         match self._phase():
             case Phase.SIGNALING:
@@ -487,8 +487,8 @@ class Tunnel(ABC):
         return f"{doing} {self._detail}".strip()
 
     def _late(self, phase: Phase, timeout: float | None) -> WaitTimeout:
-        """For a wait that has run out: who did not come, or else what the tunnel was at."""
-        assert timeout is not None, "it has run out"
+        """Return the error of a wait that timed out: it names the missing side, or the tunnel's activity."""
+        assert timeout is not None, "the wait timed out"
         other, within = self._role.other, f"within {timeout:g} s"
         reason, hint = self._trouble
         match self._phase():
@@ -503,12 +503,12 @@ class Tunnel(ABC):
                 where = "" if reason else f" {self._settings.signal}"
                 failed = f"The signal server{where} was not reached {within}."
             case Phase.WAITING | Phase.CONNECTING:
-                failed = f"{other.capitalize()} was found, but no connection to it came up {within}."
+                failed = f"{other.capitalize()} is in the room, but no connection to it was established {within}."
             case Phase.RECONNECTING:
-                failed = f"The connection to {other} was lost, and did not come back {within}."
+                failed = f"The connection to {other} was lost, and was not restored {within}."
             case now:
                 failed = f"The tunnel is not {phase} after {timeout:g} s, but {now}."
-        doctor = "`llmtunnel doctor` says what this network lets through."
+        doctor = "Run `llmtunnel doctor` to check what this network permits."
         return WaitTimeout(f"{failed} {reason}".strip(), hint=hint or doctor)
 
     async def _change(self) -> None:
@@ -521,7 +521,7 @@ class Tunnel(ABC):
 
 
 def _rates(before: Sample, sample: Sample) -> dict[str, float | None]:
-    """A row of `Tunnel.history`. The clock may have been set back between two samples."""
+    """Return a row of `Tunnel.history`. The clock may have been set back between two samples."""
     seconds = max(sample.time - before.time, 0.001)
     return {
         "time": sample.time,
@@ -534,12 +534,12 @@ def _rates(before: Sample, sample: Sample) -> dict[str, float | None]:
 
 
 def _joined(*texts: str) -> str:
-    """The texts as sentences of one line."""
+    """Return the texts as sentences on one line."""
     return " ".join(ended(text) for text in texts if text)
 
 
 class Server(Tunnel):
-    """Serve: the side with the upstream."""
+    """The serve side, which has the upstream."""
 
     def __init__(self, settings: ServeSettings) -> None:
         super().__init__(settings, Role.SERVE)
@@ -557,7 +557,7 @@ class Server(Tunnel):
 
     @property
     def invite(self) -> Invite | None:
-        """The invite; None if you chose a room and a secret. Its ``code`` is for those who may use the service."""
+        """The invite; None if you chose a room and a secret. Give its ``code`` to those who may use the service."""
         return self._invite
 
     @property
@@ -568,7 +568,7 @@ class Server(Tunnel):
     def renew_invite(self) -> Invite:
         """Make a new code for newcomers, in the same room. Connected peers stay. Raises `SettingError`.
 
-        If serve was started with ``once``, one more proxy may use the new code. ``expires`` does not apply to it.
+        If serve was started with ``once``, the new code admits one more proxy. ``expires`` does not apply to it.
         """
         self._refuse_forked()
         if self._invite is None:
@@ -582,11 +582,11 @@ class Server(Tunnel):
     def kick(self, peer: str) -> None:
         """Disconnect a peer and block its handle. Raises `PeerNotFound`.
 
-        Serve recognises a handle by its certificate, and each handle has a new one. Whoever has the code can come back
-        with another handle, even in the same process: call `renew_invite` as well.
+        Serve recognises a handle by its certificate, and each handle has a new one. Anyone who has the code can return
+        with another handle, even in the same process. So call `renew_invite` first.
 
         Parameters:
-            peer: The peer's name, as in `Status.peers`.
+            peer: Name of the peer, as in `Status.peers`.
         """
         self._refuse_forked()
         if not self._room.put_out(peer):
@@ -595,7 +595,7 @@ class Server(Tunnel):
 
     @property
     def status(self) -> Status:
-        """The present state, with that of the upstream."""
+        """Current state, including that of the upstream."""
         if self._seeking is None or self._seeking.done():
             upstream = self._origin.watch.status
         else:
@@ -605,7 +605,7 @@ class Server(Tunnel):
         return replace(super().status, upstream=upstream)
 
     def _upstream_seen(self, status: UpstreamStatus) -> None:
-        """Say where it is down: it may still come, but a person who mistyped it wants to know."""
+        """Report an upstream that does not answer. It may start later, but a user who mistyped it needs to know."""
         if status.health is Health.DOWN:
             self._publish(
                 ErrorNotice(
@@ -649,19 +649,19 @@ class Server(Tunnel):
             await self._origin.handle(stream)
 
     async def _seek(self) -> None:
-        """Find the upstream, and put requests to it from then on."""
+        """Look for the upstream, and forward requests to it once it is found."""
         from .endpoints.discovery import seek
 
         found = await seek(lambda exc: self._publish(ErrorNotice(message=exc.message, hint=exc.hint)))
         self._upstream = replace(found, fields=self._upstream.fields)
         before, self._origin = self._origin, self._make_origin()
         self._origin.watch.start()
-        logger.info("the upstream is %s", self._upstream)
+        logger.info("The upstream is %s", self._upstream)
         await before.aclose()
 
 
 class Proxy(Tunnel):
-    """Proxy: the side with the local listener."""
+    """The proxy side, which has the local listener."""
 
     def __init__(self, settings: ProxySettings) -> None:
         super().__init__(settings, Role.PROXY)
@@ -682,7 +682,7 @@ class Proxy(Tunnel):
 
     @property
     def url(self) -> str:
-        """Where it listens, ``http://127.0.0.1:8000``; empty before `start`."""
+        """The address where it listens, such as ``http://127.0.0.1:8000``; empty before `start`."""
         return self._gateway.url
 
     @property
@@ -692,13 +692,13 @@ class Proxy(Tunnel):
 
     @property
     def needs_key(self) -> bool:
-        """Whether the listener asks its clients for a key."""
+        """Whether the listener requires a key from its clients."""
         return self._api_key is not None
 
     async def models(self) -> tuple[str, ...]:
-        """Return the models that the other side lists, in OpenAI's way or Ollama's. Empty if it lists none.
+        """Return the models that the other side lists, in OpenAI's or Ollama's format. Empty if it lists none.
 
-        The request goes through the tunnel itself, so it needs no key of the listener. Raises `PeerNotFound` or another
+        The request uses the tunnel directly, so it needs no key for the listener. Raises `PeerNotFound` or another
         `PeerError`, or `UpstreamError`.
         """
         from .endpoints.models import models_through
@@ -707,11 +707,11 @@ class Proxy(Tunnel):
         return await models_through(await self._room.session(self._settings.timeouts.wait_for_peer))
 
     def chat(self) -> Chat:
-        """Open a small chat with the models of the other side, in a notebook's cell; it is shown at the cell's end.
+        """Open a small chat with the models of the other side, in a notebook. It appears at the end of the cell.
 
-        Answers stream, also while a cell runs; *Stop* ends one, and the model server hears of it. What is said is kept
-        in memory alone; a page that is set to save the state of widgets saves what it shows of it. Its ``widget`` is
-        for layouts of one's own, and ``close()`` takes it off the page. Raises `TunnelError` where this is no notebook.
+        Answers stream, even while a cell runs. *Stop* ends an answer and cancels the request at the model server. The
+        conversation is kept only in memory, but a page that saves the state of widgets also saves what the chat shows.
+        Use its ``widget`` in your own layouts, and ``close()`` to remove it. Raises `TunnelError` outside a notebook.
         """
         from .notebook.display import has_widgets
 
@@ -726,27 +726,27 @@ class Proxy(Tunnel):
         return Chat(self.url, loop=self.loop, key=self._api_key or "")
 
     def environ(self, *, api_key: str | None = None) -> Environ:
-        """Make OpenAI's and Ollama's clients in this process use the proxy, from now on or within a ``with``.
+        """Make OpenAI and Ollama clients in this process use the proxy, from now on or within a ``with``.
 
         Sets OPENAI_BASE_URL, OPENAI_API_BASE, OLLAMA_HOST and OLLAMA_API_BASE. Also sets OPENAI_API_KEY and
-        OLLAMA_API_KEY, since a key for OpenAI or Ollama itself must not go to the other side. Adds the listener to
-        NO_PROXY and no_proxy, so that an HTTP proxy in the environment does not get the requests.
+        OLLAMA_API_KEY, since a key for OpenAI or Ollama itself must not reach the other side. Adds the listener to
+        NO_PROXY and no_proxy, so that the requests bypass an HTTP proxy in the environment.
 
         Parameters:
-            api_key: The key for OPENAI_API_KEY and OLLAMA_API_KEY. None: the key of the listener, or else a
-                placeholder.
+            api_key: Key for OPENAI_API_KEY and OLLAMA_API_KEY. None: the listener's key, or a placeholder if it has
+                none.
         """
         from .environment import for_clients
 
         return for_clients(self.url, api_key=api_key or self._api_key)
 
     async def _open(self) -> None:
-        # Shielded: asyncio loses a listening socket where it is cancelled while it makes it.
+        # Shielded: asyncio leaks a listening socket if it is cancelled while creating it.
         starting = asyncio.create_task(self._gateway.start(), name="llmtunnel listener")
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
-            await asyncio.wait((starting,))  # it listens on this machine's addresses, and waits for nobody
+            await asyncio.wait((starting,))  # quick, since it only binds local addresses
             raise
         self._notify(Listening(url=self.url, addresses=self._gateway.addresses))
 

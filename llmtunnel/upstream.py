@@ -1,4 +1,4 @@
-"""The HTTP service behind serve: where it is, which fields it adds, how a target is put on it. Pure."""
+"""The HTTP service behind serve: its address, the fields that serve adds, and the targets of requests. Pure."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ NAMED: Final[Mapping[str, int]] = MappingProxyType(
         "llamacpp": 8080,
         "lmstudio": 1234,
         "sglang": 30000,
-        # Its launcher listens on 3000, but its own instructions run the container with `-p 8080:80`.
+        # TGI's launcher listens on 3000, but its documentation runs the container with `-p 8080:80`.
         "tgi": 8080,
     }
 )
-"""Model servers by name, at the port where each usually listens."""
+"""Known model servers, with the default port of each."""
 
 LOCALHOST: Final = "localhost"
-"""Where a bare port or a name is: a host name, so that a server on ::1 alone is reached too."""
+"""Host for a port or a known name. It is a host name, so that a server that only listens on ::1 is reached too."""
 
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
 _SHOWN_NAME: Final = re.compile(r"[A-Za-z][A-Za-z.]{1,19}")
-"""A word that an error may repeat: no code has only letters."""
+"""A word that an error may repeat: a code never consists of letters only."""
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f]")
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
@@ -52,7 +52,7 @@ _OURS: Final = frozenset(
         "upgrade",
     }
 )
-"""Fields that belong to the connection or to a body's framing: nobody else may set them."""
+"""Fields that belong to the connection or to the framing of a body, so users may not set them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,16 +62,16 @@ class Upstream:
     scheme: str
     """``http`` or ``https``."""
     host: str
-    """A name or an address, an IPv6 one without its brackets."""
+    """A name or an address; an IPv6 address has no brackets."""
     port: int
     base_path: bytes = b""
-    """Put in front of every path: empty, or begins with ``/`` and does not end with one."""
+    """Prefix for every path: empty, or it starts with ``/`` and does not end with one."""
     ca_file: str | None = None
-    """https: a PEM file with the authorities to trust in place of the system's."""
+    """https: PEM file with the authorities to trust instead of the system's."""
     insecure: bool = False
-    """https: take any certificate."""
+    """https: accept any certificate."""
     fields: tuple[tuple[bytes, bytes], ...] = ()
-    """Header fields that each request gets, in place of its own of the same name."""
+    """Header fields to set in each request; they replace its own fields of the same name."""
 
     def __post_init__(self) -> None:
         _check_scheme(self.scheme)
@@ -103,13 +103,13 @@ class Upstream:
     def parse(
         cls, text: str, *, ca_file: str | None = None, insecure: bool = False, headers: Iterable[str] = ()
     ) -> Upstream:
-        """Read what a person writes: a URL, host:port, a port, or a name of `NAMED`. Raises `SettingError`.
+        """Read a URL, host:port, a port, or a name of `NAMED`. Raises `SettingError`.
 
         Parameters:
             text: The address.
-            ca_file: For https, a PEM file with the authorities to trust in place of the system's.
-            insecure: For https, whether to take any certificate.
-            headers: Fields that each request gets, each as ``Name: value``.
+            ca_file: For https, a PEM file with the authorities to trust instead of the system's.
+            insecure: For https, whether to accept any certificate.
+            headers: Header fields to set in each request, each as ``Name: value``.
         """
         scheme, host, port, base_path = _parse_address(text.strip())
         return cls(
@@ -124,7 +124,7 @@ class Upstream:
 
     @property
     def authority(self) -> bytes:
-        """The Host field's value, without a port that is the scheme's own (RFC 9110 section 7.2)."""
+        """Value of the Host field, without the scheme's default port (RFC 9110 section 7.2)."""
         return self._netloc.encode("ascii")
 
     @property
@@ -134,16 +134,16 @@ class Upstream:
 
     @property
     def _netloc(self) -> str:
-        # A zone names one of this machine's interfaces, which the other side does not know (RFC 6874).
+        # A zone names an interface of this machine, and means nothing to the other side (RFC 6874).
         return netloc(self.host.partition("%")[0], None if self.port == _DEFAULT_PORT[self.scheme] else self.port)
 
     def request_target(self, target: bytes) -> bytes:
-        """The target as this upstream gets it: the base path and ``target``, byte for byte, never resolved.
+        """Return the target for this upstream: the base path and ``target``, byte for byte and unresolved.
 
-        Raises `ProtocolError` where it neither is ``*`` nor begins with ``/``: none names another origin.
+        Raises `ProtocolError` unless it is ``*`` or starts with ``/``, so that it cannot name another origin.
 
         Parameters:
-            target: The target of a request's first line: a path, with its query.
+            target: Target of a request line: a path with its query.
         """
         if not _TARGET.fullmatch(target):
             raise ProtocolError(f"The request target is not a path: {target[:80]!r}.")
@@ -151,7 +151,7 @@ class Upstream:
 
 
 def parse_header(line: str) -> tuple[bytes, bytes]:
-    """Read ``Name: value``. Raises `SettingError`, which never shows the value."""
+    """Read ``Name: value``. Raises `SettingError`, whose text never contains the value."""
     name, colon, value = line.partition(":")
     value = value.strip(" \t")
     if not colon or not _TOKEN.fullmatch(name):
@@ -169,7 +169,7 @@ def parse_header(line: str) -> tuple[bytes, bytes]:
 
 
 def _parse_address(text: str) -> tuple[str, str, int, bytes]:
-    """Scheme, host, port and base path of what a person wrote."""
+    """Return scheme, host, port and base path of an address that a person wrote."""
     if text.lower() in NAMED:
         return "http", LOCALHOST, NAMED[text.lower()], b""
     if text.isascii() and text.isdigit():
@@ -180,7 +180,7 @@ def _parse_address(text: str) -> tuple[str, str, int, bytes]:
 
 
 def _unknown_server(text: str) -> SettingError:
-    """The error for a word that is no server's name. It may be a code, which no error repeats."""
+    """Return the error for an unknown server name. The word may be a code, which errors do not repeat."""
     known = f"Use a URL such as http://127.0.0.1:11434, a port, or one of {', '.join(NAMED)}."
     if not _SHOWN_NAME.fullmatch(text):
         return SettingError("The upstream's address is not valid.", hint=f"{known} For a code, use --invite.")
@@ -214,7 +214,7 @@ def _check_scheme(scheme: str) -> None:
 
 
 def _checked_host(host: str) -> str:
-    """The host in ASCII; raises `ValueError` where it is neither a name nor an address."""
+    """Return the host in ASCII. Raises `ValueError` if it is neither a name nor an address."""
     if ":" in host:
         return str(ipaddress.IPv6Address(host))
     name = host if host.isascii() else host.encode("idna").decode("ascii")

@@ -3,8 +3,8 @@
 https://www.eff.org/files/2016/09/08/eff_short_wordlist_2_0.txt, under CC BY 3.0 US
 (https://creativecommons.org/licenses/by/3.0/us/). Left out: ``yo-yo``, which has a hyphen.
 
-The first three letters tell a word, and two words differ by three letters at least (Levenshtein distance), so that one
-wrong letter leaves no doubt. `tests/test_invite.py` holds both.
+The first three letters identify a word, and any two words differ by at least three letters (Levenshtein distance). So a
+single wrong letter leaves no doubt. `tests/test_invite.py` checks both.
 """
 
 from __future__ import annotations

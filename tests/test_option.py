@@ -463,7 +463,7 @@ def test_options_come_in_the_order_of_their_groups_and_have_names_and_help() -> 
     assert list(found) == ["ports", "lines", "wait", "first", "quick"]
     assert [each.flag for each in found.values()] == ["--ports", "--lines", "--wait", "--at-first", "--quick"]
     assert found["wait"].flag_help == "how long (TUNNEL_WAIT; default: 3)"
-    assert found["ports"].flag_help == "ports (TUNNEL_PORTS, spaces between)"
+    assert found["ports"].flag_help == "ports (TUNNEL_PORTS, separated by spaces)"
     assert found["lines"].flag_help == "lines (TUNNEL_LINES)"
     assert found["first"].flag_help == "what (default: a)"
     assert (found["first"].parameter_help, found["wait"].parameter_help) == ("What comes.", "How long.")

@@ -200,7 +200,7 @@ def test_who_waits_while_the_loop_ends_is_told(thread: LoopThread) -> None:
     time.sleep(0.1)
     hold.close()
     other.join(10)
-    assert told == ["The tunnel was closed in the meantime."]
+    assert told == ["The tunnel was closed during the call."]
 
 
 def test_holding_and_letting_go_from_many_threads_at_once_ends_with_none(thread: LoopThread) -> None:

@@ -112,7 +112,7 @@ async def test_who_came_and_was_not_reached_is_not_said_to_be_absent(monkeypatch
         monkeypatch.setattr(link.Link, "answer", lambda *_: None)
         with pytest.raises(WaitTimeout) as caught:
             await aio.proxy(room="r", signal=signal.url, stun=(), listen=0, timeout=1.5)
-    assert str(caught.value).startswith("Serve was found, but no connection to it came up within 1.5 s.")
+    assert str(caught.value).startswith("Serve is in the room, but no connection to it was established within 1.5 s.")
     assert caught.value.hint
 
 
@@ -126,7 +126,9 @@ async def test_serve_does_not_say_that_nobody_came_where_somebody_with_a_wrong_s
                 await aio.proxy(secret="another one", listen=0, timeout=20, **common)
             with pytest.raises(WaitTimeout) as caught:
                 await serve.wait(timeout=0.5, quiet=True)
-    assert str(caught.value).startswith("Proxy was found, but no connection to it came up within 0.5 s. A proxy has a")
+    assert str(caught.value).startswith(
+        "Proxy is in the room, but no connection to it was established within 0.5 s. A proxy has a"
+    )
 
 
 @pytest.fixture(scope="module")

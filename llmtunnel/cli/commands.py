@@ -1,4 +1,4 @@
-"""What each command does, from its arguments to its exit status."""
+"""Run each command: from its parsed arguments to its exit status."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ if TYPE_CHECKING:
     from ..upstream import Upstream
 
 OLLAMA: Final = "Ollama"
-"""Its name in `Found`."""
+"""Ollama's name in `Found`."""
 OLLAMA_HINT: Final = (
-    "hint: with Ollama, anyone who has the invite may pull, create and delete models too;"
-    " --policy ollama allows only inference (--policy all: as now, without this line)\n"
+    "hint: anyone who has the invite can also pull, create and delete models of Ollama."
+    " --policy ollama allows only inference; --policy all keeps the current behaviour and hides this hint.\n"
 )
 
 ROOM_ALONE: Final = (
-    "a room without a secret is open to anyone who knows its name, such as the signal server;"
-    " add --secret, or use an invite instead"
+    "A room without a secret is open to anyone who knows its name, for example the signal server."
+    " Add --secret, or use an invite."
 )
-SHORT_SECRET: Final = "the secret is short, and somebody can guess it in time; the one of an invite is long enough"
+SHORT_SECRET: Final = "The secret is short enough to guess. Use a longer one, or an invite."
 LONG_ENOUGH: Final = 8
-"""Characters. Whoever guesses has to ask serve, which takes one guess in a few seconds."""
+"""Characters. Each guess has to ask serve, which answers one every few seconds."""
 ANY_SITE: Final = (
-    "--allow-origin null lets every web site use the proxy: any page can send this origin from a sandboxed frame;"
-    " open your page at http://localhost instead, or set an --api-key"
+    "--allow-origin null lets every web site use the proxy, since any page can send this origin from a sandboxed frame."
+    " Open your page at http://localhost instead, or set an --api-key."
 )
 
-NAMES_SIGNAL: Final = "The code names this signal server. Check that its end, after the @, is not missing."
+NAMES_SIGNAL: Final = "The code names this signal server. Check that its end, after the @, is complete."
 
-LOOKING: Final = "Looking at the network. What does not answer takes up to 15 s.\n"
+LOOKING: Final = "Checking the network. A server that does not answer takes up to 15 s.\n"
 PATIENCE: Final = 2.0
-"""Seconds that a command may say nothing."""
+"""Seconds that a command may run without output."""
 
 Work = Coroutine[Any, Any, int]
 Running = ServeCommand | ProxyCommand | DoctorCommand | BenchCommand | DemoCommand | ToyCommand
@@ -67,7 +67,7 @@ Command = Running | InviteCommand | SignalCommand
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InviteShown(Notice):
-    """Serve, or ``llmtunnel invite``, has made an invite. No other event contains a code."""
+    """Serve or ``llmtunnel invite`` has made an invite. No other event contains a code."""
 
     event: ClassVar[str] = "invite"
     code: str = field(repr=False)
@@ -77,7 +77,7 @@ class InviteShown(Notice):
 
     @classmethod
     def of(cls, invite: Invite) -> InviteShown:
-        """The invite's."""
+        """Return the notice for an invite."""
         return cls(code=invite.code, command=on_laptop(invite.code).run)
 
 
@@ -150,8 +150,8 @@ async def _serve(command: ServeCommand, console: Console) -> int:
     if command.new and console.saved:
         raise SettingError(
             "This cell would show a new code, and the notebook would save it.",
-            hint="`%tunnel serve` keeps it out of the notebook, and so does --invite-file with a code that you have"
-            " made ahead. --plain shows it here all the same.",
+            hint="Use `%tunnel serve`, which keeps the code out of the notebook, or --invite-file with a code made in"
+            " advance. --plain shows the code here anyway.",
         )
     name, settings = "", command.settings
     if settings.seek:
@@ -175,7 +175,10 @@ async def _proxy(command: ProxyCommand, console: Console) -> int:
 
 
 def _doubting(settings: ProxySettings, console: Console) -> Callable[[Notice], None]:
-    """What says once where the end of the code may be missing, which names the signal server: nothing else tells it."""
+    """Return a listener that says once that the end of the code may be missing; nothing else would reveal that.
+
+    The end of a code names the signal server.
+    """
     doubts: dict[type[Notice], str] = {}
     if settings.room.startswith(ROOM):
         doubts = {Waiting: MAYBE_CUT} if settings.signal == DEFAULT_SIGNAL else {Reconnecting: NAMES_SIGNAL}
@@ -227,7 +230,7 @@ def _warn(settings: Settings, console: Console) -> None:
 
 
 def weaknesses(settings: Settings) -> tuple[str, ...]:
-    """What is weak about how the two know each other and about whom the listener lets in, in a line each."""
+    """Return the weaknesses of the secret and of the listener's rules, in a line each."""
     found = []
     if settings.secret is None:
         found.append(ROOM_ALONE)
@@ -239,21 +242,21 @@ def weaknesses(settings: Settings) -> tuple[str, ...]:
 
 
 def _show_invite(server: Server, invite: Invite, console: Console, command: ServeCommand) -> None:
-    """Once, when it can be used: the signal server has taken us into its room.
+    """Display the invite once, as soon as it can be used: the signal server has admitted us to its room.
 
-    The command stands on a line of its own, however long that is: a terminal that wraps it still copies it whole.
-    Who has given an invite knows it, and may have stored it to keep it out of a notebook's output: it is not shown.
+    The command has a line of its own, however long it is: a terminal that wraps it still copies it whole. An invite
+    that the user passed to serve is not displayed, since it may have been stored to keep it out of a notebook's output.
     """
     shown, ends = InviteShown.of(invite), _ends(command)
     told = f"invite: {shown.code}\non your laptop, run{ends}:\n{shown.command}\n"
-    told += f"or, with uv, where llmtunnel is not installed:\n{on_laptop(invite.code).uvx}\n"
+    told += f"or, with uv, if llmtunnel is not installed there:\n{on_laptop(invite.code).uvx}\n"
 
     def show(notice: Notice) -> None:
         if not isinstance(notice, SignalConnected):
             return
         unsubscribe()
         if not command.new:
-            console.say(f"invite: the one that was given, {invite.room}{ends}\n")
+            console.say(f"invite: {invite.room}, as passed to serve{ends}\n")
             return
         console.record(shown)
         console.show_invite(told)
@@ -262,7 +265,7 @@ def _show_invite(server: Server, invite: Invite, console: Console, command: Serv
 
 
 def _ends(command: ServeCommand) -> str:
-    """When the invite ends, where it does."""
+    """Return the limits of the invite as text, or an empty string."""
     settings = command.settings
     ends = ["for one proxy"] if settings.once else []
     if settings.expires is not None:
@@ -271,9 +274,9 @@ def _ends(command: ServeCommand) -> str:
 
 
 async def keep(tunnel: Tunnel, console: Console, *, then: Callable[[Notice], None] = lambda notice: None) -> int:
-    """Run a tunnel until it ends or the task is cancelled, then close it; tells what happens meanwhile.
+    """Run a tunnel until it ends or the task is cancelled, then close it. Reports all events meanwhile.
 
-    ``then`` hears each notice after it was told.
+    ``then`` is called with each notice after it was reported.
     """
 
     def tell(notice: Notice) -> None:
@@ -292,7 +295,7 @@ async def keep(tunnel: Tunnel, console: Console, *, then: Callable[[Notice], Non
 
 
 async def _discover(console: Console) -> tuple[str, Upstream]:
-    """What is found on this machine: which kind of server, and where."""
+    """Return the kind of the server that was found on this machine, and its upstream."""
     from ..endpoints.discovery import choose, discover
 
     found = await discover()

@@ -1,4 +1,4 @@
-"""What a command says: to people or to programs, in lines or as a view."""
+"""A command's output: for people or for programs, as lines or as a view."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ GIVING_UP: Final = "error: Giving up, for the reason above.\n"
 
 
 class Console:
-    """Says what happens: sentences for people, or JSON objects (``json``) and nothing else.
+    """Reports what happens: sentences for people, or only JSON objects (``json``).
 
-    On a terminal, people see a tunnel drawn, below the sentences; not so with ``plain``.
+    On a terminal, a view of the tunnel is drawn below the sentences, unless ``plain`` is true.
 
-    Output that cannot be written, as on a full disk, is an error where it matters: objects for programs always do,
-    sentences where all of them are what the command is for (``vital``), or the one that is said. A tunnel whose other
-    sentences are lost goes on.
+    A failed write, for example on a full disk, is an error where the output matters. It always does for JSON objects,
+    for a command whose purpose is its text (``vital``), and for a single text marked so. Without its other sentences,
+    a tunnel goes on.
     """
 
     def __init__(
         self, *, json: bool = False, plain: bool = False, vital: bool = False, stream: TextIO | None = None
     ) -> None:
         self.on_quit: Callable[[], None] = lambda: None
-        """Called when the user has asked for the end, by a key."""
+        """Called when the user presses a key to quit."""
         self.on_lost: Callable[[], None] = lambda: None
         """Called once, when output that matters cannot be written."""
         self.output = Output(sys.stdout if stream is None else stream)
@@ -51,7 +51,7 @@ class Console:
         self._last_error = ""
 
     def tell(self, notice: Notice) -> None:
-        """One line for a notice, or none where it was just said."""
+        """Write a line for a notice, unless it would be a repetition."""
         if isinstance(notice, ErrorNotice):
             self._last_error = notice.message
         line = json_line(notice) if self._json else self._human.line(notice)
@@ -60,18 +60,18 @@ class Console:
             self.write(line + "\n")
 
     def say(self, text: str, *, vital: bool = False) -> None:
-        """Text for people only, written as it is. ``vital``: without it the command is of no use."""
+        """Write text for people only, unchanged. ``vital``: the command is useless without it."""
         if not self._json:
             self.write(text)
             self._check(vital)
 
     @property
     def saved(self) -> bool:
-        """Whether what is said to people becomes the output of a notebook's cell, without their having asked for it."""
+        """Whether text for people becomes the output of a notebook's cell without an explicit request for that."""
         return in_cell() and self._stream.isatty() and not (self._json or self._plain)
 
     def show_invite(self, text: str) -> None:
-        """Say a new invite, without which serve is of no use, to people. A view says it again when it is asked to."""
+        """Display a new invite, which serve needs, to people. A view displays it again on request."""
         if self._live is not None:
             self._live.remember(text)
         else:
@@ -79,7 +79,7 @@ class Console:
 
     @contextmanager
     def watching(self, tunnel: Tunnel) -> Iterator[None]:
-        """Inside, the tunnel is drawn, where there is a terminal for it."""
+        """Within the context, draw the tunnel if there is a terminal for it."""
         from .terminal import drawable
 
         terminal = None if self._json or self._plain else drawable(self._stream)
@@ -96,7 +96,7 @@ class Console:
             self._live = None
 
     def write(self, text: str) -> None:
-        """Text for whoever reads, people or programs."""
+        """Write text for the reader, a person or a program."""
         (self._live or self.output).write(text)
         self._check()
 
@@ -108,7 +108,7 @@ class Console:
             self.on_lost()
 
     def end(self, status: int) -> int:
-        """Write what is left; the command's exit status, in place of ``status`` where its output is lost."""
+        """Write what is left. Returns the exit status: ``status``, or another one if output was lost."""
         self.output.close()
         self._check()
         if self._lost:
@@ -116,16 +116,16 @@ class Console:
         return READER_GONE if self.output.gone and not status else status
 
     def warn(self, text: str) -> None:
-        """A line on standard error, for people and beside JSON."""
+        """Write a warning to standard error, beside JSON as well."""
         descriptors.write(sys.stderr, f"warning: {text}\n")
 
     def record(self, notice: Notice, *, role: Role | None = None) -> None:
-        """A notice for programs only; ``role`` tells whose it is where one process has both."""
+        """Write a notice for programs only. ``role`` says whose it is, if one process has both sides."""
         if self._json:
             self.write(json_line(notice, role) + "\n")
 
     def fail(self, error: TunnelError) -> int:
-        """Say why the command ends, to programs where a notice has not; returns its exit status."""
+        """Say why the command ends, unless a notice already told programs so. Returns the exit status."""
         if self._json and error.message != self._last_error:
             self.tell(ErrorNotice(message=error.message, hint=error.hint))
         if not self._json or self._lost:

@@ -1,4 +1,4 @@
-"""``llmtunnel demo``: both sides, a signal server and a toy model on this machine, and one answer through them."""
+"""``llmtunnel demo``: both sides, a signal server and a toy model on this machine, and one request through them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .parsers import PROG
 HOST = "127.0.0.1"
 PROMPT = "What are you?"
 CONNECT = 30.0
-"""Seconds for two peers on one machine to meet."""
+"""Maximum time for two peers on one machine to connect, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token(Notice):
-    """``demo`` only: a piece of the toy's answer came through the tunnel."""
+    """``demo`` only: a piece of the toy's response arrived through the tunnel."""
 
     event: ClassVar[str] = "token"
     text: str
@@ -42,27 +42,27 @@ class Token(Notice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoFinished(Notice):
-    """``demo`` only: its outcome."""
+    """``demo`` only: the result."""
 
     event: ClassVar[str] = "demo"
     identical: bool
-    """Whether the answer through the tunnel is the direct one, byte for byte."""
+    """Whether the response through the tunnel equals the direct one, byte for byte."""
     size: int
-    """Bytes of the answer."""
+    """Bytes of the response."""
     path: Path
-    """The path that carried it."""
+    """The path that carried the response."""
     first_token_ms: float
     """Milliseconds to the first token through the tunnel."""
     first_token_direct_ms: float
-    """The same without the tunnel."""
+    """Milliseconds to the first token without the tunnel."""
     url: str
-    """Where proxy listens, or has listened."""
+    """Where proxy listens, or listened."""
     curl: str
-    """A command that asks the toy through the tunnel."""
+    """A command that sends a request to the toy through the tunnel."""
 
 
 async def demo(console: Console, *, stay: bool) -> int:
-    """Run the demo; 0 where the answer through the tunnel is the direct one. ``stay``: go on until cancelled."""
+    """Run the demo. Returns 0 if both responses are the same. ``stay``: keep running until cancelled."""
     async with Toy() as toy, SignalServer(HOST, 0) as signal:
         console.say(f"toy model server   {toy.url}  (a toy: it has no model)\nsignal server      {signal.url}\n")
         async with _tunnel(toy.url, signal.url, console) as proxy:
@@ -79,7 +79,7 @@ async def demo(console: Console, *, stay: bool) -> int:
 
 @asynccontextmanager
 async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator[Proxy]:
-    """A serve and a proxy that have met through the signal server by an invite, over WebRTC."""
+    """Connect a serve and a proxy with an invite, through the signal server and over WebRTC."""
     invite = Invite.generate(signal)
     common: dict[str, Any] = {
         "room": invite.room,
@@ -87,7 +87,7 @@ async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator
         "signal": invite.signal,
         "ice": IceServers(stun=()),
         "loopback": True,
-        "path": "direct",  # as between two machines: on one, local TCP would take over
+        "path": "direct",  # as between two machines; on one machine, local TCP would be used
     }
     serve = Server(ServeSettings(**common, invite=invite, upstream=Upstream.parse(upstream)))
     proxy = Proxy(ProxySettings(**common, listen=f"{HOST}:0"))
@@ -105,7 +105,7 @@ async def _tunnel(upstream: str, signal: str, console: Console) -> AsyncIterator
 
 
 def _relay(console: Console, role: Role, notice: Notice) -> None:
-    """All for programs; for people, what goes wrong."""
+    """Write every notice for programs, and errors for people."""
     console.record(notice, role=role)
     if isinstance(notice, ErrorNotice):
         console.say(f"{printable(sentence(notice))}\n")
@@ -117,7 +117,7 @@ def _say_request(console: Console, notice: Notice) -> None:
 
 
 async def _compare(direct_url: str, proxy: Proxy, console: Console) -> DemoFinished:
-    """One answer through the tunnel, told as it comes, and the same one direct."""
+    """Get one response through the tunnel, shown as it arrives, and the same one directly."""
     console.say(f"\n> {PROMPT}\n")
     through, first_token_ms = await _listen(proxy.url, console)
     console.say("\n\nThe same question without the tunnel, to compare\n\n")
@@ -134,7 +134,7 @@ async def _compare(direct_url: str, proxy: Proxy, console: Console) -> DemoFinis
 
 
 async def _listen(url: str, console: Console | None) -> tuple[bytes, float]:
-    """The answer's bytes, and the milliseconds to its first word. Says each word when it comes."""
+    """Return the response's bytes, and the milliseconds to its first word. Shows each word as it arrives."""
     body, told, first = b"", 0, None
     begun = time.perf_counter()
     async for data in ask(url, PROMPT):
@@ -148,7 +148,7 @@ async def _listen(url: str, console: Console | None) -> tuple[bytes, float]:
             console.say(text)
             console.record(Token(text=text))
     if first is None:
-        raise StreamError("The toy's answer has no words in it.")
+        raise StreamError("The toy model's response contains no words.")
     return body, round(first, 1)
 
 
@@ -163,11 +163,11 @@ def _summary(finished: DemoFinished) -> str:
 
 
 def _next_steps(finished: DemoFinished, *, stay: bool) -> str:
-    """What to type now. The command for trying it by hand is there only while the port that it names is open."""
+    """Return what to type next. The command to try by hand only appears while its port is open."""
     by_hand = (
-        f"The demo stays up until Ctrl-C. Try it from another terminal:\n  {finished.curl}\n"
+        f"The demo keeps running until Ctrl-C. Try it from another terminal:\n  {finished.curl}\n"
         if stay
-        else f"The demo ends here. To keep it up and try it by hand:\n  {PROG} demo --stay\n"
+        else f"The demo ends here. To keep it running and try it by hand:\n  {PROG} demo --stay\n"
     )
     return (
         f"\n{by_hand}\nNext, share a model server. On the machine where it runs, Ollama for example:\n  {PROG} serve\n"

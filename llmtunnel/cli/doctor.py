@@ -1,4 +1,4 @@
-"""``llmtunnel doctor``: the findings as one table for a person, or one JSON object."""
+"""``llmtunnel doctor``: print the findings as a table for people, or as a JSON object."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MARKS: Final = {
 
 
 def text(diagnosis: Diagnosis, screen: TextIO) -> str:
-    """The table and its closing line, as ``screen`` can show them: its width, and its colours beside the marks."""
+    """Return the table and its last line, with the width and colours that ``screen`` supports."""
     from rich.console import Console
 
-    shown, made = Console(file=screen), io.StringIO()  # rich's own capture writes to the screen, too, if only nothing
+    shown, made = Console(file=screen), io.StringIO()  # rich's own capture would also write to the screen
     console = Console(
         file=made,
         highlight=False,
@@ -40,7 +40,7 @@ def text(diagnosis: Diagnosis, screen: TextIO) -> str:
 
 
 def json_text(diagnosis: Diagnosis) -> str:
-    """One line of JSON."""
+    """Return one line of JSON."""
     return json.dumps(diagnosis.as_dict()) + "\n"
 
 
@@ -57,4 +57,4 @@ def _table(findings: tuple[Finding, ...]) -> Table:
 def _text(words: str, style: str = "") -> Text:
     from rich.text import Text
 
-    return Text(words, style=style, overflow="fold")  # what servers say is no markup; no address of theirs is cut
+    return Text(words, style=style, overflow="fold")  # no markup, since servers send parts of it; no address is cut

@@ -1,4 +1,4 @@
-"""Notices as lines of text: pure. JSON for programs, short sentences for people."""
+"""Format notices as lines of text: JSON for programs, short sentences for people. Pure."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from ..status import (
 from ..summary import duration, ended, path_words, printable, size, waiting_words
 
 REMEMBERED = 32
-"""Lines kept of a topic, so as not to say them again."""
+"""Lines kept per topic, so that they are not repeated."""
 
 
 def json_line(notice: Notice, role: Role | None = None) -> str:
-    """A notice as a JSON object on one line of ASCII: time, event, ``role`` where given, the notice's own fields."""
+    """Return a notice as a JSON object on one ASCII line: time, event, ``role`` if given, then its own fields."""
     fields = notice.as_dict()
     return json.dumps(fields if role is None else {**fields, "role": role})
 
@@ -43,10 +43,11 @@ RETRYING: Final = "Retrying."
 
 
 class HumanLines:
-    """Sentences. Bad news of the signal server or of peers is said once, until there is good news, and the reverse.
+    """Notices as sentences. Bad news about the signal server or a peer appears once until there is good news, and vice
+    versa.
 
-    A cause is said once too: an error, the retry after it and the end that it leads to all name the same one. So is a
-    hint, which several causes may have.
+    A cause appears once as well: an error, the retry after it and the end that it leads to all name the same cause. So
+    does a hint, which several causes may share.
     """
 
     def __init__(self) -> None:
@@ -54,13 +55,13 @@ class HumanLines:
         self._begun = False
 
     def line(self, notice: Notice) -> str | None:
-        """The sentence for a notice, or None where it was said before, or is for programs alone."""
+        """Return the sentence for a notice, or None if it would be a repetition or is for programs only."""
         self._begun |= not isinstance(notice, Stopped)
         match notice:
             case TotalsNotice():
-                return None  # each request has had a line
+                return None  # each request already has a line
             case Stopped() if not self._begun:
-                return None  # it could not start, and what the command ends with says why
+                return None  # it could not start, and the command's error says why
             case Stopped(reason=reason) if self.has_said(reason):
                 return sentence(Stopped())
             case SignalConnected() | Reconnecting(what="signal server"):
@@ -74,12 +75,12 @@ class HumanLines:
         return self._topics[topic].news(notice, good)
 
     def has_said(self, cause: str) -> bool:
-        """Whether the present bad news has named this cause."""
+        """Whether the current bad news has named this cause."""
         return any(topic.has_said(cause) for topic in self._topics.values())
 
 
 class _Topic:
-    """What was said of one thing since it last turned good or bad."""
+    """What was said about one subject since its state last changed."""
 
     def __init__(self) -> None:
         self._good: bool | None = None
@@ -89,7 +90,7 @@ class _Topic:
         return printable(cause) in self._said
 
     def news(self, notice: Notice, good: bool) -> str | None:
-        """The sentence for a notice, or the part of it that was not said yet, if any."""
+        """Return the sentence for a notice, or the part of it that is new, or None."""
         if good is not self._good:
             self._good = good
             self._said.clear()
@@ -106,7 +107,7 @@ class _Topic:
 
 
 def _cause(notice: Notice) -> str:
-    """Why something went wrong, in the words that other notices of the same use."""
+    """Return why something failed, in the words that related notices use."""
     match notice:
         case ErrorNotice(message=cause) | Reconnecting(reason=cause) | Suspended(reason=cause):
             return cause
@@ -116,7 +117,7 @@ def _cause(notice: Notice) -> str:
 
 
 def sentence(notice: Notice) -> str:
-    """What a notice says to people. The first words of two of them are what scripts for the original wait for."""
+    """Return a notice as a sentence. Scripts for the original wait for the first words of two of them."""
     match notice:
         case Listening():
             return f"proxy listening on {notice.url}"
@@ -150,18 +151,18 @@ def sentence(notice: Notice) -> str:
 
 
 def complaint(error: TunnelError) -> str:
-    """Why a command ends, and what to do next: lines for standard error."""
+    """Return the lines for standard error that say why a command ends, and what to do."""
     return f"error: {error.message}\n{error.hint.strip()}".rstrip() + "\n"
 
 
 def unwritten(exc: OSError) -> str:
-    """Say on standard error that standard output takes nothing."""
+    """Return the lines for standard error that say why standard output cannot be written."""
     why = "it is closed" if exc.errno == errno.EBADF else exc.strerror or str(exc)
-    return f"error: Standard output cannot be written: {why}.\nSend it elsewhere, or free some space there.\n"
+    return f"error: Cannot write to standard output: {why}.\nRedirect it elsewhere, or free some space there.\n"
 
 
 def rate(tokens_per_second: float) -> str:
-    """A speed for people: ``31/s``, ``0.4/s``."""
+    """Format a token rate: ``31/s``, ``0.4/s``."""
     return f"{tokens_per_second:.{0 if tokens_per_second >= 9.95 else 1}f}/s"
 
 

@@ -1,7 +1,7 @@
-"""The view of a running tunnel: drawn on its terminal, a few times a second, by the loop that the tunnel runs on.
+"""The live view of a running tunnel, drawn on its terminal a few times per second by the tunnel's event loop.
 
-It must cost the tunnel nothing: a frame is a millisecond's work, none is made while the terminal has not taken the one
-before, and what it shows is asked for then, not collected meanwhile.
+It must not slow the tunnel down. A frame takes about a millisecond. No frame is made until the terminal has taken the
+previous one, and its contents are read at that moment instead of being collected all the time.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ if TYPE_CHECKING:
     from .terminal import Terminal
 
 INTERVAL: Final = 0.25
-"""Seconds between two frames: people read no faster."""
+"""Seconds between two frames; people do not read faster."""
 ABOVE: Final = 2
-"""Lines left for what is said above the view."""
+"""Lines reserved for text above the view."""
 BACKLOG: Final = 2000
-"""Lines kept for a terminal that takes none; beyond them the oldest are dropped."""
+"""Lines kept for a terminal that takes none; beyond this, the oldest are dropped."""
 QUIT: Final = "qQ"
 AGAIN: Final = "iI"
 LONGEST_SAID: Final = 1000
-"""Characters of a line above the view. The longest command with an invite has 640, and must not be cut."""
+"""Maximum length of a line above the view, in characters. The longest command with an invite, which must not be cut,
+has 640."""
 
 
 class Live:
-    """A tunnel's view on a terminal. A text file too: what is written to it (logs) comes to stand above the view."""
+    """A tunnel's view on a terminal. It is also a text file: what is written to it (logs) appears above the view."""
 
     def __init__(
         self,
@@ -63,20 +64,20 @@ class Live:
         self._drawn = False
 
     def write(self, text: str) -> None:
-        """Say something above the view, with its next frame. From any thread."""
+        """Show text above the view with the next frame. Thread-safe."""
         self._said.extend(printable(line.expandtabs(), LONGEST_SAID) for line in text.splitlines())
 
     def remember(self, text: str) -> None:
-        """Say something now, and again whenever the user asks for it by a key: it scrolls away."""
+        """Show text now, and again when the user presses a key for it, since it scrolls away."""
         self._again = text
         self.write(text)
 
     def flush(self) -> None:
-        """Nothing: a text file has it."""
+        """Do nothing; a text file needs this method."""
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Inside, the view is drawn; its last state stays."""
+        """Within the context, draw the view. Its last state stays on the terminal."""
         with self._terminal.used(on_key=self._key, on_change=self._draw, on_suspend=self._leave), logs.to(self):
             self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
             try:
@@ -109,7 +110,7 @@ class Live:
             self._output.write(HIDE_CURSOR + frame)
 
     def _leave(self) -> None:
-        """Draw it once more, as text that stays: without the keys, and without why it failed, which stands above."""
+        """Draw the view once more, as text that stays: without the keys, and without the error that is shown above."""
         try:
             self._output.write(self._frame(left=True))
         finally:

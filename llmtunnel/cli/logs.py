@@ -1,4 +1,4 @@
-"""Where logs go, and how much of them."""
+"""Configure where logs go, and how detailed they are."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 _OURS = ("llmtunnel", "signal_server")
 _CHATTY = "aioice"
-"""What it logs is about packets; what matters of it reaches the user as our own errors."""
+"""A library that logs about packets. What matters of it reaches the user as our own errors."""
 
 
 def configure(level: str) -> None:
-    """Log to standard error. ``level`` is one of ``parsers.LEVELS``; ``trace`` lets aioice speak too."""
+    """Log to standard error. ``level`` is one of ``parsers.LEVELS``; ``trace`` includes aioice."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     trace = level == "trace"
     for name in _OURS:
@@ -24,7 +24,7 @@ def configure(level: str) -> None:
 
 @contextmanager
 def to(stream: Any) -> Iterator[None]:
-    """Inside, what would be logged to the terminal is written to the stream."""
+    """Within the context, redirect logs from the terminal to the stream."""
     handlers = [
         each
         for each in logging.getLogger().handlers

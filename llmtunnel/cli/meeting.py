@@ -1,4 +1,4 @@
-"""A code or a secret that is typed, or piped in, rather than written on a command line."""
+"""Read a code or a secret from standard input, instead of the command line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..platforms import Platform, in_cell, platform
 
 
 def read_line(what: str) -> str:
-    """A line of standard input. A terminal is asked for it, and shows no secret that is typed.
+    """Return a line of standard input. On a terminal, prompt for it, and do not echo a secret.
 
-    A code that was broken into lines on its way is put together there.
+    A code that was broken into several lines is joined again.
     """
-    if sys.stdin.isatty() and in_cell() and platform() is not Platform.COLAB:  # whose cells ask their user
+    if sys.stdin.isatty() and in_cell() and platform() is not Platform.COLAB:  # Colab's cells can prompt their user
         raise SettingError(
             f"'-' reads the {what} from standard input, but standard input is not available in a notebook's cell.",
             hint="Use `%tunnel`, which asks for it, or put it into a file or the environment.",
@@ -31,7 +31,7 @@ def read_line(what: str) -> str:
             while what == "code" and is_cut_off(line) and (more := _asked("it goes on: ")):
                 line += more
     except (OSError, ValueError, EOFError) as exc:
-        raise SettingError(f"Cannot read the {what} from standard input.", hint="Is it text in UTF-8?") from exc
+        raise SettingError(f"Cannot read the {what} from standard input.", hint="Make sure it is UTF-8 text.") from exc
     if not line:
         raise SettingError(f"Standard input is empty, and '-' reads the {what} from it.", hint="Type or pipe it in.")
     return line

@@ -1,6 +1,6 @@
-"""Arguments and environment to settings: pure, and without an exit, so that notebook magics parse with the same words.
+"""Turn arguments and environment into settings. Pure, and without an exit, so that the notebook magics can use it too.
 
-A flag wins over the environment, which wins over the default. What cannot be used raises `SettingError`.
+A flag takes precedence over the environment, and the environment over the default. Invalid values raise `SettingError`.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ Options = TypeVar("Options", bound=ReachOptions)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """How a command tells what happens."""
+    """How a command reports what happens."""
 
     json: bool = False
     plain: bool = False
-    """Lines on a terminal, too."""
+    """Print lines on a terminal too, instead of the view."""
     log_level: str = DEFAULT_LEVEL
     """One of `LEVELS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShowText:
-    """Print a text and be done: help, or the version."""
+    """Print a text (help, or the version) and exit."""
 
     text: str
 
@@ -71,9 +71,9 @@ class ServeCommand:
 
     view: View
     settings: ServeSettings
-    """With ``seek``, the upstream has yet to be found: see `ServeSettings.found`."""
+    """With ``seek``, serve still has to find the upstream: see `ServeSettings.found`."""
     new: bool
-    """The invite is a new one, to be shown."""
+    """Whether the invite is new, so that serve displays it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class ProxyCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InviteCommand:
-    """``llmtunnel invite``: make a code ahead."""
+    """``llmtunnel invite``: make a code in advance."""
 
     invite: Invite
     json: bool = False
@@ -94,7 +94,7 @@ class InviteCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalCommand:
-    """``llmtunnel signal``: the signal server, which stands alone, reads its own arguments."""
+    """``llmtunnel signal``: the signal server is independent, and parses its own arguments."""
 
     arguments: tuple[str, ...]
 
@@ -124,7 +124,7 @@ class DoctorCommand:
     upstream: Upstream | None
     listen: str
     peer: bool
-    """A code or a room was given: look whether serve is in it."""
+    """Whether a code or a room was given, so that doctor checks for serve in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +149,7 @@ Parsed = (
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Parsed:
-    """The command that the arguments ask for. Raises `SettingError`."""
+    """Return the command that the arguments ask for. Raises `SettingError`."""
     if not argv:
         raise SettingError("No command was given.", hint=f"\n{OVERVIEW}")
     name, rest = argv[0], argv[1:]
@@ -159,7 +159,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Pars
         return ShowText(text=OVERVIEW)
     if name in ("-V", "--version", "version"):
         return ShowText(text=f"{PROG} {__version__}\n")
-    if any(char.isdecimal() or char.isspace() for char in name):  # a code, or a command in quotes: not to be repeated
+    if any(char.isdecimal() or char.isspace() for char in name):  # a code, or a quoted command: not to be repeated
         raise SettingError("No command was given.", hint=f"To use a code: {PROG} proxy CODE")
     if name not in _COMMANDS:
         what = "option" if name.startswith("-") else "command"
@@ -266,7 +266,7 @@ _COMMANDS: Final[Mapping[str, Callable[[Sequence[str], Mapping[str, str] | None]
 
 
 def _options(kind: type[Options], given: argparse.Namespace, environ: Mapping[str, str] | None) -> Options:
-    """The options that flags and environment give. Raises `SettingError`."""
+    """Return the options from flags and environment. Raises `SettingError`."""
     words = getattr(given, CODE, None)
     flags = vars(given) | ({CODE: " ".join(words) or None} if words is not None else {})
     for name, each in declared(kind).items():

@@ -1,4 +1,4 @@
-"""Standard output for a program that must not wait for whoever reads it."""
+"""Standard output that never blocks on its reader."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from contextlib import suppress
 from typing import TextIO
 
 BACKLOG = 2000
-"""Writes kept for a reader that does not read; beyond them the oldest are dropped."""
+"""Writes kept for a slow reader; beyond this, the oldest are dropped."""
 RETRY = 0.1
 """Seconds until a full pipe is tried again."""
 PIECE: int = getattr(select, "PIPE_BUF", 512)
-"""Bytes that a pipe which is ready takes without a wait."""
+"""Bytes that a ready pipe accepts without blocking."""
 FAREWELL = 0.5
-"""Seconds that a reader has to take what is left when the program ends."""
+"""Seconds for the reader to take the rest when the program ends."""
 
 
 class Output:
-    """A stream that is written to at once where its reader keeps up, and never waited for.
+    """A stream that is written to at once while its reader keeps up, and that never blocks.
 
-    ``on_gone`` is called once, when the reader is found to be gone; what is written after that is dropped.
+    ``on_gone`` is called once, when the reader has gone away; later writes are dropped.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.on_gone: Callable[[], None] = lambda: None
         self._stream = stream
         self.gone = False
-        """Whether its reader is."""
+        """Whether the reader has gone away."""
         self.failed: OSError | None = None
-        """Why it could not be written, unless its reader is gone or its terminal has hung up."""
+        """Why a write failed, unless the reader has gone away or its terminal has hung up."""
         self._own = _terminal(stream)
         self._descriptor = _descriptor(stream) if self._own is None else self._own
         self.waiting: deque[bytes] = deque(maxlen=BACKLOG)
-        """What the reader has yet to take."""
+        """Text that the reader has yet to take, in bytes."""
         self._retry: asyncio.TimerHandle | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether the reader has yet to take something."""
+        """Whether text is waiting for the reader."""
         return bool(self.waiting)
 
     def write(self, text: str) -> None:
-        """Write text, now or as soon as the reader has taken what came before it."""
+        """Write text now, or as soon as the reader has taken all earlier text."""
         if not self.gone:
             self.waiting.append(text.encode(self._stream.encoding or "utf-8", "replace"))
             if self._retry is None:
                 self._drain()
 
     def close(self) -> None:
-        """Give the reader a moment for what is left."""
+        """Give the reader a moment to take the rest, and close."""
         self._stop_retrying()
         try:
             self._write_waiting(patience=FAREWELL)
@@ -75,7 +75,7 @@ class Output:
                 self._retry_later()
 
     def _write_waiting(self, *, patience: float = 0.0) -> bool:
-        """Write what the reader takes; whether that was all."""
+        """Write what the reader accepts. Returns whether nothing is left."""
         while self.waiting:
             data = self.waiting.popleft()
             rest = self._write_some(data, patience)
@@ -85,7 +85,7 @@ class Output:
         return True
 
     def _write_some(self, data: bytes, patience: float) -> bytes:
-        """Write one piece; what is left of it."""
+        """Write part of the data. Returns the rest."""
         if self._descriptor is None:
             self._stream.write(data.decode(self._stream.encoding or "utf-8"))
             self._stream.flush()
@@ -98,7 +98,7 @@ class Output:
         return data
 
     def _retry_later(self) -> None:
-        with suppress(RuntimeError):  # no loop runs: `close` will try again
+        with suppress(RuntimeError):  # no loop is running: `close` will try again
             self._retry = asyncio.get_running_loop().call_later(RETRY, self._drain)
 
     def _stop_retrying(self) -> None:
@@ -107,7 +107,7 @@ class Output:
             self._retry = None
 
     def _give_up(self, exc: OSError) -> None:
-        """Drop what waits. A full disk may have room again; a terminal that hung up is no reason to end a tunnel."""
+        """Drop the waiting text. A full disk may get room again, and a hung-up terminal must not end a tunnel."""
         self.waiting.clear()
         if isinstance(exc, BrokenPipeError):
             self.gone = True
@@ -117,7 +117,7 @@ class Output:
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    """What `select` can ask whether a write would wait; None where it cannot: Windows, or no real file."""
+    """Return a descriptor to `select` on before a write; None on Windows, or if the stream is not a real file."""
     if os.name != "posix":
         return None
     try:
@@ -127,10 +127,10 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def _terminal(stream: TextIO) -> int | None:
-    """A descriptor of our own for the stream's terminal, which never blocks; None where it is no terminal.
+    """Open a non-blocking descriptor of our own for the stream's terminal; None if it is not a terminal.
 
-    A terminal that is ready for a byte may still wait before it takes a page, and to set the stream's own descriptor
-    to not block would set it for the shell too.
+    A terminal that is ready for a byte may still block on a page. The stream's own descriptor must stay blocking, since
+    it shares that mode with the shell.
     """
     if os.name != "posix" or not stream.isatty():
         return None

@@ -1,4 +1,4 @@
-"""The command line's words: which flags each command has, and what its help says."""
+"""The flags of each command, and the texts of its help."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from ..upstream import NAMED
 
 PROG: Final = "llmtunnel"
 LEVELS: Final = ("error", "warning", "info", "debug", "trace")
-"""How much is logged; ``trace`` is everything that aioice says too."""
+"""How much is logged; ``trace`` also includes the logs of aioice."""
 DEFAULT_LEVEL: Final = "warning"
 TOY_PORT: Final = 8900
 TOY_LISTEN: Final = f"127.0.0.1:{TOY_PORT}"
-"""Of the toy model server: no port where a model server is looked for, as it shall stand in for none by accident."""
+"""Default address of the toy model server. Discovery does not probe this port, so that the toy never stands in for a
+real model server by accident."""
 _WRONG_CHOICE: Final = re.compile(r"(\S+): invalid choice: (.*) \(choose from (.*)\)")
-"""What argparse says of a value that is not one of an option's choices."""
+"""What argparse says about a value that is not one of an option's choices."""
 
 SECURITY: Final = """\
 security:
   The code is the key: whoever has it can use the model. Neither the signal
-  server nor anybody in between learns the code, or reads what passes. Other
-  users of a machine can read a command line (ps). For a code or a secret, use
-  - (which reads it from standard input), a file, or the environment."""
+  server nor anybody in between learns the code, or can read the traffic.
+  Other users of a machine can read command lines (ps). Pass a code or a
+  secret through standard input (-), a file, or the environment."""
 OVERVIEW: Final = f"""\
 usage: {PROG} COMMAND [options]
 
@@ -37,10 +38,10 @@ Use an HTTP service of one machine on another one, through a peer-to-peer WebRTC
 
 commands:
   serve     share an HTTP service of this machine, such as a model server; shows an invite
-  proxy     use on this machine what somebody serves, by the invite
+  proxy     use on this machine what somebody serves, with their invite
   invite    make an invite in advance
-  signal    run a signal server, where the two sides find each other
-  doctor    check whether a tunnel will connect from here, and why not
+  signal    run a signal server, which brings the two sides together
+  doctor    check whether a tunnel will connect from here, and if not, why
   bench     measure a tunnel: latency, requests, throughput, tokens
   demo      try everything on this machine: both sides, a signal server, a toy model
   toy       run only the toy model server
@@ -49,7 +50,7 @@ commands:
   {PROG} --version
 
 example:
-  {PROG} serve                            where the model is; shows a code
+  {PROG} serve                            on the machine with the model; shows a code
   {PROG} proxy {EXAMPLE}
   curl http://{DEFAULT_LISTEN}/api/tags
 
@@ -59,15 +60,15 @@ example:
 
 @options
 class DoctorOptions(ReachOptions):
-    """What ``llmtunnel doctor`` looks at."""
+    """Options of ``llmtunnel doctor``."""
 
     upstream: str | None = option(
-        "the service that serve would use",
+        "the service that serve would share",
         default=None,
         metavar="URL",
         env=True,
         suggest=tuple(NAMED),
-        default_help="looks for one",
+        default_help="looks for a model server",
         read=unless_empty,
     )
     listen: str = option(
@@ -76,7 +77,7 @@ class DoctorOptions(ReachOptions):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises `SettingError` where it would exit, and knows what was nearly meant."""
+    """An argparse parser that raises `SettingError` instead of exiting, and suggests what was probably meant."""
 
     def __init__(self, command: str, *, about: str, examples: Iterable[str]) -> None:
         lines = "".join(f"  {PROG} {example}\n" for example in examples)
@@ -90,10 +91,10 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("-h", "--help", action="store_true", help="show this and exit")
         self.suggestions: dict[str, tuple[str, ...]] = {}
-        """Values that may follow a flag, for completion."""
+        """Values that completion offers for a flag."""
 
     def add_options(self, kind: type) -> None:
-        """Take the flags of a class of options, each under the title of its group. What is not given is None."""
+        """Add the flags of a class of options, each under the title of its group. A flag that is not given is None."""
         under: dict[Group, Any] = {OWN: self}
         for each in declared(kind).values():
             if each.group not in under:
@@ -106,7 +107,7 @@ class Parser(argparse.ArgumentParser):
             self.suggestions[each.flag] = each.suggest or each.choices
 
     def error(self, message: str) -> NoReturn:
-        """Called by argparse."""
+        """Raise `SettingError`; argparse calls this."""
         message = message.removeprefix("argument ")
         if wrong := _WRONG_CHOICE.fullmatch(message):
             message = f"{wrong[1]}: unknown value {wrong[2]}. Use one of {wrong[3]}"
@@ -116,22 +117,22 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def _all_options(self) -> str:
-        """The usage itself has twenty lines, and would push the error out of sight."""
+        """A hint in place of the usage, which has twenty lines and would push the error out of sight."""
         return f"All options: {self.prog} --help"
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The long ones."""
+        """The long flags."""
         return tuple(flag for flag in self._option_string_actions if flag.startswith("--"))
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The arguments, or `SettingError` for one that is not known."""
+        """Parse the arguments. Raises `SettingError` for an unknown one."""
         found, unknown = self.parse_known_intermixed_args(argv)  # words and flags in any order
-        if unknown and not found.help and not unknown[0].startswith("-"):  # it may be of a code, or a secret
+        if unknown and not found.help and not unknown[0].startswith("-"):  # it may be part of a code or a secret
             hint = f"Put quotes around a value that has spaces in it.\n{self._all_options}"
             raise SettingError(f"{self.prog}: too many arguments.", hint=hint)
         if unknown and not found.help:
-            flag = unknown[0].partition("=")[0]  # what follows may be a secret
+            flag = unknown[0].partition("=")[0]  # the value may be a secret
             meant = did_you_mean(flag, self._option_string_actions)
             raise SettingError(f"{self.prog}: unknown option {flag!r}.", hint=f"{meant}\n{self._all_options}".strip())
         return found
@@ -141,19 +142,19 @@ def serve_parser() -> Parser:
     """``llmtunnel serve``."""
     parser = Parser(
         "serve",
-        about="Share an HTTP service of this machine with everybody who has the invite. Shows the invite.",
+        about="Share an HTTP service of this machine with everyone who has the invite. Shows the invite.",
         examples=[
             "serve ollama --policy ollama",
             "serve 8080 --allow '/v1/*' --expires 8h",
-            "serve --invite-file code          made before: llmtunnel invite > code",
+            "serve --invite-file code          made in advance: llmtunnel invite > code",
         ],
     )
     parser.add_argument(
         "service",
         metavar="UPSTREAM",
         nargs="?",
-        help=f"the service: a URL, host:port, a port, or {', '.join(NAMED)}. If you leave it out, serve"
-        " looks for a model server on this machine",
+        help=f"the service: a URL, host:port, a port, or {', '.join(NAMED)}. Without it, serve looks for a model"
+        " server on this machine",
     )
     parser.add_options(ServeOptions)
     _add_view(parser)
@@ -171,7 +172,7 @@ def proxy_parser() -> Parser:
         "code",
         metavar="CODE",
         nargs="*",
-        help="the invite that serve shows, in any case and with any separators; - reads it",
+        help="the invite that serve shows, in any case and with any separators; - reads it from standard input",
     )
     parser.add_options(ProxyOptions)
     _add_view(parser)
@@ -194,7 +195,7 @@ def toy_parser() -> Parser:
     """``llmtunnel toy``."""
     parser = Parser(
         "toy",
-        about="Run a toy model server: it has OpenAI's interface, streams token by token, and has no model.",
+        about="Run a toy model server: it has the OpenAI API and streams token by token, but has no model.",
         examples=["toy", "toy --listen 127.0.0.1:0"],
     )
     parser.add_argument(
@@ -223,7 +224,7 @@ def doctor_parser() -> Parser:
     """``llmtunnel doctor``."""
     parser = Parser(
         "doctor",
-        about="Check everything that a tunnel needs here, and say which path to expect.\n"
+        about="Check everything that a tunnel needs from here, and say which path to expect.\n"
         "The exit status is 1 if it cannot connect.",
         examples=["doctor", "doctor --signal ws://10.0.0.2:8787 --turn turn:host:3478 --turn-user me"],
     )
@@ -231,7 +232,7 @@ def doctor_parser() -> Parser:
         "code",
         metavar="CODE",
         nargs="*",
-        help="an invite: check also whether serve is in its room, and whether the code is right",
+        help="an invite: also check whether serve is in its room, and whether the code is right",
     )
     parser.add_options(DoctorOptions)
     _add_view(parser, drawn=False)
@@ -242,16 +243,16 @@ def bench_parser() -> Parser:
     """``llmtunnel bench``."""
     parser = Parser(
         "bench",
-        about="Measure the tunnel to a serve: latency, requests, throughput each way, tokens. Serve itself answers,\n"
-        "and the model server gets no request. Without a code, measure both sides on this machine, with a toy model\n"
-        "server. The exit status is 1 if something could not be measured.",
+        about="Measure the tunnel to a serve: latency, requests, throughput in each direction, tokens.\n"
+        "Serve itself answers, so the model server gets no request. Without a code, measure both sides\n"
+        "on this machine, with a toy model server. The exit status is 1 if a measurement failed.",
         examples=[f"bench {EXAMPLE}", "bench", "bench - --path relay --json"],
     )
     parser.add_argument(
         "code",
         metavar="CODE",
         nargs="*",
-        help="the invite that serve shows, in any case and with any separators; - reads it",
+        help="the invite that serve shows, in any case and with any separators; - reads it from standard input",
     )
     parser.add_options(BenchOptions)
     _add_view(parser, drawn=False)
@@ -259,7 +260,7 @@ def bench_parser() -> Parser:
 
 
 def _how(each: Option) -> dict[str, Any]:
-    """What argparse has to know of an option's values."""
+    """Return argparse's keyword arguments for an option."""
     if each.is_switch:
         return {"action": "store_true"}
     return {
@@ -271,7 +272,7 @@ def _how(each: Option) -> dict[str, Any]:
 
 
 def _reader(read: Callable[[str], object]) -> Callable[[str], object]:
-    """The same with the error whose text argparse shows."""
+    """Return the same function, with an error type whose text argparse shows."""
 
     def typed(text: str) -> object:
         try:
@@ -286,13 +287,13 @@ def _add_view(parser: Parser, *, drawn: bool = True) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="print one JSON object per line on standard output")
     if drawn:
-        add("--plain", action="store_true", help="print lines instead of the view, also on a terminal")
+        add("--plain", action="store_true", help="print lines instead of the view, even on a terminal")
     add("-v", "--verbose", action="count", default=0, help="log more to standard error; up to -vvv")
     add("--log-level", metavar="LEVEL", help=f"{', '.join(LEVELS)} (LLMTUNNEL_LOG; default: {DEFAULT_LEVEL})")
     parser.suggestions["--log-level"] = LEVELS
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question for the known word that is close, or nothing."""
+    """Return a question with the closest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"Did you mean {close[0]!r}?" if close else ""

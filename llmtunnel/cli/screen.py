@@ -1,7 +1,7 @@
-"""What stands on a terminal: lines that scroll away, and under them a view that is drawn over itself. Pure: text out.
+"""The contents of a terminal: lines that scroll away, and below them a view that is redrawn in place. Pure.
 
-It is drawn where the shell was, not on the terminal's other screen: what scrolled away can be scrolled back to, and the
-last view stays when the program has ended. Between two calls the cursor stands at the start of the line below the view.
+The view is not on the terminal's alternate screen. So the user can scroll back to earlier lines, and the last view
+stays when the program ends. Between two calls, the cursor is at the start of the line below the view.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ CSI: Final = "\x1b["
 HIDE_CURSOR: Final = f"{CSI}?25l"
 SHOW_CURSOR: Final = f"{CSI}?25h"
 ERASE_LINE: Final = f"{CSI}K"
-"""From the cursor to the end of the line."""
+"""Erases from the cursor to the end of the line."""
 ERASE_BELOW: Final = f"{CSI}J"
 HOLD: Final = f"{CSI}?2026h"
-"""Show nothing of what comes before `RELEASE`: terminals that know it draw it at once, others pass over it."""
+"""Delay display until `RELEASE` (synchronized output). A terminal that does not support it ignores it."""
 RELEASE: Final = f"{CSI}?2026l"
 _STYLE: Final = re.compile(r"\x1b\[[\d;]*m")
 
 
 class Screen:
-    """The lines of the view that is shown, and what makes of them the next ones."""
+    """The current lines of the view, and the text that turns them into the next ones."""
 
     def __init__(self) -> None:
         self._view: list[str] = []
         self._columns = 0
 
     def show(self, view: Sequence[str], *, columns: int, said: Sequence[str] = ()) -> str:
-        """What to write for the lines ``said`` to stand above, and the view as it is now; empty if it is so already.
+        """Return the text that adds the lines ``said`` above and updates the view; empty if nothing changed.
 
-        The view's lines are shorter than the terminal is wide, and at least one fewer than it is high.
+        Each line of the view must be shorter than the terminal's width, and the view must be shorter than its height.
         """
         old, rows = self._view, self._rows(columns)
         resized = columns != self._columns
@@ -44,18 +44,18 @@ class Screen:
         return "" if old == self._view else f"{HOLD}{_up(rows)}{_changes(old, self._view)}{RELEASE}"
 
     def forget(self) -> None:
-        """What is shown stays, as text like any other: the next view is drawn below."""
+        """Leave the current view as ordinary text; the next one is drawn below it."""
         self._view = []
 
     def _rows(self, columns: int) -> int:
-        """Rows that the view takes. A terminal that has become narrower has folded its lines."""
+        """Return the number of rows that the view occupies. A terminal that became narrower has wrapped its lines."""
         if not columns or columns >= self._columns:
             return len(self._view)
         return sum(-(-max(_length(line), 1) // columns) for line in self._view)
 
 
 def _changes(old: Sequence[str], new: Sequence[str]) -> str:
-    """From the first line to the one below the last; only lines that differ are written."""
+    """Return the text that updates the lines from first to last; only lines that differ are written."""
     written = "".join(
         "\n" if line == before else f"{line}{ERASE_LINE}\n" for before, line in zip_longest(old[: len(new)], new)
     )

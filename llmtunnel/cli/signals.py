@@ -1,7 +1,7 @@
-"""An orderly end: SIGINT, SIGTERM and SIGHUP cancel the work, which closes what it has open.
+"""Orderly shutdown: SIGINT, SIGTERM and SIGHUP cancel the work, which then closes what it has open.
 
-A signal that was ignored when the process started stays ignored: a shell without job control starts ``command &`` so,
-and ``nohup`` does, so that an interrupt of the foreground, or the end of the terminal, leaves the process alone.
+A signal that was ignored when the process started stays ignored. A shell without job control starts ``command &`` that
+way, and so does ``nohup``: an interrupt in the foreground, or the end of the terminal, then leaves the process running.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 BY_SIGNAL = 128
-"""A process that a signal ended has this and the signal's number as its exit status."""
+"""Base of the exit status of a process that a signal ended; the signal's number is added."""
 READER_GONE = BY_SIGNAL + 13
-"""The exit status where standard output's reader is gone: SIGPIPE's, which Windows lacks."""
+"""Exit status when the reader of standard output has gone away: that of SIGPIPE, which Windows lacks."""
 
 _NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
-# A terminal that closes sends it up to twice: by the system, and by its shell.
+# A closing terminal sends it up to twice: from the system, and from its shell.
 _REPEATED = (getattr(signal, "SIGHUP", None),)
 
 
 class Stop:
-    """A wish to stop, with the exit status that it leads to; the first one counts."""
+    """A request to stop, with its exit status. The first one counts."""
 
     def __init__(self) -> None:
         self._status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def request(self, status: int) -> None:
-        """Stop, and exit with ``status``."""
+        """Request a stop with exit status ``status``."""
         if not self._status.done():
             self._status.set_result(status)
 
     async def run(self, work: Coroutine[Any, Any, int]) -> int:
-        """Run ``work`` to its end, or cancel it when a stop is requested; returns the exit status."""
+        """Run ``work`` to its end, or cancel it when a stop is requested. Returns the exit status."""
         task = asyncio.create_task(work, name="command")
         try:
             await asyncio.wait((task, self._status), return_when=asyncio.FIRST_COMPLETED)
         finally:
             task.cancel()
-            await asyncio.wait((task,))  # the tunnel that it closes bounds each step
+            await asyncio.wait((task,))  # the tunnel that it closes limits the time of each step
         return self._status.result() if self._status.done() else task.result()
 
 
 @contextmanager
 def on_signals(stop: Stop) -> Iterator[None]:
-    """Inside, the first signal requests a stop, and another one ends the process at once (a repeated SIGHUP does not).
+    """Within the context, the first signal requests a stop, and a second one ends the process at once.
 
-    Signals that are ignored already stay so.
+    A repeated SIGHUP does not end it. Signals that are already ignored stay ignored.
     """
     loop = asyncio.get_running_loop()
     handlers = {number: signal.getsignal(number) for number in _NUMBERS}

@@ -1,4 +1,4 @@
-"""The terminal that a command runs on: its size, the keys that are hit, and its modes, which are always put back."""
+"""The terminal that a command runs on: its size, its keys, and its modes, which are always restored."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Final, TextIO
 from ..platforms import in_cell
 
 USUAL: Final = (80, 24)
-"""Columns and rows of a terminal that does not say."""
+"""Columns and rows of a terminal that does not report its size."""
 _KEYS: Final = 64
-"""Bytes read at once: what is typed, or pasted by mistake."""
+"""Bytes read at once: typed keys, or text pasted by mistake."""
 
 
 class Terminal:
-    """A terminal to draw on, with the keyboard that belongs to it, where there is one. POSIX."""
+    """A terminal to draw on, with its keyboard if it has one. POSIX only."""
 
     def __init__(self, screen: TextIO, keyboard: TextIO | None = None) -> None:
         self._screen = screen.fileno()
@@ -27,12 +27,12 @@ class Terminal:
 
     @property
     def has_keys(self) -> bool:
-        """Whether there is a keyboard."""
+        """Whether the terminal has a keyboard."""
         return self._keyboard is not None
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows, now."""
+        """Current columns and rows."""
         try:
             columns, rows = os.get_terminal_size(self._screen)
         except OSError:
@@ -41,19 +41,20 @@ class Terminal:
 
     @property
     def ours(self) -> bool:
-        """Whether it is our turn: not while the shell has this process in the background."""
+        """Whether this process is in the foreground, so that it may use the terminal."""
         try:
             return os.tcgetpgrp(self._screen) == os.getpgrp()
-        except OSError:  # not the terminal that jobs are controlled by
+        except OSError:  # it is not the controlling terminal
             return True
 
     @contextmanager
     def used(
         self, *, on_key: Callable[[str], None], on_change: Callable[[], None], on_suspend: Callable[[], None]
     ) -> Iterator[None]:
-        """Inside, keys are heard of as they are hit, and the terminal is in the mode for it.
+        """Within the context, the terminal reports single keys as they are pressed.
 
-        ``on_change``: it has another size, or is ours again. ``on_suspend``: the process is about to be stopped.
+        ``on_change`` is called when the size changes, or when the process returns to the foreground. ``on_suspend`` is
+        called just before the process is stopped.
         """
         with self._single_keys(on_key) as mode:
 
@@ -66,13 +67,13 @@ class Terminal:
                 on_suspend()
                 mode.give_back()
                 loop.remove_signal_handler(signal.SIGTSTP)
-                os.kill(os.getpid(), signal.SIGTSTP)  # as if nobody had caught it
+                os.kill(os.getpid(), signal.SIGTSTP)  # now with the default action
                 loop.add_signal_handler(signal.SIGTSTP, suspend)
-                changed()  # SIGCONT says so too, but does not come where no shell is there to stop us
+                changed()  # SIGCONT reports this too, but does not arrive if no shell stopped us
 
             loop = asyncio.get_running_loop()
             handlers = {signal.SIGWINCH: changed, signal.SIGCONT: changed}
-            if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:  # whoever started us may not want it stopped
+            if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:  # the parent process may have disabled it
                 handlers[signal.SIGTSTP] = suspend
             for number, handler in handlers.items():
                 loop.add_signal_handler(number, handler)
@@ -96,7 +97,7 @@ class Terminal:
                 keys = os.read(keyboard, _KEYS)
             except OSError:
                 keys = b""
-            if not keys:  # it hung up
+            if not keys:  # the terminal hung up
                 loop.remove_reader(keyboard)
             for key in keys.decode("ascii", "replace"):
                 on_key(key)
@@ -112,7 +113,7 @@ class Terminal:
 
 
 class _Mode:
-    """A keyboard's mode, as it was found and as we need it: keys at once, and not echoed. Signals stay."""
+    """A keyboard's mode: the original one, and ours, which delivers keys at once and without echo. Signals stay on."""
 
     def __init__(self, keyboard: int | None) -> None:
         import termios
@@ -125,7 +126,7 @@ class _Mode:
         import tty
 
         if self._keyboard is not None:
-            with suppress(termios.error):  # it hung up
+            with suppress(termios.error):  # the terminal hung up
                 tty.setcbreak(self._keyboard, termios.TCSANOW)
 
     def give_back(self) -> None:
@@ -137,10 +138,10 @@ class _Mode:
 
 
 def drawable(stream: TextIO) -> Terminal | None:
-    """The terminal that the stream is, or None where it is none to draw on.
+    """Return the stream's terminal, or None if a view cannot be drawn on it.
 
-    That is so for files and pipes, ``TERM=dumb``, characters other than UTF-8, a process in the background, a
-    notebook's cell, and on Windows.
+    That is the case for files and pipes, ``TERM=dumb``, encodings other than UTF-8, a process in the background, a
+    notebook's cell, and Windows.
     """
     if in_cell() or os.name != "posix" or not stream.isatty() or stream.encoding.lower().replace("-", "") != "utf8":
         return None

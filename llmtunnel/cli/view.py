@@ -1,7 +1,7 @@
-"""A tunnel on a terminal: frozen values in, a rich renderable out. Pure, and no line is wider than it may be.
+"""The terminal view of a tunnel: frozen values in, a rich renderable out. Pure; no line exceeds the given width.
 
-From top to bottom: how it stands, the peers, the throughput, the requests, the keys. What is shown, and in
-which words, is `summary`'s; here it gets its place and its colour.
+From top to bottom: state, peers, throughput, requests, keys. `summary` decides what to show and in which words; this
+module adds position and colour.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ if TYPE_CHECKING:
 Line = list["Segment"]
 
 ROOMY: Final = 32
-"""Lines from which there are empty ones between the parts."""
+"""Terminal height from which empty lines separate the parts."""
 REQUESTS: Final = 20
-"""Rows of the request table at most, as in the panel."""
+"""Maximum rows of the request table, as in the panel."""
 PEERS: Final = 5
-"""A peer's row for each so many lines: the requests need theirs."""
+"""Lines of height per peer row, so that the requests keep enough space."""
 DETAIL: Final = 2
-"""Lines for what is wrong, and twice as many where they are short."""
+"""Lines for the detail of a state; a narrow view has twice as many."""
 READABLE: Final = 60
-"""Columns from which a line is not short."""
+"""Width below which a view counts as narrow, in columns."""
 NARROW: Final = 12
-"""Columns that a path keeps: before it gets less, the table loses its last column, down to the path itself."""
+"""Columns that a path keeps. To give it that much, the table drops columns from the right, but never the path."""
 ANSWER: Final = ("tokens", "token_rate", "model")
-"""The last columns: left out where no request has any of it, and a request that failed says there why."""
+"""The last columns. They are omitted if no request has a value, and a failed request shows its error in their place."""
 LEGIBLE: Final = 10
-"""Columns for why a request failed: in fewer it says nothing."""
+"""Minimum columns for the error of a request; in fewer, it says nothing."""
 GAP: Final = "  "
 MARGIN: Final = "  "
 LABEL: Final = 9
-"""Columns of the words on the left."""
+"""Columns of the labels on the left."""
 
 _COLOURS: Final = {Severity.GOOD: "green", Severity.WAIT: "yellow", Severity.BAD: "red", Severity.OFF: "bright_black"}
 
@@ -71,9 +71,9 @@ def render(
     height: int,
     keys: str = "",
 ) -> Segments:
-    """The view of one moment (``now``, Unix time), in at most ``height`` lines of at most ``width`` columns.
+    """Render the view at one moment (``now``, Unix time), in at most ``height`` lines of at most ``width`` columns.
 
-    ``requests`` is as `Tunnel.records` gives it. ``keys``: the last line.
+    ``requests`` is in the order of `Tunnel.records`. ``keys`` is the last line.
     """
     from rich.segment import Segment, Segments
 
@@ -158,7 +158,7 @@ def _is_told(column: Column, rows: Sequence[RequestRow]) -> bool:
 
 
 class _Table:
-    """Rows of text under each other: as many columns as fit, the elastic one cut to what is left for it."""
+    """A table of text: as many columns as fit, with the elastic one shortened to the remaining width."""
 
     def __init__(self, columns: Sequence[Column], rows: Sequence[object], width: int, elastic: str = "") -> None:
         from rich.cells import cell_len
@@ -179,11 +179,11 @@ class _Table:
 
     @property
     def head(self) -> str:
-        """The columns' titles."""
+        """The titles of the columns."""
         return self._joined(column.title for column in self._columns).rstrip()
 
     def line(self, row: object, note: str = "") -> str:
-        """A row; where there is a note, it stands in place of what is in `ANSWER`."""
+        """Return a row. A note replaces the values of the columns in `ANSWER`."""
         names = (column.name for column in self._columns if not (note and column.name in ANSWER))
         cells = self._joined(getattr(row, name) for name in names)
         fits = note and self._room - len(cells) >= LEGIBLE
@@ -193,7 +193,7 @@ class _Table:
         return sum(self._widths[column.name] + len(GAP) for column in self._columns) - len(GAP)
 
     def _joined(self, cells: Iterable[str]) -> str:
-        # Cells may be fewer than columns: a note takes the place of the last ones.
+        # There may be fewer cells than columns: a note replaces the last ones.
         return GAP.join(
             _fitted(cell, self._widths[column.name], right=column.numeric)
             for column, cell in zip(self._columns, cells, strict=False)
@@ -201,7 +201,7 @@ class _Table:
 
 
 def _fitted(text: str, width: int, *, right: bool = False) -> str:
-    """The text in exactly so many columns; where it is longer, its end is cut off."""
+    """Return the text in exactly ``width`` columns; a longer text loses its end."""
     from rich.cells import cell_len, set_cell_size
 
     length = cell_len(text)
@@ -216,7 +216,7 @@ def _label(word: str) -> tuple[str, str]:
 
 
 def _line(width: int, *parts: tuple[str, str]) -> Line:
-    """Texts, each with its style, cut to the width. Made of segments: a `Text` costs several times as much."""
+    """Return texts with their styles, cut to the width. It uses segments, since a `Text` is several times as slow."""
     from rich.cells import cell_len
     from rich.segment import Segment
     from rich.style import Style

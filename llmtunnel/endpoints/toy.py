@@ -1,7 +1,7 @@
-"""A toy model server: the OpenAI interface, and a word of Ollama's, with no model behind it.
+"""A toy model server with OpenAI's interface and a little of Ollama's, but without a model.
 
-What it answers depends on the prompt alone, so that an answer through the tunnel can be compared with a direct one
-byte for byte. It is for the demo, for ``llmtunnel toy``, for notebooks and for tests.
+Its response depends only on the prompt. So a response through the tunnel can be compared with a direct one byte for
+byte. The demo, ``llmtunnel toy``, notebooks and tests use it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOKEN_DELAY = 0.025
 """Seconds between two tokens: about the speed of a small model on a laptop."""
 MAX_BODY = 16 * 1024 * 1024
 CREATED = 1_767_225_600
-"""When every answer was made, as Unix time: constant, for the sake of comparison."""
+"""Creation time of every response, as Unix time. It is constant, so that responses can be compared."""
 
 ANSWER = (
     "I am a toy: there is no model behind me, only a few lines of Python that say this to everybody. "
@@ -37,7 +37,7 @@ Json = dict[str, Any]
 
 
 class ToyError(Exception):
-    """A request that the toy refuses, with the HTTP status and the code that OpenAI clients show."""
+    """A request that the toy rejects, with the HTTP status and the code that OpenAI clients show."""
 
     def __init__(self, message: str, *, status: int = 400, code: str = "invalid_request") -> None:
         super().__init__(message)
@@ -48,9 +48,9 @@ class ToyError(Exception):
 class Toy:
     """The toy model server on one address; ``async with`` starts and stops it.
 
-    ``delay`` is the time between two tokens, in seconds; port 0 takes a free one, and `url` tells which. ``measured``:
-    it answers what measures a tunnel too, as serve itself does (see `bench`). `start` raises `AddressInUse`, or another
-    `SettingError` where the address cannot be used.
+    ``delay`` is the time between two tokens, in seconds. Port 0 takes a free port; `url` contains it. With
+    ``measured``, it also answers requests that measure a tunnel, as serve itself does (see `bench`). `start` raises
+    `AddressInUse`, or another `SettingError` if the address cannot be used.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Toy:
     ) -> None:
         self.url = ""
         self.addresses: tuple[str, ...] = ()
-        """Every address that it listens on."""
+        """Every address where it listens."""
         self._listen, self._delay = Listen(host=host, port=port), delay
         self._servers: list[asyncio.Server] = []
         application = self._application()
@@ -67,7 +67,7 @@ class Toy:
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
 
     async def start(self) -> None:
-        """Listen."""
+        """Start to listen."""
         await self._runner.setup()
         assert self._runner.server is not None, "set up"
         try:
@@ -79,7 +79,7 @@ class Toy:
         self.addresses = addresses_of(self._servers)
 
     async def aclose(self) -> None:
-        """Listen no more, and close every connection; idempotent."""
+        """Stop listening, and close every connection. Idempotent."""
         for server in self._servers:
             server.close()
         await self._runner.cleanup()

@@ -189,7 +189,7 @@ def test_the_other_commands_have_their_flags() -> None:
 def test_help_is_a_text_and_shows_an_example_and_what_keeps_a_code_secret(argv: list[str]) -> None:
     command = parse(argv, {})
     assert isinstance(command, ShowText)
-    assert "can read a command line (ps)" in " ".join(command.text.split())
+    assert "can read command lines (ps)" in " ".join(command.text.split())
     assert "example:" in command.text
     assert "security:" in command.text
     assert max(map(len, command.text.splitlines())) <= 100

@@ -72,7 +72,7 @@ def test_a_command_whose_output_matters_fails_where_it_is_closed_and_works_other
     assert "Traceback" not in complained
     if ">&- " in closed:
         assert (status, said) == (1, "")
-        assert "2>&-" in closed or complained.startswith("error: Standard output cannot be written:")
+        assert "2>&-" in closed or complained.startswith("error: Cannot write to standard output:")
     else:
         assert (status in (0, 1) if "doctor" in command else status == 0, bool(said), complained) == (True, True, "")
 
@@ -114,7 +114,7 @@ def test_a_code_that_is_read_from_a_closed_standard_input_is_missing() -> None:
 def test_a_new_code_that_nobody_gets_ends_serve_at_once() -> None:
     status, said, complained = with_signal_server(">&-")
     assert (status, said) == (1, "")
-    assert complained.startswith("error: Standard output cannot be written: it is closed.")
+    assert complained.startswith("error: Cannot write to standard output: it is closed.")
 
 
 @needs_full
@@ -122,7 +122,7 @@ def test_a_new_code_that_nobody_gets_ends_serve_at_once() -> None:
 def test_output_that_matters_and_does_not_fit_is_an_error(command: str) -> None:
     status, said, complained = ended("> /dev/full", ENDING[command])
     assert (status, said) == (1, "")
-    assert complained.startswith("error: Standard output cannot be written: No space left on device.")
+    assert complained.startswith("error: Cannot write to standard output: No space left on device.")
     assert "Exception ignored" not in complained
 
 
@@ -133,7 +133,7 @@ def test_json_that_does_not_fit_ends_the_command(command: str) -> None:
     status, _, complained = ended("> /dev/full", (*arguments, "--json"))
     assert (status, complained.splitlines()[0]) == (
         1,
-        "error: Standard output cannot be written: No space left on device.",
+        "error: Cannot write to standard output: No space left on device.",
     )
 
 
@@ -152,7 +152,7 @@ def test_sentences_that_do_not_fit_end_nothing(command: str) -> None:
 def test_a_new_code_that_does_not_fit_ends_serve(flags: tuple[str, ...]) -> None:
     status, _, complained = with_signal_server("> /dev/full", *flags)
     assert status == 1
-    assert complained.startswith("error: Standard output cannot be written: No space left on device.")
+    assert complained.startswith("error: Cannot write to standard output: No space left on device.")
     assert not CODE.search(complained)
 
 
