@@ -1,1 +1,1 @@
-"""Why a tunnel will or will not connect from here: one table for a person, and what path to expect."""
+"""Check whether a tunnel will connect from here: a table for people, and the path to expect."""

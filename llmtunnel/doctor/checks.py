@@ -1,4 +1,4 @@
-"""The checks, all at once: none waits for another, and none takes longer than some seconds."""
+"""The checks of the doctor. They run at the same time, and each takes a few seconds at most."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from ..upstream import Upstream
 from .findings import Diagnosis, Facts, Finding, Verdict, mapping_of, mapping_row
 
 SLOW: Final = 1.0
-"""Seconds to the signal server and back over which a person would notice."""
+"""Round-trip time to the signal server that a person would notice, in seconds."""
 LOOK: Final = 15.0
-"""Seconds in which serve has to be reached."""
+"""Maximum time to connect to serve, in seconds."""
 _CUT: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 ECHOES: Final = 4
-"""Messages that go through the signal server, each after the one before has come back."""
+"""Number of messages sent through the signal server, one after the other."""
 CLOCK: Final = 60.0
-"""Seconds that a clock may be wrong: certificates, and passwords that expire, are held to it."""
+"""Acceptable error of the clock, in seconds. Certificates and expiring passwords depend on it."""
 SECOND_STUN: Final = "stun:stun1.l.google.com:19302"
-"""Asked beside the default one: it takes two to tell how a NAT maps."""
+"""A second STUN server, since detecting a NAT's type takes two."""
 
 TERMS: Final = {
     Platform.COLAB: (
@@ -56,7 +56,7 @@ TERMS: Final = {
         " https://www.kaggle.com/terms"
     ),
     Platform.BINDER: (
-        "Binder. mybinder.org blocks most outgoing ports, and asks its users not to serve from it."
+        "Binder. mybinder.org blocks most outgoing ports, and asks its users not to serve anything from it."
         " https://mybinder.readthedocs.io/en/latest/about/user-guidelines.html"
     ),
 }
@@ -64,7 +64,7 @@ TERMS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """What one check found."""
+    """The result of one check."""
 
     findings: tuple[Finding, ...]
     signal: bool = False
@@ -72,17 +72,17 @@ class _Part:
     turn: bool = False
     relay: bool = False
     cut: bool = False
-    """It failed as everything does on a machine that is offline."""
+    """Whether it failed as every check fails on an offline machine."""
     serve: bool | None = None
     secret: bool | None = None
     reached: bool | None = None
 
 
 async def diagnose(settings: Settings, *, upstream: Upstream | None, address: str, peer: bool = False) -> Diagnosis:
-    """Look at all that a tunnel with these settings needs; ``address`` is where a proxy would listen.
+    """Check everything that a tunnel with these settings needs. ``address`` is where a proxy would listen.
 
-    ``peer``: look for serve in the room too, by coming in as a proxy does, and leave again. A secret that lets one
-    proxy in is not tried.
+    ``peer``: also look for serve in the room. For that, connect as a proxy does, and disconnect. A secret that admits
+    only one proxy is not tried.
     """
     place, signal, stun, upstream_part, port, serve, *turn = await asyncio.gather(
         _place(settings),
@@ -123,7 +123,7 @@ def _offline(settings: Settings) -> Finding:
 
 
 def _is_cut(exc: BaseException) -> bool:
-    """Whether a failure is of the kind that every connection of a machine has that is offline."""
+    """Whether a failure is of a kind that occurs with every connection of an offline machine."""
     cause: BaseException | None = exc
     while cause is not None:
         if isinstance(cause, socket.gaierror | TimeoutError) or getattr(cause, "errno", None) in _CUT:
@@ -173,9 +173,9 @@ async def _connect(settings: Settings) -> SignalClient:
 
 
 async def _echo(client: SignalClient, settings: Settings) -> tuple[tuple[Finding, ...], RelayOffer | None]:
-    """Whether messages pass one by one: two members of a room of their own, and what one says to the other.
+    """Check whether each message passes at once, between two members of a separate room.
 
-    And whether the signal server relays for such two.
+    Also returns the relay that the signal server offers to such two members, if any.
     """
     room = f"doctor-{secrets.token_hex(8)}"
     async with AsyncExitStack() as stack:
@@ -192,7 +192,7 @@ async def _echo(client: SignalClient, settings: Settings) -> tuple[tuple[Finding
             return (row,), joined.relay
     worst = max(times)
     verdict = Verdict.GOOD if worst < SLOW else Verdict.POOR
-    row = Finding(subject="WebSocket", verdict=verdict, detail=f"Messages arrive at once, in {_ms(worst)}.")
+    row = Finding(subject="WebSocket", verdict=verdict, detail=f"Messages arrive without delay, in {_ms(worst)}.")
     return (row,), joined.relay
 
 
@@ -213,14 +213,14 @@ async def _one_echo(client: SignalClient, other: SignalClient, to: str | None, n
 
 
 def _clock(date: str | None, now: float) -> tuple[Finding, ...]:
-    """This machine's clock beside the ``Date`` that the signal server sent."""
+    """Compare this machine's clock with the ``Date`` that the signal server sent."""
     try:
         off = now - parsedate_to_datetime(date or "").timestamp()
     except ValueError:
         return ()
     if abs(off) < CLOCK:
-        return (Finding(subject="clock", verdict=Verdict.GOOD, detail="Agrees with the signal server's."),)
-    detail = f"{abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the signal server's."
+        return (Finding(subject="clock", verdict=Verdict.GOOD, detail="Agrees with the signal server's clock."),)
+    detail = f"{abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} the signal server's clock."
     return (Finding(subject="clock", verdict=Verdict.POOR, detail=detail, hint="Set it: certificates depend on it."),)
 
 
@@ -241,19 +241,19 @@ async def _stun(ice: IceServers) -> _Part:
         rows += [Finding(subject="STUN", verdict=Verdict.POOR, detail=detail) for detail in why]
     elif urls:
         hint = "Try another network, or a TURN server over TCP: --turn 'turn:host:3478?transport=tcp'."
-        detail = f"No STUN server was reached. {' '.join(why)}"
+        detail = f"No STUN server could be reached. {' '.join(why)}"
         rows.append(Finding(subject="UDP", verdict=Verdict.BAD, detail=detail, hint=hint))
     cut = all(_is_cut(exc) for exc in failed.values())
     return _Part(findings=tuple(rows), seen=tuple(seen.values()), cut=bool(failed) and not seen and cut)
 
 
 def _each_cause_once(failed: Mapping[str, ConnectFailed]) -> list[str]:
-    """Why servers failed, by address: a sentence for each cause, with all that it is true of."""
+    """Return why servers failed: a sentence for each cause, with all servers that it applies to."""
     alike: dict[str, list[str]] = {}
     for url, exc in failed.items():
         alike.setdefault(exc.message.replace(url, "{}"), []).append(url)
     return [
-        " ".join([str(failed[url]), *([f"The same holds for {', '.join(others)}."] if others else [])])
+        " ".join([str(failed[url]), *([f"The same applies to {', '.join(others)}."] if others else [])])
         for url, *others in alike.values()
     ]
 
@@ -271,7 +271,7 @@ async def _turn(url: str, ice: IceServers) -> _Part:
 
 
 async def _serve(settings: Settings) -> _Part:
-    """Whether serve is in the room, is reached, and holds the same secret."""
+    """Check whether serve is in the room, can be reached, and holds the same secret."""
     told: asyncio.Future[Notice] = asyncio.get_running_loop().create_future()
 
     def hear(notice: Notice) -> None:
@@ -285,7 +285,7 @@ async def _serve(settings: Settings) -> _Part:
         await asyncio.wait((looking, told), timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
         if looking.done():
             failure = looking.exception()
-            assert isinstance(failure, TunnelError), "a room that has come to its end says why"
+            assert isinstance(failure, TunnelError), "a room that ends has an error"
             return _not_let_in(failure)
         return _what_was_told(told.result() if told.done() else None, settings)
     finally:
@@ -297,17 +297,17 @@ def _what_was_told(notice: Notice | None, settings: Settings) -> _Part:
     match notice:
         case PeerConnected(path=path, authenticated=known):
             right = ", and the code is right" if known else ""
-            detail = f"It is in the room {room}. The {path_words(path)} path to it came up{right}."
+            detail = f"It is in the room {room}. The {path_words(path)} path to it works{right}."
             row = Finding(subject="serve", verdict=Verdict.GOOD, detail=detail)
             return _Part(findings=(row,), serve=True, secret=known or None, reached=True)
         case Waiting():
-            hint = "Is `llmtunnel serve` running, and is the number right?"
+            hint = "Check that `llmtunnel serve` is running, and that the number is right."
             hint += f" {MAYBE_CUT}" if room != settings.room and settings.signal == DEFAULT_SIGNAL else ""
             row = Finding(subject="serve", verdict=Verdict.BAD, detail=f"It is not in the room {room}.", hint=hint)
             return _Part(findings=(row,), serve=False, reached=False)
-        case Reconnecting(reason=reason, hint=hint):  # the room is full, or the signal server went away meanwhile
+        case Reconnecting(reason=reason, hint=hint):  # the room is full, or the signal server became unavailable
             return _Part(findings=(Finding(subject="serve", verdict=Verdict.POOR, detail=reason, hint=hint),))
-    detail = f"It is in the room {room}, and was not reached within {LOOK:g} s."
+    detail = f"It is in the room {room}, but could not be reached within {LOOK:g} s."
     row = Finding(subject="serve", verdict=Verdict.BAD, detail=detail, hint="Run the doctor on the other side too.")
     return _Part(findings=(row,), serve=True, reached=False)
 

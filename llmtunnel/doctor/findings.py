@@ -1,4 +1,4 @@
-"""What was found, and what it means for a tunnel: frozen values, pure."""
+"""The findings of the doctor, and what they mean for a tunnel: frozen values. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How good a finding is."""
+    """The rating of a finding."""
 
     GOOD = "good"
     POOR = "poor"
-    """It works, with something to know of."""
+    """It works, with a caveat."""
     BAD = "bad"
     UNKNOWN = "unknown"
-    """Not asked for, or not to be found out."""
+    """Not checked, or impossible to determine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,65 +25,65 @@ class Finding:
     verdict: Verdict
     detail: str
     hint: str = ""
-    """What to do about it."""
+    """What the user can do about it."""
 
 
 class Mapping(StrEnum):
     """How the NAT in front of this machine maps a socket (RFC 4787 section 4.1)."""
 
     NONE = "none"
-    """There is no NAT: the machine's own address is seen."""
+    """No NAT: others see the machine's own address."""
     SAME = "same"
-    """One address towards everybody: peers can send to it."""
+    """The same mapping for all destinations, so peers can send to it."""
     EACH = "each"
-    """Another one towards each ("symmetric"): a peer cannot know it."""
+    """A new mapping for each destination ("symmetric"), so a peer cannot know it."""
     UNKNOWN = "unknown"
-    """One server answered, or none."""
+    """Fewer than two servers answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the expected path depends on."""
+    """Facts that determine the expected path."""
 
     signal: bool = False
-    """The signal server took us into a room."""
+    """Whether the signal server admitted us to a room."""
     udp: bool = False
-    """A STUN server answered."""
+    """Whether a STUN server answered."""
     mapping: Mapping = Mapping.UNKNOWN
     turn: bool = False
-    """A TURN server relays for us."""
+    """Whether a TURN server relays for us."""
     relay: bool = False
-    """The signal server relays."""
+    """Whether the signal server offers a relay."""
     serve: bool | None = None
-    """Serve is in the room; None where no room was asked about, or it is not to be found out."""
+    """Whether serve is in the room; None if that was not checked or is unknown."""
     secret: bool | None = None
-    """Serve has proven that it holds the same secret; None where that was not tried, or could not be."""
+    """Whether serve has proven that it holds the same secret; None if that was not or could not be checked."""
     reached: bool | None = None
-    """A connection to serve came up; None where that was not tried."""
+    """Whether a connection to serve was established; None if that was not tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """The whole table, and its closing line."""
+    """The whole table, and its last line."""
 
     findings: tuple[Finding, ...]
     facts: Facts
 
     @property
     def expectation(self) -> str:
-        """One sentence: which path to expect."""
+        """One sentence that says which path to expect."""
         return expect(self.facts)
 
     @property
     def connects(self) -> bool:
-        """Whether a tunnel from here is likely to come up."""
+        """Whether a tunnel from here is likely to connect."""
         facts = self.facts
         if facts.reached is not None:
             return facts.reached
         return facts.signal and (facts.udp or facts.turn or facts.relay)
 
     def as_dict(self) -> dict[str, object]:
-        """The JSON object of ``--json``."""
+        """Return the JSON object of ``--json``."""
         return {
             "findings": [asdict(finding) for finding in self.findings],
             **asdict(self.facts),
@@ -93,7 +93,7 @@ class Diagnosis:
 
 
 def mapping_of(seen: list[tuple[str, int]], own: set[str]) -> Mapping:
-    """The NAT's behaviour from what each STUN server saw of one socket, and this machine's own addresses."""
+    """Return the NAT's behaviour, from the addresses that STUN servers saw for one socket and this machine's own."""
     if not seen:
         return Mapping.UNKNOWN
     if all(host in own for host, _ in seen):
@@ -104,7 +104,7 @@ def mapping_of(seen: list[tuple[str, int]], own: set[str]) -> Mapping:
 
 
 def mapping_row(mapping: Mapping) -> Finding:
-    """What the NAT's behaviour means, for the table."""
+    """Return the table's row about the NAT's behaviour."""
     verdict, detail = {
         Mapping.NONE: (Verdict.GOOD, "No NAT: others see this machine's own address."),
         Mapping.SAME: (Verdict.GOOD, "It uses one address for all peers, so they can reach this machine."),
@@ -112,13 +112,13 @@ def mapping_row(mapping: Mapping) -> Finding:
             Verdict.POOR,
             "It uses a new address for each peer (symmetric): you may need --turn.",
         ),
-        Mapping.UNKNOWN: (Verdict.UNKNOWN, "NAT type unknown: two STUN servers must answer to tell."),
+        Mapping.UNKNOWN: (Verdict.UNKNOWN, "NAT type unknown: two STUN servers must answer to determine it."),
     }[mapping]
     return Finding(subject="NAT", verdict=verdict, detail=detail)
 
 
 def expect(facts: Facts) -> str:
-    """What path to expect, to a peer with an ordinary network."""
+    """Say which path to expect to a peer with an ordinary network."""
     if not facts.signal:
         return "No tunnel can start from here until the signal server is reachable."
     if facts.reached:
@@ -128,7 +128,7 @@ def expect(facts: Facts) -> str:
     if facts.secret is False:
         return "No tunnel can start with this code."
     if facts.reached is False:
-        return "Serve is in the room, but no connection to it came up from here."
+        return "Serve is in the room, but this machine could not connect to it."
     if facts.turn and not facts.udp:
         return "UDP is blocked here. Expect the path turn."
     if facts.relay and not facts.udp:

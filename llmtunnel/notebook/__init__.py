@@ -1,4 +1,4 @@
-"""What notebooks show and say. ipywidgets and IPython are imported only when one asks for them."""
+"""Notebook views and magics. ipywidgets and IPython are imported only when they are needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def tunnels() -> dict[str, AnyHandle]:
-    """The handles of what ``%tunnel`` has started in this notebook, by name."""
+    """Return the handles of the tunnels that ``%tunnel`` started in this notebook, by name."""
     from IPython.core.getipython import get_ipython
 
     from .registry import Registry

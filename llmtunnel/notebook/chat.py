@@ -1,7 +1,7 @@
-"""A small chat in a notebook's cell with the model behind a proxy: core widgets, streaming, and Stop.
+"""A small chat with the model behind a proxy, in a notebook's cell: core widgets, streaming, and Stop.
 
-The kernel is never waited for: answers come on the tunnel's loop (see `ticking`), also while a cell runs. What is said
-is in memory alone. A page that is told to save the state of its widgets saves what it shows, though.
+It never waits for the kernel: answers arrive on the tunnel's loop (see `ticking`), even while a cell runs. The
+conversation is kept only in memory. But a page that saves the state of its widgets also saves what the chat shows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .style import NO_ERROR, STYLE, saved_or_live
 from .ticking import drawing_loop
 
 REDRAW: Final = 0.1
-"""Seconds between two drawings of an answer that grows: each sends all of it to the page."""
+"""Seconds between two drawings of a growing answer, since each sends the whole text to the page."""
 
 CHAT_STYLE: Final = """<style>
 .llmtunnel.lt-chat .lt-log {
@@ -39,25 +39,25 @@ CHAT_STYLE: Final = """<style>
 
 
 class Chat:
-    """A conversation with one of the models that a proxy reaches; ``widget`` is for layouts of one's own."""
+    """A conversation with a model that a proxy reaches. Use its ``widget`` in your own layouts."""
 
     def __init__(self, url: str, *, loop: asyncio.AbstractEventLoop | None, key: str = "") -> None:
-        """``url``: of the proxy. ``loop``: what its answers come on. ``key``: what the listener asks for."""
+        """``url``: the proxy's. ``loop``: where answers arrive. ``key``: the listener's, if it requires one."""
         self._url, self._key, self._loop = url, key, drawing_loop(loop)
         self.messages: list[chat.Message] = []
-        """The conversation, as the model is told it with the next question."""
+        """The conversation, which the next request sends to the model."""
         self._task: asyncio.Task[None] | None = None
         self.busy = False
-        """Whether an answer is under way, or the list of models."""
+        """Whether an answer, or the list of models, is being loaded."""
         self.closed = False
         self.model = Dropdown(description="Model", style={"description_width": "initial"})
-        self.text = Text(placeholder="Say something, and press Enter")
+        self.text = Text(placeholder="Type a message, and press Enter")
         self.note = parts.text()
         self.log = VBox()
         self.buttons = {
-            "Reload": parts.button("Reload", "Ask again which models there are", self.reload),
-            "Clear": parts.button("Clear", "Forget this conversation", self.clear),
-            "Send": parts.button("Send", "Send what you have written", self.send),
+            "Reload": parts.button("Reload", "Update the list of models", self.reload),
+            "Clear": parts.button("Clear", "Delete this conversation", self.clear),
+            "Send": parts.button("Send", "Send the message", self.send),
             "Stop": parts.button("Stop", "Stop the answer", self.stop),
         }
         self.text.on_msg(self._entered)
@@ -70,27 +70,27 @@ class Chat:
         style.value += saved_or_live(self.widget.model_id)
         self.reload()
 
-    # -- what its buttons do, on the kernel's thread
+    # -- actions of the buttons, on the kernel's thread
 
     def reload(self) -> None:
-        """Ask which models there are."""
-        self._begin(self._load, "Asking for the models…")
+        """Update the list of models."""
+        self._begin(self._load, "Loading the models…")
 
     def send(self) -> None:
-        """Send what is written; nothing where nothing is, or an answer is under way."""
+        """Send the typed message, unless it is empty or an answer is running."""
         words, model = self.text.value.strip(), self.model.value
         if words and model and not self.busy:
             self.text.value = ""
             self._begin(lambda: self._talk(model, words), "")
 
     def stop(self) -> None:
-        """Stop the answer: the model server hears of it, and what has come stays."""
+        """Stop the answer: cancel the request at the model server, and keep the text so far."""
         if self._loop is not None:
-            with suppress(RuntimeError):  # it is closed
+            with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._cancel)
 
     def clear(self) -> None:
-        """Forget the conversation; nothing while an answer is under way."""
+        """Delete the conversation, unless an answer is running."""
         if not self.busy:
             gone, self.log.children = self.log.children, ()
             self.messages.clear()
@@ -99,7 +99,7 @@ class Chat:
             self._tell("")
 
     def close(self) -> None:
-        """Stop, and take it off the page; the tunnel goes on."""
+        """Stop, and remove the chat from the page. The tunnel continues."""
         if not self.closed:
             self.closed = True
             self.stop()
@@ -110,7 +110,7 @@ class Chat:
             self.send()
 
     def _begin(self, work: Callable[[], Coroutine[Any, Any, None]], note: str) -> None:
-        """Do this on the loop, unless something is being done."""
+        """Start a task on the loop, unless one is running."""
         if self.busy or self.closed:
             return
         self._set_busy(True)
@@ -126,7 +126,7 @@ class Chat:
             self._loop.call_soon_threadsafe(start)
         except RuntimeError:
             self._set_busy(False)
-            self._tell("The tunnel is closed. Make another one, and call its chat().", bad=True)
+            self._tell("The tunnel is closed. Start a new one, and call its chat().", bad=True)
 
     # -- on the loop
 
@@ -161,20 +161,20 @@ class Chat:
             async with aclosing(chat.answer(self._url, model, (*self.messages, asked), key=self._key)) as pieces:
                 async for piece in pieces:
                     shown.add(piece)
-            shown.end("" if shown.text else "(nothing)")
+            shown.end("" if shown.text else "(empty answer)")
         except asyncio.CancelledError:
             shown.end("(stopped)")
             raise
         except TunnelError:
             shown.end("(broken off)" if shown.text else "(no answer)")
             if not self.text.value:
-                self.text.value = words  # to be sent again
+                self.text.value = words  # so that the user can send it again
             raise
         finally:
             if shown.text:
                 self.messages += (asked, {"role": "assistant", "content": shown.text})
 
-    # -- what it shows
+    # -- display
 
     def _set_busy(self, busy: bool) -> None:
         self.busy = busy
@@ -190,7 +190,7 @@ class Chat:
             parts.put(self.note, words and f'<div role="status" class="{kind}">{escape(words.strip())}</div>')
 
     def _ipython_display_(self) -> None:
-        """Show it, and before it what a page shows in its place that does not find it any more: see `saved`."""
+        """Show the chat, and before it the note that a page shows if it does not find the widgets: see `saved`."""
         from IPython.display import display
 
         note = '<div class="lt-note">A chat was here. Run the cell again to chat.</div>'
@@ -203,7 +203,7 @@ class Chat:
 
 
 class _Answer:
-    """One answer on the page, which grows."""
+    """A growing answer on the page."""
 
     def __init__(self, model: str) -> None:
         self.text = ""
@@ -214,7 +214,7 @@ class _Answer:
         self._draw()
 
     def add(self, piece: chat.Piece) -> None:
-        """More of it has come: it is shown soon."""
+        """Add a piece, which is shown soon."""
         if piece.thought:
             self._thoughts += piece.text
         else:
@@ -223,7 +223,7 @@ class _Answer:
             self._timer = asyncio.get_running_loop().call_later(REDRAW, self._draw)
 
     def end(self, note: str) -> None:
-        """Nothing more comes."""
+        """Show the final text."""
         if self._timer is not None:
             self._timer.cancel()
         self._draw(note)
@@ -234,7 +234,7 @@ class _Answer:
 
 
 def _said(kind: str, name: str, text: str, *, thoughts: str = "", note: str = "") -> str:
-    """One message as HTML: all of it comes from people and models, and is text."""
+    """Return a message as HTML. Its text comes from people and models, so it is escaped."""
     parts = (
         f'<div class="lt-muted">{escape(name)}</div>',
         f'<div class="lt-muted"><i>{escape(thoughts)}</i></div>' if thoughts else "",

@@ -1,6 +1,6 @@
-"""IPython's completer, told of ``%tunnel``: by a matcher, or by the older hook where it has none (Colab's).
+"""Add ``%tunnel`` to IPython's completer: with a matcher, or with the older hook on IPython 7 (Colab).
 
-The hook does for names of files what it should, but leaves Jedi's guesses at Python among the words.
+The hook suppresses completions of file names, but not Jedi's guesses at Python.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 Candidates = Callable[[list[str]], list[str]]
-"""From the words before the cursor's, without the magic's own, to what may come there."""
+"""Maps the words before the cursor's word, without the magic itself, to completions."""
 Undo = Callable[[], None]
 
 _LINE: Final = re.compile(r"\s*%{0,2}tunnel\s")
@@ -24,7 +24,7 @@ _HOOKED: Final = ("%tunnel", "%%tunnel")
 
 
 def install(shell: InteractiveShell, candidates: Candidates) -> Undo:
-    """Complete the magic's lines so; returns what ends that."""
+    """Install the completions. Returns a function that removes them."""
     try:
         from IPython.core.completer import SimpleCompletion, context_matcher
     except ImportError:
@@ -58,7 +58,7 @@ def _hook(shell: InteractiveShell, candidates: Candidates) -> Undo:
 
 
 def _fitting(line: str, token: str, candidates: Candidates) -> list[str]:
-    """What the token at the end of the line may become."""
+    """Return completions of the token at the end of the line."""
     if not _LINE.match(line):
         return []
     words = line.removesuffix(token).split()[1:]

@@ -1,4 +1,4 @@
-"""What may come next on a ``%tunnel`` line: pure."""
+"""Completions for a ``%tunnel`` line. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..upstream import NAMED
 VERBS: Final = ("serve", "proxy", "status", "invite", "peers", "kick", "stop", "reconnect", "doctor", "bench", "help")
 NAME: Final = "--name"
 ALL: Final = "all"
-"""In place of a name, for stop and peers."""
+"""Word that stop and peers accept instead of a name."""
 
 
 def candidates(words: Sequence[str], *, tunnels: Sequence[str], peers: Sequence[str]) -> list[str]:
-    """What may follow ``words``, those between ``%tunnel`` and the cursor's."""
+    """Return completions after ``words``, the words between ``%tunnel`` and the cursor's word."""
     match words:
         case []:
             return list(VERBS)
@@ -38,7 +38,7 @@ def candidates(words: Sequence[str], *, tunnels: Sequence[str], peers: Sequence[
 
 
 def _opening(parser: Parser, words: Sequence[str], tunnels: Sequence[str], first: tuple[str, ...] = ()) -> list[str]:
-    """Flags, or values of the flag that stands last; ``first``: what may come before any of them."""
+    """Return flags, or values if the last word is a flag that takes one. ``first``: values for the first word."""
     if words and words[-1] == NAME:
         return list(tunnels)
     if words and parser.suggestions.get(words[-1]):

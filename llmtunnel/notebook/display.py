@@ -1,6 +1,6 @@
-"""How a handle draws itself: text, a still picture and the live panel, in one bundle.
+"""Display a handle: text, a static picture and the live panel, in one mime bundle.
 
-The picture is what a saved notebook shows without a kernel, on GitHub for example. No code is in it.
+A saved notebook shows the picture without a kernel, on GitHub for example. The picture does not contain the code.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def mimebundle(
     handle: Handle, include: Collection[str] | None = None, exclude: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """What IPython's ``_repr_mimebundle_`` returns; with the panel in it in a kernel that has ipywidgets.
+    """Return the bundle of IPython's ``_repr_mimebundle_``; in a kernel with ipywidgets, it includes the panel.
 
-    In the cell that opened the tunnel the panel is there already (`draw`): a handle in its last line is text alone.
+    In the cell that opened the tunnel, `draw` has already shown the panel, so the bundle only contains text.
     """
     bundle: dict[str, Any] = {"text/plain": repr(handle)}
     if not _is_drawn(handle):
@@ -38,9 +38,9 @@ def mimebundle(
 
 
 def draw(handle: Handle) -> bool:
-    """Display the live view of a tunnel that was just opened; whether there is one, and it lives while the cell runs.
+    """Display the live view of a new tunnel. Returns whether it was displayed and updates while the cell runs.
 
-    On Colab it does not, see `ticking`. A process that was forked from a kernel has no page to display it on.
+    On Colab it does not update, see `ticking`. A process that was forked from a kernel has no page.
     """
     kernel = getattr(_shell(), "kernel", None)
     if kernel is None or kernel.session.pid != os.getpid():
@@ -51,22 +51,23 @@ def draw(handle: Handle) -> bool:
 
 
 def _is_drawn(handle: Handle) -> bool:
-    """Whether `draw` has displayed it in the cell that runs."""
+    """Whether `draw` has displayed it in the running cell."""
     return handle in _drawn and _drawn[handle] == cell()
 
 
 def cell() -> int | None:
-    """The number of the cell that IPython runs; None outside IPython."""
+    """Return the number of the cell that IPython runs, or None outside IPython."""
     shell = _shell()
     return None if shell is None else int(shell.execution_count)
 
 
 def show(handle: Handle, *, plain: bool | None = None) -> None:
-    """Display a live view under the cell that runs: the panel, or the picture, drawn anew a few times a second.
+    """Display a live view under the running cell: the panel, or a picture that is redrawn a few times a second.
 
-    With the panel goes a picture for the notebook's file, see `saved`.
+    The panel comes with a picture for the notebook's file, see `saved`.
 
-    ``plain``: the picture, which every page redraws, Colab's also while a cell runs; None: where there is no panel.
+    ``plain``: use the picture. Every page redraws it, and Colab does so even while a cell runs. None: use it if there
+    is no panel.
     """
     if plain or (plain is None and not has_widgets()):
         _Picture(handle)
@@ -75,9 +76,9 @@ def show(handle: Handle, *, plain: bool | None = None) -> None:
 
 
 def show_result(handle: Handle) -> None:
-    """What IPython's ``_ipython_display_`` does, in a kernel that has ipywidgets. Raises NotImplementedError elsewhere.
+    """Implement IPython's ``_ipython_display_`` in a kernel with ipywidgets. Raises NotImplementedError elsewhere.
 
-    IPython takes `mimebundle` then.
+    IPython then uses `mimebundle`.
     """
     if not has_widgets() or _is_drawn(handle):
         raise NotImplementedError
@@ -85,12 +86,12 @@ def show_result(handle: Handle) -> None:
 
 
 def still(handle: Handle) -> str:
-    """The picture."""
+    """Return the static picture."""
     return html.still(handle.status, handle.records(html.ROWS), now=time.time())
 
 
 def panel(handle: Handle) -> Panel:
-    """The handle's panel: one, which may be displayed in several places."""
+    """Return the handle's only panel, which may be displayed in several places."""
     from .panel import Panel
 
     found = _panels.get(handle)
@@ -101,21 +102,21 @@ def panel(handle: Handle) -> Panel:
 
 _panels: Final[weakref.WeakKeyDictionary[Handle, Panel]] = weakref.WeakKeyDictionary()
 _drawn: Final[weakref.WeakKeyDictionary[Handle, int | None]] = weakref.WeakKeyDictionary()
-"""The cells that opened the tunnels whose views were displayed at once."""
+"""The numbers of the cells that opened a tunnel whose view `draw` has displayed."""
 
 
 def has_widgets() -> bool:
-    """Whether this is a kernel, with ipywidgets."""
+    """Whether this process is a kernel with ipywidgets."""
     return hasattr(_shell(), "kernel") and find_spec("ipywidgets") is not None
 
 
 def _shell() -> Any:
-    """IPython's, where this is one."""
+    """Return IPython's shell, or None."""
     return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
 
 
 class _Picture:
-    """A still picture that is replaced while its tunnel runs."""
+    """A static picture that is replaced while its tunnel runs."""
 
     def __init__(self, handle: Handle) -> None:
         from IPython.display import HTML, display

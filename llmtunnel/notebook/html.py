@@ -1,6 +1,6 @@
-"""Parts of the panel and the still picture, as HTML: pure, made of `status` and `summary`.
+"""Parts of the panel and the static picture, as HTML. Pure: they derive from `status` and `summary`.
 
-Paths, names and models come from strangers: every text goes through `escape` on its way in.
+Paths, names and models come from untrusted peers and clients, so every text is escaped.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from ..summary import (
 from .style import NO_ERROR, STALE, STYLE
 
 ROWS: Final = 20
-"""Requests under way that are shown, and as many that ended."""
+"""Maximum number of running requests, and of finished ones, that are shown."""
 SPARK: Final = 24
-"""Height of a sparkline's picture; it is stretched to its place."""
+"""Height of a sparkline's view box; the page stretches it to fit."""
 
 
 def state(status: Status) -> str:
-    """How the tunnel stands, what it leads to, and what is wrong."""
+    """Return the state of the tunnel, its target, and what is wrong."""
     now = state_words(status)
     lines = (escape(now.detail), "" if status.phase.ended else _upstream(status))
     return (
@@ -59,7 +59,7 @@ def _upstream(status: Status) -> str:
 
 
 def traffic(status: Status, throughput: Throughput) -> str:
-    """Bytes each way, how fast, and the last minute of it; of a tunnel that has ended, the bytes alone."""
+    """Return the bytes in each direction, their rates, and the last minute; after the tunnel's end, only the bytes."""
     if status.phase.ended:
         return _amounts(status)
     rates, seconds = throughput.rates, throughput.seconds(SPAN)
@@ -73,7 +73,7 @@ def traffic(status: Status, throughput: Throughput) -> str:
 
 
 def sparkline(values: Sequence[float], name: str) -> str:
-    """An area under the values, on a scale of its own."""
+    """Return an area chart of the values, on a scale of its own."""
     peak = max(values, default=0.0) or 1.0
     points = " ".join(f"L{x} {SPARK - value / peak * (SPARK - 1):.1f}" for x, value in enumerate(values))
     last = max(len(values) - 1, 0)
@@ -84,7 +84,7 @@ def sparkline(values: Sequence[float], name: str) -> str:
 
 
 def peers(status: Status, *, now: float) -> str:
-    """A row for each peer; nothing where there is none. ``now``: Unix time."""
+    """Return a row for each peer, or nothing without peers. ``now`` is Unix time."""
     rows = peer_rows(status.peers, now=now)
     table = _table("peers", PEER_COLUMNS, (f"<tr>{_cells(PEER_COLUMNS, row)}</tr>" for row in rows))
     return f'<div class="lt-title"><b>Peers</b></div>{table}' if rows else ""
@@ -98,9 +98,9 @@ def requests(
     now: float,
     details: bool = False,
 ) -> str:
-    """Those under way, then those that ended, the newest first, `ROWS` of each. ``now``: Unix time.
+    """Return running requests, then finished ones, each with the newest first and at most `ROWS`. ``now``: Unix time.
 
-    ``details``: with a row below each request, hidden until `choosing` shows it.
+    ``details``: add a row below each request, which is hidden until `choosing` shows it.
     """
     title = f'<b>Requests</b> <span class="lt-muted">{escape(total_words(status))}</span>'
     rows = (*request_rows(active, (), now=now, limit=ROWS), *request_rows((), ended, now=now, limit=ROWS))
@@ -110,18 +110,18 @@ def requests(
 
 
 def choosing(requests: str, panel: str) -> str:
-    """The requests, of which a click shows one's details and another click hides them. ``panel``: the model's id.
+    """Make a click on a request show its details, and a second click hide them. ``panel``: the model's id.
 
-    The choice is a style sheet in the page (`CHOICE`), so that it needs no kernel and outlives each drawing.
+    The choice is stored in a style sheet in the page (`CHOICE`), so that it needs no kernel and survives a redraw.
     """
     choose = _CHOOSE.replace("PANEL", panel)
-    # The mouse's button may go up on another element than it went down on: the table is drawn several times a second.
+    # The pointer may be released on another element than it was pressed on, since the table is redrawn all the time.
     by_mouse, by_key = f"if (event.button === 0) {{{choose}}}", f"if (event.detail === 0) {{{choose}}}"
     return f'<div data-lm-suppress-shortcuts="true" onpointerdown="{by_mouse}" onclick="{by_key}">{requests}</div>'
 
 
 CHOICE: Final = '<style class="lt-choice"></style>'
-"""Where the page keeps which request's details it shows."""
+"""The page keeps here which request's details it shows."""
 _CHOOSE: Final = """
 const row = event.target.closest('tr[data-id]');
 if (!row) return;
@@ -139,7 +139,7 @@ def _details(request: Request) -> str:
 
 
 def usage(url: str, models: Sequence[str], *, key: bool) -> str:
-    """How to use a proxy: what clients take, to be copied. ``url``: OpenAI's base URL; ``key``: it asks for one."""
+    """Return values for clients, to be copied. ``url``: OpenAI's base URL; ``key``: whether the proxy needs a key."""
     model = models[0] if models else "MODEL"
     snippet = "\n".join(
         (
@@ -160,11 +160,11 @@ def usage(url: str, models: Sequence[str], *, key: bool) -> str:
 
 _SAY: Final = '{"role": "user", "content": "Hello"}'
 MODELS: Final = 4
-"""Models that are named in `usage`."""
+"""Maximum number of models that `usage` names."""
 
 
 def field(title: str, value: str, *, name: str = "", copied: bool = True) -> str:
-    """A text to be copied. ``copied``: its button is there; else a script shows it together with another text."""
+    """Return a text with a copy button. Without ``copied``, the button is hidden until a script sets the text."""
     button = _COPY_BUTTON if copied else _COPY_BUTTON.replace("<button", "<button hidden")
     named = f' name="{name}"' if name else ""
     return (
@@ -173,7 +173,7 @@ def field(title: str, value: str, *, name: str = "", copied: bool = True) -> str
     )
 
 
-# Without the clipboard's own interface, which pages have in secure contexts only: on a plain http page as well.
+# Uses no clipboard API, which only exists in secure contexts, so that it works on plain http pages as well.
 _COPY: Final = """
 this.previousElementSibling.select();
 this.textContent = document.execCommand('copy') ? 'Copied' : 'Press Ctrl+C'"""
@@ -185,12 +185,12 @@ def _quoted(text: str) -> str:
 
 
 def still(status: Status, ended: Sequence[RequestRecord], *, now: float) -> str:
-    """A picture of this moment for a saved notebook, readable where every style is taken out."""
+    """Return a picture of this moment for a saved notebook, readable even if every style is removed."""
     return f'<div class="llmtunnel">{STYLE}{_picture(status, ended, now)}</div>'
 
 
 def saved(status: Status, ended: Sequence[RequestRecord], *, now: float, panel: str) -> str:
-    """The same, to be seen where a page has no live panel: it says of when it is. ``panel``: the model's id."""
+    """Return the same picture with its time, for pages without a live panel. ``panel`` is the model's id."""
     when = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now))
     note = f'<div class="lt-note">Last state, saved at {when}. Run the cell again for a live view.</div>'
     picture = _picture(status, ended, now)
@@ -207,7 +207,7 @@ def _amounts(status: Status) -> str:
 
 
 def pulse(now: float) -> str:
-    """What the page shows by itself where nothing replaces it in time: an animation that starts with this element."""
+    """Return an element that the page animates after some time, unless a newer one replaces it before."""
     words = f"No update for {STALE} s: the kernel is busy, or has stopped."
     return f'<div class="lt-stale" data-at="{now:.0f}"><div>{words}</div></div>'
 
@@ -216,7 +216,7 @@ def _request(row: RequestRow, known: Request | None) -> str:
     method = escape(row.method)
     if known is not None:
         method = f'<button type="button" class="lt-open" title="Show or hide details">{method}</button>'
-    path = escape(row.path).replace("/", "/<wbr>")  # where a narrow panel breaks it
+    path = escape(row.path).replace("/", "/<wbr>")  # allows line breaks in a narrow panel
     cells = _cells(REQUEST_COLUMNS, row, {"method": f"{_mark(row.severity)} {method}", "path": path})
     below = ""
     if row.progress:
@@ -237,7 +237,7 @@ def _cells(columns: Sequence[Column], row: PeerRow | RequestRow, marked: Mapping
     cells = []
     for column in columns:
         text = escape(getattr(row, column.name))
-        whole = "" if column.numeric else f' title="{text}"'  # what is long is cut off
+        whole = "" if column.numeric else f' title="{text}"'  # long texts are cut off
         cells.append(f"<td{_kind(column)}{whole}>{marked.get(column.name, text)}</td>")
     return "".join(cells)
 

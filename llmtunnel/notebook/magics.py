@@ -1,9 +1,9 @@
-"""``%tunnel`` and ``%%tunnel``: the command line's words in a notebook. They return at once; the panel tells the rest.
+"""``%tunnel`` and ``%%tunnel``: the commands in a notebook. They return at once, and the panel shows what happens.
 
-A mistake is IPython's `UsageError`: one line and no traceback, and the cell counts as failed.
+A mistake raises IPython's `UsageError`: one line without a traceback, and the cell counts as failed.
 
-``%%tunnel serve`` over a cell is ``%tunnel serve`` in its first line: an input transformer makes it so. Then the rest
-of the cell is what it always is, with its ``await``, its errors and its last value.
+``%%tunnel serve`` at the top of a cell equals ``%tunnel serve`` in its first line: an input transformer replaces it. So
+the rest of the cell runs as usual, with its ``await``, its errors and its last value.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ HELP: Final = """\
 Use an HTTP service of one machine on another one, through a peer-to-peer channel.
 
   %tunnel serve [UPSTREAM] [--name NAME] ...   share a model server of this machine: finds it, makes an invite
-  %tunnel proxy CODE [--name NAME] ...         use what somebody serves; - instead of CODE asks for the code
+  %tunnel proxy CODE [--name NAME] ...         use what somebody serves; with - as CODE, prompts for the code
   %tunnel status [NAME]                        show the state
   %tunnel invite [NAME] [--plain]              show the code for a moment, without saving it in the notebook
   %tunnel peers [NAME|all]                     list the connected peers
-  %tunnel kick PEER                            disconnect and block a peer; whoever has the code can start another
+  %tunnel kick PEER                            disconnect and block a peer; with the code, its user can reconnect
   %tunnel reconnect [NAME]                     drop all connections, and connect again
-  %tunnel stop [NAME|all]                      stop it; all: also those of llmtunnel.serve and llmtunnel.proxy
-  %tunnel doctor [CODE] ...                    check whether a tunnel will connect from here, and why not
+  %tunnel stop [NAME|all]                      stop a tunnel; all includes those of llmtunnel.serve and .proxy
+  %tunnel doctor [CODE] ...                    check whether a tunnel will connect from here, and if not, why
   %tunnel bench [CODE] ...                     measure a tunnel; without a code, both sides on this machine
 
-  %%tunnel serve ...     above a cell: starts the tunnel, then runs the cell, which may start the model server
+  %%tunnel serve ...     at the top of a cell: start the tunnel, then run the cell, such as a model server
 
-serve and proxy take the flags of the command line: %tunnel serve --help lists them. NAME is serve or proxy, unless
-you give another one. A new tunnel replaces the one of the same name, and keeps its invite.
+serve and proxy accept the flags of the command line: %tunnel serve --help lists them. NAME is serve or proxy, unless
+you choose another one. A new tunnel replaces the one of the same name, and keeps its invite.
 """
 _UNDONE_BY: Final = "_llmtunnel_undo"
 _WORD: Final = re.compile(r"""(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+""")
@@ -65,15 +65,15 @@ _HIDDEN: Final = "\n\nPress Enter to hide it. "
 
 
 def load(shell: InteractiveShell) -> None:
-    """Give the shell the magics; in the place of those that it has from an earlier time."""
+    """Register the magics, and replace those of an earlier load."""
     unload(shell)
-    # By default nobody hears of one. In a notebook it is a cell that ran again, and a second tunnel by accident.
+    # Python hides this warning by default. In a notebook, it means that a rerun cell left a second tunnel open.
     warnings.filterwarnings("always", "unclosed llmtunnel", ResourceWarning)
     magics = Magics(shell)
     register = shell.magics_manager.register_function
     register(magics.line, "line", "tunnel")
     register(magics.cell, "cell", "tunnel")
-    transform = _over_a_cell  # this one: by its name, a reload gives another
+    transform = _over_a_cell  # kept in a variable, since after a reload the name refers to another function
     shell.input_transformers_cleanup.append(transform)
     incomplete = completer.install(shell, magics.candidates)
 
@@ -87,7 +87,7 @@ def load(shell: InteractiveShell) -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Take them away; tunnels stay up, and ``%load_ext llmtunnel`` finds them again."""
+    """Remove the magics. Tunnels keep running, and ``%load_ext llmtunnel`` finds them again."""
     if undo := vars(shell).pop(_UNDONE_BY, None):
         undo()
 
@@ -99,7 +99,7 @@ def _over_a_cell(lines: list[str]) -> list[str]:
 
 
 class Magics:
-    """The magics of one shell."""
+    """The magics of one IPython shell."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
@@ -120,7 +120,7 @@ class Magics:
         assert tuple(self._verbs) == VERBS
 
     def line(self, line: str) -> None:
-        """See `HELP`, which takes this text's place."""
+        """Run ``%tunnel``. `HELP` replaces this docstring."""
         try:
             verb, *words = _split(line) or ["help"]
             if verb in ("-h", "--help"):
@@ -132,11 +132,11 @@ class Magics:
             raise UsageError(_one_line(exc)) from None
 
     def cell(self, line: str, cell: str) -> None:
-        """As `line`; only called where `_over_a_cell` has not understood the line."""
+        """Run ``%%tunnel``. Only called if `_over_a_cell` did not recognise the line."""
         raise UsageError("%%tunnel must be the cell's first line, as %%tunnel serve or %%tunnel proxy.")
 
     def candidates(self, words: list[str]) -> list[str]:
-        """What may come after these words."""
+        """Return completions for the word after these ones."""
         peers = [peer.peer for _, handle in self._tunnels for peer in handle.status.peers]
         return candidates(words, tunnels=self._tunnels.names, peers=peers)
 
@@ -148,7 +148,7 @@ class Magics:
         kept = None if before is None else invite_of(before)
         made = plan([verb, *self._asked(words)], kept=kept)
         if isinstance(made, ShowText):
-            _say(f"{made.text}\n{NAME} NAME: what %tunnel calls it (default: {verb}); it replaces one of that name\n")
+            _say(f"{made.text}\n{NAME} NAME: %tunnel's name for it (default: {verb}); replaces one of that name\n")
             return
         self._tunnels.stop(name)
         if before is not None:
@@ -160,12 +160,12 @@ class Magics:
         self._show(name, handle)
 
     def _asked(self, words: list[str]) -> list[str]:
-        """The words, with what the user types in place of ``-``: a notebook is saved with what its cells say."""
+        """Replace ``-`` with what the user types at a prompt, since a notebook is saved with the text of its cells."""
         try:
             return [getpass.getpass("code or secret: ") if word == "-" else word for word in words]
         except StdinNotImplementedError:
             raise SettingError(
-                "'-' asks for the code, but this notebook cannot ask.", hint="Set TUNNEL_INVITE instead."
+                "'-' prompts for the code, but this notebook cannot prompt.", hint="Set TUNNEL_INVITE instead."
             ) from None
 
     # -- looking
@@ -179,7 +179,7 @@ class Magics:
             self._show(name, handle)
 
     def _show(self, name: str, handle: AnyHandle) -> None:
-        """A line is for where no panel says more, a moment later: with several, it says which one the panel is of."""
+        """Show the panel, or a line if there is none. With several tunnels, say which one the panel belongs to."""
         if not self._in_kernel:
             _say(tables.summary(name, handle.status))
             return
@@ -206,15 +206,15 @@ class Magics:
         self._tell_code(handle, InviteShown.of(invite), plain=plain)
 
     def _tell_code(self, handle: AnyHandle, shown: InviteShown, *, plain: bool) -> None:
-        """Where a person can see it, and in nothing that is saved with the notebook."""
+        """Show the code to a person, in nothing that is saved with the notebook."""
         text = f"invite: {shown.code}\n  on the other machine: {shown.command}"
-        text += f"\n  or, with uv, where llmtunnel is not installed: {on_laptop(shown.code).uvx}"
+        text += f"\n  or, with uv, if llmtunnel is not installed there: {on_laptop(shown.code).uvx}"
         if not self._in_kernel:
             _say(f"{text}\n")
         elif not self._is_watched:
-            _say("The code is not shown: this run has no page, and its output is saved.\n")
+            _say("The code is not shown: no page displays this run, and its output is saved.\n")
         elif plain or not display.has_widgets():
-            # A question is no output: pages keep it out of what they save, until it is answered.
+            # A prompt is not output: pages do not save it before it is answered.
             try:
                 input(text + _HIDDEN)
             finally:
@@ -230,7 +230,7 @@ class Magics:
 
     @property
     def _is_watched(self) -> bool:
-        """Whether the page can ask its user; a notebook that a program runs has none."""
+        """Whether the page can prompt its user. A notebook that a program runs has no page."""
         return bool(getattr(getattr(self._shell, "kernel", None), "_allow_stdin", False))
 
     # -- doing
@@ -253,14 +253,14 @@ class Magics:
         if not self._tunnels.names and opened.running():
             raise SettingError(
                 "No tunnel here was started by %tunnel.",
-                hint="%tunnel stop all stops those that llmtunnel.serve and llmtunnel.proxy have opened.",
+                hint="%tunnel stop all also stops those of llmtunnel.serve and llmtunnel.proxy.",
             )
         name, _ = self._tunnels.chosen(named, or_all=True)
         self._tunnels.stop(name)
         _say(f"{name}: stopped\n")
 
     def _stop_all(self) -> None:
-        """Stop what runs in this process, those too that Python's functions have opened."""
+        """Stop all tunnels of this process, including those that Python functions opened."""
         names = self._tunnels.names
         for name in names:
             self._tunnels.stop(name)
@@ -270,13 +270,13 @@ class Magics:
             each.close()
             _say(f"{self._called(each.tunnel)}: stopped\n")
         for tunnel in others:
-            tunnel.close_soon()  # it may run on the very loop that runs this cell
+            tunnel.close_soon()  # do not wait: it may run on the same loop as this cell
             _say(f"{self._called(tunnel)}: stopping\n")
         if not (names or blocking or others):
-            _say("no tunnel runs here\n")
+            _say("no tunnel is running here\n")
 
     def _called(self, tunnel: Tunnel) -> str:
-        """The notebook's variable for it, if there is one, and what it is."""
+        """Return the notebook's variable for the tunnel, if any, and its role and URL."""
         ours = ((name, value) for name, value in self._shell.user_ns.items() if name[:1] != "_")
         names = [
             name
@@ -319,12 +319,12 @@ Magics.line.__doc__ = Magics.cell.__doc__ = HELP
 def _no_verb(word: str) -> SettingError:
     if meant := did_you_mean(word, VERBS):
         return SettingError(f"Unknown command: %tunnel {word}.", hint=meant)
-    # It may be a code: what is said here is saved.
+    # It may be a code, and the notebook saves this message.
     return SettingError("Unknown %tunnel command.", hint=f"Use one of {', '.join(VERBS)}: %tunnel proxy CODE.")
 
 
 def _split(line: str) -> list[str]:
-    """The words, as a shell has them, up to a comment. Raises `SettingError`."""
+    """Split the line as a shell does, up to a comment. Raises `SettingError`."""
     for match in _WORD.finditer(line):
         if match[0].startswith("#"):
             line = line[: match.start()]
@@ -336,7 +336,7 @@ def _split(line: str) -> list[str]:
 
 
 def _take_name(words: list[str], *, default: str) -> tuple[str, list[str]]:
-    """The tunnel's name, and the words without it. Raises `SettingError`."""
+    """Return the tunnel's name, and the words without it. Raises `SettingError`."""
     rest, name = [], default
     remaining = iter(words)
     for word in remaining:
@@ -360,7 +360,7 @@ def _only_name(words: list[str]) -> str | None:
 
 
 def _one_line(error: TunnelError) -> str:
-    """What went wrong and what to do, without the usage that a terminal has place for."""
+    """Return message and hint on one line, without the usage, for which only a terminal has space."""
     hint = " ".join(error.hint.partition("usage:")[0].split())
     return f"{error.message} {hint}".rstrip()
 

@@ -1,4 +1,4 @@
-"""From the words after ``%tunnel serve`` or ``%tunnel proxy`` to what the tunnel needs; nothing is started here."""
+"""Turn the words after ``%tunnel serve`` or ``%tunnel proxy`` into settings. Nothing is started here."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ LATER: Final = f"{NOT_FOUND_YET} Until one answers, requests get 502."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A tunnel to be started, and what there is to say of it first."""
+    """A tunnel to start, and remarks to print before."""
 
     settings: ServeSettings | ProxySettings
     remarks: tuple[str, ...] = ()
 
 
 def plan(words: list[str], *, kept: Invite | None) -> Plan | ShowText:
-    """What the words ask for, by the command line's own definitions; may take a moment, to find the upstream.
+    """Parse the words as the command line does, and look for the upstream, which may take a moment.
 
-    ``kept``: the invite of the tunnel whose place this one takes; it goes on, unless the words give another.
+    ``kept`` is the invite of the tunnel that this one replaces. It is used unless the words contain another one.
     Raises `SettingError`.
     """
     command = parse(words)
@@ -65,7 +65,7 @@ def _serve(command: ServeCommand, kept: Invite | None) -> Plan:
 
 
 def _look() -> list[Found]:
-    """What answers on this machine; our own loop looks, as a loop may run here already."""
+    """Return the model servers on this machine. Runs on our own loop, since this thread's loop may be running."""
     hold = runtime.shared.hold()
     try:
         return hold.call(discover())

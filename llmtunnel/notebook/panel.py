@@ -1,6 +1,6 @@
-"""The live panel: what `html` draws, in core widgets, and buttons. It has no thread of its own: see `ticking`.
+"""The live panel: the HTML of `html` in core widgets, and buttons. It has no thread of its own: see `ticking`.
 
-Each drawing sets all parts; a part that is as it was costs no message to the page.
+Each drawing sets all parts. An unchanged part sends no message to the page.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .style import STYLE, saved_or_live
 from .ticking import Ticking, drawing_loop
 
 PULSE: Final = 5.0
-"""Seconds between two updates that only say that there are updates; `style.STALE` is several of them."""
+"""Seconds between two updates without news, which show that the panel is alive; `style.STALE` is several of them."""
 
 
 class Handle(Protocol):
-    """What the views ask of every tunnel's handle, async or blocking. Some have more: a button each."""
+    """The part of a handle, async or blocking, that the views need. Further methods get a button each."""
 
     @property
     def loop(self) -> AbstractEventLoop | None:
@@ -49,7 +49,7 @@ class Handle(Protocol):
 
 
 class Panel:
-    """A tunnel's state as widgets. It ends with its tunnel, or with `close`, and keeps no handle alive."""
+    """A tunnel's state as widgets. It ends with its tunnel, or with `close`, and does not keep the handle alive."""
 
     def __init__(self, handle: Handle, *, clock: Callable[[], float] = time.time) -> None:
         self._handle = weakref.ref(handle)
@@ -104,11 +104,11 @@ class Panel:
         )
         self.widget.add_class(f"lt-{self.widget.model_id}")
         style.value += saved_or_live(self.widget.model_id)
-        self.widget._view_count = 0  # asks the page to count its views there
+        self.widget._view_count = 0  # makes the page count its views here
         self.widget.observe(self._seen, "_view_count")
 
     def show(self) -> None:
-        """Show it under the cell that runs, and the picture that the notebook keeps of it: see `saved`."""
+        """Show the panel under the running cell, and the picture that the notebook saves: see `saved`."""
         from IPython.display import display
 
         handle = self._handle()
@@ -117,19 +117,19 @@ class Panel:
 
     @property
     def view(self) -> dict[str, Any]:
-        """What a page makes a view of the panel of, by its type."""
+        """The mime bundle from which a page makes a view of the panel."""
         return parts.view(self.widget)
 
     def reveal(self) -> None:
         """Show the invite for a minute, as soon as a page shows the panel.
 
-        Where none does, a program runs the notebook, and saves whatever the widgets are told.
+        Without a page, a program runs the notebook, and saves everything that the widgets receive.
         """
         self._to_reveal = True
         self._seen(None)
 
     def close(self) -> None:
-        """Take it off the page; the tunnel goes on."""
+        """Remove the panel from the page. The tunnel continues."""
         if not self.closed:
             self.closed = True
             self._ticking.stop()
@@ -142,7 +142,7 @@ class Panel:
 
     @property
     def hidden(self) -> bool:
-        """Whether the page that showed it has cleared it away."""
+        """Whether the page has removed the panel after showing it."""
         return self._was_seen and not self.widget._view_count
 
     def _seen(self, _change: object) -> None:
@@ -152,7 +152,7 @@ class Panel:
             self._reveal.show()
 
     def draw(self) -> bool:
-        """Draw the present. Whether there is more to come."""
+        """Draw the current state. Returns whether more updates will follow."""
         handle = self._handle()
         if self.closed:
             return False
@@ -195,7 +195,7 @@ class Panel:
             self._draw_usage(handle, status)
 
     def _draw_usage(self, handle: Any, status: Status) -> None:
-        """How to use the proxy; which models there are it is told once, when the other side is reached."""
+        """Show how to use the proxy. The list of models is requested once, when the other side is connected."""
         ready = status.phase is Phase.READY
         if ready and not self._was_ready and not self._models and handle.loop is not None:
             self._ask(handle.loop, getattr(handle, "twin", handle))
@@ -212,12 +212,12 @@ class Panel:
             loop.call_soon_threadsafe(start)
 
     async def _ask_models(self, tunnel: Any) -> None:
-        with suppress(TunnelError):  # a service need not have models, and serve need not let us ask
+        with suppress(TunnelError):  # the service may have no models, or serve may reject the request
             self._models = await tunnel.models()
 
     def _ask_no_more(self) -> None:
         if self._asking is not None:
-            with suppress(RuntimeError):  # its loop is closed
+            with suppress(RuntimeError):  # the loop is closed
                 self._asking.get_loop().call_soon_threadsafe(self._asking.cancel)
 
     def _draw_kicks(self, peers: list[str]) -> None:
@@ -232,7 +232,7 @@ class Panel:
         return parts.button(f"Remove and block {printable(peer)}", "End its connection", lambda: self._do(_kick, peer))
 
     def _end(self) -> None:
-        """Nothing is left to do but to look."""
+        """Disable the buttons, since the tunnel has ended."""
         parts.put(self._pulse, "")
         self._ask_no_more()
         for button in (*self._buttons.values(), *self._kicks.values()):
@@ -241,11 +241,11 @@ class Panel:
             self._reveal.end()
 
     def _code(self) -> str:
-        """The invite's; empty where there is none any more."""
+        """The invite's code; empty if there is no invite any more."""
         invite = getattr(self._handle(), "invite", None)
         return "" if invite is None else str(invite.code)
 
-    # -- what its buttons do
+    # -- actions of the buttons
 
     def _toggle_chat(self) -> None:
         if self._chat is None:

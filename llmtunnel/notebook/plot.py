@@ -1,6 +1,6 @@
-"""A tunnel's last hour as a picture: round trip, time to the first token, tokens and bytes a second. Needs matplotlib.
+"""Plot a tunnel's last hour: round-trip time, time to the first token, tokens and bytes per second. Needs matplotlib.
 
-It is made of copies of the tunnel's history and records: the tunnel goes on meanwhile, and the figure does not change.
+The plot uses copies of the tunnel's history and records. The tunnel continues, and the figure does not change.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 Row = dict[str, float | None]
 
 SIZE: Final = (9.0, 5.2)
-"""Inches."""
+"""Size of the figure, in inches."""
 UP: Final = "#8250df"
 DOWN: Final = "#0969da"
-"""Colours of the two directions; the second is that of everything else, too."""
+"""Colours of the two directions. `DOWN` is used for everything else too."""
 SPAN, SHORT = timedelta(hours=1), timedelta(minutes=10)
-"""What is shown at most; the time axis has seconds up to the other one."""
+"""Maximum time span of the plot, and the span below which the time axis shows seconds."""
 UNITS: Final = ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"))
 
 
 class Handle(Protocol):
-    """What is asked of a tunnel's handle."""
+    """The part of a tunnel's handle that the plot needs."""
 
     @property
     def status(self) -> Status:
@@ -46,7 +46,7 @@ class Handle(Protocol):
 
 
 def plot(handle: Handle) -> Figure:
-    """Draw the history of a tunnel. Raises `TunnelError` where matplotlib is not installed."""
+    """Plot the history of a tunnel. Raises `TunnelError` if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as exc:
@@ -57,7 +57,7 @@ def plot(handle: Handle) -> Figure:
 
     history, records, status = handle.history(), handle.records(), handle.status
     figure = Figure(figsize=SIZE, layout="constrained")
-    # A notebook shows it by this, and pyplot, whose state is the notebook's own, is not needed.
+    # Notebooks display the figure through this method. pyplot is not used, since its state belongs to the notebook.
     figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
     (trip, token), (speed, traffic) = figure.subplots(2, 2)
     times = [_time(row["time"]) for row in history]
@@ -79,7 +79,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _trip(axes: Axes, times: Sequence[datetime], history: Sequence[Row]) -> None:
-    axes.set_title("Round trip, ms")
+    axes.set_title("Round-trip time, ms")
     trips = [nan if (rtt := row["rtt_ms"]) is None else rtt for row in history]
     axes.plot(times, trips, color=DOWN)  # type: ignore[arg-type]
     if all(map(_is_nan, trips)):
@@ -98,7 +98,7 @@ def _token(axes: Axes, answers: Sequence[RequestRecord], spread: Percentiles | N
 
 
 def _speed(axes: Axes, times: Sequence[datetime], history: Sequence[Row], records: Sequence[RequestRecord]) -> None:
-    axes.set_title("Tokens a second")
+    axes.set_title("Tokens per second")
     rates = [row["tokens_per_second"] or 0.0 for row in history]
     measured = [each for each in records if each.tokens_per_second is not None]
     axes.fill_between(times, rates, color=DOWN, alpha=0.25, linewidth=0, step="pre")  # type: ignore[arg-type]
@@ -121,13 +121,13 @@ def _traffic(axes: Axes, times: Sequence[datetime], history: Sequence[Row]) -> N
         scaled = [rate / factor for rate in rates]
         axes.plot(times, scaled, color=colour, linewidth=1, drawstyle="steps-pre", label=name)  # type: ignore[arg-type]
     if not peak:
-        _nothing(axes, "nothing has passed yet")
+        _nothing(axes, "no traffic yet")
         return
     axes.legend(loc="best", fontsize="small")
 
 
 def _finish(axes: Axes, ends: tuple[datetime, datetime] | None) -> None:
-    """One scale of time for all; values from zero."""
+    """Give all plots the same time axis, and start the values at zero."""
     from matplotlib.dates import AutoDateLocator, DateFormatter
 
     axes.grid(alpha=0.3)
@@ -153,7 +153,7 @@ def _ends(times: Sequence[datetime], records: Iterable[RequestRecord]) -> tuple[
     if not moments:
         return None
     last = max(moments)
-    first = max(min(moments), last - SPAN)  # the records may be older than the history
+    first = max(min(moments), last - SPAN)  # records may be older than the history
     margin = max((last - first) / 50, timedelta(seconds=0.5))
     return first - margin, last + margin
 
@@ -163,7 +163,7 @@ def _starts(records: Iterable[RequestRecord]) -> list[datetime]:
 
 
 def _time(seconds: float | None) -> datetime:
-    """Unix time as this machine's clock shows it."""
+    """Convert Unix time to local time."""
     return datetime.fromtimestamp(seconds or 0.0)
 
 

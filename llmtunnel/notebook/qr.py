@@ -1,4 +1,4 @@
-"""An invite as a picture: the QR code of the line to run, the code below it to be read, both in it to be taken out."""
+"""An invite as a picture: the QR code of the command, and the code below it. Scripts can read both from it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Final
 import segno
 
 BORDER: Final = 4
-"""Modules of white around a QR code; fewer, and some cameras do not see it."""
+"""Width of the white border of a QR code, in modules. With less, some cameras do not recognise it."""
 ROW: Final = 22
-"""Characters in a row of the code under the picture."""
+"""Characters per row of the code under the picture."""
 SCALE: Final = 4
 LINE: Final = 18
-"""Height of a row of text."""
+"""Height of a row of text, in pixels."""
 
 
 def picture(code: str, line: str, **more: str) -> bytes:
-    """An SVG. Its elements ``code``, ``line`` and those of ``more`` hold the texts, for scripts of the page."""
+    """Return an SVG. Its elements ``code``, ``line`` and those of ``more`` hold the texts for scripts of the page."""
     texts = {"code": code, "line": line, **more}
     held = "".join(f'<desc id="{name}">{escape(text)}</desc>' for name, text in texts.items())
     qr = segno.make_qr(line, error="m")

@@ -1,4 +1,4 @@
-"""The tunnels of a notebook by name. One name is one tunnel: a new one takes the place of the one before."""
+"""The tunnels of a notebook by name. A new tunnel replaces the one of the same name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENDED: Final = (Phase.STOPPED, Phase.FAILED)
 
 
 class Registry:
-    """What is kept is a plain dictionary, on the shell: it outlives the reload of any of our modules."""
+    """The tunnels by name. They are in a plain dictionary on the shell, so that it survives a reload of our modules."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._handles: dict[str, AnyHandle] = vars(shell).setdefault(_KEPT_AS, {})
@@ -32,33 +32,33 @@ class Registry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """In the order of their start."""
+        """Names in the order of their start."""
         return tuple(self._handles)
 
     def get(self, name: str) -> AnyHandle | None:
-        """The tunnel of this name."""
+        """Return the tunnel of this name, or None."""
         return self._handles.get(name)
 
     def running(self, name: str) -> AnyHandle | None:
-        """The tunnel of this name, where it has not ended."""
+        """Return the tunnel of this name unless it has ended, or None."""
         handle = self._handles.get(name)
         return None if handle is None or handle.status.phase in _ENDED else handle
 
     def put(self, name: str, handle: AnyHandle) -> None:
-        """Keep it under a name that is free."""
-        assert name not in self._handles, "the one before was stopped"
+        """Store a tunnel under an unused name."""
+        assert name not in self._handles, "the earlier tunnel was stopped"
         self._handles[name] = handle
 
     def stop(self, name: str) -> None:
-        """Close the tunnel of this name, if there is one, and forget it."""
+        """Close the tunnel of this name, if any, and remove it."""
         if handle := self._handles.get(name):
             handle.close()
             del self._handles[name]
 
     def chosen(self, name: str | None, *, or_all: bool = False) -> tuple[str, AnyHandle]:
-        """The tunnel of this name, or else the only one there is. Raises `SettingError`.
+        """Return the tunnel of this name, or the only one if ``name`` is None. Raises `SettingError`.
 
-        ``or_all``: whether the word `ALL` may stand in place of a name.
+        ``or_all``: whether the command also accepts `ALL`, for the hint.
         """
         if not self._handles:
             raise SettingError("No tunnel is running.", hint="Start one with %tunnel serve or %tunnel proxy CODE.")
@@ -73,6 +73,6 @@ class Registry:
 
 
 def invite_of(handle: AnyHandle) -> Invite | None:
-    """A serve's invite. Asked by its name: after a reload, a handle's class is not the one that is called so now."""
+    """Return a serve's invite, or None. Looked up by attribute, since a reload replaces the handle's class."""
     found: Invite | None = getattr(handle, "invite", None)
     return found

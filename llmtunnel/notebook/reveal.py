@@ -1,15 +1,16 @@
-"""The invite in a panel: masked until asked, masked again after a minute, and never in a saved notebook.
+"""The invite in a panel: masked until the user asks, masked again after a minute, and never in a saved notebook.
 
-A page saves the state of its widgets with the notebook, at any moment: so the code must not be in what is saved even
-while it is shown. It is not, since
+A page may save the state of its widgets with the notebook at any moment. So that state must not contain the code, even
+while the code is visible:
 
-1. the code goes to the page as bytes, in a picture (`qr.picture`), and
-2. the picture's model is the base class of all, which knows no way to save bytes: what `WidgetModel.serialize` of
-   @jupyter-widgets/base makes of an attribute is ``JSON.parse(JSON.stringify(value))``, and of bytes, a ``DataView``,
-   that is ``{}``. (An ``ImageModel`` does save them; its view needs no such model.) ipywidgets 7 and 8 are alike there.
+1. The code is sent to the page as bytes, in a picture (`qr.picture`).
+2. The picture's model is the base class of all models, which cannot save bytes. `WidgetModel.serialize` of
+   @jupyter-widgets/base saves an attribute as ``JSON.parse(JSON.stringify(value))``, which turns bytes (a ``DataView``)
+   into ``{}``. (An ``ImageModel`` does save them, but its view does not need that model.) This applies to ipywidgets 7
+   and 8.
 
-Nothing in a picture can be selected. So a script in the fields' HTML takes the texts out of it and puts them into the
-fields, in the page alone. Where a page lets no script run, the picture is there to be read and scanned.
+Text in a picture cannot be selected. So a script in the fields' HTML copies the texts from the picture into the fields,
+only within the page. If a page does not run scripts, the user can still read and scan the picture.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _FIELDS: Final = (("code", "Invite"), ("line", "Run"), ("uvx", "or with uv"))
 
 
 class Picture(DOMWidget):  # type: ignore[misc]
-    """An SVG that is shown and not saved: the view of an image on the model of none. See this module's docstring."""
+    """An SVG that is shown but not saved: the view of an image, without its model. See the module's docstring."""
 
     _view_module = Unicode("@jupyter-widgets/controls").tag(sync=True)
     _view_module_version = Unicode(Image._view_module_version.default_value).tag(sync=True)
@@ -51,7 +52,7 @@ class Picture(DOMWidget):  # type: ignore[misc]
     value = Bytes(b"").tag(sync=True)
 
     def _get_embed_state(self, drop_defaults: bool = False) -> dict[str, Any]:
-        """What the kernel itself exports, for `ipywidgets.embed`: without the picture."""
+        """Return what the kernel exports for `ipywidgets.embed`, without the picture."""
         embedded: dict[str, Any] = super()._get_embed_state(drop_defaults=drop_defaults)
         embedded["state"].pop("value", None)
         embedded.pop("buffers", None)
@@ -59,7 +60,7 @@ class Picture(DOMWidget):  # type: ignore[misc]
 
 
 class Reveal:
-    """The invite's part of the panel."""
+    """The panel's section for the invite."""
 
     def __init__(self, code: Callable[[], str], *, clock: Callable[[], float]) -> None:
         self._code, self._clock = code, clock
@@ -73,11 +74,11 @@ class Reveal:
 
     @property
     def shown(self) -> bool:
-        """Whether the code is shown."""
+        """Whether the code is visible."""
         return bool(self._shown)
 
     def show(self) -> None:
-        """Show it, for a minute; nothing where there is none."""
+        """Show the code for a minute, if there is one."""
         code = self._code()
         if not code:
             return
@@ -85,11 +86,11 @@ class Reveal:
         commands = on_laptop(code)
         self.picture.value = qr.picture(code, commands.run, uvx=commands.uvx)
         self.picture.layout.display = None
-        parts.put(self.fields, fields(filled=True))  # after the picture, out of which the page fills them
+        parts.put(self.fields, fields(filled=True))  # after the picture, from which the page fills them
         self._name("Hide")
 
     def hide(self) -> None:
-        """Mask it."""
+        """Mask the code."""
         self._shown = ""
         parts.put(self.fields, fields(filled=False))
         self.picture.layout.display = "none"
@@ -97,12 +98,12 @@ class Reveal:
         self._name("Show")
 
     def tick(self) -> None:
-        """Mask it if its minute is over, or it is the code no more."""
+        """Mask the code if its minute has passed, or if the code has changed."""
         if self.shown and (self._clock() >= self._until or self._code() != self._shown):
             self.hide()
 
     def end(self) -> None:
-        """The invite is of no use any more."""
+        """Hide the section, since the invite is no longer usable."""
         self.hide()
         self.widget.layout.display = "none"
 
@@ -111,10 +112,10 @@ class Reveal:
 
 
 def fields(*, filled: bool) -> str:
-    """The fields, with the mask in them. ``filled``: a script puts the texts of the picture beside them in."""
+    """Return the masked fields. ``filled``: include the script that fills them from the picture."""
     code, *lines = (html.field(title, MASK, name=name, copied=False) for name, title in _FIELDS)
     hint = "Run this on your laptop:" if filled else "Click <b>Show</b>, then run this on your laptop:"
     install = html.field("Install", on_laptop().pip)
     rows = f'{code}<div class="lt-hint">{hint}</div>{install}{"".join(lines)}'
-    # The only event that comes of itself where HTML is put into a page: a picture that is none.
+    # An invalid image, since its error event is the only one that fires by itself in HTML added to a page.
     return f'{rows}<img hidden alt="" src="data:," onerror="{_FILL}">' if filled else rows

@@ -1,16 +1,16 @@
-"""The last state of a tunnel as plain HTML in the notebook's file: what a page shows that finds no panel.
+"""The last state of a tunnel as plain HTML in the notebook's file, for pages that do not find the panel.
 
-A notebook is saved with a reference to the panel's widgets, not with the widgets. JupyterLab, Notebook 7 and the
-classic notebook prefer that reference to everything else in its output, and show an error where no kernel has the
-widgets any more. So the picture is an output of its own, above the panel's output, and style sheets decide which of
-the two is seen (`style.saved_or_live`, `html.saved`):
+A notebook is saved with a reference to the panel's widgets, but without the widgets. JupyterLab, Notebook 7 and the
+classic notebook prefer that reference over everything else in its output. They show an error if no kernel has the
+widgets any more. So the picture is a separate output, above the panel's output, and style sheets decide which of the
+two is visible (`style.saved_or_live`, `html.saved`):
 
 1. While the page's panel is connected to its kernel, the panel hides the picture.
-2. Where the page knows that the panel's kernel has ended, the picture hides the panel.
-3. Where the page finds no panel at all, the picture hides the error below it.
+2. If the page knows that the panel's kernel has ended, the picture hides the panel.
+3. If the page finds no panel at all, the picture hides the error below it.
 
-Nothing of this needs a script or a kernel. A page that takes the styles out (an untrusted notebook, GitHub) shows no
-widgets either, so the picture stands alone there.
+None of this needs a script or a kernel. A page that removes styles (an untrusted notebook, GitHub) shows no widgets
+either, so it only shows the picture.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EVERY: Final = 10.0
-"""Seconds between two updates: each one sends the whole picture, and tells the page that the file has changed."""
+"""Seconds between two updates: each sends the whole picture, and marks the notebook's file as changed."""
 
 
 class Saved:
@@ -40,19 +40,19 @@ class Saved:
         self._due = 0.0
 
     def show(self, text: str) -> None:
-        """Put the picture into the output of the cell that runs. ``text``: for frontends without HTML."""
+        """Add the picture to the output of the running cell. ``text`` is for frontends without HTML."""
         display(  # type: ignore[no-untyped-call]
             {"text/html": self._draw(), "text/plain": text}, raw=True, display_id=self._id
         )
-        # Not the shell's of a later moment, which another cell's %%capture may have replaced.
+        # Kept, since the %%capture of another cell may later replace the shell's publisher.
         self._publisher = getattr(get_ipython(), "display_pub", None)
         if isinstance(self._publisher, CapturingDisplayPublisher):
-            self._publisher = None  # it collects all that it is given
+            self._publisher = None  # it would collect every update
 
     def update(self, facts: object, *, now: float, last: bool) -> None:
-        """Replace the picture if the facts differ from those of the last one, at most each `EVERY` seconds.
+        """Replace the picture if the facts have changed, at most every `EVERY` seconds.
 
-        ``last``: replace it now, since no further call comes.
+        ``last``: replace it now, since no further call follows.
         """
         if self._publisher is None or (now < self._due and not last) or facts == self._facts:
             return

@@ -1,4 +1,4 @@
-"""The looks of what notebooks show: JupyterLab's colours where it has some, else such as fit the browser's theme."""
+"""Styles of the notebook views: JupyterLab's colours if available, otherwise colours that fit the browser's theme."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ STYLE: Final = """<style>
 
 
 def saved_or_live(panel: str) -> str:
-    """The rules of one panel (its model's id) beside the saved picture of it: see `saved`."""
+    """Return the rules that show either a panel (by its model's id) or its saved picture: see `saved`."""
     picture, live = f".lt-saved.lt-{panel}", f".lt-panel.lt-{panel}"
     gone = ".jupyter-widgets-disconnected"
     return (
@@ -157,4 +157,4 @@ NO_ERROR: Final = """<style>
 .jp-OutputArea-child:has(.lt-saved) + .jp-OutputArea-child > .jp-OutputArea-output:not([data-mime-type], :has(> *)),
 .output_area:has(.lt-saved) + .output_area > .jupyter-widgets-view:not(:has(> *)) { display: none; }
 </style>"""
-"""Hides what JupyterLab, Notebook 7 and the classic notebook say in the place of a panel that they do not find."""
+"""Hides what JupyterLab, Notebook 7 and the classic notebook show instead of a panel that they do not find."""

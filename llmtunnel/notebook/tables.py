@@ -1,4 +1,4 @@
-"""A tunnel's status as lines of text, which every page and terminal shows: pure."""
+"""A tunnel's status as plain text, which every page and terminal can show. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..summary import PEER_COLUMNS, peer_rows, printable, state_words, upstream_
 
 
 def summary(name: str, status: Status) -> str:
-    """One line on what goes on, and another one each on the upstream and on what is wrong, if that is known."""
+    """Return a line with the state, and one each for the upstream and for a problem, if known."""
     state = state_words(status)
     where = f", {status.url}" if status.url else ""
     detail = f"  {printable(state.detail)}\n" if state.detail else ""
@@ -19,10 +19,10 @@ def summary(name: str, status: Status) -> str:
 
 
 def peers(status: Status) -> str:
-    """Who is connected, as a table."""
+    """Return the connected peers as a table."""
     rows = peer_rows(status.peers, now=time.time())
     if not rows:
-        return "nobody is connected\n"
+        return "no peer is connected\n"
     lines = [[column.title for column in PEER_COLUMNS]]
     lines += [[str(getattr(row, column.name)) for column in PEER_COLUMNS] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]

@@ -1,7 +1,7 @@
-"""When a view of a tunnel is drawn anew: a few times a second, on one loop, until the tunnel has ended.
+"""Redraw a tunnel's view a few times a second on one loop, until the tunnel has ended.
 
-On the tunnel's loop, so that a view lives while a cell keeps the kernel's thread. Colab is the exception: its page does
-not redraw what another thread changes, so there it is the kernel's loop, which stands while a cell runs.
+It uses the tunnel's loop, so that a view updates while a cell occupies the kernel's thread. Colab is an exception: its
+page does not show changes from another thread. There it uses the kernel's loop, which stops while a cell runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INTERVAL: Final = 0.25
 
 
 class Ticking:
-    """Calls ``draw`` on the loop each `INTERVAL` until it says that it is done, and once more where the loop ends."""
+    """Calls ``draw`` on the loop every `INTERVAL` until it returns False, and once more when the loop ends."""
 
     def __init__(self, draw: Callable[[], bool]) -> None:
         self._draw = draw
@@ -28,15 +28,15 @@ class Ticking:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Begin, from any thread; nothing where the loop has ended, or there is none."""
+        """Start drawing, if there is a loop and it is open. Thread-safe."""
         if loop is None:
             return
         self._loop = loop
-        with suppress(RuntimeError):  # it is closed
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(self._begin)
 
     def stop(self) -> None:
-        """End, from any thread."""
+        """Stop drawing. Thread-safe."""
         if self._loop is not None:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._end)
@@ -51,17 +51,17 @@ class Ticking:
 
     async def _run(self) -> None:
         try:
-            while self._draw():  # noqa: ASYNC110 (nothing tells of each byte)
+            while self._draw():  # noqa: ASYNC110 (there is no event for each byte)
                 await asyncio.sleep(INTERVAL)
         except asyncio.CancelledError:
-            self._draw()  # how it ended: the loop ends with the last tunnel
+            self._draw()  # the final state, since the loop ends with the last tunnel
             raise
         except Exception:
-            logger.exception("a view of the tunnel failed; the tunnel goes on")
+            logger.exception("A view of the tunnel failed; the tunnel continues")
 
 
 def drawing_loop(tunnels: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop | None:
-    """The loop to draw on, where the tunnel runs on that one; called in a cell."""
+    """Return the loop to draw on for a tunnel on the given loop. Must be called in a cell."""
     if "google.colab" not in sys.modules:
         return tunnels
     try:

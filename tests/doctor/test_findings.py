@@ -47,7 +47,7 @@ def test_what_servers_see_tells_how_a_nat_maps(seen: list[tuple[str, int]], mapp
         (replace(GOOD, udp=False, serve=True, secret=True, reached=True), "works"),
         (replace(GOOD, serve=False, reached=False), "until serve is in the room"),
         (replace(GOOD, serve=True, secret=False, reached=False), "with this code"),
-        (replace(GOOD, serve=True, reached=False), "no connection to it came up"),
+        (replace(GOOD, serve=True, reached=False), "could not connect to it"),
     ],
 )
 def test_the_closing_line_says_which_path_to_expect(facts: Facts, words: str) -> None:

@@ -68,9 +68,9 @@ def test_the_panel_is_seen_while_the_call_waits_and_says_for_what(lab: Lab, othe
 
 
 def test_a_cell_that_runs_again_replaces_its_proxy_and_says_so_above_the_panel(lab: Lab) -> None:
-    assert "takes its place" not in lab.run_to_end(AGAIN)
+    assert "replaces the one of an earlier cell" not in lab.run_to_end(AGAIN)
     lab.page.until(f"{panel(lab, AGAIN)}.innerText.includes('ready')")
-    assert "was stopped, this one takes its place" in lab.run_to_end(AGAIN)
+    assert "replaces the one of an earlier cell" in lab.run_to_end(AGAIN)
     lab.page.until(f"{panel(lab, AGAIN)}.innerText.includes('ready')")
 
 

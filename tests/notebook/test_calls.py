@@ -91,7 +91,7 @@ def test_a_proxy_that_runs_again_takes_the_place_of_the_one_before(notebook: Ker
     notebook.run("before = proxy")
     said = notebook.run(again).text
     url = f"http://127.0.0.1:{port}"
-    assert said == f"llmtunnel: the proxy of an earlier cell ({url}) was stopped, this one takes its place\n"
+    assert said == f"llmtunnel: this proxy replaces the one of an earlier cell ({url}), which was stopped\n"
     assert notebook.value("[str(before.status.phase), str(proxy.status.phase), proxy.url]") == ["stopped", "ready", url]
     notebook.run("proxy.close(); del before")
     assert is_free(port)
@@ -152,7 +152,7 @@ def test_stop_all_stops_what_python_opened_too_and_says_which(notebook: Kernel, 
     notebook.run("await running.aclose()")
     assert notebook.value("[str(each.status.phase) for each in (mine, running)]") == ["stopped", "stopped"]
     assert is_free(port)
-    assert notebook.run("%tunnel stop all").text == "no tunnel runs here\n"
+    assert notebook.run("%tunnel stop all").text == "no tunnel is running here\n"
     notebook.run("del mine, running")
 
 
@@ -223,6 +223,6 @@ def test_in_a_terminal_ipython_replaces_too(other: Background, tmp_path: Path) -
         timeout=PATIENCE,
         env=environment({"IPYTHONDIR": str(tmp_path)}),
     )
-    assert result.stdout.count("was stopped, this one takes its place") == 1
+    assert result.stdout.count("replaces the one of an earlier cell") == 1
     assert "ready" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr

@@ -87,7 +87,7 @@ def test_serve_shows_how_it_goes_and_answers_whoever_has_the_invite(
         assert notebook.complete("%tunnel kick ") == [peer]
         assert peer in notebook.run(f"%tunnel kick {peer}").text
         proxy.wait(Phase.FAILED, timeout=PATIENCE)
-    assert notebook.run("%tunnel peers").text == "nobody is connected\n"
+    assert notebook.run("%tunnel peers").text == "no peer is connected\n"
 
 
 def test_the_doctor_says_what_to_expect_and_its_mistakes_are_one_line(notebook: Kernel, flags: str) -> None:
@@ -99,7 +99,7 @@ def test_the_doctor_says_what_to_expect_and_its_mistakes_are_one_line(notebook: 
 
 def test_proxy_brings_the_other_side_into_the_notebook(notebook: Kernel, flags: str) -> None:
     cell = notebook.run(f"%tunnel proxy --room {SERVED} --listen 127.0.0.1:0 {flags}")
-    assert "warning: a room without a secret" in cell.text
+    assert "warning: A room without a secret" in cell.text
     wait(notebook, "proxy")
     url = notebook.value(f"{HANDLES}['proxy'].url")
     assert b"toy" in fetch(f"{url}/v1/models")
@@ -139,9 +139,9 @@ def test_tunnels_of_other_names_stand_beside_each_other(notebook: Kernel, other:
     both = notebook.run("%tunnel status")
     assert both.text == "a:\nb:\n", "which panel is whose"
     assert len(both.panels) == 2
-    assert notebook.run("%tunnel peers all").text == "a:\nnobody is connected\nb:\nnobody is connected\n"
+    assert notebook.run("%tunnel peers all").text == "a:\nno peer is connected\nb:\nno peer is connected\n"
     assert notebook.run("%tunnel stop all").text == "a: stopped\nb: stopped\n"
-    assert notebook.run("%tunnel stop all").text == "no tunnel runs here\n"
+    assert notebook.run("%tunnel stop all").text == "no tunnel is running here\n"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_tunnels_of_other_names_stand_beside_each_other(notebook: Kernel, other:
         ("%tunnel serve 80 --name", "Not a valid name for a tunnel: ''."),
         ("%tunnel serve 'http://a", "A quote on this line is not closed."),
         ("%tunnel proxy", "No invite was given"),
-        ("%tunnel proxy -", "'-' asks for the code, but this notebook cannot ask."),
+        ("%tunnel proxy -", "'-' prompts for the code, but this notebook cannot prompt."),
         ("%tunnel stop", "No tunnel is running."),
         ("%tunnel status a b", "Too many names: this command takes one."),
         ("%tunnel kick", "kick needs the name of one peer."),
@@ -314,7 +314,7 @@ def test_a_cell_that_fails_under_it_fails_as_ever(notebook: Kernel, other: Backg
 def test_where_nobody_watches_the_code_is_not_shown(notebook: Kernel, other: Background, flags: str) -> None:
     notebook.run(f"%tunnel serve {other.upstream} {flags}")
     cell = notebook.run("%tunnel invite")
-    assert "The code is not shown: this run has no page" in cell.text
+    assert "The code is not shown: no page displays this run" in cell.text
     assert code_of(notebook).split("-")[1] not in json.dumps(cell.outputs)
 
 

@@ -76,7 +76,7 @@ def test_the_invite_of_the_one_before_goes_on_unless_another_is_given() -> None:
 
 
 def test_what_is_weak_is_said() -> None:
-    assert "warning: a room without a secret" in planned("proxy --room r").remarks[0]
+    assert "warning: A room without a secret" in planned("proxy --room r").remarks[0]
     assert planned(f"proxy {Invite.generate().code}").remarks == ()
     (any_site,) = planned(f"proxy {Invite.generate().code} --allow-origin null").remarks
     assert "warning: --allow-origin null lets every web site use the proxy" in any_site

@@ -68,7 +68,7 @@ def test_what_is_drawn_is_the_history_and_the_records() -> None:
     rows = [row(0, rtt=None), row(1, up=2_000_000, down=4_000_000, tokens=9), row(2, up=1_000_000)]
     figure = plot(Handle(status(first_token=spread), (*answers, record(started=NOW)), rows))
     assert texts(figure) == [
-        *(["Round trip, ms"], ["Time to first token, ms"], ["Tokens a second"], ["Throughput, MB/s"]),
+        *(["Round-trip time, ms"], ["Time to first token, ms"], ["Tokens per second"], ["Throughput, MB/s"]),
     ]
     [trips] = lines(figure, 0)
     assert trips[0] != trips[0], "unknown is a gap, and not 0"
@@ -84,10 +84,10 @@ def test_what_is_drawn_is_the_history_and_the_records() -> None:
 def test_a_tunnel_without_a_history_says_so() -> None:
     figure = plot(Handle())
     assert texts(figure) == [
-        ["Round trip, ms", "not measured yet"],
+        ["Round-trip time, ms", "not measured yet"],
         ["Time to first token, ms", "no streamed answer yet"],
-        ["Tokens a second", "no tokens yet"],
-        ["Throughput, B/s", "nothing has passed yet"],
+        ["Tokens per second", "no tokens yet"],
+        ["Throughput, B/s", "no traffic yet"],
     ]
     assert png(figure).startswith(PNG)
 

@@ -38,7 +38,7 @@ def test_the_code_is_not_in_it_and_the_picture_is(tmp_path: Path) -> None:
     words = (tmp_path / "code").read_text().partition("@")[0].split("-")[1:]
     assert len(words) == 5
     assert "-".join(words) not in text
-    assert "The code is not shown: this run has no page" in text
+    assert "The code is not shown: no page displays this run" in text
     assert "waiting for a proxy" in text
     assert "application/vnd.jupyter.widget-state+json" in text
 

@@ -25,7 +25,7 @@ def test_a_summary_says_whether_the_upstream_answers_once_that_is_known() -> Non
 
 
 def test_peers_stand_in_columns() -> None:
-    assert tables.peers(WAITING) == "nobody is connected\n"
+    assert tables.peers(WAITING) == "no peer is connected\n"
     peers = tuple(PeerStatus(peer=f"proxy-{n}", path=Path.DIRECT, rtt=0.01, since=0.0) for n in (1, 22))
     head, *rows = tables.peers(Status(role=Role.SERVE, peers=peers)).splitlines()
     assert [row.split()[0] for row in rows] == ["proxy-1", "proxy-22"]

@@ -175,7 +175,7 @@ def test_in_a_loop_that_cannot_be_patched_in_loop_says_what_else_there_is(tmp_pa
         assert notebook.run(
             "try: connected(in_loop=True)\nexcept llmtunnel.SettingError as exc: print(exc.hint)"
         ).text == (
-            "Leave in_loop out: the tunnel then has a thread of its own."
+            "Remove in_loop: the tunnel then has a thread of its own."
             " Or use llmtunnel.aio: `await llmtunnel.aio.proxy(…)`.\n"
         )
         assert notebook.run("with connected() as proxy: print(proxy.status.phase)").text == "ready\n"
