@@ -1,1 +1,1 @@
-"""HTTP at both ends of the tunnel: the gateway's listener, and the origin's client towards the upstream."""
+"""HTTP at both ends of the tunnel: the gateway's listener, and the origin's client for the upstream."""

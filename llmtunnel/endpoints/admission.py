@@ -1,4 +1,4 @@
-"""Which requests serve takes: its policy, and each peer's limits. No I/O; time comes from the caller's clock."""
+"""Which requests serve accepts: its policy, and the limits per peer. No I/O; the caller provides the clock."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .responses import Failure
 
 MINUTE: Final = 60.0
 SOON: Final = 1
-"""Seconds after which to ask again where one of the peer's own requests has to end first: nobody knows when."""
+"""Seconds for Retry-After if one of the peer's own requests must end first, since nobody knows when that is."""
 
 _OVERRIDES: Final = re.compile(
-    # What makes of the request another: a method or path in a field, as frameworks, IIS's modules and gunicorn read
-    # it. WSGI and CGI know no difference between - and _. Refused rather than taken out, as a POST that its client
-    # means for a DELETE must not be done as a POST.
+    # Fields that override the method or the path, as frameworks, IIS modules and gunicorn read them. WSGI and CGI do
+    # not distinguish - from _. Such a request is rejected instead of losing the field: what its client means as a
+    # DELETE must not be executed as a POST.
     rb"x[-_]http[-_]method([-_]override)?|x[-_]method[-_]override|x[-_](original|rewrite)[-_]ur[il]"
     rb"|script[-_]name|path[-_]info",
     re.IGNORECASE,
@@ -39,7 +39,7 @@ _OVERRIDES: Final = re.compile(
 
 
 class Refused(TunnelError):
-    """A request that serve does not put to the upstream; ``told`` is what its client hears."""
+    """A request that serve does not forward to the upstream. ``told`` is the response to its client."""
 
     def __init__(self, told: Failure) -> None:
         super().__init__(told.message)
@@ -47,19 +47,19 @@ class Refused(TunnelError):
 
 
 class Admission:
-    """Decides on each request before the upstream hears of it."""
+    """Decides about each request before the upstream gets it."""
 
     def __init__(self, exposure: Exposure, *, clock: Callable[[], float]) -> None:
-        """``clock`` gives seconds that only grow."""
+        """``clock`` returns monotonic seconds."""
         self._exposure = exposure
         self._clock = clock
         self._peers: dict[str, _Usage] = {}
 
     def check(self, head: RequestHead, target: bytes) -> RequestHead:
-        """Hold a request to the policy; ``target`` is the upstream's, without its base path. Raises `Refused`.
+        """Check a request against the policy. ``target`` is the upstream's, without its base path. Raises `Refused`.
 
-        Returns the request as it may be passed on: without an offer to upgrade to a protocol in which other paths could
-        be asked for, unseen. Under a policy WebSocket is the only other protocol.
+        Returns the request to forward, without an offer to upgrade to a protocol that would bypass the checks. Under a
+        policy, WebSocket is the only allowed upgrade.
         """
         restricts = self._exposure.policy.restricts
         if restricts:
@@ -81,14 +81,14 @@ class Admission:
         return reason
 
     def check_length(self, length: int) -> None:
-        """Hold a body, as told or as received so far, to ``--max-body``. Raises `Refused`."""
+        """Check a body's length, as declared or as received so far, against ``--max-body``. Raises `Refused`."""
         limit = self._exposure.max_body
         if limit is not None and length > limit:
             raise _refused(413, "body_too_large", f"The request's body is over {limit} bytes, serve's --max-body.")
 
     @contextmanager
     def admitted(self, peer: str) -> Iterator[None]:
-        """Count a request of this peer while the block runs. Raises `Refused` where it has too many."""
+        """Count a request of this peer within the context. Raises `Refused` if it has too many."""
         usage = self._usage(peer)
         self._check_usage(usage)
         usage.active += 1
@@ -98,7 +98,7 @@ class Admission:
             usage.active -= 1
 
     def _usage(self, peer: str) -> _Usage:
-        """The peer's; those of others that do not count any more are forgotten when somebody comes."""
+        """Return a peer's usage. When a new peer appears, usage of others that no longer counts is removed."""
         now = self._clock()
         if peer not in self._peers:
             self._peers = {name: usage for name, usage in self._peers.items() if usage.active or usage.recent(now)}
@@ -118,27 +118,27 @@ class Admission:
 
 
 class _Usage:
-    """What one peer has asked."""
+    """The requests of one peer."""
 
     def __init__(self) -> None:
         self.active = 0
         self.started: deque[float] = deque()
-        """When the requests of the last minute came; no more than are allowed in one."""
+        """When the requests of the last minute arrived; at most as many as are allowed in one."""
 
     def recent(self, now: float) -> int:
-        """How many requests came in the last minute."""
+        """Return the number of requests in the last minute."""
         while self.started and self.started[0] <= now - MINUTE:
             self.started.popleft()
         return len(self.started)
 
 
 def _override(fields: Fields) -> str:
-    """The first field that may make the request another; empty where there is none."""
+    """Return the first field that may override method or path; empty if there is none."""
     return next((name.decode("ascii") for name, _ in fields if _OVERRIDES.fullmatch(name)), "")
 
 
 def _shown(path: str) -> str:
-    """A path for a message: a peer may send thousands of characters, and some that terminals obey."""
+    """Return a path for a message, shortened and without control characters."""
     shown = path if path.isprintable() else ascii(path)[1:-1]
     return shown if len(shown) <= 200 else shown[:200] + "…"
 

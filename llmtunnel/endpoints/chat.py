@@ -1,4 +1,4 @@
-"""A chat with a model server over HTTP, in OpenAI's way: its models, and an answer piece by piece as it comes.
+"""Chat with a model server over HTTP, with OpenAI's API: list its models, and stream an answer.
 
 url of a proxy ── GET /v1/models, /api/tags ──▶ names
                ── POST /v1/chat/completions ──▶ pieces of text
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     import aiohttp
 
 Message = dict[str, str]
-"""``role`` and ``content``, as OpenAI's interface takes them."""
+"""``role`` and ``content``, as in OpenAI's API."""
 
 MAX_LINE: Final = 1024 * KIB
-"""Bytes of one event; a token's has some hundred."""
+"""Maximum size of one event, in bytes; a token's event has some hundred."""
 MAX_SAID: Final = 500
-"""Characters of a server's own error that are repeated."""
+"""Maximum length of a server's own error message that is repeated, in characters."""
 
 _PATIENCE: Final = 60.0
-"""Seconds for the list of models: a proxy waits half of that for serve, and then says that it is not there."""
+"""Maximum time to list the models, in seconds. A proxy waits less than that for serve, and then answers 503."""
 
 _NO_CHAT: Final = "The server behind the tunnel is not a chat server: it has no {path}."
-_NO_CHAT_HINT: Final = "A chat needs a server with OpenAI's interface, such as Ollama, vLLM or llama.cpp."
+_NO_CHAT_HINT: Final = "A chat needs a server with OpenAI's API, such as Ollama, vLLM or llama.cpp."
 
 
 class Piece(NamedTuple):
@@ -40,7 +40,7 @@ class Piece(NamedTuple):
 
     text: str
     thought: bool
-    """It belongs to what a reasoning model thinks before it answers."""
+    """Whether it is part of a reasoning model's thoughts, which come before the answer."""
 
 
 async def models(url: str, *, key: str = "") -> tuple[str, ...]:
@@ -57,7 +57,7 @@ async def models(url: str, *, key: str = "") -> tuple[str, ...]:
             async with asyncio.timeout(_PATIENCE):
                 answer = await look(ask)
         except TimeoutError as exc:
-            raise UpstreamError(f"No list of models came within {_PATIENCE:g} s.", hint="Try again.") from exc
+            raise UpstreamError(f"No list of models arrived within {_PATIENCE:g} s.", hint="Try again.") from exc
     if answer.models is None and answer.status in (200, 404, 405):
         raise UpstreamError(_NO_CHAT.format(path="list of models"), hint=_NO_CHAT_HINT)
     if answer.models is None:
@@ -71,9 +71,9 @@ async def models(url: str, *, key: str = "") -> tuple[str, ...]:
 
 
 async def answer(url: str, model: str, messages: Sequence[Message], *, key: str = "") -> AsyncGenerator[Piece, None]:
-    """Ask the model at ``url`` to go on with a conversation; yields its answer as it comes.
+    """Ask the model at ``url`` to continue a conversation. Yields its answer as it arrives.
 
-    Whoever stops iterating or is cancelled ends the request, and the model server hears of that.
+    A caller that stops iterating or is cancelled ends the request, and the model server stops generating.
     Raises `UpstreamError`.
     """
     body = {"model": model, "messages": list(messages), "stream": True}
@@ -93,13 +93,13 @@ async def answer(url: str, model: str, messages: Sequence[Message], *, key: str 
                         for piece in _pieces(line[5:], "delta"):
                             yield piece
             else:
-                kind = f"an answer of type {response.content_type}"
-                raise UpstreamError(f"The server behind the tunnel gave {kind}, and no chat.", hint=_NO_CHAT_HINT)
+                kind = f"a response of type {response.content_type}"
+                raise UpstreamError(f"The server behind the tunnel sent {kind}, not a chat.", hint=_NO_CHAT_HINT)
 
 
 @asynccontextmanager
 async def _session(key: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client of its own for one request, without a limit of time: a model may think for minutes."""
+    """Make a client for one request. The response has no timeout, since a model may think for minutes."""
     import aiohttp
 
     fields = {"Authorization": f"Bearer {key}"} if key else {}
@@ -108,9 +108,9 @@ async def _session(key: str) -> AsyncIterator[aiohttp.ClientSession]:
         async with aiohttp.ClientSession(headers=fields, timeout=timeout) as session:
             yield session
     except aiohttp.ClientConnectorError as exc:
-        raise UpstreamError("The proxy does not answer.", hint="It may be closed: make another one.") from exc
+        raise UpstreamError("The proxy does not answer.", hint="It may be closed: start a new one.") from exc
     except (aiohttp.ClientError, OSError) as exc:
-        raise UpstreamError("The answer broke off.", hint="Ask again; the panel says how the tunnel is.") from exc
+        raise UpstreamError("The answer broke off.", hint="Ask again. The panel shows the tunnel's state.") from exc
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -125,7 +125,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 def _pieces(data: bytes, key: str) -> Iterator[Piece]:
-    """What is said in one event, or in a whole answer. Raises `UpstreamError` where it is an error."""
+    """Return the text in one event, or in a whole response. Raises `UpstreamError` if it is an error."""
     event = _parsed(data)
     if event.get("error"):
         raise UpstreamError(f"The model server says: {_said(data) or 'an error without a message'}")
@@ -145,7 +145,7 @@ def _refused(status: int, body: bytes) -> UpstreamError:
 
 
 def _said(body: bytes) -> str:
-    """The message of an error, as OpenAI's interface, Ollama and llmtunnel's own proxy tell it; empty where none."""
+    """Return the message of an error in the format of OpenAI, Ollama or llmtunnel's proxy; empty if there is none."""
     error = _parsed(body).get("error")
     message = error.get("message") if isinstance(error, dict) else error
     return message[:MAX_SAID] if isinstance(message, str) else ""

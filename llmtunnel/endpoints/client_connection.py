@@ -1,6 +1,6 @@
-"""One client's TCP connection: bytes in and out with back-pressure, and finding out that the client has left. No HTTP.
+"""One client's TCP connection: bytes with back-pressure, and detection of a client that has disconnected. No HTTP.
 
-Writes of one turn of the loop go out together, as one packet where they fit; nothing waits longer than that.
+All writes of one turn of the loop are sent together, in one packet if they fit. Nothing is delayed longer than that.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from ..descriptors import keep_from_children
 from ..session.stream import Stream
 
 _FLUSH: Final = 64 * KIB
-"""Bytes written in one turn of the loop that go out at once."""
+"""Number of bytes written in one turn of the loop after which they are sent at once."""
 
 _RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-"""SO_LINGER: on, for no time at all."""
+"""SO_LINGER: enabled, with a time of 0, so that a close sends a reset."""
 
 Serve = Callable[["ClientConnection"], Coroutine[Any, Any, None]]
 
 
 class Register(Protocol):
-    """Where clients are told of."""
+    """Receives open and closed connections."""
 
     def add(self, client: ClientConnection, /) -> None:
-        """It is open."""
+        """Add an open connection."""
 
     def discard(self, client: ClientConnection, /) -> None:
-        """It is gone."""
+        """Remove a closed connection."""
 
 
 class ClientConnection(asyncio.Protocol):
-    """Runs ``serve`` as a task, which is cancelled when the client has left. One task reads at a time."""
+    """Runs ``serve`` as a task, and cancels it when the client disconnects. One task reads at a time."""
 
     def __init__(self, serve: Serve, clients: Register, *, limits: Limits, timeouts: Timeouts) -> None:
-        """It is in ``clients`` while it is open."""
+        """``clients`` contains the connection while it is open."""
         self.lost = asyncio.Event()
-        """The socket is gone."""
+        """Set when the socket is closed."""
         self.opaque = False
-        """It speaks another protocol than HTTP, in which an end of the client's half is no more than that."""
+        """Whether it carries another protocol than HTTP, in which an end of the client's half is only that."""
         self.stream: Stream | None = None
-        """The stream of its last request that went to a peer."""
+        """The stream of its last request that was sent to a peer."""
         self.task: asyncio.Task[None]
         self._serve = serve
         self._clients = clients
@@ -87,7 +87,7 @@ class ClientConnection(asyncio.Protocol):
         self._ended = True
         self._readable.set()
         self._leaving = self._loop.call_later(self._half_closed, self._find_out)
-        return True  # the client may still wait for its answer
+        return True  # the client may still wait for its response
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of `asyncio.Protocol`."""
@@ -109,15 +109,15 @@ class ClientConnection(asyncio.Protocol):
         self._writable.set()
 
     def _find_out(self) -> None:
-        """Some time after the client's end, again and again: has it left, or does it wait for its answer?"""
+        """After the client's end, check repeatedly whether it has disconnected or waits for its response."""
         waits = self.opaque or self._sent_since_end or self._transport.get_write_buffer_size()
         if not waits or self._refused():
             self.abort()
-        else:  # nothing may be sent for minutes, in which no failing write would tell
+        else:  # nothing may be sent for minutes, so that no failing write reveals it
             self._leaving = self._loop.call_later(self._half_closed, self._find_out)
 
     def _refused(self) -> bool:
-        """Whether the client's machine has answered that nobody reads what we sent."""
+        """Whether the client's machine has reported that nobody reads the data."""
         with suppress(OSError):
             return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
         return True
@@ -130,17 +130,17 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def has_unread(self) -> bool:
-        """Whether bytes have come that were not yet read."""
+        """Whether unread bytes have arrived."""
         return bool(self._unread)
 
     async def read(self) -> bytes:
-        """All bytes that have come and are not yet read, at least one; ``b""`` where the client has ended.
+        """Return all unread bytes, at least one; ``b""`` if the client has ended.
 
-        After `interrupt` it is ``b""`` once, too.
+        After `interrupt`, it returns ``b""`` once.
         """
         if not (self._unread or self._ended or self._interrupted):
             self._readable.clear()
-            await self._readable.wait()  # the caller knows for how long a client may be silent
+            await self._readable.wait()  # the caller decides how long a client may be silent
         self._interrupted = False
         data, self._unread = self._unread, b""
         if len(data) >= self._read_ahead and not self._transport.is_closing():
@@ -148,7 +148,7 @@ class ClientConnection(asyncio.Protocol):
         return data
 
     def interrupt(self) -> None:
-        """Have `read` return, now or when it is called next."""
+        """Make `read` return, now or when it is called next."""
         self._interrupted = True
         self._readable.set()
 
@@ -159,7 +159,7 @@ class ClientConnection(asyncio.Protocol):
     # -- writing
 
     def write(self, data: bytes) -> None:
-        """Send, together with what else is written in this turn. What cannot be sent any more is dropped."""
+        """Send data with everything else written in this turn. If the connection is closed, the data is dropped."""
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(data)
@@ -169,18 +169,18 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def writable(self) -> bool:
-        """Whether little of what was written waits in this process."""
+        """Whether little of the written data is buffered in this process."""
         return self._writable.is_set()
 
     async def drain(self) -> None:
-        """Return when little of what was written waits in this process."""
+        """Wait until little of the written data is buffered in this process."""
         await self._writable.wait()  # a client may read as slowly as it likes, as without a tunnel
 
     def write_eof(self) -> None:
-        """Nothing more will be written."""
+        """Close our half."""
         self._flush()
         if not self._transport.is_closing():
-            with suppress(OSError):  # it has just left: connection_lost follows
+            with suppress(OSError):  # the client has just disconnected: connection_lost follows
                 self._transport.write_eof()
 
     def _flush(self) -> None:
@@ -194,7 +194,7 @@ class ClientConnection(asyncio.Protocol):
     # -- ending
 
     def close(self) -> None:
-        """Close when all that was written is sent, or a while after the client has stopped reading it; idempotent."""
+        """Close when all data is sent, or some time after the client stopped reading it. Idempotent."""
         self._flush()
         self._transport.close()
         if self._leaving:
@@ -202,7 +202,7 @@ class ClientConnection(asyncio.Protocol):
         self._await_reader(self._transport.get_write_buffer_size())
 
     def _await_reader(self, unsent: int) -> None:
-        """Look now and then whether the client still takes the rest: closing alone would wait for ever."""
+        """Check from time to time that the client still reads the rest, since a close alone would wait forever."""
         if unsent and not self.lost.is_set():
             self._leaving = self._loop.call_later(self._stalled, self._look_after, unsent)
 
@@ -214,7 +214,7 @@ class ClientConnection(asyncio.Protocol):
             self.abort()
 
     def abort(self) -> None:
-        """Close at once, by a reset: the client must not take what it has for whole. Idempotent."""
+        """Close with a reset, so that the client does not take a partial response as complete. Idempotent."""
         self._unsent.clear()
         self._unsent_size = 0
         if not self._transport.is_closing():
@@ -223,7 +223,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport.abort()
 
     async def linger(self, seconds: float) -> None:
-        """Close, reading on for a while: closing with unread bytes would reset what the client has yet to read."""
+        """Close, but read for a while: closing with unread bytes would reset data that the client has yet to read."""
         self.write_eof()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):

@@ -1,8 +1,8 @@
-"""The clients of one gateway: accepted, counted, and let go where there are too many. No HTTP.
+"""The clients of one gateway: accepted, counted, and evicted if there are too many. No HTTP.
 
-Not by `asyncio.Server`: where descriptors run out, it logs a traceback for each client and stops for a second, and
-uvloop's resets whoever waits. Here the limit leaves descriptors for the rest of the process. Beyond the limit, a client
-gets the place of one that has been silent for a while, or an answer that says why not.
+`asyncio.Server` cannot be used. If descriptors run out, it logs a traceback for each client and stops for a second, and
+uvloop's server resets waiting clients. The limit here leaves descriptors for the rest of the process. Beyond the limit,
+a client replaces one that has been silent for a while, or gets a response that says why it cannot stay.
 """
 
 from __future__ import annotations
@@ -24,53 +24,53 @@ from .client_connection import ClientConnection
 logger = logging.getLogger(__name__)
 
 _RESERVED: Final = 192
-"""Descriptors for all else in the process, of which a proxy needs some 40 and a notebook's kernel as many, and for
-`_TURNED_AWAY`. Where the limit is so low that this is more than half of it, clients have half."""
+"""Descriptors for the rest of the process and for `_TURNED_AWAY`. A proxy needs about 40, and a notebook's kernel as
+many. If that is more than half of a low limit, clients get half of the limit."""
 _TURNED_AWAY: Final = 64
-"""Clients beyond the limit that read why they have no place."""
+"""Maximum number of clients beyond the limit that get a response about it."""
 _TO_READ: Final = 1.0
-"""Seconds that such a client has to send its request, read the answer and leave, while more of them wait."""
+"""Seconds for such a client to send its request, read the response and disconnect, while more of them wait."""
 _SILENT: Final = 3.0
-"""Seconds without a request after which a client may lose its place: a new one sends its request at once, or somewhat
-later where it is a busy program that has just opened thousands."""
+"""Seconds without a request after which a client can be evicted. A new client sends its request at once, or a little
+later if it is a busy program that has just opened thousands."""
 _STEP: Final = 32
-"""Clients that are accepted without a look at what else there is to do: a millisecond or two."""
+"""Clients to accept without a pause for other work: a millisecond or two."""
 _RETRY: Final = 0.1
-"""Seconds before another try where nothing can be accepted."""
+"""Seconds before another attempt if nothing can be accepted."""
 _COMPLAIN: Final = 10.0
-"""Seconds between two lines in the log about the same trouble."""
+"""Seconds between two log lines about the same problem."""
 _READ_FIRST: Final = 0.2
 """Seconds for the request of a client that gets the spare descriptor: closing with unread bytes would be a reset."""
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Clients:
-    """Use `start`, then `aclose`. `take_place` and `silent` are for whoever serves a client."""
+    """The clients. Call `start`, then `aclose`. `take_place` and `silent` are for the code that serves a client."""
 
     def __init__(
         self, make: Callable[[], ClientConnection], *, busy: bytes, limits: Limits, timeouts: Timeouts
     ) -> None:
-        """``make`` makes the protocol of one more client. ``busy``: the answer to one that cannot even be served."""
+        """``make`` makes the protocol of a new client. ``busy``: response for one that cannot even be served."""
         self.sockets: list[socket.socket] = []
-        """What listens."""
+        """The listening sockets."""
         self._make = make
         self._busy = busy
         self._limits = limits
         self._timeouts = timeouts
         self._open: set[ClientConnection] = set()
         self._silent: dict[ClientConnection, float] = {}
-        """Those that have no request under way, and since when: the first is the longest."""
+        """Clients without a running request, with the time when that began; the longest-silent one comes first."""
         self._placeless: dict[ClientConnection, float] = {}
-        """Those that are told why they have no place, or have lost it, and since when."""
+        """Evicted and rejected clients that still get a response, and since when."""
         self._opening: set[asyncio.Task[None]] = set()
         self._gone = asyncio.Event()
         self._accepting: list[asyncio.Task[None]] = []
         self._spare: socket.socket | None = None
-        """A descriptor to be given up for the answer to a client where there is no other."""
+        """A spare descriptor, to be closed so that a client can get a response when none is left."""
         self._complained: dict[str, float] = {}
 
     def start(self, sockets: list[socket.socket]) -> None:
-        """Accept clients on these sockets, which listen; they are closed in the end."""
+        """Accept clients on these listening sockets, which are closed at the end."""
         self.sockets = sockets
         self._spare = _new_descriptor()
         self._accepting = [
@@ -80,7 +80,7 @@ class Clients:
             task.add_done_callback(report)
 
     async def stop_accepting(self) -> None:
-        """Listen no more; idempotent."""
+        """Stop listening. Idempotent."""
         spare = [self._spare] if self._spare else []
         await finish(
             partial(stop, *self._accepting, *self._opening),
@@ -88,7 +88,7 @@ class Clients:
         )
 
     async def aclose(self) -> None:
-        """Listen no more, and break off what is under way, so that clients see an error; idempotent."""
+        """Stop listening, and abort running requests, so that clients see an error. Idempotent."""
         await finish(self.stop_accepting, self._break_off, self._cut_off)
 
     async def _break_off(self) -> None:
@@ -106,11 +106,11 @@ class Clients:
     # -- called by each client's connection
 
     def add(self, client: ClientConnection) -> None:
-        """It is open."""
+        """Add an open connection."""
         self._open.add(client)
 
     def discard(self, client: ClientConnection) -> None:
-        """It is gone."""
+        """Remove a closed connection."""
         self._open.discard(client)
         self._silent.pop(client, None)
         self._placeless.pop(client, None)
@@ -122,10 +122,10 @@ class Clients:
     def __iter__(self) -> Iterator[ClientConnection]:
         return iter(self._open)
 
-    # -- called by whoever serves a client
+    # -- called by the code that serves a client
 
     def take_place(self, client: ClientConnection) -> bool:
-        """Whether the client has a place, be it that of one that was silent."""
+        """Return whether the client has a place, if necessary that of a silent one."""
         if len(self._open) - len(self._placeless) <= self._most or self._evict(_SILENT):
             return True
         self._placeless[client] = asyncio.get_running_loop().time()
@@ -133,12 +133,12 @@ class Clients:
         return False
 
     def has_lost_place(self, client: ClientConnection) -> bool:
-        """Whether another client has got its place."""
+        """Whether another client has taken its place."""
         return client in self._placeless
 
     @contextmanager
     def silent(self, client: ClientConnection) -> Iterator[None]:
-        """The client has no request under way in this block; it is interrupted where another one needs its place."""
+        """Mark the client as silent within the context. It is interrupted if another client needs its place."""
         self._silent[client] = asyncio.get_running_loop().time()
         try:
             yield
@@ -149,10 +149,10 @@ class Clients:
 
     @property
     def _most(self) -> int:
-        """How many clients may have a place, by the limit of the moment: a program may raise it at any time."""
+        """Current maximum number of clients. It depends on a limit that a program may raise at any time."""
         try:
             import resource
-        except ImportError:  # Windows, whose limit does not concern sockets
+        except ImportError:  # Windows, whose limit does not apply to sockets
             return self._limits.clients
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if descriptors == resource.RLIM_INFINITY:
@@ -160,9 +160,9 @@ class Clients:
         return min(self._limits.clients, max(descriptors - _RESERVED, descriptors // 2))
 
     def _evict(self, silence: float) -> bool:
-        """Let go of the client that has been silent for the longest, if for ``silence`` seconds; whether there is one.
+        """Evict the client that has been silent longest, if for ``silence`` seconds. Returns whether there was one.
 
-        One whose request has just come is not it.
+        A client whose request has just arrived is not evicted.
         """
         now = asyncio.get_running_loop().time()
         for client, since in self._silent.items():
@@ -203,11 +203,11 @@ class Clients:
             await asyncio.get_running_loop().connect_accepted_socket(self._make, raw)
         except BaseException as exc:
             raw.close()
-            if not isinstance(exc, OSError):  # it has left
+            if not isinstance(exc, OSError):  # the client has disconnected
                 raise
 
     async def _room(self) -> None:
-        """Return when one more may be accepted, if only to be told that there is no place."""
+        """Wait until one more client may be accepted, even if only to be rejected."""
         while len(self._open) + len(self._opening) >= self._most + min(_TURNED_AWAY, max(4, self._most // 4)):
             now = asyncio.get_running_loop().time()
             for client, since in list(self._placeless.items()):
@@ -224,27 +224,27 @@ class Clients:
                 await self._gone.wait()
 
     async def _cannot_accept(self, exc: OSError) -> None:
-        if exc.errno not in _SHORTAGE:  # the client left before it was accepted, as a rule
-            logger.debug("a client was not accepted: %s", exc)
+        if exc.errno not in _SHORTAGE:  # usually, the client disconnected before it was accepted
+            logger.debug("A client was not accepted: %s", exc)
             await asyncio.sleep(0 if isinstance(exc, ConnectionError) else _RETRY)
             return
         self._complain(
             f"The proxy cannot accept more clients: {os.strerror(exc.errno)}. Raise the limit of open files"
             " (ulimit -n), or use fewer connections at once."
         )
-        if self._spare is None:  # whatever else runs in this process has taken it
+        if self._spare is None:  # another part of this process has taken it
             await asyncio.sleep(_RETRY)
         else:
             self._spare.close()
             self._spare = None
 
     def _has_descriptors(self) -> bool:
-        """A client has got the spare descriptor: whether there is another one by now, or there will be."""
+        """Return whether a spare descriptor exists again, or will exist, after a client has used the last one."""
         self._spare = _new_descriptor()
         return self._spare is not None or self._evict(0.0)
 
     async def _answer_busy(self, raw: socket.socket) -> None:
-        """Tell a client that it cannot stay, before anything of it is served."""
+        """Send a client the response that it cannot stay, without serving it."""
         loop = asyncio.get_running_loop()
         with raw, suppress(OSError, TimeoutError):
             with suppress(TimeoutError):

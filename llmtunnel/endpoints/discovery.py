@@ -1,6 +1,7 @@
-"""Looking on this machine for what answers as a model API, when nobody said where the upstream is.
+"""Look for model servers on this machine if the user named no upstream.
 
-Each usual port is asked for what identifies a server; what does not answer within `PATIENCE` is not there.
+Each common port is asked for responses that identify a server. A server that does not answer within `PATIENCE` counts
+as absent.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
     import aiohttp
 
 PORTS: Final = tuple(dict.fromkeys([*NAMED.values(), 3000]))
-"""Where to look: the named servers' ports, and the one of TGI's launcher."""
+"""Ports to check: those of the named servers, and that of TGI's launcher."""
 
 PATIENCE: Final = 1.5
-"""Seconds for everything: a server on this machine that is up answers in milliseconds."""
+"""Maximum time for all requests, in seconds. A running server on this machine answers in milliseconds."""
 
 SEEK_EVERY: Final = 2.0
-"""Seconds from one look to the next, where there may be a server later: a look costs 20 ms of computing."""
+"""Seconds between two searches while no server is found. One search takes 20 ms of processor time."""
 
 NOT_FOUND_YET: Final = f"No model server answers on this machine yet. Looking every {SEEK_EVERY:g} s."
 
 MAX_NAMED: Final = 3
-"""Models of one server that a message lists."""
+"""Maximum number of models of one server that a message lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Found:
     """A model server that answers."""
 
     name: str
-    """What it is, for people: ``Ollama``."""
+    """Kind of server, for people: ``Ollama``."""
     port: int
     models: tuple[str, ...] = ()
 
@@ -51,7 +52,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Sign:
-    """What one kind of server answers at one path, and the models that the answer names; None: not that kind."""
+    """How to recognise a kind of server at one path. ``models`` returns its models, or None for another kind."""
 
     name: str
     path: str
@@ -59,12 +60,12 @@ class _Sign:
 
 
 def _where(*keys: str, model: str) -> Callable[[dict[str, Any]], list[Any] | None]:
-    """An answer that has all these keys, and may name its model under another."""
+    """Recognise a response that has all these keys, and may name its model under another one."""
     return lambda answer: [answer.get(model)] if all(key in answer for key in keys) else None
 
 
 def _listed(key: str, name: str) -> Callable[[dict[str, Any]], list[Any] | None]:
-    """An answer that lists objects under ``key``, each with its name."""
+    """Recognise a response that lists objects under ``key``, each with its name."""
     return lambda answer: listed(answer, key, name)
 
 
@@ -75,7 +76,7 @@ def _of_vllm(answer: dict[str, Any]) -> list[Any] | None:
     return _listed("data", "id")(answer)
 
 
-_SIGNS: Final = (  # the most telling first: several of these servers answer as Ollama and as OpenAI too
+_SIGNS: Final = (  # the most specific ones first, since several servers also imitate Ollama and OpenAI
     _Sign("SGLang", "/get_model_info", _where("model_path", model="model_path")),
     _Sign("TGI", "/info", _where("max_total_tokens", model="model_id")),
     _Sign("llama.cpp", "/props", _where("default_generation_settings", model="model_path")),
@@ -87,12 +88,12 @@ _SIGNS: Final = (  # the most telling first: several of these servers answer as 
 
 
 async def discover(avoid: Collection[int] = (), *, ports: Iterable[int] = PORTS) -> list[Found]:
-    """The model servers that answer on this machine, in the order of ``ports``; ``avoid`` are ports of our own."""
+    """Return the model servers on this machine, in the order of ``ports``. ``avoid`` holds ports of our own."""
     import aiohttp
 
     fields = {PROBE_FIELD.decode("ascii"): "1", "Accept": "application/json"}
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
-    # A connection that stays open behind its answer would hold a worker of a server that has one or few.
+    # A connection that stays open after its response would occupy a worker of a server that has few.
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(headers=fields, timeout=timeout, connector=connector) as session:
         found = await asyncio.gather(*(_look(session, port) for port in ports if port not in avoid))
@@ -100,7 +101,7 @@ async def discover(avoid: Collection[int] = (), *, ports: Iterable[int] = PORTS)
 
 
 def choose(found: Sequence[Found], tried: Iterable[int] = PORTS) -> Upstream:
-    """The one server that was found. Raises `UpstreamNotFound` where there is none, or a choice."""
+    """Return the only server that was found. Raises `UpstreamNotFound` if there is none, or more than one."""
     match found:
         case [server]:
             return Upstream.parse(str(server.port))
@@ -117,7 +118,7 @@ def choose(found: Sequence[Found], tried: Iterable[int] = PORTS) -> Upstream:
 
 
 async def seek(tell: Callable[[UpstreamNotFound], None]) -> Upstream:
-    """The one server that is found, sooner or later. ``tell`` hears why there is none yet, where that changes."""
+    """Search until exactly one server is found. ``tell`` gets the error each time it changes."""
     told = ""
     while True:
         try:
@@ -130,7 +131,7 @@ async def seek(tell: Callable[[UpstreamNotFound], None]) -> Upstream:
 
 
 async def _look(session: aiohttp.ClientSession, port: int) -> Found | None:
-    """What answers at a port."""
+    """Return the model server at a port, or None."""
     paths = tuple(dict.fromkeys(sign.path for sign in _SIGNS))
     answers = await asyncio.gather(*(_ask(session, f"http://{LOCALHOST}:{port}{path}") for path in paths))
     return _recognise(port, dict(zip(paths, answers, strict=True)))
@@ -145,7 +146,7 @@ def _recognise(port: int, answers: dict[str, dict[str, Any]]) -> Found | None:
 
 
 async def _ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-    """The JSON object that a path gives; empty where it gives none. A redirect is not followed elsewhere."""
+    """Return the JSON object at a path; empty if there is none. Redirects are not followed."""
     import aiohttp
 
     try:
@@ -162,7 +163,7 @@ async def _ask(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
 
 
 async def read_answer(response: aiohttp.ClientResponse) -> bytes:
-    """A model server's answer, as far as `MAX_ANSWER` and what came with it."""
+    """Return a model server's response, cut off after `MAX_ANSWER` bytes and the rest of that read."""
     body = bytearray()
     async for data in response.content.iter_any():
         body += data

@@ -1,4 +1,4 @@
-"""Requests whose client has left, and which the upstream is let finish: some servers suffer from aborts."""
+"""Requests whose client has disconnected, but which the upstream may finish, since some servers mishandle aborts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .upstream_connection import UpstreamConnection
 logger = logging.getLogger(__name__)
 
 MOST: Final = 64
-"""At once; of more, the request is aborted after all."""
+"""Maximum number of drained requests at once; further ones are aborted."""
 LONGEST: Final = 600.0
-"""Seconds that an upstream has to finish; one that streams without an end is aborted then."""
+"""Seconds for an upstream to finish; an endless stream is then aborted."""
 
 
 class Drains:
-    """All of one serve's. ``active``: whether that is what its user wants."""
+    """All drained requests of one serve. ``active``: whether the user has enabled draining."""
 
     def __init__(self, *, active: bool) -> None:
         self._active = active
@@ -32,9 +32,9 @@ class Drains:
     def take(
         self, connection: UpstreamConnection, reader: ResponseReader, events: Iterator[ResponseEvent], held: ExitStack
     ) -> bool:
-        """Read the rest of a response and drop it, then close ``held``; False where the caller is to abort instead.
+        """Read and discard the rest of a response, then close ``held``. Returns False if the caller must abort instead.
 
-        ``events``: what the reader had still to tell.
+        ``events``: events that the reader has yet to return.
         """
         if not self._active or len(self._tasks) >= MOST:
             return False
@@ -45,7 +45,7 @@ class Drains:
         return True
 
     async def aclose(self) -> None:
-        """Abort them all; idempotent."""
+        """Abort all of them. Idempotent."""
         await stop(*self._tasks)
 
 
@@ -58,6 +58,6 @@ async def _drain(
                 while END not in list(events):
                     events = response_events(reader, await connection.read())
         except (TunnelError, TimeoutError) as exc:
-            logger.info("a request whose client had left did not end well: %s", exc)
+            logger.info("A drained request of a disconnected client failed: %s", exc)
         finally:
             connection.abort()

@@ -1,4 +1,4 @@
-"""Both directions of an exchange at once: one in the caller's task, the other beside it."""
+"""Run both directions of an exchange at once: one in the caller's task, the other in a second task."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..errors import TunnelError
 
 @asynccontextmanager
 async def beside(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[Awaitable[None]]:
-    """Run ``work`` as a task while the block runs; its end is awaited, and cut short where the block ends first.
+    """Run ``work`` as a task within the context. When the block ends, cancel the task and wait for its end.
 
-    Where ``work`` raises, the block is cut short, and this raises the same. So a defect ends the exchange at once, and
-    whoever owns the exchange logs it. Of two exceptions the defect counts, else the block's.
+    If ``work`` raises, the block is cancelled, and this raises the same exception. So an internal error ends the
+    exchange at once, and the owner of the exchange logs it. Of two exceptions, an internal error takes precedence.
     """
     try:
         async with asyncio.TaskGroup() as both:

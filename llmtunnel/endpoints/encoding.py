@@ -1,4 +1,4 @@
-"""HTTP/1.1 messages, values to bytes: what h11 would do but for the fields that it adds. Pure, like `http1`."""
+"""Serialize HTTP/1.1 messages. h11 could do this, but it adds fields. Pure, like `http1`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..protocol.heads import Fields, ResponseHead
 from .http1 import BadMessage, RequestHeadReceived, content_length, end_to_end
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
-"""Ends a chunked body that is whole; there are no trailers."""
+"""The end of a complete chunked body, without trailers."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -19,12 +19,12 @@ _KEEP_ALIVE: Final[Fields] = ((b"Connection", b"keep-alive"),)
 
 
 def encode_response(head: ResponseHead) -> bytes:
-    """The head as it goes to a client."""
+    """Return the head's bytes for a client."""
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, _lines(head.fields))
 
 
 def encode_chunk(data: bytes) -> bytes:
-    """One chunk (RFC 9112 section 7.1); empty data gives nothing, since an empty chunk ends the body."""
+    """Return one chunk (RFC 9112 section 7.1). Empty data gives nothing, since an empty chunk ends the body."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
@@ -33,20 +33,20 @@ def _lines(fields: Fields) -> bytes:
 
 
 class ResponseEncoder:
-    """Frames one response: sized as it was, else chunked, else (HTTP/1.0) until the connection closes."""
+    """Frames one response: with its length, else chunked, else (HTTP/1.0) until the connection closes."""
 
     def __init__(self, request: RequestHeadReceived) -> None:
         self._method = request.head.method
         self._version = request.version
         self.keep_alive = request.keep_alive
-        """Whether the connection can go on after this response; may be set to False before the head."""
+        """Whether the connection can be used again after this response; may be set to False before the head."""
         self.until_close = False
-        """Whether the body ends with the connection, so that only a reset tells that it is not whole."""
+        """Whether the body ends with the connection, so that only a reset shows that it is incomplete."""
         self._chunked = False
         self._remaining: int | None = None
 
     def head(self, head: ResponseHead) -> bytes:
-        """The final head. Raises `ProtocolError` where it contradicts itself."""
+        """Return the final head's bytes. Raises `ProtocolError` if the head contradicts itself."""
         try:
             length = content_length(head.fields)
         except BadMessage as exc:
@@ -63,7 +63,7 @@ class ResponseEncoder:
         return encode_response(ResponseHead(status=head.status, reason=head.reason, fields=fields))
 
     def data(self, data: bytes) -> bytes:
-        """Some of the body. Raises `ProtocolError` where it is more than the head told."""
+        """Return body bytes. Raises `ProtocolError` if they exceed the declared length."""
         if self._remaining is not None:
             self._remaining -= len(data)
             if self._remaining < 0:
@@ -71,7 +71,7 @@ class ResponseEncoder:
         return encode_chunk(data) if self._chunked else data
 
     def end(self) -> bytes:
-        """The body is whole. Raises `ProtocolError` where it is less than the head told."""
+        """Return the bytes that end the body. Raises `ProtocolError` if it is shorter than declared."""
         if self._remaining:
             raise ProtocolError(f"The response ended {self._remaining} bytes early.", code=ErrorCode.TRUNCATED)
         return LAST_CHUNK if self._chunked else b""

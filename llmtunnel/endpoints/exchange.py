@@ -1,12 +1,12 @@
-"""One request of a client, carried to the peer on a stream of its own, and answered.
+"""One request of a client: it is sent to the peer on a stream of its own, and answered.
 
     client                         exchange                           stream
     request's head            ->   Host moves, fields, upgrade   ->   session.open()
-    body, as it comes         ->   one task                      ->   send(), send_end()
-    heads, body, end          <-   another, with framing         <-   response(), receive()
+    body, as it arrives       ->   one task                      ->   send(), send_end()
+    heads, body, end          <-   another task, with framing    <-   response(), receive()
 
-The two directions do not wait for each other. Whatever happens, the stream is given up where it has not ended, and a
-client that has seen a part of a response is never made to believe that it was all.
+The two directions do not wait for each other. In every case, an unfinished stream is reset. A client that has received
+part of a response can always tell that it is incomplete.
 """
 
 from __future__ import annotations
@@ -47,31 +47,31 @@ CLIENT_LEFT: Final = "The client went away."
 
 
 class SessionSource(Protocol):
-    """Where exchanges find a session: a `Room`."""
+    """Where exchanges get a session: a `Room`."""
 
     async def session(self, wait: float) -> Session:
-        """A session that works, waited for at most ``wait`` seconds. Raises `PeerNotFound`."""
+        """Return a working session, after at most ``wait`` seconds. Raises `PeerNotFound`."""
 
 
 class ClientBody:
     """The body of the request that a client is sending."""
 
     def __init__(self, client: ClientConnection, reader: RequestReader, events: Iterable[RequestEvent]) -> None:
-        """``events``: what came together with the head."""
+        """``events``: events that arrived together with the head."""
         self._client = client
         self._reader = reader
         self._data = b""
         self.whole = False
-        """All of it has been read."""
+        """Whether all of it has been read."""
         self._take(events)
 
     @property
     def begun(self) -> bool:
-        """Whether some of it waits to be read."""
+        """Whether part of it waits to be read."""
         return bool(self._data)
 
     async def read(self) -> bytes:
-        """The bytes that have come, at least one, or ``b""`` at the end. Raises `BadMessage`."""
+        """Return the bytes that have arrived, at least one, or ``b""`` at the end. Raises `BadMessage`."""
         while not (self._data or self.whole):
             data = await self._client.read()
             if not data:
@@ -81,7 +81,7 @@ class ClientBody:
         return taken
 
     async def discard(self, seconds: float) -> bool:
-        """Read what nobody wants any more; whether that was all, so that the connection can go on."""
+        """Read and discard the rest. Returns whether that was all, so that the connection can stay open."""
         with suppress(TimeoutError, BadMessage):
             async with asyncio.timeout(seconds):
                 while await self.read():
@@ -98,7 +98,7 @@ class ClientBody:
 
 
 class Exchange:
-    """Use `run`, once."""
+    """One exchange. Call `run` once."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Exchange:
         keepalive: float | None = None,
         bench: bool = False,
     ) -> None:
-        """``keepalive``: seconds of silence after which a client that waits for events is told something.
+        """``keepalive``: seconds of silence after which a client that waits for events gets a comment.
 
         ``bench``: serve itself answers, see `RequestHead.bench`.
         """
@@ -128,9 +128,9 @@ class Exchange:
         self._features: Features = frozenset()
 
     async def run(self, sessions: SessionSource, timeouts: Timeouts) -> bool:
-        """The whole exchange, whose failures the client hears of; whether its connection may go on.
+        """Run the whole exchange. Returns whether its connection may stay open. The client gets its failures.
 
-        The request's rest may still be to come: the response did not wait for it.
+        The rest of the request may still arrive later, since the response did not wait for it.
         """
         try:
             match self._verdict.answer:
@@ -154,7 +154,7 @@ class Exchange:
         return self._encoder.keep_alive and not self._client.opaque
 
     def _answer(self, head: ResponseHead) -> None:
-        """Answer in the peer's place, without a body."""
+        """Answer instead of the peer, without a body."""
         self._client.write(self._encoder.head(head))
         self._entry.status = head.status
 
@@ -177,7 +177,7 @@ class Exchange:
                 await self._respond(await self._awaited_head(stream), stream)
 
     def _forwarded(self, upgrade: bool) -> RequestHead:
-        """The head as it goes to the peer: the Host is the upstream's there, so the client's is told beside it."""
+        """Return the head for the peer. Host becomes the upstream's there, so the client's is in another field."""
         request = self._request
         dropped = {b"host"}
         if Feature.INTERIM not in self._features or request.version == b"1.0":
@@ -188,9 +188,9 @@ class Exchange:
         if self._warmer:
             fields = list(asking_for_identity(tuple(fields)))
         if request.host:
-            fields.append((b"X-Forwarded-Host", request.host))  # behind one of an outer proxy, as is usual
+            fields.append((b"X-Forwarded-Host", request.host))  # after that of an outer proxy, as usual
         if request.length is None:
-            fields.append((b"Transfer-Encoding", b"chunked"))  # says that there is a body: README.md section 4
+            fields.append((b"Transfer-Encoding", b"chunked"))  # indicates a body: README.md section 4
         return RequestHead(
             method=request.head.method,
             target=request.head.target,
@@ -217,7 +217,7 @@ class Exchange:
                 self._entry.up(data)
             await stream.send_end()
         except (StreamError, PeerError):
-            pass  # whoever reads the response hears of it, or the rest is not wanted
+            pass  # the task that reads the response reports it, or the rest is not needed
 
     # -- the response
 
@@ -228,11 +228,11 @@ class Exchange:
 
     @property
     def _is_warm(self) -> bool:
-        """Whether the client was told that events will come."""
+        """Whether the client has received an early head, which promises events."""
         return self._warmer is not None and self._warmer.begun
 
     def _keep_warm(self) -> bool:
-        """Send a comment; False where the client has not read what it was sent before."""
+        """Send a comment. Returns False if the client has not read the previous data."""
         if not self._client.writable:
             return False
         if not self._is_warm:
@@ -241,7 +241,7 @@ class Exchange:
         return True
 
     async def _final_head(self, stream: Stream) -> ResponseHead:
-        """Pass interim heads on until the final one."""
+        """Forward interim heads until the final one."""
         while (head := await stream.response()).interim:
             if self._request.version == b"1.1" and not self._is_warm:
                 self._client.write(encode_response(replace(head, fields=end_to_end(head.fields))))
@@ -254,7 +254,7 @@ class Exchange:
         if head.status == 101:
             raise ProtocolError("The other side switched protocols without being asked.")
         if self._request.expects_continue and not (self._body.begun or self._body.whole or self._entry.bytes_up):
-            self._encoder.keep_alive = False  # whether the body will come is the client's choice (RFC 9110, 10.1.1)
+            self._encoder.keep_alive = False  # the client decides whether it sends the body (RFC 9110, 10.1.1)
         if self._is_warm:
             await self._respond_warm(head, stream)
             return
@@ -267,7 +267,7 @@ class Exchange:
         self._client.write(self._encoder.end())
 
     async def _respond_warm(self, head: ResponseHead, stream: Stream) -> None:
-        """Go on with the events that the client was told of, or tell it by an event what has come instead."""
+        """Continue with the promised events, or send an event that says what arrived instead."""
         self._entry.responded(head)
         decoder, goes_on = Decoder(head), is_event_stream(head)
         body = b""
@@ -294,12 +294,12 @@ class Exchange:
         if head.status == 101:
             await self._switch(head, stream)
         else:
-            with suppress(StreamError, PeerError):  # the refusal may be whole already, and the rest not wanted
+            with suppress(StreamError, PeerError):  # the rejection may be complete, and the rest is not needed
                 await stream.send_end()
             await self._respond(head, stream)
 
     async def _switch(self, head: ResponseHead, stream: Stream) -> None:
-        """After a 101: bytes both ways, each direction until its own end."""
+        """After a 101, forward bytes in both directions, each until its own end."""
         self._client.opaque = True
         self._client.write(encode_response(replace(head, fields=end_to_end(head.fields, upgrade=True))))
         self._entry.responded(head)
@@ -314,7 +314,7 @@ class Exchange:
     # -- failures
 
     def _fail(self, told: Failure) -> None:
-        """Tell the client: with a response where it has seen none, by breaking its connection where it has."""
+        """Report a failure to the client: with a response, or by breaking off a response that has begun."""
         self._entry.error = told.message
         if self._entry.status is None:
             head, body = told.response(None if self._is_warm else self._request.head)
@@ -332,10 +332,10 @@ class Exchange:
         if self._encoder.until_close or self._client.opaque:
             self._client.abort()
         else:
-            self._client.close()  # what has come is delivered; its framing tells that more was to come
+            self._client.close()  # delivers what was written; its framing shows that it is incomplete
 
     def _cancelled(self) -> None:
-        """The client has left, or the proxy stops."""
+        """Handle a client that has disconnected, or a proxy that stops."""
         if self._client.lost.is_set():
             self._entry.error = CLIENT_LEFT
         else:
@@ -343,7 +343,7 @@ class Exchange:
 
 
 def _begun(body: bytes, pieces: Iterable[bytes]) -> bytes:
-    """The body of an error and what has come of it, as far as it fits an event."""
+    """Return the body of an error with the pieces that have arrived, as far as it fits into an event."""
     for piece in pieces:
         if len(body) >= LONGEST_ERROR:
             break

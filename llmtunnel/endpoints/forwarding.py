@@ -1,8 +1,8 @@
-"""What changes in a head on its way to the upstream and back, and how a request's body is framed there. Pure.
+"""Changes to a head on its way to the upstream and back, and the framing of a request's body there. Pure.
 
-A request gets what its client sent and nothing else: no field is added but Host, those of the upstream's settings, and
-``Connection: close`` where the connection to the upstream ends with the response. Fields that name an address of the
-client or the upstream change with Host: `addresses`.
+The upstream gets what the client sent. Serve only adds Host, the header fields of its settings, and
+``Connection: close`` if the connection to the upstream ends with the response. Fields that name an address of the
+client or the upstream change together with Host: see `addresses`.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from .http1 import BadMessage, ResponseEvent, ResponseReader, content_length, en
 _CHUNKED: Final[Fields] = ((b"Transfer-Encoding", b"chunked"),)
 _CLOSE: Final[Fields] = ((b"Connection", b"close"),)
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
-"""Methods that may be sent twice (RFC 9110 section 9.2.2); not PUT and DELETE, whose second answer may differ."""
+"""Methods that may be sent twice (RFC 9110 section 9.2.2). The second response to PUT and DELETE may differ."""
 
 
 class RequestBody:
-    """Frames body bytes for the upstream, and holds the peer to the length that it told.
+    """Frames body bytes for the upstream, and enforces the declared length.
 
-    More bytes than told would be read as the next request on that connection.
+    The upstream would read any further bytes as the next request on that connection.
     """
 
     def __init__(self, length: int | None) -> None:
         self._left = length
-        """None: of unknown length, so it goes in chunks."""
+        """Bytes left; None for an unknown length, which uses the chunked coding."""
         self.whole = length == 0
-        """All of it has been framed."""
+        """Whether all of it has been framed."""
 
     @property
     def length(self) -> int:
-        """Bytes still to come as the head tells it; 0 where it does not."""
+        """Remaining bytes according to the head; 0 if it declares no length."""
         return self._left or 0
 
     @property
     def chunked(self) -> bool:
-        """Whether the head must say so."""
+        """Whether the head must declare the chunked coding."""
         return self._left is None
 
     def encode(self, data: bytes) -> bytes:
-        """The bytes to send for ``data``, which is not empty. Raises `ProtocolError` past the length."""
+        """Return the bytes to send for ``data``, which must not be empty. Raises `ProtocolError` past the length."""
         if self._left is None:
             return encode_chunk(data)
         self._left -= len(data)
@@ -59,7 +59,7 @@ class RequestBody:
         return data
 
     def end(self) -> bytes:
-        """The bytes to send at the body's end. Raises `ProtocolError` short of the length."""
+        """Return the bytes to send at the body's end. Raises `ProtocolError` if it is shorter than declared."""
         if self._left:
             raise ProtocolError("The request's body is shorter than its Content-Length.", code=ErrorCode.TRUNCATED)
         self.whole = True
@@ -68,16 +68,16 @@ class RequestBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forwarding:
-    """How requests are put to one upstream."""
+    """Translates requests for one upstream, and its responses."""
 
     upstream: Upstream
     advertise: bytes = b""
-    """A prefix that is taken off paths: empty, or begins with ``/`` and does not end with one."""
+    """Prefix to remove from paths: empty, or it starts with ``/`` and does not end with one."""
 
     def request(self, head: RequestHead, features: Features, *, chunked: bool, upgrade: bool, close: bool) -> bytes:
-        """The request's head as the upstream gets it. Raises `ProtocolError` where it must not go there.
+        """Return the request's head for the upstream. Raises `ProtocolError` if it must not be sent there.
 
-        ``close`` tells the upstream that no request follows, so that whatever it leaves unread of a body is never one.
+        ``close`` tells the upstream that no request follows. So an unread rest of a body can never become a request.
         """
         if head.method == b"CONNECT":
             raise ProtocolError("CONNECT is not supported.")
@@ -88,18 +88,18 @@ class Forwarding:
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, target, b"".join(lines))
 
     def target(self, head: RequestHead) -> bytes:
-        """The target without the advertised prefix; the upstream gets it behind its base path."""
+        """Return the target without the advertised prefix. The upstream gets it after its base path."""
         return without_prefix(head.target, self.advertise)
 
     def _request_fields(self, head: RequestHead, features: Features, upgrade: bool) -> Fields:
         dropped = {b"host", *(name.lower() for name, _ in self.upstream.fields)}
-        if Feature.INTERIM not in features:  # the client would never hear of the 100 that it waits for
+        if Feature.INTERIM not in features:  # the client would never receive the 100 that it waits for
             dropped.add(b"expect")
         kept = tuple(field for field in end_to_end(head.fields, upgrade=upgrade) if field[0].lower() not in dropped)
         return self._addresses(head).to_upstream(kept) + self.upstream.fields
 
     def response(self, head: ResponseHead, request: RequestHead) -> ResponseHead:
-        """The response's head as the client gets it: end-to-end fields, and addresses that it can reach."""
+        """Return the response's head for the client: end-to-end fields, and addresses that the client can reach."""
         fields = end_to_end(head.fields, upgrade=head.status == 101)
         return replace(head, fields=self._addresses(request).to_client(head.status, fields))
 
@@ -108,7 +108,7 @@ class Forwarding:
 
 
 def advertised(text: str) -> bytes:
-    """The prefix that ``--advertise`` names: empty for ``/``. Raises `SettingError`."""
+    """Return the prefix of ``--advertise``; empty for ``/``. Raises `SettingError`."""
     prefix = text.rstrip("/")
     if prefix and not re.fullmatch(r"/[!-~]*", prefix):
         raise SettingError(f"--advertise: not a path prefix: {text!r}.", hint="Use for example --advertise /v1.")
@@ -116,9 +116,9 @@ def advertised(text: str) -> bytes:
 
 
 def request_body(head: RequestHead, features: Features) -> RequestBody | None:
-    """The body that the head tells of; None where only its first frame will tell: v1 drops Transfer-Encoding.
+    """Return the body that the head declares. None: only its first frame will show, since v1 drops Transfer-Encoding.
 
-    Raises `ProtocolError` where its framing is not HTTP's.
+    Raises `ProtocolError` if its framing is not valid HTTP.
     """
     try:
         length = content_length(head.fields)
@@ -135,7 +135,7 @@ def request_body(head: RequestHead, features: Features) -> RequestBody | None:
 
 
 def response_events(reader: ResponseReader, data: bytes) -> Iterator[ResponseEvent]:
-    """What the upstream's bytes say; ``b""``: that it has ended. Raises `UpstreamBroken`."""
+    """Return the events in the upstream's bytes; ``b""`` means its end. Raises `UpstreamBroken`."""
     try:
         yield from reader.feed(data) if data else reader.eof()
     except BadMessage as exc:
@@ -143,10 +143,10 @@ def response_events(reader: ResponseReader, data: bytes) -> Iterator[ResponseEve
 
 
 def wants_upgrade(head: RequestHead, features: Features) -> bool:
-    """Whether the exchange may become an opaque pipe."""
+    """Whether the exchange may switch to another protocol."""
     return Feature.UPGRADE in features and is_upgrade(head.fields)
 
 
 def repeatable(head: RequestHead, body: RequestBody) -> bool:
-    """Whether the request may be sent again when a kept connection turns out to have died."""
+    """Whether the request may be sent again after a kept connection turned out to be dead."""
     return head.method in _IDEMPOTENT and body.whole

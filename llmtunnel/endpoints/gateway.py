@@ -1,4 +1,4 @@
-"""The gateway: the proxy's HTTP listener. Each client's requests are answered in order, one `Exchange` each."""
+"""The gateway: the proxy's HTTP listener. It answers each client's requests in order, with one `Exchange` each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Gateway:
-    """Use `start`, then `aclose`. Makes no session of its own: requests wait for one of ``sessions``."""
+    """The listener. Call `start`, then `aclose`. Requests wait for one of the ``sessions``."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Gateway:
     ) -> None:
         """``keepalive``, ``bench``: see `Exchange`.
 
-        Raises `SettingError` for the address, or where the policy does not fit it.
+        Raises `SettingError` for an invalid address, or one that the policy forbids.
         """
         self._sessions = sessions
         self._listen = parse_listen(listen) if isinstance(listen, str) else listen
@@ -51,19 +51,19 @@ class Gateway:
         self.url = ""
         """``http://127.0.0.1:8000``; empty before `start`."""
         self.addresses: tuple[str, ...] = ()
-        """Every address that is listened on: ``127.0.0.1:8000``, ``[::1]:8000``."""
+        """Every address where it listens: ``127.0.0.1:8000``, ``[::1]:8000``."""
         self._clients = Clients(self._accept, busy=BUSY.encode(), limits=self._limits, timeouts=self._timeouts)
         self._stopping = False
 
     async def start(self) -> None:
-        """Listen. Raises `AddressInUse`, or `SettingError` where the address cannot be used."""
+        """Start to listen. Raises `AddressInUse`, or `SettingError` if the address cannot be used."""
         servers = await open_servers(self._listen, self._accept, accepting=False)
         self.addresses = addresses_of(servers)
         self.url = url_of(self._listen, servers)
         self._clients.start(take_sockets(servers))
 
     async def aclose(self) -> None:
-        """Stop listening and break off what is under way, so that clients see an error; idempotent."""
+        """Stop listening, and abort running requests, so that clients see an error. Idempotent."""
         self._stopping = True
         await self._clients.aclose()
 
@@ -85,19 +85,19 @@ class Gateway:
             self._refuse(client, failure(exc))
             await client.linger(self._timeouts.linger)
         except Exception:
-            logger.exception("a defect while answering a client")
+            logger.exception("An internal error occurred while answering a client")
         finally:
             client.close()
             if client.stream:
                 client.stream.close_client()
 
     async def _serve_one(self, client: ClientConnection, *, is_new: bool) -> bool:
-        """Answer one request; whether there may be another. Raises `BadMessage`."""
+        """Answer one request. Returns whether another one may follow. Raises `BadMessage`."""
         reader = RequestReader(self._limits)
         with self._clients.silent(client):
             events = await self._read_head(client, reader)
         if self._clients.has_lost_place(client):
-            if is_new or events:  # an idle connection that was of use may be closed at any time
+            if is_new or events:  # a used connection that is idle may close at any time
                 await self._turn_away(client)
             return False
         if not events:
@@ -117,16 +117,16 @@ class Gateway:
             self._ledger.end(entry)
         if body.whole or (goes_on and await body.discard(self._timeouts.linger)):
             if goes_on:
-                await client.drain()  # or a client that does not read could have more answers pile up, one by one
+                await client.drain()  # otherwise responses to a client that does not read would accumulate
             return goes_on
         await client.linger(self._timeouts.linger)
         return False
 
     async def _read_head(self, client: ClientConnection, reader: RequestReader) -> list[RequestEvent]:
-        """What begins with a head; nothing where the client asks nothing more. Raises `BadMessage`."""
+        """Return the first events, which start with a head; empty if the client is done. Raises `BadMessage`."""
         try:
             async with asyncio.timeout(self._timeouts.idle_client):
-                while not reader.begun:  # empty lines ask nothing: RFC 9112 section 2.2
+                while not reader.begun:  # empty lines are not a request: RFC 9112 section 2.2
                     data = await client.read()
                     if not data:
                         return []
@@ -151,5 +151,5 @@ class Gateway:
         await client.linger(self._timeouts.linger)
 
     def _refuse(self, client: ClientConnection, told: Failure) -> None:
-        logger.info("a client was answered %d %s", told.status, told.code)
+        logger.info("The proxy answered a client with %d %s", told.status, told.code)
         client.write(told.encode())

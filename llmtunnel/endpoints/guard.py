@@ -1,13 +1,13 @@
-"""What a request's head may do, before anything of it is passed on. Pure.
+"""Check a request's head against the listener's rules before any part of it is forwarded. Pure.
 
-A web page that the user visits can make the browser send requests to this machine. The guard knows three signs:
+A web page that the user visits can make the browser send requests to this machine. The guard uses three signs:
 
-- Host: a page whose own name was pointed at 127.0.0.1 (DNS rebinding) calls us by that name.
-- Origin: what a page of another site posts, or reads with its script, names that site.
-- Sec-Fetch-Site: what it has loaded without a script, as an image, say. Browsers send it to addresses and names that
-  they know for loopback, so the listener may not be called by others that reach this machine (0.0.0.0).
+- Host: a page whose own name points at 127.0.0.1 (DNS rebinding) uses that name for the proxy.
+- Origin: a page of another site that posts, or reads with a script, has that site as its origin.
+- Sec-Fetch-Site: covers what a page loads without a script, such as an image. Browsers send it only to addresses and
+  names that they know as loopback. So the proxy rejects other addresses that reach this machine (0.0.0.0).
 
-Other machines, where they reach the listener, need its key.
+Other machines that can reach the listener need its key.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ from .responses import Failure
 
 _WEB: Final = ("http", "https")
 _PREFLIGHT_AGE: Final = b"600"
-"""Seconds for which a browser need not ask again (Chromium's own limit is 7200)."""
+"""Seconds for which a browser may cache the preflight (Chromium's own limit is 7200)."""
 _ZONE: Final = re.compile(rb"%[^]]*(?=\])")
-"""An IPv6 address's interface, which means something on one machine only (RFC 6874)."""
+"""The zone of an IPv6 address, which is an interface of one machine (RFC 6874)."""
 _SHOWN: Final = 260
-"""Characters of a client's Host or Origin that its answer repeats: a host's name has up to 253."""
+"""Maximum characters of a client's Host or Origin that a response repeats. A host name has up to 253."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What to do with a request."""
+    """The decision about a request."""
 
     request: RequestHeadReceived
-    """As it is to be passed on: without the listener's key, and without an upgrade to HTTP/2 or TLS."""
+    """The request to forward: without the listener's key, and without an upgrade to HTTP/2 or TLS."""
     answer: Failure | ResponseHead | None = None
-    """What to answer in the peer's place; None: pass it on."""
+    """The response to send instead of the peer's; None: forward the request."""
     cors: Fields = ()
-    """What lets the page that asked read the answer: see `readable`."""
+    """Fields that let the requesting page read the response: see `readable`."""
 
 
 class Guard:
-    """Holds requests to a policy. Use `judge`."""
+    """Applies a policy to requests. Call `judge`."""
 
     def __init__(self, policy: ListenerPolicy, listen: Listen) -> None:
-        """Raises `SettingError` where other machines would reach the listener without a key."""
+        """Raises `SettingError` if other machines could reach the listener without a key."""
         host = canonical_host(listen.host.partition("%")[0])  # clients do not name our interfaces
         if not (policy.api_key or policy.no_auth or (host and is_loopback(host))):
             raise SettingError(
@@ -69,17 +69,17 @@ class Guard:
                 " or listen on 127.0.0.1.",
             )
         self._hosts = {host, *map(canonical_host, policy.allow_hosts)}
-        # The addresses behind a name or "any" may be those of a container's or a router's other side.
+        # The addresses of a name, or of "any", may be mapped by a container or a router.
         self._by_any_address = host is None or is_unspecified(host) or not is_address(host)
         self._origins = frozenset(map(parse_origin, policy.allow_origins))
         self._key = policy.api_key.encode() if policy.api_key else None
 
     def judge(self, request: RequestHeadReceived) -> Verdict:
-        """Whether the request may pass, and how."""
+        """Return whether the request may pass, and how."""
         if refusal := self._refusal(request):
             return Verdict(request=request, answer=refusal)
         cors = self._cors(request)
-        if cors and is_preflight(request.head):  # a browser asks it without the key
+        if cors and is_preflight(request.head):  # browsers send preflights without the key
             return Verdict(request=request, answer=_preflight_answer(request, cors))
         fields = self._without_key(request.head.fields)
         if fields is None:
@@ -104,8 +104,8 @@ class Guard:
         return None
 
     def _is_our_host(self, host: bytes, *, from_browser: bool) -> bool:
-        """Whoever calls it by name: whatever port is named, since one may be mapped to ours."""
-        if not host:  # as HTTP/1.0 has it, but no browser
+        """Whether clients may use this host name. Any port is accepted, since one may be mapped to ours."""
+        if not host:  # allowed by HTTP/1.0, but browsers always send it
             return not from_browser
         asked = parse_authority(host.decode("latin-1"))
         if asked is None or usual_address(asked.host):
@@ -115,7 +115,7 @@ class Guard:
         return self._by_any_address and is_address(asked.host)
 
     def _is_our_origin(self, value: bytes, host: bytes) -> bool:
-        """A page of this machine, one that was allowed, or one that came through this listener itself."""
+        """Whether it is a page of this machine, an allowed one, or one that came through this listener."""
         origin = parse_origin(value.decode("latin-1"))
         if origin is None:
             return False
@@ -126,9 +126,9 @@ class Guard:
         return is_loopback(origin.host) or origin == parse_origin(f"{origin.scheme}://{host.decode('latin-1')}")
 
     def _cors(self, request: RequestHeadReceived) -> Fields:
-        """For a page that was allowed, and for every page that may ask where a key tells who may read.
+        """Return CORS fields for an allowed page; with a key, for every page that passed the checks.
 
-        Without a key the other pages are the upstream's to answer, preflights and all, as if it were asked directly.
+        Without a key, the upstream answers other pages, including preflights, as if it were asked directly.
         """
         origins = get_all(request.head.fields, b"origin")
         if not origins:
@@ -140,7 +140,7 @@ class Guard:
     # -- the key
 
     def _without_key(self, fields: Fields) -> Fields | None:
-        """The fields as they are passed on; None where they need a key and have none."""
+        """Return the fields to forward; None if a key is required and missing."""
         if self._key is None:
             return fields
         kept = tuple(field for field in fields if not self._has_key(*field))
@@ -159,21 +159,21 @@ class Guard:
 
 
 def readable(head: ResponseHead, cors: Fields) -> ResponseHead:
-    """The response, for the page that asked: the upstream's own word about who may read it stands."""
+    """Add the CORS fields to a response, unless the upstream itself says who may read it."""
     if not cors or get_all(head.fields, b"access-control-allow-origin"):
         return head
     return replace(head, fields=head.fields + cors)
 
 
 def _preflight_answer(request: RequestHeadReceived, cors: Fields) -> ResponseHead:
-    """Yes to what the browser asks for (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
+    """Grant what the browser's preflight asks for (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
     asked = request.head.fields
     granted = [(b"Access-Control-Allow-Methods", get_all(asked, b"access-control-request-method")[0])]
     if names := get_all(asked, b"access-control-request-headers"):
         granted.append((b"Access-Control-Allow-Headers", b", ".join(names)))
     granted += [
         (b"Access-Control-Allow-%b-Network" % network, b"true")
-        for network in (b"Private", b"Local")  # Chromium has sent the first; drafts had the second name for a while
+        for network in (b"Private", b"Local")  # Chromium has sent the first; drafts used the second for a while
         if b"true" in tokens(asked, b"access-control-request-%b-network" % network.lower())
     ]
     granted.append((b"Access-Control-Max-Age", _PREFLIGHT_AGE))
@@ -232,5 +232,5 @@ def _foreign_origin(value: bytes) -> Failure:
 
 
 def _quoted(value: bytes) -> str:
-    """For people, whose terminal may show it."""
+    """Return a value for a message, with only characters that are safe on a terminal."""
     return re.sub(rb"[^ -~]", b"?", value[:_SHOWN]).decode("ascii") or "none"

@@ -1,9 +1,9 @@
-"""HTTP/1.1 messages, bytes to events, for the gateway (requests) and the origin (responses). Pure: no socket, no clock.
+"""Parse HTTP/1.1 messages into events: requests for the gateway, responses for the origin. Pure: no socket, no clock.
 
-h11 parses requests, one `h11.Connection` for each; it writes nothing, since it would add and reorder. Responses are
-parsed here, since it refuses much that other clients take. A reader is fed bytes as they come and gives events: a head,
-then ``bytes`` of body, then `END`. What was read beyond the message is its `rest`. How messages become bytes again
-stands in `encoding`.
+h11 parses requests, with one `h11.Connection` each. It is not used to write messages, since it would add and reorder
+fields. Responses are parsed here, since h11 rejects much that other clients accept. A reader gets bytes as they arrive,
+and returns events: a head, then ``bytes`` of the body, then `END`. Bytes after the message are its `rest`. `encoding`
+turns messages into bytes again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..protocol.heads import MAX_INTERIM, Fields, RequestHead, ResponseHead, get
 
 
 class End(Enum):
-    """The message is whole."""
+    """The end of a complete message."""
 
     END = "end"
 
@@ -30,9 +30,9 @@ END: Final = End.END
 
 
 class BadMessage(Exception):
-    """Bytes that are not an HTTP/1.1 message, or not one that we take.
+    """Bytes that are not an HTTP/1.1 message, or not one that is accepted.
 
-    ``status`` is what to answer a client; the text is for people, and holds nothing of the message.
+    ``status`` is the HTTP status for a client. The text is for people, and contains no part of the message.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -42,20 +42,20 @@ class BadMessage(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestHeadReceived:
-    """A request's head, and what HTTP/1.1 says about its body and its connection."""
+    """A request's head, with HTTP/1.1's rules for its body and its connection."""
 
     head: RequestHead
-    """The target in origin form (or ``*``), byte for byte; the fields as they came."""
+    """The head: its target in origin form (or ``*``), byte for byte, and its fields as they arrived."""
     host: bytes
-    """Whom the client asked: the target's authority where it has one, else the Host field; may be empty."""
+    """The authority of the target, or else the Host field; may be empty."""
     length: int | None
-    """Body bytes; 0: none; None: unknown, it was chunked."""
+    """Length of the body in bytes; 0: no body; None: unknown, since it is chunked."""
     version: bytes
     """``1.0`` or ``1.1``."""
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the client wants its connection to go on (RFC 9112 section 9.3)."""
+        """Whether the client wants to keep its connection open (RFC 9112 section 9.3)."""
         options = tokens(self.head.fields, b"connection")
         if self.version == b"1.0":
             return b"keep-alive" in options and b"close" not in options
@@ -63,7 +63,7 @@ class RequestHeadReceived:
 
     @property
     def upgrade(self) -> bool:
-        """Whether it asks for another protocol; one with a body is not taken at its word."""
+        """Whether it asks for another protocol. A request with a body cannot."""
         return self.version == b"1.1" and self.length == 0 and is_upgrade(self.head.fields)
 
     @property
@@ -78,7 +78,7 @@ ResponseEvent = ResponseHead | bytes | End
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^\x00-\x20\x7f]+) HTTP/(\d)\.(\d)")
 _STATUS_LINE: Final = re.compile(rb"(?:HTTP/1\.([01])|ICY)[ \t]+([1-9]\d\d)(?:[ \t](.*))?", re.IGNORECASE | re.DOTALL)
-"""ICY is what SHOUTcast says for HTTP/1.0."""
+"""ICY is SHOUTcast's version of HTTP/1.0."""
 _CHUNK_SIZE: Final = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CODINGS: Final = (b"gzip", b"x-gzip", b"deflate", b"compress", b"br", b"zstd")
@@ -101,27 +101,27 @@ class RequestReader:
 
     @property
     def begun(self) -> bool:
-        """Whether there was more than empty lines."""
+        """Whether anything but empty lines has arrived."""
         return bool(self._head) or self._http is not None
 
     @property
     def rest(self) -> bytes:
-        """What was fed beyond the end of the request."""
+        """Bytes after the end of the request."""
         return self._http.trailing_data[0] if self._http else self._head
 
     def feed(self, data: bytes) -> list[RequestEvent]:
-        """Take bytes as they came. Raises `BadMessage`, after which the reader is of no more use."""
+        """Process bytes as they arrive. Raises `BadMessage`, after which the reader cannot be used."""
         if self._http:
             return self._read_body(self._http, data)
         searched = max(0, len(self._head) - 2)
-        self._head = (self._head + data).lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines may come before
+        self._head = (self._head + data).lstrip(b"\r\n")  # RFC 9112 section 2.2 allows empty lines before
         blank = _BLANK_LINE.search(self._head, searched)
         size = blank.end() if blank else len(self._head)
         if size > self._limits.head:
             raise BadMessage(431, f"the request's head has more than {self._limits.head} bytes")
         if blank:
             return self._read_head(self._head[:size], self._head[size:])
-        if self._head and self._head[0] <= 0x20:  # TLS, say: it would never have a line's end
+        if self._head and self._head[0] <= 0x20:  # TLS, for example, which never contains a line end
             raise BadMessage(400, "this is not HTTP/1.1")
         return []
 
@@ -129,7 +129,7 @@ class RequestReader:
         line, _, lines = head.partition(b"\n")
         method, target, version = _request_line(line.removesuffix(b"\r"))
         http = self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head)
-        # h11 takes ASCII targets only, and we pass every byte: it gets a stand-in.
+        # h11 only accepts ASCII targets, and every byte is forwarded here, so it gets a placeholder.
         http.receive_data(b"%b / HTTP/%b\r\n%b" % (method, version, lines))
         event = next(_events(http), None)
         assert isinstance(event, h11.Request)
@@ -150,13 +150,13 @@ class RequestReader:
 
 
 class ResponseReader:
-    """Reads the response, interim heads and all, that an upstream gives to one request.
+    """Reads an upstream's response to one request, including interim heads.
 
-    It takes what servers get wrong where curl and browsers take it and nothing else can be meant: a status line in
-    small letters or without a reason, folded and repeated fields, LF for CRLF, ``identity`` and a doubled ``chunked``.
-    What could be meant in two ways is refused, and the error names it.
+    It accepts errors of servers that curl and browsers accept, if the meaning is clear: a status line in lower case or
+    without a reason, folded and repeated fields, LF for CRLF, ``identity`` and a repeated ``chunked``. It rejects
+    anything ambiguous, and the error names it.
 
-    After the head of a 101, `rest` and what is read from then on belong to the new protocol.
+    After the head of a 101, `rest` and everything read later belong to the new protocol.
     """
 
     def __init__(self, method: bytes, *, upgrade: bool = False, limits: Limits = _DEFAULTS) -> None:
@@ -171,18 +171,18 @@ class ResponseReader:
 
     @property
     def rest(self) -> bytes:
-        """What was fed beyond the end of the response, or beyond a 101."""
+        """Bytes after the end of the response, or after a 101."""
         return self._body.rest if self._body else self._head
 
     @property
     def keep_alive(self) -> bool:
-        """Once the response has ended: whether the connection can take another request."""
+        """Whether the connection can be used again, once the response has ended."""
         return self._done and self._reusable and not self.rest
 
     def feed(self, data: bytes) -> Iterator[ResponseEvent]:
-        """Take bytes as they came; iterate over the events to their end before the next call.
+        """Process bytes as they arrive. Iterate over all events before the next call.
 
-        Raises `BadMessage` behind the events that came before it; the reader is of no more use then.
+        Raises `BadMessage` after the events that precede it. The reader cannot be used after that.
         """
         if self._body is None:
             searched = max(0, len(self._head) - 2)
@@ -193,9 +193,9 @@ class ResponseReader:
         yield from self._read_body(data)
 
     def eof(self) -> Iterator[ResponseEvent]:
-        """The upstream closed: a body without a length ends here.
+        """Process the end of the connection, which ends a body without a length.
 
-        Raises `BadMessage` where the response is not whole.
+        Raises `BadMessage` if the response is incomplete.
         """
         if self._done:
             return
@@ -228,7 +228,7 @@ class ResponseReader:
     def _read_heads(self, searched: int) -> Iterator[ResponseHead]:
         while not (self._body or self._done):
             empty = len(self._head) - len(self._head.lstrip(b"\r\n"))
-            if empty:  # what a server sends too much behind its last response
+            if empty:  # extra line ends that a server sends after its previous response
                 self._head, searched = self._head[empty:], 0
             blank = _BLANK_LINE.search(self._head, searched)
             size = blank.end() if blank else len(self._head)
@@ -258,7 +258,7 @@ class ResponseReader:
         return ResponseHead(status=status, reason=reason, fields=fields)
 
     def _begin_body(self, version: bytes, status: int, fields: Fields) -> Fields:
-        """Find out how the body ends (RFC 9112 section 6.3). The fields, with one length at most."""
+        """Determine how the body ends (RFC 9112 section 6.3). Returns the fields, with one length at most."""
         if status == 101:
             if not self._upgrade:
                 raise BadMessage(502, "it changes the protocol, which nobody asked for")
@@ -266,7 +266,7 @@ class ResponseReader:
             return fields
         told = bool(get_all(fields, b"content-length"))
         chunked = _is_chunked(fields)
-        if chunked:  # it overrides, so the length goes no further
+        if chunked:  # it takes precedence, so the length is dropped
             length = None
             fields = tuple(field for field in fields if field[0].lower() != b"content-length")
         else:
@@ -279,7 +279,7 @@ class ResponseReader:
             self._body = _Chunked(self._limits.head)
         else:
             self._body = _Unsized() if length is None else _Sized(length)
-        # Whether a body comes all the same, or where it ends, is what some servers and their proxies see differently.
+        # Servers and their proxies disagree on whether a body follows, or where it ends.
         doubtful = (chunked and (told or status in (204, 304))) or (status == 204 and bool(length))
         options = tokens(fields, b"connection")
         ends = not isinstance(self._body, _Unsized)
@@ -288,7 +288,7 @@ class ResponseReader:
 
 
 class _Sized:
-    """A body of so many bytes."""
+    """A body of known length."""
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -318,10 +318,10 @@ class _Unsized:
 
 
 class _Chunked:
-    """The chunked coding (RFC 9112 section 7.1); its lines may end in LF alone. Extensions and trailers are dropped."""
+    """The chunked coding (RFC 9112 section 7.1). Lines may end in LF alone. Extensions and trailers are dropped."""
 
     def __init__(self, limit: int) -> None:
-        """``limit``: bytes of a chunk's size and extensions, and of all trailers together."""
+        """``limit``: maximum bytes of a chunk's size and extensions, and of all trailers together."""
         self.rest = b""
         self.whole = False
         self._limit = limit
@@ -375,7 +375,7 @@ _Body = _Sized | _Unsized | _Chunked
 
 
 def _status_line(line: bytes) -> tuple[bytes, int, bytes]:
-    """Version (``1.0`` or ``1.1``), status and reason."""
+    """Return version (``1.0`` or ``1.1``), status and reason."""
     match = _STATUS_LINE.fullmatch(line.removesuffix(b"\r"))
     if not match:
         raise BadMessage(502, "it does not begin with a status line of HTTP/1.1")
@@ -420,7 +420,7 @@ def _is_chunked(fields: Fields) -> bool:
 
 
 def _with_one_length(fields: Fields) -> Iterator[tuple[bytes, bytes]]:
-    """The fields, of which equal lengths are one: repeated, or as ``5, 5``."""
+    """Return the fields, with equal lengths (repeated, or as ``5, 5``) merged into one."""
     seen = False
     for name, value in fields:
         if name.lower() != b"content-length":
@@ -431,21 +431,21 @@ def _with_one_length(fields: Fields) -> Iterator[tuple[bytes, bytes]]:
 
 
 def end_to_end(fields: Fields, *, upgrade: bool = False) -> Fields:
-    """The fields that pass through a proxy: without the hop-by-hop ones (RFC 9110 section 7.6.1).
+    """Return the fields that a proxy forwards: without hop-by-hop fields (RFC 9110 section 7.6.1).
 
-    With ``upgrade`` the head asks for, or grants, another protocol: Connection, what it names and Upgrade stay.
+    With ``upgrade``, the head asks for or grants another protocol. Connection, the fields it names and Upgrade stay.
     """
     if upgrade:
         return tuple(field for field in fields if field[0].lower() not in _HOP_BY_HOP)
     dropped = _NOT_PASSED
     if named := tokens(fields, b"connection"):
-        # Content-Length frames the body: naming it in Connection must not hide one.
+        # Content-Length frames the body, so naming it in Connection must not remove it.
         dropped = dropped.union(named) - {b"content-length"}
     return tuple(field for field in fields if field[0].lower() not in dropped)
 
 
 def content_length(fields: Fields) -> int | None:
-    """The body's length as the head tells it. Raises `BadMessage` where it is no number, or two."""
+    """Return the body's length according to the head. Raises `BadMessage` unless it is a single number."""
     lengths = {length.strip() for value in get_all(fields, b"content-length") for length in value.split(b",")}
     if not lengths:
         return None
@@ -456,7 +456,7 @@ def content_length(fields: Fields) -> int | None:
 
 
 def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
-    """Method, raw target and version (``1.0`` or ``1.1``)."""
+    """Return method, raw target and version (``1.0`` or ``1.1``)."""
     match = _REQUEST_LINE.fullmatch(line)
     if not match:
         raise BadMessage(400, "the request line is not one of HTTP/1.1")
@@ -485,7 +485,7 @@ def _received(event: h11.Request, raw_target: bytes) -> RequestHeadReceived:
 
 
 def _origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes]:
-    """Authority (empty where the target has none) and path with query (RFC 9112 section 3.2)."""
+    """Return the authority (empty if the target has none) and the path with query (RFC 9112 section 3.2)."""
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
         return b"", target
     match = _ABSOLUTE.fullmatch(target)
@@ -502,19 +502,19 @@ def _fields(event: h11.Request) -> Fields:
 
 
 def _events(http: h11.Connection) -> Iterator[h11.Event]:
-    """What h11 makes of the bytes so far, up to the message's end."""
+    """Return h11's events for the bytes so far, up to the message's end."""
     try:
         while isinstance(event := http.next_event(), h11.Event):
             yield event
             if isinstance(event, h11.EndOfMessage):
                 return
     except h11.RemoteProtocolError as exc:
-        # h11 quotes the offending bytes behind a colon: they may be a secret.
+        # h11 quotes the invalid bytes after a colon: they may be a secret.
         raise BadMessage(exc.error_status_hint, str(exc).partition(": b")[0]) from exc
 
 
 def _body(events: Iterator[h11.Event]) -> tuple[list[bytes], End | BadMessage | None]:
-    """The body bytes of these events in one piece, if there are any, and how the message ended, if it did."""
+    """Return the body bytes of these events in one piece, if any, and how the message ended, if it did."""
     parts: list[bytes] = []
     ending: End | BadMessage | None = None
     try:

@@ -1,12 +1,12 @@
-"""Keeping a client's connection warm while the upstream says nothing yet: a queue, a long prompt.
+"""Keep a client's connection alive while the upstream is silent, because of a queue or a long prompt.
 
-What stands between a client and its answer (load balancers, SDKs) may give up on a connection that is silent for a
-minute. A stream of events may hold comments, which clients skip (HTML Living Standard, "Server-sent events"), so a
-request that asks for one can be answered before there is an answer. The price: its status is then 200, and an error
-that comes later is told as an event. All other fields of the real head are lost as well: cookies, request ids, rates.
+A client, or a load balancer before it, may close a connection that is silent for a minute. An event stream may contain
+comments, which clients skip (HTML Living Standard, "Server-sent events"). So a request for one can be answered before
+its response exists. In exchange, its status is 200, and a later error is sent as an event. All other fields of the real
+head are lost as well: cookies, request ids, rate limits.
 
-The early head has no Content-Encoding, so what follows must have none either. The upstream is asked for that, and what
-it compresses all the same is decoded here.
+The early head has no Content-Encoding, so the body must not be encoded either. The upstream is asked not to compress.
+If it compresses anyway, the body is decoded here.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ HEAD: Final = ResponseHead(
     fields=((b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-cache")),
 )
 LONGEST_BODY: Final = 1 * MIB
-"""Bytes of a request that are read for whether it asks for events: above that it is a prompt with pictures in it."""
+"""Maximum bytes of a request to parse for ``stream``. A larger prompt contains pictures."""
 LONGEST_ERROR: Final = 65_536
-"""Bytes of an error's body that fit an event."""
+"""Maximum bytes of an error's body that an event contains."""
 
 _PIECE: Final = 65_536
-"""Bytes that are decoded at once: a few compressed ones may become a thousand times as many."""
+"""Maximum bytes to decode at once: compressed data may expand a thousandfold."""
 _GZIP: Final = zlib.MAX_WBITS | 16
 _RAW: Final = -zlib.MAX_WBITS
 _CODINGS: Final = {b"gzip": _GZIP, b"x-gzip": _GZIP, b"deflate": zlib.MAX_WBITS}
@@ -44,23 +44,23 @@ _PATHS: Final = re.compile(rb".*/(?:chat/completions|completions|responses|messa
 
 
 class Warmer:
-    """Of one exchange. ``seconds``: the silence after which a comment is sent, again and again."""
+    """The keep-alive of one exchange. ``seconds`` is the silence after which it sends a comment, repeatedly."""
 
     def __init__(self, seconds: float) -> None:
         self.begun = False
-        """The client was told a head, before there was one."""
+        """Whether the client has received an early head."""
         self._seconds = seconds
         self._body: bytearray | None = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Some of the request's body passes."""
+        """Process a part of the request's body."""
         if self._body is not None:
             self._body += data
             if len(self._body) > LONGEST_BODY:
                 self._body = None
 
     async def wait(self, head: Coroutine[Any, Any, ResponseHead], tell: Callable[[], bool]) -> ResponseHead:
-        """The head, when it comes; ``tell`` sends something to the client meanwhile, and returns whether it did."""
+        """Wait for the head. Meanwhile, ``tell`` sends something to the client, and returns whether it did."""
         coming = asyncio.create_task(head, name="a response's head")
         try:
             while not (await asyncio.wait((coming,), timeout=self._seconds))[0]:
@@ -73,13 +73,13 @@ class Warmer:
     def _asks_for_events(self) -> bool:
         try:
             asked = json.loads(self._body or b"")
-        except (ValueError, RecursionError):  # it has not all come, or it is no JSON
+        except (ValueError, RecursionError):  # incomplete, or not JSON
             return False
         return isinstance(asked, dict) and asked.get("stream") is True
 
 
 def error_event(status: int, body: bytes) -> bytes:
-    """An error as an event of the form that OpenAI's clients raise: the upstream's own where it has that form."""
+    """Return an error as an event that OpenAI's clients raise: the upstream's own error if it has that format."""
     try:
         told = json.loads(body)
     except (ValueError, RecursionError):
@@ -91,7 +91,7 @@ def error_event(status: int, body: bytes) -> bytes:
 
 
 def unreadable(status: int, coding: str) -> bytes:
-    """What to tell of a body in a content coding that cannot be taken off."""
+    """Return the error text for a body in a content coding that cannot be decoded."""
     return (
         f"The model server answered with HTTP status {status}, and compressed with {coding!r} although the request"
         " rules that out. Turn compression off there, or start the proxy without --keepalive."
@@ -99,16 +99,16 @@ def unreadable(status: int, coding: str) -> bytes:
 
 
 def is_event_stream(head: ResponseHead) -> bool:
-    """Whether a response is what the client was told that it is, once it is decoded."""
+    """Whether a response is the event stream that was promised to the client, after decoding."""
     kinds = [value.partition(b";")[0].strip().lower() for value in get_all(head.fields, b"content-type")]
     return head.status == 200 and kinds == [b"text/event-stream"] and Decoder(head).unknown is None
 
 
 def may_ask(request: RequestHead, host: bytes, cors: Fields) -> bool:
-    """Whether a request may be one for events, and its client can do with an early head.
+    """Whether a request may be one for events, and its client can use an early head.
 
-    ``cors``: what the listener itself adds for the page that asks. Where that is nothing, only the upstream's own head
-    can let a page of another origin read the response.
+    ``cors``: the listener's own CORS fields for the requesting page. Without them, only the upstream's head can let a
+    page of another origin read the response.
     """
     path = request.target.partition(b"?")[0]
     plain = not get_all(request.fields, b"content-encoding") and _takes_identity(request.fields)
@@ -119,12 +119,12 @@ def may_ask(request: RequestHead, host: bytes, cors: Fields) -> bool:
 
 
 def asking_for_identity(fields: Fields) -> Fields:
-    """The fields of a request to which an early head may be told: its response must not be compressed."""
+    """Return the fields of a request that may get an early head: its response must not be compressed."""
     return tuple((name, b"identity" if name.lower() == b"accept-encoding" else value) for name, value in fields)
 
 
 def _takes_identity(fields: Fields) -> bool:
-    """Whether the client takes what is not compressed (RFC 9110 section 12.5.3)."""
+    """Whether the client accepts an uncompressed response (RFC 9110 section 12.5.3)."""
     members = [member for value in get_all(fields, b"accept-encoding") for member in value.split(b",")]
     refused = {match[1].lower() for member in members if (match := _NEVER.fullmatch(member))}
     named = any(member.partition(b";")[0].strip().lower() == b"identity" for member in members)
@@ -132,12 +132,12 @@ def _takes_identity(fields: Fields) -> bool:
 
 
 class Decoder:
-    """Takes the content coding off a response's body."""
+    """Removes the content coding from a response's body."""
 
     def __init__(self, head: ResponseHead) -> None:
         codings = [each for each in tokens(head.fields, b"content-encoding") if each != b"identity"]
         self.unknown: str | None = None
-        """The coding, or several, that the standard library cannot take off; then nothing is decoded."""
+        """A coding, or several, that the standard library cannot decode; then nothing is decoded."""
         if len(codings) > 1 or (codings and codings[0] not in _CODINGS):
             self.unknown = b", ".join(codings).decode("ascii", "backslashreplace")
         self._bits = _CODINGS[codings[0]] if codings and not self.unknown else 0
@@ -145,7 +145,7 @@ class Decoder:
         self._begun = False
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """What these bytes mean, in pieces. Raises `ProtocolError` where they are not so encoded."""
+        """Decode bytes, in pieces. Raises `ProtocolError` if they are not encoded that way."""
         if self._decoder is None:
             yield data
             return
@@ -153,13 +153,13 @@ class Decoder:
             while data:
                 piece = self._decompress(data)
                 data = self._decoder.unconsumed_tail
-                if self._decoder.eof:  # gzip may go on with another member
+                if self._decoder.eof:  # gzip may continue with another member
                     data = self._decoder.unused_data
                     self._decoder = zlib.decompressobj(self._bits)
                 if piece:
                     yield piece
         except zlib.error as exc:
-            raise ProtocolError("The response is not compressed in the way that its Content-Encoding says.") from exc
+            raise ProtocolError("The response's body does not match its Content-Encoding.") from exc
 
     def _decompress(self, data: bytes) -> bytes:
         assert self._decoder is not None
@@ -169,6 +169,6 @@ class Decoder:
         except zlib.error:
             if begun or self._bits != zlib.MAX_WBITS:
                 raise
-            self._bits = _RAW  # what some servers mean by deflate
+            self._bits = _RAW  # which some servers send as deflate
             self._decoder = zlib.decompressobj(_RAW)
             return self._decoder.decompress(data, _PIECE)

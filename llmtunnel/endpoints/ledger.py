@@ -1,6 +1,6 @@
-"""The ledger: what passes and what has passed, of all exchanges of one side. Gateway and origin write, views read.
+"""The ledger: figures of all exchanges of one side, running and finished. Gateway and origin write, views read.
 
-It is written on the tunnel's loop alone; any thread may read: each figure is one that was true a moment ago.
+Only the tunnel's loop writes. Any thread may read, and may see figures that are slightly out of date.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .meter import Meter, metered
 logger = logging.getLogger(__name__)
 
 RECORDS: Final = 500
-"""Finished exchanges that are remembered: some kB each at most, see the limits below."""
+"""Number of finished exchanges kept: some kB each at most, see the limits below."""
 
 SAMPLES: Final = 3600
-"""Samples that are remembered: the last hour, where one is taken each second; 1 MB."""
+"""Number of samples kept: the last hour, at one per second; 1 MB."""
 
 MAX_PATH: Final = 1000
-"""Characters of a path that are remembered."""
+"""Maximum characters kept of a path."""
 MAX_FIELDS: Final = 64
-"""Header fields of a head that are remembered, and as many characters of each name."""
+"""Maximum header fields kept of a head, and maximum characters kept of a field's name."""
 MAX_VALUE: Final = 200
-"""Characters of a field's value that are remembered."""
+"""Maximum characters kept of a field's value."""
 
 SHOWN: Final = frozenset(
     (
@@ -39,43 +39,43 @@ SHOWN: Final = frozenset(
         *(b"retry-after", b"server", b"transfer-encoding", b"user-agent"),
     )
 )
-"""The fields whose values are remembered: any other one may hold a credential, or what somebody said."""
+"""Fields whose values are kept. Any other one may contain a credential or private text."""
 
 _BODILESS: Final = (204, 304)
-"""Statuses whose Content-Length is not that of a body that follows."""
+"""Statuses whose Content-Length does not describe a body that follows."""
 
 _NOTHING: Final = Meter(streamed=False)
-"""Of an exchange that no model answers."""
+"""Meter of an exchange that no model answers."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Totals:
-    """Of all exchanges, or of those with one peer."""
+    """Totals of all exchanges, or of those with one peer."""
 
     requests: int = 0
-    """That ended."""
+    """Finished exchanges."""
     failed: int = 0
-    """That ended with an error, or with a status of 400 and more."""
+    """Exchanges that ended with an error, or with a status of 400 or more."""
     active: int = 0
-    """Under way."""
+    """Running exchanges."""
     bytes_up: int = 0
-    """Body bytes, of both."""
+    """Body bytes of finished and running exchanges."""
     bytes_down: int = 0
 
 
 class Entry:
-    """One exchange: its endpoint writes down what happens, from `Ledger.begin` to `Ledger.end`."""
+    """One exchange. Its endpoint records what happens, from `Ledger.begin` to `Ledger.end`."""
 
     def __init__(self, id: int, request: RequestHead, totals: Totals, of_peer: Callable[[str], Totals]) -> None:
         self.status: int | None = None
-        """Of the final head; None until the client is told one."""
+        """Status of the final head; None until one is sent to the client."""
         self.bytes_up = self.bytes_down = 0
         self.error = ""
-        """Why it does not end whole."""
+        """Why the exchange is incomplete."""
         self.peer = ""
         totals.active += 1
         self._totals = [totals]
-        """What its figures are part of."""
+        """The totals that its figures count towards."""
         self._of_peer = of_peer
         self._id = id
         self._request = request
@@ -89,31 +89,31 @@ class Entry:
         self._meter: Meter | None = None
 
     def reached(self, peer: str) -> None:
-        """This peer has a part in it."""
+        """Record that this peer handles the exchange."""
         self.peer = peer
         totals = self._of_peer(peer)
         totals.active += 1
         self._totals.append(totals)
 
     def passed_on(self) -> None:
-        """The request's head was passed on: whatever it had to wait for before is over."""
+        """Record that the request's head was forwarded."""
         self._queued = self._elapsed()
 
     def responded(self, head: ResponseHead) -> None:
-        """The client was told this final head, which somebody behind us gave."""
+        """Record the final head sent to the client, if it came from the other side."""
         self.status = head.status
         self._first_byte = self._elapsed()
         self._response = head
         self._meter = metered(self._request, head)
 
     def up(self, data: bytes) -> None:
-        """Body bytes have passed to the upstream."""
+        """Record body bytes sent to the upstream."""
         self.bytes_up += len(data)
         for totals in self._totals:
             totals.bytes_up += len(data)
 
     def down(self, data: bytes) -> None:
-        """Body bytes pass to the client."""
+        """Record body bytes sent to the client."""
         if not self.bytes_down:
             self._first_body = self._elapsed()
         self.bytes_down += len(data)
@@ -124,15 +124,15 @@ class Entry:
 
     @property
     def tokens(self) -> int:
-        """Of its answer so far."""
+        """Tokens of its response so far."""
         return (self._meter or _NOTHING).tokens or 0
 
     def active(self) -> ActiveRequest:
-        """What is true of it now."""
+        """Return the current state."""
         return ActiveRequest(**self._known())
 
     def end(self) -> RequestRecord:
-        """Nothing more will be written: what there is to remember."""
+        """Finish the exchange, and return its record."""
         meter = self._meter or _NOTHING
         meter.end(time.perf_counter())
         record = RequestRecord(
@@ -148,7 +148,7 @@ class Entry:
         return record
 
     def _known(self) -> dict[str, Any]:
-        """The fields of a `Request`."""
+        """Return the fields of a `Request`."""
         meter = self._meter or _NOTHING
         path, token, response = self._request.path, meter.first_token, self._response
         return {
@@ -186,7 +186,7 @@ class Entry:
 
 
 def _length(fields: Fields) -> int | None:
-    """What Content-Length says; None where there is none."""
+    """Return the Content-Length; None if there is none."""
     for name, value in fields:
         if len(name) == 14 and name.lower() == b"content-length":
             return int(value) if value.isdigit() and len(value) <= 18 else None
@@ -194,7 +194,7 @@ def _length(fields: Fields) -> int | None:
 
 
 def _shown(fields: Fields) -> Shown:
-    """The names, and the values of those that are in `SHOWN`."""
+    """Return the names, with the values of those in `SHOWN`."""
     pairs = []
     for name, value in fields[:MAX_FIELDS]:
         hidden = _hidden(name[:MAX_FIELDS])
@@ -202,15 +202,15 @@ def _shown(fields: Fields) -> Shown:
     return tuple(pairs)
 
 
-@lru_cache(maxsize=256)  # the same names come again and again: this halves the cost of a head
+@lru_cache(maxsize=256)  # names repeat, so this halves the cost of a head
 def _hidden(name: bytes) -> tuple[str, bool, tuple[str, None]]:
-    """A name as text, whether its value is shown, and what is remembered where it is not."""
+    """Return a name as text, whether its value is shown, and the pair to keep if it is not."""
     text = name.decode("latin-1")
     return text, name.lower() in SHOWN, (text, None)
 
 
 class Ledger:
-    """`begin` and `end` each exchange; the rest is for views."""
+    """The exchanges of one side. Call `begin` and `end` for each; the other methods are for views."""
 
     def __init__(self, on_record: Callable[[RequestRecord], None] = lambda record: None) -> None:
         """``on_record`` is called at the end of each exchange."""
@@ -218,23 +218,23 @@ class Ledger:
         self.bench = Totals()
         """Of requests that measure the tunnel, which count nowhere else."""
         self._on_record = on_record
-        self._entries: dict[Entry, None] = {}  # in the order of their beginning
+        self._entries: dict[Entry, None] = {}  # in the order of their start
         self._records: deque[RequestRecord] = deque(maxlen=RECORDS)
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._begun = self._ended = self._tokens = 0
         self._spread: tuple[int, Percentiles | None, Percentiles | None] = (0, None, None)
-        """Times to the first byte and token, as they were after so many exchanges."""
+        """Number of finished exchanges, with the percentiles of first byte and first token at that time."""
         self._peers: dict[str, Totals] = {}
 
     def begin(self, request: RequestHead) -> Entry:
-        """An exchange begins."""
+        """Start an exchange."""
         self._begun += 1
         entry = Entry(self._begun, request, self.totals, lambda peer: self._peers.setdefault(peer, Totals()))
         self._entries[entry] = None
         return entry
 
     def end(self, entry: Entry) -> None:
-        """It has ended, well or not."""
+        """Finish an exchange, successful or not."""
         del self._entries[entry]
         record = entry.end()
         self._tokens += record.tokens or 0
@@ -244,7 +244,7 @@ class Ledger:
         self._on_record(record)
 
     def sample(self, rtt: float | None) -> None:
-        """Remember the figures of now, and this round-trip time in seconds."""
+        """Record the current figures, with this round-trip time in seconds."""
         totals = self.totals
         self._samples.append(
             Sample(
@@ -259,19 +259,19 @@ class Ledger:
 
     @property
     def tokens(self) -> int:
-        """Of all answers, those under way too."""
+        """Tokens of all responses, including running ones."""
         return self._tokens + sum(entry.tokens for entry in tuple(self._entries))
 
     def first_byte(self) -> Percentiles | None:
-        """Times to the response's head, of the records."""
+        """Return percentiles of the time to the response's head, over the records."""
         return self._spreads()[1]
 
     def first_token(self) -> Percentiles | None:
-        """Times to the first token, of the records."""
+        """Return percentiles of the time to the first token, over the records."""
         return self._spreads()[2]
 
     def _spreads(self) -> tuple[int, Percentiles | None, Percentiles | None]:
-        ended = self._ended  # before the records: one that ends meanwhile is counted the next time
+        ended = self._ended  # read before the records, so that a new one counts the next time
         if self._spread[0] != ended:
             records = tuple(self._records)
             first_bytes = [each.first_byte_ms for each in records if each.first_byte_ms is not None]
@@ -280,20 +280,20 @@ class Ledger:
         return self._spread
 
     def samples(self) -> tuple[Sample, ...]:
-        """The last ones, oldest first."""
+        """Return the samples, oldest first."""
         return tuple(self._samples)
 
     def records(self, limit: int) -> tuple[RequestRecord, ...]:
-        """The last that ended, oldest first."""
+        """Return the last finished exchanges, oldest first."""
         records = tuple(self._records)
         return records[max(len(records) - limit, 0) :]
 
     def active(self) -> tuple[ActiveRequest, ...]:
-        """Those under way, oldest first."""
-        return tuple(entry.active() for entry in tuple(self._entries))  # a copy first: the loop goes on meanwhile
+        """Return the running exchanges, oldest first."""
+        return tuple(entry.active() for entry in tuple(self._entries))  # a copy, since the loop keeps running
 
     def of(self, peer: str) -> Totals:
-        """Of the exchanges with one peer."""
+        """Return the totals of one peer."""
         return self._peers.get(peer) or Totals()
 
     def keep(self, peers: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Where the gateway listens: the address as people write it, and the sockets' binding."""
+"""Parse the address to listen on, and bind its sockets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..listener import LOOPBACK, LOOPBACK6, address_of, canonical_host, is_ipv6,
 _ANY: Final = "0.0.0.0"
 _ANY6: Final = "::"
 _NO_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, None)
-"""What `open_servers` gets for ``::`` where the machine has no IPv6; Python 3.12 and later give no number."""
+"""getaddrinfo errors for ``::`` on a machine without IPv6; Python 3.12 and later raise them without a number."""
 _BACKLOG: Final = 512
 _TRIED_PORTS: Final = 100
-"""Ports above a taken one that are looked at for a free one."""
+"""Number of ports above a used one to check for a free port."""
 _FREE_PAIRS: Final = 5
-"""How often a port that is free at 127.0.0.1 is sought that is free at ::1 too."""
+"""Number of attempts to find a port that is free at both 127.0.0.1 and ::1."""
 
 ProtocolFactory = Callable[[], asyncio.Protocol]
 
@@ -34,21 +34,21 @@ class Listen:
 
     host: str = LOOPBACK
     port: int
-    """0 takes a free one."""
+    """Port number; 0 takes a free port."""
 
     @property
     def beside(self) -> str | None:
-        """Another host that clients mean by the same address: ``localhost`` is ``::1`` for many.
+        """Second host to listen on, which clients treat as the same: ``localhost`` is ``::1`` for many.
 
-        ``::`` is IPv4 too, as with most servers.
+        ``::`` includes IPv4, as with most servers.
         """
         return {LOOPBACK: LOOPBACK6, _ANY6: _ANY}.get(self.host)
 
 
 def parse_listen(text: str, *, port: int = DEFAULT_PORT) -> Listen:
-    """``8000``, ``:8000``, ``127.0.0.1:8000``, ``[::1]:8000``, ``localhost:0``; ``gpu.lan``, ``[::1]``, ``::1``.
+    """Parse ``8000``, ``:8000``, ``127.0.0.1:8000``, ``[::1]:8000``, ``localhost:0``, ``gpu.lan``, ``[::1]``, ``::1``.
 
-    ``port`` is that of an address that names none. Raises `SettingError`.
+    ``port`` applies if the address names none. Raises `SettingError`.
     """
     text = text.strip()
     if text.isascii() and text.isdecimal():
@@ -58,27 +58,27 @@ def parse_listen(text: str, *, port: int = DEFAULT_PORT) -> Listen:
     parts = split_netloc(text)
     if not parts or not text or text.endswith(":"):
         raise SettingError(
-            f"{text!r} is not an address to listen on.", hint="Write --listen 127.0.0.1:8000, or [::1]:8000 for IPv6."
+            f"{text!r} is not an address to listen on.", hint="Use --listen 127.0.0.1:8000, or [::1]:8000 for IPv6."
         )
     host, named = parts
     return Listen(host=_host(host or LOOPBACK), port=port if named is None else named)
 
 
 def _is_bare_ipv6(text: str) -> bool:
-    """Whether this is an IPv6 address without brackets, which no port follows: ``::1:8000`` may be meant as either."""
+    """Whether this is an IPv6 address without brackets and port. ``::1:8000`` is ambiguous, so it is not."""
     address, _, port = text.rpartition(":")
     return is_ipv6(text) and not (port.isdecimal() and len(port) > 1 and is_ipv6(address))
 
 
 def _host(text: str) -> str:
-    """The host to bind: an address in its one spelling, which the guard and URLs know too."""
+    """Return the host to bind. An address gets the spelling that the guard and URLs use."""
     if is_loopback(canonical_host(text) or "") and address_of(text) is None:
         return LOOPBACK  # localhost, and the names below it
     return str(address_of(text) or text)
 
 
 def url_of(listen: Listen, servers: list[asyncio.Server]) -> str:
-    """The URL for clients on this machine, which do not connect to "any": ``http://127.0.0.1:8000``."""
+    """Return the URL for clients on this machine, which cannot connect to "any": ``http://127.0.0.1:8000``."""
     host = listen.host
     if host in (_ANY, _ANY6):
         has_ipv4 = any(each.family == socket.AF_INET for server in servers for each in server.sockets)
@@ -87,16 +87,16 @@ def url_of(listen: Listen, servers: list[asyncio.Server]) -> str:
 
 
 def addresses_of(servers: list[asyncio.Server]) -> tuple[str, ...]:
-    """Every address that is listened on."""
+    """Return every address where the servers listen."""
     return tuple(netloc(*each.getsockname()[:2]) for server in servers for each in server.sockets)
 
 
 async def open_servers(listen: Listen, factory: ProtocolFactory, *, accepting: bool = True) -> list[asyncio.Server]:
-    """Listen on the address and, where that can be, on the one beside it, at one port.
+    """Listen on the address and, if possible, on the second one (`Listen.beside`), at the same port.
 
-    Without ``accepting`` the sockets are only bound: see `take_sockets`.
-    Raises `AddressInUse`, or `SettingError` where the address cannot be used. Where another program has the port at
-    ``::1``, 127.0.0.1 is listened on alone; half of ``::`` is never.
+    Without ``accepting``, the sockets are only bound: see `take_sockets`.
+    Raises `AddressInUse`, or `SettingError` if the address cannot be used. If another program uses the port at ``::1``,
+    only 127.0.0.1 is used. ``::`` is never used without IPv4.
     """
     for tries_left in reversed(range(_FREE_PAIRS)):
         try:
@@ -112,7 +112,7 @@ async def open_servers(listen: Listen, factory: ProtocolFactory, *, accepting: b
         except OSError as exc:
             is_taken = exc.errno in (errno.EADDRINUSE, errno.EACCES)  # see `_unusable`
             is_enough = listen.host == LOOPBACK and (listen.port or not tries_left)
-            if is_enough or not is_taken:  # or there is no IPv6, or no IPv4, here
+            if is_enough or not is_taken:  # not taken: this machine lacks IPv6 or IPv4
                 return [server]
             await _close(server)
             if listen.port or not tries_left:
@@ -121,9 +121,9 @@ async def open_servers(listen: Listen, factory: ProtocolFactory, *, accepting: b
 
 
 def take_sockets(servers: list[asyncio.Server]) -> list[socket.socket]:
-    """Listen on the sockets of servers that do not accept, for a caller that does so itself; the servers are closed.
+    """Listen on the sockets of servers that do not accept, for a caller that accepts itself. Closes the servers.
 
-    Raises `AddressInUse`: another process may have bound the port as well, and begun to listen first.
+    Raises `AddressInUse` if another process has bound the port as well, and was first to listen.
     """
     taken: list[socket.socket] = []
     try:
@@ -149,7 +149,7 @@ def _has_no_family(exc: Exception) -> bool:
 
 
 def port_of(server: asyncio.Server) -> int:
-    """The port that a server listens on."""
+    """Return the port that a server listens on."""
     return int(server.sockets[0].getsockname()[1])
 
 
@@ -157,7 +157,7 @@ async def _server(host: str, port: int, factory: ProtocolFactory, accepting: boo
     server = await asyncio.get_running_loop().create_server(
         factory, host, port, backlog=_BACKLOG, start_serving=accepting
     )
-    if not server.sockets:  # asyncio passes over a family that the system does not have
+    if not server.sockets:  # asyncio skips an address family that the system lacks
         server.close()
         raise OSError(errno.EAFNOSUPPORT, f"no socket for {host}")
     descriptors.keep_from_children(server)
@@ -174,7 +174,7 @@ def _unusable(listen: Listen, exc: Exception) -> SettingError:
     code = exc.errno if isinstance(exc, OSError) else None
     if none_left := descriptors.shortage(None if code == errno.EAFNOSUPPORT else exc):
         return SettingError(f"Cannot listen on {address}: {none_left}.", hint=descriptors.RAISE_IT)
-    # Windows says EACCES of a port that another program holds for itself alone.
+    # Windows reports EACCES for a port that another program uses exclusively.
     if code == errno.EADDRINUSE or (code == errno.EACCES and listen.port >= 1024):
         return AddressInUse(address, next_free=_next_free(listen))
     if code == errno.EACCES:

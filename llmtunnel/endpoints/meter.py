@@ -1,10 +1,9 @@
-"""What a model server's response says of itself as it passes: its model, its tokens and their rate; or how much of a
-pull is done. Pure.
+"""Read figures from a passing response: a model's name, tokens and token rate, or the progress of a pull. Pure.
 
-OpenAI's interface (chat, completions, responses) and those of Ollama, Anthropic, llama.cpp, SGLang and TGI put the same
-few names into their JSON, streamed or whole. They are looked for in each line, and nothing is parsed: within a JSON
-string a quote stands behind a backslash, so that no text of an answer can look like a name. A Server-Sent Event's data
-is one line with all of these servers.
+The APIs of OpenAI (chat, completions, responses), Ollama, Anthropic, llama.cpp, SGLang and TGI use the same few names
+in their JSON, streamed or whole. The meter looks for them in each line, without parsing. Within a JSON string, a quote
+follows a backslash, so no text of a response can look like a name. All of these servers put the data of a Server-Sent
+Event on one line.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from ..protocol.heads import RequestHead, ResponseHead, get_all
 from ..status import Progress
 
 MAX_LINE: Final = 256 * KIB
-"""Bytes of a line that is looked into: one that holds the whole of a long answer has as many thousand."""
+"""Maximum bytes of a line that is searched; a line with the whole of a long response has some thousand."""
 
 _ENDS: Final = frozenset(
     (
-        *(b"completions", b"responses", b"messages"),  # OpenAI's interface, and Anthropic's
-        *(b"chat", b"generate"),  # Ollama's; SGLang's and TGI's own
-        *(b"completion", b"infill", b"generate_stream"),  # llama.cpp's own, TGI's
+        *(b"completions", b"responses", b"messages"),  # OpenAI's API, and Anthropic's
+        *(b"chat", b"generate"),  # Ollama's; also SGLang's and TGI's own
+        *(b"completion", b"infill", b"generate_stream"),  # llama.cpp's own, and TGI's
     )
 )
-"""How the paths end that models answer at, wherever the interface is mounted."""
+"""Last segments of paths where models answer, wherever the API is mounted."""
 
 _LONG: Final = frozenset((b"pull", b"push", b"create"))
-"""How Ollama's paths end that answer with lines on how far they are."""
+"""Last segments of Ollama's paths that answer with progress, line by line."""
 
 _LINES: Final = b"application/x-ndjson"
 _STREAMS: Final = frozenset((b"text/event-stream", _LINES))
@@ -48,28 +47,28 @@ _PART: Final = re.compile(rb'"(total|completed)"\s*:\s*(\d{1,18})\b')
 _DIGEST: Final = re.compile(rb'"digest"\s*:\s*"([^"\\]{1,100})"')
 _SAID: Final = re.compile(rb'"(status|error)"\s*:\s*("(?:[^"\\]|\\.){1,400}")')
 MAX_PARTS: Final = 64
-"""Of a pull, each a file: a model has about five."""
+"""Maximum number of parts of a pull, each of which is a file; a model has about five."""
 _NANOSECONDS: Final = b"eval_duration"
 _RATE: Final = b"predicted_per_second"
 
 
 class Meter:
-    """Feed it a response's body, then `end` it; its figures can be read at any time, from any thread."""
+    """Call `feed` with a response's body, then `end`. Any thread can read the figures at any time."""
 
     def __init__(self, *, streamed: bool) -> None:
         self.model = ""
-        """Empty until it is seen."""
+        """Name of the model; empty until it appears."""
         self.error = ""
-        """Of long work: why it failed, which its server says behind a status of 200; empty where it did not."""
+        """For a pull: why it failed, which its server reports after a status of 200; empty if it did not."""
         self.progress: Progress | None = None
-        """Of long work, which a `WorkMeter` alone sees."""
+        """For a pull: its progress, which only a `WorkMeter` reads."""
         self._streamed = streamed
         self._rest = b""
-        """The line that has begun."""
+        """The incomplete last line."""
         self._skipping = False
-        """Of a line that is too long, the end has not come."""
+        """Whether the end of a line that is too long has yet to arrive."""
         self._events = self._events_told = 0
-        """With text in them; as many as there were when the server last told its count."""
+        """Number of events with text, in total and when the server last reported its own count."""
         self._first = self._last = 0.0
         self._told: int | None = None
         self._told_rate: float | None = None
@@ -77,19 +76,19 @@ class Meter:
 
     @property
     def tokens(self) -> int | None:
-        """As the server counts them, or else the events with text in them; None where there are none."""
+        """The server's own count, otherwise the number of events with text; None if there are none."""
         if self._told is not None:
             return self._told + self._events - self._events_told
         return self._events or None
 
     @property
     def first_token(self) -> float | None:
-        """When the first event with text in it came, in seconds as `feed` was told; None before that."""
+        """When the first event with text arrived, in the seconds passed to `feed`; None before that."""
         return self._first if self._events else None
 
     @property
     def tokens_per_second(self) -> float | None:
-        """As the server measured it, or else from the first token to the last; None where there are not two."""
+        """The server's own rate, otherwise the rate from the first token to the last; None for fewer than two."""
         if self._told_rate is not None:
             return round(self._told_rate, 2)
         tokens, seconds = self.tokens or 0, self._last - self._first
@@ -98,7 +97,7 @@ class Meter:
         return round((tokens - 1) / seconds, 2) if tokens > 1 and seconds > 0 else None
 
     def feed(self, data: bytes, now: float) -> None:
-        """Look at body bytes that came at this time, in seconds."""
+        """Process body bytes that arrived at this time, in seconds."""
         *lines, rest = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
         for line in lines:
             if self._skipping:
@@ -110,7 +109,7 @@ class Meter:
             self._rest, self._skipping = b"", True
 
     def end(self, now: float) -> None:
-        """The body has ended, whole or not: its last line may lack an end."""
+        """Process the end of the body, complete or not: its last line may lack a line end."""
         self.feed(b"\n", now)
 
     def _look(self, line: bytes, now: float) -> None:
@@ -131,11 +130,11 @@ class Meter:
         elif name == _NANOSECONDS:
             self._told_seconds = number / 1e9
         else:
-            self._events_told, self._told = self._events, int(number)  # in this order: others read meanwhile
+            self._events_told, self._told = self._events, int(number)  # in this order, since other threads read them
 
 
 class WorkMeter(Meter):
-    """Of long work: Ollama's lines with the bytes that each part has, and how many of them are done."""
+    """Meter for Ollama's progress lines, which have the size of each part and the bytes done."""
 
     def __init__(self) -> None:
         super().__init__(streamed=False)
@@ -166,7 +165,7 @@ class WorkMeter(Meter):
 
 
 def metered(request: RequestHead, response: ResponseHead) -> Meter | None:
-    """A meter for the response's body; None where it is not a model's or of long work, or compressed."""
+    """Return a meter for the response's body; None unless it comes from a model or a pull, and is uncompressed."""
     end = request.target.partition(b"?")[0].rpartition(b"/")[2]
     if not (end in _ENDS or end in _LONG) or not 200 <= response.status < 300:
         return None
@@ -181,7 +180,7 @@ def metered(request: RequestHead, response: ResponseHead) -> Meter | None:
 
 
 def _text(literal: bytes) -> str:
-    """A JSON string's text, as far as it is text."""
+    """Decode a JSON string, as far as possible."""
     try:
         return str(json.loads(literal)).encode("utf-8", "replace").decode()
     except ValueError:

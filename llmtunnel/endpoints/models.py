@@ -1,6 +1,6 @@
-"""The models that a service lists, in OpenAI's or Ollama's way: asked for, and read.
+"""Request and parse the list of a service's models, in OpenAI's or Ollama's format.
 
-Whoever looks says how a path is asked for: serve over its pool, a proxy through its session.
+The caller provides the function that requests a path: serve uses its pool, and a proxy its session.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ from ..protocol.heads import Fields, RequestHead
 from ..session.mux import Session
 
 PATHS: Final = (b"/v1/models", b"/api/tags", b"/models")
-"""Where models are listed; the last is OpenAI's below an upstream's or a client's ``/v1``."""
+"""Paths that list models. The last one is OpenAI's below an upstream's or a client's ``/v1``."""
 
 MAX_ANSWER: Final = 512 * KIB
-"""Bytes of an answer that are read: a list of a thousand models has less."""
+"""Maximum bytes read of a response. A list of a thousand models is smaller."""
 
 ACCEPT: Final[Fields] = ((b"Accept", b"application/json"),)
 
 _PATIENCE: Final = 10.0
-"""Seconds that a proxy waits for all: an upstream that is busy with an answer may list nothing meanwhile."""
+"""Maximum time for all requests of a proxy, in seconds. A busy upstream may not list its models meanwhile."""
 
 _HINTS: Final = {
-    401: "The model server asks for a key. Serve sends it one with --upstream-header.",
+    401: "The model server requires a key. Serve can send it with --upstream-header.",
     403: "Check serve's --policy, --allow and --deny.",
     429: "Check serve's --max-requests and --max-requests-per-minute.",
-    502: "Is the model server running on serve's machine?",
+    502: "Check that the model server is running on serve's machine.",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a service answered at one path."""
+    """A service's response at one path."""
 
     status: int
     models: tuple[str, ...] | None
-    """None where it is no list of models."""
+    """The models; None if the response is not a list of models."""
 
     @classmethod
     def of(cls, status: int, body: bytes) -> Answer:
-        """Read a response."""
+        """Parse a response."""
         return cls(status=status, models=read_models(body) if status == 200 else None)
 
 
 Ask = Callable[[bytes], Awaitable[Answer]]
-"""GET a path."""
+"""Function that sends a GET for a path."""
 
 
 async def look(ask: Ask) -> Answer:
-    """The first answer that lists models, or else the first. Raises what ``ask`` does."""
+    """Return the first response that lists models, or else the first response. Raises what ``ask`` raises."""
     first: Answer | None = None
     for path in PATHS:
         answer = await ask(path)
@@ -66,7 +66,7 @@ async def look(ask: Ask) -> Answer:
 
 
 async def models_through(session: Session) -> tuple[str, ...]:
-    """The models that a session's serve lists; empty where its upstream lists none.
+    """Return the models that a session's serve lists; empty if its upstream lists none.
 
     Raises `UpstreamError`, or `PeerLost`.
     """
@@ -105,7 +105,7 @@ async def _ask(session: Session, path: bytes) -> Answer:
 
 
 def listed(answer: dict[str, Any], key: str, name: str) -> list[Any] | None:
-    """The names of the objects that an answer lists under ``key``; None where it lists none."""
+    """Return the names of the objects listed under ``key``; None if there is no such list."""
     items = answer.get(key)
     if not isinstance(items, list):
         return None
@@ -113,7 +113,7 @@ def listed(answer: dict[str, Any], key: str, name: str) -> list[Any] | None:
 
 
 def read_models(body: bytes) -> tuple[str, ...] | None:
-    """The models of an answer's JSON; None where it is no list of models."""
+    """Return the models in a response's JSON; None if it is not a list of models."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,11 +1,11 @@
-"""The origin: puts each stream's request to the upstream, and the upstream's response on the stream, as both come.
+"""The origin: sends each stream's request to the upstream, and streams the upstream's response back.
 
     stream                     exchange                      upstream
     request's head        ->   Host, fields, framing    ->   a connection of the pool
-    body, as it comes     ->   one task                 ->   written with back-pressure
-    heads, body, end      <-   another                  <-   read with back-pressure
+    body, as it arrives   ->   one task                 ->   written with back-pressure
+    heads, body, end      <-   another task             <-   read with back-pressure
 
-The two directions do not wait for each other. Cancelling `Origin.handle` closes the upstream's connection at once.
+The two directions do not wait for each other. Cancelling `Origin.handle` closes the upstream connection at once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ GIVEN_UP: Final = "The other side cancelled the request."
 
 
 class Origin:
-    """Serve's HTTP client: `handle` is a session's handler."""
+    """Serve's HTTP client. `handle` is the handler of a session."""
 
     def __init__(
         self,
@@ -62,12 +62,11 @@ class Origin:
         ledger: Ledger | None = None,
         on_upstream: Callable[[UpstreamStatus], None] = lambda status: None,
     ) -> None:
-        """``advertise``: a prefix taken off paths that begin with it. ``clock``: of limits per minute, in seconds.
+        """``advertise``: prefix to remove from paths. ``clock``: seconds, for the limits per minute.
 
-        ``admission``: what counts each peer's requests, where not this origin's alone.
+        ``admission`` counts each peer's requests; by default, this origin has its own.
 
-        ``on_upstream`` is called with what the watch sees, where that changes.
-        Raises `SettingError`.
+        ``on_upstream`` is called with the watch's result each time it changes. Raises `SettingError`.
         """
         exposure = exposure or Exposure()
         self._admission = admission or Admission(exposure, clock=clock)
@@ -77,10 +76,10 @@ class Origin:
         self._pool = UpstreamPool(upstream, timeouts=timeouts or Timeouts(), limits=self._limits)
         self._ledger = ledger or Ledger()
         self.watch = UpstreamWatch(self._pool, self._forwarding, limits=self._limits, on_change=on_upstream)
-        """To be started by whoever wants to know of the upstream."""
+        """Checks of the upstream; the caller starts them if it needs them."""
 
     async def handle(self, stream: Stream) -> None:
-        """Answer one stream. Raises `StreamReset` or `PeerLost` where it ends early; all else is told to the client."""
+        """Answer one stream. Raises `StreamReset` or `PeerLost` if it ends early; the client gets all other errors."""
         entry = self._ledger.begin(stream.request)
         entry.reached(stream.peer)
         try:
@@ -104,7 +103,7 @@ class Origin:
 
 
 class _StaleConnection(Exception):
-    """A kept connection had died; the request can be put on another."""
+    """A kept connection was dead; the request can be sent on another one."""
 
 
 class _Exchange:
@@ -122,22 +121,22 @@ class _Exchange:
     ) -> None:
         self._stream = stream
         self._request = stream.request
-        """As it is passed on."""
+        """The request as it is forwarded."""
         self._entry = entry
         self._pool = pool
         self._forwarding = forwarding
         self._admission = admission
         self._drains = drains
         self._held = ExitStack()
-        """What is held of the proxy's limits until the upstream has nothing more to do."""
+        """The proxy's share of the limits, held until the upstream has finished."""
         self._events: Iterator[ResponseEvent] = iter(())
-        """What the upstream's last bytes have still to tell."""
+        """Events in the upstream's last bytes that are not processed yet."""
         self._is_sent = False
-        """The request is whole at the upstream."""
+        """Whether the whole request has been sent to the upstream."""
         self._limits = limits
 
     async def run(self) -> None:
-        """The whole exchange, whose failures the client hears of."""
+        """Run the whole exchange. The client gets its failures."""
         try:
             self._request = self._admission.check(self._stream.request, self._forwarding.target(self._stream.request))
             with self._held:
@@ -158,7 +157,7 @@ class _Exchange:
         body, first = await self._body()
         self._admission.check_length(body.length)
         upgrade = wants_upgrade(request, features) and body.whole
-        # Only such a request goes on a connection that was used before, or leaves it to the client's next one.
+        # Only such a request may use a kept connection, or keep its connection for the client's next one.
         shares = repeatable(request, body)
         close = not upgrade and (not shares or self._stream.client.left)
         head = self._forwarding.request(request, features, chunked=body.chunked, upgrade=upgrade, close=close)
@@ -168,7 +167,7 @@ class _Exchange:
             await self._exchange(head, body, first, upgrade=upgrade, shares=shares, fresh=True)
 
     async def _body(self) -> tuple[RequestBody, bytes]:
-        """The request's body, and what had to be read of it to know that there is one."""
+        """Return the request's body, and the bytes that had to be read to find out whether there is one."""
         body = request_body(self._stream.request, self._stream.features)
         if body is not None:
             return body, b""
@@ -205,7 +204,7 @@ class _Exchange:
             connection.abort()
 
     async def _send_body(self, connection: UpstreamConnection, body: RequestBody, data: bytes) -> None:
-        """Pass the request's body on. What goes wrong here is told by the task that reads from the connection."""
+        """Forward the request's body. The task that reads from the connection reports failures."""
         try:
             while data := data or await self._stream.receive():
                 self._entry.up(data)
@@ -215,14 +214,14 @@ class _Exchange:
             await connection.write(body.end())
             self._is_sent = True
         except UpstreamError:
-            pass  # it may have answered before it broke off
+            pass  # the upstream may have answered before it broke off
         except TunnelError as exc:
             connection.abort(exc)
 
     # -- the response
 
     async def _answer(self, connection: UpstreamConnection, reader: ResponseReader) -> None:
-        """Pass on all heads, the body and its end; for a 101 the head alone."""
+        """Forward all heads, the body and its end; for a 101, only the head."""
         data = await self._first(connection)
         while True:
             self._events = response_events(reader, data)
@@ -233,9 +232,9 @@ class _Exchange:
             data = await connection.read()
 
     async def _first(self, connection: UpstreamConnection) -> bytes:
-        """The first bytes that the upstream says. Raises `_StaleConnection` where a kept one says none.
+        """Return the upstream's first bytes. Raises `_StaleConnection` if a kept connection returns none.
 
-        On a kept connection there are only requests that may be sent again.
+        A kept connection only gets requests that may be sent again.
         """
         try:
             data = await connection.read()
@@ -267,7 +266,7 @@ class _Exchange:
             self._entry.responded(head)
 
     async def _pipe(self, connection: UpstreamConnection, data: bytes) -> None:
-        """After a 101: bytes both ways, each direction until its own end."""
+        """After a 101, forward bytes in both directions, each until its own end."""
         async with beside(self._pipe_up(connection), f"pipe of {self._stream.id}") as up:
             while data := data or await connection.read():
                 await self._pass_on(data)
@@ -282,7 +281,7 @@ class _Exchange:
                 await connection.write(data)
             connection.end()
         except UpstreamError:
-            pass  # it may have said something before it broke off: whoever reads from it tells
+            pass  # the upstream may have sent data before it broke off; the reading task reports that
         except TunnelError as exc:
             connection.abort(exc)
             raise
@@ -290,7 +289,7 @@ class _Exchange:
     # -- failures
 
     async def _fail(self, exc: TunnelError, told: Failure, code: ErrorCode) -> None:
-        """Tell the client: with a response where there is none yet, by breaking it off where there is."""
+        """Report a failure to the client: with a response, or by breaking off a response that has begun."""
         self._entry.error = exc.message
         if self._entry.status is not None:
             self._stream.reset(code, exc.message)
@@ -303,7 +302,7 @@ class _Exchange:
 
 
 def _bad_gateway(exc: UpstreamError) -> Failure:
-    """What the client reads: it can change nothing about the model server, and need not know where that is."""
+    """Return what the client sees. It cannot change the model server, and need not know its address."""
     if not isinstance(exc, UpstreamUnreachable):
         message = f"{exc.message} Ask whoever runs serve to look at the model server's log."
         return Failure(status=502, code="upstream_broken", message=message)

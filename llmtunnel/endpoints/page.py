@@ -1,7 +1,6 @@
-"""The page that a browser shows in place of the tunnel's own error: what is wrong, and the application when it is back.
+"""The HTML page of the tunnel's own errors for browsers: it says what is wrong, and reloads when that is fixed. Pure.
 
-It needs nothing from elsewhere, and its Content-Security-Policy lets in nothing but its own style and script, by their
-hashes. Pure.
+It loads nothing from elsewhere. Its Content-Security-Policy only allows its own style and script, by their hashes.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ COMES_BACK: Final = frozenset(
         "upstream_unreachable",
     }
 )
-"""Codes of what ends by itself, or when somebody starts what is missing. After any other code, the same request may
-fail in the same way for ever: a page that reloads by itself would never rest."""
+"""Codes of errors that end by themselves, or when somebody starts what is missing. After any other code, the same
+request may fail forever, so a page that reloads by itself would never stop."""
 
 _TITLES: Final = {
     "no_peer": "No connection to serve",
     "peer_lost": "The connection was interrupted",
     "upstream_unreachable": "The model server does not answer",
     "upstream_broken": "The model server sent an invalid response",
-    "invalid_api_key": "This proxy asks for an API key",
+    "invalid_api_key": "This proxy requires an API key",
     "foreign_host": "This address is not allowed",
     "foreign_origin": "This page is not allowed",
     "not_allowed": "Serve does not allow this request",
@@ -62,11 +61,11 @@ footer { margin-top: 20px; padding-top: 12px; border-top: 1px solid var(--line);
 """
 
 _SCRIPT: Final = """
-// HEAD asks without a body. Waits grow from 2 s to 15 s, and a page that nobody looks at does not ask. Where it has
-// reloaded a moment ago and fails again, it starts with the longest wait, so that it never reloads in a tight loop.
+// HEAD asks without a body. Delays grow from 2 s to 15 s, and a hidden page does not ask. If the page has just reloaded
+// and fails again, it starts with the longest delay, so that it never reloads in a tight loop.
 const LONGEST = 15000, KEY = "llmtunnel-reloaded";
 const stored = () => { try { return Number(sessionStorage.getItem(KEY)); } catch { return 0; } };
-const store = () => { try { sessionStorage.setItem(KEY, Date.now()); } catch { /* it is only kinder with it */ } };
+const store = () => { try { sessionStorage.setItem(KEY, Date.now()); } catch { /* optional */ } };
 let wait = Date.now() - stored() < 2 * LONGEST ? LONGEST : 2000;
 let timer, asking = false;
 const isBack = async () => {
@@ -98,10 +97,10 @@ timer = setTimeout(ask, wait);
 
 
 def navigates(request: RequestHead) -> bool:
-    """Whether a browser shows the answer as a page: what is asked for by its address bar, a link, a form or a frame.
+    """Whether a browser will show the response as a page: after use of its address bar, a link, a form or a frame.
 
-    Browsers say so to addresses that they trust. To others, such as a machine of the local network, they send no
-    Sec-Fetch fields; a program that asks for HTML there gets HTML.
+    Browsers only send Sec-Fetch fields to addresses that they trust. Other addresses, such as a machine of the local
+    network, get none; there, a program that asks for HTML gets HTML.
     """
     modes = tokens(request.fields, b"sec-fetch-mode")
     accepted = (member.partition(b";")[0].strip() for member in tokens(request.fields, b"accept"))
@@ -109,7 +108,7 @@ def navigates(request: RequestHead) -> bool:
 
 
 def page(request: RequestHead, *, status: int, code: str, message: str) -> tuple[Fields, bytes]:
-    """The page's header fields and its body. The one for GET loads the application when it answers again."""
+    """Return the page's header fields and body. A GET's page loads the application when it answers again."""
     reloads = code in COMES_BACK and request.method == b"GET"
     script = f"<script>{_SCRIPT}</script>" if reloads else ""
     body = _TEMPLATE.format(
@@ -162,17 +161,17 @@ _TEMPLATE: Final = """<!doctype html>
 
 def _next_step(request: RequestHead, *, reloads: bool, comes_back: bool) -> str:
     if reloads:
-        return '<p>This page reloads by itself when it is back. <a href="">Try now</a></p>\n'
+        return '<p>This page reloads by itself when it is available again. <a href="">Try now</a></p>\n'
     if comes_back and request.method != b"HEAD":
         return "<p>Go back and send it again later.</p>\n"
     return ""
 
 
 def _marked_up(message: str) -> str:
-    """The message as HTML, with commands between backticks as code."""
+    """Return the message as HTML, with text between backticks as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(message))
 
 
 def _hash(text: str) -> str:
-    """As a Content-Security-Policy names an inline script or style (CSP Level 3, section 2.3.1)."""
+    """Return the hash by which a Content-Security-Policy allows an inline script or style (CSP Level 3, 2.3.1)."""
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"

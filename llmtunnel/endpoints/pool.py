@@ -1,7 +1,7 @@
-"""Connections to the upstream: opening and keeping them. No HTTP here.
+"""Open and keep connections to the upstream. No HTTP here.
 
-A connection belongs to one client, as it does without a tunnel: it is kept for that client's next request, and closed
-when the client leaves. So neither bytes nor an identity that stick to a connection reach another client.
+As without a tunnel, a connection belongs to one client: it is kept for that client's next request, and closes when the
+client disconnects. So no bytes and no identity tied to a connection reach another client.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from ..upstream import Upstream
 from .upstream_connection import UpstreamConnection, connect
 
 FAMILIAR: Final = 10.0
-"""Seconds for which a name's loopback address is dialled without looking the name up again: each POST has a new
-connection, and a lookup costs as much as the connection itself. Elsewhere names may move, so they are looked up."""
+"""Seconds for which a name's loopback address is used without another lookup. Each POST has a new connection, and a
+lookup costs as much as the connection itself. Other addresses may change, so they are always looked up."""
 
 
 class UpstreamPool:
-    """Opens connections to one upstream, and keeps at most one for each client that has no request under way."""
+    """Opens connections to one upstream, and keeps at most one for each client without a running request."""
 
     def __init__(self, upstream: Upstream, *, timeouts: Timeouts, limits: Limits) -> None:
-        """Raises `SettingError` where the upstream's CA file cannot be used."""
+        """Raises `SettingError` if the upstream's CA file is invalid."""
         self._upstream = upstream
         self._timeouts = timeouts
         self._limits = limits
         self._tls = _tls_context(upstream) if upstream.scheme == "https" else None
         self._familiar: tuple[str, float] | None = None
-        """A loopback address at which the upstream has answered, and until when that is used."""
+        """A loopback address at which the upstream has answered, and until when it is used."""
         self._open: set[UpstreamConnection] = set()
         self._kept: dict[Client, tuple[UpstreamConnection, asyncio.TimerHandle]] = {}
-        """The one kept longest first."""
+        """Kept connections by client; the one kept longest comes first."""
 
     @property
     def idle(self) -> int:
-        """How many connections wait for a request."""
+        """Number of connections that wait for a request."""
         return len(self._kept)
 
     async def acquire(self, client: Client, *, fresh: bool = False) -> UpstreamConnection:
-        """The connection that is kept for the client, or a new one. Raises `UpstreamUnreachable`.
+        """Return the connection kept for the client, or a new one. Raises `UpstreamUnreachable`.
 
-        Where it must be ``fresh``, or the kept one is of no more use, that one closes first: a client never has two,
-        since each may hold a worker of the upstream.
+        With ``fresh``, or if the kept one is unusable, the kept one closes first. So a client never has two, each of
+        which may occupy a worker of the upstream.
         """
         if client in self._kept:
             connection = self._take(client)
@@ -58,11 +58,11 @@ class UpstreamPool:
                 connection.reused = True
                 return connection
             connection.abort()
-            await connection.lost.wait()  # not for long: the event loop closes what was aborted in its next turn
+            await connection.lost.wait()  # brief, since the event loop closes an aborted connection in its next turn
         return await self.connect()
 
     def release(self, connection: UpstreamConnection, client: Client) -> None:
-        """Keep a connection whose exchange ended in order, for this client's next request, if there may be one."""
+        """Keep a connection after a complete exchange for this client's next request, if there can be one."""
         if client.left or client in self._kept or not connection.usable:
             connection.abort()
             return
@@ -74,13 +74,13 @@ class UpstreamPool:
         client.on_left = partial(self._drop, client)
 
     async def aclose(self) -> None:
-        """Close every connection, those in use too, and wait until their sockets are gone."""
+        """Close every connection, including those in use, and wait until their sockets are closed."""
         connections = list(self._open)
         await finish(*(connection.abort for connection in connections))
         await finish(*(connection.lost.wait for connection in connections), together=True)
 
     def _take(self, client: Client) -> UpstreamConnection:
-        """The connection that is kept for a client, which the pool keeps no longer."""
+        """Remove and return the connection kept for a client."""
         connection, timer = self._kept.pop(client)
         timer.cancel()
         client.on_left = None
@@ -97,7 +97,7 @@ class UpstreamPool:
                 self._take(client)
 
     async def connect(self) -> UpstreamConnection:
-        """A new connection, which the pool closes only with itself. Raises `UpstreamUnreachable`."""
+        """Open a connection that only its user and the end of the pool close. Raises `UpstreamUnreachable`."""
         try:
             async with asyncio.timeout(self._timeouts.upstream_connect):
                 connection = await self._open_familiar()
@@ -106,12 +106,12 @@ class UpstreamPool:
                     self._remember(connection)
         except OSError as exc:
             raise _unreachable(self._upstream, exc) from exc
-        if not connection.lost.is_set():  # else it has been forgotten before it was known
+        if not connection.lost.is_set():  # otherwise `_forget` was called already
             self._open.add(connection)
         return connection
 
     async def _open_familiar(self) -> UpstreamConnection | None:
-        """A connection to the address that the name had on this machine; None where it is not known, or not there."""
+        """Connect to the remembered loopback address of the name; None if there is none, or it does not answer."""
         loop = asyncio.get_running_loop()
         if self._familiar is None or self._familiar[1] < loop.time():
             return None
@@ -135,7 +135,7 @@ class UpstreamPool:
 
 
 _NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
-"""OpenSSL's reasons for a first answer that is no TLS record."""
+"""OpenSSL's reasons for a first response that is not a TLS record."""
 
 
 def _tls_context(upstream: Upstream) -> ssl.SSLContext:
@@ -147,7 +147,7 @@ def _tls_context(upstream: Upstream) -> ssl.SSLContext:
             hint="Use --upstream-ca FILE, with certificates in PEM format.",
         ) from exc
     context.set_alpn_protocols(["http/1.1"])
-    context.options |= ssl.OP_NO_RENEGOTIATION  # a write would have to wait for it
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a write would have to wait for a renegotiation
     if upstream.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -155,7 +155,7 @@ def _tls_context(upstream: Upstream) -> ssl.SSLContext:
 
 
 def _unreachable(upstream: Upstream, exc: OSError) -> UpstreamUnreachable:
-    """What to tell of a connection that did not come up, and what may be done about it."""
+    """Return the error for a connection that failed, with its cause and what to do."""
     where, address = upstream.origin, upstream.authority.decode()
     if none_left := descriptors.shortage(exc):
         message = f"Serve cannot connect to the model server at {where}: {none_left}."

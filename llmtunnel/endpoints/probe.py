@@ -1,6 +1,6 @@
-"""How discovery tells a proxy of ours from a model server: the gateway answers what carries `PROBE_FIELD` itself.
+"""Distinguish one of our own proxies from a model server: the gateway itself answers requests with `PROBE_FIELD`.
 
-Without this, serve would find the proxy beside it, see the remote models behind it, and tunnel the tunnel.
+Otherwise serve could discover a proxy on its machine, see the remote models behind it, and tunnel the tunnel.
 """
 
 from __future__ import annotations
@@ -8,4 +8,4 @@ from __future__ import annotations
 from typing import Final
 
 PROBE_FIELD: Final = b"X-Llmtunnel-Probe"
-"""Any value. The answer is 421, Misdirected Request (RFC 9110 section 15.5.20), and nothing is passed on."""
+"""Header field with any value. The answer is 421 (RFC 9110 section 15.5.20), and nothing is forwarded."""

@@ -1,6 +1,6 @@
-"""The tunnel's own answers, which say what to do next. Pure.
+"""The tunnel's own responses, which say what to do next. Pure.
 
-A browser that navigates gets a page, everything else JSON in the form that OpenAI's clients show.
+A browser that opens a page gets HTML. Every other client gets JSON in the format that OpenAI's clients display.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from .http1 import BadMessage
 from .page import navigates, page
 
 RETRY_AFTER: Final = 2
-"""Seconds after which a client may ask again: a serve that was restarted is back by then, or soon after."""
+"""Seconds after which a client may retry: a serve that was restarted is connected again by then, or soon after."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a request gets no answer from the upstream, as its client is told."""
+    """Why a request gets no response from the upstream, as its client sees it."""
 
     status: int
     code: str
-    """For programs: ``no_peer``, ``peer_lost``, ``bad_request`` …"""
+    """Code for programs: ``no_peer``, ``peer_lost``, ``bad_request`` …"""
     message: str
-    """For people: what happened, and what to do."""
+    """Text for people: what happened, and what to do."""
     retry_after: int | None = None
-    """Seconds after which to ask again; a 503 always tells `RETRY_AFTER`."""
+    """Seconds after which to retry. A 503 always uses `RETRY_AFTER`."""
 
     def response(self, request: RequestHead | None = None) -> tuple[ResponseHead, bytes]:
-        """Head and body. ``request``: what they answer; a browser that shows the answer gets a page."""
+        """Return head and body. ``request``: the request to answer; a browser that shows the response gets a page."""
         if request is not None and navigates(request):
             fields, body = page(request, status=self.status, code=self.code, message=self.message)
         else:
@@ -51,7 +51,7 @@ class Failure:
         return ((b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(body))), body
 
     def encode(self) -> bytes:
-        """The response to bytes that were no request, or came where none is taken: the connection closes."""
+        """Return the response to invalid bytes, or to a client that cannot be served; the connection then closes."""
         head, body = self.response()
         return encode_response(replace(head, fields=(*head.fields, (b"Connection", b"close")))) + body
 
@@ -81,7 +81,7 @@ _RESETS: Final = {
 
 
 def failure(error: TunnelError | BadMessage) -> Failure:
-    """What to tell a client that still waits for its response's head."""
+    """Return the failure for a client that has not received a response's head yet."""
     if isinstance(error, BadMessage):
         code = "bad_request" if error.status < 500 else "not_supported"
         return Failure(status=error.status, code=code, message=f"The proxy rejects this request: {error}.")
@@ -94,7 +94,7 @@ def _kind(error: TunnelError) -> tuple[int, str, str]:
         case PeerNotFound():
             return 503, "no_peer", "Start `llmtunnel serve` on the other side, then retry."
         case TooManyStreams():
-            # Not 429: it is the tunnel that is full, be it by other clients' requests.
+            # Not 429: the tunnel is full, possibly because of other clients.
             return 503, "too_many_requests", "Send fewer requests at once."
         case PeerLost():
             return 502, "peer_lost", "The proxy reconnects by itself. Send the request again."
@@ -109,7 +109,7 @@ def _kind(error: TunnelError) -> tuple[int, str, str]:
 
 
 def standard_reason(status: int) -> bytes:
-    """The reason phrase that goes with a status; empty for an unknown one."""
+    """Return the standard reason phrase of a status; empty for an unknown one."""
     try:
         return HTTPStatus(status).phrase.encode()
     except ValueError:

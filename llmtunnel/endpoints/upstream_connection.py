@@ -1,11 +1,12 @@
-"""One connection to the upstream: dialling it, TLS, and moving bytes with back-pressure both ways. No HTTP here.
+"""One connection to the upstream: dialling, TLS, and moving bytes with back-pressure in both directions. No HTTP.
 
-Two things differ from what an event loop's transport does by itself:
+It differs from an event loop's own transport in two ways:
 
-- A server may answer a request before it has read all of it, and close. The kernel then fails our next write, and the
-  transport closes at once, although the answer lies unread in the socket. `UpstreamConnection` reads it all the same.
-- TLS runs here, not in the loop. So the answer can be decrypted in that case too. And an end without ``close_notify``
-  is an error on every loop: anybody could have cut a body that only the end of the connection delimits.
+- A server may answer a request before it has read all of it, and close. The kernel then fails our next write, and a
+  transport closes at once, although the response is still in the socket. `UpstreamConnection` reads that response.
+- TLS runs here, not in the loop, so that the response can be decrypted in that case too. An end without
+  ``close_notify`` is always an error: an attacker could have truncated a body that only the end of the connection
+  delimits.
 """
 
 from __future__ import annotations
@@ -25,28 +26,28 @@ from ..descriptors import keep_from_children
 from ..errors import TunnelError, UpstreamBroken
 
 READ_AHEAD: Final = 64 * KIB
-"""Unread bytes after which a connection stops reading; asyncio reads 256 KiB at once, so it holds 320 KiB at most."""
+"""Unread bytes after which a connection stops reading. asyncio reads 256 KiB at once, so it holds 320 KiB at most."""
 
 HAPPY_EYEBALLS: Final = 0.25
-"""Seconds before the next address of a name is tried beside the first (RFC 8305 section 5)."""
+"""Seconds before the next address of a name is tried in parallel (RFC 8305 section 5)."""
 
 _RECORD: Final = 16 * KIB
-"""Bytes in one TLS record, at most."""
+"""Maximum size of a TLS record, in bytes."""
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection, used by one exchange at a time: one task reads, one writes.
+    """One connection, used by one exchange at a time: one task reads, and one writes.
 
-    `read` and `write` raise `UpstreamBroken`, or what `abort` was given.
+    `read` and `write` raise `UpstreamBroken`, or the error passed to `abort`.
     """
 
     def __init__(self, on_lost: Callable[[UpstreamConnection], None], tls: _Tls | None = None) -> None:
         self.idle = False
-        """Nobody expects anything of it: data or an end is a reason to throw it away."""
+        """Whether no exchange uses it. Data or an end then make it useless."""
         self.reused = False
-        """An exchange before this one ended on it."""
+        """Whether an earlier exchange has used it."""
         self.lost = asyncio.Event()
-        """The event loop has closed the socket."""
+        """Set when the event loop has closed the socket."""
         self._on_lost = on_lost
         self._tls = tls
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -55,9 +56,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._unread: list[bytes] = []
         self._unread_size = 0
         self._leftover: socket.socket | None = None
-        """After a failed write: the socket, which may hold what the upstream sent before it closed."""
+        """After a failed write: the socket, which may hold data that the upstream sent before it closed."""
         self._ended = False
-        """The upstream has ended in order: nothing is missing of what it sent."""
+        """Whether the upstream has ended properly, so that nothing of its data is missing."""
         self._error: TunnelError | None = None
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
@@ -95,7 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._readable.set()
         if self.idle:
             self.abort()
-        # Our half stays open: an upgraded protocol may go on in one direction.
+        # Our half stays open, since an upgraded protocol may continue in one direction.
         return self._error is None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -118,7 +119,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._writable.set()
 
     def _break(self, message: str, cause: Exception | None = None) -> None:
-        """Have `read` and `write` fail; the first error counts."""
+        """Make `read` and `write` fail. The first error counts."""
         if not self._opened.done():
             self._opened.set_exception(cause or ConnectionResetError("the connection closed during the TLS handshake"))
         if self._error is None:
@@ -126,7 +127,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._error.__cause__ = cause
 
     def _decrypt(self, data: bytes) -> Iterator[bytes]:
-        """What arriving bytes carry. Where they break TLS, the connection closes, and `read` tells."""
+        """Decrypt arriving bytes. If they violate TLS, the connection closes, and `read` raises the error."""
         if self._tls is None:
             yield data
             return
@@ -134,7 +135,7 @@ class UpstreamConnection(asyncio.Protocol):
             yield from self._tls.receive(data)
         except ssl.SSLError as exc:
             self._break("The model server sent data that is not TLS.", exc)
-            self._flush(self._tls)  # the alert that tells it so
+            self._flush(self._tls)  # sends the alert
             self._transport.close()
             return
         self._flush(self._tls)
@@ -147,33 +148,33 @@ class UpstreamConnection(asyncio.Protocol):
         if data and not self._transport.is_closing():
             self._transport.write(data)
 
-    # --- what an exchange calls
+    # --- called by an exchange
 
     async def stand(self) -> None:
-        """Return when the connection can carry a request. Raises `OSError`, and `ssl.SSLError` is one."""
+        """Wait until the connection can carry a request. Raises `OSError`, which includes `ssl.SSLError`."""
         await self._opened
 
     @property
     def usable(self) -> bool:
-        """Whether a next exchange may begin: it is open both ways, and nothing is left of the one before."""
+        """Whether a next exchange may start: it is open in both directions, and no data is left."""
         return not (self._ended or self._unread or self._transport.is_closing())
 
     @property
     def address(self) -> str:
-        """The other end's; empty where the connection has gone meanwhile."""
+        """Address of the other end; empty if the connection has closed meanwhile."""
         peer = self._transport.get_extra_info("peername")
         return str(peer[0]) if peer else ""
 
     @property
     def silent(self) -> bool:
-        """Whether nothing has come, neither bytes nor an end, that the event loop has yet to read."""
+        """Whether the socket holds nothing that the event loop has yet to read, neither bytes nor an end."""
         return not _is_readable(self._transport.get_extra_info("socket").fileno())
 
     async def read(self) -> bytes:
-        """All bytes that have come and are not yet read, at least one; b"" where the upstream has ended."""
+        """Return all unread bytes, at least one; b"" if the upstream has ended."""
         while not (self._unread or self._ended or self._error):
             self._readable.clear()
-            await self._readable.wait()  # a model may think for minutes; the client ends the wait by leaving
+            await self._readable.wait()  # a model may think for minutes; a client that disconnects ends the wait
         if self._unread:
             return self._take()
         if data := self._take_leftover():
@@ -191,9 +192,9 @@ class UpstreamConnection(asyncio.Protocol):
         return data
 
     def _take_leftover(self) -> bytes:
-        """The next bytes that the socket of a failed write still holds; b"" where that is all.
+        """Return the next bytes in the socket of a failed write; b"" at the end.
 
-        Such a socket never blocks: the kernel has closed the connection, and nothing can arrive any more.
+        Such a socket never blocks: the kernel has closed the connection, so nothing more can arrive.
         """
         with suppress(OSError):
             while self._leftover is not None and (data := self._leftover.recv(READ_AHEAD)):
@@ -208,14 +209,14 @@ class UpstreamConnection(asyncio.Protocol):
             self._leftover = None
 
     async def write(self, data: bytes) -> None:
-        """Send; returns when little of it waits in this process."""
+        """Send, and wait until little of the data is buffered in this process."""
         self.write_now(data)
-        await self._writable.wait()  # as for reading
+        await self._writable.wait()  # without a timeout, like reading
         if self._error:
             raise self._error.again()
 
     def write_now(self, data: bytes) -> None:
-        """Send without waiting: for a head. What cannot be sent any more is dropped, and `read` tells."""
+        """Send without waiting: for a head. If the connection is closed, the data is dropped, and `read` raises."""
         if self._transport.is_closing():
             return
         if self._tls is None:
@@ -225,18 +226,18 @@ class UpstreamConnection(asyncio.Protocol):
             self._flush(self._tls)
 
     def end(self) -> None:
-        """Nothing more will be written; what the upstream still sends can be read."""
+        """Close our half. What the upstream still sends can be read."""
         if self._transport.is_closing():
             return
         if self._tls is not None:
             self._tls.close()
             self._flush(self._tls)
         else:
-            with suppress(OSError):  # a reset has come that the loop has not seen: it calls connection_lost
+            with suppress(OSError):  # a reset that the loop has not processed yet: it will call connection_lost
                 self._transport.write_eof()
 
     def abort(self, reason: TunnelError | None = None) -> None:
-        """Close at once, whatever is under way; a waiting `read` or `write` raises ``reason``. Idempotent."""
+        """Close at once, even during an exchange. A waiting `read` or `write` raises ``reason``. Idempotent."""
         if self._error is None and reason is not None:
             self._error = reason.again()
         self._ended = False
@@ -246,18 +247,18 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 class _Tls:
-    """Our end of TLS, over bytes that the connection carries."""
+    """Our end of TLS, over the connection's bytes."""
 
     def __init__(self, context: ssl.SSLContext, name: str) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self.standing = False
-        """The handshake is through."""
+        """Whether the handshake is complete."""
         self.ended = False
-        """The other end has said that nothing more comes."""
+        """Whether the other end has sent close_notify."""
 
     def receive(self, data: bytes) -> Iterator[bytes]:
-        """Take bytes that came; iterate over what they carry to the end. Raises `ssl.SSLError`."""
+        """Process arriving bytes, and iterate over their plaintext to the end. Raises `ssl.SSLError`."""
         self._incoming.write(data)
         try:
             if not self.standing:
@@ -272,24 +273,24 @@ class _Tls:
             pass
 
     def send(self, data: bytes) -> None:
-        """Send, once the handshake is through; it waits for nothing, since the context forbids renegotiation."""
+        """Encrypt data after the handshake. It never waits, since the context forbids renegotiation."""
         rest = memoryview(data)
         while rest:
             rest = rest[self._object.write(rest) :]
 
     def close(self) -> None:
-        """Say that nothing more comes from us."""
-        with suppress(ssl.SSLError):  # it asks for the other end's word at once
+        """Send close_notify."""
+        with suppress(ssl.SSLError):  # it expects the other end's close_notify at once
             self._object.unwrap()
 
     def bytes_to_send(self) -> bytes:
-        """What is to go to the other end now."""
+        """Return the bytes to send to the other end now."""
         return self._outgoing.read()
 
 
 def _is_readable(descriptor: int) -> bool:
-    """Whether something can be read from a socket now: bytes, an end or an error."""
-    if not hasattr(select, "poll"):  # Windows, where select takes descriptors of any value
+    """Whether a read from the socket would return at once: bytes, an end or an error."""
+    if not hasattr(select, "poll"):  # Windows, where select accepts descriptors of any value
         return bool(select.select([descriptor], [], [], 0)[0])
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
@@ -299,13 +300,13 @@ def _is_readable(descriptor: int) -> bool:
 async def connect(
     host: str, port: int, *, tls: ssl.SSLContext | None, on_lost: Callable[[UpstreamConnection], None]
 ) -> UpstreamConnection:
-    """Connect to the first address of a host that answers. Raises `OSError`; `ssl.SSLError` is one."""
+    """Connect to the first address of a host that answers. Raises `OSError`, which includes `ssl.SSLError`."""
     sock = await _dial(host, port)
     end = None if tls is None else _Tls(tls, host.partition("%")[0])
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(lambda: UpstreamConnection(on_lost, end), sock=sock)
     if connection.lost.is_set():
-        sock.detach()  # uvloop has closed its descriptor, and left the number here for somebody else's to be closed
+        sock.detach()  # uvloop has closed the descriptor, and its number may belong to another file by now
     try:
         await connection.stand()
     except BaseException:
@@ -315,11 +316,11 @@ async def connect(
 
 
 async def _dial(host: str, port: int) -> socket.socket:
-    """A socket that is connected to one of a name's addresses: they race, since any of them may be dead (RFC 8305).
+    """Return a socket connected to one of a name's addresses. They race, since any of them may be dead (RFC 8305).
 
-    Not by ``create_connection``: uvloop has no race there, and asyncio's may leave a socket open where it is cancelled.
+    ``create_connection`` cannot be used: uvloop's has no race, and a cancelled one of asyncio may leak a socket.
     """
-    try:  # an address is not looked up
+    try:  # an address needs no lookup
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -328,5 +329,5 @@ async def _dial(host: str, port: int) -> socket.socket:
 
 
 def _with_zone(host: Any, port: Any, flow: int = 0, zone: int = 0) -> tuple[Any, ...]:
-    """A socket's address, whose host names its zone: uvloop's ``sock_connect`` looks for it nowhere else."""
+    """Return a socket address whose host contains its zone, since uvloop's ``sock_connect`` only looks there."""
     return (f"{host}%{zone}", port, flow, zone) if zone and "%" not in host else (host, port)

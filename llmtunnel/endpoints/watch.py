@@ -1,4 +1,4 @@
-"""Serve's look at its upstream: whether it answers, and which models it lists. Its requests count for nothing."""
+"""Serve's checks of its upstream: whether it answers, and which models it lists. They count towards no limit."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .probe import PROBE_FIELD
 from .upstream_connection import UpstreamConnection
 
 PERIOD_UP: Final = 30.0
-"""Seconds between two looks at an upstream that is up: a line in its log, now and then."""
+"""Seconds between two checks of an upstream that is up. Each check adds a line to its log."""
 PERIOD_DOWN: Final = 3.0
-"""At one that is down: somebody waits for it."""
+"""Seconds between two checks of an upstream that is down, since somebody waits for it."""
 PAUSE: Final = 1.0
-"""Between any two, however often requests fail."""
+"""Minimum seconds between two checks, however often requests fail."""
 PATIENCE: Final = 5.0
-"""Seconds for an answer. One that takes connections and does not answer in time is busy, not down."""
+"""Maximum time for a response, in seconds. An upstream that accepts connections but does not answer is busy."""
 
 
 class UpstreamWatch:
-    """`start` it, end it with `aclose`; `status` is what was seen last."""
+    """Checks of one upstream. Call `start`, then `aclose`; `status` is the last result."""
 
     def __init__(
         self,
@@ -51,16 +51,16 @@ class UpstreamWatch:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Look at once, then again and again."""
+        """Check at once, then repeatedly."""
         self._task = asyncio.create_task(self._run(), name="upstream watch")
         self._task.add_done_callback(report)
 
     def doubt(self) -> None:
-        """A request has failed there: look soon."""
+        """Check soon, since a request has failed."""
         self._doubted.set()
 
     async def aclose(self) -> None:
-        """Stop looking; idempotent."""
+        """Stop checking. Idempotent."""
         if self._task is not None:
             await stop(self._task)
 
@@ -84,7 +84,7 @@ class UpstreamWatch:
             self._on_change(status)
 
     async def look(self) -> UpstreamStatus:
-        """How the upstream is now. Where it is down, the detail says why, and what to do if the address is wrong."""
+        """Check the upstream now. If it is down, the detail says why, and what to do if the address is wrong."""
         try:
             answer = await look(self._ask)
         except UpstreamError as exc:
@@ -99,7 +99,7 @@ class UpstreamWatch:
         return f"{exc.message} {exc.hint}".rstrip()
 
     async def _ask(self, path: bytes) -> Answer:
-        # The field has a proxy of ours answer by itself: a tunnel that leads to itself must not look at itself.
+        # One of our own proxies answers this field itself, so that a tunnel that leads to itself does not check itself.
         head = RequestHead(method=b"GET", target=path, fields=(*ACCEPT, (PROBE_FIELD, b"1")))
         connection = await self._pool.connect()
         try:

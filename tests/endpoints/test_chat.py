@@ -148,7 +148,7 @@ async def test_the_request_has_the_conversation_and_the_key_as_a_bearer() -> Non
         (answering({"error": "x" * 10_000}, 500), f"^{'x' * MAX_SAID}$"),
         (answering({"error": {}}, 500), "HTTP status 500"),
         (answering("a page", 404), "not a chat server: it has no /v1/chat/completions"),
-        (answering("a page", kind="text/html"), "an answer of type text/html"),
+        (answering("a page", kind="text/html"), "a response of type text/html"),
         (
             streaming(delta(content="a"), {"error": {"message": "no memory"}}),
             "^The model server says: no memory$",
