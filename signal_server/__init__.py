@@ -1,5 +1,5 @@
-"""The signal server: where two peers that know the same room's name find each other.
+"""The signal server: two peers that know the same room's name find each other here.
 
-It stands alone: nothing of llmtunnel, the standard library and aiohttp. ``python -m signal_server --help`` runs it,
-`signal_server.server.SignalServer` embeds it; llmtunnel/protocol/README.md section 10 is what it speaks.
+It is independent of llmtunnel, and only needs the standard library and aiohttp. ``python -m signal_server --help`` runs
+it, and `signal_server.server.SignalServer` embeds it. llmtunnel/protocol/README.md section 10 describes its protocol.
 """

@@ -1,4 +1,4 @@
-"""``python -m signal_server``."""
+"""``python -m signal_server``: the command line."""
 
 import sys
 

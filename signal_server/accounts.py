@@ -1,4 +1,4 @@
-"""What rooms and addresses have had of the server: joins, and the relay's rates, totals and open ends. Pure."""
+"""Accounts of rooms and addresses: their joins, and the rates, totals and open ends of the relay. Pure."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ Who = TypeVar("Who", bound=Hashable)
 Networks = Collection[IPv4Network | IPv6Network]
 
 ACCOUNTS: Final = 20_000
-"""Accounts kept, of some 500 bytes: those without open ends that were used longest ago are forgotten for others."""
+"""Maximum number of accounts, of 500 bytes each. Beyond it, the least recently used one without open ends goes."""
 
 
 JOIN_HELD: Final = 5.0
-"""Seconds that a join is held at most, half of what clients wait for its answer. A longer wait is a refusal."""
+"""Maximum seconds to delay a join, half of the time that clients wait. A join that would wait longer is rejected."""
 
 
 class Account:
-    """One room's, one address's, or all of theirs together."""
+    """The account of one room, of one address, or of all together."""
 
     def __init__(self, *, rate: float, total: float, ends: int, now: float) -> None:
         self._rate = Bucket(rate=rate, burst=rate, now=now)
         self._total = Bucket(rate=total / DAY, burst=total, now=now)
         self._most = ends
         self.ends = 0
-        """Ends of pipes that are open."""
+        """Number of open pipe ends."""
 
     @property
     def full(self) -> bool:
-        """Whether it may have no more open."""
+        """Whether it has as many open ends as allowed."""
         return self.ends >= self._most
 
     def charge(self, size: int, *, now: float) -> float:
-        """Count bytes; the seconds to wait with them. Raises `Refused` where the day's total is used up."""
+        """Count bytes, and return the seconds to delay them. Raises `Refused` if the day's total is used up."""
         if not self._total.take(size, now=now):
             raise Refused(Code.RELAY_LIMIT, "the relay's total for a day is used up")
         return self._rate.owe(size, now=now)
 
 
 class Opened:
-    """The accounts that an open end counts for, until it is closed."""
+    """The accounts that an open end counts towards, until it is closed."""
 
     def __init__(self, accounts: Iterable[Account]) -> None:
         self.accounts = frozenset(accounts)
@@ -54,7 +54,7 @@ class Opened:
             each.ends += 1
 
     def close(self) -> None:
-        """The end is closed, or is about to be; idempotent."""
+        """Stop counting the end, which is closed or about to close. Idempotent."""
         if self.counts:
             self.counts = False
             for each in self.accounts:
@@ -73,13 +73,13 @@ class Accounts:
         return len(self._each)
 
     def open(self, room: str, address: str, *, now: float) -> Opened:
-        """The accounts of an end that opens. Raises `Refused` where one of them has too many."""
+        """Open an end, and return its accounts. Raises `Refused` if one of them has too many open ends."""
         if self.full(room, address, now=now):
             raise Refused(Code.RELAY_LIMIT, "the relay has no more pipes")
         return Opened(self._of(room, address, now))
 
     def full(self, room: str, address: str, *, now: float) -> frozenset[Account]:
-        """Which of these accounts can have no more ends open."""
+        """Return which of these accounts cannot have another open end."""
         return frozenset(each for each in self._of(room, address, now) if each.full)
 
     def _of(self, room: str, address: str, now: float) -> tuple[Account, ...]:
@@ -96,13 +96,13 @@ class Accounts:
         return account
 
     def _forget(self) -> None:
-        """Those with open ends are few: `RelayLimits.pipes` bounds them."""
+        """Remove an account without open ends. Few have open ends, since `RelayLimits.pipes` limits them."""
         if len(self._each) > ACCOUNTS:
             del self._each[next(key for key, account in self._each.items() if not account.ends)]
 
 
 class Joins:
-    """How often each address may join: beyond a first number, at a rate. Who guesses rooms' names is slowed by it."""
+    """Limits how often each address may join: a burst, then a rate. It slows down guesses of room names."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -112,7 +112,7 @@ class Joins:
         return len(self._each)
 
     def wait(self, of: str, *, now: float) -> float:
-        """Count a join of that network; the seconds to hold it for. Raises `Refused` where those are too many."""
+        """Count a join from that network, and return the seconds to delay it. Raises `Refused` if they are too many."""
         limits = self._limits
         bucket = self._each.get(of)
         if bucket is None:
@@ -128,7 +128,7 @@ class Joins:
 
 
 class Strangers(Generic[Who]):
-    """Connections that are in no room and no pipe, the oldest first, in all and by network."""
+    """Connections without a room or a pipe, oldest first, in total and by network."""
 
     def __init__(self) -> None:
         self._all: dict[Who, str | None] = {}
@@ -141,19 +141,19 @@ class Strangers(Generic[Who]):
         return len(self._all)
 
     def add(self, who: Who, of: str | None) -> None:
-        """Somebody comes, from that network; None: nobody knows yet from which."""
+        """Add a connection from that network; None if its network is not known yet."""
         self._all[who] = of
         if of is not None:
             self._of.setdefault(of, {})[who] = None
 
     def place(self, who: Who, of: str) -> None:
-        """It has told from which network it comes, and keeps its turn; nothing happens where it is no stranger."""
+        """Set the network of a connection, which keeps its age. Does nothing unless the network was unknown."""
         if who in self._all and self._all[who] is None:
             self._all[who] = of
             self._of.setdefault(of, {})[who] = None
 
     def remove(self, who: Who) -> None:
-        """It is none any more; idempotent."""
+        """Remove a connection. Idempotent."""
         of = self._all.pop(who, None)
         if of is not None:
             del self._of[of][who]
@@ -161,16 +161,16 @@ class Strangers(Generic[Who]):
                 del self._of[of]
 
     def count(self, of: str | None) -> int:
-        """How many are from that network."""
+        """Return the number of connections from that network."""
         return len(self._of.get(of, ())) if of is not None else 0
 
     def oldest(self, of: str | None = None, *, but: Who | None = None) -> Who | None:
-        """The oldest, of a network or of all; None where there is none ``but`` that one."""
+        """Return the oldest connection, of a network or of all, except ``but``; None if there is none."""
         return next((who for who in (self._all if of is None else self._of.get(of, ())) if who != but), None)
 
 
 def network(address: str) -> str:
-    """What one customer has: an IPv4 address, or 64 bits of an IPv6 one."""
+    """Return the network of one customer: an IPv4 address, or a /64 of IPv6."""
     parsed = parse(address)
     if parsed is None:
         return address
@@ -184,11 +184,11 @@ def is_in(address: str, networks: Networks) -> bool:
 
 
 def client_address(remote: str, forwarded: Iterable[str], trusted: Networks) -> str:
-    """The client's address: the last hop that is no trusted proxy.
+    """Return the client's address: the last hop that is not a trusted proxy.
 
-    ``remote`` has connected; ``forwarded`` are all ``X-Forwarded-For`` fields in their order. Each proxy appends who
-    has connected to it. So they are read from the end, for as long as the proxy that says it is trusted. Something
-    that is no address counts for the proxy that has said it.
+    ``remote`` is the connected address, and ``forwarded`` all ``X-Forwarded-For`` fields in order. Each proxy appends
+    the address that connected to it. So they are read from the end, as long as the reporting proxy is trusted. An
+    invalid entry counts as the proxy that reported it.
     """
     hops = [hop for field in forwarded for hop in field.split(",") if hop.strip()]
     client = remote
@@ -201,7 +201,7 @@ def client_address(remote: str, forwarded: Iterable[str], trusted: Networks) -> 
 
 
 def parse(address: str) -> IPv4Address | IPv6Address | None:
-    """Read an address, IPv4 ones that are written as IPv6 as what they are; None where it is none."""
+    """Parse an address, and convert an IPv4-mapped IPv6 address to IPv4; None if it is invalid."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -210,7 +210,7 @@ def parse(address: str) -> IPv4Address | IPv6Address | None:
 
 
 def _without_port(hop: str) -> str:
-    """Of ``192.0.2.1:80``, ``[2001:db8::1]:80`` and ``[2001:db8::1]`` the address."""
+    """Return the address in ``192.0.2.1:80``, ``[2001:db8::1]:80`` or ``[2001:db8::1]``."""
     if hop.startswith("["):
         return hop[1:].partition("]")[0]
     return hop.partition(":")[0] if hop.count(":") == 1 else hop

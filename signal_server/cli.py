@@ -1,4 +1,4 @@
-"""The command line: where to listen, how many to a room, an orderly end."""
+"""The signal server's command line: where to listen, its limits, and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ Address = tuple[str, int]
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_server") -> int:
-    """Run a signal server until a signal ends it; returns the exit status: 2, or 128 and the signal's number."""
+    """Run a signal server until a signal ends it. Returns the exit status: 2, or 128 plus the signal's number."""
     _open_standard()
     try:
         arguments = _parser(prog).parse_args(argv)
-    except SystemExit as exc:  # help, or a mistake
+    except SystemExit as exc:  # help, or invalid arguments
         failed = say("")
         if failed and not exc.code:
             with suppress(OSError):
-                sys.stderr.write(f"error: Standard output cannot be written: {failed}.\n")
+                sys.stderr.write(f"error: Cannot write to standard output: {failed}.\n")
             raise SystemExit(FAILED) from None
         raise
     host, port = arguments.listen or arguments.port or (DEFAULT_HOST, DEFAULT_PORT)
-    # Not before the arguments are read: it takes as long as all the rest.
+    # Imported after the arguments are parsed, since it takes as long as everything else.
     from .process import run
 
     return run(host, port, limits=_limits(arguments), trusted=arguments.trusted_proxy, log_level=arguments.log_level)
 
 
 def _open_standard() -> None:
-    """Open what is closed of standard input, output and error: a socket would take the number, and get what is printed.
+    """Open closed standard streams. Otherwise a socket would get such a number, and receive the output.
 
-    Writing to standard output fails then, so that help which nobody gets is an error.
+    Writes to standard output then fail, so that help that nobody receives is an error.
     """
     for number, (name, flags) in enumerate((("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_RDWR))):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, flags)  # takes the lowest free number: those below are open
+            os.open(os.devnull, flags)  # takes the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
@@ -69,7 +69,7 @@ def _given(arguments: argparse.Namespace, limits: type[Limits | RelayLimits]) ->
 
 
 def settable(limits: type[Limits | RelayLimits]) -> list[tuple[Field[Any], Flag]]:
-    """The limits that have a flag."""
+    """Return the limits that have a flag."""
     return [(each, each.metadata[FLAG]) for each in fields(limits) if FLAG in each.metadata]
 
 
@@ -80,15 +80,15 @@ def _dest(flag: Flag) -> str:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Run a signal server, where the two sides of a tunnel find each other.",
-        epilog="It sees rooms' names and addresses, and none of what passes through tunnels. Put it behind TLS.",
+        description="Run a signal server, which brings the two sides of a tunnel together.",
+        epilog="It sees the names of rooms and the addresses of peers, but no tunnel traffic. Put it behind TLS.",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--listen",
         metavar="HOST:PORT",
         type=parse_address,
-        help=f"where to listen, port 0 for a free one (default: {DEFAULT_HOST}:{DEFAULT_PORT})",
+        help=f"where to listen; port 0 takes a free port (default: {DEFAULT_HOST}:{DEFAULT_PORT})",
     )
     where.add_argument(
         "--port",
@@ -101,17 +101,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="NETWORK",
         type=_network,
         action="append",
-        help="where an HTTP server in front is whose X-Forwarded-For tells clients' addresses; repeatable"
-        " (default: this machine)",
+        help="address or network of an HTTP server in front, whose X-Forwarded-For contains the client's address;"
+        " repeatable (default: this machine)",
     )
-    _add_limits(parser.add_argument_group("limits", "an address is one of IPv4, or a /64 network of IPv6"), Limits)
+    _add_limits(parser.add_argument_group("limits", "an address is an IPv4 address, or a /64 network of IPv6"), Limits)
     relay = parser.add_argument_group(
-        "relay", "for peers between whose networks nothing else passes; SIZE: bytes, as 500KB, 4MiB or 20GiB"
+        "relay", "for peers without any other path; SIZE is in bytes, such as 500KB, 4MiB or 20GiB"
     )
-    relay.add_argument("--no-relay", action="store_true", help="offer none")
+    relay.add_argument("--no-relay", action="store_true", help="offer no relay")
     _add_limits(relay, RelayLimits)
     parser.add_argument(
-        "--log-level", choices=LEVELS, default="info", help="how much is logged, to standard error (default: info)"
+        "--log-level", choices=LEVELS, default="info", help="how much to log to standard error (default: info)"
     )
     return parser
 
@@ -129,7 +129,7 @@ def _add_limits(group: argparse._ArgumentGroup, limits: type[Limits | RelayLimit
 
 
 def parse_size(text: str) -> int:
-    """Read bytes: ``1000000``, ``10MB`` (10,000,000), ``10MiB`` (10,485,760). Raises `argparse.ArgumentTypeError`."""
+    """Parse bytes: ``1000000``, ``10MB`` (10,000,000), ``10MiB`` (10,485,760). Raises `argparse.ArgumentTypeError`."""
     number = text.rstrip("kmgibKMGIB")
     factor = SIZES.get(text[len(number) :].lower())
     if factor is None or not (number.isascii() and number.isdecimal() and number[:-15] == "" and int(number) > 0):
@@ -138,7 +138,7 @@ def parse_size(text: str) -> int:
 
 
 def shown(value: float, unit: Unit) -> str:
-    """A limit's value as its operator writes it."""
+    """Return a limit's value as its operator writes it."""
     if unit is Unit.SIZE:
         for suffix in ("GiB", "MiB", "KiB"):
             if value % SIZES[suffix.lower()] == 0:
@@ -164,7 +164,7 @@ def _network(text: str) -> str:
 
 
 def parse_address(text: str) -> Address:
-    """Read ``host:port``, ``[::1]:port``, a bare port or a bare host. Raises `argparse.ArgumentTypeError`."""
+    """Parse ``host:port``, ``[::1]:port``, a port or a host. Raises `argparse.ArgumentTypeError`."""
     if text.isdecimal():
         return DEFAULT_HOST, _port(text)
     host, colon, port = text.rpartition(":")

@@ -1,4 +1,4 @@
-"""One client's WebSocket: what it says goes to the hub, what the hub has for it waits here, bounded."""
+"""One client's WebSocket: its messages go to the hub, and the hub's messages wait here, within a limit."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from .messages import Code, Message, Refused, encode, parse, too_fast, too_large
 logger = logging.getLogger(__name__)
 
 LINGER: Final = 0.5
-"""Seconds that a client which sends too much has to read why; what it still sends is thrown away, or not even read."""
+"""Seconds for a client that sends too much to read the error. Anything it sends meanwhile is discarded or not read."""
 
 
 class Socket(web.WebSocketResponse):
-    """aiohttp's, but it says why it closes on a message that is too large."""
+    """aiohttp's WebSocket, except that it reports why it closes on a message that is too large."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(
             heartbeat=limits.heartbeat,
             timeout=limits.close,
             max_msg_size=MESSAGE,
-            compress=False,  # 5 KiB a minute are not worth a window of 32 KiB for each
+            compress=False,  # 5 KiB a minute do not justify a window of 32 KiB for each
             autoping=False,  # pings count as messages
         )
         self._told = False
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
-        """As aiohttp's, which calls it itself for a frame that it does not take."""
+        """Close the WebSocket. aiohttp itself calls this for an invalid frame."""
         if code == WSCloseCode.MESSAGE_TOO_BIG and not self._told:
             self._told = True
             try:
                 await self.send_str(encode(too_large().message))
                 await asyncio.sleep(LINGER)
             except ConnectionError:
-                pass  # it did not wait for the answer
+                pass  # the client did not wait for the answer
         return await super().close(code=code, message=message, drain=drain)
 
 
 class Outgoing:
-    """Texts that wait for a socket, at most so many bytes of them."""
+    """Messages that wait for a socket, up to a limit in bytes."""
 
     def __init__(self, bound: int) -> None:
         self._texts: deque[bytes] = deque()
@@ -55,7 +55,7 @@ class Outgoing:
         self._closed = False
 
     def put(self, text: str) -> bool:
-        """Add one; False where there is no room for it."""
+        """Add a message. Returns False if there is no space for it."""
         data = text.encode()
         if len(data) > self._room:
             return False
@@ -65,12 +65,12 @@ class Outgoing:
         return True
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Mark the end of the messages."""
         self._closed = True
         self._changed.set()
 
     async def get(self) -> bytes | None:
-        """The next one; None at the end."""
+        """Return the next message; None at the end."""
         while not self._texts:
             if self._closed:
                 return None
@@ -82,9 +82,9 @@ class Outgoing:
 
 
 class SignalConnection:
-    """A client, from the opened WebSocket to its end: `run` it. It is the hub's outlet.
+    """A client's connection, from the opened WebSocket to its end. Call `run`. It is an outlet of the hub.
 
-    ``settle`` hears when it has joined a room, and when it has left one.
+    ``settle`` is called when the client has joined or left a room.
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class SignalConnection:
         self._flooded = False
         self._over = asyncio.Event()
         self._ending = False
-        """We end it."""
+        """Whether the server ends the connection."""
         self._abrupt = False
-        """The client's side has ended, and no Close came before."""
+        """Whether the client's side ended without a Close."""
 
     async def run(self) -> None:
-        """Serve the client until it goes, or is cut off."""
+        """Serve the client until it disconnects or is cut off."""
         writer = asyncio.create_task(self._write(), name="signal writer")
         writer.add_done_callback(self._written)
         try:
@@ -129,31 +129,31 @@ class SignalConnection:
             await self._finish(writer)
 
     def flood(self) -> None:
-        """It sends too much: nothing of that is read any more, and it is told why it ends."""
+        """Stop reading from a client that sends too much, and tell it why."""
         self._flooded = True
         self._stop_reading()
 
     def send(self, message: Message) -> None:
-        """Queue a message; a client that does not read is cut off, and holds nobody else up."""
+        """Queue a message. A client that does not read is cut off, and never delays others."""
         if not self._transport.is_closing() and not self._outgoing.put(encode(message)):
-            logger.warning("a client that does not read is dropped")
+            logger.warning("Dropped a client that does not read")
             self.drop()
 
     def drop(self) -> None:
-        """Cut the client off, at once; what waits for it is lost."""
+        """Cut the client off at once; queued messages are lost."""
         self._ending = True
         self._transport.abort()
 
     async def aclose(self) -> None:
-        """Close in order, as the server stops; returns when `run` has."""
+        """Close in an orderly way when the server stops. Returns when `run` has ended."""
         self._ending = True
         try:
             async with asyncio.timeout(self._limits.close):
                 await self._socket.close(code=WSCloseCode.GOING_AWAY)
         except (TimeoutError, ConnectionError):
             self.drop()
-        self._stop_reading()  # a join may be held
-        await self._over.wait()  # `_finish` takes `Limits.close` s at most
+        self._stop_reading()  # a join may be delayed
+        await self._over.wait()  # `_finish` takes at most `Limits.close` s
 
     def _stop_reading(self) -> None:
         if self._reading is not None:
@@ -163,7 +163,7 @@ class SignalConnection:
         while True:
             raw = await self._socket.receive()
             if raw.type not in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG):
-                # Not of one that was silent for too long, which aiohttp tells by an error: it may be asleep.
+                # Not for a client that was silent for too long, which aiohttp reports as an error: it may be asleep.
                 self._abrupt = raw.type is WSMsgType.CLOSED and not self._ending
                 return
             try:
@@ -200,12 +200,12 @@ class SignalConnection:
             await self._socket.send_frame(data, WSMsgType.TEXT)
 
     def _written(self, writer: asyncio.Task[None]) -> None:
-        """Cut off a client that cannot be sent anything more; `_finish` hears of the reason."""
+        """Cut off a client that cannot be written to. `_finish` gets the reason."""
         if not writer.cancelled() and writer.exception() is not None:
             self.drop()
 
     async def _finish(self, writer: asyncio.Task[None]) -> None:
-        """Send what still waits, then close; a client that does not take it in time is cut off."""
+        """Send the queued messages, then close. A client that does not read them in time is cut off."""
         self._outgoing.close()
         try:
             async with asyncio.timeout(LINGER if self._flooded else self._limits.close):

@@ -1,7 +1,7 @@
-"""Between sockets and rooms: which outlet is which member. Pure but for its log lines.
+"""Map sockets to rooms: which outlet is which member. Pure except for its log lines.
 
-A room's name is all that its users need to meet, so it is a secret: what is logged is a hash of it, keyed anew by each
-process. Neither SDPs nor candidates are ever logged.
+A room's name is all that its users need to meet, so it is a secret. Logs only contain a hash of it, with a new key in
+each process. SDPs and candidates are never logged.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from .tickets import Tickets
 logger = logging.getLogger(__name__)
 
 SILENCE: Final = 60.0
-"""Seconds between two log lines about limits of addresses: whoever meets one tries again and again."""
+"""Minimum seconds between two log lines about limits of addresses, since a rejected client tries again and again."""
 
 
 class Outlet(Protocol):
-    """A client's socket, as seen from here. Neither method may raise or block."""
+    """A client's socket, as the hub sees it. Neither method may raise or block."""
 
     @property
     def network(self) -> str:
-        """Whom it counts for: see `accounts.network`."""
+        """The network that it counts towards: see `accounts.network`."""
 
     def send(self, message: Message) -> None:
-        """Tell the client, soon; one that cannot be told is dropped."""
+        """Send a message soon. If that is impossible, the client is dropped."""
 
     def drop(self) -> None:
-        """Cut it off."""
+        """Cut the client off."""
 
 
 class Hub:
-    """Acts on what outlets receive."""
+    """Processes the messages that outlets receive."""
 
     def __init__(self, limits: Limits) -> None:
         self._rooms = Rooms(limits)
@@ -49,30 +49,30 @@ class Hub:
         self._silent_until = 0.0
         self._key = secrets.token_bytes(16)
         self.tickets = Tickets(limits.relay) if limits.relay else None
-        """For the relay's pipes, where there is one."""
+        """Tickets for pipes, if the server offers a relay."""
 
     def joined(self, outlet: Outlet) -> bool:
-        """Whether it is in a room."""
+        """Whether the client is in a room."""
         return outlet in self._members
 
     def is_member(self, member: Member) -> bool:
-        """Whether it is still in its room."""
+        """Whether the member is still in its room."""
         return member in self._outlets
 
     def delay(self, outlet: Outlet, request: Request, *, now: float) -> float:
-        """The seconds to hold a request for, before it is received. Raises `Refused`."""
+        """Return the seconds to delay a request before it is received. Raises `Refused`."""
         if not isinstance(request, Join) or outlet in self._members or self._rooms.returns(request):
             return 0.0
         return self._joins.wait(outlet.network, now=now)
 
     def note(self, refusal: Refused, *, now: float) -> None:
-        """Tell the operator now and then of addresses that are held to their limits: one may be a proxy's."""
+        """Log from time to time that an address has reached its limits, since it may be that of a proxy."""
         if refusal.code is Code.ADDRESS_LIMIT and now >= self._silent_until:
             self._silent_until = now + SILENCE
-            logger.warning("a join is refused: %s. Is it a proxy's address? See --trusted-proxy.", refusal)
+            logger.warning("Rejected a join: %s. If the address is a proxy's, use --trusted-proxy.", refusal)
 
     def receive(self, outlet: Outlet, request: Request, *, now: float) -> None:
-        """Act on a message. Raises `Refused`."""
+        """Process a message. Raises `Refused`."""
         match request:
             case Join():
                 self._join(outlet, request)
@@ -84,7 +84,7 @@ class Hub:
                 self.leave(outlet)
 
     def leave(self, outlet: Outlet, *, abrupt: bool = False) -> None:
-        """It is gone, or says bye; nothing happens where it is in no room. ``abrupt``: see `Rooms.leave`."""
+        """Remove a client that has disconnected or said bye, if it is in a room. ``abrupt``: see `Rooms.leave`."""
         member = self._members.pop(outlet, None)
         if member is None:
             return
@@ -109,7 +109,7 @@ class Hub:
         self._deliver(admission.deliveries)
 
     def alias(self, room: str) -> str:
-        """What a room is called in logs, and where it is remembered when it is empty."""
+        """Return the name of a room for logs, and for its accounts while it is empty."""
         return hashlib.blake2b(room.encode(), key=self._key, digest_size=8).hexdigest()
 
     def _relay(self, outlet: Outlet, request: PassOn) -> None:

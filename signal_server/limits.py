@@ -1,6 +1,6 @@
-"""Everything that a client can fill, with its bound; and the bucket that bounds how fast. Pure.
+"""A limit for everything that a client can fill, and the token bucket that limits rates. Pure.
 
-A limit that an operator may set has a `Flag`: the command line's flag, its check and its help follow from that.
+A limit that an operator can set has a `Flag`. The command line's flag, its check and its help are generated from it.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from enum import StrEnum
 from typing import Any, Final
 
 MESSAGE: Final = 64 * 1024
-"""A message's bytes, both ways. An SDP with many candidates has 5 KiB."""
+"""Maximum size of a message, in bytes, in both directions. An SDP with many candidates has 5 KiB."""
 ENVELOPE: Final = 256
-"""What relaying may add to a message: the sender's id. A message to relay must leave that room."""
+"""Bytes that relaying may add to a message: the sender's id. A message to relay must leave space for them."""
 ROOM_NAME: Final = 256
-"""A room's name, bytes: names are random texts of some 20."""
+"""Maximum length of a room's name, in bytes: names are random texts of about 20."""
 IDENTITY: Final = 128
-"""A member's id, instance or token, bytes: ours have 16 to 43."""
+"""Maximum length of a member's id, instance or token, in bytes: ours have 16 to 43."""
 MAX_PROXIES: Final = 128
-"""The most that `Limits.proxies` may be: their list must fit a ``joined`` of 64 KiB, at up to 450 bytes each."""
+"""Maximum of `Limits.proxies`: their list must fit into a ``joined`` of 64 KiB, at up to 450 bytes each."""
 
 TOKEN_BYTES: Final = 1024
-"""Each begun KiB of a message counts as one message: a flood of long ones is one sooner."""
+"""Bytes of a message that count as one message, so that long messages reach the rate limit sooner."""
 
 PIPE_MESSAGE: Final = 64 * 1024
-"""Bytes of a message in a pipe: four records of TLS."""
+"""Maximum size of a message in a pipe, in bytes: four TLS records."""
 PIPE_LEAST: Final = 512
-"""What a message in a pipe counts at least, bytes: an empty one costs as much work as that."""
+"""Minimum bytes that a message in a pipe counts as, since an empty one costs as much work."""
 HEAD: Final = 64 * 1024
-"""Bytes that a connection may send before it is a WebSocket. Browsers and HTTP proxies send heads of some 2 KiB."""
+"""Maximum bytes that a connection may send before it is a WebSocket. Browsers and HTTP proxies send about 2 KiB."""
 NEWCOMERS: Final = 8
-"""One in so many connections stays free for those that are not in a room yet."""
+"""One in this many connections is reserved for clients that are not in a room yet."""
 DAY: Final = 86_400.0
 
 KIB: Final = 1024
@@ -40,21 +40,21 @@ GIB: Final = 1024 * MIB
 
 
 FLAG: Final = "flag"
-"""Where a field's metadata has its `Flag`."""
+"""Metadata key of a field's `Flag`."""
 
 
 class Unit(StrEnum):
-    """What an operator gives a limit in: the placeholder in the help."""
+    """The unit of a limit on the command line, which is the placeholder in the help."""
 
     COUNT = "N"
     SIZE = "SIZE"
-    """Bytes, as 500KB, 4MiB or 20GiB."""
+    """Bytes, such as 500KB, 4MiB or 20GiB."""
     SECONDS = "SECONDS"
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """The command line's side of a limit; ``most`` is the largest count that it takes."""
+    """The command line's flag for a limit. ``most`` is the largest allowed count."""
 
     name: str
     unit: Unit
@@ -68,29 +68,29 @@ def _settable(default: float, flag: str, unit: Unit, help: str, *, most: int = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayLimits:
-    """What the relay takes. Bytes count once, when they come; a room and an address are held to the same."""
+    """Limits of the relay. Bytes count once, on arrival. A room and an address have the same limits."""
 
-    rate: int = _settable(4 * MIB, "--relay-rate", Unit.SIZE, "bytes a second of a room, and of an address")
-    """Bytes a second for long: a token stream has 1 KB/s, a 20 MB upload takes 5 s."""
-    rate_all: int = _settable(32 * MIB, "--relay-rate-all", Unit.SIZE, "bytes a second of all together")
-    """The same of all together: a core carries some 300 MiB/s, and signalling is to notice nothing."""
-    total: int = _settable(20 * GIB, "--relay-total", Unit.SIZE, "bytes a day of a room, and of an address")
-    """Bytes in a day: two hours at the full rate; traffic is what a relay's operator pays for."""
-    total_all: int = _settable(500 * GIB, "--relay-total-all", Unit.SIZE, "bytes a day of all together")
-    """The same of all together."""
+    rate: int = _settable(4 * MIB, "--relay-rate", Unit.SIZE, "bytes per second for a room, and for an address")
+    """Sustained bytes per second: a token stream has 1 KB/s, and an upload of 20 MB takes 5 s."""
+    rate_all: int = _settable(32 * MIB, "--relay-rate-all", Unit.SIZE, "bytes per second in total")
+    """Sustained bytes per second in total. A core carries about 300 MiB/s, and signalling must stay fast."""
+    total: int = _settable(20 * GIB, "--relay-total", Unit.SIZE, "bytes per day for a room, and for an address")
+    """Bytes per day: two hours at the full rate. Traffic is what a relay's operator pays for."""
+    total_all: int = _settable(500 * GIB, "--relay-total-all", Unit.SIZE, "bytes per day in total")
+    """Bytes per day in total."""
     pipes: int = 500
-    """Pipes at once, of all rooms: at their worst, with two readers that do not read, 1 MB each."""
+    """Simultaneous pipes of all rooms. Each uses 1 MB at worst, if both readers do not read."""
     pipes_each: int = 64
-    """Ends of pipes at once, of a room and of an address: a full room has 16 pipes of two, and twice that while they
-    are made anew."""
-    idle: float = _settable(60.0, "--relay-idle", Unit.SECONDS, "how long a pipe lasts in which nothing passes")
-    """Seconds that a pipe lasts in which nothing passes: sessions ping every 5 s."""
+    """Simultaneous pipe ends of a room, and of an address: a full room has 16 pipes with two ends, and twice that while
+    they are replaced."""
+    idle: float = _settable(60.0, "--relay-idle", Unit.SECONDS, "time after which an idle pipe closes")
+    """Seconds after which an idle pipe closes: sessions ping every 5 s."""
     stall: float = 20.0
-    """Seconds for one end to take a message: longer than a laptop's short sleep, and nothing that is held for good."""
+    """Maximum seconds for one end to take a message: longer than a laptop's short sleep, but not forever."""
     ticket: float = 20.0
-    """Seconds that a ticket is good for, and that one end waits for the other."""
+    """Seconds for which a ticket is valid, and for which one end waits for the other."""
     asks: int = 10
-    """Pipes that a member may ask for at once, and then one every `ask` s: each has another member told."""
+    """Pipes that a member may request at once; then one every `ask` s, since each notifies another member."""
     ask: float = 3.0
 
     def __post_init__(self) -> None:
@@ -100,41 +100,42 @@ class RelayLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one server takes."""
+    """Limits of one server."""
 
     proxies: int = _settable(
         16, "--max-proxies", Unit.COUNT, f"proxies in a room, 1 to {MAX_PROXIES}", most=MAX_PROXIES
     )
-    """Proxies in a room, beside its serve."""
+    """Proxies in a room, besides its serve."""
     rooms: int = 5_000
-    """Rooms at once."""
+    """Simultaneous rooms."""
     members: int = 10_000
-    """Members at once, of all rooms: some 20 KB each."""
+    """Simultaneous members of all rooms: about 20 KB each."""
     sockets: int = 14_000
-    """Connections at once: members, ends of pipes, and those that are neither yet, for which an eighth is kept."""
-    rooms_each: int = _settable(600, "--rooms-per-address", Unit.COUNT, "rooms at once that an address has created")
-    """Rooms at once that one address has created (of IPv6: a /64). A class of 500 behind one NAT, each with a serve."""
+    """Simultaneous connections: members, pipe ends, and new connections, for which an eighth is reserved."""
+    rooms_each: int = _settable(600, "--rooms-per-address", Unit.COUNT, "simultaneous rooms that an address created")
+    """Simultaneous rooms created by one address (a /64 of IPv6). Enough for a class of 500 behind a NAT, with a serve
+    each."""
     members_each: int = _settable(
-        1_200, "--members-per-address", Unit.COUNT, "members at once from an address, and joins at once"
+        1_200, "--members-per-address", Unit.COUNT, "simultaneous members from an address, and joins in a burst"
     )
-    """Members at once from one address, and joins at once: both sides of that class, and a few that come again."""
+    """Simultaneous members from one address, and joins in a burst: both sides of that class, and some that rejoin."""
     joins: float = _settable(
-        300.0, "--joins-per-minute", Unit.COUNT, "joins a minute from an address for long; more are slowed"
+        300.0, "--joins-per-minute", Unit.COUNT, "sustained joins per minute from an address; more are delayed"
     )
-    """Joins a minute from one address for long; more are slowed. That class comes within 2 minutes after a first 1,200.
-    Whoever guesses numbers of rooms tries 5 a second, 23 days for all of 7 digits."""
+    """Sustained joins per minute from one address; more are delayed. After a first 1,200, that class rejoins within 2
+    minutes. Somebody who guesses room numbers tries 5 per second, which takes 23 days for all of 7 digits."""
     rate: float = 50.0
-    """Frames a second that one socket may send for long: a message is one, or several."""
+    """Sustained frames per second from one socket. A message has one or more."""
     outgoing: int = 1024 * 1024
-    """Bytes that may wait for one socket: more than all of a full room's offers and candidates together."""
+    """Bytes that may wait for one socket: more than all offers and candidates of a full room together."""
     join: float = 30.0
-    """Seconds until a socket must have joined for the first time."""
+    """Seconds within which a socket must join for the first time."""
     heartbeat: float = 10.0
-    """Seconds between pings to a socket; one that is silent for half of that more is dropped."""
+    """Seconds between pings to a socket. One that stays silent for another half of that is dropped."""
     close: float = 2.0
     """Seconds for an orderly close of a socket."""
     relay: RelayLimits | None = RelayLimits()
-    """None: there is no relay."""
+    """Limits of the relay. None: offer no relay."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.proxies <= MAX_PROXIES:
@@ -144,16 +145,16 @@ class Limits:
 
     @property
     def burst(self) -> int:
-        """Frames that a socket may send at once: a serve that comes back offers to all its proxies."""
+        """Frames that a socket may send in a burst: a serve that returns sends offers to all its proxies."""
         return 200 + 40 * self.proxies
 
     @property
     def strangers_each(self) -> int:
-        """Connections from one address that are not in a room yet, where others need places too."""
+        """Connections from one address without a room, while others need places too."""
         return max(1, self.sockets // NEWCOMERS)
 
     def within(self, connections: int) -> Limits:
-        """These limits, for a process that can hold so many connections at once."""
+        """Return these limits for a process that can hold this many connections."""
         places = max(1, min(self.sockets, connections))
         settled = places - places // NEWCOMERS
         relay = self.relay and replace(self.relay, pipes=min(self.relay.pipes, settled // 8))
@@ -162,14 +163,14 @@ class Limits:
 
 
 class Bucket:
-    """Tokens that come at a rate, up to a burst (token bucket)."""
+    """A token bucket: tokens arrive at a rate, up to a burst."""
 
     def __init__(self, *, rate: float, burst: float, now: float) -> None:
         self._rate, self._burst = rate, burst
         self._tokens, self._filled = burst, now
 
     def take(self, count: float, *, now: float) -> bool:
-        """Take so many tokens, or none where there are fewer. ``now`` is in seconds of any steady clock."""
+        """Take this many tokens, or none if there are fewer. ``now`` is in seconds of any monotonic clock."""
         self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
         self._filled = now
         if count > self._tokens:
@@ -178,16 +179,16 @@ class Bucket:
         return True
 
     def owe(self, count: float, *, now: float) -> float:
-        """Take so many tokens, there or not; how many seconds it takes until there are none owed."""
+        """Take this many tokens, even if there are fewer. Returns the seconds until none are owed."""
         self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate) - count
         self._filled = now
         return max(0.0, -self._tokens / self._rate)
 
 
 def frames(data: bytes, state: FrameState) -> Iterator[tuple[int, int]]:
-    """The frames that begin in what a WebSocket has received: each one's first byte, and its payload's size.
+    """Yield the first byte and the payload size of each frame that starts in a WebSocket's received bytes.
 
-    RFC 6455 section 5.2. The WebSocket itself refuses malformed frames.
+    See RFC 6455 section 5.2. The WebSocket itself rejects malformed frames.
     """
     data, state.head = state.head + data, b""
     at, end = state.skip, len(data)
@@ -207,16 +208,16 @@ def frames(data: bytes, state: FrameState) -> Iterator[tuple[int, int]]:
 
 @dataclass(slots=True)
 class FrameState:
-    """Where `frames` goes on with the next bytes."""
+    """State of `frames` between two calls."""
 
     head: bytes = b""
-    """A frame's head that has come in part."""
+    """A frame's incomplete head."""
     skip: int = 0
-    """Bytes of a payload that are still to come."""
+    """Bytes of a payload that have yet to arrive."""
 
 
 class Meter:
-    """Counts a socket's frames as they arrive, also those of which no message comes."""
+    """Counts a socket's frames as they arrive, including those that do not result in a message."""
 
     def __init__(self, cost: Callable[[int, int], int], *, rate: float, burst: float, now: float) -> None:
         self._cost = cost
@@ -224,17 +225,17 @@ class Meter:
         self._state = FrameState()
 
     def take(self, data: bytes, *, now: float) -> bool:
-        """Count what has come; False, for good, where it is too much."""
+        """Count received bytes. Returns False, from then on, if there are too many."""
         return all(self._bucket.take(self._cost(*frame), now=now) for frame in frames(data, self._state))
 
 
 def signalling_cost(_first: int, size: int) -> int:
-    """What a frame of a signalling socket counts."""
-    return 1 if size > MESSAGE else 1 + size // TOKEN_BYTES  # one that is too long is refused as such
+    """Return the cost of a signalling socket's frame."""
+    return 1 if size > MESSAGE else 1 + size // TOKEN_BYTES  # one that is too long is rejected for that
 
 
 def pipe_cost(first: int, size: int) -> int:
-    """What a frame of a pipe counts. A whole message counts nothing here: it is slowed by its bytes (`accounts`)."""
+    """Return the cost of a pipe's frame. A whole message costs nothing here: its bytes slow it down (`accounts`)."""
     final, opcode = first & 0x80, first & 0x0F
     if opcode >= 8:
         return 1

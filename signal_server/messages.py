@@ -1,4 +1,4 @@
-"""What clients say, checked, and what they are told. Pure."""
+"""Parse the messages of clients, and make the replies. Pure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, Final
 from .limits import ENVELOPE, IDENTITY, MESSAGE, ROOM_NAME
 
 Message = dict[str, object]
-"""What a client is told, before it becomes JSON."""
+"""A message to a client, before it becomes JSON."""
 
 _PAYLOAD: Final = {"offer": "sdp", "answer": "sdp", "candidate": "candidate"}
-"""What is relayed, and the one member of it that is."""
+"""The relayed message types, with the single field of each."""
 
 
 class Role(StrEnum):
-    """Which side of a tunnel a member is; an original member does not say."""
+    """The side of a tunnel that a member is on. An original member does not state it."""
 
     SERVE = "serve"
     PROXY = "proxy"
 
 
 class Code(StrEnum):
-    """Why a message was refused, as ``error`` carries it."""
+    """Why a message was rejected, as in ``error``."""
 
     INVALID_JSON = "invalid-json"
     UNKNOWN_TYPE = "unknown-type"
@@ -42,7 +42,7 @@ class Code(StrEnum):
 
 
 class Refused(Exception):
-    """A message that is not acted on; the client is told so."""
+    """A message that is rejected. The client gets an error."""
 
     def __init__(self, code: Code, text: str) -> None:
         super().__init__(text)
@@ -61,7 +61,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """Enter a room."""
+    """Join a room."""
 
     room: str = field(repr=False)
     role: Role | None = None
@@ -71,15 +71,15 @@ class Join:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassOn:
-    """Pass an offer, an answer or a candidate on."""
+    """Forward an offer, an answer or a candidate."""
 
     type: str
     text: str = field(repr=False)
     to: str | None = None
-    """The peer's id; None where the message is not addressed."""
+    """The target's peer id; None if the message has no target."""
 
     def message(self, sender: str) -> Message:
-        """It, as the other member gets it."""
+        """Return the message for the other member."""
         return {"type": self.type, "peerId": sender, _PAYLOAD[self.type]: self.text}
 
 
@@ -99,17 +99,17 @@ Request = Join | PassOn | OpenPipe | Bye
 
 
 def too_large() -> Refused:
-    """The refusal of a message that is over the bound."""
+    """Return the rejection of a message that exceeds the limit."""
     return Refused(Code.TOO_LARGE, f"message too large (max {MESSAGE} bytes)")
 
 
 def too_fast() -> Refused:
-    """The refusal of a socket that sends more than `limits.Limits.rate`."""
+    """Return the rejection of a socket that exceeds `limits.Limits.rate`."""
     return Refused(Code.TOO_FAST, "too many messages")
 
 
 def parse(text: str) -> Request:
-    """Read what a client sent. Raises `Refused`."""
+    """Parse a client's message. Raises `Refused`."""
     values = _object(text)
     kind = values.get("type")
     if kind == "join":
@@ -126,14 +126,14 @@ def parse(text: str) -> Request:
 
 
 def encode(message: Message) -> str:
-    """The JSON text. What is relayed is never longer than it came, but for the envelope."""
+    """Return the JSON text. A relayed message never grows, except for the envelope."""
     return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
 
 
 def _object(text: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
-    except (ValueError, RecursionError):  # an integer of thousands of digits is a ValueError too
+    except (ValueError, RecursionError):  # an integer with thousands of digits raises ValueError too
         raise Refused(Code.INVALID_JSON, "invalid JSON") from None
     if not isinstance(values, dict):
         raise Refused(Code.INVALID_JSON, "invalid JSON: not an object")
@@ -149,7 +149,7 @@ def _join(values: dict[str, Any]) -> Join:
     return Join(
         room=room,
         role=Role(role) if role in ("serve", "proxy") else None,
-        # Control characters would take six times their bytes in the list that a newcomer gets.
+        # Control characters would take six times as many bytes in the list that a newcomer gets.
         instance=instance if instance and instance.isprintable() else None,
         token=_text(values, "token", most=IDENTITY),
     )
@@ -164,12 +164,12 @@ def _relay(kind: str, values: dict[str, Any]) -> PassOn:
     if text is None:
         raise Refused(Code.INVALID_JSON, f"invalid JSON: {kind} without {_PAYLOAD[kind]}")
     addressed = values.get("to") is not None
-    # An address that is no text is nobody's, rather than no address.
+    # A target that is not a text matches no member, instead of counting as missing.
     return PassOn(type=kind, text=text, to=(_text(values, "to", most=IDENTITY) or "") if addressed else None)
 
 
 def _text(values: dict[str, Any], name: str, *, most: int) -> str | None:
-    """A text of at most so many bytes; None where there is none, or it is no Unicode (half a surrogate pair)."""
+    """Return a text of at most this many bytes; None if it is missing, or not Unicode (half a surrogate pair)."""
     value = values.get(name)
     if not isinstance(value, str):
         return None

@@ -1,4 +1,4 @@
-"""Standard output, and what a process ends with where it cannot do its work."""
+"""Standard output, and the exit statuses of a process that cannot do its work."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from contextlib import suppress
 from typing import Final
 
 USAGE: Final = 2
-"""Exit status where the arguments, or the address, cannot be used."""
+"""Exit status if the arguments or the address are invalid."""
 FAILED: Final = 1
-"""Exit status where the help that was asked for cannot be written."""
+"""Exit status if the requested help cannot be written."""
 
 
 def say(text: str) -> str:
-    """Write to standard output at once; returns why that failed, or an empty text where it did not, or the reader left.
+    """Write to standard output at once. Returns why that failed; empty if it succeeded, or the reader has gone away.
 
-    The unwritten rest is dropped: Python would write it again at exit, and end with a traceback.
+    The unwritten rest is dropped. Otherwise Python would write it again at exit, and end with a traceback.
     """
     try:
         sys.stdout.write(text)

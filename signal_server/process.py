@@ -1,4 +1,4 @@
-"""A signal server as a process: its one line of output, its logs, the signals that end it."""
+"""A signal server as a process: its line of output, its logs, and the signals that end it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from .server import THIS_MACHINE, SignalServer, netloc, open_files
 logger = logging.getLogger(__name__)
 
 FILES: Final = 16_384
-"""Open files that are asked for: some more than `Limits.sockets`."""
+"""Number of open files to request: some more than `Limits.sockets`."""
 PAUSE: Final = 0.5
-"""Seconds between two times that strangers have to go for it; asyncio tries to accept again after 1 s."""
+"""Minimum seconds between two evictions of strangers for that reason; asyncio tries to accept again after 1 s."""
 QUIET: Final = 5.0
-"""Seconds between two log lines that say that connections cannot be accepted."""
+"""Minimum seconds between two log lines about connections that cannot be accepted."""
 
 BY_SIGNAL: Final = 128
-"""A process that a signal ended has this and the signal's number as its exit status."""
+"""Base of the exit status of a process that a signal ended; the signal's number is added."""
 
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""Errors by which the system says that it has no place for another connection."""
+"""Errors with which the system reports that it cannot hold another connection."""
 
-# SIGBREAK is Ctrl-Break, and what Windows sends to a console that closes.
+# SIGBREAK is Ctrl-Break, and Windows sends it to a console that closes.
 _SIGNALS: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 )
 
 
 def run(host: str, port: int, *, limits: Limits, trusted: Sequence[str] | None = None, log_level: str) -> int:
-    """Serve until a signal comes; returns the exit status. ``trusted``: see `SignalServer`; None is this machine."""
+    """Serve until a signal arrives. Returns the exit status. ``trusted``: see `SignalServer`; None: this machine."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("signal_server").setLevel(log_level.upper())
     raise_open_files()
@@ -48,25 +48,25 @@ def run(host: str, port: int, *, limits: Limits, trusted: Sequence[str] | None =
 
 
 async def _serve(host: str, port: int, limits: Limits, trusted: Sequence[str] | None) -> int:
-    """The number of the signal that ended it."""
+    """Serve, and return the number of the signal that ended it."""
     stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     _on_signals(lambda number: None if stopped.done() else stopped.set_result(number))
     async with SignalServer(host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE) as server:
         asyncio.get_running_loop().set_exception_handler(_Trouble(server))
         if failed := say(f"signal server listening on {server.url}\n"):
-            logger.warning("listening on %s; standard output cannot be written: %s", server.url, failed)
+            logger.warning("Listening on %s; cannot write to standard output: %s", server.url, failed)
         return await stopped
 
 
 def raise_open_files() -> None:
-    """Have this process permitted as many open files as it may use, as far as the system lets it."""
+    """Raise this process's limit of open files as far as necessary and possible."""
     try:
         import resource
-    except ImportError:  # Windows, where sockets are no files
+    except ImportError:  # Windows, where sockets are not files
         return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
-    while most > open_files():  # macOS names no limit and refuses over 10,240
+    while most > open_files():  # macOS reports no limit, and rejects more than 10,240
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         except (ValueError, OSError):
@@ -74,7 +74,7 @@ def raise_open_files() -> None:
 
 
 class _Trouble:
-    """What asyncio tells of outside of any task: that it cannot accept connections, a line now and then."""
+    """Handles errors outside of any task. It logs only from time to time that connections cannot be accepted."""
 
     def __init__(self, server: SignalServer) -> None:
         self._server = server
@@ -82,24 +82,24 @@ class _Trouble:
         self._quiet_until = 0.0
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """As asyncio's exception handlers."""
+        """Handle an error as asyncio's exception handlers do."""
         exc = context.get("exception")
         if not (isinstance(exc, OSError) and exc.errno in _NO_ROOM):
             loop.default_exception_handler(context)
             return
         now = loop.time()
-        if now >= self._full_until:  # it is told of each connection that asyncio would have accepted at one go
+        if now >= self._full_until:  # asyncio reports each connection that it would have accepted in one turn
             self._full_until = now + PAUSE
             self._server.make_room()
         if now >= self._quiet_until:
             self._quiet_until = now + QUIET
-            logger.error("connections cannot be accepted: %s (open files: %d at most)", exc.strerror, open_files())
+            logger.error("Cannot accept connections: %s (open files: at most %d)", exc.strerror, open_files())
 
 
 def _on_signals(stop: Callable[[int], None]) -> None:
     """Call ``stop`` with the number of each signal that ends the server.
 
-    A signal that was ignored when the process started stays ignored, as a shell's ``&`` and ``nohup`` want it.
+    A signal that was ignored when the process started stays ignored, as a shell's ``&`` and ``nohup`` require.
     """
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:

@@ -1,11 +1,11 @@
-"""The relay: two WebSockets of which each one's messages go to the other, unchanged and in order.
+"""The relay: it forwards messages between two WebSockets, unchanged and in order.
 
-    1. a member asks for a pipe to another one; both are told a ticket           tickets
-    2. each opens a WebSocket of the subprotocol `PROTOCOL` with its ticket      `Relay.admit`
-    3. what one end sends, the other gets, as fast as it takes it and as `accounts` permits; nothing else is kept
-    4. one end closes, or a limit is met: both are closed
+    1. A member requests a pipe to another one. Both get a ticket.                `tickets`
+    2. Each opens a WebSocket of the subprotocol `PROTOCOL` with its ticket.      `Relay.admit`
+    3. Each end's messages go to the other, as fast as it reads and `accounts` permits. Nothing else is stored.
+    4. When one end closes, or a limit is reached, both are closed.
 
-A message is read when the one before it has been taken: a reader that is slow slows its own pipe, by TCP's own means.
+A message is read after the previous one has been taken. So a slow reader only slows its own pipe, by TCP itself.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from .tickets import Pass, Tickets
 logger = logging.getLogger(__name__)
 
 PROTOCOL: Final = "llmtunnel-relay"
-"""The WebSocket subprotocol of a pipe; the ticket is offered as a second one, which is a field that browsers can set
-and that, unlike a URL, no proxy logs."""
+"""The WebSocket subprotocol of a pipe. The ticket is offered as a second one: browsers can set that field, and unlike a
+URL, no proxy logs it."""
 PIPES_OF_PAIR: Final = 2
-"""Pipes between two members."""
+"""Maximum number of pipes between two members."""
 UNSENT: Final = 128 * 1024
-"""Bytes that the system takes for an end beyond what is on the way to it, where that can be said."""
+"""Bytes that the system may buffer for an end, besides those in transit, if that can be set."""
 
 
 class Over(Exception):
-    """Why a pipe ends, and the code that its ends are closed with."""
+    """Why a pipe ends, and the close code for its ends."""
 
     def __init__(self, text: str, code: int = WSCloseCode.OK) -> None:
         super().__init__(text)
@@ -46,14 +46,14 @@ class Over(Exception):
 
 
 class PipeSocket(web.WebSocketResponse):
-    """aiohttp's, as a pipe's end. No heartbeat: its answer would wait unread while the other end is slow."""
+    """aiohttp's WebSocket as a pipe's end. It has no heartbeat: a pong would wait while the other end is slow."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(
             protocols=(PROTOCOL,),
             timeout=limits.close,
             max_msg_size=PIPE_MESSAGE + 1,
-            compress=False,  # it is encrypted
+            compress=False,  # the data is encrypted
             autoping=False,  # pings count
         )
 
@@ -66,18 +66,18 @@ class End:
     transport: asyncio.Transport
     opened: Opened
     stuck_since: float | None = None
-    """Since when a message waits for it to be taken."""
+    """Time since when a message waits to be taken by this end."""
     pipe: Pipe | None = None
 
     def flood(self) -> None:
-        """It sends frames of which no messages come: nothing of that is read any more."""
+        """Stop reading from an end that sends too many frames without a message."""
         if self.pipe is None:
             self.transport.abort()
         else:
             self.pipe.stop(Over("one end sent too many frames", WSCloseCode.POLICY_VIOLATION))
 
     async def close(self, over: Over, patience: float) -> None:
-        """Close the socket, and cut it off where that does not end in time."""
+        """Close the socket, and cut it off if that takes too long."""
         try:
             async with asyncio.timeout(patience):
                 await self.socket.close(code=over.code, message=str(over).encode())
@@ -88,7 +88,7 @@ class End:
 
 
 class Pipe:
-    """Two ends, once both have come."""
+    """A pair of ends, once both have connected."""
 
     def __init__(self, limits: RelayLimits, close: float) -> None:
         self._limits = limits
@@ -100,10 +100,10 @@ class Pipe:
         self._stop: asyncio.Future[Over] = asyncio.get_running_loop().create_future()
         self._passed_at = 0.0
         self.passed = 0
-        """Bytes, both ways."""
+        """Bytes in both directions."""
 
     async def run(self, end: End) -> Over:
-        """Be one end's until the pipe is over; returns why it is."""
+        """Run one end until the pipe is over. Returns why it ended."""
         self._ends.append(end)
         end.pipe = self
         if len(self._ends) == 2:
@@ -114,23 +114,23 @@ class Pipe:
         return self._stop.result()
 
     def stop(self, over: Over) -> None:
-        """End it, and close both ends; the first reason counts."""
+        """End the pipe, and close both ends. The first reason counts."""
         if not self._stop.done():
             self._stop.set_result(over)
 
     def give_way(self) -> None:
-        """End it for another pipe, which has its places at once."""
+        """End the pipe for another one, which gets its places at once."""
         self.stop(Over("another pipe needs its place", WSCloseCode.TRY_AGAIN_LATER))
         for end in self._ends:
             end.opened.close()
 
     @property
     def waits(self) -> bool:
-        """Whether only one of its ends has come."""
+        """Whether only one of its ends has connected."""
         return not self._met.is_set()
 
     def holds(self, accounts: frozenset[Account]) -> bool:
-        """Whether it counts for one of these."""
+        """Whether it counts towards one of these accounts."""
         return any(end.opened.counts and end.opened.accounts & accounts for end in self._ends)
 
     async def _wait_for_other(self) -> None:
@@ -140,7 +140,7 @@ class Pipe:
         except TimeoutError:
             self.stop(Over("the other end did not come"))
         if self._met.is_set():
-            await self._over.wait()  # the other end is in `_carry`, which closes both in `_close` s once it ends
+            await self._over.wait()  # the other end runs `_carry`, which closes both within `_close` s at its end
         else:
             await self._ends[0].close(self._stop.result(), self._close)
 
@@ -187,7 +187,7 @@ class Pipe:
             raise Over(str(refusal), WSCloseCode.TRY_AGAIN_LATER) from None
 
     async def _watch(self) -> None:
-        """Until nothing has passed, or one message has waited, for too long."""
+        """Wait until the pipe is idle, or one message has waited, for too long."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(min(self._limits.idle, self._limits.stall) / 4)
@@ -213,7 +213,7 @@ class Relay:
         return len(self._pipes)
 
     def admit(self, ticket: str, *, address: str) -> tuple[Pass, Opened]:
-        """Use a ticket. Raises `Refused`; else what is opened is to be closed, whatever comes of it."""
+        """Redeem a ticket. Raises `Refused`. The caller must close the returned accounts in any case."""
         now = asyncio.get_running_loop().time()
         granted = self._tickets.redeem(ticket, now=now)
         room = self._hub.alias(granted.room)
@@ -224,15 +224,15 @@ class Relay:
         return granted, self._accounts.open(room, address, now=now)
 
     def _end_older(self, granted: Pass) -> None:
-        """Two members have two pipes at most: one, and another while they make it anew."""
+        """End older pipes, so that two members have at most two: one, and another one while they replace it."""
         older = [each for each in self._pipes if each.members == granted.members and each is not granted]
         for each in older[: 1 - PIPES_OF_PAIR]:
             self._pipes[each].give_way()
 
     def _make_place(self, full: frozenset[Account], granted: Pass) -> bool:
-        """End the oldest pipe that counts for one of these and is not both ends' of two members; False: there is none.
+        """End the oldest pipe in one of these accounts that does not connect two current members; False if none does.
 
-        So a stranger's pipes, which serve lets nobody come through, keep no member's out for longer than it stays.
+        Serve rejects a stranger's pipes soon, so they do not keep a member's out for longer than that.
         """
         for each, pipe in self._pipes.items():
             stands = not pipe.waits and all(self._hub.is_member(member) for member in each.members)
@@ -242,29 +242,29 @@ class Relay:
         return False
 
     async def run(self, granted: Pass, end: End) -> None:
-        """Be one end's until its pipe is over."""
+        """Run one end until its pipe is over."""
         room = self._hub.alias(granted.room)
         pipe = self._pipes.get(granted)
         if pipe is None:
             pipe = self._pipes[granted] = Pipe(self._relay, self._limits.close)
         else:
-            logger.info("room %s: a pipe opens, %d are open", room, len(self._pipes))
+            logger.info("room %s: a pipe opened, %d are open", room, len(self._pipes))
         _keep_unsent_short(end.transport)
         try:
             over = await pipe.run(end)
         finally:
             if self._pipes.pop(granted, None):
                 logger.info("room %s: a pipe has carried %d bytes", room, pipe.passed)
-        logger.debug("room %s: an end is closed: %s", room, over)
+        logger.debug("room %s: an end closed: %s", room, over)
 
     def stop(self) -> None:
-        """Have every pipe close."""
+        """Close every pipe."""
         for pipe in self._pipes.values():
             pipe.stop(Over("the relay stops", WSCloseCode.GOING_AWAY))
 
 
 def offered_ticket(request: web.BaseRequest) -> str | None:
-    """The ticket that somebody comes with; None where it does not want a pipe."""
+    """Return the ticket that a client offers; None if it does not request a pipe."""
     offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
     if PROTOCOL not in offered:
         return None
@@ -272,7 +272,7 @@ def offered_ticket(request: web.BaseRequest) -> str | None:
 
 
 def status(refusal: Refused) -> int:
-    """The HTTP status of a refused pipe."""
+    """Return the HTTP status for a rejected pipe."""
     return 503 if refusal.code is Code.RELAY_LIMIT else 403
 
 
@@ -285,7 +285,7 @@ def _end_of(kind: WSMsgType) -> Over:
 
 
 async def _first(*work: Awaitable[object]) -> None:
-    """Wait for the first of them, which counts; the others are cancelled."""
+    """Wait for the first of them, and cancel the others."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -300,5 +300,5 @@ async def _first(*work: Awaitable[object]) -> None:
 def _keep_unsent_short(transport: asyncio.Transport) -> None:
     end = transport.get_extra_info("socket")
     if end is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        with suppress(OSError):  # macOS: it is reset already
+        with suppress(OSError):  # macOS: the connection was reset already
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)

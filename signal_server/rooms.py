@@ -1,10 +1,10 @@
-"""Who is in which room, who sees whom, and who is told what. Pure: nothing here knows of sockets.
+"""Members of rooms, which of them see each other, and their notifications. Pure: nothing here knows about sockets.
 
-`Rooms` is the interface behind which the rooms of several servers can stand.
+`Rooms` is the interface that could also be implemented for the rooms of several servers.
 
-    join  ->  who was there is told peer-joined, the newcomer joined
-    leave ->  who is there is told peer-left, and whether the member's process seems to have ended
-    relay ->  the one other member gets it, or the one that it is addressed to
+    join  ->  the members get peer-joined, and the newcomer gets joined
+    leave ->  the members get peer-left, and whether the member's process seems to have ended
+    relay ->  the only other member gets the message, or the one that it is addressed to
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from .messages import Code, Join, Message, PassOn, Refused, Role
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Member:
-    """Somebody in a room, from one join to its leaving."""
+    """A member of a room, from joining to leaving."""
 
     peer_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     room: str = field(repr=False)
     role: Role | None = None
-    """None: an original member."""
+    """The side that it is on; None for an original member."""
     instance: str | None = None
     token: str | None = field(default=None, repr=False)
-    """Who knows it may take this member's place; an original member has none."""
+    """Token that allows a client to take this member's place; an original member has none."""
     address: str = field(default="", repr=False)
-    """Whose limits it counts for."""
+    """The address that it counts towards."""
 
     def sees(self, other: Member) -> bool:
-        """Whether they are there for each other: proxies are not."""
+        """Whether the two see each other. Proxies do not see other proxies."""
         return self is not other and (self.role is None or self.role is not other.role)
 
     def description(self) -> Message:
-        """What others are told of it."""
+        """Return the description for other members."""
         if self.role is None:
             return {"peerId": self.peer_id}
         return {"peerId": self.peer_id, "role": self.role.value, "instance": self.instance}
@@ -54,11 +54,11 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """A join that succeeded."""
+    """A successful join."""
 
     member: Member
     ghost: Member | None
-    """Whose place it took: no member any more."""
+    """The former member whose place it took, if any."""
     deliveries: list[Delivery]
 
 
@@ -70,24 +70,24 @@ class Rooms:
         self._rooms: dict[str, dict[str, Member]] = {}
         self._count = 0
         self._creators: dict[str, str] = {}
-        """The address that each room was created from."""
+        """The address that created each room."""
         self._members_of: Counter[str] = Counter()
         self._rooms_of: Counter[str] = Counter()
-        """By address; one without any is in neither."""
+        """Counts by address; an address without any is missing."""
 
     def __len__(self) -> int:
         return len(self._rooms)
 
     def members(self, room: str) -> tuple[Member, ...]:
-        """Who is in that room, in the order in which they came."""
+        """Return the members of a room, in the order of their joins."""
         return tuple(self._rooms.get(room, {}).values())
 
     def returns(self, request: Join) -> bool:
-        """Whether a member comes back that is still there."""
+        """Whether the request comes from a member that is still in the room."""
         return self._ghost(request) is not None
 
     def join(self, request: Join, address: str = "") -> Admission:
-        """Let somebody in. Raises `Refused`; nothing has changed then."""
+        """Add a member. Raises `Refused`, and then changes nothing."""
         ghost = self._ghost(request)
         if ghost is None:
             self._check_server(request)
@@ -108,7 +108,7 @@ class Rooms:
         return Admission(member=member, ghost=ghost, deliveries=deliveries)
 
     def leave(self, member: Member, *, abrupt: bool = False) -> list[Delivery]:
-        """Let a member go; ``abrupt``: its connection ended without a goodbye, as that of a killed process does."""
+        """Remove a member. ``abrupt``: its connection ended without a goodbye, like that of a killed process."""
         room = self._rooms[member.room]
         del room[member.peer_id]
         self._count -= 1
@@ -119,16 +119,16 @@ class Rooms:
         departure: Message = {"type": "peer-left", "peerId": member.peer_id}
         more: Message = {"abrupt": True} if abrupt else {}
         others = [other for other in room.values() if other.sees(member)]
-        # An original member would not know what to do with more.
+        # An original member does not understand further fields.
         return [Delivery(other, departure | more if other.role else departure) for other in others]
 
     def relay(self, sender: Member, request: PassOn) -> list[Delivery]:
-        """Pass a message on. Raises `Refused`."""
+        """Forward a message. Raises `Refused`."""
         message = request.message(sender.peer_id)
         return [Delivery(target, message) for target in self._targets(sender, request.to)]
 
     def other(self, sender: Member, peer_id: str) -> Member:
-        """The member that a member means. Raises `Refused`."""
+        """Return the member with this peer id. Raises `Refused`."""
         target = self._rooms[sender.room].get(peer_id)
         if target is None or not target.sees(sender):
             raise Refused(Code.NO_SUCH_PEER, "no such peer")
@@ -137,7 +137,7 @@ class Rooms:
     def _targets(self, sender: Member, to: str | None) -> Iterator[Member]:
         room = self._rooms[sender.room]
         if to is None and len(room) <= 2:
-            # A candidate may cross with its receiver's leaving: an original member would take an error amiss.
+            # The receiver may have just left: an original member would not expect an error for its candidate.
             yield from (other for other in room.values() if other.sees(sender))
         elif (target := room.get(to or "")) and target.sees(sender):
             yield target
@@ -145,14 +145,14 @@ class Rooms:
             raise Refused(Code.NO_SUCH_PEER, "no such peer" if to else "say to which peer")
 
     def _offer(self, member: Member) -> Message:
-        """What a newcomer is told of the relay; an original member would not know what to do with it."""
+        """Describe the relay to a newcomer; an original member would not understand it."""
         relay = self._limits.relay
         if relay is None or member.role is None:
             return {}
         return {"relay": {"rate": relay.rate, "total": relay.total, "idle": relay.idle}}
 
     def _ghost(self, request: Join) -> Member | None:
-        """The member whose token this is."""
+        """Return the member with this token, or None."""
         token = (request.token or "").encode()
         for member in self.members(request.room):
             if member.token and secrets.compare_digest(member.token.encode(), token):
@@ -160,13 +160,13 @@ class Rooms:
         return None
 
     def _check_server(self, request: Join) -> None:
-        """Raise `Refused` where the server takes no more."""
+        """Raise `Refused` if the server is full."""
         new_room = request.room not in self._rooms
         if self._count >= self._limits.members or (new_room and len(self._rooms) >= self._limits.rooms):
             raise Refused(Code.SERVER_FULL, "server is full")
 
     def _check_address(self, request: Join, address: str) -> None:
-        """Raise `Refused` where the address has as much as one may."""
+        """Raise `Refused` if the address has reached its limits."""
         limits, new_room = self._limits, request.room not in self._rooms
         if self._members_of[address] >= limits.members_each:
             raise Refused(Code.ADDRESS_LIMIT, f"your address has too many members (max {limits.members_each})")
@@ -174,7 +174,7 @@ class Rooms:
             raise Refused(Code.ADDRESS_LIMIT, f"your address has too many rooms (max {limits.rooms_each})")
 
     def _check_room(self, request: Join, present: list[Member]) -> None:
-        """Raise `Refused` where there is no place beside those who are present."""
+        """Raise `Refused` if the room has no place besides those who are present."""
         roles = [member.role for member in present]
         most = ""
         if (request.role is None or None in roles) and len(roles) >= 2:
@@ -196,7 +196,7 @@ def _decrease(counts: Counter[str], key: str) -> None:
 def _member(request: Join, ghost: Member | None, address: str) -> Member:
     token = None
     if request.role is not None:
-        # The ghost's token goes on: the client may never have got the answer to this join.
+        # The ghost's token stays valid, since the client may not have received the reply to this join.
         token = (ghost and ghost.token) or secrets.token_urlsafe()
     return Member(room=request.room, role=request.role, instance=request.instance, token=token, address=address)
 

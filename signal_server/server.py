@@ -1,7 +1,7 @@
-"""The server: HTTP on an address, a WebSocket on any path of it, and no more connections than the process can hold.
+"""The server: HTTP on an address, a WebSocket on any of its paths, and no more connections than the process can hold.
 
-A connection is a stranger until it joins a room, or brings a ticket for a pipe. It has `Limits.join` seconds for that.
-Where places run out, the oldest stranger makes room for the newcomer: connections that only sit there keep nobody out.
+A connection is a stranger until it joins a room, or presents a ticket for a pipe, within `Limits.join` seconds. When
+places run out, a newcomer replaces the oldest stranger. So idle connections keep nobody out.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ logger = logging.getLogger(__name__)
 GREETING: Final = "llmtunnel signal server\n"
 THIS_MACHINE: Final = ("127.0.0.0/8", "::1/128")
 BACKLOG: Final = 128
-"""Connections that the system keeps for us until they are accepted. Where it keeps no more, a client waits for 1 s."""
+"""Connections that the system queues until they are accepted. Beyond them, a client waits for 1 s."""
 SPARE: Final = 32
-"""Files that a process has open beside its connections; Python itself has some ten."""
+"""Open files of a process besides its connections; Python itself has about ten."""
 EVICTED: Final = 16
-"""Strangers that go where the system has no file left for a newcomer."""
+"""Number of strangers to drop when the system has no file left for a newcomer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,8 +50,8 @@ class _Visitor:
 class SignalServer:
     """A running signal server: ``async with SignalServer("127.0.0.1", 0) as server: server.url``.
 
-    ``port`` 0 takes a free one. `start` raises `OSError` where the address cannot be listened on. ``trusted_proxies``
-    are the networks of HTTP servers in front whose ``X-Forwarded-For`` tells clients' addresses.
+    Port 0 takes a free port. `start` raises `OSError` if it cannot listen on the address. ``trusted_proxies`` are the
+    networks of HTTP servers in front, whose ``X-Forwarded-For`` contains the client's address.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class SignalServer:
         self._host, self._port = host, port
         files = open_files()
         self._at_once = max(4, min(BACKLOG, files // 16))
-        """Connections that asyncio accepts at one go, which it knows as the backlog."""
-        # Four times as many may have been accepted before the first of them has made another one go.
+        """Connections that asyncio accepts in one turn, which it calls the backlog."""
+        # Four times as many may be accepted before the first one of them has evicted another connection.
         self._limits = (limits or Limits()).within(files - SPARE - 4 * self._at_once)
         self._hub = Hub(self._limits)
         self._trusted = tuple(ip_network(each) for each in trusted_proxies)
         self.relay: Relay | None = None
-        """The pipes; None before `start`, and where it has none."""
+        """The relay; None before `start`, or if the server offers none."""
         self._visitors: dict[_Handler, _Visitor] = {}
-        """Everybody who is connected, by connection."""
+        """All open connections."""
         self._strangers: Strangers[_Handler] = Strangers()
         self._connections: set[SignalConnection] = set()
         self._pipes: set[_Handler] = set()
@@ -87,7 +87,7 @@ class SignalServer:
         return f"ws://{netloc(*self._server.sockets[0].getsockname()[:2])}"
 
     async def start(self) -> None:
-        """Listen."""
+        """Start to listen."""
         if self._limits.relay is not None and self._hub.tickets is not None:
             self.relay = Relay(self._limits, self._limits.relay, self._hub, self._hub.tickets)
         door = _Door(self)
@@ -105,7 +105,7 @@ class SignalServer:
                 listener.listen(BACKLOG)
 
     async def aclose(self) -> None:
-        """Listen no more, and close every socket; idempotent."""
+        """Stop listening, and close every socket. Idempotent."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
@@ -120,9 +120,9 @@ class SignalServer:
             await self._finish(runner.cleanup())
 
     async def _finish(self, *work: Coroutine[Any, Any, object]) -> None:
-        """Run steps of the shutdown side by side. One that fails, or takes too long, is logged and keeps nobody up."""
+        """Run steps of the shutdown in parallel. A step that fails or takes too long is logged, and delays nothing."""
         tasks = [asyncio.create_task(each, name="closing the server") for each in work]
-        # Each waits for a client twice at most, `Limits.close` s each time.
+        # Each waits at most twice for a client, for `Limits.close` s each time.
         for patience in (3 * self._limits.close, self._limits.close):
             if hanging := [task for task in tasks if not task.done()]:
                 await asyncio.wait(hanging, timeout=patience)
@@ -144,30 +144,30 @@ class SignalServer:
         await self.aclose()
 
     def admit(self, handler: _Handler, transport: asyncio.Transport) -> None:
-        """Somebody has connected: if no member comes of it in time, that was it."""
+        """Add a connection. It is dropped unless it becomes a member in time."""
         patience = asyncio.get_running_loop().call_later(self._limits.join, self._drop, handler)
         self._visitors[handler] = _Visitor(transport, patience)
         remote = (transport.get_extra_info("peername") or ("",))[0]
-        # Whom a proxy in front brings is told by its request.
+        # For a trusted proxy in front, the request will contain the client's address.
         of = None if is_in(remote, self._trusted) else network(remote)
         self._strangers.add(handler, of)
         self._keep_places(handler, of)
 
     def leave(self, handler: _Handler) -> None:
-        """A connection is over; idempotent."""
+        """Remove a connection that has ended. Idempotent."""
         visitor = self._visitors.pop(handler, None)
         if visitor is not None:
             visitor.patience.cancel()
             self._strangers.remove(handler)
 
     def make_room(self) -> None:
-        """The system has no file for a newcomer: the oldest strangers go."""
+        """Drop the oldest strangers, since the system has no file for a newcomer."""
         for _ in range(EVICTED):
             if (oldest := self._strangers.oldest()) is not None:
                 self._drop(oldest)
 
     def _keep_places(self, newcomer: _Handler, of: str | None) -> None:
-        """Have a stranger go where there are too many of its network, or too many connections in all."""
+        """Drop a stranger if its network has too many, or if there are too many connections."""
         victim = None
         if self._strangers.count(of) > self._limits.strangers_each:
             victim = self._strangers.oldest(of, but=newcomer)
@@ -182,7 +182,7 @@ class SignalServer:
         visitor.transport.abort()
 
     def _settle(self, handler: _Handler, joined: bool = True) -> None:
-        """It is in a room, or has a pipe; or not any more: then it makes room for others as strangers do."""
+        """Record that a connection has a room or a pipe, or no longer has one, so that it can be evicted again."""
         visitor = self._visitors.get(handler)
         if visitor is None:
             return
@@ -193,11 +193,11 @@ class SignalServer:
             self._strangers.add(handler, None)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """A WebSocket where one is asked for, else a line of text."""
+        """Answer with a WebSocket if one is requested, otherwise with a line of text."""
         handler, transport = request.protocol, request.transport
         assert isinstance(handler, _Handler), "as the door makes them"
         if transport is None:
-            return _plain("")  # it is gone already
+            return _plain("")  # the client has disconnected
         of = network(self._address(request))
         self._strangers.place(handler, of)
         self._keep_places(handler, of)
@@ -212,7 +212,7 @@ class SignalServer:
         try:
             await socket.prepare(request)
         except ConnectionError:
-            return _plain("")  # it is gone already, and the socket was never one
+            return _plain("")  # the client has disconnected, and the socket never became a WebSocket
         self._connections.add(connection)
         try:
             await connection.run()
@@ -239,7 +239,7 @@ class SignalServer:
         except ConnectionError:
             return _plain("")  # as above
         else:
-            with suppress(ConnectionError):  # it is gone already
+            with suppress(ConnectionError):  # the client has disconnected
                 await self.relay.run(granted, end)
             return socket
         finally:
@@ -247,7 +247,7 @@ class SignalServer:
             self._pipes.discard(handler)
 
     def _address(self, request: web.BaseRequest) -> str:
-        """The client's address: where a trusted proxy is it, what that says."""
+        """Return the client's address, as reported by a trusted proxy if there is one."""
         return client_address(request.remote or "", request.headers.getall("X-Forwarded-For", ()), self._trusted)
 
     def _meter(self, cost: Callable[[int, int], int]) -> Meter:
@@ -256,29 +256,29 @@ class SignalServer:
 
 
 def _plain(text: str, *, status: int = 200) -> web.Response:
-    """An answer that is no WebSocket, and the connection's last: nobody holds a place with such."""
+    """Return a response that is not a WebSocket, and closes the connection, so that it does not occupy a place."""
     response = web.Response(text=text, status=status)
     response.force_close()
     return response
 
 
 def open_files() -> int:
-    """How many files this process may have open."""
+    """Return the maximum number of open files of this process."""
     try:
         import resource
-    except ImportError:  # Windows, where sockets are no files
+    except ImportError:  # Windows, where sockets are not files
         return sys.maxsize
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def netloc(host: str, port: int) -> str:
-    """Host and port as a URL has them: IPv6 addresses in brackets."""
+    """Return host and port as in a URL: an IPv6 address has brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _Handler(web.RequestHandler):
-    """aiohttp's, of which every byte is counted before it is parsed: aiohttp counts messages at most."""
+    """aiohttp's handler, but every byte is counted before it is parsed; aiohttp can only count messages."""
 
     def __init__(self, door: _Door) -> None:
         options: dict[str, Any] = {"access_log": None, "logger": door.log}
@@ -289,11 +289,11 @@ class _Handler(web.RequestHandler):
         self._deaf = False
 
     def measure(self, meter: Meter, flood: Callable[[], None]) -> None:
-        """What comes from here on are a WebSocket's frames; ``flood`` hears where they are too many."""
+        """Treat further bytes as frames of a WebSocket. ``flood`` is called if there are too many."""
         self._meter, self._flood = meter, flood
 
     def data_received(self, data: bytes) -> None:
-        """As aiohttp's, but for what is too much."""
+        """Process bytes like aiohttp, except for excess ones."""
         if self._deaf:
             return
         if self._take(data):
@@ -316,7 +316,7 @@ class _Handler(web.RequestHandler):
 
 
 class _Door(web.Server):
-    """aiohttp's server, which alone hears of connections that never ask for anything."""
+    """aiohttp's server, which alone sees connections that never send a request."""
 
     def __init__(self, server: SignalServer) -> None:
         super().__init__(server.answer)
@@ -324,24 +324,24 @@ class _Door(web.Server):
         self._signal_server = server
 
     def __call__(self) -> web.RequestHandler:
-        """As aiohttp's: the protocol of a connection."""
+        """Return the protocol of a connection, like aiohttp."""
         return _Handler(self)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """As aiohttp's."""
+        """Handle a new connection, like aiohttp."""
         super().connection_made(handler, transport)
         assert isinstance(handler, _Handler), "as they are made here"
         self._signal_server.admit(handler, transport)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        """As aiohttp's."""
+        """Handle a lost connection, like aiohttp."""
         super().connection_lost(handler, exc)
         assert isinstance(handler, _Handler), "as they are made here"
         self._signal_server.leave(handler)
 
 
 def _http_logger() -> logging.Logger:
-    """For aiohttp, which would log a traceback for each client that does not speak HTTP."""
+    """Return a logger for aiohttp, which would log a traceback for each client that does not speak HTTP."""
     logger = logging.getLogger("signal_server.http")
     logger.addFilter(_is_ours)
     return logger

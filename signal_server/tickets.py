@@ -1,4 +1,4 @@
-"""Who may open which pipe: two members get a ticket each, good once and not for long. Pure."""
+"""Tickets for pipes: two members get one each, which is valid once and for a short time. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .rooms import Delivery, Member
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pass:
-    """What a pair of members may open: one pipe."""
+    """The right of a pair of members to open one pipe."""
 
     members: frozenset[Member]
     tickets: tuple[str, str] = field(repr=False)
@@ -20,17 +20,17 @@ class Pass:
 
     @property
     def room(self) -> str:
-        """Whose pipe it is."""
+        """The room of the pair."""
         return next(iter(self.members)).room
 
 
 class Tickets:
-    """All tickets that are not used: each pair of members has one pass at most, so old ones do not add up."""
+    """All unused tickets. Each pair of members has at most one pass, so old tickets do not accumulate."""
 
     def __init__(self, limits: RelayLimits) -> None:
         self._limits = limits
         self._passes: dict[str, dict[frozenset[Member], Pass]] = {}
-        """By room."""
+        """Passes by room."""
         self._tickets: dict[str, Pass] = {}
         self._asks: dict[Member, Bucket] = {}
 
@@ -38,7 +38,7 @@ class Tickets:
         return len(self._tickets)
 
     def issue(self, asking: Member, other: Member, *, now: float) -> list[Delivery]:
-        """A ticket for each of the two, in place of those that they have. Raises `Refused`."""
+        """Return a ticket for each of the two, replacing earlier ones. Raises `Refused`."""
         if asking.role is None or other.role is None:
             raise Refused(Code.NO_SUCH_PEER, "original peers know no relay")
         if asking not in self._asks:
@@ -55,14 +55,14 @@ class Tickets:
         return [Delivery(asking, _pipe(other, mine)), Delivery(other, _pipe(asking, others))]
 
     def redeem(self, ticket: str, *, now: float) -> Pass:
-        """Use a ticket. Raises `Refused` where it is none, any more."""
+        """Redeem a ticket. Raises `Refused` if it is not valid, or no longer valid."""
         granted = self._tickets.pop(ticket, None)
         if granted is None or granted.until < now:
             raise Refused(Code.NO_RELAY, "no such ticket")
         return granted
 
     def leave(self, member: Member) -> None:
-        """It is no member any more, and its tickets are none."""
+        """Remove a member, and invalidate its tickets."""
         self._asks.pop(member, None)
         for pair in [pair for pair in self._passes.get(member.room, ()) if member in pair]:
             self._void(pair)
