@@ -1,1 +1,1 @@
-"""Scripts of those who maintain llmtunnel. They use the standard library alone, and are not in the wheel."""
+"""Scripts for the maintainers of llmtunnel. They only use the standard library, and are not in the wheel."""

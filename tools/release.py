@@ -1,7 +1,7 @@
-"""What has to agree before a version is released, and what is made for its release.
+"""Check that a version can be released, and make the files for its release.
 
-python -m tools.release check v0.2.0          # says what is missing, with exit status 1
-python -m tools.release notes v0.2.0          # the version's part of CHANGELOG.md, as Markdown
+python -m tools.release check v0.2.0          # lists what is missing, with exit status 1
+python -m tools.release notes v0.2.0          # prints the version's part of CHANGELOG.md, as Markdown
 python -m tools.release source build/source   # copies the checkout, with a README for the package index
 """
 
@@ -21,20 +21,20 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 
 
 def section(changelog: str, version: str) -> tuple[str, str]:
-    """Return what stands behind the version in its heading, and the text below it; both are empty without a heading."""
+    """Return the text after the version in its heading, and the text below it; both are empty without a heading."""
     found = re.search(rf"^## {re.escape(version)} – (.+)\n((?:(?!^## ).*\n?)*)", changelog, re.MULTILINE)
     return (found[1].strip(), found[2].strip()) if found else ("", "")
 
 
 def missing(tag: str, *, changelog: str, citation: str, released: bool) -> list[str]:
-    """Return what keeps the tag from being released, one sentence for each: empty where nothing does."""
+    """Return what prevents a release of the tag, one sentence each; empty if nothing does."""
     version = tag.removeprefix("v")
     date, text = section(changelog, version)
     problems = []
     if tag != f"v{__version__}":
-        problems.append(f"The tag {tag} is not v{__version__}, which llmtunnel/version.py says.")
+        problems.append(f"The tag is {tag}, but llmtunnel/version.py requires v{__version__}.")
     if not text:
-        problems.append(f"CHANGELOG.md has nothing below a heading '## {version} – DATE'.")
+        problems.append(f"CHANGELOG.md has no text below a heading '## {version} – DATE'.")
     elif not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
         problems.append(f"CHANGELOG.md dates {version} '{date}'. Write the day, as in 2026-12-31.")
     cited = (f"version: {version}", f"date-released: {date}")
@@ -45,7 +45,7 @@ def missing(tag: str, *, changelog: str, citation: str, released: bool) -> list[
 
 
 def absolute(markdown: str, tag: str) -> str:
-    """Return the text for a page without files beside it: its links lead to the repository as it is at the tag."""
+    """Return the text with links to the repository at the tag, for a page without files beside it."""
     markdown = re.sub(r"(!\[[^\]]*\]\()(?![a-z]+:|#)", rf"\g<1>{install.REPOSITORY}/raw/{tag}/", markdown)
     return re.sub(r"\]\((?![a-z]+:|#)", f"]({install.REPOSITORY}/blob/{tag}/", markdown)
 
@@ -56,11 +56,11 @@ def notes(changelog: str, tag: str) -> str:
 
 
 def copy_source(to: Path) -> None:
-    """Copy all files that git knows or would add, and have README lead to the repository, not to files beside it."""
+    """Copy all files that git tracks or would add, with links in README that lead to the repository."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
     for name in filter(None, names):
-        if (ROOT / name).is_file():  # git still lists what was deleted a moment ago
+        if (ROOT / name).is_file():  # git still lists files that were just deleted
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, to / name)
     readme = to / "README.md"
@@ -68,7 +68,7 @@ def copy_source(to: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command; the exit status."""
+    """Run a command. Returns the exit status."""
     if len(arguments) != 2 or arguments[0] not in ("check", "notes", "source"):
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What an installation of llmtunnel downloads and writes, and what each part is for, as a Markdown table.
+"""Print the download and installed size of llmtunnel and its dependencies, with their purpose, as a Markdown table.
 
 python -m tools.sizes [WHEEL-OR-FOLDER]    # the checkout, if not given; asks the package index for the dependencies
 """
@@ -32,7 +32,7 @@ PURPOSE: Final = {
     "spake2": "proves the invite's secret without sending it",
     "uvloop": "twice the speed (not on Windows)",
 }
-"""What llmtunnel needs each of its own dependencies for; the others come with one of these."""
+"""Purpose of each direct dependency of llmtunnel; all others come with one of these."""
 
 
 @dataclass(slots=True)
@@ -41,20 +41,20 @@ class Part:
 
     name: str
     download: int
-    """Bytes of its wheel."""
+    """Size of its wheel, in bytes."""
     installed: int
-    """Bytes of the files in it."""
+    """Size of the files in it, in bytes."""
     needs: set[str] = field(default_factory=set)
-    """What it requires, without extras; names in their normal form."""
+    """Normalized names of its requirements, without extras."""
 
 
 def normal(name: str) -> str:
-    """Return a distribution's name in its normal form."""
+    """Return a distribution's normalized name."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read(wheel: Path) -> Part:
-    """Return what a wheel says."""
+    """Read a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         [metadata] = [name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
         fields = Parser().parsestr(archive.read(metadata).decode(), headersonly=True)
@@ -65,7 +65,7 @@ def read(wheel: Path) -> Part:
 
 
 def table(parts: dict[str, Part]) -> str:
-    """Return the table: each dependency of llmtunnel's own with what it alone, or it first, brings along."""
+    """Return the table: each direct dependency, with the packages that it alone, or it first, requires."""
     own = parts["llmtunnel"]
     rows: list[tuple[int, str]] = []
     claimed: dict[str, str] = {name: name for name in own.needs}
@@ -104,7 +104,7 @@ def _megabytes(count: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Fetch, and print; the exit status."""
+    """Fetch the wheels, and print the table. Returns the exit status."""
     if len(arguments) > 1 or not all(Path(one).exists() for one in arguments):
         print(__doc__, file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
-"""Run a wheel as those do who install nothing first: by ``uvx`` and by ``pipx run``.
+"""Run a wheel without a prior installation, with ``uvx`` and with ``pipx run``.
 
 python -m tools.try_wheel dist/llmtunnel-0.2.0-py3-none-any.whl
 
-Needs uv and pipx. They fetch the dependencies from the package index, so this is no part of the tests.
+Needs uv and pipx. They fetch the dependencies from the package index, so the tests do not include this.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def commands(wheel: str) -> list[list[str]]:
-    """Return what runs the wheel, up to the command of its that comes next."""
+    """Return the commands that run the wheel; llmtunnel's own arguments follow."""
     return [
         ["uvx", "--from", wheel, "llmtunnel"],
         ["uvx", "--from", wheel, "tunnel"],
@@ -24,7 +24,7 @@ def commands(wheel: str) -> list[list[str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run all; the exit status."""
+    """Run all commands. Returns the exit status."""
     if len(arguments) != 1 or not Path(arguments[0]).is_file():
         print(f"not a wheel: {shlex.join(arguments)!r}. Build one with: make dist", file=sys.stderr)
         return 2

@@ -45,12 +45,12 @@ def at_0_3_0(monkeypatch: pytest.MonkeyPatch) -> None:
     ("tag", "changes", "said"),
     [
         ("v0.4.0", {}, ["llmtunnel/version.py", "CHANGELOG.md", "CITATION.cff", "CITATION.cff"]),
-        ("0.3.0", {}, ["not v0.3.0"]),
+        ("0.3.0", {}, ["requires v0.3.0"]),
         ("v0.3.0", {"released": False}, ["RELEASED = False"]),
         ("v0.3.0", {"citation": CITATION.format("0.2.0", "2027-01-31")}, ["'version: 0.3.0'"]),
         ("v0.3.0", {"citation": CITATION.format("0.3.0", "2027-01-30")}, ["'date-released: 2027-01-31'"]),
         ("v0.3.0", {"changelog": CHANGELOG.replace("2027-01-31", "unreleased")}, ["'unreleased'", "date-released"]),
-        ("v0.3.0", {"changelog": "## 0.3.0 – 2027-01-31\n\n## 0.2.0 – unreleased\n\n- x\n"}, ["has nothing"]),
+        ("v0.3.0", {"changelog": "## 0.3.0 – 2027-01-31\n\n## 0.2.0 – unreleased\n\n- x\n"}, ["has no text"]),
     ],
 )
 def test_a_tag_is_kept_back_by_what_does_not_agree(tag: str, changes: dict[str, object], said: list[str]) -> None:
