@@ -1,5 +1,5 @@
-# The commands of a developer; `make` lists them. They work in the active virtual environment, or else in .venv, which
-# the first of them makes.
+# Commands for developers; `make` lists them. They use the active virtual environment, or else .venv, which the first
+# command creates.
 
 PYTHON ?= python3
 BIN := $(or $(VIRTUAL_ENV),.venv)/bin
@@ -11,7 +11,7 @@ SHARED := -n 3 --dist loadgroup
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
-build: $(BIN)/llmtunnel  ## Install the tunnel and all that development needs
+build: $(BIN)/llmtunnel  ## Install the tunnel, with everything that development needs
 
 $(BIN)/llmtunnel: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -21,10 +21,10 @@ $(BIN)/llmtunnel: pyproject.toml
 test: build  ## Run all tests
 	$(BIN)/python -m pytest $(SHARED)
 
-test-local: build  ## Run the end-to-end tests: real processes over a signal server of their own
+test-local: build  ## Run the end-to-end tests: real processes with their own signal server
 	$(BIN)/python -m pytest $(SHARED) tests/e2e
 
-test-unit: build  ## Run all tests but the end-to-end ones
+test-unit: build  ## Run all tests except the end-to-end ones
 	$(BIN)/python -m pytest $(SHARED) --ignore tests/e2e
 
 test-portable: build  ## Run the tests that need nothing but Python, as on macOS and Windows
@@ -51,7 +51,7 @@ docker tag $(1):latest $(1):$(version)
 
 endef
 
-sizes: build  ## What llmtunnel's dependencies weigh, and what each is for
+sizes: build  ## List the size and the purpose of llmtunnel's dependencies
 	$(BIN)/python -m tools.sizes
 
 workflows:  ## Check .github, the Dockerfiles and CITATION.cff (needs Go and uv)
@@ -69,22 +69,22 @@ proxy: build  ## make proxy invite=CODE [listen=127.0.0.1:9000], or room=myroom 
 signal: build  ## make signal [listen=127.0.0.1:8787]
 	$(BIN)/llmtunnel signal --listen $(or $(listen),127.0.0.1:8787)
 
-demo: build  ## Both sides, a signal server and a toy model, on this machine
+demo: build  ## Run both sides, a signal server and a toy model on this machine
 	$(BIN)/llmtunnel demo
 
-lab: build  ## The notebooks, in JupyterLab
+lab: build  ## Open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/04_whole_tunnel_here.ipynb
 
-check: build  ## Lint, formatting, types
+check: build  ## Check lint, formatting and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-format: build  ## Put the code in its format
+format: build  ## Format the code
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-docs: build  ## The documentation, in build/docs; a warning is an error
+docs: build  ## Build the documentation in build/docs; a warning is an error
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/docs
 
 bench: build  ## make bench [figures="get bulk"]

@@ -1,7 +1,7 @@
-"""Pages that are made of the code and of files elsewhere in the repository, so that no fact stands in two places.
+"""Pages generated from the code and from files elsewhere in the repository, so that each fact has a single source.
 
-A page whose text begins with ``<!-- page: SECURITY.md -->`` is that file. In every page, a relative link to a file of
-the repository that is no page leads to the repository on GitHub; on GitHub itself the same link leads to the file.
+A page whose text begins with ``<!-- page: SECURITY.md -->`` shows that file. In every page, a relative link to a file
+of the repository that is not a page leads to GitHub; on GitHub itself, the same link leads to the file.
 The directives ``llmtunnel-options``, ``llmtunnel-settings`` and ``llmtunnel-events`` render the parsers of the command
 line, the declared options and the notices.
 """
@@ -41,7 +41,7 @@ PARSERS = ("serve", "proxy", "invite", "doctor", "bench", "demo", "toy")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Sphinx's hook."""
+    """Register the directives; Sphinx calls this."""
     app.connect("source-read", read_page)
     app.connect("autodoc-process-docstring", list_parameters)
     app.add_directive("llmtunnel-options", Options)
@@ -51,7 +51,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def pages_of_files() -> dict[Path, Path]:
-    """The files elsewhere in the repository that are pages, each with its page."""
+    """Return the files elsewhere in the repository that are pages, with the page of each."""
     found = {}
     for page in DOCS.rglob("*.md"):
         if match := PAGE.match(page.read_text("utf-8")):
@@ -60,7 +60,7 @@ def pages_of_files() -> dict[Path, Path]:
 
 
 def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Take a page's text from its file, and lead its links to pages and to GitHub."""
+    """Read a page's text from its file, and adapt its links to pages and to GitHub."""
     page = file = DOCS / f"{docname}.md"
     if match := PAGE.match(source[0]):
         file = ROOT / match[1]
@@ -84,7 +84,7 @@ def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def list_parameters(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Make a field list of the part below ``Parameters:`` that `llmtunnel.option` writes."""
+    """Turn the section ``Parameters:`` that `llmtunnel.option` writes into a field list."""
     if "Parameters:" not in lines:
         return
     at = lines.index("Parameters:")
@@ -94,16 +94,16 @@ def list_parameters(app: Sphinx, what: str, name: str, obj: object, options: obj
 
 class _Generated(SphinxDirective):
     def run(self) -> list[nodes.Node]:
-        self.env.note_reread()  # what it is made of is code
+        self.env.note_reread()  # since its source is code
         return self.parse_text_to_nodes("\n".join(self.lines()), allow_section_headings=True)
 
     def lines(self) -> Iterator[str]:
-        """Markdown."""
+        """Return the lines of Markdown."""
         raise NotImplementedError
 
 
 class Options(_Generated):
-    """``{llmtunnel-options} serve``: what ``llmtunnel serve --help`` says."""
+    """``{llmtunnel-options} serve``: the contents of ``llmtunnel serve --help``."""
 
     required_arguments: ClassVar[int] = 1
 
@@ -125,7 +125,7 @@ class Options(_Generated):
 
 
 class Settings(_Generated):
-    """Every option once: flag, variable, parameter, default."""
+    """``{llmtunnel-settings}``: every option once, with its flag, variable, parameter and default."""
 
     def lines(self) -> Iterator[str]:
         serve, proxy = declared(ServeOptions), declared(ProxyOptions)
@@ -149,14 +149,14 @@ class Settings(_Generated):
 
 
 class Events(_Generated):
-    """The objects of ``--json``."""
+    """``{llmtunnel-events}``: the objects of ``--json``."""
 
     def lines(self) -> Iterator[str]:
         for kind in sorted(notices(Notice), key=place):
             yield f"## `{kind.event}`\n\n{prose(kind.__doc__ or '')}\n\n| field | type | |\n|---|---|---|"
             own: type = kind
             names = tuple(each.name for each in fields(kind) if each.name != "time")
-            if kind is RequestFinished:  # its object has the record's fields in the place of the record
+            if kind is RequestFinished:  # its object has the record's fields instead of the record
                 own, names = RequestRecord, COLUMNS
             types = {each.name: str(each.type) for each in fields(own)}
             for name in names:
@@ -166,7 +166,7 @@ class Events(_Generated):
 
 
 def documented(kind: type, name: str) -> str:
-    """The docstring of a field, which the class or one of its bases has declared."""
+    """Return the docstring of a field, which the class or one of its bases declares."""
     for each in kind.__mro__[:-1]:
         analyzer = ModuleAnalyzer.for_module(each.__module__)
         analyzer.analyze()
@@ -176,26 +176,26 @@ def documented(kind: type, name: str) -> str:
 
 
 def prose(text: str) -> str:
-    """A docstring as Markdown: names in backticks are code."""
+    """Return a docstring as Markdown, with names in backticks as code."""
     pieces = re.split(r"(`+[^`]+`+)", " ".join(text.split()))
     return "".join(f"`{piece.strip('`')}`" if piece.startswith("`") else escaped(piece) for piece in pieces)
 
 
 def notices(kind: type[Notice]) -> Iterator[type[Notice]]:
-    """The kinds of notice that have an event."""
+    """Return the classes of notices that have an event."""
     for each in kind.__subclasses__():
-        if each.event and each is getattr(sys.modules[each.__module__], each.__name__):  # not what slots replaced
+        if each.event and each is getattr(sys.modules[each.__module__], each.__name__):  # the class with slots
             yield each
         yield from notices(each)
 
 
 def place(kind: type[Notice]) -> tuple[bool, str, int]:
-    """Where a notice stands in the source, which tells them in the order of a tunnel's life."""
+    """Return a notice's position in the source, which has the order of a tunnel's life."""
     return kind.__module__ != Notice.__module__, kind.__module__, inspect.getsourcelines(kind)[1]
 
 
 def signature(action: argparse.Action) -> str:
-    """``-v, --verbose`` or ``--listen ADDRESS``."""
+    """Return ``-v, --verbose`` or ``--listen ADDRESS``."""
     value = action.metavar or ("" if action.nargs == 0 else "{" + ",".join(map(str, action.choices or ())) + "}")
     if not action.option_strings:
         return str(value)
@@ -203,12 +203,12 @@ def signature(action: argparse.Action) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """Return the text with a capital and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
 
 
 def default(each: Option) -> str:
-    """What stands in the table."""
+    """Return the default as the table shows it."""
     if each.default_help:
         return escaped(each.default_help)
     if each.default in (None, False, ()):
@@ -218,5 +218,5 @@ def default(each: Option) -> str:
 
 
 def escaped(text: str) -> str:
-    """As Markdown that says the text itself."""
+    """Escape a text for Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", text)

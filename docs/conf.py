@@ -28,7 +28,7 @@ html_show_sphinx = False
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 
-myst_heading_anchors = 4  # the anchors that GitHub gives headings: one link works there and here
+myst_heading_anchors = 4  # the same anchors as on GitHub, so that a link works in both places
 myst_enable_extensions = ["attrs_inline", "deflist", "fieldlist"]
 
 # Docstrings name other objects in single backticks.

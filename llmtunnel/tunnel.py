@@ -254,7 +254,7 @@ class Tunnel(ABC):
         """
         self._refuse_forked()
         if phase not in tuple(Phase):
-            raise SettingError(f"There is no phase {phase!r}.", hint=f"Use one of {', '.join(Phase)}.")
+            raise SettingError(f"Unknown phase {phase!r}.", hint=f"Use one of {', '.join(Phase)}.")
         phase = Phase(phase)
         telling = None
         if not quiet and phase in _PROGRESS and sys.stderr is not None:

@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is loaded before it is known what is asked for."""
+"""The command line. It loads nothing heavy before it knows which command to run."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ stay, and looking through them time and again took a tenth of it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status. The entry point of ``llmtunnel`` and ``tunnel``."""
-    if argv is None:  # a process of ours
+    """Run the command line, and return the exit status. Entry point of ``llmtunnel`` and ``tunnel``."""
+    if argv is None:  # this process is our own
         descriptors.open_standard()
         descriptors.raise_limit()
         gc.set_threshold(GARBAGE)
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     finally:
-        descriptors.write(sys.stderr, "")  # what could not be written there is no reason to fail
+        descriptors.write(sys.stderr, "")  # a failed write to standard error is not a failure of the command
 
 
 def _run(argv: Sequence[str]) -> int:
     try:
         command = parse(argv)
     except SettingError as exc:
-        from .lines import complaint  # with all that views need: a fifth of the time to start
+        from .lines import complaint  # it loads everything that views need: a fifth of the start time
 
         descriptors.write(sys.stderr, complaint(exc))
         return exc.exit_code
-    except KeyboardInterrupt:  # instead of a code that was asked for
+    except KeyboardInterrupt:  # at the prompt for a code
         return 130
     if isinstance(command, ShowText):
         return _show(command.text)

@@ -27,7 +27,7 @@ _WRONG_CHOICE: Final = re.compile(r"(\S+): invalid choice: (.*) \(choose from (.
 
 SECURITY: Final = """\
 security:
-  The code is the key: whoever has it can use the model. Neither the signal
+  The code is the key: anyone who has it can use the model. Neither the signal
   server nor anybody in between learns the code, or can read the traffic.
   Other users of a machine can read command lines (ps). Pass a code or a
   secret through standard input (-), a file, or the environment."""

@@ -143,7 +143,7 @@ class Gateway:
                     if events := reader.feed(data):
                         return events
         except TimeoutError as exc:
-            raise BadMessage(408, "its head did not come in time") from exc
+            raise BadMessage(408, "its head did not arrive in time") from exc
         return []
 
     async def _turn_away(self, client: ClientConnection) -> None:

@@ -200,7 +200,7 @@ class ResponseReader:
         if self._done:
             return
         if not isinstance(self._body, _Unsized):
-            raise BadMessage(502, "the connection closed before the response was whole")
+            raise BadMessage(502, "the connection closed before the response was complete")
         self._done = True
         yield END
 
@@ -261,7 +261,7 @@ class ResponseReader:
         """Determine how the body ends (RFC 9112 section 6.3). Returns the fields, with one length at most."""
         if status == 101:
             if not self._upgrade:
-                raise BadMessage(502, "it changes the protocol, which nobody asked for")
+                raise BadMessage(502, "it switches the protocol without a request for that")
             self._done = True
             return fields
         told = bool(get_all(fields, b"content-length"))
@@ -355,7 +355,7 @@ class _Chunked:
     def _size(self, line: bytes) -> None:
         match = _CHUNK_SIZE.fullmatch(line)
         if not match:
-            raise BadMessage(502, "the size of one of its chunks is no hexadecimal number")
+            raise BadMessage(502, "the size of one of its chunks is not a hexadecimal number")
         self._left = int(match[1], 16)
         self._state = self._end if self._left else self._trailer
 
@@ -378,10 +378,10 @@ def _status_line(line: bytes) -> tuple[bytes, int, bytes]:
     """Return version (``1.0`` or ``1.1``), status and reason."""
     match = _STATUS_LINE.fullmatch(line.removesuffix(b"\r"))
     if not match:
-        raise BadMessage(502, "it does not begin with a status line of HTTP/1.1")
+        raise BadMessage(502, "it does not begin with an HTTP/1.1 status line")
     minor, status, reason = match.groups()
     if b"\r" in (reason or b"") or b"\0" in (reason or b""):
-        raise BadMessage(502, "its reason holds a control byte")
+        raise BadMessage(502, "its reason contains a control byte")
     return b"1.1" if minor == b"1" else b"1.0", int(status), (reason or b"").strip(b" \t")
 
 
@@ -402,9 +402,9 @@ def _response_fields(lines: list[bytes], limit: int) -> Fields:
                 raise BadMessage(502, f"it has more than {limit} header fields")
     for name, value in fields:
         if not _TOKEN.fullmatch(name):
-            raise BadMessage(502, "the name of one of its header fields is no token")
+            raise BadMessage(502, "the name of one of its header fields is not a token")
         if b"\0" in value or b"\r" in value:
-            raise BadMessage(502, "the value of one of its header fields holds a NUL or a lone CR")
+            raise BadMessage(502, "the value of one of its header fields contains a NUL or a lone CR")
     return tuple(fields)
 
 
@@ -414,7 +414,7 @@ def _is_chunked(fields: Fields) -> bool:
         named = next((coding for coding in _CODINGS if coding in others), None)
         raise BadMessage(
             502,
-            f"its Transfer-Encoding is {named.decode() if named else 'neither chunked nor identity'}, not asked for",
+            f"its Transfer-Encoding is {named.decode() if named else 'neither chunked nor identity'}, not requested",
         )
     return bool(codings)
 
@@ -451,7 +451,7 @@ def content_length(fields: Fields) -> int | None:
         return None
     length = lengths.pop()
     if lengths or not length.isdigit() or len(length) > 19:
-        raise BadMessage(502, "the Content-Length is not one number")
+        raise BadMessage(502, "the Content-Length is not a single number")
     return int(length)
 
 
@@ -459,10 +459,10 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
     """Return method, raw target and version (``1.0`` or ``1.1``)."""
     match = _REQUEST_LINE.fullmatch(line)
     if not match:
-        raise BadMessage(400, "the request line is not one of HTTP/1.1")
+        raise BadMessage(400, "the request line is not valid HTTP/1.1")
     method, target, major, minor = match.groups()
     if major != b"1":
-        raise BadMessage(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        raise BadMessage(505, "only HTTP/1.0 and HTTP/1.1 are supported")
     if method == b"CONNECT":
         raise BadMessage(501, "CONNECT is not supported: this is a reverse proxy for one service")
     return method, target, b"1.0" if minor == b"0" else b"1.1"
@@ -475,7 +475,7 @@ def _received(event: h11.Request, raw_target: bytes) -> RequestHeadReceived:
     chunked = bool(get_all(fields, b"transfer-encoding"))
     length = content_length(fields)
     if chunked and (length is not None or version == b"1.0"):
-        raise BadMessage(400, "Transfer-Encoding does not go with Content-Length, nor with HTTP/1.0")
+        raise BadMessage(400, "Transfer-Encoding cannot be combined with Content-Length or HTTP/1.0")
     return RequestHeadReceived(
         head=RequestHead(method=method, target=target, fields=fields),
         host=authority or b"".join(get_all(fields, b"host")),

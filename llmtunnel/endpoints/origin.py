@@ -304,11 +304,11 @@ class _Exchange:
 def _bad_gateway(exc: UpstreamError) -> Failure:
     """Return what the client sees. It cannot change the model server, and need not know its address."""
     if not isinstance(exc, UpstreamUnreachable):
-        message = f"{exc.message} Ask whoever runs serve to look at the model server's log."
+        message = f"{exc.message} Ask the person who runs serve to look at the model server's log."
         return Failure(status=502, code="upstream_broken", message=message)
-    message = "Serve cannot reach the model server behind it. Ask whoever runs serve: there, serve says why."
+    message = "Serve cannot reach the model server behind it. Ask the person who runs serve: its output says why."
     if exc.ours:
-        message = f"Serve cannot connect to the model server: {exc.ours}. Ask whoever runs serve."
+        message = f"Serve cannot connect to the model server: {exc.ours}. Ask the person who runs serve."
     elif exc.absent:
-        message = "The model server behind serve is not running. Ask whoever runs serve to start it."
+        message = "The model server behind serve is not running. Ask the person who runs serve to start it."
     return Failure(status=502, code="upstream_unreachable", message=message)

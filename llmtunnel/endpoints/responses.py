@@ -73,7 +73,7 @@ DEFECT: Final = Failure(
 
 _RESETS: Final = {
     ErrorCode.REFUSED: (503, "refused", "Try again in a moment."),
-    ErrorCode.UPSTREAM: (502, "upstream_broken", "Ask whoever runs serve to look at the model server's log."),
+    ErrorCode.UPSTREAM: (502, "upstream_broken", "Ask the person who runs serve to look at the model server's log."),
     ErrorCode.TRUNCATED: (502, "truncated", "Send the request again."),
     ErrorCode.FLOW_CONTROL: (502, "flow_control", "Read the response faster, or update llmtunnel on the other side."),
     ErrorCode.TOO_LARGE: (502, "too_large", "The response's header is too large for the tunnel."),

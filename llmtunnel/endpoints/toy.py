@@ -244,7 +244,7 @@ def _parse(data: bytes) -> Json:
 
 
 def _prompt(body: Json) -> str:
-    """What the last message says. Raises `ToyError` where there is none."""
+    """Return the text of the last message. Raises `ToyError` without messages."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
         raise ToyError("'messages' must be a list of messages.")

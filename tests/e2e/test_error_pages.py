@@ -81,7 +81,7 @@ def test_a_page_whose_model_server_is_down_says_so_and_loads_it_when_it_is_up_ag
     app.kill()
     app.open("/?question=1")
     app.shows("The model server does not answer")
-    app.shows("Ask whoever runs serve to start it.")
+    app.shows("Ask the person who runs serve to start it.")
     assert page.js("getComputedStyle(document.querySelector('main')).borderTopWidth") == "4px", "its style is let in"
     told = page.js("fetch('/api', {headers: {Accept: '*/*'}}).then(answer => answer.json())")
     assert told["error"]["code"] == "upstream_unreachable", "a program reads JSON"

@@ -122,4 +122,4 @@ def test_a_room_alone_is_warned_of_in_one_line(processes: Processes, own_upstrea
     kept = processes.command(
         "proxy", "--room", "r", "--signal", signal.url, "--listen", "127.0.0.1:0", TUNNEL_SECRET="s"
     )
-    kept.wait_line("^warning: the secret is short")
+    kept.wait_line("^warning: The secret is short")

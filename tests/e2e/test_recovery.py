@@ -232,7 +232,7 @@ def test_without_an_upstream_a_request_is_502_and_says_what_to_do(processes: Pro
         port = nobody.getsockname()[1]
         tunnel = processes.tunnel("no upstream", f"http://127.0.0.1:{port}", signal.url)
         message = check_error(get(tunnel.address), 502)
-        assert "Ask whoever runs serve to start it." in message and str(port) not in message
+        assert "Ask the person who runs serve to start it." in message and str(port) not in message
 
 
 def test_without_a_peer_a_request_is_503_and_says_when_to_come_again(processes: Processes, signal: Signal) -> None:

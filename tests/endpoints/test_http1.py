@@ -220,7 +220,7 @@ def test_a_response_of_each_framing_ends_whole() -> None:
 def test_a_response_that_is_cut_short_is_told_from_a_whole_one(data: bytes) -> None:
     reader = ResponseReader(b"GET")
     assert END not in reader.feed(data)
-    with pytest.raises(BadMessage, match="before the response was whole"):
+    with pytest.raises(BadMessage, match="before the response was complete"):
         [*reader.eof()]
 
 
@@ -337,16 +337,16 @@ REFUSED = {  # name: response, what the error names
     "gzip": (OK + b"Transfer-Encoding: GZIP\r\n" + SIZED + b"\r\nhello", "Transfer-Encoding is gzip"),
     "xchunked": (OK + b"Transfer-Encoding: xchunked\r\n\r\n", "neither chunked nor identity"),
     "chunked;q=1": (OK + b"Transfer-Encoding: chunked;q=1\r\n\r\n", "neither chunked nor identity"),
-    "two lengths": (OK + SIZED + b"Content-Length: 6\r\n\r\n", "Content-Length is not one number"),
-    "Content-Length: 5, 6": (OK + b"Content-Length: 5, 6\r\n\r\n", "Content-Length is not one number"),
-    "no number": (OK + b"Content-Length: 0x5\r\n\r\n", "Content-Length is not one number"),
-    "an empty length": (OK + b"Content-Length:\r\n\r\n", "Content-Length is not one number"),
+    "two lengths": (OK + SIZED + b"Content-Length: 6\r\n\r\n", "Content-Length is not a single number"),
+    "Content-Length: 5, 6": (OK + b"Content-Length: 5, 6\r\n\r\n", "Content-Length is not a single number"),
+    "no number": (OK + b"Content-Length: 0x5\r\n\r\n", "Content-Length is not a single number"),
+    "an empty length": (OK + b"Content-Length:\r\n\r\n", "Content-Length is not a single number"),
     "more than 1,000 fields": (OK + b"A: b\r\n" * 1001 + b"\r\n", "more than 1000 header fields"),
     "a head of more than 32 KiB": (OK + b"A: " + b"b" * 33_000 + b"\r\n\r\n", "more than 32768 bytes"),
     "a fold at the beginning": (OK + b" X: y\r\n\r\n", "begins with a space"),
     "no colon": (OK + b"X\r\n\r\n", "no colon"),
-    "no name": (OK + b": x\r\n\r\n", "no token"),
-    "a space in a name": (OK + b"X Y: z\r\n\r\n", "no token"),
+    "no name": (OK + b": x\r\n\r\n", "not a token"),
+    "a space in a name": (OK + b"X Y: z\r\n\r\n", "not a token"),
     "NUL": (OK + b"X: a\0b\r\n\r\n", "NUL"),
     "a lone CR": (OK + b"X: a\rb\r\n\r\n", "lone CR"),
     "a lone CR in the reason": (b"HTTP/1.1 200 O\rK\r\n\r\n", "control byte"),
@@ -358,7 +358,7 @@ REFUSED = {  # name: response, what the error names
     "a status of two digits": (b"HTTP/1.1 20 OK\r\n\r\n", "status line"),
     "a status of four digits": (b"HTTP/1.1 2000 OK\r\n\r\n", "status line"),
     "a status below 100": (b"HTTP/1.1 099 OK\r\n\r\n", "status line"),
-    "an unasked 101": (b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", "changes the protocol"),
+    "an unasked 101": (b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", "switches the protocol"),
     "a chunk's size that is none": (OK + CHUNKED + b"\r\n0x5\r\nhello\r\n", "hexadecimal"),
     "an empty chunk's size": (OK + CHUNKED + b"\r\n\r\n", "hexadecimal"),
     "a chunk's size beyond measure": (OK + CHUNKED + b"\r\n" + b"f" * 17 + b"\r\n", "hexadecimal"),

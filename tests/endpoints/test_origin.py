@@ -227,7 +227,8 @@ async def test_an_upstream_that_is_down_is_a_502_that_says_what_to_do() -> None:
         assert (b"Content-Type", b"application/json") in head.fields
         error = error_of(body)
         assert error["code"] == "upstream_unreachable"
-        assert error["message"] == "The model server behind serve is not running. Ask whoever runs serve to start it."
+        told = "The model server behind serve is not running. Ask the person who runs serve to start it."
+        assert error["message"] == told
         record = await tunnel.record()
         assert (record.status, record.error) == (
             502,
@@ -241,7 +242,7 @@ def test_a_client_is_not_told_where_the_model_server_is() -> None:
     for absent in (True, False):
         told = _bad_gateway(UpstreamUnreachable("The server at 10.0.0.1:8000 is odd.", hint="Try it.", absent=absent))
         assert (told.status, told.code) == (502, "upstream_unreachable")
-        assert "10.0.0.1" not in told.message and "Ask whoever runs serve" in told.message
+        assert "10.0.0.1" not in told.message and "Ask the person who runs serve" in told.message
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ MISTAKES = {
     "in-loop": ("llmtunnel.serve(80, policy='opnai', in_loop=True)", "SettingError: "),
     "a-bad-phase": (
         f"with llmtunnel.proxy(room={SERVED!r}, listen=0, **common) as p: p.wait('raedy')",
-        "SettingError: There is no phase 'raedy'.",
+        "SettingError: Unknown phase 'raedy'.",
     ),
 }
 
