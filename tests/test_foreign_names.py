@@ -1,6 +1,6 @@
 """Private names of other packages that we rely on. Most of them fail silently where a new version renames them.
 
-The list is complete for the class that we derive from aioice's: a test reads our source for names that
+The list is complete for the classes that we derive from aiortc's and aioice's: a test reads our source for names that
 are neither ours nor listed. Whoever raises a version bound in pyproject.toml runs this first.
 """
 
@@ -16,12 +16,16 @@ import aiohttp
 import aioice
 import pytest
 from aioice import ice, turn
+from aiortc import RTCCertificate, RTCDtlsTransport, RTCIceGatherer, RTCIceTransport
+from cryptography import x509
 
+from llmtunnel.transport import dtls as our_dtls
 from llmtunnel.transport import ice as our_ice
 
 ROOT = Path(__file__).parent.parent / "llmtunnel"
 
 METHODS: list[tuple[Any, str, list[str]]] = [
+    (RTCDtlsTransport, "_set_role", ["self", "role"]),
     (aioice.Connection, "gather_candidates", ["self"]),
     (aioice.Connection, "get_component_candidates", ["self", "component", "addresses", "timeout"]),
     (aioice.Connection, "check_incoming", ["self", "message", "addr", "protocol"]),
@@ -44,6 +48,8 @@ ATTRIBUTES: dict[str, dict[str, type]] = {
         "_protocols": list,
         "_queue": asyncio.Queue,
     },
+    "gatherer": {"_connection": aioice.Connection},
+    "dtls": {"_ssl": type(None), "_task": type(None)},
 }
 """What we read or set on objects that have just been made, and its type there."""
 
@@ -56,7 +62,13 @@ def test_a_foreign_function_is_there_and_takes_what_we_give_it(owner: Any, name:
 
 
 async def test_foreign_attributes_are_there() -> None:
-    made = {"ice": aioice.Connection(ice_controlling=False)}
+    gatherer = RTCIceGatherer(iceServers=[])
+    dtls = RTCDtlsTransport(RTCIceTransport(gatherer), [RTCCertificate.generateCertificate()])
+    made = {
+        "gatherer": gatherer,
+        "dtls": dtls,
+        "ice": aioice.Connection(ice_controlling=False),
+    }
     found = {
         where: {name: isinstance(getattr(made[where], name, NotImplemented), kind) for name, kind in names.items()}
         for where, names in ATTRIBUTES.items()
@@ -66,8 +78,8 @@ async def test_foreign_attributes_are_there() -> None:
 
 @pytest.mark.parametrize(
     ("module", "base", "listed"),
-    [(our_ice, aioice.Connection, ATTRIBUTES["ice"])],
-    ids=["ice"],
+    [(our_dtls, RTCDtlsTransport, {"_ssl": None}), (our_ice, aioice.Connection, ATTRIBUTES["ice"])],
+    ids=["dtls", "ice"],
 )
 def test_no_private_name_of_a_base_class_is_used_that_is_not_listed(module: Any, base: Any, listed: Any) -> None:
     [ours] = [each for each in ast.walk(ast.parse(inspect.getsource(module))) if is_derived(each, base.__name__)]
@@ -98,6 +110,10 @@ def assigned(function: ast.FunctionDef) -> set[str]:
         if isinstance(each, ast.Assign | ast.AnnAssign)
     ]
     return {each.attr for each in targets if isinstance(each, ast.Attribute)}
+
+
+def test_a_certificate_tells_what_it_is() -> None:
+    assert isinstance(RTCCertificate.generateCertificate()._cert, x509.Certificate)
 
 
 def test_a_turn_servers_transport_closes_in_a_task_that_can_be_cancelled() -> None:

@@ -57,7 +57,7 @@ UPWARD = {
 """The one thing that is asked of a higher layer: a notebook asks a handle to draw itself, the handle asks its view."""
 
 HOMES = {
-    "aiortc": [],
+    "aiortc": ["transport"],
     "aioice": ["transport"],
     "OpenSSL": ["transport"],
     "ifaddr": ["transport"],

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import pytest
+from aiortc import RTCIceTransport
 
 from llmtunnel.config import ProxySettings, ServeSettings
 from llmtunnel.endpoints.clients import Clients
@@ -26,7 +27,6 @@ from llmtunnel.session.peers import Peers
 from llmtunnel.session.ways import DirectWay, RelayWay
 from llmtunnel.signaling.client import SignalClient
 from llmtunnel.transport import tasks
-from llmtunnel.transport.ice import IceAgent
 from llmtunnel.transport.pipe import TlsChannel
 from llmtunnel.transport.webrtc import WebRtcChannel, WebRtcPeer
 from llmtunnel.transport.websocket import WebSocket
@@ -54,7 +54,8 @@ ON_EACH_PATH = [
     (Carrier, "aclose"),
     (Handlers, "wait"),
     (DirectWay, "aclose"),
-    (IceAgent, "close"),
+    (WebRtcPeer, "_say_goodbye"),
+    (RTCIceTransport, "stop"),
     (Gateway, "aclose"),
     (Clients, "stop_accepting"),
     (Clients, "_break_off"),
@@ -74,7 +75,7 @@ STEPS = [
     ("tcp", ListenWay, "aclose"),
     ("tcp", DialWay, "aclose"),
 ]
-CALLS = [("direct", UpstreamConnection, "abort"), ("direct", WebRtcPeer, "_say_goodbye")]
+CALLS = [("direct", UpstreamConnection, "abort")]
 """Steps that wait for nothing, and so can only fail."""
 
 

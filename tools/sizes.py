@@ -20,6 +20,7 @@ PURPOSE: Final = {
     "aiohappyeyeballs": "connects to the upstream by whichever of its addresses answers first",
     "aiohttp": "signal server, and the WebSocket to it",
     "aioice": "ICE: finds the direct path through NATs",
+    "aiortc": "WebRTC: DTLS, and what ICE needs around it",
     "cryptography": "certificates, TLS and DTLS",
     "google-crc32c": "the checksum of WebRTC's packets",
     "h11": "HTTP/1.1, byte for byte",

@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from typing import Any
 
 _OURS = ("llmtunnel", "signal_server")
-_CHATTY = "aioice"
-"""A library that logs about packets. What matters of it reaches the user as our own errors."""
+_CHATTY = ("aiortc", "aioice")
+"""Libraries that log about packets. What matters of it reaches the user as our own errors."""
 
 
 def configure(level: str) -> None:
-    """Log to standard error. ``level`` is one of ``parsers.LEVELS``; ``trace`` includes aioice."""
+    """Log to standard error. ``level`` is one of ``parsers.LEVELS``; ``trace`` includes these two."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     trace = level == "trace"
     for name in _OURS:
         logging.getLogger(name).setLevel(logging.DEBUG if trace else level.upper())
-    logging.getLogger(_CHATTY).setLevel(logging.DEBUG if trace else logging.CRITICAL)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.DEBUG if trace else logging.CRITICAL)
 
 
 @contextmanager

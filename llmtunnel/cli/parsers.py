@@ -16,7 +16,7 @@ from ..upstream import NAMED
 
 PROG: Final = "llmtunnel"
 LEVELS: Final = ("error", "warning", "info", "debug", "trace")
-"""How much is logged; ``trace`` also includes the logs of aioice."""
+"""How much is logged; ``trace`` also includes the logs of aiortc and aioice."""
 DEFAULT_LEVEL: Final = "warning"
 TOY_PORT: Final = 8900
 TOY_LISTEN: Final = f"127.0.0.1:{TOY_PORT}"

@@ -21,18 +21,17 @@ import asyncio
 import ipaddress
 import logging
 import os
-import re
 import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 import aioice
 from aioice import ice, stun
+from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from ..bucket import Bucket
 from ..config import IceServers
@@ -74,31 +73,8 @@ _WAITING: Final = 128
 """Datagrams of about 1,200 bytes that may wait until DTLS begins. A socket's own buffer holds some 200."""
 
 
-_SERVER: Final = re.compile(
-    r"(?P<scheme>stun|turns?):(?P<host>[^?:]+)(:(?P<port>\d+))?(\?transport=(?P<transport>\w+))?"
-)
-
 _all_checks = Bucket(_ALL_CHECKS, every=_EACH_CHECK)
 """One bucket for the process. A victim does not care which tunnel sends the packets."""
-
-
-class ServerAddress(NamedTuple):
-    """The address of a STUN or TURN server, and its transport."""
-
-    host: str
-    port: int
-    tls: bool
-    transport: str
-    """``udp`` or ``tcp``."""
-
-    @classmethod
-    def parse(cls, url: str) -> ServerAddress:
-        """Parse one of the URLs of `IceServers` (RFC 7064, RFC 7065), and add the defaults."""
-        found = _SERVER.fullmatch(url)
-        assert found is not None, "IceServers has checked it"
-        tls = found["scheme"] == "turns"
-        port = int(found["port"] or (5349 if tls else 3478))
-        return cls(found["host"], port, tls, found["transport"] or ("tcp" if tls else "udp"))
 
 
 class IceAgent(aioice.Connection):
@@ -167,17 +143,6 @@ class IceAgent(aioice.Connection):
         tasks += [self._relay(url, found) for url in self._servers.turn]
         await asyncio.gather(*tasks)
 
-    async def find_path(self, ufrag: str, password: str) -> None:
-        """Try paths to a peer with these credentials until one works. Raises ``ConnectionError`` if closed."""
-        self.remote_username, self.remote_password = ufrag, password
-        await self.connect()
-
-    async def until_lost(self) -> None:
-        """Return when the path is lost: the peer has not answered for half a minute, or the socket has closed."""
-        with suppress(ConnectionError):
-            while True:
-                await self.recv()  # after `deliver`, only the end arrives this way
-
     def take(self, texts: Iterable[str]) -> list[aioice.Candidate]:
         """Return the usable candidates of a peer, as far as there is room. `add_remote_candidate` accepts each."""
         usable = [candidate for text in texts if (candidate := parse_candidate(text)) and self._may_use(candidate)]
@@ -238,7 +203,10 @@ class IceAgent(aioice.Connection):
             super().request_received(message, addr, protocol)
 
     def data_received(self, data: bytes, component: int) -> None:
-        """Accept a datagram for DTLS, from any sender. Before DTLS begins, a flood would fill memory."""
+        """Accept a datagram for DTLS, from any sender.
+
+        An empty one would end aiortc's reader; a flood would fill memory.
+        """
         if not 0 < len(data) <= _DATAGRAM:
             return
         if self._deliver is not None:
@@ -314,18 +282,18 @@ class IceAgent(aioice.Connection):
         self._hand_out(candidate, found)
 
     async def _relay(self, url: str, found: Found) -> None:
-        server = ServerAddress.parse(url)
+        server = parse_stun_turn_uri(url)
         try:
             async with asyncio.timeout(_ASK):
                 candidate, protocol = await ice.relayed_candidate(
                     component=_COMPONENT,
                     hide_related_address=False,
                     protocol_factory=lambda: ice.StunProtocol(self),
-                    turn_server=(server.host, server.port),
+                    turn_server=(server["host"], server["port"]),
                     turn_username=self._servers.turn_user,
                     turn_password=self._servers.turn_pass,
-                    turn_ssl=server.tls,
-                    turn_transport=server.transport,
+                    turn_ssl=server["scheme"] == "turns",
+                    turn_transport=server["transport"],
                 )
         except Exception as exc:  # refused, no answer, or any error that a broken one causes in aioice
             _log.warning("%s cannot be used: %s", url, str(exc) or "no answer")
@@ -385,10 +353,10 @@ def _is_v4_host(candidate: aioice.Candidate) -> bool:
 
 
 async def _resolve(url: str) -> tuple[str, int]:
-    server = ServerAddress.parse(url)
+    server = parse_stun_turn_uri(url)
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(server.host, server.port, family=socket.AF_INET, type=socket.SOCK_DGRAM)
-    return str(found[0][4][0]), server.port
+    found = await loop.getaddrinfo(server["host"], server["port"], family=socket.AF_INET, type=socket.SOCK_DGRAM)
+    return str(found[0][4][0]), server["port"]
 
 
 def _abandon(relays: list[ice.StunProtocol]) -> None:

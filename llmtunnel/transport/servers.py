@@ -9,11 +9,11 @@ from typing import Final, cast
 
 from aioice import stun, turn
 from aioice.ice import get_host_addresses
+from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from .. import descriptors
 from ..config import IceServers
 from ..errors import ConnectFailed
-from .ice import ServerAddress
 
 ASK: Final = 4.0
 """Seconds that a server has to answer."""
@@ -42,16 +42,16 @@ async def allocate(url: str, servers: IceServers) -> Address:
 
     Raises `ConnectFailed`.
     """
-    server = ServerAddress.parse(url)
+    server = parse_stun_turn_uri(url)
     try:
         async with asyncio.timeout(ASK):
             relay, allocation = await turn.create_turn_endpoint(
                 _Allocation,
-                server_addr=(server.host, server.port),
+                server_addr=(server["host"], server["port"]),
                 username=servers.turn_user,
                 password=servers.turn_pass,
-                ssl=server.tls,
-                transport=server.transport,
+                ssl=server["scheme"] == "turns",
+                transport=server["transport"],
             )
     except Exception as exc:  # refused, no answer, or any error that a broken one causes in aioice
         raise _failure(url, exc) from exc
@@ -114,10 +114,10 @@ class _Asker(asyncio.DatagramProtocol):
 
 
 async def _mapping(asker: _Asker, url: str) -> Address | ConnectFailed:
-    server = ServerAddress.parse(url)
+    server = parse_stun_turn_uri(url)
     try:
         async with asyncio.timeout(ASK):
-            answer = await asker.ask(await _resolve(server.host, server.port))
+            answer = await asker.ask(await _resolve(server["host"], server["port"]))
         host, port = answer.attributes["XOR-MAPPED-ADDRESS"]
     except Exception as exc:  # no such name, no answer, or any error that a broken one causes in aioice
         return _failure(url, exc)

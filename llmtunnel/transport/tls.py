@@ -109,8 +109,8 @@ class Tls:
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # saves 40 KB on an idle connection
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify)
-        context.use_certificate(self._identity.certificate)
-        context.use_privatekey(self._identity.key)
+        context.use_certificate(self._identity.certificate._cert)
+        context.use_privatekey(self._identity.certificate._key)
         return context
 
     def _verify(self, _: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:

@@ -1,4 +1,4 @@
-"""A peer over WebRTC: one data channel labelled ``tunnel``.
+"""A peer over WebRTC: one data channel labelled ``tunnel``, over aiortc's ICE and DTLS.
 
     offerer                                     answerer
     offer()   ── SDP, host candidates ────────→ answer(sdp)
@@ -8,7 +8,8 @@
               ── DATA_CHANNEL_OPEN ───────────→
     channel()                                   channel()
 
-ICE is aioice's (`ice`), and DTLS OpenSSL's (`dtls`). SCTP is our own (`sctp`, `datachannel`).
+This uses aiortc's transports rather than its RTCPeerConnection, which asks its servers before it returns an offer and
+connects in tasks that nobody owns. SCTP is our own (`sctp`, `datachannel`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from functools import partial
 from typing import Final
 
 import aioice
+from aiortc import RTCDtlsFingerprint, RTCDtlsParameters, RTCIceGatherer, RTCIceParameters, RTCIceTransport
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from ..config import KIB, IceServers, Limits, Timeouts
@@ -28,10 +30,10 @@ from ..paths import Path
 from ..signaling.messages import IceCandidate
 from .base import MAX_MESSAGE, Binding, Channel, Receiver
 from .datachannel import DataChannel
-from .dtls import Dtls, fingerprints
+from .dtls import Dtls
 from .ice import IceAgent
 from .identity import Identity
-from .sdp import Description, Setup, parse
+from .sdp import Description, Fingerprint, Setup, parse
 from .tasks import finish, report, stop
 
 _log = logging.getLogger(__name__)
@@ -67,21 +69,25 @@ class WebRtcPeer:
         self._on_candidate = on_candidate
         self.agent = IceAgent(servers=ice, candidates=limits.candidates, loopback=loopback, paths=paths)
         """How packets find the peer."""
+        gatherer = RTCIceGatherer(iceServers=[])
+        gatherer._connection = self.agent
+        self._ice = RTCIceTransport(gatherer)
         self._identity = identity
-        self._dtls = Dtls(self.agent, identity, connected=self._secured, packet=self._receive, ended=self._lose)
+        self._dtls = Dtls(
+            self._ice, self.agent, identity.certificate, packet=self._receive, ended=self._lose_connection
+        )
         self._binding: Binding | None = None
         self._mid = "0"
         self._offering = False
         self._server = False
         """Whether we are the DTLS server."""
-        self._port = 0
-        """The peer's SCTP port."""
         self._channel: WebRtcChannel | None = None
         self._opened: asyncio.Future[WebRtcChannel] = asyncio.get_running_loop().create_future()
         self._opened.add_done_callback(lambda opened: opened.cancelled() or opened.exception())
         self._tasks: set[asyncio.Task[None]] = set()
         self._trickling: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._dtls.on("statechange", self._dtls_changed)
 
     async def offer(self) -> str:
         """Return the SDP to send to a peer. Candidates begin to arrive after that."""
@@ -124,9 +130,10 @@ class WebRtcPeer:
     def binding(self) -> Binding:
         """The certificates at both ends as DTLS saw them, whatever the SDP said. The channel must be open."""
         if self._binding is None:
-            assert self._dtls.remote is not None, "the channel is open"
-            remote = self._dtls.remote.fingerprint(SHA256())
-            self._binding = Binding(local=self._identity.fingerprint, remote=remote)
+            assert self._dtls._ssl is not None, "the channel is open"
+            remote = self._dtls._ssl.get_peer_certificate(as_cryptography=True)
+            assert remote is not None, "DTLS has checked it"
+            self._binding = Binding(local=self._identity.fingerprint, remote=remote.fingerprint(SHA256()))
         return self._binding
 
     def trust(self) -> None:
@@ -141,11 +148,14 @@ class WebRtcPeer:
         await asyncio.shield(self._closing)
 
     async def _describe(self, setup: Setup) -> str:
-        await self.agent.gather_candidates()
+        await self._ice.iceGatherer.gather()
         local = Description(
             ufrag=self.agent.local_username,
             password=self.agent.local_password,
-            fingerprints=fingerprints(self._identity),
+            fingerprints=tuple(
+                Fingerprint(algorithm=each.algorithm, value=each.value)
+                for each in self._dtls.getLocalParameters().fingerprints
+            ),
             setup=setup,
             mid=self._mid,
             candidates=tuple(each.to_sdp() for each in self.agent.local_candidates),
@@ -181,24 +191,23 @@ class WebRtcPeer:
 
     def _start(self, remote: Description, *, server: bool) -> None:
         self._server = server
-        self._port = remote.sctp_port
+        self._dtls._set_role("server" if server else "client")
         self._add_remote(remote.candidates)
         self._spawn(self._connect(remote), "webrtc-connect")
 
     async def _connect(self, remote: Description) -> None:
-        """Find a path, start DTLS on it, and watch it until it is lost. `channel` has the time limit."""
+        """Start ICE, DTLS and SCTP, each on the one before. `channel` has the time limit."""
+        fingerprints = [RTCDtlsFingerprint(algorithm=each.algorithm, value=each.value) for each in remote.fingerprints]
         try:
-            await self.agent.find_path(remote.ufrag, remote.password)
-            self._dtls.start(server=self._server, announced=remote.fingerprints)
+            await self._ice.start(RTCIceParameters(usernameFragment=remote.ufrag, password=remote.password))
+            await self._dtls.start(RTCDtlsParameters(fingerprints=fingerprints))
+            if self._dtls.state != "connected":
+                return  # `_dtls_changed` has reported it
         except Exception as exc:
             self._lose(f"connecting failed ({exc!r})")
             return
-        await self.agent.until_lost()
-        self._lose("the connection to the peer was lost")
-
-    def _secured(self) -> None:
-        """Start SCTP: DTLS is connected."""
-        self._channel = WebRtcChannel(self, port=self._port)
+        self._channel = WebRtcChannel(self, port=remote.sctp_port)
+        self._dtls.take_over()
         # Streams of the DTLS server have odd numbers (RFC 8832 section 6).
         self._channel.data.start(opens=int(self._server) if self._offering else None)
 
@@ -227,6 +236,15 @@ class WebRtcPeer:
         if not self._opened.done():
             self._opened.set_exception(ConnectFailed(f"Cannot reach the peer: {reason}."))
 
+    def _dtls_changed(self) -> None:
+        if self._dtls.state == "failed":
+            self._lose("the DTLS handshake failed, or the certificate is not the announced one")
+        elif self._dtls.state == "closed":
+            self._lose_connection()
+
+    def _lose_connection(self) -> None:
+        self._lose("the connection to the peer was lost")
+
     def _lose(self, reason: str) -> None:
         if self._channel is not None:
             self._channel.lose(reason)
@@ -242,12 +260,22 @@ class WebRtcPeer:
 
     async def _close(self) -> None:
         self._lose("closed by us")
-        await finish(partial(stop, *self._tasks), self._say_goodbye, self.agent.close)  # the last closes the sockets
+        await finish(partial(stop, *self._tasks), self._end_in_order, self._ice.stop)  # the last closes the sockets
 
-    def _say_goodbye(self) -> None:
+    async def _end_in_order(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeouts.close):
+                await self._say_goodbye()
+        except Exception as exc:
+            _log.info("The connection did not close in order: %r", exc)
+
+    async def _say_goodbye(self) -> None:
         if self._channel is not None:
             self._channel.data.abort()
-        self._dtls.close()
+        pump = self._dtls._task
+        await self._dtls.stop()
+        if pump is not None:
+            await asyncio.gather(pump, return_exceptions=True)
 
 
 class WebRtcChannel(Channel):

@@ -40,6 +40,7 @@ def take_away() -> None:
     """Remove it all, before anything of ours is imported."""
     import aiohttp  # noqa: F401  the libraries that we stand on have their own branches for Windows,
     import aioice  # noqa: F401  taken by sys.platform, which must stay true
+    import aiortc  # noqa: F401
 
     # asyncio wakes its loop through a pair, which Windows makes of AF_INET: what of it is the loop's own remains.
     socket.socketpair = functools.partial(socket.socketpair, socket.AF_UNIX)

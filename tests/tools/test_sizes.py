@@ -25,20 +25,20 @@ def wheel(folder: Path, name: str, size: int, *requires: str) -> None:
 
 
 def test_what_comes_with_a_dependency_counts_there_once(tmp_path: Path) -> None:
-    wheel(tmp_path, "llmtunnel", 100_000, "aioice>=1", "rich", 'pytest; extra == "test"')
-    wheel(tmp_path, "aioice", 200_000, "Av_Codecs (>=3)", "rich[jupyter]")
+    wheel(tmp_path, "llmtunnel", 100_000, "aiortc>=1", "rich", 'pytest; extra == "test"')
+    wheel(tmp_path, "aiortc", 200_000, "Av_Codecs (>=3)", "rich[jupyter]")
     wheel(tmp_path, "Av.Codecs", 40_000_000, "pygments")
     wheel(tmp_path, "rich", 1_000_000, "pygments")
     wheel(tmp_path, "pygments", 300_000)
     parts = {part.name: part for part in map(sizes.read, tmp_path.glob("*.whl"))}
-    assert parts["llmtunnel"].needs == {"aioice", "rich"}
+    assert parts["llmtunnel"].needs == {"aiortc", "rich"}
 
     header, rule, *rows, total = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in sizes.table(parts).splitlines()
     ]
     assert len({len(row) for row in (header, rule, *rows, total)}) == 1
     assert [(row[0], row[2], row[4]) for row in rows] == [
-        ("`aioice`", "40.2", "av-codecs 40.0"),
+        ("`aiortc`", "40.2", "av-codecs 40.0"),
         ("`rich`", "1.3", "pygments 0.3"),
         ("llmtunnel itself", "0.1", ""),
     ]

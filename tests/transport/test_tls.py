@@ -102,8 +102,8 @@ def test_an_end_that_shows_no_certificate_or_speaks_an_older_tls_is_not_let_in(s
     context = SSL.Context(SSL.TLS_METHOD)
     if not server:
         context.set_max_proto_version(SSL.TLS1_2_VERSION)
-        context.use_certificate(CLIENT.certificate)
-        context.use_privatekey(CLIENT.key)
+        context.use_certificate(CLIENT.certificate._cert)
+        context.use_privatekey(CLIENT.certificate._key)
     other = SSL.Connection(context, None)
     other.set_connect_state() if server else other.set_accept_state()
     with pytest.raises(ProtocolError, match=r"TLS 1\.3|protocol version"):
