@@ -151,14 +151,17 @@ def proxy(given: ProxyCall) -> Opening[Proxy]:
 
 @accepts(BenchCall, chosen)
 async def bench(given: BenchCall) -> BenchResult:
-    """Measure the tunnel to a serve, by a proxy of its own that nobody else can use; about 12 s once it is connected.
+    """Measure the tunnel to a serve. Takes about 12 s once it is connected.
 
-    Serve itself answers: the model server behind it gets no request. Without an invite, or a room and a secret, it
-    measures both sides on this machine, beside the same requests without a tunnel. Returns the figures: ``print`` shows
-    a table, and a notebook draws it. Raises what `proxy` raises, or `PeerError` if this serve answers no measurement.
+    It uses a proxy of its own, which nobody else can use. Serve itself answers, so the model server behind it gets no
+    request. Without an invite, or a room and a secret, it measures both sides on this machine, and compares them with
+    the same requests without a tunnel.
 
-    If you leave an option out, or pass None, its variable in the environment counts. The command line reads the same
-    variables.
+    Returns the figures: ``print`` shows a table, and a notebook draws it. Raises what `proxy` raises, or `PeerError` if
+    this serve does not answer measurements.
+
+    An option that is missing or None takes its value from its environment variable, if set. The command line reads the
+    same variables.
     """
     from .benchmark import bench
 

@@ -1,7 +1,7 @@
-"""A measurement from beginning to end: a proxy of its own to a serve, or both sides and a toy model server here.
+"""A complete measurement: of a serve with a proxy of its own, or of both sides with a toy model server here.
 
-The proxy's listener has a key of its own, so that nobody else on this machine can use it. Of a serve, it asks only
-what serve itself answers (`endpoints.bench`), and a serve that does not answer is told from a tunnel that is broken.
+The proxy's listener has a key of its own, so that nobody else on this machine can use it. The proxy only sends requests
+that serve itself answers (`endpoints.bench`). A serve that does not answer them is distinguished from a broken tunnel.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ Hear = Callable[[Notice], None]
 
 
 class Progress:
-    """What is told while it measures; nothing, unless a subclass says more. No call may block."""
+    """Receives the progress of a measurement, and ignores it unless a subclass overrides this. No call may block."""
 
     def heard(self, notice: Notice) -> None:
-        """Something happened to the proxy."""
+        """The proxy has published a notice."""
 
     def connected(self, so_far: BenchResult) -> None:
-        """It begins now."""
+        """The measurement starts now."""
 
     def begins(self, phase: Phase) -> None:
-        """This is measured from now on."""
+        """This phase starts now."""
 
     def found(self, so_far: BenchResult) -> None:
-        """One more figure is known."""
+        """Another figure is known."""
 
 
 async def bench(
     options: BenchOptions, *, timeout: float | None = WAIT, quiet: bool = True, progress: Progress | None = None
 ) -> BenchResult:
-    """Measure a tunnel. ``timeout``: seconds to wait for serve; ``quiet``: see `Tunnel.wait`.
+    """Measure a tunnel. ``timeout``: maximum seconds to wait for serve; ``quiet``: see `Tunnel.wait`.
 
-    Raises what a proxy's wait raises, or `PeerError` where serve answers no measurement.
+    Raises what a proxy's wait raises, or `PeerError` if serve does not answer measurements.
     """
     options.check()
     progress = progress or (Progress() if quiet else _Said(options.duration))
@@ -79,7 +79,7 @@ async def bench(
 
 
 class _Said(Progress):
-    """Says on standard error how long it takes."""
+    """Says on standard error how long the measurement takes."""
 
     def __init__(self, duration: float) -> None:
         self._duration = duration
@@ -91,19 +91,19 @@ class _Said(Progress):
 
 
 class _Bench(Proxy):
-    """A proxy whose session can be looked at."""
+    """A proxy that gives access to its session."""
 
     def __init__(self, settings: ProxySettings, key: str = "") -> None:
         super().__init__(settings)
         self._bench_key = key
 
     async def carried(self) -> Session:
-        """The session that carries requests now. Raises `PeerNotFound`."""
+        """Return the session that carries requests now. Raises `PeerNotFound`."""
         return await self._room.session(self._settings.timeouts.wait_for_peer)
 
     @property
     def listens_at(self) -> Address:
-        """Where requests go."""
+        """Address for requests."""
         return _address(self.url, self._bench_key)
 
 
@@ -122,7 +122,7 @@ async def _proxy(options: BenchOptions, hear: Hear) -> AsyncIterator[_Bench]:
 
 @asynccontextmanager
 async def _here(options: BenchOptions) -> AsyncIterator[tuple[_Bench, Address]]:
-    """Both sides on this machine, as in the demo, and where the toy model server itself is."""
+    """Start both sides on this machine, as in the demo. Yields the proxy, and the address of the toy model server."""
     async with AsyncExitStack() as stack:
         toy = await stack.enter_async_context(Toy(HOST, delay=0, measured=True))
         signal = await stack.enter_async_context(SignalServer(HOST, 0))
@@ -133,7 +133,7 @@ async def _here(options: BenchOptions) -> AsyncIterator[tuple[_Bench, Address]]:
             "signal": invite.signal,
             "ice": IceServers(stun=(), turn=options.turn, turn_user=options.turn_user, turn_pass=options.turn_pass),
             "loopback": True,
-            "path": Path.DIRECT.value if options.path == AUTO else options.path,  # or local TCP would take over
+            "path": Path.DIRECT.value if options.path == AUTO else options.path,  # local TCP would be used otherwise
         }
         serve = Server(ServeSettings(**common, invite=invite, upstream=Upstream.parse(toy.url)))
         proxy = _Bench(ProxySettings(**common, listen=f"{HOST}:0"))
@@ -148,7 +148,7 @@ async def _measure(proxy: _Bench, duration: float, progress: Progress, *, direct
     session = await proxy.carried()
     if direct is None and Feature.BENCH not in session.features:
         raise _unanswered()
-    # A better path may take over within a second, and neither side's code is warm.
+    # A better path may become available within a second, and neither side's code is warm yet.
     with suppress(Declined):
         await _run(WARM_UP, proxy.listens_at, Bounds(seconds=1.0))
     session = await proxy.carried()
@@ -173,7 +173,7 @@ async def _measure(proxy: _Bench, duration: float, progress: Progress, *, direct
             result = replace(result, direct=phase.put(result.direct, await _run(phase, direct, bounds)))
         try:
             found = await _run(phase, proxy.listens_at, bounds)
-            why = "" if found else f"{phase.name}: nothing came in time"
+            why = "" if found else f"{phase.name}: no data arrived in time"
         except Declined as exc:
             found, why = None, f"{phase.name}: not measured, serve says: {exc.message}"
         session = await proxy.carried()
@@ -214,14 +214,14 @@ def _notes(result: BenchResult, session: Session, why: str) -> tuple[str, ...]:
 
 
 class _Loss:
-    """Packets that were lost since the beginning, while one channel carries."""
+    """Packets lost since the start, while the same path is in use."""
 
     def __init__(self, session: Session) -> None:
         self._began = session.passed
         self._path = session.path
 
     def now(self, session: Session) -> tuple[float | None, int | None]:
-        """The share, and of how many packets; None where nobody knows."""
+        """Return the share, and the number of packets; None if unknown."""
         passed = session.passed
         if self._began is None or passed is None or passed < self._began or session.path is not self._path:
             return None, None
@@ -230,7 +230,7 @@ class _Loss:
 
 
 def _rtt(session: Session, before: float | None) -> float | None:
-    """The shortest so far, in milliseconds."""
+    """Return the shortest round-trip time so far, in milliseconds."""
     known = [each for each in (before, None if session.rtt is None else session.rtt * 1000) if each is not None]
     return min(known, default=None)
 
@@ -243,7 +243,7 @@ def _address(url: str, key: str = "") -> Address:
 
 def _unanswered() -> TunnelError:
     return PeerError(
-        "This serve answers no measurement.",
+        "This serve does not answer measurements.",
         hint="It was started with --no-bench, or runs llmtunnel 0.1.0 or another program. On that machine, update"
         " llmtunnel and start serve without --no-bench. `llmtunnel bench` without a code measures this machine.",
     )
@@ -252,5 +252,5 @@ def _unanswered() -> TunnelError:
 def _spared() -> TunnelError:
     return Unwelcome(
         "The code is for one proxy, and a measurement would use it up. It was not used.",
-        hint="Ask who runs serve for a code without --once.",
+        hint="Ask the person who runs serve for a code without --once.",
     )

@@ -1,4 +1,4 @@
-"""``llmtunnel bench``: a table that grows while it measures, or one JSON object."""
+"""``llmtunnel bench``: print a table that grows during the measurement, or one JSON object."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .console import Console
 
 ABOUT: Final = "Measuring for about {:g} s.\n\n"
 _UNTOLD: Final = (Listening, Ready, RequestFinished, Stopped, TotalsNotice)
-"""Of the proxy that it measures by, whose listener and requests are its own."""
+"""Notices of the measuring proxy that are not shown, since its listener and requests are internal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,28 +28,28 @@ class BenchFinished(Notice):
     path: str
     """How packets travel: ``direct``, ``turn``, ``relay`` or ``tcp``."""
     rtt_ms: float | None
-    """The shortest round trip that was seen."""
+    """Shortest round-trip time, in milliseconds."""
     loss: float | None
-    """Share of the packets this side has sent that it took for lost, 0 to 1; null over TCP or a relay."""
+    """Share of this side's packets that it considered lost, from 0 to 1; null over TCP or a relay."""
     packets: int | None
-    """Packets that ``loss`` is made of."""
+    """Number of packets that ``loss`` is based on."""
     started: float
-    """When it began, Unix time."""
+    """When the measurement started, as Unix time."""
     seconds: float
-    """How long it took, once connected."""
+    """Duration of the measurement once connected, in seconds."""
     tunnel: dict[str, Any]
     """``latency`` (``p50_ms``, ``p99_ms``), ``requests`` (``per_second``, ``connections``), ``download`` and ``upload``
     (``bytes_per_second``, ``bytes``), ``tokens``: a list (``streams``, ``sent_per_second``, ``per_second``,
-    ``gap_p50_ms``, ``gap_p99_ms``). Each has its ``seconds``; ``samples`` where it has samples; ``limited_by``, a text,
-    where something can limit it. Null: it could not be measured."""
+    ``gap_p50_ms``, ``gap_p99_ms``). Each has its ``seconds``, the number of ``samples`` if it has samples, and the text
+    ``limited_by`` if something can limit it. Null: the measurement failed."""
     direct: dict[str, Any] | None
-    """The same without a tunnel, where both sides are on this machine; else null."""
+    """The same figures without a tunnel, if both sides are on this machine; else null."""
     notes: list[str]
-    """What there is to know of the figures, for people."""
+    """Remarks about the figures, for people."""
 
 
 async def bench(options: BenchOptions, console: Console) -> int:
-    """Measure, and say what was found; 0 where all of it could be measured."""
+    """Measure, and print the figures. Returns 0 if every measurement succeeded."""
     progress = _Told(console, options.duration)
     result = await measure(options, timeout=None, progress=progress)
     progress.end(result)
@@ -59,7 +59,7 @@ async def bench(options: BenchOptions, console: Console) -> int:
 
 
 class _Told(Progress):
-    """Says each row when it is known."""
+    """Prints each row as soon as it is known."""
 
     def __init__(self, console: Console, duration: float) -> None:
         self._console = console
@@ -89,7 +89,7 @@ class _Told(Progress):
         self._rows = len(known)
 
     def end(self, result: BenchResult) -> None:
-        """All is known."""
+        """Print the result's last lines."""
         self._lines(["", *(each for each in head(result, width=self._width) if each)])
         self._lines(each for each in foot(result, width=self._width) if each)
 

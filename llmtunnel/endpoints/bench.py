@@ -1,13 +1,13 @@
-"""What serve itself answers to a proxy that measures the tunnel: a source, a sink, tokens. The upstream hears nothing.
+"""Serve's own responses to a proxy that measures the tunnel: a source, a sink, tokens. The upstream is not involved.
 
     GET /small                       a few bytes
-    GET /source                      bytes, until the client has had enough
-    POST /sink                       reads bytes; says how many came, and how fast
-    GET /tokens?rate=50&count=100    events as a model streams them, so many a second
+    GET /source                      bytes, until the client stops reading
+    POST /sink                       reads bytes; returns how many arrived, and how fast
+    GET /tokens?rate=50&count=100    events as a model streams them, at this rate per second
 
-A request is one of these by ``bench`` in its head (protocol/README.md section 4), which only `llmtunnel bench` sets:
-no HTTP request that a client sends to a proxy becomes one. Everything is bounded, in bytes and seconds, for each
-request and for all peers together: whoever has the code could make new peers.
+Such a request has ``bench`` in its head (protocol/README.md section 4), which only `llmtunnel bench` sets: no HTTP
+request that a client sends to a proxy becomes one. Bytes and seconds are limited for each request and for all peers
+together, since anyone who has the code could make new peers.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from .responses import Failure, standard_reason
 logger = logging.getLogger(__name__)
 
 MOST_BYTES: Final = 256_000_000
-"""Bytes of one request's body or answer."""
+"""Maximum bytes of one request's or response's body."""
 MOST_SECONDS: Final = 15.0
-"""Seconds that one request may take."""
+"""Maximum seconds for one request."""
 MOST_STREAMS: Final = 80
-"""Requests of all peers at once: a measurement has 64, and may overlap with what it has just cancelled."""
+"""Maximum simultaneous requests of all peers. A measurement has 64, and may overlap with requests just cancelled."""
 BUDGET: Final = 1024
-"""MiB for all peers together, all at once: two long measurements on a fast network."""
+"""Burst for all peers together, in MiB: two long measurements on a fast network."""
 BUDGET_EVERY: Final = 1.0
-"""Seconds after which there is one more MiB: no more is lost to measuring for long than a slow download takes."""
+"""Seconds for one more MiB. In the long run, measurements use no more than a slow download."""
 REQUEST_COST: Final = 16 * KIB
-"""Bytes that a request counts as, whatever it carries: its processor time is worth as much."""
+"""Minimum bytes that a request counts as, for its processor time."""
 TOKEN_COST: Final = 4 * KIB
-"""The same for a token."""
+"""Bytes that a token counts as."""
 MOST_RATE: Final = 100
-"""Tokens a second of one request."""
+"""Maximum tokens per second of one request."""
 MOST_TOKENS: Final = 1000
-"""Tokens of one request."""
+"""Maximum tokens of one request."""
 
 LOGGED_AFTER: Final = 30.0
-"""Seconds without a request after which the next one is logged as the beginning of another measurement."""
+"""Seconds without a request after which the next one is logged as a new measurement."""
 
 BLOCK: Final = bytes(64 * KIB)
 SMALL: Final = b'{"object":"list","data":[]}\n'
@@ -60,11 +60,11 @@ TOKEN: Final = b'data: {"choices":[{"index":0,"delta":{"content":"token "}}]}\n\
 _STEP: Final = 0.05
 """Seconds between two points of a `Flow`."""
 _WARM_UP: Final = 0.25
-"""The share of a transfer's time that its rate leaves out: windows and rates grow meanwhile."""
+"""Share of a transfer's time that its rate excludes, since windows and rates grow meanwhile."""
 
 
 class Flow:
-    """How bytes have come, over time. Pure: ``now`` in seconds."""
+    """Arrival of bytes over time. Pure: ``now`` is in seconds."""
 
     def __init__(self, now: float) -> None:
         self.bytes = 0
@@ -72,7 +72,7 @@ class Flow:
         self._points: list[tuple[float, int]] = [(0.0, 0)]
 
     def add(self, size: int, now: float) -> None:
-        """So many bytes have come."""
+        """Record arriving bytes."""
         self.bytes += size
         self._last = now
         if now - self._began - self._points[-1][0] >= _STEP:
@@ -80,31 +80,31 @@ class Flow:
 
     @property
     def seconds(self) -> float:
-        """Until the last byte."""
+        """Seconds until the last byte."""
         return self._last - self._began
 
     @property
     def rate(self) -> float:
-        """Bytes a second, without the warm-up; 0 where nothing can be said."""
+        """Bytes per second, without the warm-up; 0 if unknown."""
         points = [*self.points, (self.seconds, self.bytes)]
         began, before = next(point for point in points if point[0] >= _WARM_UP * self.seconds)
-        if began >= self.seconds:  # all came in less than a step
+        if began >= self.seconds:  # everything arrived within one step
             began, before = 0.0, 0
         return (self.bytes - before) / (self.seconds - began) if self.seconds > began else 0.0
 
     @property
     def points(self) -> list[tuple[float, int]]:
-        """Seconds since the beginning and the bytes until then, a few times a second."""
+        """Seconds since the start, with the bytes until then, a few times per second."""
         return self._points
 
     def as_dict(self) -> dict[str, object]:
-        """What the sink answers."""
+        """Return the sink's response."""
         points = [[round(at, 3), count] for at, count in self.points]
         return {"bytes": self.bytes, "seconds": self.seconds, "bytes_per_second": self.rate, "points": points}
 
 
 async def tokens(query: str) -> AsyncIterator[bytes]:
-    """The events that a query asks for, in time: one that is late is sent at once."""
+    """Yield the events that a query asks for, on time; a late one follows at once."""
     asked = dict(parse_qsl(query))
     rate, count = _number(asked.get("rate"), MOST_RATE), _number(asked.get("count"), MOST_TOKENS)
     began = time.perf_counter()
@@ -118,21 +118,21 @@ def _number(text: str | None, most: int) -> int:
 
 
 class Bench:
-    """`handle` is the handler of streams whose request has ``bench``."""
+    """Answers measurements. `handle` is the handler of streams whose request has ``bench``."""
 
     def __init__(self, admission: Admission, totals: Totals, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """``admission``: what limits each peer's requests, and their bodies. ``totals``: where all of it counts."""
+        """``admission`` limits each peer's requests and their bodies. ``totals`` counts all of them."""
         self._admission = admission
         self._totals = totals
         self._clock = clock
         self._budget = Bucket(BUDGET, every=BUDGET_EVERY)
         self._owed = 0
-        """Bytes that passed since the last MiB was taken of the budget."""
+        """Bytes since the last MiB was taken from the budget."""
         self._last = ("", 0.0)
-        """Who has asked last, and when."""
+        """The peer and the time of the last request."""
 
     async def handle(self, stream: Stream) -> None:
-        """Answer one stream. Raises `StreamReset` or `PeerLost` where it ends early."""
+        """Answer one stream. Raises `StreamReset` or `PeerLost` if it ends early."""
         totals, now = self._totals, self._clock()
         if self._last[0] != stream.peer or now - self._last[1] > LOGGED_AFTER:
             logger.info("%s measures the tunnel", stream.peer)
@@ -142,7 +142,7 @@ class Bench:
             async with asyncio.timeout(MOST_SECONDS):
                 await self._answer(stream)
         except TimeoutError:
-            return  # the stream is reset: the client has not read, or not sent
+            return  # the stream is reset: the client did not read, or did not send
         finally:
             totals.active -= 1
             totals.requests += 1
@@ -162,26 +162,26 @@ class Bench:
                     case b"GET", "/tokens":
                         await self._tokens(stream, query)
                     case _:
-                        raise Refused(Failure(status=404, code="not_found", message="Serve measures nothing by that."))
+                        raise Refused(Failure(status=404, code="not_found", message="Serve has no such measurement."))
         except Refused as exc:
             head, body = exc.told.response()
             await self._respond(stream, body, head=head)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """Hold a request to what all peers may do together. Raises `Refused`."""
+        """Apply the limits for all peers together. Raises `Refused`."""
         if self._totals.active > MOST_STREAMS:
-            raise _later(f"Serve answers {MOST_STREAMS} requests at once that measure the tunnel, and no more.")
+            raise _later(f"Serve answers at most {MOST_STREAMS} measuring requests at once.")
         if not self._spend(REQUEST_COST):
-            raise _later("Serve has spent what it spends on measuring. It can do so again in some minutes.")
+            raise _later("Serve has reached its limit for measurements. Try again in some minutes.")
         yield
 
     def _spend(self, size: int) -> bool:
-        """Take bytes of the budget; False where it is empty."""
+        """Take bytes from the budget. Returns False if it is empty."""
         self._owed += size
         while self._owed >= MIB:
             if not self._budget.take(self._clock()):
-                self._owed = MIB  # the next one has to wait for its own
+                self._owed = MIB  # so that the next request waits for its own
                 return False
             self._owed -= MIB
         return True
@@ -192,7 +192,7 @@ class Bench:
         while sent < MOST_BYTES and self._clock() < end and self._spend(len(BLOCK)):
             await self._send(stream, BLOCK)
             sent += len(BLOCK)
-            await asyncio.sleep(0)  # on a fast path no write waits, and others' requests have their turn
+            await asyncio.sleep(0)  # on a fast path, no write waits, so let other requests run
         await stream.send_end()
 
     async def _sink(self, stream: Stream) -> None:

@@ -1,1 +1,1 @@
-"""What a tunnel carries, measured: the figures, how they are found and shown. No tunnel is opened here."""
+"""Measure what a tunnel carries: the figures, their measurement and display. No tunnel is opened here."""

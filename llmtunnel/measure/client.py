@@ -1,4 +1,4 @@
-"""An HTTP client that costs little, since it shares a processor with what it measures: one connection, no retries."""
+"""A minimal HTTP client, since it shares a processor with what it measures: one connection, no retries."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..errors import TunnelError, UpstreamBroken
 from ..protocol.heads import ResponseHead
 
 MOST_TOLD: Final = 64 * KIB
-"""Bytes of an answer that are kept; what is longer goes to a sink."""
+"""Maximum bytes kept of a response; longer ones use a sink."""
 
 Sink = Callable[[bytes], None]
 
 
 class Address(NamedTuple):
-    """Where requests go, and with which key."""
+    """Address and key for requests."""
 
     host: str
     port: int
@@ -31,7 +31,7 @@ class Address(NamedTuple):
 
 
 class Declined(TunnelError):
-    """A request was not answered with 200; ``status`` is what it was answered with."""
+    """A request got a ``status`` other than 200."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class Declined(TunnelError):
 
 
 class Client:
-    """One connection with one exchange at a time."""
+    """One connection, with one exchange at a time."""
 
     def __init__(self, address: Address, connection: UpstreamConnection) -> None:
         self._connection = connection
@@ -47,15 +47,15 @@ class Client:
         self._fields = f"Host: {address.host}:{address.port}\r\n{key}".encode()
 
     async def get(self, target: str, sink: Sink | None = None) -> bytes:
-        """Return the body of an answer; ``sink`` is given it as it comes instead.
+        """Send a GET, and return the response's body; with ``sink``, pass it the bytes as they arrive instead.
 
-        Raises `Declined`, or `UpstreamBroken` where the connection broke.
+        Raises `Declined`, or `UpstreamBroken` if the connection broke.
         """
         self._connection.write_now(b"GET %b HTTP/1.1\r\n%b\r\n" % (target.encode(), self._fields))
         return await self._answer(b"GET", sink)
 
     async def post(self, target: str, body: AsyncIterator[bytes]) -> bytes:
-        """Send a body whose length nobody knows. Return the answer's, which may come before the body's end."""
+        """Send a body of unknown length, and return the response's body, which may arrive before the end."""
         head = b"POST %b HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n" % (target.encode(), self._fields)
         self._connection.write_now(head)
         async with beside(self._send(body), "what measures an upload"):
@@ -86,7 +86,7 @@ class Client:
 
 @asynccontextmanager
 async def client(address: Address) -> AsyncIterator[Client]:
-    """A connection that ends with the block, whatever is under way on it. Raises `OSError`."""
+    """Open a connection for the context, and close it at the end even during an exchange. Raises `OSError`."""
     connection = await connect(address.host, address.port, tls=None, on_lost=lambda _: None)
     try:
         yield Client(address, connection)
@@ -96,7 +96,7 @@ async def client(address: Address) -> AsyncIterator[Client]:
 
 
 def _said(body: bytes, status: int) -> str:
-    """The message of an error, as llmtunnel tells it."""
+    """Return the message of an error in llmtunnel's format."""
     try:
         message = json.loads(body)["error"]["message"]
     except (ValueError, LookupError, TypeError, RecursionError):

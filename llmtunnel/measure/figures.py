@@ -1,4 +1,4 @@
-"""The result of a measurement: frozen values with their units, pure."""
+"""The figures of a measurement: frozen values with their units. Pure."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ..paths import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """How long small requests take, one after the other on one connection."""
+    """Latency of small requests, one after the other on one connection."""
 
     p50_ms: float
-    """The median, in milliseconds."""
+    """Median, in milliseconds."""
     p99_ms: float
-    """The 99th percentile; of fewer than 100 samples the longest."""
+    """99th percentile, in milliseconds; with fewer than 100 samples, the maximum."""
     samples: int
-    """Requests that it is made of."""
+    """Number of requests."""
     seconds: float
-    """How long it was measured."""
+    """Duration of the measurement, in seconds."""
     limited_by: str = ""
-    """What kept the figure down, as far as this side can tell; empty if it cannot."""
+    """What limited the figure, as far as this side can tell; empty if unknown."""
     values_ms: tuple[float, ...] = field(default=(), repr=False)
-    """Each sample in the order of time. ``--json`` leaves it out."""
+    """Every sample in order of time, in milliseconds. ``--json`` omits it."""
 
     @classmethod
     def of(cls, values: Iterable[float], seconds: float, *, limited_by: str = "") -> Times | None:
-        """Of some times in seconds. None where there are none."""
+        """Return the figures of some times in seconds, or None without times."""
         times = tuple(value * 1000 for value in values)
         if not times:
             return None
@@ -45,66 +45,66 @@ class Times:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requests:
-    """How many small requests pass, on several connections at once."""
+    """Rate of small requests, on several connections at once."""
 
     per_second: float
     connections: int
-    """Each has one request after another."""
+    """Number of connections, each with one request after another."""
     samples: int
-    """Requests that ended."""
+    """Number of finished requests."""
     seconds: float
-    """How long it was measured."""
+    """Duration of the measurement, in seconds."""
     limited_by: str = ""
     """See `Times.limited_by`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """How fast bulk data passes, in one request."""
+    """Throughput of bulk data, in one request."""
 
     bytes_per_second: float
-    """The mean without the first quarter of the time, in which windows and rates grow."""
+    """Mean throughput, without the first quarter of the time, in which windows and rates grow."""
     bytes: int
-    """In all."""
+    """Bytes in total."""
     seconds: float
-    """In all."""
+    """Duration of the transfer, in seconds."""
     limited_by: str = ""
     """See `Times.limited_by`."""
     points: tuple[tuple[float, int], ...] = field(default=(), repr=False)
-    """Seconds since the beginning, and the bytes until then. ``--json`` leaves it out."""
+    """Seconds since the start, with the bytes until then. ``--json`` omits it."""
 
     @property
     def rates(self) -> tuple[tuple[float, float], ...]:
-        """Seconds since the beginning, and the bytes a second since the point before."""
+        """Seconds since the start, with the bytes per second since the previous point."""
         steps = pairwise(self.points)
         return tuple((at, (count - had) / (at - before)) for (before, had), (at, count) in steps if at > before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """How steadily tokens pass, in several streams at once."""
+    """Steadiness of tokens, in several streams at once."""
 
     streams: int
-    """Streams at the same time."""
+    """Number of simultaneous streams."""
     sent_per_second: float
-    """Tokens a second that the other side has been asked to send, in all streams together."""
+    """Tokens per second that the other side was asked to send, over all streams."""
     per_second: float
-    """Tokens a second that have come, of all streams together, from the first one to the last one."""
+    """Tokens per second that arrived, over all streams, from the first one to the last one."""
     gap_p50_ms: float
-    """The median of the time between two tokens of a stream, in milliseconds."""
+    """Median time between two tokens of a stream, in milliseconds."""
     gap_p99_ms: float
-    """The 99th percentile of that."""
+    """99th percentile of the time between two tokens, in milliseconds."""
     samples: int
-    """Tokens that have come."""
+    """Number of tokens that arrived."""
     seconds: float
-    """From the first to the last."""
+    """Seconds from the first token to the last."""
     limited_by: str = ""
     """See `Times.limited_by`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Everything that was measured on one connection. None, or a missing number of streams: it did not come about."""
+    """All figures of one connection. None, or a missing number of streams, means that a measurement failed."""
 
     latency: Times | None = None
     requests: Requests | None = None
@@ -113,7 +113,7 @@ class Figures:
     tokens: tuple[Tokens, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """As ``--json`` has it."""
+        """Return the figures as in ``--json``."""
         told = asdict(self)
         for name, left_out in (("latency", "values_ms"), ("download", "points"), ("upload", "points")):
             if told[name] is not None:
@@ -123,35 +123,35 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a measurement has found."""
+    """The result of a measurement."""
 
     tunnel: Figures
-    """Through the tunnel, from a client of a proxy's listener to serve (or the toy model server) and back."""
+    """Figures through the tunnel: from a client of a proxy's listener to serve (or the toy model server) and back."""
     direct: Figures | None = None
-    """The same without a tunnel, where both sides are in this process; else None."""
+    """The same figures without a tunnel, if both sides are in this process; else None."""
     path: Path
     """How packets travel."""
     rtt_ms: float | None = None
-    """The shortest round trip that was seen, in milliseconds, to 1 ms; None where none was measured."""
+    """Shortest round-trip time, in milliseconds, with a resolution of 1 ms; None if there is no measurement."""
     loss: float | None = None
-    """Share of the packets this side has sent that it took for lost, 0 to 1; None over TCP or a relay."""
+    """Share of this side's packets that it considered lost, from 0 to 1; None over TCP or a relay."""
     packets: int | None = None
-    """Packets that ``loss`` is made of."""
+    """Number of packets that ``loss`` is based on."""
     started: float
-    """Unix time."""
+    """When the measurement started, as Unix time."""
     seconds: float
-    """How long all of it took, once connected."""
+    """Duration of the whole measurement once connected, in seconds."""
     notes: tuple[str, ...] = ()
-    """What there is to know of the figures: what limited them, what was left out."""
+    """Remarks for people: what limited the figures, and what was omitted."""
 
     def as_dict(self) -> dict[str, object]:
-        """As ``--json`` has it: numbers in the units that their names or descriptions say, and nothing secret."""
+        """Return the result as in ``--json``. Names or descriptions state the units. Nothing in it is secret."""
         told = {name: getattr(self, name) for name in ("path", "rtt_ms", "loss", "packets", "started", "seconds")}
         direct = None if self.direct is None else self.direct.as_dict()
         return {**told, "tunnel": self.tunnel.as_dict(), "direct": direct, "notes": list(self.notes)}
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """One of the values, at least one, that this share of them does not exceed (nearest rank)."""
+    """Return the percentile of at least one value, by nearest rank."""
     ranked = sorted(values)
     return ranked[max(ceil(len(ranked) * share) - 1, 0)]

@@ -1,7 +1,7 @@
-"""What is measured, in which order, and how: each phase is some requests to one address, for a given time.
+"""The phases of a measurement, and their order: each sends requests to one address, for a given time.
 
-The client is close to nothing, so the figures are those of the whole way: the proxy's listener, the tunnel, and serve.
-Each phase begins with requests that do not count. What a phase could not find out is None, or says what limited it.
+The client costs very little, so the figures describe the whole way: the proxy's listener, the tunnel, and serve. Each
+phase starts with requests that do not count. A figure is None if it could not be measured, or says what limited it.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from .figures import Figures, Requests, Times, Tokens, Transfer, percentile
 CONNECTIONS: Final = 16
 STREAMS: Final = (1, 16, 64)
 RATE: Final = MOST_RATE // 2
-"""Tokens a second of each stream: as a fast model on a good GPU has them for one user."""
+"""Tokens per second of each stream: like a fast model on a good GPU for one user."""
 UNCOUNTED: Final = 5
-"""Small requests before those that count."""
+"""Number of small requests before those that count."""
 RELAY_BYTES: Final = 8_000_000
-"""Bytes each way over a relay, whose traffic somebody pays for, or limits by the day."""
+"""Maximum bytes in each direction over a relay, whose traffic costs money, or has a daily limit."""
 BUSY: Final = 0.9
-"""The share of one processor's time above which it is what limits this side."""
+"""Share of one processor's time above which the processor is what limits this side."""
 
 PROCESSOR: Final = "this process uses all of a processor"
 SETTLED: Final = 5.0
-"""Seconds that what was cancelled may take to leave the path."""
+"""Maximum seconds for cancelled data to leave the path."""
 
 DECLINED: Final = (413, 429)
-"""Statuses by which serve holds a measurement to a limit."""
+"""Statuses with which serve limits a measurement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What one phase may take."""
+    """Limits of one phase."""
 
     seconds: float
     bytes: int = MOST_BYTES
-    """Bytes of bulk data, each way."""
+    """Maximum bytes of bulk data in each direction."""
 
 
 Measure = Callable[[Address, Bounds], Awaitable[Any]]
@@ -58,16 +58,16 @@ class Phase:
     """One step of a measurement."""
 
     name: str
-    """For people."""
+    """Name for people."""
     share: float
-    """Of the whole time."""
+    """Share of the total time."""
     measure: Measure
     put: Callable[[Figures, Any], Figures]
-    """The figures with what was found."""
+    """Adds the result to the figures."""
 
 
 async def latency(address: Address, bounds: Bounds) -> Times | None:
-    """Small requests, one after the other on one connection."""
+    """Send small requests, one after the other on one connection."""
     limited, times = _Limits(), list[float]()
     async with client(address) as one:
         with limited, suppress(TimeoutError):
@@ -86,7 +86,7 @@ async def latency(address: Address, bounds: Bounds) -> Times | None:
 
 
 async def requests(address: Address, bounds: Bounds) -> Requests | None:
-    """Small requests on several connections at once."""
+    """Send small requests on several connections at once."""
     limited, ended = _Limits(), 0
     began = time.perf_counter()
     counts_from, end = began + bounds.seconds / 5, began + bounds.seconds
@@ -117,7 +117,7 @@ async def requests(address: Address, bounds: Bounds) -> Requests | None:
 
 
 async def download(address: Address, bounds: Bounds) -> Transfer | None:
-    """One answer that does not end, as long as time and bytes permit."""
+    """Read one endless response, as long as time and bytes permit."""
     limited, begun, enough = _Limits(), asyncio.Event(), asyncio.Event()
     flow: Flow | None = None
 
@@ -152,12 +152,12 @@ async def download(address: Address, bounds: Bounds) -> Transfer | None:
     if flow.bytes >= bounds.bytes:
         words = _stopped(bounds)
     elif asking.done() and not asking.cancelled() and not words:
-        words = "serve sends no more for measuring now"
+        words = "serve has reached its limit for measurements"
     return _transfer(flow.as_dict(), words)
 
 
 async def upload(address: Address, bounds: Bounds) -> Transfer | None:
-    """One request whose body does not end, as long as time and bytes permit. Serve measures what comes."""
+    """Send one request with an endless body, as long as time and bytes permit. Serve measures what arrives."""
     limited, sent, cut = _Limits(), 0, True
 
     async def body() -> AsyncIterator[bytes]:
@@ -172,7 +172,7 @@ async def upload(address: Address, bounds: Bounds) -> Transfer | None:
     async with client(address) as one:
         limited.begin()
         with limited, suppress(TimeoutError):
-            # What waits on the way has to arrive, too.
+            # Data in transit must arrive too.
             async with asyncio.timeout(min(2 * bounds.seconds + SETTLED, MOST_SECONDS)):
                 answer = await one.post("/sink", body())
     await _settle(address)
@@ -180,7 +180,7 @@ async def upload(address: Address, bounds: Bounds) -> Transfer | None:
     if sent >= bounds.bytes:
         words = _stopped(bounds)
     elif cut and answer:
-        words = "serve takes no more for measuring now"
+        words = "serve has reached its limit for measurements"
     if not answer:
         limited.complain()
         return None
@@ -188,12 +188,12 @@ async def upload(address: Address, bounds: Bounds) -> Transfer | None:
 
 
 async def tokens(address: Address, bounds: Bounds, *, streams: int) -> Tokens | None:
-    """Streams of tokens that the other side sends steadily."""
+    """Read streams of tokens that the other side sends steadily."""
     count = min(max(round(RATE * bounds.seconds), 10), MOST_TOKENS)
     limited, arrivals = _Limits(), list[_Arrivals]()
 
     async def work(index: int, one: Client) -> None:
-        await asyncio.sleep(index / RATE / streams)  # tokens of different streams do not come at the same moment
+        await asyncio.sleep(index / RATE / streams)  # so that the streams' tokens do not arrive at the same moment
         arrivals.append(_Arrivals())
         with limited:
             await one.get(f"/tokens?rate={RATE}&count={count}", arrivals[-1].feed)
@@ -227,7 +227,7 @@ def _add(figures: Figures, found: Tokens | None) -> Figures:
 
 
 WARM_UP: Final = Phase(name="warm-up", share=0.0, measure=latency, put=lambda figures, found: figures)
-"""Before the others, and not counted."""
+"""The phase before the others, which does not count."""
 PHASES: Final = (
     Phase(name="latency", share=0.15, measure=latency, put=lambda figures, found: replace(figures, latency=found)),
     Phase(name="requests", share=0.15, measure=requests, put=lambda figures, found: replace(figures, requests=found)),
@@ -241,17 +241,17 @@ PHASES: Final = (
 
 
 class _Arrivals:
-    """When the tokens of one stream come, however the bytes are cut."""
+    """Arrival times of one stream's tokens, however the bytes are split."""
 
     def __init__(self) -> None:
         self.gaps: list[float] = []
-        """Seconds between two tokens; of tokens that come together, 0."""
+        """Seconds between two tokens; 0 for tokens that arrive together."""
         self.ends: list[float] = []
-        """When the first and the last have come."""
+        """Arrival times of the first and the last token."""
         self._bytes = 0
 
     def feed(self, data: bytes) -> None:
-        """Bytes of the stream have come."""
+        """Process arriving bytes of the stream."""
         now = time.perf_counter()
         had = self._bytes // len(TOKEN)
         self._bytes += len(data)
@@ -265,16 +265,16 @@ class _Arrivals:
 
 
 class _Limits:
-    """What keeps a figure down: a limit of serve's, or this process's processor time. Each ``with`` is one request."""
+    """What limits a figure: a limit of serve, or this process's processor time. Each ``with`` is one request."""
 
     def __init__(self) -> None:
         self.declined = 0
-        """Requests that serve did not take."""
+        """Number of requests that serve rejected."""
         self._last: Declined | None = None
         self._began = (0.0, 0.0)
 
     def begin(self) -> None:
-        """From now on processor time counts."""
+        """Start to count processor time."""
         self._began = (time.perf_counter(), time.process_time())
 
     def __enter__(self) -> None:
@@ -288,18 +288,18 @@ class _Limits:
         return False
 
     def complain(self) -> None:
-        """Raises `Declined` where a limit of serve's is why there is no figure."""
+        """Raise `Declined` if a limit of serve is why there is no figure."""
         if self._last:
             raise self._last
 
     @property
     def told(self) -> str:
-        """Serve's words for its limit; empty where it has taken every request."""
+        """Serve's message about its limit; empty if it accepted every request."""
         return f"serve: {self._last.message}" if self._last else ""
 
     @property
     def words(self) -> str:
-        """For people; empty where nothing is known."""
+        """The limit for people; empty if unknown."""
         if self.told:
             return self.told
         wall, used = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
@@ -307,7 +307,7 @@ class _Limits:
 
 
 async def _all(seconds: float, works: list[Any]) -> None:
-    """All at once, for so long at most; the first failure ends all, and is raised."""
+    """Run all works in parallel, for a maximum time. The first failure ends all of them, and is raised."""
     try:
         async with asyncio.timeout(seconds + SETTLED), asyncio.TaskGroup() as group:
             for work in works:
@@ -317,7 +317,7 @@ async def _all(seconds: float, works: list[Any]) -> None:
 
 
 async def _settle(address: Address) -> None:
-    """Wait until a small request gets through again beside what is on its way of the bulk data, and behind it."""
+    """Wait until small requests succeed again, both beside and after the bulk data that is still in transit."""
     with suppress(TimeoutError, Declined):
         async with asyncio.timeout(SETTLED), client(address) as one:
             for _ in range(2):
@@ -332,17 +332,17 @@ def _parsed(answer: bytes) -> dict[str, object]:
     try:
         told = json.loads(answer)
     except (ValueError, RecursionError) as exc:
-        raise UpstreamBroken("The other side has not said how much of an upload came.") from exc
+        raise UpstreamBroken("The other side did not say how many bytes of an upload arrived.") from exc
     return told if isinstance(told, dict) else {}
 
 
 def _transfer(told: dict[str, Any], limited_by: str) -> Transfer | None:
-    """Of what a `Flow` says; the other side's may be anything."""
+    """Return the transfer that a `Flow` describes. The other side may send any values."""
     try:
         count, seconds, rate = int(told["bytes"]), float(told["seconds"]), float(told["bytes_per_second"])
         points = tuple((float(at), int(passed)) for at, passed in told["points"][:1000])
     except (LookupError, TypeError, ValueError, OverflowError) as exc:
-        raise UpstreamBroken("The other side has not said how much of an upload came.") from exc
+        raise UpstreamBroken("The other side did not say how many bytes of an upload arrived.") from exc
     if not (rate > 0 and isfinite(rate) and isfinite(seconds)):
         return None
     return Transfer(bytes_per_second=rate, bytes=count, seconds=seconds, limited_by=limited_by, points=points)

@@ -1,4 +1,4 @@
-"""What ``bench`` returns: the figures, which show themselves."""
+"""The result of ``bench``, which displays itself."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .table import WIDE, text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResult(Found):
-    """What a measurement has found. ``print`` shows a table, and a notebook a table and a small plot.
+    """The result of a measurement. ``print`` shows a table, and a notebook shows a table and a small plot.
 
-    Its fields are numbers; their names or descriptions say the unit. Nothing in it is secret.
+    Its fields are numbers; their names or descriptions state the units. Nothing in it is secret.
     """
 
     def __str__(self) -> str:

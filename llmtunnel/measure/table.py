@@ -1,4 +1,4 @@
-"""The figures as text: one row each, for a terminal of any width. Pure."""
+"""The figures as text, one row each, for a terminal of any width. Pure."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from .figures import Figures, Found, Times, Tokens
 
 WIDE: Final = 80
 NARROW: Final = 60
-"""Columns below which a row has neither a remark nor a comparison."""
+"""Width below which a row has neither a remark nor a comparison, in columns."""
 
 
 class Row(NamedTuple):
-    """What is said of one figure."""
+    """The texts for one figure."""
 
     label: str
     tunnel: str
     direct: str = ""
     compared: str = ""
-    """The tunnel's figure beside the direct one: how much longer, or which share."""
+    """The tunnel's figure compared with the direct one: the difference, or the ratio."""
     remark: str = ""
-    """What the tunnel's figure is made of."""
+    """What the tunnel's figure is based on."""
 
 
 def text(found: Found, *, width: int = WIDE) -> str:
-    """All of it: how the two are connected, a row for each figure, and what there is to know of them."""
+    """Return the whole text: the connection, a row for each figure, and remarks."""
     lines = [*head(found, width=width), *titles(width=width, local=found.direct is not None)]
     lines += [line(row, width=width, local=found.direct is not None) for row in rows(found.tunnel, found.direct)]
     return "\n".join([*lines, *foot(found, width=width)])
 
 
 def head(found: Found, *, width: int) -> Iterator[str]:
-    """The path, and what is known of it."""
+    """Yield the lines about the path."""
     yield from wrap(f"path: {path_sentence(found)}", width)
     yield ""
 
 
 def path_sentence(found: Found) -> str:
-    """``direct, round trip 12.3 ms, 0.20 % of 1,234 packets taken for lost``."""
+    """Return ``direct, round trip 12.3 ms, 0.20 % of 1,234 packets taken for lost``."""
     words = [path_words(found.path)]
     if found.rtt_ms is not None:
         words.append(f"round trip {'under 1 ms' if found.rtt_ms < 1 else _ms(found.rtt_ms)}")
@@ -50,12 +50,12 @@ def path_sentence(found: Found) -> str:
 
 
 def titles(*, width: int, local: bool) -> list[str]:
-    """Above the columns, where there is more than one."""
+    """Return the titles of the columns, if there is more than one."""
     return [line(Row("", "tunnel", "direct", "compared"), width=width, local=True)] if local else []
 
 
 def line(row: Row, *, width: int, local: bool) -> str:
-    """One row. The last column is left out where there is no room."""
+    """Return one row, without its last column if there is no space."""
     first, each = (19, 10) if width < NARROW else (22, 12)
     shown = f"{row.label:<{first}}{f'{row.direct:>{each}}' if local else ''}{row.tunnel:>{each}}"
     more = f"{row.compared:>{each}}" if local else f"   {row.remark}" if row.remark else ""
@@ -63,7 +63,7 @@ def line(row: Row, *, width: int, local: bool) -> str:
 
 
 def rows(tunnel: Figures, direct: Figures | None = None) -> Iterator[Row]:
-    """Every figure that there is."""
+    """Yield the rows of all known figures."""
     other = direct or Figures()
     if tunnel.latency:
         yield from _latency(tunnel.latency, other.latency)
@@ -85,14 +85,14 @@ def rows(tunnel: Figures, direct: Figures | None = None) -> Iterator[Row]:
 
 
 def foot(found: Found, *, width: int) -> Iterator[str]:
-    """How long it took, and remarks."""
+    """Yield the duration and the remarks."""
     yield ""
     for each in (f"measured in {_s(found.seconds)}", *limits(found), *found.notes):
         yield from wrap(each, width, subsequent_indent="  ")
 
 
 def limits(found: Found) -> Iterator[str]:
-    """What kept figures down: each cause once, with the figures that it is of."""
+    """Yield what limited figures: each cause once, with the figures that it applies to."""
     causes: dict[str, list[str]] = {}
     figures = found.tunnel
     parts: list[tuple[str, object]] = [
@@ -108,7 +108,7 @@ def limits(found: Found) -> Iterator[str]:
 
 
 def streams_words(count: int) -> str:
-    """``1 stream``, ``16 streams``."""
+    """Return ``1 stream`` or ``16 streams``."""
     return f"{count} stream{'s' * (count != 1)}"
 
 

@@ -1,6 +1,6 @@
-"""The result of a measurement in a notebook: a table, and small plots of what it was made of. Pure.
+"""The result of a measurement in a notebook: a table, and small plots of its samples. Pure.
 
-The plots are SVG with colours of their own, so that a page which takes style sheets out still draws them.
+The plots are SVG with colours of their own, so that a page without style sheets still draws them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ DOWN: Final = "#2f81f7"
 UP: Final = "#986ee2"
 """Colours of the two directions, for light and dark pages."""
 WIDTH, HEIGHT = 300, 110
-"""Pixels of a plot's area."""
+"""Size of a plot's area, in pixels."""
 _LEFT, _TOP, _BELOW = 62, 20, 18
-"""Pixels around it, for words."""
+"""Margins of a plot for texts, in pixels."""
 
 Point = tuple[float, float]
 
 
 def html(found: Found) -> str:
-    """The whole output."""
+    """Return the whole output."""
     local = found.direct is not None
     titles = ("", *(("direct",) if local else ()), "tunnel", "compared" if local else "")
     cells = [
@@ -83,7 +83,7 @@ def _plot(
     right: str,
     title: str,
 ) -> str:
-    """Lines in one area whose corners are named, from 0 on."""
+    """Return lines in one area with labelled corners, starting at 0."""
     width, height = _LEFT + WIDTH + 8, _TOP + HEIGHT + _BELOW
     drawn, named = [], []
     for index, (name, colour, points) in enumerate(lines):
@@ -116,6 +116,6 @@ def _text(x: float, y: float, words: str, *, anchor: str = "start", colour: str 
 
 
 def _thinned(points: Sequence[Point]) -> Sequence[Point]:
-    """No more of them than there are pixels; the last one stays."""
+    """Return no more points than there are pixels, including the last one."""
     step = max(1, len(points) // WIDTH)
     return points if step == 1 else [*points[::step], points[-1]]

@@ -120,7 +120,7 @@ def test_a_serve_that_was_told_so_answers_no_measurement(
     _, code = serving(started, upstream, signal, *flags, **environ)
     measuring = bench(started, code, "--stun", "none")
     assert measuring.wait_exit() == 1, measuring.report()
-    measuring.wait_line("^error: This serve answers no measurement.")
+    measuring.wait_line("^error: This serve does not answer measurements.")
     measuring.wait_line("--no-bench")
     assert foreign(upstream.requests) == []
 
@@ -134,7 +134,7 @@ def test_a_serve_of_an_earlier_version_is_asked_nothing(
     serve = started.start(*command, name="serve", environ=environment({"PYTHONPATH": str(tmp_path)}))
     measuring = bench(started, serve.wait_event("invite")["code"], "--stun", "none")
     assert measuring.wait_exit() == 1, measuring.report()
-    measuring.wait_line("^error: This serve answers no measurement.")
+    measuring.wait_line("^error: This serve does not answer measurements.")
     measuring.wait_line("0.1.0")
     assert foreign(upstream.requests) == []
 
@@ -144,7 +144,7 @@ def test_the_originals_serve_is_asked_nothing(started: Processes, upstream: Upst
     started.original_serve("measured", upstream.url, signal.url)
     measuring = bench(started, "--room", "measured", "--signal", signal.url, "--stun", "none")
     assert measuring.wait_exit() == 1, measuring.report()
-    measuring.wait_line("^error: This serve answers no measurement.")
+    measuring.wait_line("^error: This serve does not answer measurements.")
     assert upstream.requests == []
 
 

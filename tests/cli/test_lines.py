@@ -175,6 +175,8 @@ NOTICES: list[tuple[Notice, dict[str, object], str | None]] = [
             "tokens": 42,
             "first_byte": {"p50": 20.0, "p95": 31.5, "count": 3},
             "first_token": None,
+            "bench_requests": 0,
+            "bench_bytes": 0,
         },
         None,
     ),

@@ -118,7 +118,7 @@ async def test_all_that_is_measured_has_one_budget_which_comes_back(monkeypatch:
         statuses = [(await serve.ask("/small"))[0] for _ in range(8)]
         assert statuses[:4] == [200] * 4 and statuses[5:] == [429] * 3
         status, said = await serve.ask("/small")
-        assert status == 429 and b"has spent what it spends on measuring" in said
+        assert status == 429 and b"has reached its limit for measurements" in said
         now[0] += 3 * bench.BUDGET_EVERY
         assert (await serve.ask("/small"))[0] == 200
         status, said = await serve.ask("/source")
@@ -130,7 +130,7 @@ async def test_a_few_requests_at_once_are_all(monkeypatch: pytest.MonkeyPatch) -
     async with measured() as serve:
         begun = [await serve.begin("/sink", "POST", ended=False) for _ in range(2)]
         status, said = await serve.ask("/small")
-        assert status == 429 and b"2 requests at once" in said
+        assert status == 429 and b"2 measuring requests at once" in said
         for each in begun:
             await each.send_end()
             assert (await answer(each))[0].status == 200

@@ -114,7 +114,7 @@ def test_a_serve_that_runs_again_takes_the_place_of_the_one_before_and_keeps_its
     assert notebook.run(again).text == ""
     code = notebook.value("code")
     said = notebook.run("before = server\n" + again).text
-    assert said.startswith("llmtunnel: the serve of an earlier cell (http://127.0.0.1:")
+    assert said.startswith("llmtunnel: this serve replaces the one of an earlier cell (http://127.0.0.1:")
     assert notebook.value("[code, str(before.status.phase)]") == [code, "stopped"]
     with llmtunnel.proxy(code, stun=(), listen=0, quiet=True) as proxy:
         assert fetch(f"{proxy.url}/a") == b"/a"
