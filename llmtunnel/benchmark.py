@@ -69,13 +69,13 @@ async def bench(
     progress = progress or (Progress() if quiet else _Said(options.duration))
     if options.meeting() is None:
         async with _here(options) as (proxy, direct):
-            return await _measure(proxy, options.duration, progress, direct=direct)
+            return await _measured(proxy, options.duration, progress, direct=direct)
     async with _proxy(options, progress.heard) as proxy:
         try:
             await proxy.wait(State.READY, timeout=timeout, quiet=quiet)
         except Unwelcome as exc:
             raise _spared() if exc.message == SPARED else exc from None
-        return await _measure(proxy, options.duration, progress)
+        return await _measured(proxy, options.duration, progress)
 
 
 class _Said(Progress):
@@ -100,6 +100,11 @@ class _Bench(Proxy):
     async def carried(self) -> Session:
         """Return the session that carries requests now. Raises `PeerNotFound`."""
         return await self._room.session(self._settings.timeouts.wait_for_peer)
+
+    async def failed(self) -> None:
+        """Raise what ended the tunnel, if something did: a kick, for example."""
+        if self.status.phase is State.FAILED:
+            await self.wait_stopped()
 
     @property
     def listens_at(self) -> Address:
@@ -142,6 +147,16 @@ async def _here(options: BenchOptions) -> AsyncIterator[tuple[_Bench, Address]]:
             await tunnel.start()
         await proxy.wait(State.READY, quiet=True)
         yield proxy, _address(toy.url)
+
+
+async def _measured(
+    proxy: _Bench, duration: float, progress: Progress, *, direct: Address | None = None
+) -> BenchResult:
+    try:
+        return await _measure(proxy, duration, progress, direct=direct)
+    except PeerError:
+        await proxy.failed()
+        raise
 
 
 async def _measure(proxy: _Bench, duration: float, progress: Progress, *, direct: Address | None = None) -> BenchResult:

@@ -364,9 +364,14 @@ def total_words(status: Status) -> str:
         words.append(f"{status.failed} failed")
     if status.tokens:
         words.append(f"{status.tokens} tokens")
-    if status.bench_requests:
-        words.append(f"bench: {status.bench_requests} requests, {size(status.bench_bytes)}")
-    return ", ".join(filter(None, (*words, latency_words(status))))
+    return ", ".join(filter(None, (*words, latency_words(status), bench_words(status))))
+
+
+def bench_words(status: Status) -> str:
+    """``bench: 310 requests, 120.0 MB``: what has measured the tunnel; empty if nothing has."""
+    if not status.bench_requests:
+        return ""
+    return f"bench: {status.bench_requests} requests, {size(status.bench_bytes)}"
 
 
 # -- throughput

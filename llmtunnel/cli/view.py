@@ -21,6 +21,7 @@ from ..summary import (
     RequestRow,
     Severity,
     Throughput,
+    bench_words,
     latency_words,
     peer_rows,
     printable,
@@ -88,8 +89,8 @@ def render(
         lines += [*part, *apart] if part else []
     room = height - len(lines) - len(below)
     requested = (f"{MARGIN}requests: {status.active} now, {status.requests} ended", "bold")
-    latency = latency_words(status)
-    lines.append(_line(width, requested, (f"{GAP}{latency}" if latency else "", "dim")))
+    more = "".join(f"{GAP}{words}" for words in (latency_words(status), bench_words(status)) if words)
+    lines.append(_line(width, requested, (more, "dim")))
     lines += _requests(request_rows(active, requests, now=now, limit=max(min(room - 2, REQUESTS), 0)), width)
     lines = [*lines[: max(height - len(below), 1)], *below][:height]
     return Segments(segment for line in lines for segment in (*line, Segment.line()))

@@ -281,3 +281,8 @@ def test_how_it_stands_is_coloured_and_told_without_colour_too() -> None:
     for status, code, words in ((BUSY, "32", "● ready"), (WAITING, "33", "◌ waiting"), (down, "31", "✗ ready, but")):
         assert f"\x1b[1;{code}m{words}" in shown(status, color=True)
         assert shown(status).startswith(words)
+
+
+def test_what_measures_the_tunnel_is_told_apart_from_requests() -> None:
+    text = shown(replace(BUSY, bench_requests=310, bench_bytes=120_000_000))
+    assert "  bench: 310 requests, 120.0 MB\n" in text and "1 now, 3 ended" in text
