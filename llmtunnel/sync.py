@@ -367,7 +367,7 @@ def _open(
 
 @contextmanager
 def _closed_if_it_fails(hold: runtime.Hold) -> Iterator[runtime.Hold]:
-    """What is opened with the hold ends with it, where that fails; a port that is taken is told by whom."""
+    """Close the hold if the block fails. For a port in use, say whether a proxy of this process uses it."""
     try:
         yield hold
     except AddressInUse as exc:

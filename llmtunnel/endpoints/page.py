@@ -108,7 +108,7 @@ def navigates(request: RequestHead) -> bool:
 
 
 def page(request: RequestHead, *, status: int, code: str, message: str) -> tuple[Fields, bytes]:
-    """Return the page's header fields and body. A GET's page loads the application when it answers again."""
+    """Return the page's header fields and body. The page for a GET loads the application when it answers again."""
     reloads = code in COMES_BACK and request.method == b"GET"
     script = f"<script>{_SCRIPT}</script>" if reloads else ""
     body = _TEMPLATE.format(

@@ -115,7 +115,7 @@ class Toy:
 
 
 class _Chat:
-    """One chat completion: a function of the request."""
+    """One chat completion, which depends only on the request."""
 
     def __init__(self, body: Json) -> None:
         self.streams = bool(body.get("stream"))
@@ -153,9 +153,9 @@ class _Chat:
 
 
 async def ask(url: str, prompt: str) -> AsyncIterator[bytes]:
-    """Ask the model server at ``url`` for a streamed completion; yields the body's bytes as they come.
+    """Request a streamed completion from the model server at ``url``. Yields the body's bytes as they arrive.
 
-    Raises `StreamError` where the answer is not 200, or not whole.
+    Raises `StreamError` unless the response has status 200 and is complete.
     """
     body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": prompt}]}
     try:
@@ -171,7 +171,7 @@ async def ask(url: str, prompt: str) -> AsyncIterator[bytes]:
 
 
 def text_of(line: bytes) -> str:
-    """The text in one line of an event stream: empty where it carries none."""
+    """Return the text in one line of an event stream; empty if it has none."""
     if not line.startswith(b"data: {"):
         return ""
     choices = json.loads(line.removeprefix(b"data: "))["choices"]
