@@ -32,7 +32,6 @@ from .protocol.hello import Feature
 from .session.mux import Session
 from .status import Notice
 from .status import Phase as State
-from .summary import size
 from .tunnel import WAIT, Proxy, Server
 from .upstream import Upstream
 
@@ -222,9 +221,6 @@ def _notes(result: BenchResult, session: Session, why: str) -> tuple[str, ...]:
     notes = [*result.notes, *((why,) if why else ())]
     if session.path is not result.path:
         notes.append(f"the path changed meanwhile, from {result.path} to {session.path}")
-    relayed = f"over a relay, at most {size(RELAY_BYTES)} are sent each way"
-    if session.path is Path.RELAY and relayed not in notes:
-        notes.append(relayed)
     return tuple(notes)
 
 

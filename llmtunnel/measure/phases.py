@@ -151,7 +151,7 @@ async def download(address: Address, bounds: Bounds) -> Transfer | None:
     words = limited.words
     if flow.bytes >= bounds.bytes:
         words = _stopped(bounds)
-    elif asking.done() and not asking.cancelled() and not words:
+    elif asking.done() and not asking.cancelled() and not limited.told:
         words = "serve has reached its limit for measurements"
     return _transfer(flow.as_dict(), words)
 
@@ -256,7 +256,7 @@ class _Arrivals:
         had = self._bytes // len(TOKEN)
         self._bytes += len(data)
         came = self._bytes // len(TOKEN) - had
-        if not came:
+        if not came or len(self.gaps) + came > MOST_TOKENS:  # more than was asked for: memory is bounded
             return
         if self.ends:
             self.gaps.append(now - self.ends[-1])
@@ -325,7 +325,7 @@ async def _settle(address: Address) -> None:
 
 
 def _stopped(bounds: Bounds) -> str:
-    return f"stopped after {size(bounds.bytes)}"
+    return f"stopped after {size(bounds.bytes)}{', the most over a relay' if bounds.bytes == RELAY_BYTES else ''}"
 
 
 def _parsed(answer: bytes) -> dict[str, object]:
@@ -340,7 +340,7 @@ def _transfer(told: dict[str, Any], limited_by: str) -> Transfer | None:
     """Return the transfer that a `Flow` describes. The other side may send any values."""
     try:
         count, seconds, rate = int(told["bytes"]), float(told["seconds"]), float(told["bytes_per_second"])
-        points = tuple((float(at), int(passed)) for at, passed in told["points"][:1000])
+        points = tuple((float(at), int(passed)) for at, passed in told["points"][:1000] if isfinite(at))
     except (LookupError, TypeError, ValueError, OverflowError) as exc:
         raise UpstreamBroken("The other side did not say how many bytes of an upload arrived.") from exc
     if not (rate > 0 and isfinite(rate) and isfinite(seconds)):
