@@ -143,14 +143,14 @@ def _endpoint(text: str) -> tuple[IPv4Address | IPv6Address, int] | None:
 
 
 def _is_machines(address: IPv4Address | IPv6Address) -> bool:
+    # Before the loopback: from Python 3.13 on, ::ffff:127.0.0.1 counts as one.
+    if isinstance(address, IPv6Address) and (address.ipv4_mapped or address.sixtofour or address.teredo):
+        return False
     if address.is_loopback:
         return True
     if address.is_multicast or address.is_unspecified or address.is_link_local or address.is_reserved:
         return False
-    if isinstance(address, IPv6Address):
-        stands_for_v4 = address.ipv4_mapped or address.sixtofour or address.teredo
-        return address.scope_id is None and not stands_for_v4
-    return True
+    return not isinstance(address, IPv6Address) or address.scope_id is None
 
 
 def _order(address: IPv4Address | IPv6Address) -> tuple[int, int]:
