@@ -9,6 +9,7 @@ each example of hypothesis needs a fresh one.
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import logging
 import selectors
@@ -49,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: tests that look for what is left behind need not go through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from llmtunnel.cli.commands import LOOKING
+
 from ..support.processes import environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a shell that closes descriptors, and /proc")
@@ -173,7 +175,8 @@ def test_a_reader_that_has_left_is_told_by_the_status(command: str, status: int)
         arguments, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False, env=environment({})
     )
     os.close(writer)
-    assert (done.returncode, done.stderr) == (status, b"")
+    # A machine that takes its time is told what a doctor does.
+    assert (done.returncode, done.stderr.replace(LOOKING.encode(), b"")) == (status, b"")
 
 
 def with_signal_server(redirections: str, *flags: str) -> tuple[int, str, str]:
