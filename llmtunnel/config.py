@@ -113,6 +113,8 @@ class Limits:
     journal: int = 4 * MIB
     """Unacknowledged bytes kept per direction, to be sent again on the next channel: 80 MB/s at a round trip of
     50 ms."""
+    lanes: int = 8
+    """Lanes of a session, 1 to 16. A packet lost on one delays none of the others."""
     v1_backlog: int = 8 * MIB
     """Unread bytes of one v1 stream, which has no credit, before it ends with an error."""
     head: int = 32 * KIB

@@ -40,6 +40,7 @@ from .handshake import Agreement
 from .heads import RequestHead, ResponseHead
 from .hello import Feature
 from .line import TAKEN, Line
+from .outbox import QUANTUM
 from .stream import State, Step, StreamState
 from .window import Backlog, ReceiveWindow, SendWindow, Unmetered
 
@@ -71,7 +72,9 @@ class Connection:
         self._credited: set[int] = set()
         self.streams: dict[int, StreamState] = {}
         """The open streams, by number."""
-        self._last_stream = 0
+        self._lanes: int = self.line.lanes
+        self._last: list[int] = [0, *range(1 - self._lanes, 0)]
+        """The last stream of each lane; before there is one, a number below its first."""
         self._now = now
         """When the last message arrived."""
         handlers = self._make_handlers()
@@ -111,9 +114,9 @@ class Connection:
 
     # -- sending
 
-    def message_to_send(self) -> bytes | None:
-        """Return the next message for the channel, cut now, or None if nothing waits or may be sent."""
-        return self.line.message_to_send()
+    def message_to_send(self, pipe: int = 0, *, size: int = frames.MAX_MESSAGE) -> bytes | None:
+        """See `Line.message_to_send`."""
+        return self.line.message_to_send(pipe, size=size)
 
     def take_writable(self) -> list[int]:
         """Return the streams whose `send_data` took less than it was given, and which take more now."""
@@ -130,17 +133,27 @@ class Connection:
         Raises `TooManyStreams`, or `ProtocolError` of code TOO_LARGE if the head does not fit a frame.
         """
         assert self.role is Role.PROXY and self.ended is None
-        if len(self.streams) >= self._agreement.streams or self._last_stream >= MAX_STREAM:
+        lane = head.client % self._lanes if head.client else self._choose_lane()
+        stream = self._last[lane] + self._lanes
+        if len(self.streams) >= self._agreement.streams or stream > MAX_STREAM:
             raise TooManyStreams("The other side takes no more requests at once.")
-        stream = self._last_stream + 1
         payload = fields.encode_request(stream, head, self.features)
-        self._last_stream = stream
+        self._last[lane] = stream
         state = self._add_stream(stream)
         state.tx.step(Step.HEAD)
         self._outbox.add_frame(stream, frames.encode(FrameType.REQ_HEADERS, stream, payload))
         if ended:
             self.send_end(stream)
         return stream
+
+    def _choose_lane(self) -> int:
+        """The lane on which least is under way; of equals, the one that was chosen the longest time ago."""
+        if self._lanes == 1:
+            return 0
+        loads = [0] * self._lanes
+        for stream, state in self.streams.items():
+            loads[stream % self._lanes] += QUANTUM + state.rx.length + state.tx.length
+        return min(range(self._lanes), key=lambda lane: (loads[lane], self._last[lane]))
 
     def send_response(self, stream: int, head: ResponseHead) -> None:
         """Serve: send a response's head. Raises `ProtocolError` of code TOO_LARGE; then nothing was sent."""
@@ -282,17 +295,18 @@ class Connection:
         stream = frame.stream
         if stream in self.streams:
             raise ProtocolError("A second head came on a stream.")
-        if stream <= self._last_stream:
+        if stream <= self._last[stream % self._lanes]:
             return
         if stream > MAX_STREAM:
             raise ProtocolError("A stream's number is too high.")
-        self._last_stream = stream
+        self._last[stream % self._lanes] = stream
         # A peer has not seen the end of a stream that still waits here. Without this limit, a peer that does not read
-        # could make answers pile up.
-        if len(self.streams.keys() | self._outbox.streams) >= self._limits.streams:
+        # could make answers pile up. With lanes, a stream may arrive ahead of the end of another lane's.
+        most = self._limits.streams if self._lanes == 1 else 2 * self._limits.streams
+        if len(self.streams.keys() | self._outbox.streams) >= most:
             raise ProtocolError("Too many requests at once.", code=ErrorCode.REFUSED)
         head = fields.decode_request(frame.payload, self.features)
-        if head.client >= stream:
+        if head.client >= stream or head.client % self._lanes != stream % self._lanes:
             head = replace(head, client=0)
         self._add_stream(stream).rx.step(Step.HEAD)
         self._events.append(RequestReceived(stream, head))
@@ -370,7 +384,7 @@ class Connection:
     def _find(self, stream: int) -> StreamState | None:
         """Return the stream's state, or None if it is gone. Raises `ProtocolError` if it never existed."""
         state = self.streams.get(stream)
-        if state is None and stream > self._last_stream:
+        if state is None and stream > self._last[stream % self._lanes]:
             raise ProtocolError("A frame came for a stream that nobody opened.")
         return state
 

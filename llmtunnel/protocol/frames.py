@@ -71,6 +71,7 @@ class Feature(StrEnum):
     PATH = "path"
     CLIENT = "client"
     BENCH = "bench"
+    LANES = "lanes"
 
 
 Features = frozenset[Feature]

@@ -55,8 +55,10 @@ class Agreement:
     """The peer's certificate, as in `Offer`."""
     session: bytes = b""
     """The session's id; empty if the session cannot be resumed."""
-    received: int | None = None
-    """How many of our frames the peer has of the session that continues; None if the session is new."""
+    received: tuple[int, ...] | None = None
+    """How many of our frames the peer has of the session that continues, by lane; None if the session is new."""
+    lanes: int = 1
+    """The number of lanes. Frames of a stream use the lane whose number is the stream's modulo this."""
     tcp_only: bool = False
     """Whether either side requires local TCP. A channel of another kind then only introduces the two."""
 
@@ -109,8 +111,10 @@ class ProxyHandshake(Handshake):
             auth=self._auth.offer if self._auth else None,
             resume=offer.resume,
             tcp_only=offer.tcp_only,
+            lanes=offer.limits.lanes,
         ).encode()
         self._agree: Agree | None = None
+        self._lanes = 1
 
     def begin(self) -> list[Frame]:
         """Return HELLO."""
@@ -150,6 +154,7 @@ class ProxyHandshake(Handshake):
             certificate=self._offer.certificate,
             session=agree.session if agree.session and Feature.RESUME in self.features else b"",
             received=agree.received,
+            lanes=self._lanes,
             tcp_only=self._offer.tcp_only or agree.tcp_only,
         )
 
@@ -159,6 +164,17 @@ class ProxyHandshake(Handshake):
         asked = self._offer.resume.session if self._offer.resume else None
         if agree.received is not None and (asked is None or agree.session != asked):
             raise ProtocolError("Serve goes on with a session that this proxy did not ask for.")
+        self._check_lanes(agree)
+
+    def _check_lanes(self, agree: Agree) -> None:
+        if _may_have_lanes(self.features):
+            self._lanes = agree.lanes
+        if agree.received is not None and self._offer.resume is not None:
+            fits = self._lanes == len(agree.received) == len(self._offer.resume.received)
+        else:
+            fits = self._lanes <= self._offer.limits.lanes
+        if not fits:
+            raise ProtocolError("Serve agrees on a number of lanes that does not fit.")
 
 
 class ServeHandshake(Handshake):
@@ -174,6 +190,7 @@ class ServeHandshake(Handshake):
         """HELLO as received."""
         self._session = b""
         self._resumed = False
+        self._lanes = 1
 
     def begin(self) -> list[Frame]:
         """Return nothing: the proxy speaks first."""
@@ -194,6 +211,8 @@ class ServeHandshake(Handshake):
         self._payload = payload
         check_version(hello)
         self.features = hello.features & self.offered
+        if _may_have_lanes(self.features):
+            self._lanes = min(hello.lanes, self._offer.limits.lanes)
         if self._credentials:
             self._credentials.door.check(self._credentials.certificates.proxy)
         return self._agree(hello, now)
@@ -220,6 +239,7 @@ class ServeHandshake(Handshake):
             received=received,
             tcp_only=self._offer.tcp_only,
             once=self._credentials is not None and self._credentials.door.once,
+            lanes=self._lanes,
         ).encode()
         if self._auth is None:
             self._finish(hello)
@@ -235,22 +255,25 @@ class ServeHandshake(Handshake):
             certificate=self._offer.certificate,
             session=self._session,
             received=hello.resume.received if self._resumed and hello.resume else None,
+            lanes=self._lanes,
             tcp_only=self._offer.tcp_only or hello.tcp_only,
         )
 
-    def _find_session(self, hello: Hello) -> int | None:
+    def _find_session(self, hello: Hello) -> tuple[int, ...] | None:
         """Choose the session.
 
-        Return how many of the proxy's frames have arrived if it continues one, and None if it is new.
+        Return how many of the proxy's frames have arrived, by lane, if it continues one, and None if it is new.
         """
         if Feature.RESUME not in self.features:
             return None
         received = self._ask_for_session(hello.resume) if hello.resume else None
+        if received is not None:
+            self._lanes = len(received)
         self._resumed = received is not None
         self._session = hello.resume.session if hello.resume and self._resumed else keys.new_session()
         return received
 
-    def _ask_for_session(self, resume: ResumeOffer) -> int | None:
+    def _ask_for_session(self, resume: ResumeOffer) -> tuple[int, ...] | None:
         ticket = self._auth.returning if self._auth else None
         if self._auth and ticket is None:
             return None  # the secret is not enough: others have received it too
@@ -262,6 +285,11 @@ class ServeHandshake(Handshake):
             features=self.features,
         )
         return self._offer.resumable(claim)
+
+
+def _may_have_lanes(features: Features) -> bool:
+    """Whether there may be more than one: what they carry is counted by lane only where it is counted at all."""
+    return {Feature.LANES, Feature.RESUME} <= features
 
 
 def handshake(role: Role, offer: Offer, credentials: Credentials | None) -> Handshake:

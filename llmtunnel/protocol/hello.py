@@ -16,6 +16,8 @@ PROTO: Final = "httptunnel"
 VERSION: Final = 1
 UNLIMITED: Final = 2**31 - 1
 MIN_WINDOW: Final = 1024
+MAX_LANES: Final = 16
+"""Lanes that two peers may agree on: each costs both of them a data channel."""
 MAX_COUNT: Final = 2**53 - 1
 """The highest integer that every JSON reader accepts."""
 _TCP: Final = "tcp"
@@ -46,8 +48,8 @@ class ResumeOffer:
 
     session: bytes
     """The session's id."""
-    received: int
-    """How many of serve's frames have arrived."""
+    received: tuple[int, ...]
+    """How many of serve's frames have arrived on each lane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,8 @@ class Hello:
     resume: ResumeOffer | None = None
     tcp_only: bool = False
     """Whether only local TCP may carry streams."""
+    lanes: int = 1
+    """The number of lanes that the proxy takes, at most."""
 
     def encode(self) -> bytes:
         """Return the payload of HELLO."""
@@ -74,8 +78,9 @@ class Hello:
             window=self.window,
             agent=self.agent,
             auth=self.auth and _hex(share=self.auth.share, ticket=self.auth.ticket),
-            resume=self.resume and _hex(session=self.resume.session) | {"received": self.resume.received},
+            resume=self.resume and _hex(session=self.resume.session) | _counts(self.resume.received),
             path=_TCP if self.tcp_only else None,
+            lanes=self.lanes if self.lanes > 1 else None,
         )
 
     @classmethod
@@ -93,6 +98,7 @@ class Hello:
             auth=_offer(values),
             resume=_resume_offer(values),
             tcp_only=values.get("path") == _TCP,
+            lanes=_lanes(values),
         )
 
 
@@ -108,12 +114,14 @@ class Agree:
     auth: AuthAnswer | None = None
     session: bytes | None = None
     """The id of the session that continues or begins."""
-    received: int | None = None
-    """How many of the proxy's frames have arrived; None if the session that it asked for does not continue."""
+    received: tuple[int, ...] | None = None
+    """How many of the proxy's frames have arrived, by lane; None if the session that it asked for does not continue."""
     tcp_only: bool = False
     """As in `Hello`."""
     once: bool = False
     """Whether the secret admits one proxy only. The proxy that proves itself now uses it up."""
+    lanes: int = 1
+    """The number of lanes of the session."""
 
     def encode(self) -> bytes:
         """Return the payload of AGREE."""
@@ -125,9 +133,10 @@ class Agree:
             agent=self.agent,
             auth=self.auth and _hex(share=self.auth.share, nonce=self.auth.nonce),
             session=self.session and self.session.hex(),
-            resume=None if self.received is None else {"received": self.received},
+            resume=None if self.received is None else _counts(self.received),
             path=_TCP if self.tcp_only else None,
             once=self.once or None,
+            lanes=self.lanes if self.lanes > 1 else None,
         )
 
     @classmethod
@@ -145,6 +154,7 @@ class Agree:
             received=_received(values),
             tcp_only=values.get("path") == _TCP,
             once=values.get("once") is True,
+            lanes=_lanes(values),
         )
 
 
@@ -221,12 +231,30 @@ def _resume_offer(values: dict[str, object]) -> ResumeOffer | None:
     session = _bytes(resume, "session")
     if session is None:
         raise ProtocolError("A hello's resume has no session.")
-    return ResumeOffer(session=session, received=_integer(resume, "received", most=MAX_COUNT))
+    return ResumeOffer(session=session, received=_read_counts(resume))
 
 
-def _received(values: dict[str, object]) -> int | None:
+def _received(values: dict[str, object]) -> tuple[int, ...] | None:
     resume = _object(values, "resume")
-    return None if resume is None else _integer(resume, "received", most=MAX_COUNT)
+    return None if resume is None else _read_counts(resume)
+
+
+def _counts(received: tuple[int, ...]) -> dict[str, object]:
+    """An integer where there is one lane, as before there were more."""
+    return {"received": received[0] if len(received) == 1 else list(received)}
+
+
+def _read_counts(resume: dict[str, object]) -> tuple[int, ...]:
+    counts = resume.get("received")
+    if not isinstance(counts, list):
+        counts = [counts]
+    if not 1 <= len(counts) <= MAX_LANES:
+        raise ProtocolError("A hello's received has not one count for each lane.")
+    return tuple(_integer({"received": count}, "received", most=MAX_COUNT) for count in counts)
+
+
+def _lanes(values: dict[str, object]) -> int:
+    return _integer(values, "lanes", default=1, least=1)
 
 
 def _object(values: dict[str, object], name: str) -> dict[str, object] | None:

@@ -1,7 +1,7 @@
 """The frames of each direction, numbered, and kept until they are acknowledged. So a session outlives its channels.
 
-Numbers count from 1, in the order in which frames appear in messages. Only frames of streams have a number (README.md
-section 11). `Journal` is the sender's side of a direction, `Receipts` the receiver's.
+Numbers count from 1 on each lane, in the order in which frames appear in messages. Only frames of streams have a number
+(README.md section 11). `Journal` is the sender's side of one direction of a lane, `Receipts` the receiver's.
 """
 
 from __future__ import annotations
@@ -19,11 +19,27 @@ OVERHEAD: Final = 64
 """Bytes of memory that a kept frame costs in addition to its own. Tiny frames would otherwise exceed the limit."""
 
 
-class Journal:
-    """Frames that were sent and that the peer may not have, with at most ``limit`` bytes."""
+_LARGEST: Final = MAX_MESSAGE + OVERHEAD
+"""Bytes that one frame may cost, at most."""
+
+
+class Surplus:
+    """Bytes that several journals share, beyond what each may hold by itself."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit - MAX_MESSAGE - OVERHEAD
+        self.limit = limit
+        self.used = 0
+
+
+class Journal:
+    """Frames of a lane that were sent and that the peer may not have.
+
+    They have at most ``limit`` bytes, and what is left of a ``surplus`` that other lanes use too.
+    """
+
+    def __init__(self, limit: int, surplus: Surplus | None = None) -> None:
+        self._limit = limit
+        self._surplus = surplus or Surplus(0)
         self._kept: deque[bytes] = deque()
         self._size = 0
         self.sent = 0
@@ -37,7 +53,10 @@ class Journal:
     @property
     def full(self) -> bool:
         """Whether another frame might exceed the limit. Send nothing more until some frames are acknowledged."""
-        return self._size > self._limit
+        if self._size + _LARGEST <= self._limit:
+            return False
+        more = self._beyond(self._size + _LARGEST) - self._beyond(self._size)
+        return self._surplus.used + more > self._surplus.limit
 
     @property
     def acknowledged(self) -> int:
@@ -52,7 +71,7 @@ class Journal:
     def add(self, frame: bytes) -> None:
         """Keep a frame that is being sent."""
         self.sent += 1
-        self._size += len(frame) + OVERHEAD
+        self._grow(len(frame) + OVERHEAD)
         self._kept.append(frame)
 
     def acknowledge(self, count: int) -> None:
@@ -60,18 +79,39 @@ class Journal:
         if count > self.sent:
             raise ProtocolError("The peer acknowledges what was not sent.")
         for _ in range(count - self.acknowledged):
-            self._size -= len(self._kept.popleft()) + OVERHEAD
+            self._grow(-len(self._kept.popleft()) - OVERHEAD)
+
+    def _grow(self, size: int) -> None:
+        before, self._size = self._size, self._size + size
+        if before > self._limit or self._size > self._limit:
+            self._surplus.used += self._beyond(self._size) - self._beyond(before)
+
+    def _beyond(self, size: int) -> int:
+        return max(0, size - self._limit)
+
+
+def journals_of(limit: int, lanes: int) -> list[Journal]:
+    """One for each lane, which hold at most ``limit`` bytes in all.
+
+    A lane may have three quarters of that and its share of the rest: bulk that is not acknowledged leaves every other
+    lane something.
+    """
+    if lanes == 1:
+        return [Journal(limit)]
+    share = max(0, min(limit // 4, limit - _LARGEST) // lanes)
+    surplus = Surplus(limit - share * lanes)
+    return [Journal(share, surplus) for _ in range(lanes)]
 
 
 class Receipts:
-    """The frames that have arrived, and how many of them come again on the next channel."""
+    """The frames that have arrived on a lane, and how many of them come again on the next channel."""
 
     def __init__(self) -> None:
         self.count = 0
         """The number of the last frame that has arrived."""
         self._told = 0
         """The count that was last acknowledged."""
-        self._size = 0
+        self.size = 0
         """Bytes that have arrived since."""
         self._again: int | None = 0
         """How many repeated frames are still to come; None until RESUME says so."""
@@ -81,21 +121,16 @@ class Receipts:
         """Whether anything is unacknowledged."""
         return self.count > self._told
 
-    @property
-    def due(self) -> bool:
-        """Whether to acknowledge now, without a request."""
-        return self._size >= ACK_EVERY
-
     def tell(self) -> int:
         """Return the count to acknowledge."""
-        self._told, self._size = self.count, 0
+        self._told, self.size = self.count, 0
         return self.count
 
     def take(self, size: int) -> bool:
         """Note a frame, and return whether it is new. Raises `ProtocolError` if RESUME should have preceded it."""
         if self._again == 0:
             self.count += 1
-            self._size += size + OVERHEAD
+            self.size += size + OVERHEAD
             return True
         if self._again is None:
             raise ProtocolError("A stream's frame came before RESUME.")

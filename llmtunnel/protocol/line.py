@@ -3,7 +3,7 @@
 connection.py decides what the frames mean for streams. On each further channel, in both directions:
 
     1. greeting.py      HELLO with the session and how many frames have arrived, AGREE with the other side's number
-    2. RESUME           the number of the frame that comes next
+    2. RESUME           for each lane, the number of the frame that comes next
     3. frames           those that the last channel may have lost, then new ones; the receiver skips what it has
 """
 
@@ -18,7 +18,7 @@ from . import frames
 from .frames import Frame, FrameType
 from .handshake import Agreement
 from .hello import Feature, ResumeOffer
-from .journal import Journal, Receipts
+from .journal import ACK_EVERY, Receipts, journals_of
 from .liveness import Liveness, Verdict
 from .outbox import Outbox
 from .resume import Claim
@@ -34,20 +34,21 @@ class Line:
         self._agreement = agreement
         self._timeouts = timeouts
         self._liveness = Liveness(timeouts, now)
-        self.journal = Journal(limits.journal) if Feature.RESUME in agreement.features else None
-        """The frames that the peer has not acknowledged. None: the session cannot be resumed."""
-        self._receipts = Receipts()
+        self.lanes = agreement.lanes
+        """How many there are: the frames of a stream are on the lane of its number modulo that."""
+        self.journals = journals_of(limits.journal, self.lanes) if Feature.RESUME in agreement.features else []
+        self._receipts = [Receipts() for _ in range(self.lanes)]
         self._bundles = Feature.BUNDLE in agreement.features
-        self.outbox = Outbox(bundles=self._bundles, journal=self.journal)
+        self.outbox = Outbox(bundles=self._bundles, journals=self.journals)
         self._owes_ack = False
         """Whether an acknowledgement goes with the next message."""
         self._asked = False
         """Whether a ping is under way, only to get the acknowledgement that comes with its answer."""
         takes: dict[int, Callable[[Frame, float], None]] = {
             FrameType.PING: lambda frame, now: self._tx_probe(FrameType.PONG),
-            FrameType.PONG: lambda frame, now: self._liveness.pong(now),
+            FrameType.PONG: lambda frame, now: self._rx_pong(now),
             FrameType.ACK: lambda frame, now: self._rx_ack(frame),
-            FrameType.RESUME: lambda frame, now: self._receipts.resume(frames.decode_count(frame.payload)),
+            FrameType.RESUME: lambda frame, now: self._rx_resume(frame),
         }
         self._handlers = {type: takes[type] for type in takes if frames.KINDS[type].is_known(agreement.features)}
         """The handler of each type of the line's own frames."""
@@ -75,14 +76,19 @@ class Line:
         elif frame is not None and not self._takes(frame, now):
             yield frame
 
-    def message_to_send(self) -> bytes | None:
-        """Return the next message for the channel, cut now, or None if nothing waits or may be sent."""
-        if self._owes_ack or self._receipts.due:
+    def message_to_send(self, pipe: int = 0, *, size: int = frames.MAX_MESSAGE) -> bytes | None:
+        """Return the next message for a pipe of the channel, cut now, or None if nothing waits or may be sent.
+
+        A message that has ``size`` bytes gets no further frame. Ask for the first pipe last: it carries what this side
+        says of the others.
+        """
+        if pipe:
+            return self.outbox.next_message(pipe, size=size)
+        if self._owes_ack or sum([receipts.size for receipts in self._receipts]) >= ACK_EVERY:
             self._tx_ack()
-        message = self.outbox.next_message()
-        if message is None and self.outbox.held and not self._asked:
-            self._asked = True
-            self.control(FrameType.PING)
+        message = self.outbox.next_message(size=size)
+        if message is None and not self._asked and self.outbox.held:
+            self._ask()
             message = self.outbox.next_message()
         return message
 
@@ -119,7 +125,24 @@ class Line:
     @property
     def resumable(self) -> bool:
         """Whether another channel may follow."""
-        return self.journal is not None
+        return bool(self.journals)
+
+    @property
+    def sent(self) -> tuple[int, ...]:
+        """How many frames of each lane have been sent."""
+        return tuple(journal.sent for journal in self.journals)
+
+    def confirms(self, sent: tuple[int, ...]) -> bool:
+        """Return whether the peer has acknowledged so many frames of each lane. If not, ask it."""
+        if all(journal.acknowledged >= count for journal, count in zip(self.journals, sent, strict=True)):
+            return True
+        self._ask()
+        return False
+
+    def _ask(self) -> None:
+        if not self._asked:
+            self._asked = True
+            self.control(FrameType.PING)
 
     def suspend(self) -> None:
         """Let nothing be due until `resume` or the next message: the channel has closed."""
@@ -127,56 +150,86 @@ class Line:
 
     def offer(self, certificate: bytes) -> ResumeOffer | None:
         """Proxy: return its part of HELLO for a channel on which serve has shown this certificate, or None."""
-        if self.journal is None or not certificate or certificate != self._agreement.certificate:
+        if not self.journals or not certificate or certificate != self._agreement.certificate:
             return None
-        return ResumeOffer(session=self._agreement.session, received=self._receipts.count)
+        return ResumeOffer(session=self._agreement.session, received=self._received)
 
-    def answer(self, claim: Claim) -> int | None:
+    def answer(self, claim: Claim) -> tuple[int, ...] | None:
         """Serve: return how many frames have arrived, or None if the claim is not by the proxy of this session."""
-        agreement, journal = self._agreement, self.journal
-        if journal is None or not claim.certificate or claim.received > journal.sent:
+        agreement = self._agreement
+        if not self.journals or not claim.certificate or len(claim.received) != self.lanes:
+            return None
+        if any(count > journal.sent for count, journal in zip(claim.received, self.journals, strict=True)):
             return None
         ticket = agreement.ticket.id if agreement.ticket else None
         claimed = (claim.session, claim.certificate, claim.ticket, claim.features)
         ours = (agreement.session, agreement.certificate, ticket, agreement.features)
-        return self._receipts.count if claimed == ours else None
+        return self._received if claimed == ours else None
 
-    def resume(self, agreement: Agreement, now: float) -> None:
+    @property
+    def _received(self) -> tuple[int, ...]:
+        return tuple(receipts.count for receipts in self._receipts)
+
+    def resume(self, agreement: Agreement, now: float, *, pipes: int = 1) -> None:
         """Continue over another channel, as agreed. From now on, pass nothing from the last channel.
 
-        Raises `ProtocolError` if what the peer has agreed to is impossible.
+        ``pipes``: how many the channel has. Raises `ProtocolError` if what the peer has agreed to is impossible.
         """
-        assert self.journal is not None and agreement.received is not None
+        assert self.journals and agreement.received is not None
         if agreement.features != self._agreement.features:
             raise ProtocolError("A session goes on with other features.")
-        self.journal.acknowledge(agreement.received)
-        self._receipts.expect_resume()
+        if agreement.lanes != self.lanes or len(agreement.received) != self.lanes:
+            raise ProtocolError("A session goes on with another number of lanes.")
+        for journal, count in zip(self.journals, agreement.received, strict=True):
+            journal.acknowledge(count)
+        for receipts in self._receipts:
+            receipts.expect_resume()
         self._liveness.renew(now)
         self._asked = self._owes_ack = False
-        first = frames.encode_count(self.journal.acknowledged + 1)
-        self.outbox.begin_again(frames.encode(FrameType.RESUME, 0, first))
+        firsts = [
+            frames.encode(FrameType.RESUME, lane, frames.encode_count(journal.acknowledged + 1))
+            for lane, journal in enumerate(self.journals)
+        ]
+        self.outbox.begin_again(firsts, pipes)
 
     # -- the line's own frames
 
     def _takes(self, frame: Frame, now: float) -> bool:
         """Return whether a frame is not for the connection: the line's own, or one that has arrived before."""
         if frame.of_stream:
-            return self.journal is not None and not self._receipts.take(len(frame.payload))
+            return bool(self.journals) and not self._receipts[frame.stream % self.lanes].take(len(frame.payload))
         handler = self._handlers.get(frame.type)
         if handler is not None:
             handler(frame, now)
         return handler is not None
 
+    def _rx_pong(self, now: float) -> None:
+        self._liveness.pong(now)
+        self._asked = False  # the ping may have overtaken what other pipes carry: then it is asked again
+
     def _rx_ack(self, frame: Frame) -> None:
-        assert self.journal is not None, "the feature is agreed on"
-        self.journal.acknowledge(frames.decode_count(frame.payload))
+        assert self.journals, "the feature is agreed on"
+        self.journals[self._lane_of(frame)].acknowledge(frames.decode_count(frame.payload))
         self._asked = False
+
+    def _rx_resume(self, frame: Frame) -> None:
+        self._receipts[self._lane_of(frame)].resume(frames.decode_count(frame.payload))
+
+    def _lane_of(self, frame: Frame) -> int:
+        """The lane that RESUME or ACK is of."""
+        if self.lanes == 1:
+            return 0  # what stands there is not looked at
+        if frame.stream >= self.lanes:
+            raise ProtocolError("A RESUME or ACK is of a lane that there is none of.")
+        return frame.stream
 
     def _tx_probe(self, type: FrameType) -> None:
         """Send PING or PONG, and acknowledge with it what has arrived."""
         self.control(type)
-        self._owes_ack = self.journal is not None and self._receipts.pending
+        self._owes_ack = bool(self.journals) and any(receipts.pending for receipts in self._receipts)
 
     def _tx_ack(self) -> None:
         self._owes_ack = False
-        self.control(FrameType.ACK, frames.encode_count(self._receipts.tell()))
+        for lane, receipts in enumerate(self._receipts):
+            if receipts.pending:
+                self.outbox.add_control(frames.encode(FrameType.ACK, lane, frames.encode_count(receipts.tell())))

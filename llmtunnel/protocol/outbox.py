@@ -2,13 +2,16 @@
 
 The frames of one stream keep their order. The channel pulls: a frame is cut when there is room for it. So what is
 queued behind a slow channel can still be dropped (by a reset) or overtaken (by another stream). Frames of streams are
-entered in the journal when they are cut. A new channel gets those again, before everything else of streams.
+entered in their lane's journal when they are cut. A new channel gets those again, before everything else of streams.
+
+A channel has one *pipe*, or one for each lane. In the second case, the frames of a lane use its own pipe and wait for
+no other lane. Frames of the session use the first pipe.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import KeysView
+from collections.abc import KeysView, Sequence
 from typing import Final
 
 from .frames import HEADER, MAX_BUNDLED_FRAME, MAX_MESSAGE, FrameType, bundle, bundled_size, encode
@@ -48,40 +51,65 @@ class _Queue:
         return encode(type_, stream, data)
 
 
-class Outbox:
-    """The frames of all streams, taken one message at a time."""
+class _Pipe:
+    """What waits for one pipe of the channel."""
 
-    def __init__(self, *, bundles: bool = False, journal: Journal | None = None) -> None:
+    __slots__ = ("again", "control", "next", "turns", "urgent")
+
+    def __init__(self) -> None:
+        self.control: deque[bytes] = deque()
+        self.again: deque[bytes] = deque()
+        """What the last channel may have lost."""
+        self.urgent: deque[bytes] = deque()
+        self.turns: deque[int] = deque()
+        """Streams that have something queued, in the order of their turns."""
+        self.next: bytes | None = None
+        """A stream's frame that did not fit the last bundle."""
+
+    def __bool__(self) -> bool:
+        return bool(self.control or self.again or self.urgent or self.turns or self.next)
+
+
+class Outbox:
+    """Frames of all streams, to be taken a message at a time. ``journals``: one for each lane, or none."""
+
+    def __init__(self, *, bundles: bool = False, journals: Sequence[Journal] = ()) -> None:
         self.bundles = bundles
         """Whether several frames may share a message."""
-        self._journal = journal
-        self._control: deque[bytes] = deque()
-        self._again: deque[bytes] = deque()
-        """Frames that the last channel may have lost."""
-        self._urgent: deque[bytes] = deque()
+        self._journals = journals
+        self._pipes = [_Pipe()]
         self._queues: dict[int, _Queue] = {}
         self._size = 0
         """Bytes in all of these queues."""
-        self._turns: deque[int] = deque()
-        """Streams with something queued, in the order of their turns."""
-        self._next: bytes | None = None
-        """A frame that did not fit the last bundle."""
         self._cut: set[int] = set()
         self.paused = False
         """Whether frames of streams wait. Those of the session itself do not."""
 
     def __bool__(self) -> bool:
-        return bool(self._control or self._again or self._urgent or self._turns or self._next)
+        return any(self._pipes)
+
+    @property
+    def pipes(self) -> int:
+        """How many the channel has."""
+        return len(self._pipes)
+
+    @property
+    def ready(self) -> list[int]:
+        """The pipes for which something waits, and the first one, which is last."""
+        return [number for number, pipe in enumerate(self._pipes) if number and pipe] + [0]
 
     @property
     def waiting(self) -> int:
         """The number of control frames, and of streams with something queued."""
-        return len(self._control) + len(self._urgent) + len(self._turns)
+        return sum([len(pipe.control) + len(pipe.urgent) + len(pipe.turns) for pipe in self._pipes])
 
     @property
     def held(self) -> bool:
-        """Whether only the journal keeps frames of streams waiting."""
-        return self._is_full and not self.paused and bool(self._urgent or self._turns)
+        """Whether only the journal keeps frames of a stream waiting."""
+        if self.paused or not any(journal.full for journal in self._journals):
+            return False
+        waiting = [_stream_of(pipe.urgent[0]) for pipe in self._pipes if pipe.urgent] + list(self._queues)
+        return any(self._is_full(stream) for stream in waiting)
 
     @property
     def streams(self) -> KeysView[int]:
@@ -101,11 +129,11 @@ class Outbox:
 
     def add_control(self, frame: bytes) -> None:
         """Queue a frame of the session, ahead of all streams."""
-        self._control.append(frame)
+        self._pipes[0].control.append(frame)
 
     def add_urgent(self, frame: bytes) -> None:
-        """Queue a frame of a stream, ahead of everything that streams have queued."""
-        self._urgent.append(frame)
+        """Queue a frame of a stream, ahead of everything that streams of its pipe have queued."""
+        self._pipe(_stream_of(frame)).urgent.append(frame)
 
     def add_frame(self, stream: int, frame: bytes) -> None:
         """Queue a head or an end, behind what the stream has queued."""
@@ -130,71 +158,104 @@ class Outbox:
         if queue is None:
             return False
         self._size -= queue.size
-        self._turns.remove(stream)
+        self._pipe(stream).turns.remove(stream)
         first = queue.items[0]
         return isinstance(first, bytes) and first[0] == FrameType.REQ_HEADERS
 
     def drop_streams(self) -> None:
         """Drop what all streams have queued."""
-        for queued in (self._queues, self._turns, self._urgent, self._again):
-            queued.clear()
+        self._queues.clear()
+        for pipe in self._pipes:
+            for queued in (pipe.turns, pipe.urgent, pipe.again):
+                queued.clear()
+            pipe.next = None
         self._size = 0
-        self._next = None
 
-    def begin_again(self, first: bytes) -> None:
-        """Start again on a new channel: send ``first``, then the contents of the journal."""
-        assert self._journal is not None
-        self._next = None  # a stream's frame is in the journal; one of the session was for the other channel
-        self._control.clear()
-        self._control.append(first)
-        self._again = deque(self._journal.kept)
+    def split(self, pipes: int) -> None:
+        """Use a channel with so many pipes, one or one for each lane. Nothing has been sent over it yet."""
+        assert pipes in (1, max(1, len(self._journals)))
+        last, self._pipes = self._pipes, [_Pipe() for _ in range(pipes)]
+        for pipe in last:
+            self._pipes[0].control += pipe.control
+            for frame in pipe.urgent:
+                self.add_urgent(frame)
+            for stream in pipe.turns:
+                self._pipe(stream).turns.append(stream)
 
-    def next_message(self) -> bytes | None:
-        """Return one message: a frame, or as many as fit if bundles are agreed on."""
-        first = self._take()
+    def begin_again(self, firsts: Sequence[bytes], pipes: int) -> None:
+        """Start again on a new channel: for each lane, send the first frame, then the contents of its journal."""
+        for pipe in self._pipes:
+            pipe.control.clear()  # of the session: for the other channel; of a stream: in the journal
+        self.split(pipes)
+        for lane, (first, journal) in enumerate(zip(firsts, self._journals, strict=True)):
+            pipe = self._pipe(lane)
+            pipe.control.append(first)
+            pipe.again += journal.kept
+
+    def next_message(self, number: int = 0, *, size: int = MAX_MESSAGE) -> bytes | None:
+        """Return one message for a pipe: a frame, or as many as fit if bundles are agreed on.
+
+        A message that has so many bytes gets no further frame.
+        """
+        pipe = self._pipes[number]
+        if not pipe:
+            return None
+        first = self._take(pipe)
         if first is None or not self.bundles or len(first) > MAX_BUNDLED_FRAME:
             return first
-        frames, size = [first], HEADER.size + bundled_size(first)
-        while (frame := self._take()) is not None:
-            size += bundled_size(frame)
-            if size > MAX_MESSAGE:
-                self._next = frame
+        frames, bundled = [first], HEADER.size + bundled_size(first)
+        while bundled < size and (frame := self._take(pipe)) is not None:
+            bundled += bundled_size(frame)
+            if bundled > MAX_MESSAGE:
+                pipe.next = frame
                 break
             frames.append(frame)
         return bundle(frames)
+
+    def _pipe(self, stream: int) -> _Pipe:
+        """The one of a stream's frames; their lane is the stream's number modulo the number of lanes."""
+        return self._pipes[stream % len(self._pipes)]
 
     def _queue(self, stream: int) -> _Queue:
         queue = self._queues.get(stream)
         if queue is None:
             queue = self._queues[stream] = _Queue()
-            self._turns.append(stream)
+            self._pipe(stream).turns.append(stream)
         return queue
 
-    def _take(self) -> bytes | None:
-        if self._next is not None:
-            held, self._next = self._next, None
+    def _take(self, pipe: _Pipe) -> bytes | None:
+        if pipe.next is not None:
+            held, pipe.next = pipe.next, None
             return held
-        if self._control:
-            return self._control.popleft()
+        if pipe.control:
+            return pipe.control.popleft()
         if self.paused:
             return None
-        if self._again:
-            return self._again.popleft()
-        if self._is_full:
-            return None
-        frame = self._urgent.popleft() if self._urgent else self._take_turn()
-        if frame is not None and self._journal is not None:
-            self._journal.add(frame)
+        if pipe.again:
+            return pipe.again.popleft()
+        frame, stream = self._take_new(pipe)
+        if frame is not None and self._journals:
+            self._journals[stream % len(self._journals)].add(frame)
         return frame
 
-    @property
-    def _is_full(self) -> bool:
-        return self._journal is not None and self._journal.full
+    def _take_new(self, pipe: _Pipe) -> tuple[bytes | None, int]:
+        """Return the next frame that its lane's journal has room for, and its stream."""
+        if pipe.urgent and not self._is_full(stream := _stream_of(pipe.urgent[0])):
+            return pipe.urgent.popleft(), stream
+        for _ in range(len(pipe.turns)):
+            stream = pipe.turns[0]
+            if not self._is_full(stream):
+                return self._take_turn(pipe), stream
+            if len(self._pipes) == len(self._journals):
+                break  # all of these are of one lane
+            pipe.turns.rotate(-1)
+        return None, 0
 
-    def _take_turn(self) -> bytes | None:
-        if not self._turns:
-            return None
-        stream = self._turns.popleft()
+    def _is_full(self, stream: int) -> bool:
+        return bool(self._journals) and self._journals[stream % len(self._journals)].full
+
+    def _take_turn(self, pipe: _Pipe) -> bytes:
+        stream = pipe.turns.popleft()
         queue = self._queues[stream]
         size = queue.size
         frame = queue.next_frame(stream)
@@ -202,7 +263,11 @@ class Outbox:
         if queue.size < size:
             self._cut.add(stream)
         if queue.items:
-            self._turns.append(stream)
+            pipe.turns.append(stream)
         else:
             del self._queues[stream]
         return frame
+
+
+def _stream_of(frame: bytes) -> int:
+    return int(HEADER.unpack_from(frame)[1])

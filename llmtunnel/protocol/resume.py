@@ -14,8 +14,8 @@ class Claim:
 
     session: bytes
     """The session's id."""
-    received: int
-    """How many of serve's frames the proxy has."""
+    received: tuple[int, ...]
+    """How many of serve's frames the proxy has, by lane."""
     certificate: bytes
     """SHA-256 of the certificate that the proxy showed on the new channel; empty if the channel has none."""
     ticket: bytes | None
@@ -24,5 +24,5 @@ class Claim:
     """The features agreed on, on the new channel."""
 
 
-Resumable = Callable[[Claim], int | None]
-"""Serve's answer: how many of the proxy's frames it has, or None if this proxy has no such session."""
+Resumable = Callable[[Claim], tuple[int, ...] | None]
+"""Serve's answer: how many of the proxy's frames it has, by lane, or None if this proxy has no such session."""

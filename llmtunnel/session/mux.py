@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from ..config import Limits, Timeouts
@@ -50,6 +50,9 @@ from .life import Change, Life, Resumed, State
 from .stream import Client, Stream
 
 logger = logging.getLogger(__name__)
+
+SETTLE: Final = 1.0
+"""Seconds that an orderly end waits for what is on its way: as long as the channel does below."""
 
 
 class Owner(Protocol):
@@ -114,7 +117,10 @@ class Session:
         self._flush_handle: asyncio.Handle | None = None
         self._alarm = Alarm(self._next_timer, self._on_timer)
         self._ended: asyncio.Future[TunnelError] = self._loop.create_future()
+        self._heard = asyncio.Event()
+        """Set with each message, and at the end; `_settle` waits for it."""
         carrier.carry(self)
+        self.line.outbox.split(self._split(carrier))
         self._alarm.set()
         self.line.measure(self._loop.time())
         self._schedule_flush()
@@ -193,7 +199,7 @@ class Session:
         self.line.hold(introduces)
         change = self._life.moved(self._loop.time(), introduces=introduces, last_heard=self.line.last_heard)
         try:
-            self.line.resume(agreement, self._loop.time())
+            self.line.resume(agreement, self._loop.time(), pipes=self._split(carrier))
         except ProtocolError as exc:
             self._abandon(exc.code, exc.message)
             return
@@ -289,12 +295,25 @@ class Session:
     async def aclose(self, code: ErrorCode = ErrorCode.NO_ERROR, message: str = FAREWELL) -> None:
         """End all streams with an error on both sides, send the reason, and close the channel. Idempotent."""
         await finish(
+            self._settle,
             partial(self._connection.close, code, message),
             self._flush,
             partial(self._end, PeerLost(message)),
             self._carrier.aclose,
             self._handlers.wait,
         )
+
+    async def _settle(self) -> None:
+        """Wait for a moment until the peer has what was sent, where our last word could overtake it on another lane."""
+        sent = self.line.sent
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE):
+                while (
+                    self._life.state is State.STANDING and self.line.outbox.pipes > 1 and not self.line.confirms(sent)
+                ):
+                    self._flush()
+                    self._heard.clear()
+                    await self._heard.wait()
 
     # -- for streams
 
@@ -341,6 +360,7 @@ class Session:
             change = Resumed(self._life.silence(now, self.line.last_heard), first=False)
         self._tell(change)
         self._dispatch(self._connection.receive_message(message, now))
+        self._heard.set()
         self._schedule_flush()
 
     def room_available(self) -> None:
@@ -437,6 +457,7 @@ class Session:
             return
         self._ended.set_result(error)
         self._carrier.leave(error.message)
+        self._heard.set()
         for stream in self._streams.values():
             stream.rx_ended(error)
         self._streams.clear()
@@ -478,15 +499,25 @@ class Session:
 
     # -- the channel
 
+    def _split(self, carrier: Carrier) -> int:
+        """Have the channel carry the lanes apart, if it can; how many pipes it has."""
+        if self.line.lanes == 1:
+            return 1
+        return carrier.channel.split(self.line.lanes, opens=self.role is Role.PROXY)
+
     def _schedule_flush(self) -> None:
         if self._flush_handle is None and not self._ended.done():
             self._flush_handle = self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flush_handle = None
+        self._flush_handle, channel = None, self._carrier.channel
         try:
-            while self._carrier.channel.has_room and (message := self._connection.message_to_send()) is not None:
-                self._carrier.channel.send(message)
+            size = channel.message_size
+            for pipe in self.line.outbox.ready:
+                while (
+                    channel.takes(pipe) and (message := self._connection.message_to_send(pipe, size=size)) is not None
+                ):
+                    channel.send(message, pipe)
         except ChannelClosed as exc:
             self.channel_closed(str(exc))
             return

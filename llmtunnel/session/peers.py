@@ -151,7 +151,7 @@ class Peers:
         offers = (session.line.offer(certificate) for session in self.sessions)
         return next((offer for offer in offers if offer is not None), None)
 
-    def _answer(self, claim: Claim) -> int | None:
+    def _answer(self, claim: Claim) -> tuple[int, ...] | None:
         answers = (session.line.answer(claim) for session in self.sessions)
         return next((answer for answer in answers if answer is not None), None)
 

@@ -37,14 +37,18 @@ class Receiver(Protocol):
         """Accept a complete message."""
 
     def room_available(self) -> None:
-        """Note that `Channel.has_room` is true again after it was false."""
+        """Note that `Channel.has_room`, or `Channel.takes` of a pipe, is true again after it was false."""
 
     def channel_closed(self, reason: str) -> None:
         """Note that the channel has closed. This is the last call, and happens once. ``reason`` is for people."""
 
 
 class Channel(ABC):
-    """One open channel. It keeps messages that arrive before `attach` for the receiver."""
+    """One open channel. It keeps messages that arrive before `attach` for the receiver.
+
+    A channel is one pipe until `split`. The messages of one pipe keep their order. The receiver does not learn which
+    pipe a message came through.
+    """
 
     @abstractmethod
     def attach(self, receiver: Receiver) -> None:
@@ -55,8 +59,24 @@ class Channel(ABC):
     def has_room(self) -> bool:
         """Whether `send` may be called: the queue below is short, and the channel is open."""
 
+    def takes(self, pipe: int) -> bool:
+        """`has_room` of one of its pipes: none of them waits for another one."""
+        return self.has_room
+
+    def split(self, lanes: int, *, opens: bool) -> int:
+        """Have a pipe for each lane, the first being the one that there is, where the channel can: how many there are.
+
+        Called once, when both peers have agreed on it. ``opens``: this side opens the others, the peer accepts them.
+        """
+        return 1
+
+    @property
+    def message_size(self) -> int:
+        """Bytes that a message should have at most, so that it holds no other pipe up for long."""
+        return MAX_MESSAGE
+
     @abstractmethod
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, pipe: int = 0) -> None:
         """Queue one message of 1 to `MAX_MESSAGE` bytes. Raises `ChannelClosed` if the channel has closed."""
 
     @abstractmethod

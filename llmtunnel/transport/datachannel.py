@@ -1,4 +1,7 @@
-"""One reliable, ordered data channel (RFC 8831, RFC 8832) on the loop. Drives `sctp.Association` over DTLS.
+"""Reliable, ordered data channels (RFC 8831, RFC 8832) on the loop. Drives `sctp.Association` over DTLS.
+
+At first there is one, which either side opens. `DataChannel.split` makes one for each lane. The proxy opens the
+others, since it is the first to send on each. All of them end together.
 
 Everything that arrives in one turn of the loop is answered at the end of that turn, in as few packets as possible.
 """
@@ -12,15 +15,23 @@ from typing import Final, Protocol
 
 from ..config import KIB
 from .alarm import Alarm
+from .base import MAX_MESSAGE
 from .sctp.association import Association, Connected, Ended, StreamReset
 from .sctp.inbound import Message
 
 _log = logging.getLogger(__name__)
 
 QUEUE: Final = 64 * KIB
-"""Bytes in the send queue at which a channel has no more room. One more message may wait, so a small message never
-waits behind more than 128 KiB. With a shorter queue, the pipe would run dry."""
+"""Bytes in the send queue at which there is no more room. A lane always has room for its even share of them. One more
+message may wait, so a small message never waits behind more than 128 KiB of its lane. With a shorter queue, the pipe
+would run dry."""
 QUEUE_LOW: Final = 32 * KIB
+"""Bytes down to which the queue runs before there is room again, shared in the same way."""
+
+_TURN: Final = 0.002
+"""Seconds for which one lane's message may hold the others up."""
+_SHORT: Final = 16 * KIB
+"""Bytes below which messages are not cut for that: each costs the processor as much as some KiB."""
 
 _CONTROL: Final = 50
 _TEXT: Final = 51
@@ -69,8 +80,8 @@ class DataChannel:
         self._below = below
         self._loop = asyncio.get_running_loop()
         self._association = Association(port=port)
-        self._stream: int | None = None
-        """The number of our stream, or None before we have one."""
+        self._streams: list[int | None] = [None]
+        """The number of each lane's stream, or None before its channel is open."""
         self._opens: int | None = None
         """The stream on which we open the channel, or None if the peer opens it."""
         self._is_open = False
@@ -78,15 +89,37 @@ class DataChannel:
         """Whether we are still telling a peer of another kind that its channel is open. Many such peers listen only
         after that, so nothing else is sent before."""
         self._closing = False
+        self._ending = False
+        """The peer is asked to end the channel: nothing is queued any more, of any lane."""
         self._over = False
-        self._full = False
+        self._full: set[int] = set()
+        """Lanes that were asked for room, and had none."""
         self._flushing: asyncio.Handle | None = None
         self._alarm = Alarm(self._association.next_timer, self._on_timer)
 
     @property
-    def has_room(self) -> bool:
-        """Whether `send` may be called."""
-        return self.is_open and self._association.queued < QUEUE
+    def message_size(self) -> int:
+        """See `Channel.message_size`: streams take turns between messages, so one should be sent within `_TURN`."""
+        congestion = self._association.congestion
+        if congestion is None or len(self._streams) == 1:
+            return MAX_MESSAGE
+        return int(min(max(congestion.rate * _TURN, _SHORT), MAX_MESSAGE))
+
+    def takes(self, lane: int) -> bool:
+        """Whether `send` may be called for a lane. If its queue is too long, `User.room_available` follows."""
+        if not self.is_open or self._streams[lane] is None:
+            return False
+        if self._has_less(lane, QUEUE):
+            return True
+        self._full.add(lane)
+        return False
+
+    def _has_less(self, lane: int, most: int) -> bool:
+        """Whether less than ``most`` bytes are queued, or less of this lane than its share of them."""
+        if self._association.queued < most:
+            return True
+        queued = self._association.queued_of(self._streams[lane]) if len(self._streams) > 1 else most
+        return queued * sum([self._association.queued_of(stream) > 0 for stream in self._streams]) < most
 
     @property
     def is_open(self) -> bool:
@@ -105,6 +138,18 @@ class DataChannel:
             self._association.begin(self._loop.time())
         self._flush()
 
+    def split(self, lanes: int, *, opens: bool) -> None:
+        """Have a channel for each lane; ``opens``: we open those that there are not yet, otherwise the peer does."""
+        first = self._streams[0]
+        assert first is not None and len(self._streams) == 1, "it is open, and not split"
+        self._streams += [None] * (lanes - 1)
+        if opens:
+            # RFC 8832 section 6: each side opens streams of one parity, the even or the odd ones.
+            parity = first % 2 if self._opens is not None else 1 - first % 2
+            for lane in range(1, lanes):
+                self._open(lane, parity + 2 * lane)
+            self._schedule()
+
     def trust(self) -> None:
         """See `Channel.trust`."""
         self._association.trust()
@@ -122,7 +167,7 @@ class DataChannel:
                 case Connected():
                     self._connected()
                 case StreamReset(stream):
-                    if stream == self._stream:
+                    if stream in self._streams:
                         self._association.reset_stream(stream, now)
                         self._end("closed by the peer")
                 case Ended(reason):
@@ -132,18 +177,17 @@ class DataChannel:
             self._opened()
         self._schedule()
 
-    def send(self, message: bytes) -> None:
-        """Queue a message of at least one byte. `is_open` must be true."""
-        assert self._stream is not None
-        self._association.send(self._stream, _BINARY, message)
-        self._full = self._association.queued >= QUEUE
+    def send(self, message: bytes, lane: int = 0) -> None:
+        """Queue a message of at least one byte. `is_open` must be true, and the lane's channel open."""
+        stream = self._streams[lane]
+        assert stream is not None
+        self._association.send(stream, _BINARY, message)
         self._schedule()
 
     def close(self) -> None:
         """Close the channel once what is queued has been sent. The peer's answer arrives as `User.lose`."""
-        if self._stream is not None and not self._closing:
+        if self._streams[0] is not None and not self._closing:
             self._closing = True
-            self._association.reset_stream(self._stream, self._loop.time())
             self._schedule()
 
     def abort(self) -> None:
@@ -157,15 +201,21 @@ class DataChannel:
 
     def _connected(self) -> None:
         if self._opens is not None:
-            self._stream = self._opens
-            label = self._label.encode()
-            opening = _OPENING.pack(_OPEN, _RELIABLE, 0, 0, len(label), 0) + label
-            self._association.send(self._stream, _CONTROL, opening)
+            self._open(0, self._opens)
+
+    def _open(self, lane: int, stream: int) -> None:
+        """Open a lane's channel; what is sent on it may follow at once (RFC 8832 section 6)."""
+        self._streams[lane] = stream
+        label = self._label_of(lane)
+        self._association.send(stream, _CONTROL, _OPENING.pack(_OPEN, _RELIABLE, 0, 0, len(label), 0) + label)
+
+    def _label_of(self, lane: int) -> bytes:
+        return (f"{self._label}/{lane}" if lane else self._label).encode()
 
     def _take(self, stream: int, protocol: int, data: bytes) -> None:
         if protocol == _CONTROL:
             self._take_control(stream, data)
-        elif stream == self._stream and not self._over:
+        elif stream in self._streams and not self._over:
             self._opened()  # RFC 8832 section 6: data implies the acknowledgement
             self._user.message_received(b"" if protocol in _EMPTY else data)
 
@@ -181,16 +231,26 @@ class DataChannel:
             return
         _, kind, _, _, length, _ = _OPENING.unpack_from(data)
         label = data[_OPENING.size : _OPENING.size + length]
-        if self._stream is not None or self._opens is not None or kind != _RELIABLE or label != self._label.encode():
+        lane = self._lane_to_open(label) if kind == _RELIABLE and stream not in self._streams else None
+        if lane is None:
             _log.info("The peer opened a data channel that is not the tunnel's.")
             self._association.reset_stream(stream, self._loop.time())
             return
-        self._stream = stream
+        self._streams[lane] = stream
         self._association.send(stream, _CONTROL, _ACK)
-        if self._association.peer_is_ours:
+        if lane:
+            self._full.add(lane)  # there was no room before
+        elif self._association.peer_is_ours:
             self._opened()
         else:
             self._is_acknowledging = True
+
+    def _lane_to_open(self, label: bytes) -> int | None:
+        """The lane whose channel the peer may open by this label; None where there is none."""
+        for lane, stream in enumerate(self._streams):
+            if stream is None and label == self._label_of(lane) and (lane or self._opens is None):
+                return lane
+        return None
 
     def _opened(self) -> None:
         if not self._is_open:
@@ -216,9 +276,16 @@ class DataChannel:
         while True:
             while (packet := association.packet_to_send(now)) is not None:
                 self._below.send_packet(packet)
-            if not self._full or association.queued > QUEUE_LOW or self._over:
+            if self._closing and not self._ending and not association.queued:
+                self._ending = True
+                association.reset_stream(self._streams[0] or 0, now)
+                continue
+            if not self._full or self._over:
                 break
-            self._full = False
+            available = {lane for lane in self._full if self._has_less(lane, QUEUE_LOW + 1)}
+            if not available:
+                break
+            self._full -= available
             self._user.room_available()
         self._alarm.set()
 

@@ -12,13 +12,15 @@ from ..paths import Path
 from .base import MAX_MESSAGE, Channel, Receiver
 
 
-def linked_pair(*, room: int = 256 * KIB, delay: float = 0.0) -> tuple[MemoryChannel, MemoryChannel]:
+def linked_pair(
+    *, room: int = 256 * KIB, delay: float = 0.0, splits: bool = False
+) -> tuple[MemoryChannel, MemoryChannel]:
     """Return two open channels, each the far end of the other. Needs a running loop.
 
-    ``room``: bytes that may be under way in each direction before `Channel.has_room` becomes false.
-    ``delay``: seconds that each message travels.
+    ``room``: bytes that may be under way in each direction of a pipe before `Channel.has_room` becomes false.
+    ``delay``: seconds that each message travels. ``splits``: whether `Channel.split` makes more pipes.
     """
-    left, right = MemoryChannel(room, delay), MemoryChannel(room, delay)
+    left, right = MemoryChannel(room, delay, splits), MemoryChannel(room, delay, splits)
     left.far, right.far = right, left
     return left, right
 
@@ -29,17 +31,20 @@ class MemoryChannel(Channel):
     far: MemoryChannel
     """The other end."""
 
-    def __init__(self, room: int, delay: float) -> None:
+    def __init__(self, room: int, delay: float, splits: bool) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self.room = room
         """Bytes that may be under way."""
         self._delay: Final = delay
+        self._splits: Final = splits
         self._receiver: Receiver | None = None
-        self._queued = 0
-        """Bytes sent that the far receiver has not accepted yet."""
-        self.travelling: deque[bytes | None] = deque()
-        """What was sent and has not arrived, in order; timers of one moment do not keep the order. None is a close."""
-        self._arrived: deque[bytes] = deque()
+        self._queued = [0]
+        """Bytes sent that the far receiver has not accepted yet, for each pipe."""
+        self.travelling: deque[tuple[bytes | None, int]] = deque()
+        """What was sent and has not arrived, in order, with its pipe; timers of one moment do not keep the order. None
+        is a close."""
+        self._stalled: dict[int, deque[tuple[bytes | None, int]]] = {}
+        self._arrived: deque[tuple[bytes, int]] = deque()
         self._silent = False
         self._closed: str | None = None
 
@@ -51,21 +56,31 @@ class MemoryChannel(Channel):
     @property
     def has_room(self) -> bool:
         """As `Channel.has_room`."""
-        return self._closed is None and self._queued < self.room
+        return self.takes(0)
 
-    def send(self, message: bytes) -> None:
+    def takes(self, pipe: int) -> bool:
+        """As `Channel.takes`."""
+        return self._closed is None and self._queued[pipe] < self.room
+
+    def split(self, lanes: int, *, opens: bool) -> int:
+        """As `Channel.split`."""
+        if self._splits:
+            self._queued += [0] * (lanes - 1)
+        return len(self._queued)
+
+    def send(self, message: bytes, pipe: int = 0) -> None:
         """As `Channel.send`."""
         if self._closed is not None:
             raise ChannelClosed(self._closed)
         assert 0 < len(message) <= MAX_MESSAGE
-        self._queued += len(message)
-        self._post(message)
+        self._queued[pipe] += len(message)
+        self._post(message, pipe)
 
     async def aclose(self) -> None:
         """As `Channel.aclose`. The far end learns of it after everything that was sent."""
         if self._closed is None:
             self._close("closed by us")
-            self._post(None)
+            self._post(None, 0)
         await asyncio.sleep(0)  # after the call to the receiver
 
     @property
@@ -84,14 +99,26 @@ class MemoryChannel(Channel):
             while end.travelling:
                 end._land()
 
+    def stall(self, pipe: int) -> None:
+        """Hold back what is sent from here through a pipe: a packet of it was lost."""
+        self._stalled[pipe] = deque()
+
+    def go_on(self, pipe: int) -> None:
+        """What was held back arrives."""
+        for item in self._stalled.pop(pipe):
+            self._post(*item)
+
     def kill(self, reason: str = "killed") -> None:
         """Kill the link loudly: what is under way is lost, and both receivers are told at once."""
         for end in (self, self.far):
             end.travelling.clear()
             end._close(reason)
 
-    def _post(self, item: bytes | None) -> None:
-        self.travelling.append(item)
+    def _post(self, item: bytes | None, pipe: int) -> None:
+        if pipe in self._stalled:
+            self._stalled[pipe].append((item, pipe))
+            return
+        self.travelling.append((item, pipe))
         if self._delay:
             self._loop.call_later(self._delay, self._land)
         else:
@@ -100,32 +127,32 @@ class MemoryChannel(Channel):
     def _land(self) -> None:
         if self._silent or not self.travelling:
             return
-        item = self.travelling.popleft()
+        item, pipe = self.travelling.popleft()
         if item is None:
             self.far._close("closed by the peer")
         elif self.far._closed is None:
-            self.far._arrived.append(item)
+            self.far._arrived.append((item, pipe))
             self.far._deliver()
 
     def _deliver(self) -> None:
         if self._receiver is None:
             return
         while self._arrived:
-            message = self._arrived.popleft()
-            self.far._taken(len(message))
+            message, pipe = self._arrived.popleft()
+            self.far._taken(len(message), pipe)
             self._receiver.message_received(message)
         if self._closed is not None:
             receiver, self._receiver = self._receiver, None
             receiver.channel_closed(self._closed)
 
-    def _taken(self, size: int) -> None:
-        had_room = self.has_room
-        self._queued -= size
-        if self.has_room and not had_room:
-            self._loop.call_soon(self._tell_room)
+    def _taken(self, size: int, pipe: int) -> None:
+        had_room = self.takes(pipe)
+        self._queued[pipe] -= size
+        if self.takes(pipe) and not had_room:
+            self._loop.call_soon(self._tell_room, pipe)
 
-    def _tell_room(self) -> None:
-        if self._receiver is not None and self.has_room:
+    def _tell_room(self, pipe: int) -> None:
+        if self._receiver is not None and self.takes(pipe):
             self._receiver.room_available()
 
     def _close(self, reason: str) -> None:

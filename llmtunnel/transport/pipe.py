@@ -103,7 +103,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         """As `Channel.has_room`."""
         return self._reason is None and self._tls.binding is not None and not self._full
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, pipe: int = 0) -> None:
         """As `Channel.send`."""
         if self._reason is not None:
             raise ChannelClosed(self._reason)

@@ -297,14 +297,28 @@ class WebRtcChannel(Channel):
     @property
     def has_room(self) -> bool:
         """As `Channel.has_room`."""
-        return self._reason is None and self.data.has_room
+        return self.takes(0)
 
-    def send(self, message: bytes) -> None:
+    def takes(self, pipe: int) -> bool:
+        """As `Channel.takes`."""
+        return self._reason is None and self.data.takes(pipe)
+
+    def split(self, lanes: int, *, opens: bool) -> int:
+        """As `Channel.split`: a data channel for each lane."""
+        self.data.split(lanes, opens=opens)
+        return lanes
+
+    @property
+    def message_size(self) -> int:
+        """As `Channel.message_size`."""
+        return self.data.message_size
+
+    def send(self, message: bytes, pipe: int = 0) -> None:
         """As `Channel.send`."""
         if not self._is_open:
             raise ChannelClosed(self._reason or "closed by us")
         assert 0 < len(message) <= MAX_MESSAGE
-        self.data.send(message)
+        self.data.send(message, pipe)
 
     async def aclose(self) -> None:
         """As `Channel.aclose`. Closes the peer too."""
@@ -381,7 +395,7 @@ class WebRtcChannel(Channel):
 
     def room_available(self) -> None:
         """See `datachannel.User`."""
-        if self._receiver is not None and self.has_room:
+        if self._receiver is not None and self._is_open:
             self._receiver.room_available()
 
     def lose(self, reason: str) -> None:

@@ -13,7 +13,7 @@ from llmtunnel.protocol import fields, frames
 from llmtunnel.protocol.events import DataReceived, Event, RequestReceived, ResponseReceived
 from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.heads import RequestHead, ResponseHead
-from llmtunnel.protocol.hello import ALL_FEATURES, Agree, Feature, Features, Hello
+from llmtunnel.protocol.hello import ALL_FEATURES, Agree, Feature, Features, Hello, ResumeOffer
 from llmtunnel.status import Role
 
 from ..support.core_pair import Core
@@ -27,18 +27,20 @@ REQUEST: Final = RequestHead(
     last=True,
 )
 RESPONSE: Final = ResponseHead(status=200, reason=b"OK", fields=((b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2")))
-SMALL: Final = Limits(window=2000, streams=2, v1_backlog=5000, control=50)
+SMALL: Final = Limits(window=2000, streams=2, v1_backlog=5000, control=50, lanes=3)
 VERSIONS: Final[list[Features]] = [ALL_FEATURES, frozenset(), frozenset({Feature.SSE}), ALL_FEATURES - {Feature.BUNDLE}]
 
 
 def _messages(role: Role, features: Features) -> list[bytes]:
     """What an honest peer of that role says, hello and all, a frame each."""
     if role is Role.PROXY:
-        first = frames.encode(FrameType.HELLO, 0, Hello(features=features, window=2000).encode())
+        first = frames.encode(FrameType.HELLO, 0, Hello(features=features, window=2000, lanes=3).encode())
         head, body, end = FrameType.REQ_HEADERS, FrameType.REQ_BODY, FrameType.REQ_END
         payload = fields.encode_request(1, REQUEST, features)
     else:
-        first = frames.encode(FrameType.AGREE, 0, Agree(features=features, window=2000).encode())
+        lanes = 3 if {Feature.LANES, Feature.RESUME} <= features else 1
+        agree = Agree(features=features, window=2000, session=b"s", lanes=lanes)
+        first = frames.encode(FrameType.AGREE, 0, agree.encode())
         head, body, end = FrameType.RES_HEADERS, FrameType.RES_BODY, FrameType.RES_END
         payload = fields.encode_response(1, RESPONSE, features)
     length = frames.encode_length(5) if Feature.LENGTH in features else b""
@@ -53,6 +55,7 @@ def _messages(role: Role, features: Features) -> list[bytes]:
             frames.encode(FrameType.RESET, stream, frames.encode_reset(ErrorCode.CANCELLED, "enough")),
             frames.encode(FrameType.ERROR, stream, b"enough"),
             frames.encode(FrameType.CLIENT_CLOSED, stream),
+            frames.encode(FrameType.ACK, stream % 3, frames.encode_count(0)),
         )
     ]
     return [first, frames.encode(FrameType.PING, 0), *streams, frames.encode(FrameType.PONG, 0)]
@@ -103,6 +106,8 @@ def connection(rng: Random) -> None:
         now += rng.choice([0.0, 0.0, 0.5, 5.0])
         for event in core.receive_message(message, now):
             _react(rng, core, event)
+        if core.established and core.pipes == 1 and rng.random() < 0.2:
+            core.line.outbox.split(core.line.lanes)
         if core.established and core.ended is None and role is Role.PROXY and len(core.streams) < 2:
             with suppress(TooManyStreams):
                 core.open_stream(REQUEST, ended=rng.random() < 0.5)
@@ -129,9 +134,10 @@ def _react(rng: Random, core: Core, event: Event) -> None:
 
 
 def _check_core(core: Core, rng: Random) -> None:
-    assert len(core.streams) <= SMALL.streams
+    lanes = core.line.lanes if core.established else 1
+    assert len(core.streams) <= SMALL.streams * (1 if lanes == 1 else 2)
     sent = 0
-    while rng.random() < 0.9 and (message := core.message_to_send()) is not None:
+    while rng.random() < 0.9 and (message := core.message_to_send(rng.randrange(core.pipes))) is not None:
         assert 0 < len(message) <= frames.MAX_MESSAGE
         sent += 1
     assert sent <= 2 * SMALL.control + 100
@@ -169,7 +175,11 @@ def heads(rng: Random) -> None:
 
 def hello(rng: Random) -> None:
     """HELLO and AGREE: what is taken comes back from its own encoding."""
-    said: list[Hello | Agree] = [Hello(agent="x/1", window=5000), Agree(agent="x/1", streams=9)]
+    resume = ResumeOffer(session=b"s", received=(1, 2))
+    said: list[Hello | Agree] = [
+        Hello(agent="x/1", window=5000, lanes=2, resume=resume),
+        Agree(agent="x/1", streams=9, lanes=2, received=(1, 2)),
+    ]
     read: Callable[[bytes], Hello | Agree] = Hello.decode if rng.random() < 0.5 else Agree.decode
     try:
         taken = read(mutations.of_json(rng, rng.choice(said).encode()))

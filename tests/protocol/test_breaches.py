@@ -324,7 +324,7 @@ UNKNOWN = sorted({0, *range(10, 256)} - set(FrameType))
 
 @pytest.mark.parametrize("stream", [0, 1, 2, 9, 2**32 - 1])
 def test_frames_of_unknown_types_are_skipped_and_counted_where_they_are_a_streams(role: Role, stream: int) -> None:
-    target = victim(role)
+    target = victim(role, limits=Limits(lanes=1))
     before = counted(target)
     assert target.receive(*(frames.encode(type_, stream, b"later") for type_ in UNKNOWN)) == []  # type: ignore[arg-type]
     own = 1
@@ -360,7 +360,7 @@ def test_a_client_that_closes_ends_no_stream_and_needs_none(role: Role) -> None:
 
 @pytest.mark.parametrize("features", [ALL_FEATURES, frozenset()], ids=["v2", "v1"])
 def test_of_ten_thousand_streams_so_many_are_taken_and_the_others_refused(features: Features) -> None:
-    target = victim(Role.SERVE, features=features, limits=Limits(streams=100))
+    target = victim(Role.SERVE, features=features, limits=Limits(streams=100, lanes=1))
     for stream in range(3, 10_003):
         target.receive(request_frame(stream))
         if stream % 100 == 0:

@@ -439,7 +439,7 @@ def test_a_proxy_opens_no_more_streams_than_serve_takes() -> None:
 
 @pytest.mark.parametrize("shared", [ALL_FEATURES, frozenset()], ids=["v2", "v1"])
 def test_answers_that_the_peer_does_not_take_count_as_streams(shared: Features) -> None:
-    pair = ConnectionPair(proxy_features=shared, limits=Limits(streams=4))
+    pair = ConnectionPair(proxy_features=shared, limits=Limits(streams=4, lanes=1))
     serve = pair.serve.connection
     for stream in range(1, 10):
         head = frames.encode(FrameType.REQ_HEADERS, stream, fields.encode_request(stream, GET, shared))

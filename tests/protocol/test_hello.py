@@ -188,9 +188,9 @@ def test_serve_answers_with_a_share_or_a_nonce_and_not_with_both() -> None:
 
 
 def test_what_is_to_be_resumed_comes_as_it_was_sent() -> None:
-    offer = ResumeOffer(session=b"s" * 16, received=2**40)
+    offer = ResumeOffer(session=b"s" * 16, received=(2**40,))
     assert Hello.decode(Hello(resume=offer).encode()).resume == offer
-    agree = Agree(session=b"s" * 16, received=0, once=True)
+    agree = Agree(session=b"s" * 16, received=(0,), once=True)
     assert Agree.decode(agree.encode()) == agree
     assert Agree.decode(Agree(session=b"s" * 16).encode()).received is None
 

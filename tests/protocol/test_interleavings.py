@@ -129,9 +129,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(proxy=sides)
     def flush_one(self, proxy: bool) -> None:
-        message = self.end(proxy).connection.message_to_send()
-        if message is not None:
-            self.end(not proxy).inbox.append(message)
+        self.pair.flush(self.end(proxy), most=1)
 
     @rule(proxy=sides, count=st.integers(1, 3))
     def deliver(self, proxy: bool, count: int) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from llmtunnel.errors import ProtocolError
 from llmtunnel.protocol.frames import MAX_MESSAGE
-from llmtunnel.protocol.journal import ACK_EVERY, OVERHEAD, Journal, Receipts
+from llmtunnel.protocol.journal import OVERHEAD, Journal, Receipts
 
 
 def test_a_journal_keeps_what_is_not_acknowledged_in_order() -> None:
@@ -41,14 +41,14 @@ def test_a_journal_that_a_frame_of_full_size_just_fits_is_filled_to_its_last_byt
     assert journal.size == 1 << 20 and journal.full
 
 
-def test_receipts_are_due_after_so_many_bytes_and_told_once() -> None:
+def test_receipts_count_frames_and_the_bytes_since_they_were_told() -> None:
     receipts = Receipts()
     assert not receipts.pending
-    while not receipts.due:
+    for _ in range(10):
         assert receipts.take(1000)
-    assert receipts.count == -(-ACK_EVERY // (1000 + OVERHEAD))
-    assert receipts.tell() == receipts.count
-    assert not receipts.due and not receipts.pending
+    assert receipts.size == 10 * (1000 + OVERHEAD)
+    assert receipts.pending and receipts.tell() == receipts.count == 10
+    assert not receipts.size and not receipts.pending
 
 
 def test_what_comes_again_is_told_apart_by_its_number() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from llmtunnel.config import Limits, Timeouts
@@ -31,7 +31,7 @@ from .test_interleavings import MOST, Interleavings
 FRAME = frames.HEADER.size + OVERHEAD
 """What a frame costs the journal beside its payload."""
 ROOM = 400
-JOURNAL = Limits(journal=MAX_MESSAGE + OVERHEAD + ROOM)
+JOURNAL = Limits(journal=MAX_MESSAGE + OVERHEAD + ROOM, lanes=1)
 """A frame of full size may be added until it holds over `ROOM` bytes."""
 
 
@@ -43,6 +43,10 @@ class Switching(ConnectionPair):
     fresh: deque[bytes] | None = None
     """What serve has said on the next channel, which the proxy does not listen to yet."""
 
+    make_inbox: Callable[[], deque[bytes]] = deque
+    pipes = 1
+    """That the next channel has."""
+
     lost = False
     """Whether nothing arrives on the channels that there are."""
 
@@ -52,9 +56,6 @@ class Switching(ConnectionPair):
             self.fresh.extend(messages)
         elif not self.lost and self.fresh is None:
             self.other(end).inbox.extend(messages)
-
-    def flush(self, end: End) -> None:
-        self.post(end, sent(end.connection))
 
     def lose(self) -> None:
         """The channel, or both where there are two, with all that is on the way."""
@@ -84,16 +85,16 @@ class Switching(ConnectionPair):
         serve.receive_message(proxy.message_to_send() or b"", self.now)
         assert serve.agreement and serve.agreement.received is not None
         self.agree = serve.message_to_send()
-        self.serve.connection.line.resume(serve.agreement, self.now)
+        self.serve.connection.line.resume(serve.agreement, self.now, pipes=self.pipes)
         self.serve.inbox.clear()
-        self.fresh = deque()
+        self.fresh = self.make_inbox()
 
     def proxy_hears(self) -> None:
         assert self.greetings and self.agree and self.fresh is not None
         proxy, _ = self.greetings
         proxy.receive_message(self.agree, self.now)
         assert proxy.agreement and proxy.agreement.received is not None
-        self.proxy.connection.line.resume(proxy.agreement, self.now)
+        self.proxy.connection.line.resume(proxy.agreement, self.now, pipes=self.pipes)
         self.proxy.inbox, self.fresh = self.fresh, None
         self.greetings = self.agree = None
         self.lost = False
@@ -108,10 +109,11 @@ class Resuming(Interleavings):
     """The same, while channels are lost and changed, one beside the other."""
 
     pair: Switching
+    lanes = 1
 
     def make_pair(self, proxy: Features, serve: Features, limits: Limits) -> ConnectionPair:
         with_it = frozenset({Feature.RESUME})
-        limits = replace(limits, journal=JOURNAL.journal)
+        limits = replace(limits, journal=JOURNAL.journal, lanes=self.lanes)
         return Switching(proxy_features=proxy | with_it, serve_features=serve | with_it, limits=limits)
 
     @rule()
@@ -132,17 +134,12 @@ class Resuming(Interleavings):
     def proxy_hears(self) -> None:
         self.pair.proxy_hears()
 
-    @rule(proxy=st.booleans())
-    def flush_one(self, proxy: bool) -> None:
-        message = self.end(proxy).connection.message_to_send()
-        if message is not None:
-            self.pair.post(self.end(proxy), [message])
-
     @invariant()
     def memory_is_bounded(self) -> None:
         if hasattr(self, "pair"):
             for end in (self.pair.proxy, self.pair.serve):
-                assert end.connection.line.journal.size <= ROOM + FRAME + MOST, "the last frame alone is past the room"
+                size = sum(journal.size for journal in end.connection.line.journals)
+                assert size <= ROOM + FRAME + MOST, "the last frame alone is past the room"
 
     def teardown(self) -> None:
         """On one more channel all comes: whole bodies, and credit for more."""
@@ -270,15 +267,19 @@ def test_what_serve_cannot_go_on_with_is_a_new_session() -> None:
     meeting = Meeting()
     offer = meeting.proxy.offer(SEEN.serve)
     assert offer
-    for spoilt in (replace(offer, session=bytes(16)), replace(offer, received=1)):
+    for spoilt in (
+        replace(offer, session=bytes(16)),
+        replace(offer, received=(1, *offer.received[1:])),
+        replace(offer, received=(0,)),
+    ):
         assert not meeting.goes_on(ticket=meeting.ticket, resume=spoilt)
     assert not meeting.goes_on(ticket=meeting.ticket, features=ALL_FEATURES - {Feature.LENGTH})
 
 
 def test_a_serve_that_goes_on_with_what_was_not_asked_for_is_not_believed() -> None:
-    for offer in (None, ResumeOffer(session=b"another", received=0)):
+    for offer in (None, ResumeOffer(session=b"another", received=(0,))):
         proxy = Greeting(Role.PROXY, now=0.0, resume=offer)
-        agree = Agree(features=ALL_FEATURES, session=b"session", received=0)
+        agree = Agree(features=ALL_FEATURES, session=b"session", received=(0,))
         proxy.receive_message(frames.encode(FrameType.AGREE, 0, agree.encode()), 0.0)
         assert proxy.agreement is None and proxy.ended
     nameless = Greeting(Role.PROXY, now=0.0)
@@ -286,7 +287,7 @@ def test_a_serve_that_goes_on_with_what_was_not_asked_for_is_not_believed() -> N
     assert nameless.ended
 
 
-@pytest.mark.parametrize("offer", [None, ResumeOffer(session=b"session", received=0)])
+@pytest.mark.parametrize("offer", [None, ResumeOffer(session=b"session", received=(0,))])
 @pytest.mark.parametrize("late", [False, True])
 def test_a_proxy_that_gives_up_a_greeting_says_so_only_where_no_session_can_have_moved_there(
     offer: ResumeOffer | None, late: bool
@@ -304,9 +305,12 @@ def test_a_proxy_that_gives_up_a_greeting_says_so_only_where_no_session_can_have
 # -- what is said on the next channel
 
 
+ONE_LANE = Limits(lanes=1)
+
+
 def resumed() -> Switching:
     """A pair in which serve has got a head that it did not acknowledge, and both are on their second channel."""
-    pair = Switching()
+    pair = Switching(limits=ONE_LANE)
     pair.open(POST)
     pair.switch()
     return pair
@@ -328,7 +332,7 @@ def test_a_frame_that_was_cut_and_not_yet_sent_is_sent_once_on_the_next_channel(
     for stream in streams:
         pair.proxy.connection.send_data(stream, memoryview(bytes([stream]) * 20_000))
     assert pair.proxy.connection.message_to_send()
-    assert pair.proxy.connection.line.outbox._next, "it did not fit the bundle"
+    assert pair.proxy.connection.line.outbox._pipes[0].next, "it did not fit the bundle"
     pair.lose()
     pair.switch()
     pair.pump()
@@ -382,7 +386,7 @@ def test_what_comes_twice_is_taken_once() -> None:
 def test_a_journal_holds_its_room_and_the_one_frame_that_goes_past_it() -> None:
     """Without credit a frame has all that is sent at once, and not only what a window lets through."""
     pair = Switching(proxy_features=ALL_FEATURES - {Feature.CREDIT}, limits=JOURNAL)
-    journal = pair.proxy.connection.line.journal
+    journal = pair.proxy.connection.line.journals[0]
     stream = pair.open(POST)
     pair.proxy.connection.handle_timer(1.0)
     pair.pump()
@@ -414,9 +418,9 @@ def test_a_full_journal_holds_streams_back_and_asks_for_an_acknowledgement_and_l
 
 
 def test_an_acknowledgement_comes_by_itself_once_in_a_while_and_with_each_answer_to_a_ping() -> None:
-    pair = ConnectionPair()
+    pair = ConnectionPair(limits=ONE_LANE)
     stream = pair.open(POST)
-    journal = pair.proxy.connection.line.journal
+    journal = pair.proxy.connection.line.journals[0]
     pair.send(pair.proxy, stream, bytes(3_000_000))
     assert journal.size < 300_000
     assert journal.size > 0
@@ -432,7 +436,7 @@ def test_without_the_feature_nothing_is_kept_and_nothing_numbered() -> None:
     for end in (pair.proxy, pair.serve):
         line = end.connection.line
         assert not line.resumable
-        assert line._receipts.count == 0
+        assert line._receipts[0].count == 0
         assert line.offer(b"of serve") is None
 
 

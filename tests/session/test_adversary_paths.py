@@ -173,7 +173,7 @@ class Offers:
         self._greet = thief.room.greeting
         self.over: list[Path] = []
         """The paths on which it greeted."""
-        offer = ResumeOffer(session=session.id, received=0)
+        offer = ResumeOffer(session=session.id, received=(0,) * session.line.lanes)
         thief.room._peers._offer = lambda certificate: offer  # type: ignore[method-assign]
 
     def __call__(self, channel: Channel) -> Greeting:

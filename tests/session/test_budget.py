@@ -165,7 +165,7 @@ async def test_heads_of_very_many_fields_cost_serve_nothing_but_a_look() -> None
     async with pair_of(deaf) as pair:
         sent: list[bytes] = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pair.network.far, "send", sent.append)
+            patch.setattr(pair.network.far, "send", lambda message, pipe: sent.append(message))
             for number in range(1, 100):
                 pair.serve.message_received(request_frame(number, fields=fields))
             assert pair.serve.active == pair.serve.budget.used == 0

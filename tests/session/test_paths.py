@@ -470,13 +470,13 @@ async def test_where_local_tcp_alone_may_carry_connecting_anew_loses_nothing() -
         assert "peer-lost" not in proxy.events + serve.events
 
 
-def spy(send: Callable[[Any, bytes], None], sent: list[bytes]) -> Callable[[Any, bytes], None]:
+def spy(send: Callable[[Any, bytes, int], None], sent: list[bytes]) -> Callable[[Any, bytes, int], None]:
     """Keeps what goes over another path than local TCP."""
 
-    def spying(channel: Any, message: bytes) -> None:
+    def spying(channel: Any, message: bytes, pipe: int = 0) -> None:
         if channel.path is not Path.TCP:
             sent.append(message)
-        send(channel, message)
+        send(channel, message, pipe)
 
     return spying
 

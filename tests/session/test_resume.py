@@ -32,9 +32,11 @@ CERTIFICATE = {Role.PROXY: b"serve's", Role.SERVE: b"proxy's"}
 class Network:
     """A proxy's and a serve's session, and channels between them: `connect` for the first and for each further one."""
 
-    def __init__(self, *, limits: Limits | None = None, resume_for: float = 20.0) -> None:
+    def __init__(self, *, limits: Limits | None = None, resume_for: float = 20.0, splits: bool = False) -> None:
         self._limits = limits
         self._resume_for = resume_for
+        self.splits = splits
+        """Whether the next channel has a pipe for each lane."""
         self.sessions: dict[Role, Session] = {}
         self.told: list[str] = []
         self.gap = 0.0
@@ -51,7 +53,7 @@ class Network:
 
     async def connect(self) -> None:
         """A channel more, until both have gone over to it."""
-        left, right = linked_pair(delay=0.002)
+        left, right = linked_pair(delay=0.002, splits=self.splits)
         agreed = {role: asyncio.get_running_loop().create_future() for role in Role}
         for role, channel in ((Role.PROXY, left), (Role.SERVE, right)):
 
@@ -100,8 +102,10 @@ class Network:
 
 
 @asynccontextmanager
-async def network(*, limits: Limits | None = None, resume_for: float = 20.0) -> AsyncIterator[Network]:
-    made = Network(limits=limits, resume_for=resume_for)
+async def network(
+    *, limits: Limits | None = None, resume_for: float = 20.0, splits: bool = False
+) -> AsyncIterator[Network]:
+    made = Network(limits=limits, resume_for=resume_for, splits=splits)
     await made.connect()
     try:
         yield made
@@ -110,15 +114,17 @@ async def network(*, limits: Limits | None = None, resume_for: float = 20.0) -> 
 
 
 @pytest.mark.parametrize("how", ["cut", "kill"])
+@pytest.mark.parametrize("pipes", ["one", "many", "many and one"])
 @pytest.mark.usefixtures("in_virtual_time")
-async def test_streams_both_ways_go_on_over_the_next_channel(how: str) -> None:
-    async with network() as net:
+async def test_streams_both_ways_go_on_over_the_next_channel(how: str, pipes: str) -> None:
+    async with network(splits=pipes != "one") as net:
         bodies = [random.randbytes(3 * MIB // 10) for _ in range(10)]
         exchanging = [asyncio.create_task(exchange(net.proxy, body), name="exchange") for body in bodies]
         for _ in range(3):
             await asyncio.sleep(0.01)
             getattr(net.channel, how)()
             await until(lambda: net.proxy.suspended and net.serve.suspended)
+            net.splits = not net.splits if pipes == "many and one" else net.splits
             await net.connect()
         assert await asyncio.gather(*exchanging) == bodies
         assert net.told.count("proxy suspended") == net.told.count("proxy resumed") == 3
@@ -143,9 +149,10 @@ async def test_an_upgrade_that_speaks_both_ways_loses_and_doubles_no_byte() -> N
         assert heard == said
 
 
+@pytest.mark.parametrize("splits", [False, True])
 @pytest.mark.usefixtures("in_virtual_time")
-async def test_a_switch_under_load_is_no_pause() -> None:
-    async with network() as net:
+async def test_a_switch_under_load_is_no_pause(splits: bool) -> None:
+    async with network(splits=splits) as net:
         bodies = [random.randbytes(MIB) for _ in range(5)]
         exchanging = [asyncio.create_task(exchange(net.proxy, body), name="exchange") for body in bodies]
         for _ in range(5):

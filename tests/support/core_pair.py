@@ -86,9 +86,13 @@ class Core:
         self._greeting.handle_timer(now)
         return [self._greeting.ended] if self._greeting.ended else []
 
-    def message_to_send(self) -> bytes | None:
-        message = self._greeting.message_to_send()
-        return self._connection.message_to_send() if message is None and self._connection else message
+    @property
+    def pipes(self) -> int:
+        return self._connection.line.outbox.pipes if self._connection else 1
+
+    def message_to_send(self, pipe: int = 0, *, size: int = frames.MAX_MESSAGE) -> bytes | None:
+        message = None if pipe else self._greeting.message_to_send()
+        return self._connection.message_to_send(pipe, size=size) if message is None and self._connection else message
 
     @property
     def streams(self) -> dict[int, StreamState]:
@@ -176,9 +180,13 @@ class ConnectionPair:
     def other(self, end: End) -> End:
         return self.serve if end is self.proxy else self.proxy
 
-    def flush(self, end: End) -> None:
-        """Put what an end has to send on its way."""
-        self.other(end).inbox.extend(sent(end.connection))
+    def flush(self, end: End, *, most: int | None = None) -> None:
+        """Put what an end has to send on its way, or so many messages of it."""
+        self.post(end, sent(end.connection, most=most))
+
+    def post(self, end: End, messages: list[bytes]) -> None:
+        """Put messages of an end on their way."""
+        self.other(end).inbox.extend(messages)
 
     def deliver(self, end: End) -> list[Event | Established]:
         """Let the next message through to an end."""
@@ -224,12 +232,24 @@ class _Consumed(DataReceived):
     """Body bytes that the application has taken."""
 
 
-def sent(connection: Core) -> list[bytes]:
-    """The messages that a core has to send."""
-    messages = []
-    while (message := connection.message_to_send()) is not None:
-        assert 0 < len(message) <= frames.MAX_MESSAGE
-        messages.append(message)
+class Piped(bytes):
+    """A message, and the pipe of the channel that it goes over."""
+
+    pipe = 0
+
+
+def sent(connection: Core, *, most: int | None = None, size: int = frames.MAX_MESSAGE) -> list[bytes]:
+    """The messages that a core has to send, or so many of them; in one pipe, those of each in order."""
+    messages: list[bytes] = []
+    for pipe in reversed(range(connection.pipes)):
+        while most is None or len(messages) < most:
+            message = connection.message_to_send(pipe, size=size)
+            if message is None:
+                break
+            assert 0 < len(message) <= frames.MAX_MESSAGE
+            messages.append(message if connection.pipes == 1 else Piped(message))
+            if pipe:
+                messages[-1].pipe = pipe  # type: ignore[attr-defined]
     return messages
 
 

@@ -16,7 +16,8 @@ from aiohttp import WSMsgType, web
 from llmtunnel.config import Limits
 from llmtunnel.errors import ConnectFailed
 from llmtunnel.protocol import frames
-from llmtunnel.protocol.frames import Frame, FrameType
+from llmtunnel.protocol.frames import HEADER, Frame, FrameType
+from llmtunnel.protocol.hello import Agree
 from llmtunnel.status import Role
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity
@@ -311,8 +312,16 @@ class Middle:
         [other] = [each for each in self._wires if each is not wire]
         with suppress(Exception):  # the other one has closed
             while (message := await wire.receive()) is not None:
+                if message[0] == FrameType.AGREE:
+                    self._split(Agree.decode(message[HEADER.size :]), wire, other)
                 other.send(message)
         await other.channel.aclose()
+
+    def _split(self, agree: Agree, serve: Wire, proxy: Wire) -> None:
+        """Play the other one's part in opening lanes, where this was the last of the greeting."""
+        if agree.lanes > 1 and agree.auth is None:
+            serve.channel.split(agree.lanes, opens=True)
+            proxy.channel.split(agree.lanes, opens=False)
 
 
 class Detour:

@@ -87,9 +87,10 @@ async def linked(
     features: Features = ALL_FEATURES,
     room: int = 256 * 1024,
     delay: float = 0.0,
+    splits: bool = False,
 ) -> AsyncIterator[Pair]:
     """Two sessions that have said hello; closed at the end, and then nothing of them is left."""
-    left, right = linked_pair(room=room, delay=delay)
+    left, right = linked_pair(room=room, delay=delay, splits=splits)
     proxy, serve = await asyncio.gather(
         start(left, Role.PROXY, limits=limits, timeouts=timeouts, features=features),
         start(right, Role.SERVE, handler=handler, limits=limits, timeouts=timeouts),

@@ -47,6 +47,7 @@ window.offer = async () => {
   await peer.setLocalDescription(await peer.createOffer());
   return described();
 };
+window.openLane = lane => { echo(peer.createDataChannel("tunnel/" + lane)); };
 window.accept = sdp => peer.setRemoteDescription({type: "answer", sdp});
 """
 
@@ -62,6 +63,31 @@ async def call(page: Page, function: str, *arguments: str) -> str:
     """A function of the page, awaited in a thread: this loop is the other peer."""
     text = ", ".join(map(json.dumps, arguments))
     return str(await asyncio.to_thread(page.js, f"{function}({text})"))
+
+
+@pytest.mark.parametrize("who_offers", ["we", "the page"])
+@pytest.mark.parametrize("who_opens", ["we", "the page"])
+async def test_a_browser_opens_or_accepts_a_channel_for_each_lane(page: Page, who_offers: str, who_opens: str) -> None:
+    end = End(loopback=True)
+    if who_offers == "we":
+        await end.peer.accept(await call(page, "answer", await end.peer.offer()))
+    else:
+        await call(page, "accept", await end.peer.answer(await call(page, "offer")))
+    await end.open()
+    end.channel.split(3, opens=who_opens == "we")
+    if who_opens == "the page":
+        for lane in (1, 2):
+            await call(page, "openLane", str(lane))
+    sent = [b"%d %d" % (lane, number) for number in range(50) for lane in range(3)]
+    for message in sent:
+        lane = int(message[:1])
+        await end.until(lambda lane=lane: end.channel.takes(lane))  # type: ignore[misc]
+        end.channel.send(message, lane)
+    await end.until(lambda: len(end.messages) == len(sent))
+    for lane in (b"0", b"1", b"2"):
+        own = [message for message in sent if message[:1] == lane]
+        assert [message for message in end.messages if message[:1] == lane] == own
+    await end.peer.aclose()
 
 
 @pytest.mark.parametrize("who_offers", ["we", "the page"])

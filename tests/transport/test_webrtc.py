@@ -4,6 +4,7 @@ import asyncio
 import random
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import aioice.ice
@@ -297,6 +298,130 @@ async def test_another_data_channel_is_closed_and_the_tunnels_is_taken() -> None
     assert loose.readyState != "open"
     await other.close()
     await end.peer.aclose()
+
+
+# -- a data channel for each lane
+
+
+async def send_all(end: End, lane: int, messages: list[bytes]) -> None:
+    for message in messages:
+        await end.until(lambda: end.channel.takes(lane))
+        end.channel.send(message, lane)
+
+
+@pytest.mark.parametrize("offerer_opens", [True, False])
+async def test_each_lane_has_a_data_channel_and_both_send_on_it_at_once(offerer_opens: bool) -> None:
+    left, right = await connected()
+    opener, other = (left, right) if offerer_opens else (right, left)
+    assert other.channel.split(4, opens=False) == 4
+    assert [other.channel.takes(lane) for lane in range(4)] == [True, False, False, False]
+    assert opener.channel.split(4, opens=True) == 4
+    assert all(opener.channel.takes(lane) for lane in range(4)), "data may go right behind the opening"
+    rng = random.Random(5)
+    sent = {lane: [b"%d" % lane + rng.randbytes(rng.choice([1, 2000, 60_000])) for _ in range(50)] for lane in range(4)}
+    both = [send_all(end, lane, messages) for end in (left, right) for lane, messages in sent.items()]
+    await asyncio.gather(*both)
+    for end in (left, right):
+        await end.until(lambda end=end: len(end.messages) == 200)  # type: ignore[misc]
+        for lane, messages in sent.items():
+            assert [message for message in end.messages if message[:1] == b"%d" % lane] == messages
+    await close(left, right)
+
+
+async def test_a_full_lane_leaves_others_their_room() -> None:
+    left, right = await connected()
+    for end in (left, right):
+        end.channel.split(4, opens=end is left)
+    while left.channel.takes(1):  # the loop never turns here
+        left.channel.send(bytes(16_384), 1)
+    assert [left.channel.takes(lane) for lane in range(4)] == [True, False, True, True]
+    assert datachannel.QUEUE <= left.channel.data._association.queued < datachannel.QUEUE + 32_768  # type: ignore[attr-defined]
+    for lane in (2, 3):
+        left.channel.send(bytes(16_384), lane)
+    assert not left.channel.takes(1)
+    rooms = left.rooms
+    await left.until(lambda: left.rooms > rooms and left.channel.takes(1))
+    await close(left, right)
+
+
+async def test_messages_are_shorter_where_they_would_hold_other_lanes_up() -> None:
+    left, right = await connected()
+    assert left.channel.message_size == MAX_MESSAGE, "there is one lane"
+    for end in (left, right):
+        end.channel.split(2, opens=end is left)
+    data = left.channel.data  # type: ignore[attr-defined]
+    sizes = []
+    for rate in (1e5, 16e6, 1e9, float("inf")):
+        data._association._outbound.congestion = SimpleNamespace(rate=rate)
+        sizes.append(left.channel.message_size)
+    assert sizes == [16_384, 32_000, MAX_MESSAGE, MAX_MESSAGE]
+    left.channel.data._over = True  # type: ignore[attr-defined]
+    await close(left, right)
+
+
+async def test_a_lane_whose_share_others_have_made_smaller_hears_when_there_is_room_again() -> None:
+    left, right = await connected()
+    for end in (left, right):
+        end.channel.split(4, opens=end is left)
+    await greet(left, right)  # the openings are sent
+    for lane, size in ((1, 31_000), (2, 31_000), (3, 4000)):
+        assert left.channel.takes(lane)
+        left.channel.send(bytes(size), lane)
+    assert not left.channel.takes(1), "65 KB wait, and more than a third of 64 KiB is its own"
+    rooms = left.rooms
+    await left.until(lambda: left.rooms > rooms)
+    assert left.channel.takes(1)
+    await close(left, right)
+
+
+async def test_an_orderly_close_comes_after_all_that_was_sent_on_every_lane() -> None:
+    left, right = await connected()
+    for end in (left, right):
+        end.channel.split(4, opens=end is left)
+    for lane in (3, 2, 1):
+        await send_all(left, lane, [bytes([lane]) * 30_000] * 20)
+    await left.channel.aclose()
+    await right.until(lambda: bool(right.closed))
+    assert right.closed == ["closed by the peer"]
+    assert len(right.messages) == 60
+    await right.channel.aclose()
+
+
+async def test_a_lane_that_the_peer_closes_is_the_channels_end() -> None:
+    left, right = await connected()
+    for end in (left, right):
+        end.channel.split(2, opens=end is left)
+    await send_all(left, 1, [b"x"])
+    await right.until(lambda: right.messages == [b"x"])
+    data = left.channel.data  # type: ignore[attr-defined]
+    data._association.reset_stream(data._streams[1], asyncio.get_running_loop().time())
+    data._schedule()
+    await right.until(lambda: right.closed == ["closed by the peer"])
+    await close(left, right)
+
+
+async def test_a_lanes_channel_is_taken_once_and_not_before_it_was_agreed_on() -> None:
+    left, right = await connected()
+    data = left.channel.data  # type: ignore[attr-defined]
+    first = data._streams[0]
+
+    def open_lane(stream: int) -> None:
+        opening = datachannel._OPENING.pack(datachannel._OPEN, 0, 0, 0, len(b"tunnel/1"), 0) + b"tunnel/1"
+        data._association.send(stream, datachannel._CONTROL, opening)
+        data._schedule()
+
+    open_lane(first + 2)
+    await left.send(b"behind it")
+    await right.until(lambda: right.messages == [b"behind it"])
+    assert right.channel.split(2, opens=False) == 2
+    assert not right.channel.takes(1), "that one was refused"
+    open_lane(first + 4)
+    open_lane(first + 6)
+    await right.until(lambda: right.channel.takes(1))
+    await left.send(b"still there")
+    await right.until(lambda: right.messages[1:] == [b"still there"])
+    assert right.channel.data._streams == [first, first + 4]  # type: ignore[attr-defined]
+    await close(left, right)
 
 
 async def test_servers_that_name_nothing_are_no_reason_to_wait() -> None:

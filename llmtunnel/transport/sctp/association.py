@@ -199,6 +199,11 @@ class Association:
             return sum(len(data) for *_, data in self._waiting)
         return self._outbound.queued
 
+    def queued_of(self, stream: int | None) -> int:
+        """The same of one stream, once the peer is there; of None, which there is not, nothing."""
+        assert self._outbound is not None
+        return self._outbound.buffered.get(stream, 0) if stream is not None else 0
+
     @property
     def peer_is_ours(self) -> bool:
         """Whether the peer, once known, uses this SCTP."""
