@@ -37,8 +37,8 @@ def packets(rng: Random) -> None:
                 events = other.receive_packet(raw, now)
                 assert time.process_time() - began < SLOW
                 arrived += [event for event in events if isinstance(event, Message)]
-            if other._inbound is not None:
-                assert other._inbound._held <= 2 * WINDOW + 20_000
+            if (inbound := other._inbound) is not None:
+                assert inbound._held <= 2 * WINDOW + 20_000
         for side in (left, right):
             if rng.random() < 0.1:
                 side.trust()

@@ -103,33 +103,34 @@ class Network:
         pair[0].peer, pair[1].peer = pair[1], pair[0]
         self._sides += pair
         pair[0].association.begin(self.now)
-        self._send()
+        self.send_all()
         return pair
 
     def run(self, until: Callable[[], bool], *, seconds: float, steps: int = 2_000_000) -> None:
         """Play until that is so. Fails where it is not within simulated ``seconds``, or so many steps."""
         end = self.now + seconds
-        self._send()
+        self.send_all()
         for _ in range(steps):
             if until():
                 return
-            assert self._step(end), f"it is not so after {seconds} s"
+            assert self.step(end), f"it is not so after {seconds} s"
         raise AssertionError(f"it is not so after {steps} steps: a livelock")
 
     def pass_time(self, seconds: float) -> None:
         """Play for so long."""
         end = self.now + seconds
-        self._send()
-        while self._step(end):
+        self.send_all()
+        while self.step(end):
             pass
         self.now = end
 
     def inject(self, side: Side, packet: bytes) -> None:
         """Have a side receive a packet now."""
         side.events += side.association.receive_packet(packet, self.now)
-        self._send()
+        self.send_all()
 
-    def _step(self, end: float) -> bool:
+    def step(self, end: float) -> bool:
+        """Go on to what happens next; False where that is not before ``end``."""
         when, side = end, None
         for each in self._sides:
             at = each.association.next_timer()
@@ -165,7 +166,8 @@ class Network:
         if self.now > side.turn:
             side.turn, side.busy_until = self.now, self.now + self._busy()
 
-    def _send(self) -> None:
+    def send_all(self) -> None:
+        """Put on the wire what both sides have to send."""
         for side in self._sides:
             self._send_of(side)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import count
 from random import Random
 
@@ -14,8 +15,8 @@ from llmtunnel.transport.sctp import association as sctp
 from llmtunnel.transport.sctp import packet
 from llmtunnel.transport.sctp.association import PACKET, WINDOW, WINDOW_FIRST, Association, State, StreamReset
 from llmtunnel.transport.sctp.congestion import Bbr, NewReno
-from llmtunnel.transport.sctp.inbound import Message
-from llmtunnel.transport.sctp.outbound import WINDOW_MOST
+from llmtunnel.transport.sctp.inbound import Inbound, Message
+from llmtunnel.transport.sctp.outbound import WINDOW_MOST, Outbound
 from llmtunnel.transport.sctp.packet import FIRST, LAST, Init, Malformed, Sack
 from llmtunnel.transport.sctp.pmtu import RAISE
 from llmtunnel.transport.sctp.turns import Queued, Turns
@@ -339,17 +340,36 @@ def data(tsn: int, payload: bytes, *, flags: int = FIRST | LAST, stream: int = 1
     return header + payload + bytes(-len(payload) & 3)
 
 
+def sealed(to: Association, chunks: Iterable[bytes], *, wrong: int = 0) -> bytes:
+    """A packet that poses as the peer's; ``wrong``: what is so of its tag, as a stranger's is."""
+    return packet.seal(to._tag ^ wrong, chunks)
+
+
+def outbound_of(side: Side) -> Outbound:
+    """What it sends, once it is connected."""
+    outbound = side.association._outbound
+    assert outbound is not None
+    return outbound
+
+
+def inbound_of(side: Side) -> Inbound:
+    """What it receives, once it is connected."""
+    inbound = side.association._inbound
+    assert inbound is not None
+    return inbound
+
+
 def to_left(net: Network, *chunks: bytes) -> None:
     """Have the left side receive what poses as the right side's."""
-    net.inject(net.left, packet.seal(net.left.association._tag, chunks))
+    net.inject(net.left, sealed(net.left.association, chunks))
 
 
 def next_tsn(net: Network) -> int:
-    return net.left.association._inbound.cumulative + 1  # type: ignore[union-attr]
+    return inbound_of(net.left).cumulative + 1
 
 
 def held(side: Side) -> int:
-    return side.association._inbound._held  # type: ignore[union-attr]
+    return inbound_of(side)._held
 
 
 def breaks(net: Network) -> None:
@@ -416,7 +436,7 @@ def test_what_breaks_the_protocol_ends_the_association_and_is_told(chunks: objec
 
 def test_an_acknowledgement_of_what_was_not_sent_ends_it() -> None:
     net = standing()
-    last = net.left.association._outbound.last_tsn  # type: ignore[union-attr]
+    last = outbound_of(net.left).last_tsn
     to_left(net, packet.encode_sack(Sack(last, 1000, [(1, 65_535)] * 280, [])))
     breaks(net)
 
@@ -425,8 +445,7 @@ def test_a_peer_that_takes_nothing_is_asked_with_one_packet_at_a_time() -> None:
     net = standing()
     net.left.association.send(1, BINARY, b"x")
     net.pass_time(0.2)
-    outbound = net.left.association._outbound
-    assert outbound is not None
+    outbound = outbound_of(net.left)
     outbound._window = 0
     for _ in range(20):
         net.left.association.send(1, BINARY, bytes(1000))
@@ -439,8 +458,7 @@ def test_a_peer_that_takes_nothing_is_asked_with_one_packet_at_a_time() -> None:
 
 def test_an_acknowledgement_that_names_the_same_blocks_again_and_again_costs_no_more() -> None:
     net = standing()
-    association, outbound = net.left.association, net.left.association._outbound
-    assert outbound is not None
+    association, outbound = net.left.association, outbound_of(net.left)
     outbound.congestion.window = outbound._window = 1 << 40
     outbound.congestion.rate = float("inf")
     before = outbound.last_tsn
@@ -464,8 +482,7 @@ class CountingDict(dict[int, object]):
 
 def test_what_a_peer_acknowledges_only_to_have_more_kept_is_bounded() -> None:
     net = standing()
-    association, outbound = net.left.association, net.left.association._outbound
-    assert outbound is not None
+    association, outbound = net.left.association, outbound_of(net.left)
     outbound.congestion.window = 1 << 40
     to_left(net, packet.encode_sack(Sack(outbound.last_tsn, 0xFFFFFFFF, [], [])))
     net.left.wire.cut = lambda now: True
@@ -479,10 +496,10 @@ def test_what_a_peer_acknowledges_only_to_have_more_kept_is_bounded() -> None:
 
 def test_forged_and_damaged_packets_count_for_nothing() -> None:
     net = standing()
-    good = packet.seal(net.left.association._tag, [data(next_tsn(net), b"x")])
+    good = sealed(net.left.association, [data(next_tsn(net), b"x")])
     for bad in (good[:-1], good[:20], b"", bytes(11), good[:12] + bytes([good[12] ^ 1]) + good[13:]):
         net.inject(net.left, bad)
-    net.inject(net.left, packet.seal(net.left.association._tag ^ 1, [packet.chunk(packet.ABORT)]))
+    net.inject(net.left, sealed(net.left.association, [packet.chunk(packet.ABORT)], wrong=1))
     assert net.left.ended is None and not net.left.messages
     net.inject(net.left, good)
     assert len(net.left.messages) == 1
@@ -498,7 +515,7 @@ def test_packets_go_to_the_port_that_the_peer_has_named() -> None:
 
 def test_a_cookie_that_we_did_not_make_opens_nothing() -> None:
     server = Association()
-    forged = packet.seal(server._tag, [packet.chunk(packet.COOKIE_ECHO, bytes(45))])
+    forged = sealed(server, [packet.chunk(packet.COOKIE_ECHO, bytes(45))])
     assert server.receive_packet(forged, 0.0) == []
     assert server.state is State.CLOSED
     assert server.packet_to_send(0.0) is None
@@ -559,7 +576,7 @@ def test_no_packet_is_longer_than_the_least_mtu_lets_pass() -> None:
 def test_a_flood_of_heartbeats_is_answered_in_packets_of_the_usual_length() -> None:
     net = standing()
     for _ in range(50):
-        packed = packet.seal(net.left.association._tag, [packet.chunk(packet.HEARTBEAT, bytes(1000))])
+        packed = sealed(net.left.association, [packet.chunk(packet.HEARTBEAT, bytes(1000))])
         net.left.association.receive_packet(packed, net.now)
     answers = []
     while (sent := net.left.association.packet_to_send(net.now)) is not None:
@@ -574,7 +591,7 @@ def test_many_gaps_and_duplicates_leave_an_acknowledgement_its_length() -> None:
     for number in range(0, 1000, 2):
         for _ in range(2):
             chunk = data(first + 2 + number, b"x", sequence=1 + number // 2)
-            net.left.association.receive_packet(packet.seal(net.left.association._tag, [chunk]), net.now)
+            net.left.association.receive_packet(sealed(net.left.association, [chunk]), net.now)
     sack = net.left.association.packet_to_send(net.now)
     assert sack is not None and 1000 < len(sack) <= PACKET
 
@@ -728,8 +745,8 @@ def tokens(net: Network, *, count: int, every: float) -> list[float]:
         net.now = began + every * number
         net.left.association.send(1, BINARY, bytes(150))
         end = began + every * (number + 1)
-        net._send()
-        while net._step(end):
+        net.send_all()
+        while net.step(end):
             take()
     net.run(take, seconds=5)
     return delays
@@ -749,14 +766,14 @@ def test_without_losses_nothing_is_sent_twice() -> None:
     before = net.left.packets
     tokens(net, count=300, every=0.033)
     assert net.left.packets - before == 300
-    assert net.right.association._inbound._duplicates == []  # type: ignore[union-attr]
+    assert inbound_of(net.right)._duplicates == []
 
 
 def test_copies_are_no_sign_of_reordering_and_end_when_losses_do() -> None:
     net = standing(loss=0.05)
     tokens(net, count=300, every=0.005)
-    outbound = net.left.association._outbound
-    assert outbound is not None and outbound._copied
+    outbound = outbound_of(net.left)
+    assert outbound._copied
     assert outbound._reorder == 0.25
     net.left.wire.loss = net.right.wire.loss = 0.0
     net.pass_time(61)
@@ -769,8 +786,8 @@ def test_bulk_is_not_sent_twice() -> None:
     net = network(loss=0.01, rate=2e6, refill=lambda side, now: bulk(side, now) if side is net.left else None)
     net.right.association.trust()
     net.pass_time(5)
-    outbound = net.left.association._outbound
-    assert outbound is not None and not outbound._copied
+    outbound = outbound_of(net.left)
+    assert not outbound._copied
     assert len(outbound._uncopied) <= 128  # what was sent is not kept for that
     held = sum(len(sent.chunk) for sent in outbound._sent.values())
     assert held < 2 * outbound._outstanding + 100_000
