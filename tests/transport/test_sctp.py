@@ -112,6 +112,23 @@ def test_a_handshake_comes_through_whoever_begins(seed: int, loss: float, begin_
         net.run(lambda other=other: len(other.messages) == 1, seconds=60)  # type: ignore[misc]
 
 
+def test_small_packets_share_an_acknowledgement_and_full_ones_wait_for_one_more_at_most() -> None:
+    net = standing(delay=0.0001)
+    net.pass_time(1)
+    sent = net.right.packets
+    for _ in range(20):
+        net.left.association.send(1, BINARY, bytes(100))
+        net.pass_time(0.0005)
+    assert 1 <= net.right.packets - sent <= 2  # the sender asks for one where a packet's worth is in flight
+    net.pass_time(0.03)
+    assert net.left.association.idle
+    sent = net.right.packets
+    for number in range(10):
+        net.left.association.send(1, BINARY, bytes(1160))
+        net.pass_time(0.0005)
+        assert net.right.packets - sent >= (number + 1) // 2
+
+
 def test_a_message_waits_for_no_other_stream() -> None:
     net = standing()
     lost = [False]

@@ -11,7 +11,10 @@ from .packet import FIRST, IMMEDIATE, LAST, UNORDERED, Malformed, Sack, absolute
 DELAY: Final = 0.02
 """Seconds that an acknowledgement waits for another packet. RFC 9260 permits 0.5, but senders measure by it."""
 EVERY: Final = 2
-"""Packets per acknowledgement."""
+"""Packets per acknowledgement, if they carry `ENOUGH`."""
+ENOUGH: Final = 2_000
+"""Bytes of data, fewer than two full packets carry. Small packets wait for `DELAY` instead, as TCP's small segments do
+(RFC 5681 section 4.2). Otherwise every second packet of tokens would cost another one that only acknowledges."""
 _OVERHEAD: Final = 256
 """Bytes that a fragment counts in addition to its own, so that a flood of tiny ones is limited too."""
 _DUPLICATES: Final = 16
@@ -67,6 +70,8 @@ class Inbound:
         self._duplicates: list[int] = []
         self._packets = 0
         """Packets with DATA that are not acknowledged."""
+        self._size = 0
+        """Bytes of their data."""
         self._at_once = False
         self._fresh = False
         """Whether this packet contains something new."""
@@ -107,6 +112,7 @@ class Inbound:
         if self._held > 2 * self.window:
             raise Malformed("its fragments never become messages")
         self._mark(tsn)
+        self._size += len(data)
         if flags & UNORDERED:
             return []  # of a channel that is not the tunnel's
         return self._assemble(flags, tsn, stream, sequence, protocol, data)
@@ -116,7 +122,8 @@ class Inbound:
         self._packets += 1
         # Acknowledge a packet without anything new at once (RFC 9260 section 6.2). Copies next to new data are no sign
         # of loss.
-        if self._packets >= EVERY or self._at_once or not self._fresh:
+        many = self._packets >= EVERY and self._size >= ENOUGH
+        if many or self._at_once or not self._fresh:
             self._due = now
         elif self._due is None:
             self._due = now + DELAY
@@ -124,7 +131,7 @@ class Inbound:
 
     def take_sack(self, most: int) -> Sack:
         """Return the acknowledgement to send now, with at most ``most`` blocks and duplicates."""
-        self._due, self._packets, self._at_once = None, 0, False
+        self._due, self._packets, self._size, self._at_once = None, 0, 0, False
         base = self.cumulative
         gaps = [
             (start - base, end - base)
