@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from . import far, latency, memory, panel, soak, startup, throughput
+from . import fair, far, latency, memory, panel, soak, startup, throughput
 from .loop import run
 from .report import Row, table
 
@@ -23,7 +23,7 @@ FIGURES: dict[str, Callable[[bool], Awaitable[list[Row]]]] = {
     "stall": memory.stall,
 }
 
-BY_NAME: dict[str, Callable[[bool], Awaitable[list[Row]]]] = {"far": far.far}
+BY_NAME: dict[str, Callable[[bool], Awaitable[list[Row]]]] = {"far": far.far, "fair": fair.fair}
 """What needs root, and minutes."""
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     """Read the arguments, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure the tunnel on loopback.")
     parser.add_argument(
-        "figures", nargs="*", metavar="figure", help=f"of {', '.join(FIGURES)}; none: all. Or soak, far"
+        "figures", nargs="*", metavar="figure", help=f"of {', '.join(FIGURES)}; none: all. Or soak, far, fair"
     )
     parser.add_argument("--quick", action="store_true", help="a fraction of the time, for figures that say little")
     parser.add_argument("--seconds", type=float, default=600.0, help="that a soak lasts (default: 600)")

@@ -31,6 +31,8 @@ class Wire:
     """Bytes of the longest packet that passes; longer ones only while they may travel in pieces."""
     pieces: bool = False
     cut: Callable[[float], bool] = lambda now: False
+    held_until: float = 0.0
+    """When a spike of the delay ends: what would arrive earlier arrives then."""
     dropped: int = 0
     _free: float = 0.0
 
@@ -45,7 +47,7 @@ class Wire:
             return []
         self._free = max(self._free, now) + size / self.rate
         times = 2 if self.rng.random() < self.twice else 1
-        return [self._free + self.delay + self._lateness() for _ in range(times)]
+        return [max(self.held_until, self._free + self.delay + self._lateness()) for _ in range(times)]
 
     def _lateness(self) -> float:
         return self.rng.uniform(0, 10 * self.delay) if self.rng.random() < self.late else 0.0
