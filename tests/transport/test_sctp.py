@@ -259,18 +259,18 @@ def test_loss_that_is_no_congestion_leaves_most_of_the_paths_rate(loss: float) -
 
 def test_a_queue_that_overflowed_once_is_tried_again_also_where_packets_are_lost() -> None:
     net = network(
-        loss=0.03, rate=2e6, queue=40_000, refill=lambda side, now: bulk(side, now) if side is net.left else None
+        loss=0.04, rate=1.5e6, queue=30_000, refill=lambda side, now: bulk(side, now) if side is net.left else None
     )
     net.right.association.trust()
-    net.pass_time(5)
+    net.pass_time(4)
     bbr = net.left.association.congestion
     assert isinstance(bbr, Bbr) and bbr._ceiling < float("inf")  # the start has overflowed it
     for wire in (net.left.wire, net.right.wire):
-        wire.rate, wire.queue = 5e6, 500_000
-    net.pass_time(20)
+        wire.rate, wire.queue = 3e6, 300_000
+    net.pass_time(10)
     before = received(net.right)
-    net.pass_time(4)
-    assert (received(net.right) - before) / 4 > 0.6 * 5e6
+    net.pass_time(3)
+    assert (received(net.right) - before) / 3 > 0.7 * 3e6
 
 
 @pytest.mark.parametrize(
