@@ -423,10 +423,10 @@ class PathOptions(ReachOptions):
 
     path: str = option(
         "how to reach the other side. auto (the default) tries all paths at once and uses the best one that works."
-        " The others use only one path: direct (UDP), turn (a TURN server), relay (the signal server's relay), or tcp"
+        " The others use one path: direct (UDP), turn (a TURN server), relay (the signal server's relay), or tcp"
         " (both sides on one network)",
         python="How to reach the other side. auto tries all paths at once and uses the best one that works. The others"
-        " use only one path: direct (UDP), turn (a TURN server), relay (the signal server's relay), or tcp (both sides"
+        " use one path: direct (UDP), turn (a TURN server), relay (the signal server's relay), or tcp (both sides"
         " on one network).",
         default=AUTO,
         choices=PATHS,
