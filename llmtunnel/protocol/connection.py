@@ -74,7 +74,7 @@ class Connection:
         """The open streams, by number."""
         self._lanes: int = self.line.lanes
         self._last: list[int] = [0, *range(1 - self._lanes, 0)]
-        """The last stream of each lane; before there is one, a number below its first."""
+        """The last stream of each lane. A lane without a stream has a number below its first one."""
         self._now = now
         """When the last message arrived."""
         handlers = self._make_handlers()
@@ -147,7 +147,7 @@ class Connection:
         return stream
 
     def _choose_lane(self) -> int:
-        """The lane on which least is under way; of equals, the one that was chosen the longest time ago."""
+        """Return the lane with the least under way. Among equals, return the one that was chosen least recently."""
         if self._lanes == 1:
             return 0
         loads = [0] * self._lanes

@@ -58,7 +58,7 @@ class Agreement:
     received: tuple[int, ...] | None = None
     """How many of our frames the peer has of the session that continues, by lane; None if the session is new."""
     lanes: int = 1
-    """The number of lanes. Frames of a stream use the lane whose number is the stream's modulo this."""
+    """The number of lanes. A stream uses the lane whose number is its own modulo this."""
     tcp_only: bool = False
     """Whether either side requires local TCP. A channel of another kind then only introduces the two."""
 

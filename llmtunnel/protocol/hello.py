@@ -17,7 +17,7 @@ VERSION: Final = 1
 UNLIMITED: Final = 2**31 - 1
 MIN_WINDOW: Final = 1024
 MAX_LANES: Final = 16
-"""Lanes that two peers may agree on: each costs both of them a data channel."""
+"""Maximum number of lanes that two peers may agree on. Each costs both of them a data channel."""
 MAX_COUNT: Final = 2**53 - 1
 """The highest integer that every JSON reader accepts."""
 _TCP: Final = "tcp"
@@ -49,7 +49,7 @@ class ResumeOffer:
     session: bytes
     """The session's id."""
     received: tuple[int, ...]
-    """How many of serve's frames have arrived on each lane."""
+    """How many of serve's frames have arrived, for each lane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class Hello:
     tcp_only: bool = False
     """Whether only local TCP may carry streams."""
     lanes: int = 1
-    """The number of lanes that the proxy takes, at most."""
+    """Maximum number of lanes that the proxy accepts."""
 
     def encode(self) -> bytes:
         """Return the payload of HELLO."""

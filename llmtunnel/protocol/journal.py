@@ -20,11 +20,11 @@ OVERHEAD: Final = 64
 
 
 _LARGEST: Final = MAX_MESSAGE + OVERHEAD
-"""Bytes that one frame may cost, at most."""
+"""Maximum bytes that one frame may cost."""
 
 
 class Surplus:
-    """Bytes that several journals share, beyond what each may hold by itself."""
+    """Bytes that several journals share, in addition to what each may hold by itself."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

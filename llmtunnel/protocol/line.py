@@ -35,7 +35,7 @@ class Line:
         self._timeouts = timeouts
         self._liveness = Liveness(timeouts, now)
         self.lanes = agreement.lanes
-        """How many there are: the frames of a stream are on the lane of its number modulo that."""
+        """The number of lanes. A stream uses the lane whose number is its own modulo this."""
         self.journals = journals_of(limits.journal, self.lanes) if Feature.RESUME in agreement.features else []
         self._receipts = [Receipts() for _ in range(self.lanes)]
         self._bundles = Feature.BUNDLE in agreement.features
@@ -133,7 +133,7 @@ class Line:
         return tuple(journal.sent for journal in self.journals)
 
     def confirms(self, sent: tuple[int, ...]) -> bool:
-        """Return whether the peer has acknowledged so many frames of each lane. If not, ask it."""
+        """Return whether the peer has acknowledged this many frames of each lane. If not, send it a PING."""
         if all(journal.acknowledged >= count for journal, count in zip(self.journals, sent, strict=True)):
             return True
         self._ask()
@@ -205,7 +205,7 @@ class Line:
 
     def _rx_pong(self, now: float) -> None:
         self._liveness.pong(now)
-        self._asked = False  # the ping may have overtaken what other pipes carry: then it is asked again
+        self._asked = False  # the ping may have overtaken frames in other pipes, so another one may be needed
 
     def _rx_ack(self, frame: Frame) -> None:
         assert self.journals, "the feature is agreed on"
@@ -216,9 +216,9 @@ class Line:
         self._receipts[self._lane_of(frame)].resume(frames.decode_count(frame.payload))
 
     def _lane_of(self, frame: Frame) -> int:
-        """The lane that RESUME or ACK is of."""
+        """Return the lane of a RESUME or ACK. Raises `ProtocolError`."""
         if self.lanes == 1:
-            return 0  # what stands there is not looked at
+            return 0  # the receiver ignores the stream
         if frame.stream >= self.lanes:
             raise ProtocolError("A RESUME or ACK is of a lane that there is none of.")
         return frame.stream

@@ -59,19 +59,19 @@ class _Pipe:
     def __init__(self) -> None:
         self.control: deque[bytes] = deque()
         self.again: deque[bytes] = deque()
-        """What the last channel may have lost."""
+        """Frames that the last channel may have lost."""
         self.urgent: deque[bytes] = deque()
         self.turns: deque[int] = deque()
-        """Streams that have something queued, in the order of their turns."""
+        """Streams with something queued, in the order of their turns."""
         self.next: bytes | None = None
-        """A stream's frame that did not fit the last bundle."""
+        """A frame that did not fit the last bundle."""
 
     def __bool__(self) -> bool:
         return bool(self.control or self.again or self.urgent or self.turns or self.next)
 
 
 class Outbox:
-    """Frames of all streams, to be taken a message at a time. ``journals``: one for each lane, or none."""
+    """The frames of all streams, taken one message at a time. ``journals``: one for each lane, or none."""
 
     def __init__(self, *, bundles: bool = False, journals: Sequence[Journal] = ()) -> None:
         self.bundles = bundles
@@ -90,7 +90,7 @@ class Outbox:
 
     @property
     def pipes(self) -> int:
-        """How many the channel has."""
+        """The number of pipes of the channel."""
         return len(self._pipes)
 
     @property
@@ -172,7 +172,7 @@ class Outbox:
         self._size = 0
 
     def split(self, pipes: int) -> None:
-        """Use a channel with so many pipes, one or one for each lane. Nothing has been sent over it yet."""
+        """Use a channel with this many pipes: one, or one for each lane. Nothing has been sent over it yet."""
         assert pipes in (1, max(1, len(self._journals)))
         last, self._pipes = self._pipes, [_Pipe() for _ in range(pipes)]
         for pipe in last:
@@ -185,7 +185,7 @@ class Outbox:
     def begin_again(self, firsts: Sequence[bytes], pipes: int) -> None:
         """Start again on a new channel: for each lane, send the first frame, then the contents of its journal."""
         for pipe in self._pipes:
-            pipe.control.clear()  # of the session: for the other channel; of a stream: in the journal
+            pipe.control.clear()  # frames of the session were for the other channel
         self.split(pipes)
         for lane, (first, journal) in enumerate(zip(firsts, self._journals, strict=True)):
             pipe = self._pipe(lane)
@@ -213,7 +213,7 @@ class Outbox:
         return bundle(frames)
 
     def _pipe(self, stream: int) -> _Pipe:
-        """The one of a stream's frames; their lane is the stream's number modulo the number of lanes."""
+        """Return the pipe of a stream. Its lane is its number modulo the number of lanes."""
         return self._pipes[stream % len(self._pipes)]
 
     def _queue(self, stream: int) -> _Queue:
@@ -247,7 +247,7 @@ class Outbox:
             if not self._is_full(stream):
                 return self._take_turn(pipe), stream
             if len(self._pipes) == len(self._journals):
-                break  # all of these are of one lane
+                break  # all of these streams use one lane
             pipe.turns.rotate(-1)
         return None, 0
 

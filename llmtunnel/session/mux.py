@@ -52,7 +52,7 @@ from .stream import Client, Stream
 logger = logging.getLogger(__name__)
 
 SETTLE: Final = 1.0
-"""Seconds that an orderly end waits for what is on its way: as long as the channel does below."""
+"""Seconds that an orderly end waits for what is under way. The channel below waits as long."""
 
 
 class Owner(Protocol):
@@ -304,7 +304,7 @@ class Session:
         )
 
     async def _settle(self) -> None:
-        """Wait for a moment until the peer has what was sent, where our last word could overtake it on another lane."""
+        """Wait a moment until the peer has what was sent. Our last message could overtake it on another lane."""
         sent = self.line.sent
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE):
@@ -500,7 +500,7 @@ class Session:
     # -- the channel
 
     def _split(self, carrier: Carrier) -> int:
-        """Have the channel carry the lanes apart, if it can; how many pipes it has."""
+        """Give each lane a pipe of its own, if the channel can. Return the channel's number of pipes."""
         if self.line.lanes == 1:
             return 1
         return carrier.channel.split(self.line.lanes, opens=self.role is Role.PROXY)

@@ -60,7 +60,7 @@ class Channel(ABC):
         """Whether `send` may be called: the queue below is short, and the channel is open."""
 
     def takes(self, pipe: int) -> bool:
-        """`has_room` of one of its pipes: none of them waits for another one."""
+        """Return `has_room` for one of the channel's pipes. No pipe waits for another one."""
         return self.has_room
 
     def split(self, lanes: int, *, opens: bool) -> int:

@@ -90,7 +90,7 @@ class DataChannel:
         after that, so nothing else is sent before."""
         self._closing = False
         self._ending = False
-        """The peer is asked to end the channel: nothing is queued any more, of any lane."""
+        """Whether we have asked the peer to end the channel, since no lane has anything queued."""
         self._over = False
         self._full: set[int] = set()
         """Lanes that were asked for room, and had none."""
@@ -115,7 +115,7 @@ class DataChannel:
         return False
 
     def _has_less(self, lane: int, most: int) -> bool:
-        """Whether less than ``most`` bytes are queued, or less of this lane than its share of them."""
+        """Return whether less than ``most`` bytes are queued, or less for this lane than its share of them."""
         if self._association.queued < most:
             return True
         queued = self._association.queued_of(self._streams[lane]) if len(self._streams) > 1 else most
@@ -139,7 +139,7 @@ class DataChannel:
         self._flush()
 
     def split(self, lanes: int, *, opens: bool) -> None:
-        """Have a channel for each lane; ``opens``: we open those that there are not yet, otherwise the peer does."""
+        """Use a channel for each lane. ``opens``: whether we open the missing ones; otherwise the peer does."""
         first = self._streams[0]
         assert first is not None and len(self._streams) == 1, "it is open, and not split"
         self._streams += [None] * (lanes - 1)
@@ -204,7 +204,7 @@ class DataChannel:
             self._open(0, self._opens)
 
     def _open(self, lane: int, stream: int) -> None:
-        """Open a lane's channel; what is sent on it may follow at once (RFC 8832 section 6)."""
+        """Open a lane's channel. Data on it may follow at once (RFC 8832 section 6)."""
         self._streams[lane] = stream
         label = self._label_of(lane)
         self._association.send(stream, _CONTROL, _OPENING.pack(_OPEN, _RELIABLE, 0, 0, len(label), 0) + label)
@@ -239,14 +239,14 @@ class DataChannel:
         self._streams[lane] = stream
         self._association.send(stream, _CONTROL, _ACK)
         if lane:
-            self._full.add(lane)  # there was no room before
+            self._full.add(lane)  # so that the user learns that there is room
         elif self._association.peer_is_ours:
             self._opened()
         else:
             self._is_acknowledging = True
 
     def _lane_to_open(self, label: bytes) -> int | None:
-        """The lane whose channel the peer may open by this label; None where there is none."""
+        """Return the lane whose channel the peer may open with this label, or None."""
         for lane, stream in enumerate(self._streams):
             if stream is None and label == self._label_of(lane) and (lane or self._opens is None):
                 return lane

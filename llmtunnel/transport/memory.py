@@ -100,11 +100,11 @@ class MemoryChannel(Channel):
                 end._land()
 
     def stall(self, pipe: int) -> None:
-        """Hold back what is sent from here through a pipe: a packet of it was lost."""
+        """Hold back what this end sends through a pipe, as if a packet of it was lost."""
         self._stalled[pipe] = deque()
 
     def go_on(self, pipe: int) -> None:
-        """What was held back arrives."""
+        """Deliver what was held back."""
         for item in self._stalled.pop(pipe):
             self._post(*item)
 

@@ -200,7 +200,7 @@ class Association:
         return self._outbound.queued
 
     def queued_of(self, stream: int | None) -> int:
-        """The same of one stream, once the peer is there; of None, which there is not, nothing."""
+        """The same for one stream, once the peer is known; 0 for None."""
         assert self._outbound is not None
         return self._outbound.buffered.get(stream, 0) if stream is not None else 0
 
