@@ -294,6 +294,29 @@ def test_a_loop_that_does_other_things_leaves_most_of_the_paths_rate(loss: float
     assert (received(net.right) - before) / 3 > 0.75 * 5e6 * (1 - loss)
 
 
+def test_thin_traffic_says_nothing_of_the_paths_rate() -> None:
+    """After a download, its client sends little for a while. An upload that follows starts at the rate known before."""
+    full, last = True, 0.0
+
+    def refill(side: Side, now: float) -> None:
+        nonlocal last
+        if side is net.left and full:
+            bulk(side, now)
+        elif side is net.left and now >= last + 0.03:  # at once when the last one is acknowledged
+            side.association.send(1, BINARY, bytes(13))
+            last = now
+
+    net = network(loss=0.005, rate=5e6, queue=500_000, refill=refill)
+    net.right.association.trust()
+    net.pass_time(4)
+    full = False
+    net.pass_time(6)
+    full = True
+    before = received(net.right)
+    net.pass_time(1.5)
+    assert (received(net.right) - before) / 1.5 > 0.75 * 5e6
+
+
 def test_the_reference_collapses_there() -> None:
     net = network(
         loss=0.02, rate=5e6, congestion=NewReno, refill=lambda side, now: bulk(side, now) if side is net.left else None

@@ -138,6 +138,8 @@ class Bbr:
         self._packet = packet
         self._rates: deque[tuple[int, float]] = deque()
         """Round and rate, by falling rate: the first has the highest rate of the last rounds."""
+        self._rate_round = 0
+        """The rounds of `_rates`: those in which the application had enough to send. Others do not age a rate."""
         self._round = 0
         self._round_ends = 0
         """Bytes delivered when the round ends."""
@@ -175,7 +177,7 @@ class Bbr:
         if round_began:
             self._round += 1
             self._round_ends = sample.delivered
-        self._take_rate(sample)
+        self._take_rate(sample, round_began)
         self._take_loss(sample, round_began)
         self._take_extra(sample, round_began)
         expired = sample.now > self._rtt_seen + _RTT_FOR
@@ -190,18 +192,19 @@ class Bbr:
 
     # -- the model of the path
 
-    def _take_rate(self, sample: Sample) -> None:
+    def _take_rate(self, sample: Sample, round_began: bool) -> None:
+        self._rate_round += round_began and not sample.app_limited
         if sample.rate is not None and (not sample.app_limited or sample.rate >= self.bandwidth):
             while self._rates and self._rates[-1][1] <= sample.rate:
                 self._rates.pop()
-            self._rates.append((self._round, sample.rate))
-        while len(self._rates) > 1 and self._rates[0][0] < self._round - _RATE_ROUNDS:
+            self._rates.append((self._rate_round, sample.rate))
+        while len(self._rates) > 1 and self._rates[0][0] < self._rate_round - _RATE_ROUNDS:
             self._rates.popleft()
 
     def _take_loss(self, sample: Sample, round_began: bool) -> None:
         if round_began:
             few = self._round_lost <= _LOSS / 3 * (self._round_acked + self._round_lost)
-            if self._ceiling < inf and few and self._gain > 1:
+            if self._ceiling < inf and few and self._gain > 1 and not sample.app_limited:
                 self._ceiling *= 1.25
             self._round_acked = self._round_lost = 0
         self._round_acked += sample.acked

@@ -113,8 +113,8 @@ class Outbound:
         self._delivered = 0
         self._delivered_at = 0.0
         self._first_sent = 0.0
-        self._limited_until = 0
-        """Total of acknowledged bytes up to which rates may be the sender's own."""
+        self._limited_until = -1
+        """Total of acknowledged bytes up to and including which rates may be the sender's own."""
         self._newest = -1
         """The latest transmission that has arrived."""
         self._reorder = 0.25
@@ -256,7 +256,7 @@ class Outbound:
 
     def _limit_by_app(self) -> None:
         if self._flight < self.congestion.window:
-            self._limited_until = self._delivered + max(1, self._flight)
+            self._limited_until = self._delivered + self._flight
 
     def _pace(self, now: float, size: int) -> None:
         """Decide when the next packet may be sent, after one of ``size`` bytes.
@@ -302,7 +302,7 @@ class Outbound:
         chunk = b"".join((header, data, bytes(-size & 3)))
         if not self._flight:
             self._first_sent = self._delivered_at = now
-        limited = self._delivered < self._limited_until
+        limited = self._delivered <= self._limited_until
         self._transmissions = number = self._transmissions + 1
         sent = _Sent(tsn, chunk, size, number, now, self._delivered, self._delivered_at, self._first_sent, limited)
         self._sent[tsn] = sent
@@ -321,7 +321,7 @@ class Outbound:
         sent.number, sent.sent_at, sent.lost = self._transmissions, now, False
         sent.times += 1
         sent.delivered, sent.delivered_at, sent.first_sent = self._delivered, self._delivered_at, self._first_sent
-        sent.app_limited = self._delivered < self._limited_until
+        sent.app_limited = self._delivered <= self._limited_until
         self._order.append((sent.number, sent))
         self._flight += sent.size
         return sent.chunk
