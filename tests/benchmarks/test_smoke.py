@@ -16,9 +16,9 @@ from .upstream import STAMP
 WIRE = b"3\r\nabc\r\n1A\r\n01234567890123456789012345\r\n0\r\n\r\n"
 
 
-def test_a_figure_is_measured_and_printed_as_a_table() -> None:
+def test_figures_are_measured_and_printed_as_a_table() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks", "--quick", "get"],
+        [sys.executable, "-m", "tests.benchmarks", "--quick", "get", "memory"],
         cwd=ROOT,
         capture_output=True,
         encoding="utf-8",
@@ -27,6 +27,7 @@ def test_a_figure_is_measured_and_printed_as_a_table() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "| small GET, p50" in done.stdout
+    assert "| memory under load, MB" in done.stdout
 
 
 @pytest.mark.parametrize("cut", [1, 2, 5, len(WIRE)])

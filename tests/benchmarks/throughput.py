@@ -35,7 +35,7 @@ async def requests(quick: bool) -> list[Row]:
     return rows
 
 
-async def requests_a_second(address: Address, seconds: float, upload: int) -> float:
+async def requests_a_second(address: Address, seconds: float, upload: int = 0) -> float:
     """How many answers come in a second, to GETs or to POSTs of ``upload`` bytes."""
 
     async def work() -> int:
