@@ -77,6 +77,18 @@ _all_checks = Bucket(_ALL_CHECKS, every=_EACH_CHECK)
 """One bucket for the process. A victim does not care which tunnel sends the packets."""
 
 
+def _look_up_on_this_loop() -> None:
+    """Have aioice look up names (``….local``) on the running loop.
+
+    It keeps a socket and a lock for each thread. A lock that a task has waited for works on that task's loop only.
+    """
+    loop = asyncio.get_running_loop()
+    kept = vars(ice._mdns)
+    if kept.get("loop") is not loop:
+        kept.clear()
+        kept["loop"] = loop
+
+
 class IceAgent(aioice.Connection):
     """One ICE agent with one component. ``loopback``: offer 127.0.0.1 too. A machine with no other address always does.
 
@@ -87,6 +99,7 @@ class IceAgent(aioice.Connection):
         self, *, servers: IceServers, candidates: int, loopback: bool, paths: frozenset[Path] = frozenset(Path)
     ) -> None:
         super().__init__(ice_controlling=False)
+        _look_up_on_this_loop()
         self._servers = _servers_for(paths, servers)
         self._paths = paths
         self._loopback = loopback

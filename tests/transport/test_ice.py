@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
+from uuid import uuid4
 
 import aioice
 import pytest
@@ -427,3 +428,16 @@ async def test_a_turn_server_that_dies_does_not_hold_a_close_up(coturn: Coturn) 
         await end.peer.aclose()
     with pytest.raises(ConnectFailed):
         await end.peer.channel()
+
+
+def test_names_are_looked_up_on_each_loop_of_a_thread() -> None:
+    async def look_up() -> list[BaseException | None]:
+        agent = IceAgent(servers=NO_SERVERS, candidates=8, loopback=True)
+        names = [f"{n} 1 udp 2122260223 {uuid4()}.local 5000{n} typ host" for n in (1, 2)]
+        both = [agent.add_remote_candidate(aioice.Candidate.from_sdp(name)) for name in names]
+        raised = await asyncio.gather(*both, return_exceptions=True)
+        await agent.close()
+        return raised
+
+    # At the second one, aioice makes a task wait for its lock.
+    assert [asyncio.run(look_up()) for _ in range(2)] == [[None, None]] * 2
