@@ -168,12 +168,7 @@ def proxy_parser() -> Parser:
         about="Use on this machine the service that somebody else serves.",
         examples=[f"proxy {EXAMPLE}", "proxy - --listen 127.0.0.1:0"],
     )
-    parser.add_argument(
-        "code",
-        metavar="CODE",
-        nargs="*",
-        help="the invite that serve shows, in any case and with any separators; - reads it from standard input",
-    )
+    _add_code(parser)
     parser.add_options(ProxyOptions)
     _add_view(parser)
     return parser
@@ -228,12 +223,7 @@ def doctor_parser() -> Parser:
         "The exit status is 1 if it cannot connect.",
         examples=["doctor", "doctor --signal ws://10.0.0.2:8787 --turn turn:host:3478 --turn-user me"],
     )
-    parser.add_argument(
-        "code",
-        metavar="CODE",
-        nargs="*",
-        help="an invite: also check whether serve is in its room, and whether the code is right",
-    )
+    _add_code(parser, "an invite: also check whether serve is in its room, and whether the code is right")
     parser.add_options(DoctorOptions)
     _add_view(parser, drawn=False)
     return parser
@@ -248,12 +238,7 @@ def bench_parser() -> Parser:
         "on this machine, with a toy model server. The exit status is 1 if a measurement failed.",
         examples=[f"bench {EXAMPLE}", "bench", "bench - --path relay --json"],
     )
-    parser.add_argument(
-        "code",
-        metavar="CODE",
-        nargs="*",
-        help="the invite that serve shows, in any case and with any separators; - reads it from standard input",
-    )
+    _add_code(parser)
     parser.add_options(BenchOptions)
     _add_view(parser, drawn=False)
     return parser
@@ -281,6 +266,14 @@ def _reader(read: Callable[[str], object]) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(str(exc)) from exc
 
     return typed
+
+
+def _add_code(
+    parser: Parser,
+    help: str = "the invite that serve shows, in any case and with any separators; - reads it from standard input",
+) -> None:
+    """Add the invite, which may be written as several arguments."""
+    parser.add_argument("code", metavar="CODE", nargs="*", help=help)
 
 
 def _add_view(parser: Parser, *, drawn: bool = True) -> None:
