@@ -91,7 +91,7 @@ class Journal:
 
 
 def journals_of(limit: int, lanes: int) -> list[Journal]:
-    """One for each lane, which hold at most ``limit`` bytes in all.
+    """Return one for each lane. Together they hold at most ``limit`` bytes.
 
     A lane may have three quarters of that and its share of the rest: bulk that is not acknowledged leaves every other
     lane something.

@@ -64,15 +64,16 @@ class Channel(ABC):
         return self.has_room
 
     def split(self, lanes: int, *, opens: bool) -> int:
-        """Have a pipe for each lane, the first being the one that there is, where the channel can: how many there are.
+        """Give each lane a pipe of its own if the channel can, and return how many pipes there are now.
 
-        Called once, when both peers have agreed on it. ``opens``: this side opens the others, the peer accepts them.
+        The existing pipe is the first. Call this once, when both peers have agreed. ``opens``: whether this side opens
+        the others.
         """
         return 1
 
     @property
     def message_size(self) -> int:
-        """Bytes that a message should have at most, so that it holds no other pipe up for long."""
+        """Maximum bytes that a message should have, so that it does not delay another pipe for long."""
         return MAX_MESSAGE
 
     @abstractmethod
@@ -108,7 +109,7 @@ class Channel(ABC):
 
     @property
     def passed(self) -> tuple[int, int] | None:
-        """How many packets this end has sent, and how many of them it takes for lost; None where TCP knows that alone.
+        """How many packets this end has sent, and how many of them it considers lost; None if only TCP knows.
 
         A packet that was late counts as lost. The other end's packets do not count.
         """

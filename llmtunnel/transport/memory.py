@@ -109,7 +109,7 @@ class MemoryChannel(Channel):
             self._post(*item)
 
     def kill(self, reason: str = "killed") -> None:
-        """Kill the link loudly: what is under way is lost, and both receivers are told at once."""
+        """Break the link: everything in transit is lost, and both receivers learn of it at once."""
         for end in (self, self.far):
             end.travelling.clear()
             end._close(reason)
