@@ -52,7 +52,7 @@ async def _serve(host: str, port: int, limits: Limits, trusted: Sequence[str] | 
     stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     _on_signals(lambda number: None if stopped.done() else stopped.set_result(number))
     async with SignalServer(host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE) as server:
-        asyncio.get_running_loop().set_exception_handler(_Trouble(server))
+        asyncio.get_running_loop().set_exception_handler(_Trouble(server, stopped))
         if failed := say(f"signal server listening on {server.url}\n"):
             logger.warning("Listening on %s; cannot write to standard output: %s", server.url, failed)
         return await stopped
@@ -76,24 +76,35 @@ def raise_open_files() -> None:
 class _Trouble:
     """Handles errors outside of any task. It logs only from time to time that connections cannot be accepted."""
 
-    def __init__(self, server: SignalServer) -> None:
+    def __init__(self, server: SignalServer, stopped: asyncio.Future[int]) -> None:
         self._server = server
+        self._stopped = stopped
         self._full_until = 0.0
         self._quiet_until = 0.0
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Handle an error as asyncio's exception handlers do."""
         exc = context.get("exception")
-        if not (isinstance(exc, OSError) and exc.errno in _NO_ROOM):
+        if isinstance(exc, OSError) and exc.errno in _NO_ROOM:
+            self._make_room(exc, now=loop.time())
+        elif not self._is_late_attempt(exc):
             loop.default_exception_handler(context)
-            return
-        now = loop.time()
+
+    def _make_room(self, exc: OSError, *, now: float) -> None:
         if now >= self._full_until:  # asyncio reports each connection that it would have accepted in one turn
             self._full_until = now + PAUSE
             self._server.make_room()
         if now >= self._quiet_until:
             self._quiet_until = now + QUIET
             logger.error("Cannot accept connections: %s (open files: at most %d)", exc.strerror, open_files())
+
+    def _is_late_attempt(self, exc: object) -> bool:
+        """Return whether asyncio has tried to accept again after the server stopped.
+
+        asyncio does not cancel the attempt when the listening socket closes. It raises
+        ``ValueError: Invalid file descriptor: -1`` then.
+        """
+        return self._stopped.done() and self._full_until > 0 and isinstance(exc, ValueError)
 
 
 def _on_signals(stop: Callable[[int], None]) -> None:

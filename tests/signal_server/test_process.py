@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from signal_server.limits import Limits
 
 from ..conftest import run
-from ..support.signal_clients import HANDSHAKE
+from ..support.signal_clients import HANDSHAKE, masked
 
 ROOT = Path(__file__).resolve().parents[2]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process that gets these at once")
@@ -170,13 +171,16 @@ def test_members_stay_whoever_comes() -> None:
         asyncio.run(main(url(process)))
 
 
+NOT_COUNTING_FILES = (
+    "import sys\nfrom signal_server import server\nserver.open_files = lambda: 10**6\n"
+    "from signal_server.cli import main\nsys.exit(main(['--listen', '127.0.0.1:0', *sys.argv[1:]]))"
+)
+"""A signal server that accepts more connections than it has files for."""
+
+
 @posix
 def test_a_server_without_a_file_left_says_so_in_few_lines_and_goes_on() -> None:
-    code = (
-        "import sys\nfrom signal_server import server\nserver.open_files = lambda: 10**6\n"
-        "from signal_server.cli import main\nsys.exit(main(['--listen', '127.0.0.1:0']))"
-    )
-    with server(files="-n 64", run=("-c", code)) as process, ExitStack() as stack:
+    with server(files="-n 64", run=("-c", NOT_COUNTING_FILES)) as process, ExitStack() as stack:
         there = url(process)
         crowd(stack, there, 150)
         begun = time.monotonic()
@@ -187,6 +191,39 @@ def test_a_server_without_a_file_left_says_so_in_few_lines_and_goes_on() -> None
     assert "Cannot accept connections: Too many open files" in errors
     assert "Traceback" not in errors
     assert errors.count("Cannot accept connections") <= 4
+
+
+def joins(client: socket.socket, process: subprocess.Popen[str]) -> bool:
+    """Whether the server lets it join, instead of reporting an error."""
+    heard = b""
+    while b'"joined"' not in heard:
+        ready, _, _ = select.select([client, process.stderr], [], [], 10)
+        assert ready
+        if process.stderr in ready:
+            return False
+        heard += client.recv(4096)
+    return True
+
+
+@posix
+def test_a_server_that_stops_without_a_file_left_prints_no_traceback() -> None:
+    """asyncio tries to accept again each second, once more after the listening socket has closed.
+
+    Members hold all files, so that the shortage lasts until the end. They do not answer the server's Close, so it is
+    still waiting for them when that attempt comes.
+    """
+    flags = "--log-level", "error"
+    with server(*flags, files="-n 64", run=("-c", NOT_COUNTING_FILES)) as process, ExitStack() as stack:
+        there = url(process)
+        for number in range(64):
+            join = masked(0x81, b'{"type":"join","room":"%d"}' % number)
+            (client,) = crowd(stack, there, 1, HANDSHAKE + join)
+            if not joins(client, process):
+                break
+        process.terminate()
+        _, errors = process.communicate(timeout=10)
+    assert "Cannot accept connections: Too many open files" in errors
+    assert "Traceback" not in errors
 
 
 @posix
