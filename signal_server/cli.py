@@ -1,4 +1,8 @@
-"""The signal server's command line: where to listen, its limits, and an orderly shutdown."""
+"""The signal server's command line: where to listen, its limits, and an orderly shutdown.
+
+Each flag is also a variable and a key of a file, which `settings` derives from the parser. A secret is declared with
+`settings.add_secret`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from ipaddress import ip_address, ip_network
 from typing import Any, Final
 
 from .limits import DAY, FLAG, Flag, Limits, RelayLimits, Unit
-from .output import FAILED, say
+from .output import FAILED, USAGE, say
+from .settings import PREFIX, SettingError, add_config, read
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8787
@@ -28,12 +33,14 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
     """Run a signal server until a signal ends it. Returns the exit status: 2, or 128 plus the signal's number."""
     _open_standard()
     try:
-        arguments = _parser(prog).parse_args(argv)
+        arguments = read(_parser(prog), argv, os.environ, warn=lambda text: _tell(f"{prog}: warning: {text}"))
+    except SettingError as exc:
+        _tell(f"{prog}: error: {exc}")
+        return USAGE
     except SystemExit as exc:  # help, or invalid arguments
         failed = say("")
         if failed and not exc.code:
-            with suppress(OSError):
-                sys.stderr.write(f"error: Cannot write to standard output: {failed}.\n")
+            _tell(f"error: Cannot write to standard output: {failed}.")
             raise SystemExit(FAILED) from None
         raise
     host, port = arguments.listen or arguments.port or (DEFAULT_HOST, DEFAULT_PORT)
@@ -41,6 +48,11 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
     from .process import run
 
     return run(host, port, limits=_limits(arguments), trusted=arguments.trusted_proxy, log_level=arguments.log_level)
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):
+        sys.stderr.write(f"{text}\n")
 
 
 def _open_standard() -> None:
@@ -81,8 +93,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Run a signal server, which brings the two sides of a tunnel together.",
-        epilog="It sees the names of rooms and the addresses of peers, but no tunnel traffic. Put it behind TLS.",
+        epilog="It sees the names of rooms and the addresses of peers, but no tunnel traffic. Put it behind TLS."
+        f" Each flag is also a variable ({PREFIX}RELAY_RATE for --relay-rate) and a key in the TOML file (relay-rate)."
+        " The variable of a switch is 1 or 0, and that of a repeatable flag has values separated by spaces. Flags take"
+        " precedence over variables, and variables over the file.",
     )
+    add_config(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--listen",
