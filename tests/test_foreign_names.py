@@ -26,6 +26,8 @@ ROOT = Path(__file__).parent.parent / "llmtunnel"
 
 METHODS: list[tuple[Any, str, list[str]]] = [
     (RTCDtlsTransport, "_set_role", ["self", "role"]),
+    (RTCDtlsTransport, "_set_state", ["self", "state"]),
+    (RTCDtlsTransport, "_validate_peer_identity", ["self", "remoteParameters"]),
     (aioice.Connection, "gather_candidates", ["self"]),
     (aioice.Connection, "get_component_candidates", ["self", "component", "addresses", "timeout"]),
     (aioice.Connection, "check_incoming", ["self", "message", "addr", "protocol"]),

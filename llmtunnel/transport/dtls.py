@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from aiortc import RTCCertificate, RTCDtlsTransport, RTCIceTransport
+from aiortc import RTCCertificate, RTCDtlsParameters, RTCDtlsTransport, RTCIceTransport
+from aiortc.rtcdtlstransport import X509_DIGEST_ALGORITHMS, State
 from OpenSSL import SSL
 
 from .ice import IceAgent
@@ -50,6 +51,23 @@ class Dtls(RTCDtlsTransport):
         self._agent = agent
         self._packet = packet
         self._ended = ended
+
+    def peer_digest(self, algorithm: str) -> bytes:
+        """Return the digest of the certificate that the peer has shown, by a name such as ``sha256``."""
+        assert self._ssl is not None
+        certificate = self._ssl.get_peer_certificate()
+        assert certificate is not None, "the handshake is complete"
+        return bytes.fromhex(certificate.digest(algorithm).decode("ascii").replace(":", ""))
+
+    def _validate_peer_identity(self, remoteParameters: RTCDtlsParameters) -> None:  # noqa: N803 (aiortc's name)
+        """Fail unless the certificate has the announced fingerprints, of which we must know at least one.
+
+        aiortc parses the certificate for that, and its parser rejects those of libdatachannel (X.509 version 2).
+        """
+        known = [each for each in remoteParameters.fingerprints if each.algorithm.lower() in X509_DIGEST_ALGORITHMS]
+        digests = [self.peer_digest(each.algorithm.lower().replace("-", "")) for each in known]
+        if not known or [bytes.fromhex(each.value.replace(":", "")) for each in known] != digests:
+            self._set_state(State.FAILED)
 
     def take_over(self) -> None:
         """Handle the datagrams from now on. The handshake is complete, and may have left data in either direction."""

@@ -22,7 +22,6 @@ from typing import Final
 
 import aioice
 from aiortc import RTCDtlsFingerprint, RTCDtlsParameters, RTCIceGatherer, RTCIceParameters, RTCIceTransport
-from cryptography.hazmat.primitives.hashes import SHA256
 
 from ..config import KIB, IceServers, Limits, Timeouts
 from ..errors import ChannelClosed, ConnectFailed
@@ -130,10 +129,7 @@ class WebRtcPeer:
     def binding(self) -> Binding:
         """The certificates at both ends as DTLS saw them, whatever the SDP said. The channel must be open."""
         if self._binding is None:
-            assert self._dtls._ssl is not None, "the channel is open"
-            remote = self._dtls._ssl.get_peer_certificate(as_cryptography=True)
-            assert remote is not None, "DTLS has checked it"
-            self._binding = Binding(local=self._identity.fingerprint, remote=remote.fingerprint(SHA256()))
+            self._binding = Binding(local=self._identity.fingerprint, remote=self._dtls.peer_digest("sha256"))
         return self._binding
 
     def trust(self) -> None:
