@@ -186,11 +186,11 @@ class SignalConnection:
     async def _act(self, text: str) -> None:
         loop = asyncio.get_running_loop()
         request = parse(text)
-        if wait := self._hub.delay(self, request, now=loop.time()):
+        if wait := await self._hub.delay(self, request, now=loop.time()):
             await asyncio.sleep(wait)
         if self._transport.is_closing():
             return
-        self._hub.receive(self, request, now=loop.time())
+        await self._hub.receive(self, request, now=loop.time())
         if (joined := self._hub.joined(self)) is not self._settled:
             self._settled = joined
             self._settle(joined)

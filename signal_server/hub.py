@@ -1,21 +1,21 @@
-"""Map sockets to rooms: which outlet is which member. Pure except for its log lines.
+"""Map sockets to members: which outlet is which member of a room. Pure except for its log lines.
 
 A room's name is all that its users need to meet, so it is a secret. Logs only contain a hash of it, with a new key in
-each process. SDPs and candidates are never logged.
+each process, or one that the instances of a server share. SDPs and candidates are never logged.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import secrets
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from .accounts import Joins
 from .limits import Limits
 from .messages import Bye, Code, Join, Message, OpenPipe, PassOn, Refused, Request
-from .rooms import Delivery, Member, Rooms
+from .registry import Audience, MemoryRegistry, Registry
+from .rooms import Member
 from .tickets import Tickets
 
 logger = logging.getLogger(__name__)
@@ -39,17 +39,22 @@ class Outlet(Protocol):
 
 
 class Hub:
-    """Processes the messages that outlets receive."""
+    """Processes the messages that outlets receive. ``registry`` makes the registry of rooms, which has its members."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._rooms = Rooms(limits)
+    def __init__(
+        self, limits: Limits, registry: Callable[[Limits, Audience], Registry] = MemoryRegistry, *, node: str = ""
+    ) -> None:
+        self.registry = registry(limits, self)
+        self._limits = limits
         self._joins = Joins(limits)
         self._members: dict[Outlet, Member] = {}
         self._outlets: dict[Member, Outlet] = {}
         self._silent_until = 0.0
-        self._key = secrets.token_bytes(16)
-        self.tickets = Tickets(limits.relay) if limits.relay else None
+        self.tickets = Tickets(limits.relay, node=node) if limits.relay else None
         """Tickets for pipes, if the server offers a relay."""
+
+    def __len__(self) -> int:
+        return len(self._members)
 
     def joined(self, outlet: Outlet) -> bool:
         """Whether the client is in a room."""
@@ -57,11 +62,13 @@ class Hub:
 
     def is_member(self, member: Member) -> bool:
         """Whether the member is still in its room."""
-        return member in self._outlets
+        return member in self.registry.room(member.room).members
 
-    def delay(self, outlet: Outlet, request: Request, *, now: float) -> float:
+    async def delay(self, outlet: Outlet, request: Request, *, now: float) -> float:
         """Return the seconds to delay a request before it is received. Raises `Refused`."""
-        if not isinstance(request, Join) or outlet in self._members or self._rooms.returns(request):
+        if not isinstance(request, Join) or outlet in self._members:
+            return 0.0
+        if request.token is not None and await self.registry.returns(request):
             return 0.0
         return self._joins.wait(outlet.network, now=now)
 
@@ -71,59 +78,81 @@ class Hub:
             self._silent_until = now + SILENCE
             logger.warning("Rejected a join: %s. If the address is a proxy's, use --trusted-proxy.", refusal)
 
-    def receive(self, outlet: Outlet, request: Request, *, now: float) -> None:
+    async def receive(self, outlet: Outlet, request: Request, *, now: float) -> None:
         """Process a message. Raises `Refused`."""
         match request:
             case Join():
-                self._join(outlet, request)
+                await self._join(outlet, request)
             case PassOn():
-                self._relay(outlet, request)
+                self._pass_on(outlet, request)
             case OpenPipe(to=to):
                 self._open_pipe(outlet, to, now)
             case Bye():
                 self.leave(outlet)
 
     def leave(self, outlet: Outlet, *, abrupt: bool = False) -> None:
-        """Remove a client that has disconnected or said bye, if it is in a room. ``abrupt``: see `Rooms.leave`."""
-        member = self._members.pop(outlet, None)
-        if member is None:
-            return
-        del self._outlets[member]
-        self._void_tickets(member)
-        deliveries = self._rooms.leave(member, abrupt=abrupt)
-        self._log(member, "left")
-        self._deliver(deliveries)
+        """Remove a client that has disconnected or said bye, if it is in a room. ``abrupt``: see `rooms.news`."""
+        member = self._members.get(outlet)
+        if member is not None:
+            self._forget(member)
+            self.registry.leave(member, abrupt=abrupt)
+            self._log(member, "left")
 
-    def _join(self, outlet: Outlet, request: Join) -> None:
+    def tell(self, member: Member, message: Message) -> None:
+        """See `registry.Audience`."""
+        self._outlets[member].send(message)
+
+    def gone(self, member: Member) -> None:
+        """See `registry.Audience`."""
+        outlet = self._forget(member)
+        if outlet is not None:
+            outlet.drop()
+
+    async def _join(self, outlet: Outlet, request: Join) -> None:
         if outlet in self._members:
             raise Refused(Code.ALREADY_JOINED, "already in a room")
-        admission = self._rooms.join(request, outlet.network)
-        if admission.ghost:
-            ghost = self._outlets.pop(admission.ghost)
-            del self._members[ghost]
-            self._void_tickets(admission.ghost)
-            ghost.drop()
-        self._members[outlet] = admission.member
-        self._outlets[admission.member] = outlet
-        self._log(admission.member, "took its ghost's place" if admission.ghost else "joined")
-        self._deliver(admission.deliveries)
+        admission, messages = await self.registry.join(request, outlet.network)
+        member = admission.member
+        self._members[outlet] = member
+        self._outlets[member] = outlet
+        self._log(member, "took its ghost's place" if admission.ghost else "joined")
+        joined, *later = messages
+        for message in (joined | self._offer(member), *later):
+            outlet.send(message)
 
     def alias(self, room: str) -> str:
         """Return the name of a room for logs, and for its accounts while it is empty."""
-        return hashlib.blake2b(room.encode(), key=self._key, digest_size=8).hexdigest()
+        return hashlib.blake2b(room.encode(), key=self.registry.key, digest_size=8).hexdigest()
 
-    def _relay(self, outlet: Outlet, request: PassOn) -> None:
-        self._deliver(self._rooms.relay(self._member(outlet), request))
+    def _offer(self, member: Member) -> Message:
+        """Describe the relay to a newcomer; an original member would not understand it."""
+        relay = self._limits.relay
+        if relay is None or member.role is None:
+            return {}
+        return {"relay": {"rate": relay.rate, "total": relay.total, "idle": relay.idle}}
+
+    def _pass_on(self, outlet: Outlet, request: PassOn) -> None:
+        sender = self._member(outlet)
+        message = request.message(sender.peer_id)
+        for target in self.registry.room(sender.room).targets(sender, request.to):
+            self.registry.send(sender, target, message)
 
     def _open_pipe(self, outlet: Outlet, to: str, now: float) -> None:
         member = self._member(outlet)
         if self.tickets is None:
             raise Refused(Code.NO_RELAY, "this server offers no relay")
-        self._deliver(self.tickets.issue(member, self._rooms.other(member, to), now=now))
+        other = self.registry.room(member.room).other(member, to)
+        for target, message in self.tickets.issue(member, other, now=now):
+            self.registry.send(member, target, message)
 
-    def _void_tickets(self, member: Member) -> None:
+    def _forget(self, member: Member) -> Outlet | None:
+        """Forget a member, and return its outlet if that is here."""
         if self.tickets is not None:
             self.tickets.leave(member)
+        outlet = self._outlets.pop(member, None)
+        if outlet is not None:
+            del self._members[outlet]
+        return outlet
 
     def _member(self, outlet: Outlet) -> Member:
         member = self._members.get(outlet)
@@ -131,10 +160,6 @@ class Hub:
             raise Refused(Code.NOT_JOINED, "must join a room first")
         return member
 
-    def _deliver(self, deliveries: Iterable[Delivery]) -> None:
-        for delivery in deliveries:
-            self._outlets[delivery.to].send(delivery.message)
-
     def _log(self, member: Member, what: str) -> None:
-        size = len(self._rooms.members(member.room))
+        size = len(self.registry.room(member.room).members)
         logger.info("room %s: %s %s, %d inside", self.alias(member.room), member.role or "original peer", what, size)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +23,7 @@ from .accounts import Account, Accounts, Opened
 from .hub import Hub
 from .limits import PIPE_LEAST, PIPE_MESSAGE, Limits, RelayLimits
 from .messages import Code, Refused
+from .tasks import first_of
 from .tickets import Pass, Tickets
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Pipe:
     async def _wait_for_other(self) -> None:
         try:
             async with asyncio.timeout(self._limits.ticket):
-                await _first(self._met.wait(), asyncio.shield(self._stop))
+                await first_of(self._met.wait(), asyncio.shield(self._stop))
         except TimeoutError:
             self.stop(Over("the other end did not come"))
         if self._met.is_set():
@@ -156,7 +156,7 @@ class Pipe:
         self._accounts = left.opened.accounts | right.opened.accounts
         self._passed_at = asyncio.get_running_loop().time()
         try:
-            await _first(self._pump(left, right), self._pump(right, left), self._watch(), asyncio.shield(self._stop))
+            await first_of(self._pump(left, right), self._pump(right, left), self._watch(), asyncio.shield(self._stop))
         except Over as over:
             self.stop(over)
         except ConnectionError:
@@ -282,19 +282,6 @@ def _end_of(kind: WSMsgType) -> Over:
     if kind is WSMsgType.ERROR:
         return Over("one end sent what is no WebSocket frame, or too long", WSCloseCode.MESSAGE_TOO_BIG)
     return Over("the other end closed")
-
-
-async def _first(*work: Awaitable[object]) -> None:
-    """Wait for the first of them, and cancel the others."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
 
 
 def _keep_unsent_short(transport: asyncio.Transport) -> None:

@@ -1,22 +1,23 @@
-"""Members of rooms, which of them see each other, and their notifications. Pure: nothing here knows about sockets.
+"""One room: who is in it, who sees whom, and what its members are told. Pure: nothing here knows of sockets or stores.
 
-`Rooms` is the interface that could also be implemented for the rooms of several servers.
+A `Room` is a value. Whoever changes a room makes another value of it, and `news` says what that means for a member:
 
     join  ->  the members get peer-joined, and the newcomer gets joined
     leave ->  the members get peer-left, and whether the member's process seems to have ended
-    relay ->  the only other member gets the message, or the one that it is addressed to
+
+So it does not matter which instance of the server has changed the room, nor how many changes arrive at once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from .limits import Limits
-from .messages import Code, Join, Message, PassOn, Refused, Role
+from .messages import Code, Join, Message, Refused, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,10 +29,12 @@ class Member:
     role: Role | None = None
     """The side that it is on; None for an original member."""
     instance: str | None = None
-    token: str | None = field(default=None, repr=False)
-    """Token that allows a client to take this member's place; an original member has none."""
+    proof: str | None = field(default=None, repr=False)
+    """Hash of the token that allows a client to take this member's place; an original member has none."""
     address: str = field(default="", repr=False)
-    """The address that it counts towards."""
+    """The network that it counts towards."""
+    node: str = ""
+    """Name of the server's instance that has its socket."""
 
     def sees(self, other: Member) -> bool:
         """Whether the two see each other. Proxies do not see other proxies."""
@@ -44,166 +47,127 @@ class Member:
         return {"peerId": self.peer_id, "role": self.role.value, "instance": self.instance}
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A message for a member."""
-
-    to: Member
-    message: Message
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
     """A successful join."""
 
+    room: Room
+    """The room with the new member."""
     member: Member
+    token: str | None = field(repr=False)
+    """The member's token; None for an original member."""
     ghost: Member | None
     """The former member whose place it took, if any."""
-    deliveries: list[Delivery]
 
 
-class Rooms:
-    """All rooms of a server."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Room:
+    """A room with its members, in the order of their joins. It exists as long as it has any."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._rooms: dict[str, dict[str, Member]] = {}
-        self._count = 0
-        self._creators: dict[str, str] = {}
-        """The address that created each room."""
-        self._members_of: Counter[str] = Counter()
-        self._rooms_of: Counter[str] = Counter()
-        """Counts by address; an address without any is missing."""
+    name: str = field(repr=False)
+    creator: str = field(default="", repr=False)
+    """The network of the member that created it."""
+    members: tuple[Member, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self._rooms)
+    def ghost(self, request: Join) -> Member | None:
+        """Return the member whose place the request may take, which its token proves; None if there is none."""
+        proof = proof_of(request.token or "")
+        for member in self.members:
+            if member.proof is not None and secrets.compare_digest(member.proof, proof):
+                return member
+        return None
 
-    def members(self, room: str) -> tuple[Member, ...]:
-        """Return the members of a room, in the order of their joins."""
-        return tuple(self._rooms.get(room, {}).values())
+    def admit(self, request: Join, limits: Limits, *, address: str = "", node: str = "") -> Admission:
+        """Add a member. Raises `Refused` if the room has no place for it."""
+        ghost = self.ghost(request)
+        present = tuple(member for member in self.members if member is not ghost)
+        if most := lacks_place(request.role, present, limits):
+            raise Refused(Code.ROOM_FULL, f"room '{self.name}' is full (max {most})")
+        token = None
+        if request.role is not None:
+            # The ghost's token stays valid, since the client may not have received the reply to this join.
+            token = request.token if ghost is not None else secrets.token_urlsafe()
+        member = Member(
+            room=self.name,
+            role=request.role,
+            instance=request.instance,
+            proof=None if token is None else proof_of(token),
+            address=address,
+            node=node,
+        )
+        creator = self.creator if self.members else address
+        room = replace(self, creator=creator, members=(*present, member))
+        return Admission(room=room, member=member, token=token, ghost=ghost)
 
-    def returns(self, request: Join) -> bool:
-        """Whether the request comes from a member that is still in the room."""
-        return self._ghost(request) is not None
+    def without(self, gone: Collection[Member]) -> Room:
+        """Return the room without these members."""
+        return replace(self, members=tuple(member for member in self.members if member not in gone))
 
-    def join(self, request: Join, address: str = "") -> Admission:
-        """Add a member. Raises `Refused`, and then changes nothing."""
-        ghost = self._ghost(request)
-        if ghost is None:
-            self._check_server(request)
-            self._check_address(request, address)
-        self._check_room(request, [member for member in self.members(request.room) if member is not ghost])
-        deliveries = self.leave(ghost) if ghost else []
-        member = _member(request, ghost, address)
-        others = [other for other in self.members(request.room) if other.sees(member)]
-        if request.room not in self._rooms:
-            self._creators[request.room] = address
-            self._rooms_of[address] += 1
-        self._rooms.setdefault(request.room, {})[member.peer_id] = member
-        self._members_of[address] += 1
-        self._count += 1
-        arrival: Message = {"type": "peer-joined", **member.description()}
-        deliveries += [Delivery(other, arrival) for other in others]
-        deliveries.append(Delivery(member, _joined(member, others) | self._offer(member)))
-        return Admission(member=member, ghost=ghost, deliveries=deliveries)
+    def seen_by(self, member: Member) -> Iterator[Member]:
+        """Yield the members that this one sees."""
+        return (other for other in self.members if other.sees(member))
 
-    def leave(self, member: Member, *, abrupt: bool = False) -> list[Delivery]:
-        """Remove a member. ``abrupt``: its connection ended without a goodbye, like that of a killed process."""
-        room = self._rooms[member.room]
-        del room[member.peer_id]
-        self._count -= 1
-        _decrease(self._members_of, member.address)
-        if not room:
-            del self._rooms[member.room]
-            _decrease(self._rooms_of, self._creators.pop(member.room))
-        departure: Message = {"type": "peer-left", "peerId": member.peer_id}
-        more: Message = {"abrupt": True} if abrupt else {}
-        others = [other for other in room.values() if other.sees(member)]
-        # An original member does not understand further fields.
-        return [Delivery(other, departure | more if other.role else departure) for other in others]
-
-    def relay(self, sender: Member, request: PassOn) -> list[Delivery]:
-        """Forward a message. Raises `Refused`."""
-        message = request.message(sender.peer_id)
-        return [Delivery(target, message) for target in self._targets(sender, request.to)]
+    def joined(self, admission: Admission) -> Message:
+        """Return the message for a newcomer, with whom it sees now."""
+        member = admission.member
+        others = list(self.seen_by(member))
+        message: Message = {"type": "joined", "peerId": member.peer_id, "peers": [other.peer_id for other in others]}
+        if member.role is not None:
+            members = [other.description() for other in others]
+            message |= {"role": member.role.value, "token": admission.token, "members": members}
+        return message
 
     def other(self, sender: Member, peer_id: str) -> Member:
-        """Return the member with this peer id. Raises `Refused`."""
-        target = self._rooms[sender.room].get(peer_id)
+        """Return the member with this peer id, if the sender sees it. Raises `Refused`."""
+        target = next((member for member in self.members if member.peer_id == peer_id), None)
         if target is None or not target.sees(sender):
             raise Refused(Code.NO_SUCH_PEER, "no such peer")
         return target
 
-    def _targets(self, sender: Member, to: str | None) -> Iterator[Member]:
-        room = self._rooms[sender.room]
-        if to is None and len(room) <= 2:
+    def targets(self, sender: Member, to: str | None) -> tuple[Member, ...]:
+        """Return who gets a message: the only other member, or the one that it is addressed to. Raises `Refused`."""
+        if to is None and len(self.members) <= 2:
             # The receiver may have just left: an original member would not expect an error for its candidate.
-            yield from (other for other in room.values() if other.sees(sender))
-        elif (target := room.get(to or "")) and target.sees(sender):
-            yield target
-        else:
-            raise Refused(Code.NO_SUCH_PEER, "no such peer" if to else "say to which peer")
-
-    def _offer(self, member: Member) -> Message:
-        """Describe the relay to a newcomer; an original member would not understand it."""
-        relay = self._limits.relay
-        if relay is None or member.role is None:
-            return {}
-        return {"relay": {"rate": relay.rate, "total": relay.total, "idle": relay.idle}}
-
-    def _ghost(self, request: Join) -> Member | None:
-        """Return the member with this token, or None."""
-        token = (request.token or "").encode()
-        for member in self.members(request.room):
-            if member.token and secrets.compare_digest(member.token.encode(), token):
-                return member
-        return None
-
-    def _check_server(self, request: Join) -> None:
-        """Raise `Refused` if the server is full."""
-        new_room = request.room not in self._rooms
-        if self._count >= self._limits.members or (new_room and len(self._rooms) >= self._limits.rooms):
-            raise Refused(Code.SERVER_FULL, "server is full")
-
-    def _check_address(self, request: Join, address: str) -> None:
-        """Raise `Refused` if the address has reached its limits."""
-        limits, new_room = self._limits, request.room not in self._rooms
-        if self._members_of[address] >= limits.members_each:
-            raise Refused(Code.ADDRESS_LIMIT, f"your address has too many members (max {limits.members_each})")
-        if new_room and self._rooms_of[address] >= limits.rooms_each:
-            raise Refused(Code.ADDRESS_LIMIT, f"your address has too many rooms (max {limits.rooms_each})")
-
-    def _check_room(self, request: Join, present: list[Member]) -> None:
-        """Raise `Refused` if the room has no place besides those who are present."""
-        roles = [member.role for member in present]
-        most = ""
-        if (request.role is None or None in roles) and len(roles) >= 2:
-            most = "2"
-        elif request.role is Role.SERVE and Role.SERVE in roles:
-            most = "1 serve"
-        elif request.role is Role.PROXY and roles.count(Role.PROXY) >= self._limits.proxies:
-            most = f"{self._limits.proxies} proxies"
-        if most:
-            raise Refused(Code.ROOM_FULL, f"room '{request.room}' is full (max {most})")
+            return tuple(self.seen_by(sender))
+        if to is None:
+            raise Refused(Code.NO_SUCH_PEER, "say to which peer")
+        return (self.other(sender, to),)
 
 
-def _decrease(counts: Counter[str], key: str) -> None:
-    counts[key] -= 1
-    if not counts[key]:
-        del counts[key]
+def lacks_place(role: Role | None, present: Collection[Member], limits: Limits) -> str:
+    """Return the limit that keeps a member of this role out of a room with these members; empty if none does."""
+    roles = [member.role for member in present]
+    if (role is None or None in roles) and len(roles) >= 2:
+        return "2"
+    if role is Role.SERVE and Role.SERVE in roles:
+        return "1 serve"
+    if role is Role.PROXY and roles.count(Role.PROXY) >= limits.proxies:
+        return f"{limits.proxies} proxies"
+    return ""
 
 
-def _member(request: Join, ghost: Member | None, address: str) -> Member:
-    token = None
-    if request.role is not None:
-        # The ghost's token stays valid, since the client may not have received the reply to this join.
-        token = (ghost and ghost.token) or secrets.token_urlsafe()
-    return Member(room=request.room, role=request.role, instance=request.instance, token=token, address=address)
+def news(
+    before: Room, after: Room, viewers: Iterable[Member], *, abrupt: Collection[str] = ()
+) -> Iterator[tuple[Member, Message]]:
+    """Yield what members of both are told of a change, each with its messages in order.
+
+    ``abrupt``: peer ids of members whose connection ended without a goodbye, like that of a killed process.
+    """
+    then, now = frozenset(before.members), frozenset(after.members)
+    left = [member for member in before.members if member not in now]
+    come = [member for member in after.members if member not in then]
+    for viewer in viewers:
+        for member in left:
+            if member.sees(viewer):
+                message: Message = {"type": "peer-left", "peerId": member.peer_id}
+                # An original member does not understand further fields.
+                told = viewer.role is not None and member.peer_id in abrupt
+                yield viewer, message | {"abrupt": True} if told else message
+        for member in come:
+            if member.sees(viewer):
+                yield viewer, {"type": "peer-joined", **member.description()}
 
 
-def _joined(member: Member, others: Iterable[Member]) -> Message:
-    message: Message = {"type": "joined", "peerId": member.peer_id, "peers": [other.peer_id for other in others]}
-    if member.role is not None:
-        members = [other.description() for other in others]
-        message |= {"role": member.role.value, "token": member.token, "members": members}
-    return message
+def proof_of(token: str) -> str:
+    """Return the hash of a token, which is all that the server keeps of it."""
+    return hashlib.sha256(token.encode()).hexdigest()

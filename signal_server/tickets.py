@@ -1,13 +1,20 @@
-"""Tickets for pipes: two members get one each, which is valid once and for a short time. Pure."""
+"""Tickets for pipes: two members get one each, which is valid once and for a short time. Pure.
+
+If a server has several instances, a ticket names the one that has issued it, where the pipe's two ends meet.
+"""
 
 from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from typing import Final
 
 from .limits import Bucket, RelayLimits
 from .messages import Code, Message, Refused
-from .rooms import Delivery, Member
+from .rooms import Member
+
+NODE_ENDS: Final = "."
+"""Ends the name of an instance in a ticket. Both are a token of RFC 9110, section 5.6.2, as the ticket is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,8 +34,9 @@ class Pass:
 class Tickets:
     """All unused tickets. Each pair of members has at most one pass, so old tickets do not accumulate."""
 
-    def __init__(self, limits: RelayLimits) -> None:
+    def __init__(self, limits: RelayLimits, *, node: str = "") -> None:
         self._limits = limits
+        self._node = node
         self._passes: dict[str, dict[frozenset[Member], Pass]] = {}
         """Passes by room."""
         self._tickets: dict[str, Pass] = {}
@@ -37,8 +45,8 @@ class Tickets:
     def __len__(self) -> int:
         return len(self._tickets)
 
-    def issue(self, asking: Member, other: Member, *, now: float) -> list[Delivery]:
-        """Return a ticket for each of the two, replacing earlier ones. Raises `Refused`."""
+    def issue(self, asking: Member, other: Member, *, now: float) -> list[tuple[Member, Message]]:
+        """Return a message with a ticket for each of the two, replacing earlier tickets. Raises `Refused`."""
         if asking.role is None or other.role is None:
             raise Refused(Code.NO_SUCH_PEER, "original peers know no relay")
         if asking not in self._asks:
@@ -47,12 +55,12 @@ class Tickets:
             raise Refused(Code.RELAY_LIMIT, "too many pipes asked for")
         pair = frozenset((asking, other))
         self._void(pair)
-        tickets = secrets.token_urlsafe(), secrets.token_urlsafe()
+        tickets = self._ticket(), self._ticket()
         granted = Pass(members=pair, tickets=tickets, until=now + self._limits.ticket)
         self._passes.setdefault(granted.room, {})[pair] = granted
         self._tickets |= dict.fromkeys(tickets, granted)
         mine, others = tickets
-        return [Delivery(asking, _pipe(other, mine)), Delivery(other, _pipe(asking, others))]
+        return [(asking, self._pipe(other, mine)), (other, self._pipe(asking, others))]
 
     def redeem(self, ticket: str, *, now: float) -> Pass:
         """Redeem a ticket. Raises `Refused` if it is not valid, or no longer valid."""
@@ -76,6 +84,15 @@ class Tickets:
         if not passes:
             self._passes.pop(room, None)
 
+    def _ticket(self) -> str:
+        ticket = secrets.token_urlsafe()
+        return f"{self._node}{NODE_ENDS}{ticket}" if self._node else ticket
 
-def _pipe(other: Member, ticket: str) -> Message:
-    return {"type": "pipe", "peerId": other.peer_id, "ticket": ticket}
+    def _pipe(self, other: Member, ticket: str) -> Message:
+        at: Message = {"at": self._node} if self._node else {}
+        return {"type": "pipe", "peerId": other.peer_id, "ticket": ticket, **at}
+
+
+def node_of(ticket: str) -> str:
+    """Return the name of the instance that has issued a ticket; empty if the ticket does not say."""
+    return ticket.rpartition(NODE_ENDS)[0]

@@ -1,0 +1,97 @@
+"""A real Redis, in a process of its own."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from .ports import free_port
+
+EXECUTABLE = shutil.which("redis-server")
+needs_redis = pytest.mark.skipif(EXECUTABLE is None, reason="needs Redis's redis-server")
+
+
+class RedisServer:
+    """It keeps its data in memory alone, so that who restarts it loses them, unless ``saved``."""
+
+    def __init__(self, *options: str) -> None:
+        self.port = free_port()
+        self._options = options
+        self._directory = tempfile.TemporaryDirectory()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it, on the same port each time; returns when it answers."""
+        assert EXECUTABLE is not None
+        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self._directory.name]
+        self._process = subprocess.Popen(
+            [EXECUTABLE, *arguments, *self._options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        until = time.monotonic() + 20
+        while not self._answers():
+            assert self._process.poll() is None and time.monotonic() < until, "redis-server does not start"
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """It answers nobody any more, and closes nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After `pause`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it, and remove what it has written."""
+        self.kill()
+        self._directory.cleanup()
+
+    def _answers(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(7).startswith((b"+PONG", b"-NOAUTH"))
+        return False
+
+
+@contextmanager
+def redis_server(*options: str) -> Iterator[RedisServer]:
+    """One of its own, for a test that kills it."""
+    server = RedisServer(*options)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@functools.cache
+def shared_redis() -> RedisServer:
+    """The one of this process of tests, for those that leave it alone. Each takes a prefix of its own."""
+    import atexit
+
+    server = RedisServer()
+    atexit.register(server.close)
+    return server
