@@ -208,7 +208,8 @@ class RedisRegistry(Local):
 
         def admit(before: Room) -> Room:
             self._withdraw(admissions)
-            if before.ghost(request) is None:
+            ghost = before.ghost(request)
+            if ghost is None or ghost.node != self.node:
                 self._check_server(before.name)
             admission = before.admit(request, self._limits, address=address, node=self.node)
             admissions.append(admission)
@@ -371,10 +372,7 @@ class RedisRegistry(Local):
             case {"to": peer_id, "message": message}:
                 self._take_message(peer_id, message)
             case {"room": key, "record": text, "version": version, "abrupt": abrupt, "replaced": replaced}:
-                if name := self._names.get(key):
-                    for member in [self._here[peer_id] for peer_id in replaced if peer_id in self._here]:
-                        self._change(self.room(name).without([member]))
-                    self._accept(name, _Record(text, version), abrupt)
+                self._accept(self._names.get(key, ""), _Record(text, version), abrupt, replaced)
             case {"echo": echo} if echo in self._echoes and not self._echoes[echo].done():
                 self._echoes[echo].set_result(None)
 
@@ -470,25 +468,14 @@ class RedisRegistry(Local):
                 self._accept(name, _Record(text, _version(text)), abrupt)
                 return
             record = _Record(_encode(after, version) if after.members else "", version)
+            replaced = [each.peer_id for each in before.members if each not in after.members]
+            told = {"room": key, "record": record.text, "version": version, "abrupt": [*abrupt], "replaced": replaced}
+            effects = self._effects(key, written, after, limited(before))
             answer, more = await self._edit_script(
-                keys=[self._room_key(key)],
-                args=[
-                    text,
-                    record.text,
-                    _dump(self._effects(key, written, after, limited(before))),
-                    _dump(
-                        {
-                            "room": key,
-                            "record": record.text,
-                            "version": version,
-                            "abrupt": list(abrupt),
-                            "replaced": [each.peer_id for each in before.members if each not in after.members],
-                        }
-                    ),
-                ],
+                keys=[self._room_key(key)], args=[text, record.text, _dump(effects), _dump(told)]
             )
             if answer == "done":
-                self._accept(name, record, abrupt)
+                self._accept(name, record, abrupt, replaced)
                 return
             if answer == "full":
                 raise (too_many_members if more == self._count_key(MEMBERS) else too_many_rooms)(self._limits)
@@ -515,8 +502,12 @@ class RedisRegistry(Local):
             "tell": [self._channel(node) for node in (nodes | nodes_before) - {self.node}],
         }
 
-    def _accept(self, name: str, record: _Record, abrupt: Collection[str] = ()) -> None:
-        """Take a room as it was written, unless a newer record has come meanwhile, or nobody here is in the room."""
+    def _accept(self, name: str, record: _Record, abrupt: Collection[str] = (), replaced: Collection[str] = ()) -> None:
+        """Take a room as it was written, unless a newer record has come meanwhile, or nobody here is in the room.
+
+        ``replaced``: peer ids of members whose place others have taken.
+        """
+        self._change(self.room(name).without([self._here[each] for each in replaced if each in self._here]))
         key = _hash(name)
         known = self._records.get(key)
         if not name or (known is not None and known.version > record.version):

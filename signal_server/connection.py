@@ -191,7 +191,7 @@ class SignalConnection:
         if self._transport.is_closing():
             return
         await self._hub.receive(self, request, now=loop.time())
-        if (joined := self._hub.joined(self)) is not self._settled:
+        if (joined := self._hub.member(self) is not None) is not self._settled:
             self._settled = joined
             self._settle(joined)
 

@@ -56,9 +56,9 @@ class Hub:
     def __len__(self) -> int:
         return len(self._members)
 
-    def joined(self, outlet: Outlet) -> bool:
-        """Whether the client is in a room."""
-        return outlet in self._members
+    def member(self, outlet: Outlet) -> Member | None:
+        """Return which member the client is; None if it is in no room."""
+        return self._members.get(outlet)
 
     def is_member(self, member: Member) -> bool:
         """Whether the member is still in its room."""
@@ -132,13 +132,13 @@ class Hub:
         return {"relay": {"rate": relay.rate, "total": relay.total, "idle": relay.idle}}
 
     def _pass_on(self, outlet: Outlet, request: PassOn) -> None:
-        sender = self._member(outlet)
+        sender = self._must_be_member(outlet)
         message = request.message(sender.peer_id)
         for target in self.registry.room(sender.room).targets(sender, request.to):
             self.registry.send(sender, target, message)
 
     def _open_pipe(self, outlet: Outlet, to: str, now: float) -> None:
-        member = self._member(outlet)
+        member = self._must_be_member(outlet)
         if self.tickets is None:
             raise Refused(Code.NO_RELAY, "this server offers no relay")
         other = self.registry.room(member.room).other(member, to)
@@ -154,8 +154,8 @@ class Hub:
             del self._members[outlet]
         return outlet
 
-    def _member(self, outlet: Outlet) -> Member:
-        member = self._members.get(outlet)
+    def _must_be_member(self, outlet: Outlet) -> Member:
+        member = self.member(outlet)
         if member is None:
             raise Refused(Code.NOT_JOINED, "must join a room first")
         return member

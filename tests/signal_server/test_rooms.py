@@ -320,7 +320,7 @@ class Crowd(RuleBasedStateMachine):
                 for message in heard:
                     match message["type"]:
                         case "joined":
-                            view.update(message["peers"])  # type: ignore[arg-type, call-overload]
+                            view.update(message["peers"])  # type: ignore[arg-type]
                         case "peer-joined":
                             assert message["peerId"] not in view
                             view.add(str(message["peerId"]))

@@ -5,7 +5,7 @@ import pytest
 from signal_server.limits import RelayLimits
 from signal_server.messages import Code, Refused, Role
 from signal_server.rooms import Member
-from signal_server.tickets import Tickets
+from signal_server.tickets import Tickets, node_of
 
 SERVE = Member(room="R", role=Role.SERVE)
 PROXY = Member(room="R", role=Role.PROXY)
@@ -19,10 +19,10 @@ def tickets() -> Tickets:
 
 def issue(tickets: Tickets, asking: Member = PROXY, other: Member = SERVE, *, now: float = 0) -> tuple[str, str]:
     mine, others = tickets.issue(asking, other, now=now)
-    assert (mine.to, others.to) == (asking, other)
-    assert mine.message["peerId"] == other.peer_id
-    assert others.message["peerId"] == asking.peer_id
-    return str(mine.message["ticket"]), str(others.message["ticket"])
+    assert (mine[0], others[0]) == (asking, other)
+    assert mine[1]["peerId"] == other.peer_id
+    assert others[1]["peerId"] == asking.peer_id
+    return str(mine[1]["ticket"]), str(others[1]["ticket"])
 
 
 def refused(tickets: Tickets, ticket: str, *, now: float = 0) -> None:
@@ -98,3 +98,16 @@ def test_an_original_member_has_no_relay(tickets: Tickets) -> None:
     for pair in ((PROXY, Member(room="R")), (Member(room="R"), SERVE)):
         with pytest.raises(Refused):
             tickets.issue(*pair, now=0)
+
+
+def test_a_ticket_names_the_instance_that_has_issued_it() -> None:
+    tickets = Tickets(RelayLimits(), node="a-1")
+    both = tickets.issue(PROXY, SERVE, now=0)
+    assert [(message["at"], node_of(str(message["ticket"]))) for _, message in both] == [("a-1", "a-1")] * 2
+    assert tickets.redeem(str(both[0][1]["ticket"]), now=0).room == "R"
+
+
+def test_a_ticket_of_a_server_with_one_instance_names_none(tickets: Tickets) -> None:
+    mine, _ = issue(tickets)
+    assert node_of(mine) == ""
+    assert "at" not in tickets.issue(PROXY, SERVE, now=0)[0][1]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, cast
 
 import aiohttp
 
 from signal_server.limits import Limits
-from signal_server.rooms import Member, Rooms
 from signal_server.server import SignalServer
 
 PATIENCE = 10.0
@@ -25,25 +22,6 @@ HANDSHAKE = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 """What opens a WebSocket, by hand."""
-
-
-@dataclass(frozen=True)
-class Books:
-    """What rooms keep count of, and show nobody."""
-
-    count: int
-    """Of all members."""
-    members_of: Counter[str]
-    rooms_of: Counter[str]
-    """By address."""
-    creators: Mapping[str, str]
-    """The address that each room was created from."""
-    rooms: Mapping[str, Mapping[str, Member]]
-
-
-def books_of(rooms: Rooms) -> Books:
-    """As they stand now."""
-    return Books(rooms._count, rooms._members_of, rooms._rooms_of, rooms._creators, rooms._rooms)
 
 
 def cut(socket: aiohttp.ClientWebSocketResponse) -> None:
