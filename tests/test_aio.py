@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from llmtunnel import aio
 from llmtunnel.config import ProxySettings, ServeSettings
 from llmtunnel.endpoints import discovery
+from llmtunnel.endpoints.gateway import Gateway
 from llmtunnel.endpoints.ledger import RECORDS
 from llmtunnel.endpoints.toy import Toy, ask
 from llmtunnel.errors import (
@@ -90,7 +91,7 @@ async def test_a_serve_makes_an_invite_and_its_code_is_all_that_a_proxy_needs() 
                 assert serving.status.peers[0].authenticated
                 with pytest.raises(Unwelcome, match="for one proxy") as caught:
                     await aio.proxy(invite, stun=(), listen="127.0.0.1:0")
-            shown = [repr(serving), repr(serving.status), repr(caught.value), repr(serving._settings)]
+            shown = [repr(serving), repr(serving.status), repr(caught.value)]
             assert invite.secret not in "".join(shown)
         async with aio.serve(upstream.url, invite=invite, stun=()) as again:
             assert again.invite == invite
@@ -212,7 +213,7 @@ async def test_a_cancel_at_any_moment_of_the_opening_leaves_nothing() -> None:
     async with world() as (signal, _serve):
         tasks, before = other_tasks(), descriptors()
         for milliseconds in range(0, 150, 6):
-            opening = asyncio.ensure_future(aio.Opening(_make(proxy, signal.url), Phase.READY, PATIENCE)._opened())
+            opening = asyncio.ensure_future(aio.Opening(_make(proxy, signal.url), Phase.READY, PATIENCE))
             await asyncio.sleep(milliseconds / 1000)
             opening.cancel()
             [ended] = await asyncio.gather(opening, return_exceptions=True)
@@ -283,13 +284,15 @@ async def test_a_serve_whose_proxies_have_gone_waits_again() -> None:
 async def test_waiting_without_a_limit_ends_with_the_tunnel_and_costs_nothing_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def slowly(close: Coroutine[Any, Any, None]) -> None:
-        await asyncio.sleep(0.6)
-        await close
+    close = Gateway.aclose
 
+    async def slowly(gateway: Gateway) -> None:
+        await asyncio.sleep(0.6)
+        await close(gateway)
+
+    monkeypatch.setattr(Gateway, "aclose", slowly)
     handle = proxy(nowhere())
     await handle.start()
-    monkeypatch.setattr(handle, "_close_local", lambda: slowly(handle._gateway.aclose()))
     waiting = [asyncio.create_task(handle.wait(timeout=None)) for _ in range(3)]
     stopped = asyncio.create_task(handle.wait_stopped())
     await asyncio.sleep(0.05)

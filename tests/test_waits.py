@@ -48,7 +48,7 @@ async def test_a_wait_says_first_that_the_signal_server_knows_of_no_serve(capsys
 async def test_it_says_more_only_when_that_changes(capsys: pytest.CaptureFixture[str]) -> None:
     port = free_port()
     opening = asyncio.ensure_future(
-        aio.proxy(room="r", signal=f"ws://127.0.0.1:{port}", stun=(), listen=0, timeout=None)._opened()
+        aio.proxy(room="r", signal=f"ws://127.0.0.1:{port}", stun=(), listen=0, timeout=None)
     )
     said: list[str] = []
 

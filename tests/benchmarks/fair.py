@@ -17,7 +17,7 @@ from typing import Final
 
 from ..support.network_lab import SECRET, SIGNAL, STUN, Lab, lab
 from .client import connect
-from .far import _bulk
+from .far import bulk
 from .loop import run
 from .report import Row, ms, percentile
 
@@ -134,7 +134,7 @@ async def _ask(seconds: float) -> dict[str, str]:
     """A bulk transfer alone, and how long small requests take meanwhile."""
     address = ("127.0.0.1", int(PORTS[0]))
     idle = [(await _get(address)) for _ in range(10)]
-    speed, waits = await _bulk(address, seconds, upload=False, ask=True)
+    speed, waits = await bulk(address, seconds, upload=False, ask=True)
     return {
         "bulk down, Mbit/s": f"{speed * 8:.1f}",
         "a small GET alone, p50": ms(percentile(idle, 0.5)),

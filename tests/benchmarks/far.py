@@ -55,9 +55,9 @@ def _figures(network: Lab, seconds: float) -> dict[str, str]:
 
 
 async def _client(address: Address, seconds: float) -> dict[str, str]:
-    down, _ = await _bulk(address, seconds, upload=False)
-    up, _ = await _bulk(address, seconds, upload=True)
-    _, waits = await _bulk(address, seconds, upload=False, ask=True)
+    down, _ = await bulk(address, seconds, upload=False)
+    up, _ = await bulk(address, seconds, upload=True)
+    _, waits = await bulk(address, seconds, upload=False, ask=True)
     gaps = await _gaps(address, seconds)
     return {
         "bulk down, MB/s": f"{down:.2f}",
@@ -69,7 +69,7 @@ async def _client(address: Address, seconds: float) -> dict[str, str]:
     }
 
 
-async def _bulk(address: Address, seconds: float, *, upload: bool, ask: bool = False) -> tuple[float, Delays]:
+async def bulk(address: Address, seconds: float, *, upload: bool, ask: bool = False) -> tuple[float, Delays]:
     """Megabytes a second, after the first quarter of the time; and how long small requests take meanwhile."""
     moved = 0
 

@@ -482,9 +482,11 @@ async def test_a_client_that_has_ended_its_half_and_gets_nothing_counts_as_gone(
     timeouts, peer = Timeouts(half_closed=0.1, wait_for_peer=60), Peer()
     limits = Limits(streams=1)
     asked = b'{"stream": true}' if where == "events" else b""
-    async with tunnel(peer, timeouts=timeouts, limits=limits, keepalive=30) as rig, await rig.connect() as other:
-        if where == "peer":
-            rig.gateway._sessions = Never()
+    sessions = Never() if where == "peer" else None
+    async with (
+        tunnel(peer, timeouts=timeouts, limits=limits, keepalive=30, sessions=sessions) as rig,
+        await rig.connect() as other,
+    ):
         if where == "stream":
             other.write(GET)
             await peer.streams.get()

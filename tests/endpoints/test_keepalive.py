@@ -113,11 +113,19 @@ async def test_who_did_not_ask_for_events_gets_none(asked: bytes) -> None:
         assert rig.records == [] or rig.records[0].status is None
 
 
-def test_a_body_that_has_not_all_come_asks_for_nothing_yet() -> None:
-    warmer = Warmer(SOON)
-    for part, asks in ((ASKS[:-1], False), (ASKS[-1:], True)):
+@pytest.mark.usefixtures("in_virtual_time")
+async def test_a_body_that_has_not_all_come_asks_for_nothing_yet() -> None:
+    warmer, comments = Warmer(SOON), 0
+
+    def tell() -> bool:
+        nonlocal comments
+        comments += 1
+        return True
+
+    for part, count in ((ASKS[:-1], 0), (ASKS[-1:], 2)):
         warmer.feed(part)
-        assert warmer._asks_for_events() is asks
+        await warmer.wait(asyncio.sleep(2.5 * SOON, ok()), tell)
+        assert comments == count
 
 
 async def test_an_error_that_comes_later_is_an_event_and_the_stream_ends_whole() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -31,13 +31,13 @@ NONE = sized(b"", b"404 Not Found")
 class Eye:
     """A watch of a scripted upstream, and what it saw."""
 
-    def __init__(self, upstream: Scripted) -> None:
+    def __init__(self, upstream: Scripted, on_change: Callable[[UpstreamStatus], None] | None = None) -> None:
         self.seen: asyncio.Queue[UpstreamStatus] = asyncio.Queue()
         address, limits = Upstream.parse(f"http://127.0.0.1:{upstream.port}/b", headers=["X-Key: k"]), Limits()
         self.upstream = upstream
         self.pool = UpstreamPool(address, timeouts=Timeouts(), limits=limits)
         self.watch = UpstreamWatch(
-            self.pool, Forwarding(upstream=address), limits=limits, on_change=self.seen.put_nowait
+            self.pool, Forwarding(upstream=address), limits=limits, on_change=on_change or self.seen.put_nowait
         )
 
     async def next(self) -> UpstreamStatus:
@@ -62,10 +62,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def watching() -> AsyncIterator[Eye]:
+async def watching(on_change: Callable[[UpstreamStatus], None] | None = None) -> AsyncIterator[Eye]:
     upstream = Scripted()
     async with upstream.listening():
-        eye = Eye(upstream)
+        eye = Eye(upstream, on_change)
         eye.watch.start()
         try:
             yield eye
@@ -215,10 +215,11 @@ async def test_an_origins_looks_leave_no_record_and_a_502_has_it_look_again() ->
 
 
 async def test_a_defect_that_ends_the_watch_is_logged_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    async with watching() as eye:
-        del eye.seen  # whoever hears of what is seen fails
-        eye.watch._on_change = lambda status: eye.seen.put_nowait(status)
+    def defective(status: UpstreamStatus) -> None:
+        raise AttributeError("a defect")
+
+    async with watching(defective) as eye:
         await eye.answers(*[NONE] * 2)
         async with asyncio.timeout(10):
-            while "AttributeError" not in caplog.text:  # noqa: ASYNC110 (a log has no event)
+            while "AttributeError: a defect" not in caplog.text:  # noqa: ASYNC110 (a log has no event)
                 await asyncio.sleep(0.01)

@@ -31,6 +31,7 @@ class Endless:
     left = threading.Event()
     asked: ClassVar[list[Any]] = []
     says = "word "
+    knows_models = True
 
     async def __aenter__(self) -> Self:
         self.left.clear()
@@ -48,6 +49,8 @@ class Endless:
         await self._runner.cleanup()
 
     async def _models(self, request: web.Request) -> web.Response:
+        if not self.knows_models:
+            raise web.HTTPNotFound
         return web.json_response({"data": [{"id": "endless"}, {"id": HOSTILE}]})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
@@ -149,14 +152,15 @@ async def test_what_models_and_people_say_is_text_and_nothing_else() -> None:
 
 
 async def test_a_server_that_is_no_chat_server_is_told_and_may_become_one() -> None:
-    async with Toy(delay=0) as toy:
-        chat = Chat(f"{toy.url}/nowhere", loop=asyncio.get_running_loop())
+    async with Endless() as server:
+        server.knows_models = False
+        chat = Chat(server.url, loop=asyncio.get_running_loop())
         await whole(chat)
         assert "has no list of models" in chat.note.value
         assert chat.buttons["Send"].disabled
         say(chat, "hello")
         assert shown(chat) == ""
-        chat._url = toy.url
+        server.knows_models = True
         chat.reload()
         await ready(chat)
         assert chat.note.value == ""

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from llmtunnel.config import Limits, Timeouts
 from llmtunnel.endpoints.clients import Clients
+from llmtunnel.endpoints.exchange import SessionSource
 from llmtunnel.endpoints.gateway import Gateway
 from llmtunnel.endpoints.ledger import Ledger
 from llmtunnel.errors import PeerNotFound
@@ -98,6 +99,7 @@ async def tunnel(
     timeouts: Timeouts | None = None,
     limits: Limits | None = None,
     keepalive: float | None = None,
+    sessions: SessionSource | None = None,
 ) -> AsyncIterator[Rig]:
     near, far = linked_pair()
     serve, proxy = await asyncio.gather(
@@ -112,7 +114,7 @@ async def tunnel(
     records: list[RequestRecord] = []
     ledger = Ledger(records.append)
     gateway = Gateway(
-        Source(),
+        sessions or Source(),
         listen="127.0.0.1:0",
         policy=policy,
         timeouts=timeouts,
