@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from itertools import product
+from pathlib import Path
 
 import pytest
 
+from ..support import network_lab
 from ..support.network_lab import PUBLIC, SECRET, STUN, TURN, TURN_TCP, URL, Lab, lab, marks
 
 pytestmark = marks
@@ -101,3 +103,23 @@ def test_servers_that_do_not_answer_hold_nobody_up() -> None:
         begun = time.monotonic()
         connects_by(made, "direct", *silent)
         assert time.monotonic() - begun < SLOW  # each would cost 5 s a side, had anybody waited for it
+
+
+def test_all_of_a_lab_ends_though_the_time_of_the_test_is_over_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays = tmp_path / "stays.py"
+    stays.write_text("import time\nprint('on', flush=True)\ntime.sleep(600)", "utf-8")
+    monkeypatch.setattr(network_lab, "NETLAB", stays)
+    made = Lab()
+    network, host, last = (made.start(name) for name in ("network", "host", "last"))
+    for each in (network, host, last):
+        each.wait_line("on")
+
+    def late() -> int:
+        pytest.fail("the time is over")
+
+    monkeypatch.setattr(host, "stop", late)
+    with pytest.raises(pytest.fail.Exception, match="the time is over"):
+        made.close()
+    assert not (network.running or host.running or last.running)

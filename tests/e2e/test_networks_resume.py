@@ -10,7 +10,7 @@ import pytest
 from ..support.network_failures import Strike, block_udp, cut, kill_signal, kill_turn, lose, pass_udp, renumber, stop
 from ..support.network_lab import PATIENCE, SECRET, STUN, TURN, lab, marks
 
-pytestmark = [*marks, pytest.mark.timeout(300)]
+pytestmark = marks
 
 MEGABYTE = 1_000_000
 AGAIN = 90.0

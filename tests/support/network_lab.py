@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,6 +41,7 @@ available: Final = (
 marks = [
     pytest.mark.skipif(not available, reason=NEEDS),
     pytest.mark.xdist_group("lab"),  # there is one of it on a machine
+    pytest.mark.timeout(300),  # more than all that such a test waits for, so that what does not come is named
 ]
 """Of each module whose tests have one."""
 
@@ -114,10 +115,15 @@ class Lab:
         return client
 
     def close(self) -> None:
-        """End all, the newest first, the network last; fails where one of them has shown a defect."""
-        for process in reversed(self._processes):
-            process.thaw()
-            process.stop()
+        """End all, the newest first, the network last; fails where one of them has shown a defect, or has to be killed.
+
+        The others end all the same, also where the test's time is over meanwhile: the next lab waits for this network.
+        """
+        with ExitStack() as ending:
+            for process in self._processes:
+                ending.callback(process.kill)
+                ending.callback(process.stop)
+                ending.callback(process.thaw)
         assert_sound(self._processes)
 
 
