@@ -16,9 +16,10 @@ from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Any, Final
 
+from .ice import IceServers, check_stun, check_turn
 from .limits import DAY, FLAG, Flag, Limits, RelayLimits, Unit
 from .output import FAILED, USAGE, say
-from .settings import PREFIX, SettingError, add_config, read
+from .settings import PREFIX, SettingError, add_config, add_secret, read
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8787
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
     _open_standard()
     try:
         arguments = read(_parser(prog), argv, os.environ, warn=lambda text: _tell(f"{prog}: warning: {text}"))
+        ice = _ice(arguments)
     except SettingError as exc:
         _tell(f"{prog}: error: {exc}")
         return USAGE
@@ -47,7 +49,14 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
     # Imported after the arguments are parsed, since it takes as long as everything else.
     from .process import run
 
-    return run(host, port, limits=_limits(arguments), trusted=arguments.trusted_proxy, log_level=arguments.log_level)
+    return run(
+        host,
+        port,
+        limits=_limits(arguments),
+        trusted=arguments.trusted_proxy,
+        ice=ice,
+        log_level=arguments.log_level,
+    )
 
 
 def _tell(text: str) -> None:
@@ -74,6 +83,15 @@ def _limits(arguments: argparse.Namespace) -> Limits:
     pipes_each = max(RelayLimits().pipes_each, 4 * given["proxies"])
     relay = RelayLimits(**_given(arguments, RelayLimits), pipes_each=pipes_each)
     return Limits(**given, relay=None if arguments.no_relay else relay)
+
+
+def _ice(arguments: argparse.Namespace) -> IceServers | None:
+    """Return the STUN and TURN servers to hand out, if there are any. Raises `SettingError`."""
+    stun, turn, secret = tuple(arguments.stun or ()), tuple(arguments.turn_url or ()), arguments.turn_secret
+    try:
+        return IceServers(stun=stun, turn=turn, secret=secret) if stun or turn or secret else None
+    except ValueError as exc:
+        raise SettingError(str(exc)) from None
 
 
 def _given(arguments: argparse.Namespace, limits: type[Limits | RelayLimits]) -> dict[str, Any]:
@@ -126,6 +144,25 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     relay.add_argument("--no-relay", action="store_true", help="offer no relay")
     _add_limits(relay, RelayLimits)
+    ice = parser.add_argument_group(
+        "STUN and TURN servers", "handed out to members when they join, so that peers need no settings; at most 4"
+    )
+    ice.add_argument(
+        "--stun", metavar="URL", type=_url(check_stun), action="append", help="STUN server, repeatable: stun:host:port"
+    )
+    ice.add_argument(
+        "--turn-url",
+        metavar="URL",
+        type=_url(check_turn),
+        action="append",
+        help="TURN server, repeatable: turn:host:port, turns: for TLS, ?transport=tcp",
+    )
+    add_secret(
+        ice,
+        "--turn-secret",
+        help="the secret that the TURN servers have, for credentials that expire after an hour:"
+        " static-auth-secret of coturn",
+    )
     parser.add_argument(
         "--log-level", choices=LEVELS, default="info", help="how much to log to standard error (default: info)"
     )
@@ -170,6 +207,16 @@ def _seconds(text: str) -> float:
     if not 0 < seconds <= DAY:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0, in seconds")
     return seconds
+
+
+def _url(check: Callable[[str], str]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        try:
+            return check(text)
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from None
+
+    return read
 
 
 def _network(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Map sockets to members: which outlet is which member of a room. Pure except for its log lines.
+"""Map sockets to members: which member an outlet is. Pure except for its log lines and the time of day.
 
 A room's name is all that its users need to meet, so it is a secret. Logs only contain a hash of it, with a new key in
 each process, or one that the instances of a server share. SDPs and candidates are never logged.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from .accounts import Joins
+from .ice import IceServers
 from .limits import Limits
-from .messages import Bye, Code, Join, Message, OpenPipe, PassOn, Refused, Request
+from .messages import AskIce, Bye, Code, Join, Message, OpenPipe, PassOn, Refused, Request, unknown_type
 from .registry import Audience, MemoryRegistry, Registry
 from .rooms import Member
 from .tickets import Tickets
@@ -39,13 +41,22 @@ class Outlet(Protocol):
 
 
 class Hub:
-    """Processes the messages that outlets receive. ``registry`` makes the registry of rooms, which has its members."""
+    """Processes the messages that outlets receive. ``registry`` makes the registry of rooms, which has its members.
+
+    ``ice``: the STUN and TURN servers to hand out, if any.
+    """
 
     def __init__(
-        self, limits: Limits, registry: Callable[[Limits, Audience], Registry] = MemoryRegistry, *, node: str = ""
+        self,
+        limits: Limits,
+        registry: Callable[[Limits, Audience], Registry] = MemoryRegistry,
+        *,
+        node: str = "",
+        ice: IceServers | None = None,
     ) -> None:
         self.registry = registry(limits, self)
         self._limits = limits
+        self._ice = ice
         self._joins = Joins(limits)
         self._members: dict[Outlet, Member] = {}
         self._outlets: dict[Member, Outlet] = {}
@@ -87,6 +98,8 @@ class Hub:
                 self._pass_on(outlet, request)
             case OpenPipe(to=to):
                 self._open_pipe(outlet, to, now)
+            case AskIce():
+                self._tell_ice(outlet)
             case Bye():
                 self.leave(outlet)
 
@@ -117,7 +130,7 @@ class Hub:
         self._outlets[member] = outlet
         self._log(member, "took its ghost's place" if admission.ghost else "joined")
         joined, *later = messages
-        for message in (joined | self._offer(member), *later):
+        for message in (joined | self._offer(member) | self._ice_for(outlet, member), *later):
             outlet.send(message)
 
     def alias(self, room: str) -> str:
@@ -130,6 +143,19 @@ class Hub:
         if relay is None or member.role is None:
             return {}
         return {"relay": {"rate": relay.rate, "total": relay.total, "idle": relay.idle}}
+
+    def _ice_for(self, outlet: Outlet, member: Member) -> Message:
+        """Return the STUN and TURN servers for a member; an original one would not understand them."""
+        if self._ice is None or member.role is None:
+            return {}
+        return {"ice": self._ice.offer(outlet.network, now=time.time())}
+
+    def _tell_ice(self, outlet: Outlet) -> None:
+        member = self.member(outlet)
+        ice = self._ice_for(outlet, member) if member is not None else {}
+        if not ice:
+            raise unknown_type()  # the answer of a server that hands out nothing
+        outlet.send({"type": "ice"} | ice)
 
     def _pass_on(self, outlet: Outlet, request: PassOn) -> None:
         sender = self._must_be_member(outlet)

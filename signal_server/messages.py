@@ -92,16 +92,26 @@ class OpenPipe:
 
 
 @dataclass(frozen=True, slots=True)
+class AskIce:
+    """Ask for the STUN and TURN servers again, since the credentials expire."""
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """Leave the room."""
 
 
-Request = Join | PassOn | OpenPipe | Bye
+Request = Join | PassOn | OpenPipe | AskIce | Bye
 
 
 def too_large() -> Refused:
     """Return the rejection of a message that exceeds the limit."""
     return Refused(Code.TOO_LARGE, f"message too large (max {MESSAGE} bytes)")
+
+
+def unknown_type() -> Refused:
+    """Return the rejection of a message whose type means nothing here."""
+    return Refused(Code.UNKNOWN_TYPE, "unknown message type")
 
 
 def too_fast() -> Refused:
@@ -117,10 +127,12 @@ def parse(text: str) -> Request:
         return _join(values)
     if kind == "bye":
         return Bye()
+    if kind == "ice":
+        return AskIce()
     if kind == "pipe":
         return OpenPipe(to=_text(values, "to", most=IDENTITY) or "")
     if not isinstance(kind, str) or kind not in _PAYLOAD:
-        raise Refused(Code.UNKNOWN_TYPE, "unknown message type")
+        raise unknown_type()
     if len(text.encode()) > MESSAGE - ENVELOPE:
         raise too_large()
     return _relay(kind, values)

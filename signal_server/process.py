@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from .ice import IceServers
 from .limits import Limits
 from .output import USAGE, say
 from .server import THIS_MACHINE, SignalServer, netloc, open_files
@@ -35,23 +36,31 @@ _SIGNALS: Final = tuple(
 )
 
 
-def run(host: str, port: int, *, limits: Limits, trusted: Sequence[str] | None = None, log_level: str) -> int:
+def run(
+    host: str,
+    port: int,
+    *,
+    limits: Limits,
+    trusted: Sequence[str] | None = None,
+    ice: IceServers | None = None,
+    log_level: str,
+) -> int:
     """Serve until a signal arrives. Returns the exit status. ``trusted``: see `SignalServer`; None: this machine."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("signal_server").setLevel(log_level.upper())
     raise_open_files()
     try:
-        return BY_SIGNAL + asyncio.run(_serve(host, port, limits, trusted))
+        return BY_SIGNAL + asyncio.run(_serve(host, port, limits, trusted, ice))
     except OSError as exc:
         print(f"Cannot listen on {netloc(host, port)}: {_reason(exc)}.", file=sys.stderr)  # noqa: T201
         return USAGE
 
 
-async def _serve(host: str, port: int, limits: Limits, trusted: Sequence[str] | None) -> int:
+async def _serve(host: str, port: int, limits: Limits, trusted: Sequence[str] | None, ice: IceServers | None) -> int:
     """Serve, and return the number of the signal that ended it."""
     stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     _on_signals(lambda number: None if stopped.done() else stopped.set_result(number))
-    async with SignalServer(host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE) as server:
+    async with SignalServer(host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE, ice=ice) as server:
         asyncio.get_running_loop().set_exception_handler(_Trouble(server, stopped))
         if failed := say(f"signal server listening on {server.url}\n"):
             logger.warning("Listening on %s; cannot write to standard output: %s", server.url, failed)

@@ -23,6 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from .accounts import Strangers, client_address, is_in, network
 from .connection import SignalConnection, Socket
 from .hub import Hub
+from .ice import IceServers
 from .limits import HEAD, Limits, Meter, pipe_cost, signalling_cost
 from .messages import Refused
 from .relay import End, PipeSocket, Relay, offered_ticket, status
@@ -51,7 +52,8 @@ class SignalServer:
     """A running signal server: ``async with SignalServer("127.0.0.1", 0) as server: server.url``.
 
     Port 0 takes a free port. `start` raises `OSError` if it cannot listen on the address. ``trusted_proxies`` are the
-    networks of HTTP servers in front, whose ``X-Forwarded-For`` contains the client's address.
+    networks of HTTP servers in front, whose ``X-Forwarded-For`` contains the client's address. ``ice``: the STUN and
+    TURN servers to hand out to members.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class SignalServer:
         *,
         limits: Limits | None = None,
         trusted_proxies: Iterable[str] = THIS_MACHINE,
+        ice: IceServers | None = None,
     ) -> None:
         self._host, self._port = host, port
         files = open_files()
@@ -68,7 +71,7 @@ class SignalServer:
         """Connections that asyncio accepts in one turn, which it calls the backlog."""
         # Four times as many may be accepted before the first one of them has evicted another connection.
         self._limits = (limits or Limits()).within(files - SPARE - 4 * self._at_once)
-        self._hub = Hub(self._limits)
+        self._hub = Hub(self._limits, ice=ice)
         self._trusted = tuple(ip_network(each) for each in trusted_proxies)
         self.relay: Relay | None = None
         """The relay; None before `start`, or if the server offers none."""

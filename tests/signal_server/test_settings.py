@@ -243,7 +243,9 @@ def test_each_flag_of_the_server_is_a_variable_and_a_key_with_the_same_meaning(
     flag, key, variable = f"--{key_of(action)}", key_of(action), variable_of(action)
     file = tmp_path / "secret"
     file.write_text("s", "utf-8")
-    candidates: list[str] = [*map(str, action.choices or ()), "7", "::1", "127.0.0.1:7", str(file), "a"]
+    file_first = [str(file)] if key.endswith("-file") else []
+    texts = ["7", "::1", "127.0.0.1:7", "stun:a", "turn:a", str(file), "a"]
+    candidates: list[str] = [*map(str, action.choices or ()), *file_first, *texts]
     text = next(each for each in candidates if is_switch(action) or _takes(action, each))
     by_flag = case.read(*([flag] if is_switch(action) else [flag, text]))
     by_variable = case.read(**{variable: "1" if is_switch(action) else text})
@@ -281,7 +283,7 @@ def test_the_readmes_file_is_valid(case: Case) -> None:
 def test_the_readme_names_each_flag_and_no_other() -> None:
     known = {f"--{key_of(action)}" for action in settings(_parser("x"))} | {"--config", "--help"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+[a-z]", re.sub(r"^    .*$", "", README, flags=re.MULTILINE)))
-    assert named - known <= {"--signal"}, "what clients take"
+    assert named - known <= {"--signal", "--no-signal-ice"}, "what clients take"
     assert known - named <= {"--port", "--log-level"}, "what needs no more words than in --help"
 
 
