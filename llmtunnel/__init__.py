@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import aio
     from .config import IceServers, Limits, ProxySettings, ServeSettings, Settings, Timeouts
     from .errors import (
+        AccessDenied,
         AddressInUse,
         AuthenticationFailed,
         ConnectFailed,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .upstream import Upstream
 
 __all__ = [
+    "AccessDenied",
     "AddressInUse",
     "AuthenticationFailed",
     "BenchResult",

@@ -178,6 +178,8 @@ class Settings:
     secret: str | None = field(default=None, repr=False)
     """The secret that both sides prove they hold. None: the room's name is enough, as in the original."""
     signal: str = DEFAULT_SIGNAL
+    signal_token: str | None = field(default=None, repr=False)
+    """Access token of a private signal server."""
     ice: IceServers = IceServers()
     loopback: bool = False
     """Offer 127.0.0.1 as a candidate too, as the demo does. A machine without another address always does."""
@@ -201,6 +203,11 @@ class Settings:
                 "The secret must be 1 to 1024 bytes of UTF-8.", hint="Use --secret TEXT, or let serve make an invite."
             )
         check_signal(self.signal)
+        if self.signal_token is not None and not _is_token(self.signal_token):
+            raise SettingError(
+                "--signal-token: a token is 1 to 256 bytes of printable text without spaces.",
+                hint="Use the token that the signal server's operator has given you.",
+            )
         self._check_path()
 
     def _check_path(self) -> None:
@@ -372,6 +379,16 @@ class ReachOptions:
         group=MEETING,
         env=True,
         default_help=f"the invite's, or {DEFAULT_SIGNAL}",
+    )
+    signal_token: str | None = option(
+        "access token of a private signal server. Other users of this machine can read a command line (ps): the"
+        " environment and a file are safer",
+        python="Access token of a private signal server.",
+        default=None,
+        metavar="TOKEN",
+        group=MEETING,
+        env=True,
+        file="file that contains the token",
     )
     stun: tuple[str, ...] = option(
         "URL of a STUN server, repeatable; none: use no STUN",
@@ -699,6 +716,10 @@ def _has_bytes(text: str, most: int) -> bool:
         return 0 < len(text.encode()) <= most
     except UnicodeEncodeError:  # the command line had bytes that are not UTF-8, which JSON cannot carry
         return False
+
+
+def _is_token(text: str) -> bool:
+    return _has_bytes(text, 256) and text.isprintable() and " " not in text
 
 
 def from_env(environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -7,6 +7,7 @@ TunnelError                     any failure; its text is a sentence, and its hin
 ├── SignalError                 the signal server failed
 │   ├── SignalUnreachable       it does not answer
 │   ├── SignalRejected          it answered with an error
+│   │   └── AccessDenied        it is private, and does not accept our access token (exit 3)
 │   └── RoomFull                the room has no place for this member
 ├── PeerError                   the other side of the tunnel failed
 │   ├── PeerNotFound            nobody is in the room, or the peer did not connect in time
@@ -33,6 +34,7 @@ from enum import IntEnum
 from typing import Self
 
 __all__ = [
+    "AccessDenied",
     "AddressInUse",
     "AuthenticationFailed",
     "ChannelClosed",
@@ -171,6 +173,12 @@ class SignalUnreachable(SignalError):
 
 class SignalRejected(SignalError):
     """The signal server answered with an error."""
+
+
+class AccessDenied(SignalRejected):
+    """The signal server is private, and we sent no access token, or one that it does not accept."""
+
+    exit_code = 3
 
 
 class RoomFull(SignalError):

@@ -8,18 +8,22 @@ The meeting point counts as one setting. With an invite in the call, ``TUNNEL_RO
 with a room in the call, ``TUNNEL_INVITE`` is ignored. One of room and secret may come from the call and the other from
 the environment. A contradiction is an error. An invite names its signal server: ``signal`` in the call must agree with
 it, and ``TUNNEL_SIGNAL`` applies only without an invite.
+
+The variable ``TUNNEL_SIGNAL_TOKEN`` is for the signal server that ``TUNNEL_SIGNAL`` names. Without that, it is for any
+but the default one, which is somebody else's. So an invite cannot send the token of one server to another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from dataclasses import replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final, TypeVar
 
 from .config import ReachOptions, ServeOptions, from_env
 from .errors import SettingError
-from .invite import LONGEST
+from .invite import DEFAULT_SIGNAL, LONGEST, signal_in_invite
 from .option import Option, declared
 from .platforms import stored_invite
 from .upstream import Upstream
@@ -32,6 +36,7 @@ STDIN: Final = "-"
 """On the command line, instead of a code or a secret: read it from standard input."""
 
 _NAMES: Final = ("invite", "room", "secret")
+_TOKEN: Final = "signal_token"
 _READ_AS: Final = {"invite": "code"}
 """What the prompt asks for, if it differs from the option's name."""
 _INVITE: Final = (CODE, "invite", "invite_file")
@@ -73,7 +78,25 @@ def chosen(
         for name, each in declared(kind).items()
     }
     unlimited = {name for name, each in declared(kind).items() if NoneType in each.takes and name in given}
-    return kind(**{name: value for name, value in values.items() if value is not None or name in unlimited})
+    options = kind(**{name: value for name, value in values.items() if value is not None or name in unlimited})
+    by_variable = given.get(_TOKEN) is None and given.get(f"{_TOKEN}_file") is None
+    if by_variable and options.signal_token is not None and not _is_for(options, variables.get("signal")):
+        return replace(options, signal_token=None)
+    return options
+
+
+def _is_for(options: ReachOptions, named: str | None) -> bool:
+    """Whether the token in the environment is for the signal server that is used. ``named``: the environment's."""
+    meeting = options.meeting()
+    used = meeting.signal if meeting else options.signal or DEFAULT_SIGNAL
+    return used != DEFAULT_SIGNAL if named is None else _normal(used) == _normal(named)
+
+
+def _normal(signal: str) -> str:
+    try:
+        return signal_in_invite(signal)
+    except SettingError:  # an address that no code can contain
+        return signal
 
 
 def _meeting(

@@ -19,7 +19,7 @@ from typing import Any, Final
 from .ice import IceServers, check_stun, check_turn
 from .limits import DAY, FLAG, Flag, Limits, RelayLimits, Unit
 from .output import FAILED, USAGE, say
-from .settings import PREFIX, SettingError, add_config, add_secret, read
+from .settings import CLIENTS, PREFIX, SettingError, add_config, add_secret, read
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8787
@@ -46,15 +46,31 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
             raise SystemExit(FAILED) from None
         raise
     host, port = arguments.listen or arguments.port or (DEFAULT_HOST, DEFAULT_PORT)
+    if arguments.access_token is arguments.access_token_file is None and any(map(os.environ.get, CLIENTS)):
+        _tell(
+            f"{prog}: warning: {CLIENTS[0]} is a variable of clients, and this server admits everybody."
+            f" To make it private, use {PREFIX}ACCESS_TOKEN or --access-token-file."
+        )
     # Imported after the arguments are parsed, since it takes as long as everything else.
+    from .access import Access, TokenFile
     from .process import run
 
+    access = None if arguments.access_token is None else Access([arguments.access_token])
+    tokens = None if arguments.access_token_file is None else TokenFile(arguments.access_token_file)
+    if tokens is not None:
+        try:
+            access = Access(tokens.read())
+        except SettingError as exc:
+            _tell(f"{prog}: error: {exc}")
+            return USAGE
     return run(
         host,
         port,
         limits=_limits(arguments),
         trusted=arguments.trusted_proxy,
         ice=ice,
+        access=access,
+        tokens=tokens,
         log_level=arguments.log_level,
     )
 
@@ -138,6 +154,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="address or network of an HTTP server in front, whose X-Forwarded-For contains the client's address;"
         " repeatable (default: this machine)",
     )
+    add_secret(
+        parser.add_argument_group(
+            "access", "a private server admits clients that have an access token (--signal-token)"
+        ),
+        "--access-token",
+        help="the access token that clients must send",
+        metavar="TOKEN",
+        read=_token,
+        file_help="file with several access tokens, one a line, and comments after #; a change applies within seconds",
+        load=False,
+    )
     _add_limits(parser.add_argument_group("limits", "an address is an IPv4 address, or a /64 network of IPv6"), Limits)
     relay = parser.add_argument_group(
         "relay", "for peers without any other path; SIZE is in bytes, such as 500KB, 4MiB or 20GiB"
@@ -217,6 +244,15 @@ def _url(check: Callable[[str], str]) -> Callable[[str], str]:
             raise argparse.ArgumentTypeError(str(exc)) from None
 
     return read
+
+
+def _token(text: str) -> str:
+    from .access import check_token
+
+    try:
+        return check_token(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"the token {exc}") from exc
 
 
 def _network(text: str) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from .access import Access
 from .accounts import Joins
 from .ice import IceServers
 from .limits import Limits
@@ -53,8 +54,10 @@ class Hub:
         *,
         node: str = "",
         ice: IceServers | None = None,
+        access: Access | None = None,
     ) -> None:
         self.registry = registry(limits, self)
+        self._access = access or Access()
         self._limits = limits
         self._ice = ice
         self._joins = Joins(limits)
@@ -79,7 +82,7 @@ class Hub:
         """Return the seconds to delay a request before it is received. Raises `Refused`."""
         if not isinstance(request, Join) or outlet in self._members:
             return 0.0
-        if request.token is not None and await self.registry.returns(request):
+        if self._access.admits(request) and request.token is not None and await self.registry.returns(request):
             return 0.0
         return self._joins.wait(outlet.network, now=now)
 
@@ -124,6 +127,7 @@ class Hub:
     async def _join(self, outlet: Outlet, request: Join) -> None:
         if outlet in self._members:
             raise Refused(Code.ALREADY_JOINED, "already in a room")
+        self._access.check(request)  # after the delay, so that guesses are few, and before anything that a room decides
         admission, messages = await self.registry.join(request, outlet.network)
         member = admission.member
         self._members[outlet] = member

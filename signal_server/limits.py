@@ -21,6 +21,9 @@ IDENTITY: Final = 128
 MAX_PROXIES: Final = 128
 """Maximum of `Limits.proxies`: their list must fit into a ``joined`` of 64 KiB, at up to 450 bytes each."""
 
+ACCESS_TOKEN: Final = 256
+"""Maximum length of an access token, in bytes."""
+
 TOKEN_BYTES: Final = 1024
 """Bytes of a message that count as one message, so that long messages reach the rate limit sooner."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from .limits import ENVELOPE, IDENTITY, MESSAGE, ROOM_NAME
+from .limits import ACCESS_TOKEN, ENVELOPE, IDENTITY, MESSAGE, ROOM_NAME
 
 Message = dict[str, object]
 """A message to a client, before it becomes JSON."""
@@ -40,6 +40,7 @@ class Code(StrEnum):
     NO_RELAY = "no-relay"
     RELAY_LIMIT = "relay-limit"
     UNAVAILABLE = "unavailable"
+    ACCESS_TOKEN = "access-token"
 
 
 class Refused(Exception):
@@ -68,6 +69,8 @@ class Join:
     role: Role | None = None
     instance: str | None = None
     token: str | None = field(default=None, repr=False)
+    access: str | None = field(default=None, repr=False)
+    """The access token for a private server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +168,7 @@ def _join(values: dict[str, Any]) -> Join:
         # Control characters would take six times as many bytes in the list that a newcomer gets.
         instance=instance if instance and instance.isprintable() else None,
         token=_text(values, "token", most=IDENTITY),
+        access=_text(values, "access", most=ACCESS_TOKEN),
     )
 
 

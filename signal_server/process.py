@@ -7,9 +7,12 @@ import errno
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
+from .access import Access, TokenFile
 from .ice import IceServers
 from .limits import Limits
 from .output import USAGE, say
@@ -43,28 +46,45 @@ def run(
     limits: Limits,
     trusted: Sequence[str] | None = None,
     ice: IceServers | None = None,
+    access: Access | None = None,
+    tokens: TokenFile | None = None,
     log_level: str,
 ) -> int:
-    """Serve until a signal arrives. Returns the exit status. ``trusted``: see `SignalServer`; None: this machine."""
+    """Serve until a signal arrives. Returns the exit status. ``tokens``: the file of ``access``. See `SignalServer`."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("signal_server").setLevel(log_level.upper())
     raise_open_files()
     try:
-        return BY_SIGNAL + asyncio.run(_serve(host, port, limits, trusted, ice))
+        make = partial(SignalServer, host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE)
+        return BY_SIGNAL + asyncio.run(_serve(partial(make, ice=ice, access=access), _watching(tokens, access)))
     except OSError as exc:
         print(f"Cannot listen on {netloc(host, port)}: {_reason(exc)}.", file=sys.stderr)  # noqa: T201
         return USAGE
 
 
-async def _serve(host: str, port: int, limits: Limits, trusted: Sequence[str] | None, ice: IceServers | None) -> int:
+async def _serve(make: Callable[[], SignalServer], beside: AbstractAsyncContextManager[None]) -> int:
     """Serve, and return the number of the signal that ended it."""
     stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     _on_signals(lambda number: None if stopped.done() else stopped.set_result(number))
-    async with SignalServer(host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE, ice=ice) as server:
+    async with make() as server, beside:
         asyncio.get_running_loop().set_exception_handler(_Trouble(server, stopped))
         if failed := say(f"signal server listening on {server.url}\n"):
             logger.warning("Listening on %s; cannot write to standard output: %s", server.url, failed)
         return await stopped
+
+
+@asynccontextmanager
+async def _watching(tokens: TokenFile | None, access: Access | None) -> AsyncIterator[None]:
+    """Use changes of the file of access tokens meanwhile."""
+    if tokens is None or access is None:
+        yield
+        return
+    watching = asyncio.create_task(tokens.watch(access), name="watching the access tokens")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
 
 
 def raise_open_files() -> None:

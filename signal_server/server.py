@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from .access import Access
 from .accounts import Strangers, client_address, is_in, network
 from .connection import SignalConnection, Socket
 from .hub import Hub
@@ -53,7 +54,7 @@ class SignalServer:
 
     Port 0 takes a free port. `start` raises `OSError` if it cannot listen on the address. ``trusted_proxies`` are the
     networks of HTTP servers in front, whose ``X-Forwarded-For`` contains the client's address. ``ice``: the STUN and
-    TURN servers to hand out to members.
+    TURN servers to hand out to members. ``access``: who may join a room; None: everybody.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class SignalServer:
         limits: Limits | None = None,
         trusted_proxies: Iterable[str] = THIS_MACHINE,
         ice: IceServers | None = None,
+        access: Access | None = None,
     ) -> None:
         self._host, self._port = host, port
         files = open_files()
@@ -71,7 +73,7 @@ class SignalServer:
         """Connections that asyncio accepts in one turn, which it calls the backlog."""
         # Four times as many may be accepted before the first one of them has evicted another connection.
         self._limits = (limits or Limits()).within(files - SPARE - 4 * self._at_once)
-        self._hub = Hub(self._limits, ice=ice)
+        self._hub = Hub(self._limits, ice=ice, access=access)
         self._trusted = tuple(ip_network(each) for each in trusted_proxies)
         self.relay: Relay | None = None
         """The relay; None before `start`, or if the server offers none."""

@@ -44,31 +44,42 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_secret(
-    group: _Container, flag: str, *, help: str, metavar: str = "TEXT", file_help: str = "", load: bool = True
+    group: _Container,
+    flag: str,
+    *,
+    help: str,
+    metavar: str = "TEXT",
+    file_help: str = "",
+    load: bool = True,
+    read: Callable[[str], str] | None = None,
 ) -> None:
     """Add two flags for a secret: ``--turn-secret TEXT`` and ``--turn-secret-file FILE``.
 
-    `read` returns the secret as ``turn_secret``, wherever it comes from. Without ``load``, the caller reads the file
-    that ``turn_secret_file`` names.
+    The secret is then ``turn_secret``, wherever it comes from. Without ``load``, the caller reads the file that
+    ``turn_secret_file`` names. ``read`` checks the secret. It raises `argparse.ArgumentTypeError` with a text that
+    does not contain it.
     """
     name = flag.removeprefix("--")
     pair = group.add_mutually_exclusive_group()
     variable = f"{PREFIX}{_constant(name)}"
-    pair.add_argument(
+    value = pair.add_argument(
         flag,
         metavar=metavar,
-        type=_secret,
+        type=read or _secret,
         help=f"{help}; others on this machine can read command lines, so use {variable} or {flag}-file instead",
     )
+    vars(value)[_IS_SECRET] = True
     file = pair.add_argument(
         f"{flag}-file", metavar="FILE", help=file_help or f"file that contains it ({variable}_FILE)"
     )
     if load:
-        vars(file)[_LOADED_AS] = name.replace("-", "_")
+        vars(file)[_LOADS] = value
 
 
-_LOADED_AS: Final = "loaded_as"
-"""Attribute of the action of a secret's file: where its contents go."""
+_IS_SECRET: Final = "is_secret"
+"""Attribute of the action of a secret's value."""
+_LOADS: Final = "loads"
+"""Attribute of the action of a secret's file: the action of the value, which is in the file."""
 
 
 class _Container(Protocol):
@@ -102,8 +113,9 @@ def read(
                 raise SettingError(f"{labels} contradict each other: leave one of them out")
             if given:
                 found[given[0].dest] = source.value(given[0])
-                if name := getattr(given[0], _LOADED_AS, ""):
-                    found[name] = _load(source.label(given[0]), str(found[given[0].dest]))
+                if secret := getattr(given[0], _LOADS, None):
+                    label = source.label(given[0])
+                    found[secret.dest] = _read(secret, _load(label, str(found[given[0].dest])), label)
                 break
     if unknown := variables.unknown(settings(parser)):
         warn(f"not settings of the signal server, and ignored: {', '.join(unknown)}")
@@ -237,7 +249,7 @@ class _File:
         return self._one(action, value)
 
     def _one(self, action: argparse.Action, value: object) -> object:
-        kinds = (str, int, float) if action.type not in (None, str, _secret) else (str,)
+        kinds = (str, int, float) if action.type not in (None, str) and not hasattr(action, _IS_SECRET) else (str,)
         return _read(action, str(self._checked(action, value, *kinds)), self.label(action))
 
     def _checked(self, action: argparse.Action, value: Any, *kinds: type) -> Any:

@@ -60,6 +60,7 @@ def test_exit_statuses_are_the_ones_of_the_manual() -> None:
         "SettingError": 2,
         "AddressInUse": 2,
         "UpstreamNotFound": 2,
+        "AccessDenied": 3,
         "AuthenticationFailed": 3,
         "Unwelcome": 3,
         "VersionMismatch": 4,

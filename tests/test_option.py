@@ -14,7 +14,7 @@ from llmtunnel.cli.options import ProxyCommand, ServeCommand, ShowText, parse
 from llmtunnel.cli.parsers import proxy_parser, serve_parser
 from llmtunnel.config import ProxyOptions, ProxySettings, ServeOptions, ServeSettings
 from llmtunnel.errors import SettingError
-from llmtunnel.invite import EXAMPLE, Invite
+from llmtunnel.invite import DEFAULT_SIGNAL, EXAMPLE, Invite
 from llmtunnel.meeting import Meeting
 from llmtunnel.notebook.completion import candidates
 from llmtunnel.notebook.opening import Plan, plan
@@ -78,7 +78,12 @@ def sample(each: Option) -> tuple[str, object]:
 
 def beside(verb: str, each: Option) -> dict[str, str]:
     left_out = {"room", "secret"} if each.name == "invite" else {each.name}
-    return {name: text for name, text in BESIDE[verb].items() if name not in left_out}
+    return {name: text for name, text in without(verb, each).items() if name not in left_out}
+
+
+def without(verb: str, each: Option) -> dict[str, str]:
+    """What is given instead of the option. An access token in the environment is not for the default signal server."""
+    return BESIDE[verb] | ({"signal": "ws://x"} if each.name == "signal_token" else {})
 
 
 def by_words(verb: str, words: list[str], environ: dict[str, str] | None = None) -> ServeSettings | ProxySettings:
@@ -164,7 +169,7 @@ def test_a_variable_says_the_same_as_the_parameter_which_wins(
     explicit = by_way(way, verb, [*words, *flag], given | {each.name: value}, monkeypatch)
     # With an upstream alone, as whatever else says where they meet leaves the variables of that aside.
     monkeypatch.setenv(each.variable, text or "1")
-    assert by_way(way, verb, words, given, monkeypatch) == explicit != by_words(verb, words_of(BESIDE[verb]))
+    assert by_way(way, verb, words, given, monkeypatch) == explicit != by_words(verb, words_of(without(verb, each)))
     wrong = {"invite": OTHER_CODE, "upstream": "vllm"}.get(each.name, "not this")
     monkeypatch.setenv(each.variable, wrong)
     assert by_way(way, verb, [*words, *flag], given | {each.name: value}, monkeypatch) == explicit
@@ -240,6 +245,43 @@ def test_where_the_two_meet_counts_as_one_thing_in_every_way(way: str, monkeypat
     monkeypatch.setenv("TUNNEL_INVITE", EXAMPLE)
     with pytest.raises(SettingError, match="TUNNEL_INVITE and TUNNEL_ROOM contradict"):
         by_way(way, "proxy", [], {}, monkeypatch)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("named", "used", "sent"),
+    [
+        ("ws://ours.example", "ws://ours.example", True),
+        ("WS://Ours.example", "ws://ours.example", True),
+        ("ws://ours.example", "ws://theirs.example", False),
+        ("not an address", "ws://theirs.example", False),
+        (None, "ws://theirs.example", True),
+        (None, None, False),
+        (DEFAULT_SIGNAL, None, True),
+    ],
+)
+def test_an_access_token_in_the_environment_goes_to_no_other_signal_server(
+    way: str, named: str | None, used: str | None, sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNNEL_SIGNAL_TOKEN", "a-token")
+    if named is not None:
+        monkeypatch.setenv("TUNNEL_SIGNAL", named)
+    code = Invite.generate(used or DEFAULT_SIGNAL).code
+    invited = by_way(way, "proxy", ["--invite", code], {"invite": code}, monkeypatch)
+    assert (invited.signal, invited.signal_token) == (used or DEFAULT_SIGNAL, "a-token" if sent else None)
+    if used is not None:
+        words = ["--room", "r", "--signal", used]
+        meeting = {"room": "r", "signal": used}
+        assert by_way(way, "proxy", words, dict(meeting), monkeypatch).signal_token == invited.signal_token
+        flag = by_way(way, "proxy", [*words, "--signal-token", "x"], {**meeting, "signal_token": "x"}, monkeypatch)
+        assert flag.signal_token == "x", "who names it in the call means this server"
+
+
+@pytest.mark.parametrize("token", ["", "two words", "tab\t", "line\n", "x" * 257, "\ud800"])
+def test_an_access_token_that_no_server_takes_is_an_error_without_it(token: str) -> None:
+    with pytest.raises(SettingError, match="--signal-token: a token is 1 to 256 bytes") as caught:
+        ProxySettings(room="r", signal_token=token)
+    assert not token or token not in f"{caught.value} {caught.value.hint}"
 
 
 @pytest.mark.parametrize("way", WAYS)

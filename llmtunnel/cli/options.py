@@ -222,7 +222,13 @@ def _doctor(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     meeting = given_meeting or Meeting.made(options.signal)
     return DoctorCommand(
         view=_view(given, environ),
-        settings=Settings(room=meeting.room, secret=meeting.secret, signal=meeting.signal, ice=options.ice),
+        settings=Settings(
+            room=meeting.room,
+            secret=meeting.secret,
+            signal=meeting.signal,
+            signal_token=options.signal_token,
+            ice=options.ice,
+        ),
         upstream=None if options.upstream is None else Upstream.parse(options.upstream),
         listen=options.listen,
         peer=given_meeting is not None,

@@ -180,8 +180,9 @@ async def _echo(client: SignalClient, settings: Settings) -> tuple[tuple[Finding
     room = f"doctor-{secrets.token_hex(8)}"
     async with AsyncExitStack() as stack:
         other = await stack.enter_async_context(await _connect(settings))
-        await client.join(room, role=Role.SERVE, instance=secrets.token_hex(8))
-        joined = await other.join(room, role=Role.PROXY, instance=secrets.token_hex(8))
+        access = settings.signal_token
+        await client.join(room, role=Role.SERVE, instance=secrets.token_hex(8), access=access)
+        joined = await other.join(room, role=Role.PROXY, instance=secrets.token_hex(8), access=access)
         to = await _id_of_other(client) if joined.role is not None else None
         try:
             async with asyncio.timeout(settings.timeouts.signal):

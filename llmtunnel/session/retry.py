@@ -24,6 +24,9 @@ from ..paths import Path, kind
 
 FIRST: Final = 45.0
 """Seconds on a poor path before a better one is tried. The first attempts at better paths have ended by then."""
+DENIED: Final = 15.0
+"""Seconds until the next try of a signal server that no longer accepts our access token: its operator may correct that,
+and many clients together must not reach its limits."""
 LAST: Final = 600.0
 """The longest wait between two tries, in seconds. The wait doubles from `FIRST`."""
 
@@ -110,8 +113,10 @@ class Retry:
 
     # -- what is due
 
-    def signal_delay(self, *, soon: bool) -> float:
+    def signal_delay(self, *, soon: bool, denied: bool = False) -> float:
         """Return the seconds until the next try of the signal server. ``soon``: streams wait for it."""
+        if denied:
+            return DENIED * random.uniform(0.7, 1.0)
         delay = self._signal.next()
         return min(delay, self._timeouts.retry_waiting) if soon else delay
 

@@ -16,7 +16,7 @@ from functools import partial
 
 from ..bucket import Bucket
 from ..config import Settings
-from ..errors import SignalError, TunnelError
+from ..errors import AccessDenied, SignalError, TunnelError
 from ..paths import Path
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
@@ -89,6 +89,8 @@ class Room:
         self._instance = _new_instance()
         self.met = False
         """Whether a member of the other side is, or was, in the room."""
+        self._admitted = False
+        """Whether the signal server has ever let us in."""
         self._token: str | None = None
         self._addressed = False
         self._relay = False
@@ -143,7 +145,8 @@ class Room:
     async def run(self) -> None:
         """Stay in the room until cancelled.
 
-        At a proxy, raises failures that no retry can fix, see `ProxyAccess.is_final`.
+        Raises `AccessDenied` if the signal server refuses us from the beginning. At a proxy, also raises other failures
+        that no retry can fix, see `ProxyAccess.is_final`.
         """
         watching = asyncio.create_task(watch(self._moved), name="watching the network")
         watching.add_done_callback(report)
@@ -151,6 +154,10 @@ class Room:
             while self._retry.failure is None:
                 try:
                     await self._visit()
+                except AccessDenied as exc:
+                    if not self._admitted:
+                        raise
+                    await self._pause(self._no_longer(exc), denied=True)
                 except SignalError as exc:
                     await self._pause(exc)
             raise self._retry.failure.again()
@@ -214,7 +221,13 @@ class Room:
                 self._links.leave(link)
         client = await SignalClient.connect(settings.signal, timeouts=settings.timeouts, limits=settings.limits)
         try:
-            joined = await client.join(settings.room, role=self._role, instance=self._instance, token=self._token)
+            joined = await client.join(
+                settings.room,
+                role=self._role,
+                instance=self._instance,
+                token=self._token,
+                access=settings.signal_token,
+            )
             await self._enter(joined)
             await first_of(self._send_outgoing(client), self._receive(client), self._until_rejoin(), name="in the room")
         finally:
@@ -227,6 +240,7 @@ class Room:
 
     async def _enter(self, joined: Joined) -> None:
         self._retry.joined()
+        self._admitted = True
         self._token = joined.token or self._token
         self._addressed = joined.role is not None
         self._notify(SignalConnected(signal=self._settings.signal, room=self._settings.room))
@@ -291,13 +305,21 @@ class Room:
             if self._retry.failure is not None or (self._retry.link_wanted and not self.connecting):
                 return
 
-    async def _pause(self, exc: SignalError) -> None:
-        """Wait before the next try of the signal server."""
-        delay = self._retry.signal_delay(soon=self._peers.waiting)
+    async def _pause(self, exc: SignalError, *, denied: bool = False) -> None:
+        """Wait before the next try of the signal server. ``denied``: it does not accept our access token."""
+        delay = self._retry.signal_delay(soon=self._peers.waiting, denied=denied)
         self._notify(Reconnecting(what="signal server", reason=str(exc), hint=exc.hint, delay=round(delay, 3)))
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._changed.wait()
+
+    def _no_longer(self, exc: AccessDenied) -> AccessDenied:
+        """Return the error for a side that had been admitted before."""
+        what = "clients without an access token" if self._settings.signal_token is None else "this access token"
+        return AccessDenied(
+            f"The signal server {self._settings.signal} no longer accepts {what}.",
+            hint="Connected peers stay connected, but no new ones arrive. " + exc.hint,
+        )
 
     def send_signal(self, message: str) -> None:
         """See `LinkOwner`."""

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from .. import descriptors, platforms
 from ..config import Limits, Timeouts
-from ..errors import ProtocolError, RoomFull, SignalRejected, SignalUnreachable
+from ..errors import AccessDenied, ProtocolError, RoomFull, SignalRejected, SignalUnreachable
 from ..invite import DEFAULT_SIGNAL
 from ..status import Role
 from ..transport.websocket import Redirected, WebSocket, open_websocket, proxy_failure
@@ -23,6 +23,11 @@ HEARTBEAT: Final = 12.0
 RUBBISH: Final = 100
 """Invalid messages after which we abandon the server."""
 
+GIVE_A_TOKEN: Final = (
+    "Ask its operator for a token, and use --signal-token-file FILE, --signal-token TOKEN or the variable"
+    " TUNNEL_SIGNAL_TOKEN (in Python: signal_token=). If TUNNEL_SIGNAL is set too, that variable is only for the signal"
+    " server that it names."
+)
 RUN_YOUR_OWN: Final = "Is it running, and is --signal right? `llmtunnel signal` runs your own."
 
 
@@ -54,15 +59,22 @@ class SignalClient:
         """The server's clock when it accepted the connection, from its ``Date`` field; None if it sent none."""
         return self._socket._response.headers.get("Date")
 
-    async def join(self, room: str, *, role: Role, instance: str, token: str | None = None) -> Joined:
-        """Join a room. Raises `RoomFull`, `SignalRejected` or `SignalUnreachable`."""
+    async def join(
+        self, room: str, *, role: Role, instance: str, token: str | None = None, access: str | None = None
+    ) -> Joined:
+        """Join a room. Raises `AccessDenied`, `RoomFull`, `SignalRejected` or `SignalUnreachable`.
+
+        ``token`` and ``access``: see `messages.join`.
+        """
         try:
             async with asyncio.timeout(self._timeouts.signal):
-                await self.send(messages.join(room, role=role, instance=instance, token=token))
+                await self.send(messages.join(room, role=role, instance=instance, token=token, access=access))
                 while True:
                     match await self.receive():
                         case Joined() as joined:
                             return joined
+                        case ServerError(code="access-token"):
+                            raise self._denied(access)
                         case ServerError() as error:
                             raise _refusal(error)
         except TimeoutError as exc:
@@ -117,6 +129,16 @@ class SignalClient:
     def _reject(self, why: str) -> None:
         self._rubbish += 1
         logger.warning("a message from the signal server was ignored: %s", why)
+
+    def _denied(self, access: str | None) -> AccessDenied:
+        if access is None:
+            return AccessDenied(
+                f"The signal server {self._url} is private: it requires an access token.", hint=GIVE_A_TOKEN
+            )
+        return AccessDenied(
+            f"The signal server {self._url} does not accept the access token.",
+            hint="Check --signal-token (in Python: signal_token=), or ask the server's operator for a valid token.",
+        )
 
     def _lost(self) -> SignalUnreachable:
         return SignalUnreachable(f"The connection to the signal server {self._url} was lost.", hint=RUN_YOUR_OWN)

@@ -147,9 +147,12 @@ def parse(text: str) -> Message | None:
     return None
 
 
-def join(room: str, *, role: Role, instance: str, token: str | None = None) -> str:
-    """Return the message to join a room. ``token`` proves that we are an earlier member."""
-    return _dump(type="join", room=room, role=role.value, instance=instance, token=token)
+def join(room: str, *, role: Role, instance: str, token: str | None = None, access: str | None = None) -> str:
+    """Return the message to join a room.
+
+    ``token`` proves that we are an earlier member, and ``access`` that we may use a private signal server.
+    """
+    return _dump(type="join", room=room, role=role.value, instance=instance, token=token, access=access)
 
 
 def offer(sdp: str, *, to: str | None) -> str:

@@ -17,6 +17,7 @@ from llmtunnel.doctor.findings import Diagnosis, Mapping, Verdict
 from llmtunnel.endpoints.toy import Toy
 from llmtunnel.platforms import Platform
 from llmtunnel.upstream import Upstream
+from signal_server.access import Access
 from signal_server.limits import Limits
 from signal_server.server import SignalServer
 
@@ -78,6 +79,18 @@ async def test_whether_the_signal_server_relays_is_told(limits: Limits, verdict:
         found = await examine(signal=signal.url)
         assert found.facts.relay is (verdict is Verdict.GOOD)
         assert [each for each, _ in rows(found, "relay")] == [verdict]
+
+
+@pytest.mark.parametrize("token", [None, "wrong-token", "right-token"])
+async def test_a_private_signal_server_is_good_with_a_token_and_bad_without(token: str | None) -> None:
+    async with SignalServer("127.0.0.1", 0, access=Access(["right-token"])) as signal:
+        settings = Settings(room="r", signal=signal.url, signal_token=token, ice=IceServers(stun=()))
+        found = await diagnose(settings, upstream=None, address=FREE)
+        ((verdict, detail),) = rows(found, "signal server")
+        assert found.facts.signal is (token == "right-token")
+        assert (verdict is Verdict.GOOD) is found.facts.signal
+        assert found.facts.signal or "access token" in detail
+        assert not rows(found, "serve"), "it was not looked for"
 
 
 async def test_a_signal_server_that_is_not_there_is_bad_with_what_to_do() -> None:

@@ -15,6 +15,7 @@ KEY, HEADER, BEARER, COOKIE, QUERY, BODY, ANSWER = (
 )
 ROOM = "secret-room-of-two"
 SECRET = "what-only-two-know"
+TOKEN, WRONG_TOKEN = "access-for-us-alone", "access-for-nobody"
 RIGHT = "zebra-yacht-xylophone-wolverine-vaseline"
 WRONG = "zebra-yacht-xylophone-wolverine-quesadilla"
 
@@ -53,6 +54,52 @@ def test_no_code_word_or_secret_is_written_by_any_process_under_full_logging(
     assert "aioice" in everything, "the logging is not the fullest"
     told = everything.lower()
     assert not [word for word in {SECRET, *RIGHT.split("-"), *WRONG.split("-")} if word in told]
+
+
+def test_an_access_token_is_written_by_no_process_and_is_in_no_invite(
+    processes: Processes, own_upstream: Upstream, tmp_path: Path
+) -> None:
+    tokens, mine = tmp_path / "tokens", tmp_path / "mine"
+    tokens.write_text(f"{TOKEN} # ours\n")
+    mine.write_text(TOKEN)
+    signal = processes.signal("--log-level", "debug", "--access-token-file", str(tokens))
+    serve = processes.command(
+        "serve", "--upstream", own_upstream.url, "--signal", signal.url, "-vvv", TUNNEL_SIGNAL_TOKEN=TOKEN
+    )
+    code = serve.wait_event("invite")["code"]
+    here = ("-vvv", "--listen", "127.0.0.1:0")
+    called = ("--allow-host", "client.example")
+    proxy = processes.command("proxy", code, *here, *called, "--signal-token-file", str(mine))
+    proxy.wait_event("ready")
+    wrong = processes.command("proxy", code, *here, "--signal-token", WRONG_TOKEN)
+    none = processes.command("serve", "--upstream", own_upstream.url, "--signal", signal.url)
+    # A token for another signal server is not sent to the one that an invite names.
+    elsewhere = processes.command("proxy", code, *here, TUNNEL_SIGNAL="wss://ours.example", TUNNEL_SIGNAL_TOKEN=TOKEN)
+    doctor = processes.command("doctor", "--signal", signal.url, TUNNEL_SIGNAL_TOKEN=TOKEN)
+    bench = processes.command("bench", code, "--duration", "2", "--signal-token", TOKEN)
+    assert (wrong.wait_exit(), none.wait_exit(), elsewhere.wait_exit()) == (3, 3, 3)
+    wrong.wait_line("does not accept the access token")
+    none.wait_line("is private: it requires an access token")
+    elsewhere.wait_line("is private: it requires an access token")
+    none.wait_line("--signal-token-file FILE")
+    assert bench.wait_exit() == 0
+    doctor.wait_line(r'"signal": true')
+    doctor.wait_exit()
+    tokens.write_text("another-token-from-now-on\n")
+    signal.process.wait_line("Access tokens: 1 are valid")
+    late = processes.command("proxy", code, *here, "--signal-token", TOKEN)
+    assert late.wait_exit() == 3
+    assert fetch(_address(proxy), request(b"GET", b"/")).status == 200, "the tunnel goes on"
+    for process in (serve, proxy, signal.process):
+        process.stop()
+    everything = written(signal.process, serve, proxy, wrong, none, elsewhere, doctor, bench, late)
+    assert "aioice" in everything, "the logging is not the fullest"
+    assert TOKEN not in everything and WRONG_TOKEN not in everything
+
+
+def _address(proxy: Process) -> tuple[str, int]:
+    host, _, port = str(proxy.wait_event("listening")["url"]).removeprefix("http://").rpartition(":")
+    return host, int(port)
 
 
 def test_a_new_code_is_written_once_where_it_is_to_be_seen(processes: Processes, own_upstream: Upstream) -> None:

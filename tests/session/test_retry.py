@@ -7,7 +7,7 @@ import pytest
 from llmtunnel.config import Timeouts
 from llmtunnel.errors import PeerLost
 from llmtunnel.paths import KINDS, Path
-from llmtunnel.session.retry import FIRST, LAST, Backoff, Retry
+from llmtunnel.session.retry import DENIED, FIRST, LAST, Backoff, Retry
 from llmtunnel.status import Reconnecting, Role
 
 from ..support.embedded import quicker
@@ -85,6 +85,11 @@ def test_a_signal_server_that_streams_wait_for_is_tried_soon() -> None:
     retry = Retry(Timeouts(retry_first=60.0, retry_max=60.0, retry_waiting=0.05))
     assert retry.signal_delay(soon=True) == 0.05
     assert retry.signal_delay(soon=False) > 20
+
+
+def test_a_signal_server_that_no_longer_admits_us_is_tried_rarely_even_if_streams_wait() -> None:
+    retry = Retry(TIMEOUTS)
+    assert all(10 < retry.signal_delay(soon=soon, denied=True) <= DENIED for soon in (True, False))
 
 
 @pytest.mark.parametrize("what", ["joined", "hurry"])

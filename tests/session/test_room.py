@@ -8,17 +8,19 @@ from typing import Any
 import pytest
 
 from llmtunnel.config import Limits
-from llmtunnel.errors import PeerLost, PeerNotFound, TunnelError, VersionMismatch
+from llmtunnel.errors import AccessDenied, PeerLost, PeerNotFound, TunnelError, VersionMismatch
 from llmtunnel.protocol.handshake import Agreement
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import ALL_FEATURES
 from llmtunnel.session import link as link_module
 from llmtunnel.session import links as links_module
+from llmtunnel.session import retry as retry_module
 from llmtunnel.session import room as room_module
 from llmtunnel.session.carrier import Carrier
 from llmtunnel.status import ErrorNotice, PeerLostNotice, Reconnecting, Resumed, Role
 from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.webrtc import WebRtcPeer
+from signal_server.access import Access
 from signal_server.limits import Limits as SignalLimits
 from signal_server.server import SignalServer
 
@@ -50,6 +52,42 @@ async def test_they_meet_whoever_comes_first(first: Role) -> None:
                 await early.reached()
                 assert early.events == ["signal-connected", "waiting", "peer-connected"]
                 assert late.events == ["signal-connected", "peer-connected"]
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize(("token", "told"), [(None, "is private"), ("wrong-token", "does not accept the access token")])
+async def test_a_private_signal_server_that_refuses_us_from_the_beginning_ends_us(
+    role: Role, token: str | None, told: str
+) -> None:
+    async with SignalServer("127.0.0.1", 0, access=Access(["right-token"])) as server:
+        member = Member(role, server.url, signal_token=token)
+        with pytest.raises(AccessDenied, match=told):
+            await member.room.run()
+
+
+async def test_a_token_that_is_withdrawn_is_told_while_the_tunnel_goes_on_and_a_valid_one_lets_us_in_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retry_module, "DENIED", 0.01)
+    access = Access(["right-token"])
+    async with SignalServer("127.0.0.1", 0, access=access) as server:
+        async with pair(server.url, make=partial(Member, signal_token="right-token")) as (serve, proxy):
+            assert await proxy.ask() == b"/hello"
+            access.replace(["other-token"])
+            serve.room.reconnect()
+            await until(lambda: [each for each in serve.notices if _denies(each)], "serve says that it is refused")
+            told = next(each for each in serve.notices if _denies(each))
+            assert told.reason == f"The signal server {server.url} no longer accepts this access token."
+            assert "Connected peers stay connected" in told.hint and "right-token" not in f"{told}"
+            assert await proxy.ask() == b"/hello"
+            assert serve.connections == 1
+            joined = serve.events.count("signal-connected")
+            access.replace(["right-token"])
+            await serve.heard("signal-connected", joined + 1)
+
+
+def _denies(notice: object) -> bool:
+    return isinstance(notice, Reconnecting) and "no longer accepts" in notice.reason
 
 
 async def test_three_proxies_share_a_serve_and_one_that_goes_disturbs_no_other() -> None:

@@ -19,12 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from llmtunnel.config import DEFAULT_SIGNAL, Limits, Timeouts
-from llmtunnel.errors import RoomFull, SignalError, SignalRejected, SignalUnreachable
+from llmtunnel.errors import AccessDenied, RoomFull, SignalError, SignalRejected, SignalUnreachable
 from llmtunnel.signaling import client as client_module
 from llmtunnel.signaling import messages
 from llmtunnel.signaling.client import SignalClient
 from llmtunnel.signaling.messages import Answer, Candidate, IceCandidate, Joined, Member, Offer, PeerJoined, PeerLeft
 from llmtunnel.status import Role
+from signal_server.access import Access
 from signal_server.limits import Limits as ServerLimits
 from signal_server.server import SignalServer
 from tests.reference.signal import application as original
@@ -139,6 +140,22 @@ async def test_a_full_server_rejects_us_in_its_words() -> None:
         await join(first)
         with pytest.raises(SignalRejected, match="server is full"):
             await join(second)
+
+
+async def test_a_private_server_admits_us_with_our_token_and_otherwise_says_which_flag_to_use() -> None:
+    async with SignalServer(port=0, access=Access(["right-token"])) as server:
+        for token, told, hint in (
+            (None, "is private: it requires an access token.", "--signal-token-file FILE"),
+            ("wrong-token", "does not accept the access token.", "Check --signal-token "),
+        ):
+            async with await connect(server.url) as client:
+                with pytest.raises(AccessDenied) as caught:
+                    await client.join("R", role=Role.SERVE, instance="i", access=token)
+            assert str(caught.value) == f"The signal server {server.url} {told}"
+            assert hint in caught.value.hint
+            assert "wrong-token" not in f"{caught.value} {caught.value.hint}"
+        async with await connect(server.url) as client:
+            assert (await client.join("R", role=Role.SERVE, instance="i", access="right-token")).role is Role.SERVE
 
 
 async def test_a_server_that_does_not_answer_our_join_is_given_up() -> None:

@@ -192,6 +192,7 @@ def test_join_says_who_we_are_and_proves_it_where_it_can() -> None:
         "instance": "i",
     }
     assert json.loads(messages.join("R", role=Role.PROXY, instance="i", token="t"))["token"] == "t"
+    assert json.loads(messages.join("R", role=Role.PROXY, instance="i", access="a"))["access"] == "a"
 
 
 @pytest.mark.parametrize("to", [None, "you"])

@@ -113,12 +113,14 @@ def settings(
     resume_for: float = 1.0,
     path: str = AUTO,
     loopback: bool = True,
+    signal_token: str | None = None,
 ) -> Settings:
     """Peers in this process."""
     return Settings(
         room=room,
         secret=secret,
         signal=signal,
+        signal_token=signal_token,
         ice=NO_ICE_SERVERS,
         loopback=loopback,
         timeouts=timeouts,
@@ -141,7 +143,7 @@ def proxy(signal: str, *, room: str = "r", listen: str = "127.0.0.1:0", timeouts
 
 def fields_of(common: Settings) -> dict[str, Any]:
     """Its fields, as arguments of a subclass."""
-    names = ("room", "secret", "signal", "ice", "loopback", "timeouts", "limits", "resume_for", "path")
+    names = ("room", "secret", "signal", "signal_token", "ice", "loopback", "timeouts", "limits", "resume_for", "path")
     return {name: getattr(common, name) for name in names}
 
 

@@ -42,6 +42,7 @@ class Member(Heard):
         resume_for: float = 1.0,
         path: str = AUTO,
         loopback: bool = True,
+        signal_token: str | None = None,
         **serve: Any,
     ) -> None:
         super().__init__()
@@ -54,6 +55,7 @@ class Member(Heard):
             resume_for=resume_for,
             path=path,
             loopback=loopback,
+            signal_token=signal_token,
         )
         self.room = Room(
             ServeSettings(**fields_of(common), upstream=NOWHERE, **serve) if role is Role.SERVE else common,
