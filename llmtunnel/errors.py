@@ -8,6 +8,7 @@ TunnelError                     any failure; its text is a sentence, and its hin
 │   ├── SignalUnreachable       it does not answer
 │   ├── SignalRejected          it answered with an error
 │   │   └── AccessDenied        it is private, and does not accept our access token (exit 3)
+│   ├── SignalRestarting        it restarts, and asks this side to connect again
 │   └── RoomFull                the room has no place for this member
 ├── PeerError                   the other side of the tunnel failed
 │   ├── PeerNotFound            nobody is in the room, or the peer did not connect in time
@@ -48,6 +49,7 @@ __all__ = [
     "SettingError",
     "SignalError",
     "SignalRejected",
+    "SignalRestarting",
     "SignalUnreachable",
     "StreamError",
     "StreamReset",
@@ -179,6 +181,10 @@ class AccessDenied(SignalRejected):
     """The signal server is private, and we sent no access token, or one that it does not accept."""
 
     exit_code = 3
+
+
+class SignalRestarting(SignalError):
+    """The signal server restarts, and asks this side to connect again."""
 
 
 class RoomFull(SignalError):

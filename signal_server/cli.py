@@ -7,6 +7,7 @@ Each flag is also a variable and a key of a file, which `settings` derives from 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ DEFAULT_PORT: Final = 8787
 EVERYWHERE: Final = "0.0.0.0"
 SIZES: Final = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 LEVELS: Final = ("error", "warning", "info", "debug")
+FORMATS: Final = ("text", "json")
+DRAIN: Final = 30.0
+"""Default of ``--drain``, in seconds: load balancers take some seconds to notice, and peers some to move."""
 
 Address = tuple[str, int]
 
@@ -72,6 +76,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
         access=access,
         tokens=tokens,
         log_level=arguments.log_level,
+        log_format=arguments.log_format,
+        metrics=arguments.metrics_listen,
+        drain=arguments.drain,
     )
 
 
@@ -190,8 +197,26 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="the secret that the TURN servers have, for credentials that expire after an hour:"
         " static-auth-secret of coturn",
     )
-    parser.add_argument(
+    operation = parser.add_argument_group("operation", "/healthz answers 200, /readyz 503 while the server drains")
+    operation.add_argument(
+        "--drain",
+        metavar="SECONDS",
+        type=partial(_seconds, least=0.0),
+        default=DRAIN,
+        help="maximum time from a signal to the end. Members are asked to join again, and relayed tunnels move to new"
+        f" pipes. 0 ends at once, and so does a second signal (default: {DRAIN:g})",
+    )
+    operation.add_argument(
+        "--metrics-listen",
+        metavar="HOST:PORT",
+        type=parse_address,
+        help="answer /metrics there, in Prometheus' format, without any protection (default: nowhere)",
+    )
+    operation.add_argument(
         "--log-level", choices=LEVELS, default="info", help="how much to log to standard error (default: info)"
+    )
+    operation.add_argument(
+        "--log-format", choices=FORMATS, default="text", help="log lines, or one JSON object a line (default: text)"
     )
     return parser
 
@@ -226,13 +251,15 @@ def shown(value: float, unit: Unit) -> str:
     return f"{value:.0f}" if value == int(value) else str(value)
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, *, least: float | None = None) -> float:
+    """Parse seconds above 0, or from ``least`` on. Raises `argparse.ArgumentTypeError`."""
     try:
         seconds = float(text)
     except ValueError:
-        seconds = 0
-    if not 0 < seconds <= DAY:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0, in seconds")
+        seconds = math.nan
+    if not (0 < seconds <= DAY or seconds == least):
+        what = "a time above 0" if least is None else f"a time from {least:g} on"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}, in seconds")
     return seconds
 
 

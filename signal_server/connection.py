@@ -12,7 +12,8 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from .hub import Hub
 from .limits import MESSAGE, Limits
-from .messages import Code, Message, Refused, encode, parse, too_fast, too_large
+from .messages import Code, Join, Message, Refused, encode, parse, too_fast, too_large
+from .statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ LINGER: Final = 0.5
 class Socket(web.WebSocketResponse):
     """aiohttp's WebSocket, except that it reports why it closes on a message that is too large."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, statistics: Statistics) -> None:
         super().__init__(
             heartbeat=limits.heartbeat,
             timeout=limits.close,
@@ -31,12 +32,14 @@ class Socket(web.WebSocketResponse):
             compress=False,  # 5 KiB a minute do not justify a window of 32 KiB for each
             autoping=False,  # pings count as messages
         )
+        self._statistics = statistics
         self._told = False
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         """Close the WebSocket. aiohttp itself calls this for an invalid frame."""
         if code == WSCloseCode.MESSAGE_TOO_BIG and not self._told:
             self._told = True
+            self._statistics.refused[Code.TOO_LARGE] += 1
             try:
                 await self.send_str(encode(too_large().message))
                 await asyncio.sleep(LINGER)
@@ -93,6 +96,7 @@ class SignalConnection:
         transport: asyncio.Transport,
         hub: Hub,
         limits: Limits,
+        statistics: Statistics,
         *,
         network: str,
         settle: Callable[[bool], None],
@@ -102,11 +106,15 @@ class SignalConnection:
         self._transport = transport
         self._hub = hub
         self._limits = limits
+        self._statistics = statistics
         self._settle = settle
         self._settled = False
         self._outgoing = Outgoing(limits.outgoing)
         self._reading: asyncio.Timeout | None = None
         self._flooded = False
+        self._moved = False
+        self._code: int = WSCloseCode.POLICY_VIOLATION
+        """The close code, if the server is the one that closes."""
         self._over = asyncio.Event()
         self._ending = False
         """Whether the server ends the connection."""
@@ -118,11 +126,11 @@ class SignalConnection:
         writer = asyncio.create_task(self._write(), name="signal writer")
         writer.add_done_callback(self._written)
         try:
-            async with asyncio.timeout(0.0 if self._flooded else None) as self._reading:
+            async with asyncio.timeout(0.0 if self._flooded or self._moved else None) as self._reading:
                 await self._read()
         except TimeoutError:
             if self._flooded:
-                self.send(too_fast().message)
+                self._refuse(too_fast())
         finally:
             self._reading = None
             self._hub.leave(self, abrupt=self._abrupt)
@@ -131,6 +139,15 @@ class SignalConnection:
     def flood(self) -> None:
         """Stop reading from a client that sends too much, and tell it why."""
         self._flooded = True
+        self._stop_reading()
+
+    def move(self) -> None:
+        """Ask the client to join again, at another server or at this one's successor, by the close code.
+
+        It receives the queued messages first. A client that does not answer the close in time is cut off.
+        """
+        self._ending = self._moved = True
+        self._code = WSCloseCode.SERVICE_RESTART
         self._stop_reading()
 
     def send(self, message: Message) -> None:
@@ -170,9 +187,15 @@ class SignalConnection:
                 await self._take(raw)
             except Refused as refusal:
                 self._hub.note(refusal, now=asyncio.get_running_loop().time())
-                self.send(refusal.message)
+                self._refuse(refusal)
                 if refusal.fatal:
                     return
+
+    def _refuse(self, refusal: Refused) -> None:
+        self._statistics.refused[refusal.code] += 1
+        self.send(refusal.message)
+        if refusal.code is Code.DRAINING:
+            self._code = WSCloseCode.SERVICE_RESTART
 
     async def _take(self, raw: WSMessage) -> None:
         match raw.type:
@@ -191,6 +214,8 @@ class SignalConnection:
         if self._transport.is_closing():
             return
         await self._hub.receive(self, request, now=loop.time())
+        self._statistics.messages += 1
+        self._statistics.joins += isinstance(request, Join)
         if (joined := self._hub.member(self) is not None) is not self._settled:
             self._settled = joined
             self._settle(joined)
@@ -210,7 +235,7 @@ class SignalConnection:
         try:
             async with asyncio.timeout(LINGER if self._flooded else self._limits.close):
                 await writer
-                await self._socket.close(code=WSCloseCode.POLICY_VIOLATION)
+                await self._socket.close(code=self._code)
         except (TimeoutError, ConnectionError):
             self.drop()
         finally:

@@ -66,6 +66,8 @@ class Hub:
         self._silent_until = 0.0
         self.tickets = Tickets(limits.relay, node=node) if limits.relay else None
         """Tickets for pipes, if the server offers a relay."""
+        self.draining = False
+        """Whether joins are rejected, since the server is about to stop."""
 
     def __len__(self) -> int:
         return len(self._members)
@@ -80,6 +82,8 @@ class Hub:
 
     async def delay(self, outlet: Outlet, request: Request, *, now: float) -> float:
         """Return the seconds to delay a request before it is received. Raises `Refused`."""
+        if isinstance(request, Join) and self.draining:
+            raise Refused(Code.DRAINING, "this server is about to stop; join again")
         if not isinstance(request, Join) or outlet in self._members:
             return 0.0
         if self._access.admits(request) and request.token is not None and await self.registry.returns(request):

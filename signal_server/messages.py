@@ -41,6 +41,7 @@ class Code(StrEnum):
     RELAY_LIMIT = "relay-limit"
     UNAVAILABLE = "unavailable"
     ACCESS_TOKEN = "access-token"
+    DRAINING = "draining"
 
 
 class Refused(Exception):
@@ -53,7 +54,7 @@ class Refused(Exception):
     @property
     def fatal(self) -> bool:
         """Whether its sender is cut off."""
-        return self.code in (Code.TOO_LARGE, Code.TOO_FAST)
+        return self.code in (Code.TOO_LARGE, Code.TOO_FAST, Code.DRAINING)
 
     @property
     def message(self) -> Message:

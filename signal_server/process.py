@@ -8,15 +8,18 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Final
 
+from . import logs
 from .access import Access, TokenFile
 from .ice import IceServers
 from .limits import Limits
 from .output import USAGE, say
 from .server import THIS_MACHINE, SignalServer, netloc, open_files
+from .tasks import first_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +33,11 @@ QUIET: Final = 5.0
 BY_SIGNAL: Final = 128
 """Base of the exit status of a process that a signal ended; the signal's number is added."""
 
+NO_PROMETHEUS: Final = (
+    "--metrics-listen needs prometheus-client, which is not installed."
+    " Install it with: pip install 'llmtunnel[metrics]', or prometheus-client beside a copy of signal_server."
+)
+
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors with which the system reports that it cannot hold another connection."""
 
@@ -37,6 +45,13 @@ _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _SIGNALS: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 )
+
+
+Address = tuple[str, int]
+
+
+class CannotListen(Exception):
+    """An address that the process cannot listen on, as its operator reads it."""
 
 
 def run(
@@ -49,28 +64,64 @@ def run(
     access: Access | None = None,
     tokens: TokenFile | None = None,
     log_level: str,
+    log_format: str = "text",
+    metrics: Address | None = None,
+    drain: float = 0.0,
 ) -> int:
-    """Serve until a signal arrives. Returns the exit status. ``tokens``: the file of ``access``. See `SignalServer`."""
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("signal_server").setLevel(log_level.upper())
+    """Serve until a signal arrives, and drain. Returns the exit status.
+
+    ``tokens``: the file of ``access``. ``metrics``: where to answer ``/metrics``; None: nowhere. ``drain``: the maximum
+    seconds to drain; a second signal ends that. For the others, see `SignalServer`.
+    """
+    logs.set_up(log_level, log_format)
     raise_open_files()
+    if metrics is not None and find_spec("prometheus_client") is None:
+        print(NO_PROMETHEUS, file=sys.stderr)  # noqa: T201
+        return USAGE
     try:
         make = partial(SignalServer, host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE)
-        return BY_SIGNAL + asyncio.run(_serve(partial(make, ice=ice, access=access), _watching(tokens, access)))
-    except OSError as exc:
-        print(f"Cannot listen on {netloc(host, port)}: {_reason(exc)}.", file=sys.stderr)  # noqa: T201
+        make = partial(make, ice=ice, access=access)
+        return BY_SIGNAL + asyncio.run(_serve(make, (host, port), _watching(tokens, access), metrics, drain))
+    except CannotListen as exc:
+        print(exc, file=sys.stderr)  # noqa: T201
         return USAGE
 
 
-async def _serve(make: Callable[[], SignalServer], beside: AbstractAsyncContextManager[None]) -> int:
-    """Serve, and return the number of the signal that ended it."""
+async def _serve(
+    make: Callable[[], SignalServer],
+    address: Address,
+    beside: AbstractAsyncContextManager[None],
+    metrics: Address | None,
+    drain: float,
+) -> int:
+    """Serve, drain, and return the number of the signal that ended it."""
     stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    _on_signals(lambda number: None if stopped.done() else stopped.set_result(number))
-    async with make() as server, beside:
+    again = asyncio.Event()
+    _on_signals(lambda number: again.set() if stopped.done() else stopped.set_result(number))
+    server = make()
+    async with AsyncExitStack() as stack:
+        if metrics is not None:
+            from .metrics import Metrics
+
+            await _listen(stack, Metrics(server, *metrics), metrics, "--metrics-listen")
+        await _listen(stack, server, address, "--listen")
+        await stack.enter_async_context(beside)
         asyncio.get_running_loop().set_exception_handler(_Trouble(server, stopped))
         if failed := say(f"signal server listening on {server.url}\n"):
             logger.warning("Listening on %s; cannot write to standard output: %s", server.url, failed)
-        return await stopped
+        number = await stopped
+        if drain:
+            await first_of(server.drain(drain), again.wait())
+        return number
+
+
+async def _listen(
+    stack: AsyncExitStack, listener: AbstractAsyncContextManager[object], address: Address, flag: str
+) -> None:
+    try:
+        await stack.enter_async_context(listener)
+    except OSError as exc:
+        raise CannotListen(f"Cannot listen on {netloc(*address)}: {_reason(exc, flag)}.") from exc
 
 
 @asynccontextmanager
@@ -151,10 +202,10 @@ def _on_signals(stop: Callable[[int], None]) -> None:
             signal.signal(number, lambda number, _frame: loop.call_soon_threadsafe(stop, number))
 
 
-def _reason(exc: OSError) -> str:
+def _reason(exc: OSError, flag: str) -> str:
     match exc.errno:
         case errno.EADDRINUSE:
-            return "it is in use by another program; choose another with --listen"
+            return f"it is in use by another program; choose another with {flag}"
         case errno.EADDRNOTAVAIL | None:  # Python 3.12 and later raise it without a number
             return "this machine has no such address"
         case errno.EACCES:

@@ -23,6 +23,7 @@ from .accounts import Account, Accounts, Opened
 from .hub import Hub
 from .limits import PIPE_LEAST, PIPE_MESSAGE, Limits, RelayLimits
 from .messages import Code, Refused
+from .statistics import Statistics
 from .tasks import first_of
 from .tickets import Pass, Tickets
 
@@ -90,8 +91,9 @@ class End:
 class Pipe:
     """A pair of ends, once both have connected."""
 
-    def __init__(self, limits: RelayLimits, close: float) -> None:
+    def __init__(self, limits: RelayLimits, close: float, statistics: Statistics) -> None:
         self._limits = limits
+        self._statistics = statistics
         self._close = close
         self._ends: list[End] = []
         self._accounts: frozenset[Account] = frozenset()
@@ -108,6 +110,7 @@ class Pipe:
         end.pipe = self
         if len(self._ends) == 2:
             self._met.set()
+            self._statistics.pipes += 1
             await self._carry()
         else:
             await self._wait_for_other()
@@ -179,6 +182,7 @@ class Pipe:
                 target.stuck_since = None
                 self._passed_at = loop.time()
                 self.passed += len(raw.data)
+                self._statistics.relayed += len(raw.data)
 
     def _charge(self, size: int, now: float) -> float:
         try:
@@ -201,11 +205,12 @@ class Pipe:
 class Relay:
     """All pipes of a server."""
 
-    def __init__(self, limits: Limits, relay: RelayLimits, hub: Hub, tickets: Tickets) -> None:
+    def __init__(self, limits: Limits, relay: RelayLimits, hub: Hub, tickets: Tickets, statistics: Statistics) -> None:
         self._limits = limits
         self._relay = relay
         self._hub = hub
         self._tickets = tickets
+        self._statistics = statistics
         self._accounts = Accounts(relay, now=asyncio.get_running_loop().time())
         self._pipes: dict[Pass, Pipe] = {}
 
@@ -246,7 +251,7 @@ class Relay:
         room = self._hub.alias(granted.room)
         pipe = self._pipes.get(granted)
         if pipe is None:
-            pipe = self._pipes[granted] = Pipe(self._relay, self._limits.close)
+            pipe = self._pipes[granted] = Pipe(self._relay, self._limits.close, self._statistics)
         else:
             logger.info("room %s: a pipe opened, %d are open", room, len(self._pipes))
         _keep_unsent_short(end.transport)

@@ -2,6 +2,12 @@
 
 A connection is a stranger until it joins a room, or presents a ticket for a pipe, within `Limits.join` seconds. When
 places run out, a newcomer replaces the oldest stranger. So idle connections keep nobody out.
+
+Before it stops, a server drains (`SignalServer.drain`):
+
+    1. /readyz turns to 503, and joins are refused. A load balancer notices, and sends newcomers elsewhere.
+    2. Members are asked to join again, room by room. They do, elsewhere or here once the successor listens.
+    3. Pipes go on. Proxies that know how move their sessions to new pipes; the others keep theirs until the time is up.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from ipaddress import ip_network
 from types import TracebackType
@@ -28,6 +35,7 @@ from .ice import IceServers
 from .limits import HEAD, Limits, Meter, pipe_cost, signalling_cost
 from .messages import Refused
 from .relay import End, PipeSocket, Relay, offered_ticket, status
+from .statistics import Statistics
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +47,19 @@ SPARE: Final = 32
 """Open files of a process besides its connections; Python itself has about ten."""
 EVICTED: Final = 16
 """Number of strangers to drop when the system has no file left for a newcomer."""
+NOTICE: Final = 2.0
+"""Maximum seconds for a load balancer to notice that this server drains, before members are asked to join again."""
+MOVED_PER_SECOND: Final = 100
+"""Members to ask in a second, if that takes no more than a third of the time. Each return costs its new server a TLS
+handshake in front, and a join."""
+
+
+class State(Enum):
+    """What a load balancer has to know."""
+
+    STARTING = auto()
+    READY = auto()
+    DRAINING = auto()
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +95,10 @@ class SignalServer:
         # Four times as many may be accepted before the first one of them has evicted another connection.
         self._limits = (limits or Limits()).within(files - SPARE - 4 * self._at_once)
         self._hub = Hub(self._limits, ice=ice, access=access)
+        self.state = State.STARTING
+        """Shown by ``/readyz``: 200 if it is ready, otherwise 503."""
+        self.statistics = Statistics()
+        """What it has counted."""
         self._trusted = tuple(ip_network(each) for each in trusted_proxies)
         self.relay: Relay | None = None
         """The relay; None before `start`, or if the server offers none."""
@@ -82,6 +107,8 @@ class SignalServer:
         self._strangers: Strangers[_Handler] = Strangers()
         self._connections: set[SignalConnection] = set()
         self._pipes: set[_Handler] = set()
+        self._left = asyncio.Event()
+        """Set when a client leaves."""
         self._runner: web.ServerRunner | None = None
         self._server: asyncio.Server | None = None
 
@@ -91,10 +118,24 @@ class SignalServer:
         assert self._server is not None, "started"
         return f"ws://{netloc(*self._server.sockets[0].getsockname()[:2])}"
 
+    def __len__(self) -> int:
+        """Return the number of open connections."""
+        return len(self._visitors)
+
+    @property
+    def members(self) -> int:
+        """Number of members whose socket is here."""
+        return len(self._hub)
+
+    @property
+    def rooms(self) -> int:
+        """Number of rooms that one of them is in."""
+        return len(self._hub.registry)
+
     async def start(self) -> None:
         """Start to listen."""
         if self._limits.relay is not None and self._hub.tickets is not None:
-            self.relay = Relay(self._limits, self._limits.relay, self._hub, self._hub.tickets)
+            self.relay = Relay(self._limits, self._limits.relay, self._hub, self._hub.tickets, self.statistics)
         door = _Door(self)
         self._runner = web.ServerRunner(door, shutdown_timeout=self._limits.close)
         await self._runner.setup()
@@ -108,6 +149,50 @@ class SignalServer:
         for each in self._server.sockets:
             with each.dup() as listener:
                 listener.listen(BACKLOG)
+        self.state = State.READY
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse joins from now on, and ask all members to join again elsewhere.
+
+        Returns when no member and no pipe is left, after ``seconds`` at the latest. Call `aclose` then.
+        """
+        self.state = State.DRAINING
+        self._hub.draining = True
+        if self._occupied:
+            members, pipes = self.members, len(self.relay) if self.relay else 0
+            logger.info(
+                "Draining: %d members are asked to join again, %d pipes go on for up to %g s", members, pipes, seconds
+            )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if self._occupied:
+                    await asyncio.sleep(min(NOTICE, seconds / 10))
+                    await self._move_members(seconds / 3)
+                while self._occupied:
+                    self._left.clear()
+                    await self._left.wait()
+
+    @property
+    def _occupied(self) -> bool:
+        return self.members > 0 or len(self._pipes) > 0
+
+    def _room_of(self, connection: SignalConnection) -> str:
+        member = self._hub.member(connection)
+        return member.room if member else ""
+
+    async def _move_members(self, most: float) -> None:
+        """Ask everybody to join again, over at most this many seconds, so that they do not return at the same moment.
+
+        Members of the same room are asked together, since each waits for the others elsewhere.
+        """
+        loop = asyncio.get_running_loop()
+        due, everybody = loop.time(), sorted(self._connections, key=self._room_of)
+        pause = min(1 / MOVED_PER_SECOND, most / max(1, len(everybody)))
+        for connection in everybody:
+            if (wait := due - loop.time()) > 0:
+                await asyncio.sleep(wait)
+            connection.move()
+            due += pause
 
     async def aclose(self) -> None:
         """Stop listening, and close every socket. Idempotent."""
@@ -152,6 +237,7 @@ class SignalServer:
         """Add a connection. It is dropped unless it becomes a member in time."""
         patience = asyncio.get_running_loop().call_later(self._limits.join, self._drop, handler)
         self._visitors[handler] = _Visitor(transport, patience)
+        self.statistics.connections += 1
         remote = (transport.get_extra_info("peername") or ("",))[0]
         # For a trusted proxy in front, the request will contain the client's address.
         of = None if is_in(remote, self._trusted) else network(remote)
@@ -183,6 +269,7 @@ class SignalServer:
 
     def _drop(self, handler: _Handler) -> None:
         visitor = self._visitors[handler]
+        self.statistics.evicted += 1
         self.leave(handler)
         visitor.transport.abort()
 
@@ -208,11 +295,13 @@ class SignalServer:
         self._keep_places(handler, of)
         if (ticket := offered_ticket(request)) is not None:
             return await self._answer_pipe(request, handler, transport, ticket)
-        socket = Socket(self._limits)
+        socket = Socket(self._limits, self.statistics)
         if not socket.can_prepare(request):
-            return _plain("ok\n" if request.path == "/healthz" else GREETING)
+            return self._answer_plain(request.path)
         settle = partial(self._settle, handler)
-        connection = SignalConnection(socket, transport, self._hub, self._limits, network=of, settle=settle)
+        connection = SignalConnection(
+            socket, transport, self._hub, self._limits, self.statistics, network=of, settle=settle
+        )
         handler.measure(self._meter(signalling_cost), connection.flood)
         try:
             await socket.prepare(request)
@@ -223,7 +312,15 @@ class SignalServer:
             await connection.run()
         finally:
             self._connections.remove(connection)
+            self._left.set()
         return socket
+
+    def _answer_plain(self, path: str) -> web.Response:
+        if path == "/healthz":
+            return _plain("ok\n")
+        if path == "/readyz":
+            return _plain(f"{self.state.name.lower()}\n", status=200 if self.state is State.READY else 503)
+        return _plain(GREETING)
 
     async def _answer_pipe(
         self, request: web.BaseRequest, handler: _Handler, transport: asyncio.Transport, ticket: str
@@ -234,6 +331,7 @@ class SignalServer:
         try:
             granted, opened = self.relay.admit(ticket, address=self._address(request))
         except Refused as refusal:
+            self.statistics.refused[refusal.code] += 1
             return _plain(f"{refusal}\n", status=status(refusal))
         end = End(socket, transport, opened)
         self._settle(handler)
@@ -250,6 +348,7 @@ class SignalServer:
         finally:
             opened.close()
             self._pipes.discard(handler)
+            self._left.set()
 
     def _address(self, request: web.BaseRequest) -> str:
         """Return the client's address, as reported by a trusted proxy if there is one."""

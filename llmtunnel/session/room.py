@@ -16,10 +16,11 @@ from functools import partial
 
 from ..bucket import Bucket
 from ..config import Settings
-from ..errors import AccessDenied, SignalError, TunnelError
+from ..errors import AccessDenied, SignalError, SignalRestarting, TunnelError
 from ..paths import Path
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
+from ..protocol.hello import Feature
 from ..signaling.client import SignalClient
 from ..signaling.messages import Joined, Member, PeerLeft, ServerError
 from ..signaling.negotiation import (
@@ -159,6 +160,8 @@ class Room:
                         raise
                     await self._pause(self._no_longer(exc), denied=True)
                 except SignalError as exc:
+                    if isinstance(exc, SignalRestarting):
+                        self._move_pipe()
                     await self._pause(exc)
             raise self._retry.failure.again()
         finally:
@@ -463,6 +466,11 @@ class Room:
         member = self._negotiation.present(standing[0].member)
         if member and (spare := self._new_link(member, spare=True)):
             spare.offer()
+
+    def _move_pipe(self) -> None:
+        """Proxy: move the session from a pipe, which a signal server that stops will close, to a new link."""
+        if any(each.path is Path.RELAY and Feature.RESUME in each.features for each in self._peers.standing):
+            self._retry.want_link()  # without `_changed`, so that the pause before the next try stays
 
     def _moved(self) -> None:
         """Ping all peers and ask for another link: our network path has changed, or we slept, and links may be dead."""

@@ -9,7 +9,15 @@ from typing import Final, Self
 
 from .. import descriptors, platforms
 from ..config import Limits, Timeouts
-from ..errors import AccessDenied, ProtocolError, RoomFull, SignalRejected, SignalUnreachable
+from ..errors import (
+    AccessDenied,
+    ProtocolError,
+    RoomFull,
+    SignalError,
+    SignalRejected,
+    SignalRestarting,
+    SignalUnreachable,
+)
 from ..invite import DEFAULT_SIGNAL
 from ..status import Role
 from ..transport.websocket import Redirected, WebSocket, open_websocket, proxy_failure
@@ -28,6 +36,10 @@ GIVE_A_TOKEN: Final = (
     " TUNNEL_SIGNAL_TOKEN (in Python: signal_token=). If TUNNEL_SIGNAL is set too, that variable is only for the signal"
     " server that it names."
 )
+_STOPPING: Final = (1001, 1012)
+"""Close codes of a server, or of an HTTP server in front of it, that stops (RFC 6455 section 7.4.1, and IANA's list of
+close codes). It, or another one, will soon accept connections at the same address."""
+
 RUN_YOUR_OWN: Final = "Is it running, and is --signal right? `llmtunnel signal` runs your own."
 
 
@@ -62,7 +74,7 @@ class SignalClient:
     async def join(
         self, room: str, *, role: Role, instance: str, token: str | None = None, access: str | None = None
     ) -> Joined:
-        """Join a room. Raises `AccessDenied`, `RoomFull`, `SignalRejected` or `SignalUnreachable`.
+        """Join a room. Raises `AccessDenied`, `RoomFull`, `SignalRejected`, `SignalRestarting` or `SignalUnreachable`.
 
         ``token`` and ``access``: see `messages.join`.
         """
@@ -76,7 +88,7 @@ class SignalClient:
                         case ServerError(code="access-token"):
                             raise self._denied(access)
                         case ServerError() as error:
-                            raise _refusal(error)
+                            raise self._refusal(error)
         except TimeoutError as exc:
             raise SignalUnreachable(
                 f"{self._url} did not answer when this side asked to join the room.", hint="Is it a signal server?"
@@ -90,7 +102,11 @@ class SignalClient:
             raise self._lost() from exc
 
     async def receive(self) -> Message:
-        """Return the next valid message. Raises `SignalUnreachable` when the connection is lost."""
+        """Return the next valid message.
+
+        Raises `SignalRestarting` if the server has closed the connection because it stops, and `SignalUnreachable` if
+        the connection is lost.
+        """
         import aiohttp
 
         while self._rubbish < RUBBISH:
@@ -101,6 +117,8 @@ class SignalClient:
                     return message
             elif raw.type is aiohttp.WSMsgType.BINARY:
                 self._reject("binary data")
+            elif raw.type is aiohttp.WSMsgType.CLOSE and raw.data in _STOPPING:
+                raise self._restarting()
             else:
                 raise self._lost()
         raise SignalUnreachable(
@@ -139,6 +157,12 @@ class SignalClient:
             f"The signal server {self._url} does not accept the access token.",
             hint="Check --signal-token (in Python: signal_token=), or ask the server's operator for a valid token.",
         )
+
+    def _refusal(self, error: ServerError) -> SignalError:
+        return self._restarting() if error.code == "draining" else _refusal(error)
+
+    def _restarting(self) -> SignalRestarting:
+        return SignalRestarting(f"The signal server {self._url} restarts, and has asked this side to connect again.")
 
     def _lost(self) -> SignalUnreachable:
         return SignalUnreachable(f"The connection to the signal server {self._url} was lost.", hint=RUN_YOUR_OWN)

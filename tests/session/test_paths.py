@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -31,15 +32,18 @@ from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.pipe import TlsChannel
 from llmtunnel.transport.relay import open_relay
 from llmtunnel.transport.webrtc import WebRtcChannel, WebRtcPeer
+from signal_server import server as signal_module
 from signal_server.limits import Limits as SignalLimits
 from signal_server.limits import RelayLimits
 from signal_server.server import SignalServer
 
+from ..support.balancer import Balancer
 from ..support.embedded import PATIENCE, QUICK, quicker, until
 from ..support.hostile import http_in
 from ..support.members import Member, channel_of, pair, running, silence
 from ..support.pipes import Ear
 from ..support.pipes import channel as tls_end
+from ..support.processes import address_of
 from .test_over_tls import Forward
 
 SECRET = "a secret that nobody guesses"
@@ -239,6 +243,54 @@ async def test_a_signal_server_that_was_away_is_tried_often_while_streams_wait_f
             await until(lambda: (serve.events + proxy.events).count("reconnecting") > 4)
             async with SignalServer("127.0.0.1", port):
                 assert await asking
+
+
+@pytest.mark.usefixtures("apart")
+async def test_a_relay_that_drains_is_left_for_another_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_udp(monkeypatch)
+    monkeypatch.setattr(signal_module, "NOTICE", 0.3)  # the balancer's health check needs 0.2
+    async with signal() as first, signal() as second, AsyncExitStack() as stack:
+        addresses = [address_of(server.url) for server in (first, second)]
+        balancer = await asyncio.to_thread(stack.enter_context, Balancer(*addresses))
+        async with pair(balancer.url, make=Invited) as (serve, proxy):
+            await on(Path.RELAY, serve, proxy)
+            asking = [asyncio.create_task(echo(proxy, seed, 5_000_000)) for seed in range(2)]
+            await until(lambda: len(serve.started) == 2)
+            assert (first.members, second.members) == (2, 0)
+            draining = asyncio.create_task(first.drain(3600.0))
+            await proxy.heard("resumed")
+            assert not any(each.done() for each in asking)
+            assert all(await asyncio.gather(*asking))
+            await draining  # ends once nobody is left there
+            assert (first.members, second.members) == (0, 2)
+            assert first.relay is not None and second.relay is not None
+            assert (len(first.relay), len(second.relay)) == (0, 1)
+        assert "suspended" not in proxy.events + serve.events
+        assert [(each.path, each.gap_ms) for each in proxy.of(Resumed)] == [(Path.RELAY, 0.0)]
+        assert proxy.connections == serve.connections == 1
+        for member in (serve, proxy):
+            told = member.of(Reconnecting)[0]
+            asked = f"The signal server {balancer.url} restarts, and has asked this side to connect again."
+            assert told.reason == asked
+            assert (told.what, told.hint) == ("signal server", "")
+
+
+@pytest.mark.usefixtures("apart")
+async def test_a_session_that_cannot_move_stays_on_a_relay_that_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_udp(monkeypatch)
+    make = partial(Member, secret=SECRET, resume_for=0.0)
+    async with signal() as first, signal() as second, AsyncExitStack() as stack:
+        addresses = [address_of(server.url) for server in (first, second)]
+        balancer = await asyncio.to_thread(stack.enter_context, Balancer(*addresses))
+        async with pair(balancer.url, make=make) as (serve, proxy):
+            await on(Path.RELAY, serve, proxy)
+            draining = asyncio.create_task(first.drain(3600.0))
+            asking = asyncio.create_task(echo(proxy, 1))
+            await until(lambda: second.members == 2)
+            assert await asking
+            assert not draining.done() and first.relay is not None and len(first.relay) == 1
+            draining.cancel()
+            assert proxy.connections == serve.connections == 1
 
 
 async def no_relay(way: RelayWay) -> Channel:

@@ -67,6 +67,11 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         ["--members-per-address", "-1"],
         ["--joins-per-minute", "many"],
         ["--joins-per-minute", "9999999999"],
+        ["--drain", "-1"],
+        ["--drain", "nan"],
+        ["--drain", "soon"],
+        ["--metrics-listen", "nonsense:port"],
+        ["--log-format", "xml"],
         ["unexpected"],
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import select
 import signal
@@ -8,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -79,6 +81,108 @@ def test_signals_end_it_in_order_with_their_exit_status(number: signal.Signals) 
         process.send_signal(number)
         said, errors = process.communicate(timeout=10)
         assert (said, errors, process.returncode) == ("", "", 128 + number)
+
+
+async def member_until_told(url: str, joined: Callable[[], None]) -> int | None:
+    """Join, call ``joined``, and return the code with which the server closes."""
+    async with aiohttp.ClientSession() as http, http.ws_connect(url) as peer:
+        await peer.send_str('{"type":"join","room":"R","role":"serve"}')
+        assert (await peer.receive_json())["type"] == "joined"
+        joined()
+        async with asyncio.timeout(20):
+            await peer.receive()
+        return peer.close_code
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_it_and_it_ends_when_the_last_member_has_gone(number: signal.Signals) -> None:
+    with server("--listen", "127.0.0.1:0", "--drain", "3600") as process:
+        there = url(process)
+        assert asyncio.run(member_until_told(there, lambda: process.send_signal(number))) == 1012
+        _, errors = process.communicate(timeout=20)
+    assert "Draining: 1 members are asked to join again, 0 pipes go on for up to 3600 s" in errors
+    assert process.returncode == 128 + number
+
+
+@posix
+def test_a_second_signal_ends_the_drain() -> None:
+    async def main(there: str) -> None:
+        async with aiohttp.ClientSession() as http, http.ws_connect(there, autoclose=False) as peer:
+            await peer.send_str('{"type":"join","room":"R","role":"serve"}')
+            await peer.receive_json()
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(20):
+                while (await refusal(http, there)) != "draining":
+                    pass
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, 20) == 143
+
+    code = (
+        "import sys\nfrom signal_server import server\nserver.NOTICE = 3600\n"
+        "from signal_server.cli import main\nsys.exit(main(['--listen', '127.0.0.1:0', '--drain', '36000']))"
+    )
+    with server(run=("-c", code)) as process:
+        asyncio.run(main(url(process)))
+
+
+async def refusal(http: aiohttp.ClientSession, there: str) -> str:
+    """The code with which a join is refused; empty if it is not."""
+    async with http.ws_connect(there) as peer:
+        await peer.send_str('{"type":"join","room":"S","role":"serve"}')
+        return str((await peer.receive_json()).get("code", ""))
+
+
+@posix
+def test_with_a_drain_of_0_it_ends_at_once() -> None:
+    with server("--listen", "127.0.0.1:0", "--drain", "0") as process:
+        there = url(process)
+        assert asyncio.run(member_until_told(there, process.terminate)) == aiohttp.WSCloseCode.GOING_AWAY
+        _, errors = process.communicate(timeout=20)
+    assert "Draining" not in errors
+    assert process.returncode == 143
+
+
+def test_metrics_are_answered_where_the_flag_says_and_logs_are_json() -> None:
+    with ExitStack() as stack:
+        port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+        stack.close()
+        flags = ("--metrics-listen", f"127.0.0.1:{port}", "--log-format", "json")
+        process = stack.enter_context(server("--listen", "127.0.0.1:0", *flags))
+        run(join_twice(url(process)))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+            assert b"llmtunnel_signal_joins_total 2.0" in response.read()
+        process.terminate()
+        _, errors = process.communicate(timeout=10)
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert [line["message"].partition(": ")[2] for line in lines[:2]] == [
+        "original peer joined, 1 inside",
+        "original peer joined, 2 inside",
+    ]
+
+
+def test_a_port_of_metrics_in_use_is_one_clear_line_and_exit_2() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with server("--listen", "127.0.0.1:0", "--metrics-listen", address) as process:
+            said, errors = process.communicate(timeout=10)
+    reason = "it is in use by another program; choose another with --metrics-listen"
+    assert (said, errors, process.returncode) == ("", f"Cannot listen on {address}: {reason}.\n", 2)
+
+
+def test_metrics_without_their_package_are_one_clear_line_and_exit_2() -> None:
+    code = (
+        "import sys, importlib.util\n"
+        "found = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name: None if name == 'prometheus_client' else found(name)\n"
+        "from signal_server.cli import main\n"
+        "sys.exit(main(['--listen', '127.0.0.1:0', '--metrics-listen', '127.0.0.1:0']))"
+    )
+    with server(run=("-c", code)) as process:
+        said, errors = process.communicate(timeout=10)
+    assert (said, process.returncode) == ("", 2)
+    assert errors.startswith("--metrics-listen needs prometheus-client, which is not installed.")
+    assert "pip install 'llmtunnel[metrics]'" in errors and errors.count("\n") == 1
 
 
 def test_a_port_in_use_is_one_clear_line_and_exit_2() -> None:

@@ -19,7 +19,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from llmtunnel.config import DEFAULT_SIGNAL, Limits, Timeouts
-from llmtunnel.errors import AccessDenied, RoomFull, SignalError, SignalRejected, SignalUnreachable
+from llmtunnel.errors import (
+    AccessDenied,
+    RoomFull,
+    SignalError,
+    SignalRejected,
+    SignalRestarting,
+    SignalUnreachable,
+)
 from llmtunnel.signaling import client as client_module
 from llmtunnel.signaling import messages
 from llmtunnel.signaling.client import SignalClient
@@ -187,7 +194,7 @@ async def test_a_message_over_the_limit_ends_the_connection() -> None:
 
 
 async def close(ws: web.WebSocketResponse) -> None:
-    await ws.close(code=WSCloseCode.GOING_AWAY)
+    await ws.close()
 
 
 async def abort(ws: web.WebSocketResponse) -> None:
@@ -204,6 +211,26 @@ async def test_a_connection_that_ends_is_lost_to_who_receives_and_to_who_sends(b
                 await client.receive()
         with pytest.raises(SignalUnreachable, match="lost"):
             await client.send(messages.bye())
+
+
+@pytest.mark.parametrize("code", [WSCloseCode.GOING_AWAY, WSCloseCode.SERVICE_RESTART])
+async def test_a_server_that_stops_asks_us_to_connect_again(code: WSCloseCode) -> None:
+    async def behave(ws: web.WebSocketResponse) -> None:
+        await ws.close(code=code)
+
+    async with scripted(behave) as url, await connect(url) as client:
+        with pytest.raises(SignalRestarting, match=f"{url} restarts, and has asked this side to connect again") as told:
+            await client.receive()
+        assert told.value.hint == "", "the user has nothing to do"
+        with pytest.raises(SignalUnreachable, match="lost"):
+            await client.receive()
+
+
+async def test_a_server_that_drains_does_not_let_us_in_and_asks_us_to_connect_again() -> None:
+    async with SignalServer(port=0) as server, await connect(server.url) as client:
+        await server.drain(0)
+        with pytest.raises(SignalRestarting, match="restarts"):
+            await join(client)
 
 
 async def test_a_server_that_has_gone_silent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,10 @@ class Process:
         """Ctrl-C."""
         self._popen.send_signal(signal.SIGINT)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._popen.send_signal(number)
+
     def stop(self, timeout: float = PATIENCE) -> int:
         """Ask it to end (SIGTERM); its exit status."""
         if self.running:
