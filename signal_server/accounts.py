@@ -1,4 +1,4 @@
-"""Accounts of rooms and addresses: their joins, and the rates, totals and open ends of the relay. Pure."""
+"""Accounts of rooms and addresses: their joins and messages, and the rates, totals and ends of the relay. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Hashable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, Generic, TypeVar
 
-from .limits import DAY, Bucket, Limits, RelayLimits
+from .limits import DAY, Bucket, Limits, RelayLimits, signalling_cost
 from .messages import Code, Refused
 
 Who = TypeVar("Who", bound=Hashable)
@@ -18,8 +18,13 @@ ACCOUNTS: Final = 20_000
 """Maximum number of accounts, of 500 bytes each. Beyond it, the least recently used one without open ends goes."""
 
 
+FORWARDED: Final = "X-Forwarded-For"
 JOIN_HELD: Final = 5.0
 """Maximum seconds to delay a join, half of the time that clients wait. A join that would wait longer is rejected."""
+MESSAGE_HELD: Final = 2.0
+"""Maximum seconds to delay a message, so that its sender still answers pings in time."""
+MINUTE: Final = 60.0
+"""Seconds of the sustained rate that messages may use at once: all that a room or a class says when it connects."""
 
 
 class Account:
@@ -101,30 +106,63 @@ class Accounts:
             del self._each[next(key for key, account in self._each.items() if not account.ends)]
 
 
-class Joins:
-    """Limits how often each address may join: a burst, then a rate. It slows down guesses of room names."""
+class Budget:
+    """Limits how much each key may do: a burst at once, then a rate. Beyond that it delays, and then refuses.
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    A key is an address's `network`, or an alias of a room.
+    """
+
+    def __init__(self, *, rate: float, burst: float, held: float, refusal: tuple[Code, str]) -> None:
+        self._rate, self._burst, self._held = rate, burst, held
+        self._refusal = refusal
         self._each: OrderedDict[str, Bucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._each)
 
-    def wait(self, of: str, *, now: float) -> float:
-        """Count a join from that network, and return the seconds to delay it. Raises `Refused` if they are too many."""
-        limits = self._limits
-        bucket = self._each.get(of)
+    def charge(self, key: str, count: float, *, now: float) -> float:
+        """Count, and return the seconds to delay what is counted. Raises `Refused` if that would be too long.
+
+        What is refused costs nothing. Otherwise nobody with the same key would ever be admitted again.
+        """
+        bucket = self._each.get(key)
         if bucket is None:
-            bucket = self._each[of] = Bucket(rate=limits.joins / 60, burst=limits.members_each, now=now)
+            bucket = self._each[key] = Bucket(rate=self._rate, burst=self._burst, now=now)
             if len(self._each) > ACCOUNTS:
                 self._each.popitem(last=False)
-        self._each.move_to_end(of)
-        wait = bucket.owe(1, now=now)
-        if wait > JOIN_HELD:
-            bucket.owe(-1, now=now)
-            raise Refused(Code.ADDRESS_LIMIT, f"too many joins from your address (max {limits.joins:g} a minute)")
+        self._each.move_to_end(key)
+        wait = bucket.owe(count, now=now)
+        if wait > self._held:
+            bucket.owe(-count, now=now)
+            raise Refused(*self._refusal)
         return wait
+
+
+class Joins(Budget):
+    """Limits how often each address may join. It slows down guesses of room names."""
+
+    def __init__(self, limits: Limits) -> None:
+        refusal = Code.ADDRESS_LIMIT, f"too many joins from your address (max {limits.joins:g} a minute)"
+        super().__init__(rate=limits.joins / 60, burst=limits.members_each, held=JOIN_HELD, refusal=refusal)
+
+
+class Messages:
+    """Limits the messages of each address, and of each room, with all their bytes. A long message counts as several."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.of_address = _messages(limits.messages_each, Code.ADDRESS_LIMIT, "from your address")
+        self.of_room = _messages(limits.messages_room, Code.ROOM_LIMIT, "in your room")
+
+    def charge(self, of: str, room: str | None, size: int, *, now: float) -> float:
+        """Count a message of that size, in bytes, and return the seconds to delay it. Raises `Refused`."""
+        cost = signalling_cost(0, size)
+        wait = self.of_address.charge(of, cost, now=now)
+        return wait if room is None else max(wait, self.of_room.charge(room, cost, now=now))
+
+
+def _messages(rate: float, code: Code, where: str) -> Budget:
+    refusal = code, f"too many messages {where} (max {rate:g} a second)"
+    return Budget(rate=rate, burst=rate * MINUTE, held=MESSAGE_HELD, refusal=refusal)
 
 
 class Strangers(Generic[Who]):
@@ -186,9 +224,9 @@ def is_in(address: str, networks: Networks) -> bool:
 def client_address(remote: str, forwarded: Iterable[str], trusted: Networks) -> str:
     """Return the client's address: the last hop that is not a trusted proxy.
 
-    ``remote`` is the connected address, and ``forwarded`` all ``X-Forwarded-For`` fields in order. Each proxy appends
-    the address that connected to it. So they are read from the end, as long as the reporting proxy is trusted. An
-    invalid entry counts as the proxy that reported it.
+    ``remote`` is the connected address, and ``forwarded`` all ``X-Forwarded-For`` fields in order (or those of the
+    field that is used instead). Each proxy appends the address that connected to it. So they are read from the end, as
+    long as the reporting proxy is trusted. An invalid entry counts as the proxy that reported it.
     """
     hops = [hop for field in forwarded for hop in field.split(",") if hop.strip()]
     client = remote

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Any, Final
 
+from .accounts import FORWARDED
 from .ice import IceServers, check_stun, check_turn
 from .limits import DAY, FLAG, Flag, Limits, RelayLimits, Unit
 from .output import FAILED, USAGE, say
@@ -75,6 +77,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
         ice=ice,
         access=access,
         tokens=tokens,
+        forwarded_header=arguments.forwarded_header,
+        log_addresses=arguments.log_addresses,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
         metrics=arguments.metrics_listen,
@@ -161,6 +165,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="address or network of an HTTP server in front, whose X-Forwarded-For contains the client's address;"
         " repeatable (default: this machine)",
     )
+    parser.add_argument(
+        "--forwarded-header",
+        metavar="NAME",
+        type=_header,
+        default=FORWARDED,
+        help="header field with the client's address, which such an HTTP server sets and clients cannot set through it,"
+        f" such as CF-Connecting-IP (default: {FORWARDED})",
+    )
     add_secret(
         parser.add_argument_group(
             "access", "a private server admits clients that have an access token (--signal-token)"
@@ -217,6 +229,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     operation.add_argument(
         "--log-format", choices=FORMATS, default="text", help="log lines, or one JSON object a line (default: text)"
+    )
+    operation.add_argument(
+        "--log-addresses", action="store_true", help="log the addresses of clients that join, leave or are rejected"
     )
     return parser
 
@@ -280,6 +295,14 @@ def _token(text: str) -> str:
         return check_token(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(f"the token {exc}") from exc
+
+
+def _header(text: str) -> str:
+    if text.lower() == "forwarded":
+        raise argparse.ArgumentTypeError(f"the field Forwarded is not supported: use {FORWARDED}")
+    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", text, re.ASCII):  # RFC 9110, section 5.1
+        raise argparse.ArgumentTypeError(f"{text!r} is not a header field's name: use for example CF-Connecting-IP")
+    return text
 
 
 def _network(text: str) -> str:

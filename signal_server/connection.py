@@ -99,9 +99,11 @@ class SignalConnection:
         statistics: Statistics,
         *,
         network: str,
+        remote: str = "",
         settle: Callable[[bool], None],
     ) -> None:
         self.network = network
+        self.remote = remote
         self._socket = socket
         self._transport = transport
         self._hub = hub
@@ -186,7 +188,7 @@ class SignalConnection:
             try:
                 await self._take(raw)
             except Refused as refusal:
-                self._hub.note(refusal, now=asyncio.get_running_loop().time())
+                self._hub.note(self, refusal, now=asyncio.get_running_loop().time())
                 self._refuse(refusal)
                 if refusal.fatal:
                     return
@@ -208,6 +210,8 @@ class SignalConnection:
 
     async def _act(self, text: str) -> None:
         loop = asyncio.get_running_loop()
+        if wait := self._hub.charge(self, len(text.encode()), now=loop.time()):
+            await asyncio.sleep(wait)
         request = parse(text)
         if wait := await self._hub.delay(self, request, now=loop.time()):
             await asyncio.sleep(wait)

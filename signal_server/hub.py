@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from .access import Access
-from .accounts import Joins
+from .accounts import Joins, Messages
 from .ice import IceServers
-from .limits import Limits
+from .limits import Bucket, Limits
 from .messages import AskIce, Bye, Code, Join, Message, OpenPipe, PassOn, Refused, Request, unknown_type
 from .registry import Audience, MemoryRegistry, Registry
 from .rooms import Member
@@ -27,12 +27,25 @@ SILENCE: Final = 60.0
 """Minimum seconds between two log lines about limits of addresses, since a rejected client tries again and again."""
 
 
+NOTED: Final = 100
+"""Rejected messages that may be logged with an address at once; then one a second."""
+_TOLD: Final = {
+    Code.ADDRESS_LIMIT: "If the address is a proxy's, use --trusted-proxy.",
+    Code.ACCESS_TOKEN: "If it should be admitted, add its token to the file of --access-token-file.",
+}
+"""Rejections that an operator may have to act on, and how. Their texts contain no room's name."""
+
+
 class Outlet(Protocol):
     """A client's socket, as the hub sees it. Neither method may raise or block."""
 
     @property
     def network(self) -> str:
         """The network that it counts towards: see `accounts.network`."""
+
+    @property
+    def remote(self) -> str:
+        """The client's address for logs; empty if they must not contain it."""
 
     def send(self, message: Message) -> None:
         """Send a message soon. If that is impossible, the client is dropped."""
@@ -61,9 +74,11 @@ class Hub:
         self._limits = limits
         self._ice = ice
         self._joins = Joins(limits)
+        self._messages = Messages(limits)
         self._members: dict[Outlet, Member] = {}
         self._outlets: dict[Member, Outlet] = {}
-        self._silent_until = 0.0
+        self._silent_until: dict[Code, float] = {}
+        self._noted: Bucket | None = None
         self.tickets = Tickets(limits.relay, node=node) if limits.relay else None
         """Tickets for pipes, if the server offers a relay."""
         self.draining = False
@@ -80,6 +95,12 @@ class Hub:
         """Whether the member is still in its room."""
         return member in self.registry.room(member.room).members
 
+    def charge(self, outlet: Outlet, size: int, *, now: float) -> float:
+        """Count a message of that size, in bytes, and return the seconds to delay it. Raises `Refused`."""
+        member = self._members.get(outlet)
+        room = None if member is None else self.alias(member.room)
+        return self._messages.charge(outlet.network, room, size, now=now)
+
     async def delay(self, outlet: Outlet, request: Request, *, now: float) -> float:
         """Return the seconds to delay a request before it is received. Raises `Refused`."""
         if isinstance(request, Join) and self.draining:
@@ -88,13 +109,17 @@ class Hub:
             return 0.0
         if self._access.admits(request) and request.token is not None and await self.registry.returns(request):
             return 0.0
-        return self._joins.wait(outlet.network, now=now)
+        return self._joins.charge(outlet.network, 1, now=now)
 
-    def note(self, refusal: Refused, *, now: float) -> None:
-        """Log from time to time that an address has reached its limits, since it may be that of a proxy."""
-        if refusal.code is Code.ADDRESS_LIMIT and now >= self._silent_until:
-            self._silent_until = now + SILENCE
-            logger.warning("Rejected a join: %s. If the address is a proxy's, use --trusted-proxy.", refusal)
+    def note(self, outlet: Outlet, refusal: Refused, *, now: float) -> None:
+        """Log a rejected message. Without its address, only from time to time, and what an operator may act on."""
+        if outlet.remote:
+            self._noted = self._noted or Bucket(rate=1.0, burst=NOTED, now=now)
+            if self._noted.take(1, now=now):
+                logger.info("Rejected a message from %s: %s", outlet.remote, refusal.code)
+        if refusal.code in _TOLD and now >= self._silent_until.get(refusal.code, now):
+            self._silent_until[refusal.code] = now + SILENCE
+            logger.warning("Rejected a message: %s. %s", refusal, _TOLD[refusal.code])
 
     async def receive(self, outlet: Outlet, request: Request, *, now: float) -> None:
         """Process a message. Raises `Refused`."""
@@ -116,7 +141,7 @@ class Hub:
         if member is not None:
             self._forget(member)
             self.registry.leave(member, abrupt=abrupt)
-            self._log(member, "left")
+            self._log(member, "left", outlet)
 
     def tell(self, member: Member, message: Message) -> None:
         """See `registry.Audience`."""
@@ -136,7 +161,7 @@ class Hub:
         member = admission.member
         self._members[outlet] = member
         self._outlets[member] = outlet
-        self._log(member, "took its ghost's place" if admission.ghost else "joined")
+        self._log(member, "took its ghost's place" if admission.ghost else "joined", outlet)
         joined, *later = messages
         for message in (joined | self._offer(member) | self._ice_for(outlet, member), *later):
             outlet.send(message)
@@ -194,6 +219,8 @@ class Hub:
             raise Refused(Code.NOT_JOINED, "must join a room first")
         return member
 
-    def _log(self, member: Member, what: str) -> None:
+    def _log(self, member: Member, what: str, outlet: Outlet) -> None:
         size = len(self.registry.room(member.room).members)
-        logger.info("room %s: %s %s, %d inside", self.alias(member.room), member.role or "original peer", what, size)
+        who = member.role or "original peer"
+        where = f", from {outlet.remote}" if outlet.remote else ""
+        logger.info("room %s: %s %s, %d inside%s", self.alias(member.room), who, what, size, where)

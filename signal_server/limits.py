@@ -35,6 +35,8 @@ HEAD: Final = 64 * 1024
 """Maximum bytes that a connection may send before it is a WebSocket. Browsers and HTTP proxies send about 2 KiB."""
 NEWCOMERS: Final = 8
 """One in this many connections is reserved for clients that are not in a room yet."""
+TURNS: Final = 5
+"""Turns of the event loop in which a connection is accepted, read and answered, and some to spare."""
 DAY: Final = 86_400.0
 
 KIB: Final = 1024
@@ -114,7 +116,9 @@ class Limits:
     members: int = 10_000
     """Simultaneous members of all rooms: about 20 KB each."""
     sockets: int = 14_000
-    """Simultaneous connections: members, pipe ends, and new connections, for which an eighth is reserved."""
+    """Simultaneous connections: members, pipe ends, and new connections."""
+    newcomers: int = 1_750
+    """Connections reserved for clients that are not in a room yet. `within` sets it."""
     rooms_each: int = _settable(600, "--rooms-per-address", Unit.COUNT, "simultaneous rooms that an address created")
     """Simultaneous rooms created by one address (a /64 of IPv6). Enough for a class of 500 behind a NAT, with a serve
     each."""
@@ -127,6 +131,16 @@ class Limits:
     )
     """Sustained joins per minute from one address; more are delayed. After a first 1,200, that class rejoins within 2
     minutes. Somebody who guesses room numbers tries 5 per second, which takes 23 days for all of 7 digits."""
+    messages_each: float = _settable(
+        500.0, "--messages-per-address", Unit.COUNT, "sustained messages per second from an address"
+    )
+    """Sustained messages per second from one address, in bursts of a minute's worth. When that class connects at once,
+    its 1,000 members send 20 messages each, which count as 30 because of their length."""
+    messages_room: float = _settable(
+        200.0, "--messages-per-room", Unit.COUNT, "sustained messages per second in a room"
+    )
+    """Sustained messages per second of all members of one room, in bursts of a minute's worth. One socket alone cannot
+    use it up, since `rate` is lower."""
     rate: float = 50.0
     """Sustained frames per second from one socket. A message has one or more."""
     outgoing: int = 1024 * 1024
@@ -143,7 +157,7 @@ class Limits:
     def __post_init__(self) -> None:
         if not 1 <= self.proxies <= MAX_PROXIES:
             raise ValueError(f"a room takes 1 to {MAX_PROXIES} proxies")
-        if min(self.rooms_each, self.members_each, self.joins) <= 0:
+        if min(self.rooms_each, self.members_each, self.joins, self.messages_each, self.messages_room) <= 0:
             raise ValueError("the limits of an address are above 0")
 
     @property
@@ -154,15 +168,22 @@ class Limits:
     @property
     def strangers_each(self) -> int:
         """Connections from one address without a room, while others need places too."""
-        return max(1, self.sockets // NEWCOMERS)
+        return max(1, self.newcomers)
 
-    def within(self, connections: int) -> Limits:
-        """Return these limits for a process that can hold this many connections."""
+    def within(self, connections: int, *, at_once: int = 0) -> Limits:
+        """Return these limits for a process that can hold this many connections, and accepts so many in one turn.
+
+        A new connection is the last one to be replaced by newer ones. With places for five turns of newcomers, it can
+        send its request and get the answer before that, however many arrive. A health check needs no more.
+        """
         places = max(1, min(self.sockets, connections))
-        settled = places - places // NEWCOMERS
+        newcomers = max(places // NEWCOMERS, min(TURNS * at_once, places // 2))
+        settled = places - newcomers
         relay = self.relay and replace(self.relay, pipes=min(self.relay.pipes, settled // 8))
         ends = 2 * relay.pipes if relay else 0
-        return replace(self, sockets=places, members=min(self.members, settled - ends), relay=relay)
+        return replace(
+            self, sockets=places, newcomers=newcomers, members=min(self.members, settled - ends), relay=relay
+        )
 
 
 class Bucket:

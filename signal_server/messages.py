@@ -39,6 +39,7 @@ class Code(StrEnum):
     ADDRESS_LIMIT = "address-limit"
     NO_RELAY = "no-relay"
     RELAY_LIMIT = "relay-limit"
+    ROOM_LIMIT = "room-limit"
     UNAVAILABLE = "unavailable"
     ACCESS_TOKEN = "access-token"
     DRAINING = "draining"

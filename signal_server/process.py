@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from . import logs
 from .access import Access, TokenFile
+from .accounts import FORWARDED
 from .ice import IceServers
 from .limits import Limits
 from .output import USAGE, say
@@ -63,6 +64,8 @@ def run(
     ice: IceServers | None = None,
     access: Access | None = None,
     tokens: TokenFile | None = None,
+    forwarded_header: str = FORWARDED,
+    log_addresses: bool = False,
     log_level: str,
     log_format: str = "text",
     metrics: Address | None = None,
@@ -80,7 +83,7 @@ def run(
         return USAGE
     try:
         make = partial(SignalServer, host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE)
-        make = partial(make, ice=ice, access=access)
+        make = partial(make, ice=ice, access=access, forwarded_header=forwarded_header, log_addresses=log_addresses)
         return BY_SIGNAL + asyncio.run(_serve(make, (host, port), _watching(tokens, access), metrics, drain))
     except CannotListen as exc:
         print(exc, file=sys.stderr)  # noqa: T201

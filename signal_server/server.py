@@ -28,7 +28,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from .access import Access
-from .accounts import Strangers, client_address, is_in, network
+from .accounts import FORWARDED, Strangers, client_address, is_in, network
 from .connection import SignalConnection, Socket
 from .hub import Hub
 from .ice import IceServers
@@ -76,6 +76,7 @@ class SignalServer:
     Port 0 takes a free port. `start` raises `OSError` if it cannot listen on the address. ``trusted_proxies`` are the
     networks of HTTP servers in front, whose ``X-Forwarded-For`` contains the client's address. ``ice``: the STUN and
     TURN servers to hand out to members. ``access``: who may join a room; None: everybody.
+    ``forwarded_header``: field that is used instead of ``X-Forwarded-For``.
     """
 
     def __init__(
@@ -87,19 +88,24 @@ class SignalServer:
         trusted_proxies: Iterable[str] = THIS_MACHINE,
         ice: IceServers | None = None,
         access: Access | None = None,
+        forwarded_header: str = FORWARDED,
+        log_addresses: bool = False,
     ) -> None:
         self._host, self._port = host, port
         files = open_files()
-        self._at_once = max(4, min(BACKLOG, files // 16))
+        limits = limits or Limits()
+        self._at_once = max(4, min(BACKLOG, files // 32, limits.sockets // 40))
         """Connections that asyncio accepts in one turn, which it calls the backlog."""
         # Four times as many may be accepted before the first one of them has evicted another connection.
-        self._limits = (limits or Limits()).within(files - SPARE - 4 * self._at_once)
+        self._limits = limits.within(files - SPARE - 4 * self._at_once, at_once=self._at_once)
         self._hub = Hub(self._limits, ice=ice, access=access)
         self.state = State.STARTING
         """Shown by ``/readyz``: 200 if it is ready, otherwise 503."""
         self.statistics = Statistics()
         """What it has counted."""
         self._trusted = tuple(ip_network(each) for each in trusted_proxies)
+        self._forwarded = forwarded_header
+        self._log_addresses = log_addresses
         self.relay: Relay | None = None
         """The relay; None before `start`, or if the server offers none."""
         self._visitors: dict[_Handler, _Visitor] = {}
@@ -290,7 +296,8 @@ class SignalServer:
         assert isinstance(handler, _Handler), "as the door makes them"
         if transport is None:
             return _plain("")  # the client has disconnected
-        of = network(self._address(request))
+        address = self._address(request)
+        of = network(address)
         self._strangers.place(handler, of)
         self._keep_places(handler, of)
         if (ticket := offered_ticket(request)) is not None:
@@ -299,8 +306,9 @@ class SignalServer:
         if not socket.can_prepare(request):
             return self._answer_plain(request.path)
         settle = partial(self._settle, handler)
+        remote = address if self._log_addresses else ""
         connection = SignalConnection(
-            socket, transport, self._hub, self._limits, self.statistics, network=of, settle=settle
+            socket, transport, self._hub, self._limits, self.statistics, network=of, remote=remote, settle=settle
         )
         handler.measure(self._meter(signalling_cost), connection.flood)
         try:
@@ -332,6 +340,8 @@ class SignalServer:
             granted, opened = self.relay.admit(ticket, address=self._address(request))
         except Refused as refusal:
             self.statistics.refused[refusal.code] += 1
+            if self._log_addresses:
+                logger.info("Rejected a pipe from %s: %s", self._address(request), refusal.code)
             return _plain(f"{refusal}\n", status=status(refusal))
         end = End(socket, transport, opened)
         self._settle(handler)
@@ -352,7 +362,7 @@ class SignalServer:
 
     def _address(self, request: web.BaseRequest) -> str:
         """Return the client's address, as reported by a trusted proxy if there is one."""
-        return client_address(request.remote or "", request.headers.getall("X-Forwarded-For", ()), self._trusted)
+        return client_address(request.remote or "", request.headers.getall(self._forwarded, ()), self._trusted)
 
     def _meter(self, cost: Callable[[int, int], int]) -> Meter:
         now = asyncio.get_running_loop().time()
@@ -452,4 +462,7 @@ def _http_logger() -> logging.Logger:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether to log what aiohttp reports. It then names no address."""
+    if record.args:
+        record.msg, record.args = record.msg.partition(" from ")[0], ()
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

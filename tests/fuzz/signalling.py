@@ -15,6 +15,7 @@ from llmtunnel.signaling.messages import IceCandidate, Joined
 from llmtunnel.signaling.negotiation import MakeAnswer, MakeOffer, Negotiation
 from llmtunnel.status import Role
 from llmtunnel.transport import sdp
+from signal_server.access import Access
 from signal_server.hub import Hub
 from signal_server.limits import MESSAGE, Limits
 from signal_server.messages import Message, Refused, encode, parse
@@ -31,6 +32,7 @@ SDP: Final = str(
     )
 )
 CANDIDATE: Final = IceCandidate(candidate="candidate:1 1 udp 1 127.0.0.1 5 typ host", sdp_mid="0", sdp_m_line_index=0)
+TOKENS: Final = ["one-token", "another-token"]
 FROM_SERVER: Final = [
     '{"type":"joined","peerId":"A","peers":["B","C"]}',
     '{"type":"joined","peerId":"A","peers":["B"],"role":"proxy","token":"t","members":[{"peerId":"B","role":"serve","instance":"i"}]}',
@@ -48,6 +50,9 @@ FROM_CLIENT: Final = [
     '{"type":"join","room":"R"}',
     messages.join("R", role=Role.SERVE, instance="i", token="t"),
     messages.join("R", role=Role.PROXY, instance="j"),
+    messages.join("R", role=Role.PROXY, instance="j", access=TOKENS[0]),
+    messages.join("R", role=Role.SERVE, instance="i", token="t", access=TOKENS[1]),
+    messages.join("R", role=Role.PROXY, instance="j", access="not-a-token"),
     messages.offer(SDP, to="B"),
     messages.answer(SDP, to=None),
     messages.candidate(CANDIDATE, to=None),
@@ -96,6 +101,7 @@ class _Outlet:
     def __init__(self, hub: Hub, network: str) -> None:
         self._hub = hub
         self.network = network
+        self.remote = ""
         self.ids: list[str] = []
 
     def send(self, message: Message) -> None:
@@ -113,7 +119,8 @@ class _Outlet:
 def from_clients(rng: Random) -> None:
     """What clients say to the signal server: it is acted on, or `Refused`; rooms stay within their bounds."""
     limits = Limits(proxies=2, rooms=3, members=6, rooms_each=2, members_each=3, joins=1)
-    hub = Hub(limits)
+    access = Access(rng.choice([None, TOKENS[:1], TOKENS]))
+    hub = Hub(limits, access=access)
     outlets = [_Outlet(hub, f"192.0.2.{number % 3}") for number in range(5)]
     for _ in range(rng.randrange(1, 15)):
         outlet, said = rng.choice(outlets), rng.choice(FROM_CLIENT)
@@ -123,10 +130,15 @@ def from_clients(rng: Random) -> None:
             hub.leave(outlet)
             continue
         try:
-            request = parse(_text(rng, text) if rng.random() < 0.5 else text)
+            text = _text(rng, text) if rng.random() < 0.5 else text
+            hub.charge(outlet, len(text.encode()), now=0.0)
+            request = parse(text)
+            before = hub.member(outlet)
             _at_once(hub.delay(outlet, request, now=0.0))
             _at_once(hub.receive(outlet, request, now=0.0))
+            assert before or not hub.member(outlet) or access.admits(request), "no stranger gets in"
         except Refused as refusal:
+            hub.note(outlet, refusal, now=0.0)
             outlet.send(refusal.message)
         _check_hub(hub, outlets, limits)
 

@@ -5,8 +5,18 @@ from ipaddress import ip_network
 import pytest
 
 from signal_server import accounts
-from signal_server.accounts import JOIN_HELD, Accounts, Joins, Strangers, client_address, network
-from signal_server.limits import DAY, Limits, RelayLimits
+from signal_server.accounts import (
+    JOIN_HELD,
+    MESSAGE_HELD,
+    MINUTE,
+    Accounts,
+    Joins,
+    Messages,
+    Strangers,
+    client_address,
+    network,
+)
+from signal_server.limits import DAY, MESSAGE, Limits, RelayLimits
 from signal_server.messages import Code, Refused
 
 LIMITS = RelayLimits(rate=100, rate_all=150, total=1000, total_all=1500, pipes=3, pipes_each=2)
@@ -172,30 +182,62 @@ def test_a_customer_is_an_ipv4_address_or_half_of_an_ipv6_one(address: str, of: 
 
 def test_joins_beyond_a_first_number_are_slowed_and_then_refused() -> None:
     joins = Joins(Limits(members_each=10, joins=60))
-    assert [joins.wait("a", now=0) for _ in range(10)] == [0] * 10
-    assert [joins.wait("a", now=0) for _ in range(int(JOIN_HELD))] == [1, 2, 3, 4, 5]
+    assert [joins.charge("a", 1, now=0) for _ in range(10)] == [0] * 10
+    assert [joins.charge("a", 1, now=0) for _ in range(int(JOIN_HELD))] == [1, 2, 3, 4, 5]
     for _ in range(100):  # refused ones cost nothing, or nobody behind that address would ever join again
         with pytest.raises(Refused, match="too many joins from your address") as caught:
-            joins.wait("a", now=0)
+            joins.charge("a", 1, now=0)
         assert caught.value.code is Code.ADDRESS_LIMIT
         assert not caught.value.fatal
-    assert joins.wait("b", now=0) == 0
-    assert joins.wait("a", now=6) == 0
+    assert joins.charge("b", 1, now=0) == 0
+    assert joins.charge("a", 1, now=6) == 0
 
 
 def test_an_address_that_has_not_come_for_long_is_forgotten_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "ACCOUNTS", 10)
     joins = Joins(Limits(members_each=1, joins=60))
     for number in range(100):
-        joins.wait(f"{number}", now=0)
+        joins.charge(f"{number}", 1, now=0)
     assert len(joins) == 10
 
 
 def test_a_class_behind_one_address_joins_at_once_and_a_guesser_needs_weeks() -> None:
     joins, sides = Joins(Limits()), 2 * 500
-    assert sum(joins.wait("class", now=0) for _ in range(sides)) == 0
+    assert sum(joins.charge("class", 1, now=0) for _ in range(sides)) == 0
     seconds = 10**7 / (Limits().joins / 60)
     assert seconds > 21 * DAY
+
+
+def test_messages_are_delayed_and_then_refused_by_address_and_by_room() -> None:
+    messages = Messages(Limits(messages_each=10, messages_room=5))
+    for of, room, code, rate in (("a", "R", Code.ROOM_LIMIT, 5), ("b", None, Code.ADDRESS_LIMIT, 10)):
+        assert sum(messages.charge(of, room, 100, now=0) for _ in range(int(rate * MINUTE))) == 0
+        waits = []
+        with pytest.raises(Refused) as caught:
+            while True:
+                waits.append(messages.charge(of, room, 100, now=0))
+        assert caught.value.code is code and not caught.value.fatal
+        assert waits[0] == 1 / rate and waits[-1] == MESSAGE_HELD
+    assert messages.charge("c", "another", 100, now=0) == 0
+    assert messages.charge("b", "R", 100, now=MINUTE) == 0
+
+
+def test_long_messages_count_as_several_so_that_bytes_are_limited_too() -> None:
+    messages, sent = Messages(Limits(messages_each=1, messages_room=1000)), 0
+    with pytest.raises(Refused):
+        while True:
+            messages.charge("a", "R", MESSAGE, now=0)
+            sent += MESSAGE
+    assert sent <= (MINUTE + MESSAGE_HELD) * 1024
+
+
+def test_what_is_refused_costs_the_address_but_not_the_room() -> None:
+    messages = Messages(Limits(messages_each=1000, messages_room=1))
+    for of in ("a", "b"):
+        with pytest.raises(Refused, match=r"too many messages in your room \(max 1 a second\)"):
+            while True:
+                messages.charge(of, "R", 0, now=0)
+    assert messages.of_room.charge("R", 1, now=MINUTE) == 0
 
 
 def test_strangers_go_the_oldest_first_in_all_and_by_network() -> None:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signal_server.accounts import MINUTE
 from signal_server.limits import (
     MAX_PROXIES,
     MESSAGE,
@@ -146,12 +147,29 @@ def test_a_process_that_can_hold_few_connections_keeps_places_for_newcomers(conn
     assert limits.strangers_each >= 1
 
 
+@pytest.mark.parametrize(("connections", "at_once"), [(12, 4), (192, 8), (864, 32), (3_552, 128), (14_000, 128)])
+def test_a_newcomer_is_answered_before_newer_ones_replace_it(connections: int, at_once: int) -> None:
+    limits = Limits().within(connections, at_once=at_once)
+    assert limits.strangers_each == limits.newcomers >= min(5 * at_once, connections // 2)
+    assert limits.members >= connections // 4
+
+
+def test_one_socket_cannot_use_up_what_its_room_may_say() -> None:
+    assert Limits().messages_room > Limits().rate
+
+
+def test_a_full_room_and_a_class_may_connect_at_once() -> None:
+    each = 30  # messages of one member, long ones counted as several
+    assert MINUTE * Limits().messages_room >= (MAX_PROXIES + 1) * 2 * each
+    assert MINUTE * Limits().messages_each >= 2 * 500 * each
+
+
 def test_a_process_that_can_hold_many_is_bounded_by_the_limits_alone() -> None:
     assert Limits().within(1 << 40) == Limits()
     assert Limits(relay=None).within(1 << 40) == Limits(relay=None)
 
 
-@pytest.mark.parametrize("name", ["rooms_each", "members_each", "joins"])
+@pytest.mark.parametrize("name", ["rooms_each", "members_each", "joins", "messages_each", "messages_room"])
 def test_an_address_that_may_have_nothing_is_no_limit(name: str) -> None:
     with pytest.raises(ValueError, match="above 0"):
         Limits(**{name: 0})  # type: ignore[arg-type]

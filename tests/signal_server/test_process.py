@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -273,6 +275,52 @@ def test_members_stay_whoever_comes() -> None:
 
     with server("--listen", "127.0.0.1:0", files="-n 256") as process:
         asyncio.run(main(url(process)))
+
+
+def healthy(there: str) -> bool:
+    """Ask for the health of the server, by hand."""
+    host, _, port = there.removeprefix("ws://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        said = b""
+        while data := client.recv(4096):
+            said += data
+    return said.startswith(b"HTTP/1.1 200 OK\r\n") and said.endswith(b"\r\n\r\nok\n")
+
+
+@posix
+@pytest.mark.parametrize("files", ["-n 96", "-n 256"])
+def test_a_health_check_is_answered_when_all_places_are_taken_and_others_keep_coming(files: str) -> None:
+    with server("--listen", "127.0.0.1:0", files=files) as process, ExitStack() as stack:
+        there = url(process)
+        for number in range(200):
+            join = masked(0x81, b'{"type":"join","room":"%d"}' % number)
+            [client] = crowd(stack, there, 1, HANDSHAKE + join)
+            heard = b""
+            while b'"type"' not in heard:
+                heard += client.recv(4096)
+            if b"server-full" in heard:
+                break
+        assert b"server-full" in heard, "members have all of their places"
+        crowd(stack, there, 300)
+        stop = threading.Event()
+
+        def flood() -> None:
+            while not stop.is_set():
+                with ExitStack() as few, suppress(OSError):
+                    crowd(few, there, 30, b"GET /healthz HTTP/1.1\r\n")
+
+        with ThreadPoolExecutor() as pool:
+            flooding = [pool.submit(flood) for _ in range(3)]
+            try:
+                assert [healthy(there) for _ in range(50)] == [True] * 50
+            finally:
+                stop.set()
+            for each in flooding:
+                each.result()
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
+    assert "Cannot accept" not in errors and "Traceback" not in errors
 
 
 NOT_COUNTING_FILES = (

@@ -457,21 +457,134 @@ async def test_who_has_left_its_room_makes_room_too() -> None:
 
 
 async def test_an_address_with_many_strangers_makes_its_own_go() -> None:
-    limits = Limits(sockets=80)  # 10 strangers of an address
+    limits = Limits(sockets=160)  # 20 strangers of an address
 
     async with meeting(limits) as here:
         other = await here.peer(address="192.0.2.2")
-        first, *peers = [await here.peer(address="192.0.2.1") for _ in range(11)]
+        first, *peers = [await here.peer(address="192.0.2.1") for _ in range(21)]
         await first.closed()
         for each in (other, *peers):
             await each.hears_nothing()
 
 
 async def test_behind_no_proxy_the_connections_own_address_counts() -> None:
-    async with meeting(Limits(sockets=80), trusted_proxies=["192.0.2.0/24"]) as here:
-        first, *peers = [await here.peer(address=f"192.0.2.{number}") for number in range(11)]
+    async with meeting(Limits(sockets=160), trusted_proxies=["192.0.2.0/24"]) as here:
+        first, *peers = [await here.peer(address=f"192.0.2.{number}") for number in range(21)]
         await first.closed()
         await peers[0].hears_nothing()
+
+
+@pytest.mark.parametrize(
+    ("trusted", "fields", "of"),
+    [
+        ("127.0.0.1", {"CF-Connecting-IP": "198.51.100.1"}, "198.51.100.1"),
+        ("127.0.0.1", {"cf-connecting-ip": "198.51.100.1", "X-Forwarded-For": "203.0.113.9"}, "198.51.100.1"),
+        ("127.0.0.1", {"X-Forwarded-For": "203.0.113.9"}, "127.0.0.1"),  # clients may set it
+        ("127.0.0.1", {"CF-Connecting-IP": "unknown"}, "127.0.0.1"),
+        ("10.0.0.1", {"CF-Connecting-IP": "198.51.100.1"}, "127.0.0.1"),  # not from a trusted proxy
+    ],
+)
+async def test_a_named_header_alone_contains_the_clients_address(
+    trusted: str, fields: dict[str, str], of: str, log: pytest.LogCaptureFixture
+) -> None:
+    async with meeting(trusted_proxies=[trusted], forwarded_header="CF-Connecting-IP", log_addresses=True) as here:
+        async with here.http.ws_connect(here.server.url, headers=fields) as socket:
+            await Peer(socket).join()
+    [joined] = [line for line in log.messages if "joined" in line]
+    assert joined.endswith(f", from {of}")
+
+
+async def test_messages_of_an_address_are_delayed_and_then_refused_and_others_are_not() -> None:
+    async with meeting(Limits(messages_each=1)) as here:
+        peers = [await here.peer(address="192.0.2.1") for _ in range(4)]
+        other = await here.peer(address="192.0.2.2")
+        for _ in range(60):
+            assert (await peers[0].refused("no such type"))["code"] == "unknown-type"
+        for peer in peers:
+            await peer.say("no such type")
+        codes = [(await peer.hear("error"))["code"] for peer in peers]
+        assert codes.count("address-limit") == 2, "one waited for a second, one for two"
+        await other.hears_nothing()
+
+
+async def test_messages_in_a_room_are_delayed_and_then_refused_and_other_rooms_are_not() -> None:
+    async with meeting(Limits(messages_room=1)) as here:
+        serve, *proxies = await here.members("serve", "proxy", "proxy", "proxy")
+        other = await here.member(room="another")
+        for _ in range(60):
+            await serve.hears_nothing()
+        for peer in (serve, *proxies):
+            await peer.say("no such type")
+        codes = [(await peer.hear("error"))["code"] for peer in (serve, *proxies)]
+        assert codes.count("room-limit") == 2, "one waited for a second, one for two"
+        await other.hears_nothing()
+
+
+ROOM, THERE = "a-room-that-nobody-may-know", "203.0.113.77"
+HOSTILE = [
+    '{"type":"join","room":"' + ROOM,
+    '{"type":"join","room":"' + ROOM + '"}',
+    '{"type":"join","room":"' + ROOM + '","role":"serve","access":"x"}',
+    '{"type":"' + ROOM + '"}',
+    '{"type":"pipe","to":"' + ROOM + '"}',
+    '{"type":"offer","sdp":"' + ROOM + '","to":"' + ROOM + '"}',
+    '{"type":"bye"}',
+    "[" * 50_000,
+    '{"type":"join","room":"' + ROOM * 200 + '"}',
+]
+
+
+@pytest.mark.parametrize("log_addresses", [False, True])
+async def test_nothing_that_a_client_sends_is_logged_and_its_address_only_if_asked_for(
+    log_addresses: bool, log: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("signal_server").setLevel(logging.DEBUG)
+    log.set_level(logging.DEBUG)
+    fields = f"X-Forwarded-For: {THERE}\r\n".encode()
+    heads = [
+        HANDSHAKE.replace(b"GET /", b"GET /" + ROOM.encode()).removesuffix(b"\r\n") + fields + b"\r\n",
+        b"GET /" + ROOM.encode() + b" HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x" + ROOM.encode() + b"\r\n" + fields + b"\r\n",
+        ROOM.encode() * 10 + b"\r\n\r\n",
+        HANDSHAKE.removesuffix(b"\r\n") + fields + f"Sec-WebSocket-Protocol: {PROTOCOL}, {ROOM}\r\n\r\n".encode(),
+    ]
+    async with meeting(Limits(proxies=1, members_each=20), log_addresses=log_addresses) as here:
+        for head in heads:
+            reader, writer = await asyncio.open_connection(*here.address)
+            writer.write(head)
+            if head.startswith(HANDSHAKE[:4]) and ROOM.encode() in head[:40]:
+                await reader.readuntil(b"\r\n\r\n")
+            writer.write_eof()
+            await reader.read()
+            writer.close()
+        for _ in range(4):
+            peer = await here.peer(address=THERE)
+            for text in HOSTILE:
+                await peer.socket.send_str(text)
+            await peer.say("no such type")
+            while (await peer.hear()).get("code") not in ("unknown-type", "too-fast"):
+                pass
+        await assert_serves(here)
+    told = "\n".join(line for record in log.records if record.name.startswith("signal") for line in [f"{record.msg}"])
+    everything = log.text + told
+    assert ROOM not in everything
+    assert (THERE in everything) is log_addresses
+    if log_addresses:
+        assert f"Rejected a message from {THERE}: " in everything and f"Rejected a pipe from {THERE}" in everything
+    else:
+        assert "127.0.0.1" not in "".join(line for line in everything.splitlines() if "signal_server" in line)
+
+
+async def test_an_error_of_the_servers_own_is_logged_without_the_clients_address(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("signal_server.server._plain", lambda *args, **more: 1 / 0)
+    async with meeting() as here, here.http.get(f"http{here.server.url.removeprefix('ws')}/{ROOM}") as response:
+        assert response.status == 500
+    [record] = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert record.getMessage() == "Error handling request" and record.exc_info
+    assert "127.0.0.1" not in caplog.text and ROOM not in caplog.text
+    caplog.clear()
 
 
 async def test_an_answer_that_is_no_websocket_is_its_connections_last() -> None:
