@@ -215,6 +215,11 @@ def network(address: str) -> str:
     return str(ipaddress.ip_network((parsed, 64), strict=False) if parsed.version == 6 else parsed)
 
 
+def netloc(host: str, port: int) -> str:
+    """Return host and port as in a URL: an IPv6 address has brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def is_in(address: str, networks: Networks) -> bool:
     """Whether an address is in one of these networks."""
     parsed = parse(address)

@@ -10,6 +10,7 @@ import argparse
 import math
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,11 +18,13 @@ from dataclasses import Field, fields
 from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from .accounts import FORWARDED
+from .accounts import FORWARDED, netloc
 from .ice import IceServers, check_stun, check_turn
 from .limits import DAY, FLAG, Flag, Limits, RelayLimits, Unit
 from .output import FAILED, USAGE, say
+from .registry import NODE, Cluster
 from .settings import CLIENTS, PREFIX, SettingError, add_config, add_secret, read
 
 DEFAULT_HOST: Final = "127.0.0.1"
@@ -42,6 +45,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
     try:
         arguments = read(_parser(prog), argv, os.environ, warn=lambda text: _tell(f"{prog}: warning: {text}"))
         ice = _ice(arguments)
+        host, port = arguments.listen or arguments.port or (DEFAULT_HOST, DEFAULT_PORT)
+        cluster = _cluster(arguments, port)
     except SettingError as exc:
         _tell(f"{prog}: error: {exc}")
         return USAGE
@@ -51,7 +56,6 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
             _tell(f"error: Cannot write to standard output: {failed}.")
             raise SystemExit(FAILED) from None
         raise
-    host, port = arguments.listen or arguments.port or (DEFAULT_HOST, DEFAULT_PORT)
     if arguments.access_token is arguments.access_token_file is None and any(map(os.environ.get, CLIENTS)):
         _tell(
             f"{prog}: warning: {CLIENTS[0]} is a variable of clients, and this server admits everybody."
@@ -79,6 +83,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
         tokens=tokens,
         forwarded_header=arguments.forwarded_header,
         log_addresses=arguments.log_addresses,
+        cluster=cluster,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
         metrics=arguments.metrics_listen,
@@ -103,6 +108,20 @@ def _open_standard() -> None:
             os.open(os.devnull, flags)  # takes the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _cluster(arguments: argparse.Namespace, port: int) -> Cluster | None:
+    if arguments.redis is None:
+        return None
+    if not (port or arguments.advertise):
+        raise SettingError("other instances cannot know the port: name it with --advertise, or do not use port 0")
+    return Cluster(
+        url=arguments.redis,
+        password=arguments.redis_password,
+        node=arguments.instance,
+        address=arguments.advertise or netloc(socket.gethostname(), port),
+        prefix=arguments.redis_prefix,
+    )
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:
@@ -209,6 +228,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="the secret that the TURN servers have, for credentials that expire after an hour:"
         " static-auth-secret of coturn",
     )
+    _add_cluster(parser.add_argument_group("instances", "several instances of the server, which share their rooms"))
     operation = parser.add_argument_group("operation", "/healthz answers 200, /readyz 503 while the server drains")
     operation.add_argument(
         "--drain",
@@ -234,6 +254,61 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--log-addresses", action="store_true", help="log the addresses of clients that join, leave or are rejected"
     )
     return parser
+
+
+def _add_cluster(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--redis",
+        metavar="URL",
+        type=_redis,
+        help="Redis through which they share them, such as redis://HOST:6379/0; rediss:// uses TLS"
+        " (needs llmtunnel[redis])",
+    )
+    add_secret(group, "--redis-password", help="Redis's password")
+    group.add_argument(
+        "--redis-prefix",
+        metavar="TEXT",
+        default="llmtunnel:",
+        help="begins each key in Redis; servers that share no rooms need different ones (default: llmtunnel:)",
+    )
+    group.add_argument(
+        "--instance",
+        metavar="NAME",
+        type=_instance,
+        default=_instance_name(socket.gethostname()),
+        help="name of this instance, which no other one may have (default: the host's name)",
+    )
+    group.add_argument(
+        "--advertise",
+        metavar="HOST:PORT",
+        type=_host_port,
+        help="where the other instances reach this one (default: the host's name, and the port of --listen)",
+    )
+
+
+def _redis(text: str) -> str:
+    if urlsplit(text).scheme not in ("redis", "rediss", "unix"):
+        # The text may contain a password.
+        raise argparse.ArgumentTypeError("not a URL of Redis: use redis://HOST:6379/0, or rediss:// for TLS")
+    return text
+
+
+def _instance(text: str) -> str:
+    if not NODE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name: use 1 to 63 letters, digits, - and _")
+    return text
+
+
+def _instance_name(host: str) -> str:
+    """Return a name for an instance on this host."""
+    return "".join(each if NODE.fullmatch(each) else "-" for each in host)[:63] or "signal"
+
+
+def _host_port(text: str) -> str:
+    host, port = parse_address(text)
+    if ":" not in text or not port:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address with a port: use host:port")
+    return netloc(host, port)
 
 
 def _add_limits(group: argparse._ArgumentGroup, limits: type[Limits | RelayLimits]) -> None:

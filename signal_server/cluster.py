@@ -9,7 +9,8 @@ own (`_merged`); and whatever has gone wrong, an edit of each room that it knows
   has, and publishes the record to each instance that has a member in the room. The newest record counts.
 - *A join* waits for its edit. A member that leaves is gone at once, and the edit follows.
 - *A message* for another instance's member is published to that instance.
-- *An instance lives* as long as it beats. The others remove the members of one that has been silent for `LEASE` s.
+- *An instance lives* as long as it beats. The others remove the members of one that has been silent for
+  `Cluster.lease` s.
 - *Without Redis*, an instance goes on with what it knows: its members reach each other. Joins wait, and are then
   refused with `Code.UNAVAILABLE`. When Redis is back, with its data or without, each instance mends its rooms.
 
@@ -35,11 +36,12 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
@@ -49,17 +51,14 @@ from redis.exceptions import RedisError
 
 from .limits import Limits
 from .messages import Code, Join, Message, Refused, Role
-from .registry import MEMBERS, ROOMS, Audience, Local, differences, too_many_members, too_many_rooms
+from .registry import MEMBERS, ROOMS, Audience, Cluster, Local, differences, too_many_members, too_many_rooms
 from .rooms import Admission, Member, Room, lacks_place
 from .tasks import first_of
 
 logger = logging.getLogger(__name__)
 
-PREFIX: Final = "llmtunnel:"
-LEASE: Final = 10.0
-"""Seconds of silence after which an instance counts as dead. Its members are ghosts until then."""
 BEATS: Final = 4
-"""Beats of an instance in that time."""
+"""Beats of an instance in `Cluster.lease`."""
 ANSWER: Final = 3.0
 """Seconds for Redis to answer."""
 AGAIN: Final = 0.5
@@ -133,45 +132,35 @@ class _Record:
 class RedisRegistry(Local):
     """The rooms of a server that has several instances: see the module. Run `run` as a task.
 
-    ``url``: that of Redis (``redis://``, or ``rediss://`` for TLS). ``node``: this instance's name, which no other
-    instance has. ``address``: ``host:port`` where others reach it. ``lease``: see `LEASE`. Raises `ValueError` for an
-    invalid URL.
+    Raises `ValueError` if Redis's URL is invalid.
     """
 
-    def __init__(
-        self,
-        limits: Limits,
-        audience: Audience,
-        *,
-        url: str,
-        node: str,
-        address: str = "",
-        password: str | None = None,
-        prefix: str = PREFIX,
-        lease: float = LEASE,
-    ) -> None:
+    def __init__(self, limits: Limits, audience: Audience, *, cluster: Cluster) -> None:
         super().__init__(limits, audience)
-        self.node = node
-        self.address = address
+        self.node = cluster.node
         self.addresses: dict[str, str] = {}
         """Where all instances are reached, by name."""
         self.latency: float | None = None
         """Seconds that a message to this instance itself took through Redis; None while Redis is lost."""
+        self.started = False
+        """Whether Redis has ever been reached."""
         self.lost_since: float | None = None
         """When Redis was lost, in the loop's time; None while it is reached, and before the first try."""
-        self._prefix = prefix
-        self._lease = lease
+        self._address = cluster.address
+        self._prefix = cluster.prefix
+        self._lease = cluster.lease
         self._redis = Redis(
             connection_pool=BlockingConnectionPool.from_url(
-                url,
+                cluster.url,
                 max_connections=AT_ONCE,
                 timeout=ANSWER,
                 decode_responses=True,
-                socket_timeout=ANSWER,
+                # On Python 3.11, redis loses a cancellation where it waits with a timeout of its own: see `_answer`.
+                socket_timeout=None,
                 socket_connect_timeout=ANSWER,
                 # Messages are lost with a connection, so each loss has to be noticed.
                 retry=Retry(NoBackoff(), 0),
-                **({} if password is None else {"password": password}),
+                **({} if cluster.password is None else {"password": cluster.password}),
             )
         )
         self._edit_script = self._redis.register_script(_EDIT)
@@ -184,6 +173,8 @@ class RedisRegistry(Local):
         """Names of the rooms that this instance knows, by hash."""
         self._records: dict[str, _Record] = {}
         """Records of the rooms that this instance knows, by hash. One is missing if it may have changed unnoticed."""
+        self._editing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By hash: instances compete for a room, and edits of one instance need not."""
         self._to_mend: dict[str, frozenset[str]] = {}
         """Names of rooms to mend, with the members that have left abruptly."""
         self._mend = asyncio.Event()
@@ -260,12 +251,24 @@ class RedisRegistry(Local):
                 self._lose(exc)
             await asyncio.sleep(AGAIN * random.uniform(0.5, 1.0))
 
-    async def aclose(self) -> None:
-        """Say goodbye, once all members here have left and `run` has ended. Does what it can in `ANSWER` s."""
+    async def address_of(self, node: str) -> str | None:
+        """Return where another instance is reached; None if nobody knows."""
+        if node not in self.addresses and self.reached.is_set():  # it may have started just now
+            with suppress(RedisError, OSError, TimeoutError):
+                if found := await _answer(self._redis.hget(self._prefix + ADDRESSES, node)):
+                    self.addresses[node] = _address(found)
+        return self.addresses.get(node)
+
+    async def aclose(self, *, farewell: bool = True) -> None:
+        """Close, once all members here have left and `run` has ended. Does what it can in `ANSWER` s.
+
+        ``farewell``: tell the others, which otherwise notice after `Cluster.lease` s.
+        """
         with suppress(RedisError, OSError, TimeoutError, Refused):
             async with asyncio.timeout(ANSWER):
-                await self._mend_all()
-                await self._remove(self.node)
+                if farewell and self.lost_since is None:
+                    await self._mend_all()
+                    await self._remove(self.node)
         with suppress(RedisError, OSError, TimeoutError):
             await self._redis.aclose(close_connection_pool=True)
 
@@ -287,8 +290,8 @@ class RedisRegistry(Local):
 
     async def _visit(self) -> None:
         async with self._redis.pubsub() as mailbox:
-            await mailbox.subscribe(self._channel(self.node))
             async with asyncio.timeout(ANSWER):
+                await mailbox.subscribe(self._channel(self.node))
                 while (await mailbox.get_message(timeout=ANSWER) or {}).get("type") != "subscribe":
                     pass
             await first_of(self._listen(mailbox), self._live(), self._mend_on(), self._post_on())
@@ -300,6 +303,7 @@ class RedisRegistry(Local):
         if self.lost_since is not None:
             logger.warning("Redis is back")
         self.lost_since = None
+        self.started = True
         self.reached.set()
         while True:
             self.latency = await self.echo()
@@ -323,12 +327,12 @@ class RedisRegistry(Local):
     async def _beat(self) -> None:
         """Say that this instance lives, and remove those that do not."""
         keys = [self._prefix + each for each in (NODES, ADDRESSES, KEY)]
-        here = f"{self._process} {self.address}"
-        known, before, key, addresses, silent = await self._beat_script(
-            keys=keys, args=[self.node, here, secrets.token_hex(32), int(self._lease * 1000)]
+        here = f"{self._process} {self._address}"
+        known, before, key, addresses, silent = await _answer(
+            self._beat_script(keys=keys, args=[self.node, here, secrets.token_hex(32), int(self._lease * 1000)])
         )
         self.key = key.encode()
-        self.addresses = {name: at.partition(" ")[2] for name, at in _pairs(addresses)}
+        self.addresses = {name: _address(written) for name, written in _pairs(addresses)}
         if known and before != here and self.reached.is_set():
             logger.error("Another instance has the name %s too: give each a name of its own (--instance)", self.node)
         if not known:  # Redis has lost its data, or others have taken us for dead
@@ -338,6 +342,7 @@ class RedisRegistry(Local):
         for node in silent:
             await self._bury(node)
             await self._remove(node)
+            self.addresses.pop(node, None)
             logger.warning("Instance %s is silent: its members are removed", node)
 
     def _restore(self) -> None:
@@ -348,7 +353,7 @@ class RedisRegistry(Local):
 
     async def _bury(self, node: str) -> None:
         """Remove what an earlier process has left in rooms. Several instances may do the same at the same time."""
-        for key in map(str, await self._redis.smembers(self._rooms_key(node))):
+        for key in map(str, await _answer(self._redis.smembers(self._rooms_key(node)))):
             name = self._names.get(key, "")
             with suppress(Refused):  # others are at it
                 await self._edit_record(key, name, partial(_without_dead, node=node, here=self._here))
@@ -358,7 +363,7 @@ class RedisRegistry(Local):
             pipe.zrem(self._prefix + NODES, node)
             pipe.hdel(self._prefix + ADDRESSES, node)
             pipe.delete(self._rooms_key(node))
-            await pipe.execute()
+            await _answer(pipe.execute())
 
     async def _listen(self, mailbox: PubSub) -> None:
         while True:
@@ -396,7 +401,7 @@ class RedisRegistry(Local):
                 async with self._redis.pipeline(transaction=False) as pipe:
                     for node, text, _ in batch:
                         pipe.publish(self._channel(node), text)
-                    await pipe.execute()
+                    await _answer(pipe.execute())
                 for _, text, _ in batch:
                     self._queue.popleft()
                     self._queued -= len(text)
@@ -410,8 +415,8 @@ class RedisRegistry(Local):
 
     @property
     def behind(self) -> int:
-        """Number of rooms whose record does not say yet what is known here."""
-        return len(self._to_mend)
+        """Number of rooms and messages that the others have yet to be told."""
+        return len(self._to_mend) + len(self._queue)
 
     async def _mend_on(self) -> None:
         while True:
@@ -442,7 +447,11 @@ class RedisRegistry(Local):
         limited: Callable[[Room], bool] = lambda before: False,
     ) -> None:
         """Edit a room: see `_edit_record`."""
-        await self._edit_record(_hash(name), name, change, abrupt=abrupt, limited=limited)
+        key = _hash(name)
+        lock = self._editing.get(key) or asyncio.Lock()
+        self._editing[key] = lock
+        async with lock:
+            await self._edit_record(key, name, change, abrupt=abrupt, limited=limited)
 
     async def _edit_record(
         self,
@@ -471,8 +480,8 @@ class RedisRegistry(Local):
             replaced = [each.peer_id for each in before.members if each not in after.members]
             told = {"room": key, "record": record.text, "version": version, "abrupt": [*abrupt], "replaced": replaced}
             effects = self._effects(key, written, after, limited(before))
-            answer, more = await self._edit_script(
-                keys=[self._room_key(key)], args=[text, record.text, _dump(effects), _dump(told)]
+            answer, more = await _answer(
+                self._edit_script(keys=[self._room_key(key)], args=[text, record.text, _dump(effects), _dump(told)])
             )
             if answer == "done":
                 self._accept(name, record, abrupt, replaced)
@@ -484,7 +493,7 @@ class RedisRegistry(Local):
         raise _unavailable()
 
     async def _read(self, key: str) -> str:
-        return str(await self._redis.get(self._room_key(key)) or "")
+        return str(await _answer(self._redis.get(self._room_key(key))) or "")
 
     def _effects(self, key: str, before: Room, after: Room, limited: bool) -> dict[str, object]:
         """Return what an edit changes besides the record: see `_EDIT`."""
@@ -580,6 +589,12 @@ class RedisRegistry(Local):
         return f"{self._prefix}to:{node}"
 
 
+async def _answer(asked: Awaitable[Any]) -> Any:
+    """Wait for Redis's answer. Raises `TimeoutError`."""
+    async with asyncio.timeout(ANSWER):
+        return await asked
+
+
 def _hash(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
@@ -616,6 +631,11 @@ def _same(room: Room, other: Room) -> bool:
 
 def _without_dead(room: Room, *, node: str, here: Collection[str]) -> Room:
     return room.without([member for member in room.members if member.node == node and member.peer_id not in here])
+
+
+def _address(written: str) -> str:
+    """Return the address in what an instance has written: its process, and the address."""
+    return written.partition(" ")[2]
 
 
 def _pairs(flat: list[str]) -> Iterator[tuple[str, str]]:

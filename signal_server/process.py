@@ -15,11 +15,12 @@ from typing import Any, Final
 
 from . import logs
 from .access import Access, TokenFile
-from .accounts import FORWARDED
+from .accounts import FORWARDED, netloc
 from .ice import IceServers
 from .limits import Limits
 from .output import USAGE, say
-from .server import THIS_MACHINE, SignalServer, netloc, open_files
+from .registry import Cluster
+from .server import THIS_MACHINE, SignalServer, open_files
 from .tasks import first_of
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ NO_PROMETHEUS: Final = (
     "--metrics-listen needs prometheus-client, which is not installed."
     " Install it with: pip install 'llmtunnel[metrics]', or prometheus-client beside a copy of signal_server."
 )
+NO_REDIS: Final = "--redis needs the package redis: pip install 'llmtunnel[redis]'."
 
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors with which the system reports that it cannot hold another connection."""
@@ -66,6 +68,7 @@ def run(
     tokens: TokenFile | None = None,
     forwarded_header: str = FORWARDED,
     log_addresses: bool = False,
+    cluster: Cluster | None = None,
     log_level: str,
     log_format: str = "text",
     metrics: Address | None = None,
@@ -81,9 +84,13 @@ def run(
     if metrics is not None and find_spec("prometheus_client") is None:
         print(NO_PROMETHEUS, file=sys.stderr)  # noqa: T201
         return USAGE
+    if cluster is not None and find_spec("redis") is None:
+        print(NO_REDIS, file=sys.stderr)  # noqa: T201
+        return USAGE
     try:
         make = partial(SignalServer, host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE)
         make = partial(make, ice=ice, access=access, forwarded_header=forwarded_header, log_addresses=log_addresses)
+        make = partial(make, cluster=cluster)
         return BY_SIGNAL + asyncio.run(_serve(make, (host, port), _watching(tokens, access), metrics, drain))
     except CannotListen as exc:
         print(exc, file=sys.stderr)  # noqa: T201

@@ -6,14 +6,45 @@ Whichever it is, an instance knows the rooms that its own members are in, and te
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from .limits import Limits
 from .messages import Code, Join, Message, Refused
 from .rooms import Admission, Member, Room, news
+
+LEASE: Final = 10.0
+"""Seconds of silence after which an instance counts as dead. Its members are ghosts until then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """How an instance of a server shares its rooms with the others. Raises `ValueError` for an invalid name."""
+
+    url: str = field(repr=False)
+    """URL of Redis: ``redis://HOST:PORT/DATABASE``, or ``rediss://`` for TLS. It may contain a password."""
+    password: str | None = field(default=None, repr=False)
+    """Password for Redis, in place of the URL's."""
+    node: str
+    """Name of this instance, which no other one has: letters, digits, ``-`` and ``_``."""
+    address: str
+    """``host:port`` where the other instances reach this one."""
+    prefix: str = "llmtunnel:"
+    """Begins each key in Redis. Servers that share a Redis but no rooms need different ones."""
+    lease: float = LEASE
+    """See `LEASE`."""
+
+    def __post_init__(self) -> None:
+        if not NODE.fullmatch(self.node):
+            raise ValueError(f"{self.node!r} is not a name of 1 to 63 letters, digits, - and _")
+
+
+NODE: Final = re.compile(r"[A-Za-z0-9_-]{1,63}")
+"""The name of an instance: it becomes a part of tickets and of a URL's path."""
 
 
 class Audience(Protocol):

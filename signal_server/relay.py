@@ -254,7 +254,7 @@ class Relay:
             pipe = self._pipes[granted] = Pipe(self._relay, self._limits.close, self._statistics)
         else:
             logger.info("room %s: a pipe opened, %d are open", room, len(self._pipes))
-        _keep_unsent_short(end.transport)
+        keep_unsent_short(end.transport)
         try:
             over = await pipe.run(end)
         finally:
@@ -289,7 +289,8 @@ def _end_of(kind: WSMsgType) -> Over:
     return Over("the other end closed")
 
 
-def _keep_unsent_short(transport: asyncio.Transport) -> None:
+def keep_unsent_short(transport: asyncio.Transport) -> None:
+    """Have the system buffer at most `UNSENT` bytes, besides those in transit, for a client that reads slowly."""
     end = transport.get_extra_info("socket")
     if end is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
         with suppress(OSError):  # macOS: the connection was reset already

@@ -22,20 +22,27 @@ from enum import Enum, auto
 from functools import partial
 from ipaddress import ip_network
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
+import aiohttp
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from .access import Access
-from .accounts import FORWARDED, Strangers, client_address, is_in, network
+from .accounts import FORWARDED, Strangers, client_address, is_in, netloc, network
 from .connection import SignalConnection, Socket
+from .forward import FIELD, Unreachable, connect, proof, proven_address, splice
 from .hub import Hub
 from .ice import IceServers
 from .limits import HEAD, Limits, Meter, pipe_cost, signalling_cost
 from .messages import Refused
+from .registry import Audience, Cluster, MemoryRegistry, Registry
 from .relay import End, PipeSocket, Relay, offered_ticket, status
 from .statistics import Statistics
+from .tickets import node_of
+
+if TYPE_CHECKING:
+    from .cluster import RedisRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +84,9 @@ class SignalServer:
     networks of HTTP servers in front, whose ``X-Forwarded-For`` contains the client's address. ``ice``: the STUN and
     TURN servers to hand out to members. ``access``: who may join a room; None: everybody.
     ``forwarded_header``: field that is used instead of ``X-Forwarded-For``.
+
+    ``cluster``: how it shares its rooms with other instances. It needs the package redis, or raises `ImportError`.
+    Raises `ValueError` for an invalid URL of Redis.
     """
 
     def __init__(
@@ -90,6 +100,7 @@ class SignalServer:
         access: Access | None = None,
         forwarded_header: str = FORWARDED,
         log_addresses: bool = False,
+        cluster: Cluster | None = None,
     ) -> None:
         self._host, self._port = host, port
         files = open_files()
@@ -98,11 +109,17 @@ class SignalServer:
         """Connections that asyncio accepts in one turn, which it calls the backlog."""
         # Four times as many may be accepted before the first one of them has evicted another connection.
         self._limits = limits.within(files - SPARE - 4 * self._at_once, at_once=self._at_once)
-        self._hub = Hub(self._limits, ice=ice, access=access)
-        self.state = State.STARTING
-        """Shown by ``/readyz``: 200 if it is ready, otherwise 503."""
+        self._draining = False
         self.statistics = Statistics()
         """What it has counted."""
+        self._cluster = cluster
+        self._shared: RedisRegistry | None = None
+        """The rooms, if they are shared with other instances."""
+        node = cluster.node if cluster else ""
+        self._hub = Hub(self._limits, self._make_registry, node=node, ice=ice, access=access)
+        self._sharing: asyncio.Task[None] | None = None
+        self._http: aiohttp.ClientSession | None = None
+        """For pipes of other instances."""
         self._trusted = tuple(ip_network(each) for each in trusted_proxies)
         self._forwarded = forwarded_header
         self._log_addresses = log_addresses
@@ -113,10 +130,30 @@ class SignalServer:
         self._strangers: Strangers[_Handler] = Strangers()
         self._connections: set[SignalConnection] = set()
         self._pipes: set[_Handler] = set()
+        """Ends of pipes that are here."""
         self._left = asyncio.Event()
         """Set when a client leaves."""
+        self._passing: set[_Handler] = set()
+        """Ends of pipes of other instances."""
         self._runner: web.ServerRunner | None = None
         self._server: asyncio.Server | None = None
+
+    def _make_registry(self, limits: Limits, audience: Audience) -> Registry:
+        if self._cluster is None:
+            return MemoryRegistry(limits, audience)
+        from .cluster import RedisRegistry  # needs a package that one instance alone does not
+
+        self._shared = RedisRegistry(limits, audience, cluster=self._cluster)
+        return self._shared
+
+    @property
+    def state(self) -> State:
+        """Shown by ``/readyz``: 200 if it is ready, otherwise 503."""
+        if self._draining:
+            return State.DRAINING
+        # A Redis that is lost later makes no difference: a load balancer would refuse everybody.
+        started = self._server is not None and (self._shared is None or self._shared.started)
+        return State.READY if started else State.STARTING
 
     @property
     def url(self) -> str:
@@ -142,6 +179,9 @@ class SignalServer:
         """Start to listen."""
         if self._limits.relay is not None and self._hub.tickets is not None:
             self.relay = Relay(self._limits, self._limits.relay, self._hub, self._hub.tickets, self.statistics)
+        if self._shared is not None:
+            self._sharing = asyncio.create_task(self._shared.run(), name="sharing rooms")
+            self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         door = _Door(self)
         self._runner = web.ServerRunner(door, shutdown_timeout=self._limits.close)
         await self._runner.setup()
@@ -155,14 +195,13 @@ class SignalServer:
         for each in self._server.sockets:
             with each.dup() as listener:
                 listener.listen(BACKLOG)
-        self.state = State.READY
 
     async def drain(self, seconds: float) -> None:
         """Refuse joins from now on, and ask all members to join again elsewhere.
 
         Returns when no member and no pipe is left, after ``seconds`` at the latest. Call `aclose` then.
         """
-        self.state = State.DRAINING
+        self._draining = True
         self._hub.draining = True
         if self._occupied:
             members, pipes = self.members, len(self.relay) if self.relay else 0
@@ -180,7 +219,7 @@ class SignalServer:
 
     @property
     def _occupied(self) -> bool:
-        return self.members > 0 or len(self._pipes) > 0
+        return self.members + len(self._pipes) + len(self._passing) > 0
 
     def _room_of(self, connection: SignalConnection) -> str:
         member = self._hub.member(connection)
@@ -213,7 +252,14 @@ class SignalServer:
                 self.relay.stop()
             await self._finish(*(connection.aclose() for connection in self._connections))
         finally:
-            await self._finish(runner.cleanup())
+            await self._finish(runner.cleanup(), self._stop_sharing())
+
+    async def _stop_sharing(self) -> None:
+        if self._sharing is not None and self._shared is not None and self._http is not None:
+            self._sharing.cancel()
+            await asyncio.wait([self._sharing])
+            await self._shared.aclose()
+            await self._http.close()
 
     async def _finish(self, *work: Coroutine[Any, Any, object]) -> None:
         """Run steps of the shutdown in parallel. A step that fails or takes too long is logged, and delays nothing."""
@@ -336,8 +382,18 @@ class SignalServer:
         socket = PipeSocket(self._limits)
         if self.relay is None or not socket.can_prepare(request):
             return _plain("no relay\n", status=403)
+        address = self._address(request)
+        if self._shared is not None:
+            node = node_of(ticket)
+            if node != self._shared.node:
+                return await self._forward(request, handler, transport, ticket, node=node)
+            if (value := request.headers.get(FIELD)) is not None:
+                proven = proven_address(self._shared.key, node=node, ticket=ticket, value=value)
+                if proven is None:
+                    return _plain("no such instance\n", status=403)
+                address = proven
         try:
-            granted, opened = self.relay.admit(ticket, address=self._address(request))
+            granted, opened = self.relay.admit(ticket, address=address)
         except Refused as refusal:
             self.statistics.refused[refusal.code] += 1
             if self._log_addresses:
@@ -359,6 +415,35 @@ class SignalServer:
             opened.close()
             self._pipes.discard(handler)
             self._left.set()
+
+    async def _forward(
+        self, request: web.BaseRequest, handler: _Handler, transport: asyncio.Transport, ticket: str, *, node: str
+    ) -> web.StreamResponse:
+        """Pass a pipe's end on to the instance that has the pipe."""
+        assert self._shared is not None and self._http is not None, "as rooms are shared"
+        relay = self._limits.relay
+        at = None if FIELD in request.headers else await self._shared.address_of(node)
+        if at is None:
+            return _plain("no such instance\n", status=403)
+        if relay is None or len(self._passing) >= 2 * relay.pipes:
+            return _plain("the relay has no more pipes\n", status=503)
+        socket = PipeSocket(self._limits)
+        self._passing.add(handler)
+        try:
+            self._settle(handler)
+            value = proof(self._shared.key, node=node, ticket=ticket, address=self._address(request))
+            async with connect(self._http, at, ticket=ticket, value=value) as other:
+                handler.measure(self._meter(pipe_cost), transport.abort)
+                await socket.prepare(request)
+                await splice(socket, transport, other, close=self._limits.close)
+        except ConnectionError:
+            return _plain("")  # the client has disconnected
+        except Unreachable as exc:
+            return _plain(f"{exc}\n", status=exc.status)
+        finally:
+            self._passing.discard(handler)
+            self._left.set()
+        return socket
 
     def _address(self, request: web.BaseRequest) -> str:
         """Return the client's address, as reported by a trusted proxy if there is one."""
@@ -384,11 +469,6 @@ def open_files() -> int:
         return sys.maxsize
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
-
-
-def netloc(host: str, port: int) -> str:
-    """Return host and port as in a URL: an IPv6 address has brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _Handler(web.RequestHandler):

@@ -60,7 +60,7 @@ class Tickets:
         self._passes.setdefault(granted.room, {})[pair] = granted
         self._tickets |= dict.fromkeys(tickets, granted)
         mine, others = tickets
-        return [(asking, self._pipe(other, mine)), (other, self._pipe(asking, others))]
+        return [(asking, _pipe(other, mine)), (other, _pipe(asking, others))]
 
     def redeem(self, ticket: str, *, now: float) -> Pass:
         """Redeem a ticket. Raises `Refused` if it is not valid, or no longer valid."""
@@ -88,11 +88,11 @@ class Tickets:
         ticket = secrets.token_urlsafe()
         return f"{self._node}{NODE_ENDS}{ticket}" if self._node else ticket
 
-    def _pipe(self, other: Member, ticket: str) -> Message:
-        at: Message = {"at": self._node} if self._node else {}
-        return {"type": "pipe", "peerId": other.peer_id, "ticket": ticket, **at}
-
 
 def node_of(ticket: str) -> str:
     """Return the name of the instance that has issued a ticket; empty if the ticket does not say."""
     return ticket.rpartition(NODE_ENDS)[0]
+
+
+def _pipe(other: Member, ticket: str) -> Message:
+    return {"type": "pipe", "peerId": other.peer_id, "ticket": ticket}

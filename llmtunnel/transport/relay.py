@@ -6,12 +6,17 @@
 
 Both peers receive their tickets in the room (signaling/messages.py). The relay sees ciphertext, its size and its time.
 If it changes anything, the channel ends.
+
+A server with several instances begins a ticket with the name of the one where the two ends meet. The WebSocket is then
+opened at ``/at/NAME`` below the signal server's URL, so that its load balancer can choose that instance. Scheme, host
+and port stay those that the user has configured.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -31,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 PROTOCOL: Final = "llmtunnel-relay"
 """The WebSocket subprotocol of a pipe. The ticket is offered as a second one."""
+_INSTANCE: Final = re.compile(r"([A-Za-z0-9_-]{1,63})\.")
+"""The beginning of a ticket that names an instance."""
 _MESSAGE: Final = 64 * KIB
 """Maximum bytes in one message of a pipe."""
 
@@ -57,7 +64,7 @@ async def _connect(url: str, ticket: str, timeouts: Timeouts) -> WebSocket:
 
     try:
         opened = await open_websocket(
-            url,
+            _at_instance(url, ticket),
             timeout=timeouts.signal,
             protocols=(PROTOCOL, ticket),
             max_msg_size=_MESSAGE + 1,
@@ -192,6 +199,15 @@ class SocketTransport(asyncio.Transport):
             self._changed.clear()
             await self._changed.wait()
         return bool(self._queue)
+
+
+def _at_instance(url: str, ticket: str) -> str:
+    """Return the URL at which to use a ticket."""
+    named = _INSTANCE.match(ticket)
+    if named is None:
+        return url
+    parts = urlsplit(url)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/at/{named[1]}").geturl()
 
 
 def _address(url: str) -> str:

@@ -12,9 +12,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from signal_server.accounts import netloc
 from signal_server.limits import ENVELOPE, MESSAGE, Limits
 from signal_server.relay import PROTOCOL
-from signal_server.server import SignalServer, netloc
+from signal_server.server import SignalServer
 
 from ..support.signal_clients import HANDSHAKE, PATIENCE, Meeting, Peer, cut, masked, meeting, pour_raw
 

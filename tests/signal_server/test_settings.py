@@ -244,7 +244,7 @@ def test_each_flag_of_the_server_is_a_variable_and_a_key_with_the_same_meaning(
     file = tmp_path / "secret"
     file.write_text("s", "utf-8")
     file_first = [str(file)] if key.endswith("-file") else []
-    texts = ["7", "::1", "127.0.0.1:7", "stun:a", "turn:a", str(file), "a"]
+    texts = ["7", "::1", "127.0.0.1:7", "stun:a", "turn:a", "redis://a", str(file), "a"]
     candidates: list[str] = [*map(str, action.choices or ()), *file_first, *texts]
     text = next(each for each in candidates if is_switch(action) or _takes(action, each))
     by_flag = case.read(*([flag] if is_switch(action) else [flag, text]))

@@ -13,7 +13,7 @@ import pytest
 from signal_server.cluster import RedisRegistry
 from signal_server.limits import Limits
 from signal_server.messages import Join, Message, PassOn, Refused, Role
-from signal_server.registry import MemoryRegistry
+from signal_server.registry import LEASE, Cluster, MemoryRegistry
 from signal_server.rooms import Admission, Member
 
 from .redis_server import needs_redis, shared_redis
@@ -29,7 +29,9 @@ INSTANCES = 3
 class Instance:
     """One instance of the server: its registry, and the members that have come to it."""
 
-    def __init__(self, limits: Limits, *, redis: str | None, prefix: str = "", name: str = "") -> None:
+    def __init__(
+        self, limits: Limits, *, redis: str | None, prefix: str = "", name: str = "", lease: float = LEASE
+    ) -> None:
         self.heard: defaultdict[str, list[Message]] = defaultdict(list)
         """What each of its members was told, by peer id."""
         self.members: dict[str, Member] = {}
@@ -37,10 +39,12 @@ class Instance:
         """Members that were cut off."""
         self.registry: MemoryRegistry | RedisRegistry
         self._task: asyncio.Task[None] | None = None
+        self._dead = False
         if redis is None:
             self.registry = MemoryRegistry(limits, self)
         else:
-            self.registry = RedisRegistry(limits, self, url=redis, node=name, prefix=prefix)
+            cluster = Cluster(url=redis, node=name, address="127.0.0.1:9", prefix=prefix, lease=lease)
+            self.registry = RedisRegistry(limits, self, cluster=cluster)
             self._task = asyncio.create_task(self.registry.run(), name=f"instance {name}")
 
     def tell(self, member: Member, message: Message) -> None:
@@ -61,14 +65,26 @@ class Instance:
         del self.members[member.peer_id]
         self.registry.leave(member, abrupt=abrupt)
 
+    @property
+    def shared(self) -> RedisRegistry:
+        """Its registry, which is one in Redis."""
+        assert isinstance(self.registry, RedisRegistry)
+        return self.registry
+
+    def die(self) -> None:
+        """As a process that is killed: from now on it says and hears nothing."""
+        assert self._task is not None
+        self._task.cancel()
+        self.members.clear()
+        self._dead = True
+
     async def aclose(self) -> None:
         for member in list(self.members.values()):
             self.leave(member)
-        if isinstance(self.registry, RedisRegistry):
-            assert self._task is not None
+        if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self.registry.aclose()
+            await self.shared.aclose(farewell=not self._dead)
 
 
 class House:
@@ -183,7 +199,7 @@ class House:
 
 async def settled(*instances: Instance) -> None:
     """Until Redis holds what each instance knows, and each instance has taken what the others have published."""
-    registries = [each.registry for each in instances if isinstance(each.registry, RedisRegistry)]
+    registries = [each.shared for each in instances if isinstance(each.registry, RedisRegistry)]
     quiet = 0
     while quiet < 2:
         quiet += 1

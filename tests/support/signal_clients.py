@@ -108,9 +108,9 @@ class Meeting:
 
 
 @asynccontextmanager
-async def meeting(limits: Limits | None = None, **options: Any) -> AsyncIterator[Meeting]:
+async def meeting(limits: Limits | None = None, *, port: int = 0, **options: Any) -> AsyncIterator[Meeting]:
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(SignalServer("127.0.0.1", 0, limits=limits, **options))
+        server = await stack.enter_async_context(SignalServer("127.0.0.1", port, limits=limits, **options))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         yield Meeting(server, stack, http)
 
