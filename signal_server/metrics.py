@@ -21,7 +21,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from .server import SignalServer, State, netloc
+from .accounts import netloc
+from .server import SignalServer, State
 from .statistics import Histogram
 
 PREFIX: Final = "llmtunnel_signal_"

@@ -22,12 +22,12 @@ def play(target: str, seed: int, number: int) -> None:
         raise Finding(f"{target}: {repr(exc)[:1000]}; to play it again: {again}") from exc
 
 
-def fuzz(target: str, *, seed: int, seconds: float) -> int:
-    """Play cases for so long, at least one; how many there were. Raises `Finding` at the first that fails."""
+def fuzz(target: str, *, seed: int, seconds: float, least: int = 1) -> int:
+    """Play cases for so long, and at least so many; how many there were. Raises `Finding` at the first that fails."""
     end, number = time.monotonic() + seconds, 0
     logging.disable(logging.CRITICAL)
     try:
-        while number == 0 or time.monotonic() < end:
+        while number < least or time.monotonic() < end:
             play(target, seed, number)
             number += 1
     finally:

@@ -131,7 +131,8 @@ def test_the_readme_lists_the_flags_with_their_defaults() -> None:
     rows = re.findall(r"^\| `(--\S+) ([A-Z]+)` \| (\S+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
     table = {name: (unit, default) for name, unit, default in rows}
     said = {flag.name: (flag.unit, shown(limit.default, flag.unit)) for _, limit, flag in SETTABLE}
-    assert table == said
+    # Others have defaults in words.
+    assert {name: table.get(name) for name in said} == said
 
 
 def test_help_says_what_a_bare_port_means(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,10 @@ import pytest
 
 from signal_server import server as server_module
 from signal_server.limits import Limits
+from signal_server.registry import Cluster
 from signal_server.server import SignalServer, State
 
+from ..support.ports import free_port
 from ..support.signal_clients import HANDSHAKE, PATIENCE, Meeting, Peer, masked, meeting
 from .test_relay import come, next_of, tickets
 
@@ -56,7 +58,12 @@ async def test_it_is_starting_until_it_listens() -> None:
     server = SignalServer("127.0.0.1", 0)
     assert server.state is State.STARTING
     async with server, aiohttp.ClientSession() as http:
-        server.state = State.STARTING
+        assert await ready(server, http) == (200, "ready\n")
+
+
+async def test_it_is_starting_until_it_has_reached_redis() -> None:
+    cluster = Cluster(url=f"redis://127.0.0.1:{free_port()}", node="a", address="127.0.0.1:9")
+    async with SignalServer("127.0.0.1", 0, cluster=cluster) as server, aiohttp.ClientSession() as http:
         assert await ready(server, http) == (503, "starting\n")
 
 
