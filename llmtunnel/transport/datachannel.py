@@ -99,7 +99,7 @@ class DataChannel:
 
     @property
     def message_size(self) -> int:
-        """See `Channel.message_size`: streams take turns between messages, so one should be sent within `_TURN`."""
+        """See `Channel.message_size`. Others may wait until a message has been sent, so that should take `_TURN`."""
         congestion = self._association.congestion
         if congestion is None or len(self._streams) == 1:
             return MAX_MESSAGE

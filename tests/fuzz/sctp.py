@@ -18,7 +18,7 @@ SLOW: Final = 0.5
 
 def packets(rng: Random) -> None:
     """Nothing is raised, what is held stays bounded, and no packet costs much; without spoiling, all arrives."""
-    left, right = Association(), Association()
+    left, right = (Association(zero_checksum=rng.random() < 0.7, interleaving=rng.random() < 0.7) for _ in range(2))
     now = 0.0
     left.begin(now)
     spoils = rng.random() < 0.9
@@ -58,14 +58,15 @@ def _spoil(rng: Random, raw: bytes, tag: int) -> bytes:
         return raw
     spoilt = [_spoil_chunk(rng, chunk) for chunk in chunks if rng.random() < 0.9]
     rng.shuffle(spoilt)
-    return packet.seal(0 if rng.random() < 0.1 else tag, spoilt) if spoilt else raw
+    has_checksum = rng.random() < 0.5
+    return packet.seal(0 if rng.random() < 0.1 else tag, spoilt, has_checksum=has_checksum) if spoilt else raw
 
 
 def _spoil_chunk(rng: Random, chunk: packet.Chunk) -> bytes:
     type_, flags, body = chunk
     match rng.randrange(5):
         case 0:
-            type_ = rng.choice([*range(16), 130, 192, 255])
+            type_ = rng.choice([*range(16), 64, 130, 192, 194, 255])
         case 1:
             flags = rng.randrange(256)
         case 2:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmtunnel.transport.sctp.packet import I_DATA
+
 from ..support.browser import CHROMIUM, Page, browser
 from ..support.echoes import DTLS, MANY, OFFERS, PATHS, SOME, echo
 from ..support.webrtc_ends import End
@@ -54,6 +56,15 @@ window.accept = sdp => peer.setRemoteDescription({type: "answer", sdp});
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with browser(tmp_path_factory.mktemp("browser")) as page:
+        page.js(SCRIPT)
+        yield page
+
+
+@pytest.fixture(scope="module")
+def interleaving_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A browser that has I-DATA (RFC 8260), which Chromium has only on request."""
+    trial = "--force-fieldtrials=WebRTC-DataChannelMessageInterleaving/Enabled/"
+    with browser(tmp_path_factory.mktemp("browser"), trial) as page:
         page.js(SCRIPT)
         yield page
 
@@ -119,6 +130,32 @@ async def test_a_browser_echoes_megabytes_byte_for_byte(page: Page, offers: str,
 @pytest.mark.parametrize(("offers", "dtls"), [("we", "client"), ("it", "server")])
 async def test_a_browser_echoes_a_hundred_megabytes(page: Page, offers: str, dtls: str, path: str) -> None:
     await echo(End(loopback=True), Browser(page), offers=offers, dtls=dtls, path=path, size=MANY)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("offers", OFFERS)
+async def test_a_browser_with_interleaved_messages_echoes_megabytes(
+    interleaving_page: Page, offers: str, path: str
+) -> None:
+    end = End(loopback=True)
+    await echo(end, Browser(interleaving_page), offers=offers, dtls="client", path=path, size=SOME)
+    assert end.channel.data._association._data == I_DATA  # type: ignore[attr-defined]
+
+
+async def test_a_browser_and_we_interleave_the_messages_of_lanes(interleaving_page: Page) -> None:
+    end = End(loopback=True)
+    await end.peer.accept(await call(interleaving_page, "answer", await end.peer.offer()))
+    await end.open()
+    end.channel.split(3, opens=True)
+    sent = {lane: [bytes([lane]) * size for size in (65_536, 1, 60_000, 1200, 65_536)] for lane in range(3)}
+    for number in range(5):
+        for lane, messages in sent.items():
+            await end.until(lambda lane=lane: end.channel.takes(lane))  # type: ignore[misc]
+            end.channel.send(messages[number], lane)
+    await end.until(lambda: len(end.messages) == 15)
+    for lane, messages in sent.items():
+        assert [message for message in end.messages if message[0] == lane] == messages
+    await end.peer.aclose()
 
 
 @pytest.mark.parametrize("who_closes", ["we", "the page"])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import pytest
 
+from llmtunnel.transport.webrtc import WebRtcChannel
+
 from ..support.echoes import DTLS, MANY, OFFERS, PATHS, SOME, echo
 from ..support.other_channels import KINDS, installed, other_process
 from ..support.webrtc_ends import End
@@ -22,8 +24,12 @@ OTHERS = [kind for kind in KINDS if installed(kind)]
 @pytest.mark.parametrize("offers", OFFERS)
 @pytest.mark.parametrize("kind", OTHERS)
 async def test_megabytes_come_back_in_order_byte_for_byte(kind: str, offers: str, dtls: str, path: str) -> None:
+    end = End(loopback=True)
     with other_process("tests.support.other_channels", kind) as other:
-        await echo(End(loopback=True), other, offers=offers, dtls=dtls, path=path, size=SOME)
+        await echo(end, other, offers=offers, dtls=dtls, path=path, size=SOME)
+    assert isinstance(end.channel, WebRtcChannel)
+    # Of these, only libdatachannel needs no checksum (RFC 9653).
+    assert end.channel.data._association._has_checksum == (kind != "pylibdatachannel")
 
 
 @pytest.mark.long

@@ -1,4 +1,6 @@
-"""SCTP for data channels: RFC 9260, and what WebRTC peers use of RFC 6525 and RFC 8831. Pure: no sockets, no clock.
+"""SCTP for data channels: RFC 9260, RFC 8260 and RFC 9653, and what WebRTC peers use of RFC 6525 and RFC 8831.
+
+Pure: no sockets, no clock.
 
     association   the handshake, which packets are sent, timers, the end
     outbound      what is queued, in flight, lost and retransmitted

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from enum import Enum
 from math import inf
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from . import packet
 from .congestion import Bbr, Congestion
 from .inbound import Inbound, Message
-from .outbound import RTO_FIRST, Outbound
+from .outbound import PEER_DELAY, RTO_FIRST, Outbound
 from .packet import Chunk, Init, Malformed
 from .pmtu import BLACK_HOLE, PACKET, SIZES, PathMtu
 
@@ -53,7 +53,8 @@ _ECHO: Final = 512
 _COOKIE: Final = 32
 """Bytes of a cookie's signature."""
 _DATA: Final = Struct("!LHHL")
-_SAID: Final = Struct("!LLLH")
+_I_DATA: Final = Struct("!LHHLL")
+_SAID: Final = Struct("!LLLH??")
 _RESET_FIXED: Final = Struct("!LLL")
 _RESET: Final = Struct("!LLLH")
 _RESPONSE: Final = Struct("!LL")
@@ -94,6 +95,18 @@ class State(Enum):
     ENDED = "ended"
 
 
+class _Said(NamedTuple):
+    """What an INIT or INIT ACK says of the peer, as a cookie carries it."""
+
+    tag: int
+    window: int
+    tsn: int
+    takes: int
+    """The longest packet in bytes that a peer of ours accepts; 0 for any other peer."""
+    needs_no_checksum: bool
+    interleaves: bool
+
+
 @dataclass(slots=True)
 class _Repeated:
     """A chunk that is sent again until it is answered."""
@@ -104,10 +117,23 @@ class _Repeated:
 
 
 class Association:
-    """One side. ``congestion`` makes its strategy for packets of a given size; ``port`` is the peer's."""
+    """One side.
 
-    def __init__(self, *, congestion: Callable[[int], Congestion] = Bbr, port: int = packet.PORT) -> None:
+    ``congestion`` makes its strategy for packets of a given size; ``port`` is the peer's. ``zero_checksum`` (RFC 9653)
+    and ``interleaving`` (I-DATA, RFC 8260): whether to use these if the peer does, too.
+    """
+
+    def __init__(
+        self,
+        *,
+        congestion: Callable[[int], Congestion] = Bbr,
+        port: int = packet.PORT,
+        zero_checksum: bool = True,
+        interleaving: bool = True,
+    ) -> None:
         self.state = State.CLOSED
+        self._zero_checksum = zero_checksum
+        self._interleaving = interleaving
         self._ports = packet.PORT, port
         self._make_congestion = congestion
         self._tag = int.from_bytes(os.urandom(4)) or 1
@@ -117,7 +143,11 @@ class Association:
         self._mtu: PathMtu | None = None
         """None until the path is probed."""
         self._peer_takes = 0
-        """The longest packet in bytes that a peer of ours accepts; 0 for any other peer."""
+        """See `_Said.takes`."""
+        self._has_checksum = True
+        """Whether packets that we send have a checksum. The peer's never need one."""
+        self._data = packet.DATA
+        """The type of all chunks with data."""
         self._fragmentation: bool | None = None
         self._secret = os.urandom(_COOKIE)
         self._inbound: Inbound | None = None
@@ -184,7 +214,8 @@ class Association:
     @property
     def _payload(self) -> int:
         """Bytes of data in a packet with one chunk."""
-        return self.packet_size - packet.HEADER_SIZE - packet.DATA_HEADER.size
+        header = packet.I_DATA_HEADER if self._data == packet.I_DATA else packet.DATA_HEADER
+        return self.packet_size - packet.HEADER_SIZE - header.size
 
     def abort(self) -> None:
         """End the association at once. The last packet is an ABORT for the peer."""
@@ -287,8 +318,11 @@ class Association:
         return chunks, room
 
     def _seal(self, chunks: list[bytes]) -> bytes:
-        tag = 0 if chunks[0][0] == packet.INIT else self._peer_tag
-        return packet.seal(tag, chunks, ports=self._ports)
+        first = chunks[0][0]
+        tag = 0 if first == packet.INIT else self._peer_tag
+        # RFC 9653 section 5.2: a COOKIE ECHO needs one.
+        has_checksum = self._has_checksum or first == packet.COOKIE_ECHO
+        return packet.seal(tag, chunks, ports=self._ports, has_checksum=has_checksum)
 
     def next_timer(self) -> float | None:
         """Return when to call `handle_timer`, or None if there is no need."""
@@ -354,7 +388,7 @@ class Association:
         events: list[Event] = []
         has_data = False
         for chunk in chunks:
-            if chunk.type == packet.DATA:
+            if chunk.type in (packet.DATA, packet.I_DATA):
                 has_data = self._take_data(chunk, events) or has_data
             elif chunk.type == packet.SACK:
                 if self._outbound is not None:
@@ -371,11 +405,21 @@ class Association:
     def _take_data(self, chunk: Chunk, events: list[Event]) -> bool:
         if self._inbound is None or self.state not in (State.ESTABLISHED, State.COOKIE_SENT):
             return False
-        body = chunk.body
-        if len(body) < 12:
+        if chunk.type != self._data:
+            raise Malformed("it sends DATA in place of I-DATA, or the reverse")  # RFC 8260 section 2.2.2
+        body, interleaved = chunk.body, chunk.type == packet.I_DATA
+        fixed = _I_DATA if interleaved else _DATA
+        if len(body) < fixed.size:
             raise Malformed("a DATA chunk is too short")
-        tsn, stream, sequence, protocol = _DATA.unpack_from(body)
-        events += self._inbound.receive_data(chunk.flags, tsn, stream, sequence, protocol, body[12:])
+        if interleaved:
+            tsn, stream, _, sequence, last = _I_DATA.unpack_from(body)
+            protocol, number = (last, 0) if chunk.flags & packet.FIRST else (0, last)
+            events += self._inbound.receive_data(
+                chunk.flags, tsn, stream, sequence, protocol, body[fixed.size :], number=number
+            )
+        else:
+            tsn, stream, sequence, protocol = _DATA.unpack_from(body)
+            events += self._inbound.receive_data(chunk.flags, tsn, stream, sequence, protocol, body[fixed.size :])
         return True
 
     def _take_control(self, chunk: Chunk, now: float) -> list[Event]:
@@ -406,15 +450,17 @@ class Association:
     # -- the handshake
 
     def _init(self, tag: int, parameters: dict[int, bytes]) -> Init:
-        supported = {packet.SUPPORTED_EXTENSIONS: bytes([packet.RE_CONFIG]), _OURS: _LONGEST.pack(SIZES[-1])}
+        extensions = [packet.RE_CONFIG, packet.I_DATA] if self._interleaving else [packet.RE_CONFIG]
+        supported = {packet.SUPPORTED_EXTENSIONS: bytes(extensions), _OURS: _LONGEST.pack(SIZES[-1])}
+        if self._zero_checksum:
+            supported[packet.ZERO_CHECKSUM] = packet.OVER_DTLS
         return Init(tag, self._window, STREAMS, STREAMS, self._tsn, supported | parameters)
 
     def _take_init(self, init: Init) -> None:
         if self.state in (State.ESTABLISHED, State.ENDED):
             return  # a restart (RFC 9260 section 5.2.2), which no DTLS connection outlives
-        said = _SAID.pack(init.tag, init.window, init.tsn, _longest(init))
         self._peer_tag = init.tag
-        acknowledgement = self._init(self._tag, {packet.COOKIE: self._sign(said)})
+        acknowledgement = self._init(self._tag, {packet.COOKIE: self._sign(_SAID.pack(*_said(init)))})
         self._control.append(packet.encode_init(packet.INIT_ACK, acknowledgement))
 
     def _sign(self, said: bytes) -> bytes:
@@ -424,7 +470,7 @@ class Association:
         cookie = init.parameters.get(packet.COOKIE)
         if cookie is None:
             raise Malformed("an INIT ACK has no cookie")
-        self._peer_is(init.tag, init.window, init.tsn, takes=_longest(init))
+        self._peer_is(_said(init))
         self.state = State.COOKIE_SENT
         self._handshake = _Repeated(packet.chunk(packet.COOKIE_ECHO, cookie), now)
         self._repeat_handshake(now)
@@ -436,25 +482,28 @@ class Association:
         self._control.append(packet.chunk(packet.COOKIE_ACK))
         if self.state is State.ESTABLISHED:
             return []  # our COOKIE ACK was lost
-        tag, window, tsn, takes = _SAID.unpack(said)
-        self._peer_is(tag, window, tsn, takes=takes)
+        self._peer_is(_Said(*_SAID.unpack(said)))
         return self._establish()
 
-    def _peer_is(self, tag: int, window: int, tsn: int, *, takes: int) -> None:
-        if self._inbound is not None and self._peer_tag == tag:
+    def _peer_is(self, said: _Said) -> None:
+        if self._inbound is not None and self._peer_tag == said.tag:
             return
-        self._peer_tag, self._peer_takes = tag, takes
-        self._inbound = Inbound(tsn, window=self._window, streams=STREAMS)
+        self._peer_tag, self._peer_takes = said.tag, said.takes
+        self._has_checksum = not (self._zero_checksum and said.needs_no_checksum)
+        interleave = self._interleaving and said.interleaves
+        self._data = packet.I_DATA if interleave else packet.DATA
+        self._inbound = Inbound(said.tsn, window=self._window, streams=STREAMS, interleaved=interleave)
         self._outbound = Outbound(
             self._tsn,
-            window=window,
+            window=said.window,
             packet=self._payload,
             congestion=self._make_congestion(self._payload),
-            **({"peer_delay": DELAY} if takes else {}),
+            peer_delay=DELAY if said.takes else PEER_DELAY,
+            interleave=interleave,
         )
         for each in self._waiting:
             self._outbound.queue(*each)
-        self._peer_reset_done = (tsn - 1) & 0xFFFFFFFF
+        self._peer_reset_done = (said.tsn - 1) & 0xFFFFFFFF
 
     def _establish(self) -> list[Event]:
         self.state = State.ESTABLISHED
@@ -540,7 +589,13 @@ class Association:
         self._control.append(packet.chunk(packet.RE_CONFIG, packet.encode_parameters([(packet.RESET_RESPONSE, value)])))
 
 
-def _longest(init: Init) -> int:
-    """Return the longest packet in bytes that the peer says it accepts; 0 if it is not a peer of ours."""
-    said = init.parameters.get(_OURS, b"")
-    return int.from_bytes(said[: _LONGEST.size]) if len(said) >= _LONGEST.size else 0
+def _said(init: Init) -> _Said:
+    longest = init.parameters.get(_OURS, b"")
+    return _Said(
+        init.tag,
+        init.window,
+        init.tsn,
+        takes=int.from_bytes(longest[: _LONGEST.size]) if len(longest) >= _LONGEST.size else 0,
+        needs_no_checksum=init.parameters.get(packet.ZERO_CHECKSUM) == packet.OVER_DTLS,
+        interleaves=packet.I_DATA in init.parameters.get(packet.SUPPORTED_EXTENSIONS, b""),
+    )

@@ -1,4 +1,8 @@
-"""Receiving: TSNs, fragments and messages; what is acknowledged, and when (RFC 9260 sections 6.2 and 6.9)."""
+"""Receiving: TSNs, fragments and messages; what is acknowledged, and when (RFC 9260 sections 6.2 and 6.9, RFC 8260).
+
+The fragments of a message have consecutive numbers: their TSNs in DATA, numbers of their own in I-DATA. Either way they
+are assembled by message, and all that is incomplete, or waits for an earlier message, counts against one window.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ class _Partial:
         """Return the message if it is complete, and None otherwise."""
         if self.first is None or self.last is None or len(self.fragments) <= self.last - self.first:
             return None
-        return b"".join([self.fragments[tsn] for tsn in range(self.first, self.last + 1)])
+        return b"".join([self.fragments[number] for number in range(self.first, self.last + 1)])
 
 
 @dataclass(slots=True)
@@ -55,9 +59,14 @@ class _Stream:
 
 
 class Inbound:
-    """The receiving half. ``tsn``: the peer's first; ``window``: bytes of incomplete messages that may wait."""
+    """The receiving half.
 
-    def __init__(self, tsn: int, *, window: int, streams: int) -> None:
+    ``tsn``: the peer's first; ``window``: bytes of incomplete messages that may wait; ``interleaved``: whether the peer
+    sends I-DATA, with message identifiers of 32 bits, instead of DATA.
+    """
+
+    def __init__(self, tsn: int, *, window: int, streams: int, interleaved: bool = False) -> None:
+        self._bits = 32 if interleaved else 16
         self.cumulative = tsn - 1
         """Everything up to this TSN has arrived. TSNs are not cut to 32 bits here."""
         self.window = window
@@ -88,9 +97,12 @@ class Inbound:
         self._at_once = True
 
     def receive_data(
-        self, flags: int, tsn: int, stream: int, sequence: int, protocol: int, data: bytes
+        self, flags: int, tsn: int, stream: int, sequence: int, protocol: int, data: bytes, *, number: int | None = None
     ) -> list[Message]:
-        """Process a DATA chunk, and return the messages that it completes, in order. Raises `Malformed`."""
+        """Process a DATA or I-DATA chunk, and return the messages that it completes, in order. Raises `Malformed`.
+
+        ``sequence``: which message of the stream; ``number``: which fragment of it, for I-DATA.
+        """
         if not data:
             raise Malformed("a DATA chunk is empty")
         if stream >= self._most_streams:
@@ -115,7 +127,7 @@ class Inbound:
         self._size += len(data)
         if flags & UNORDERED:
             return []  # of a channel that is not the tunnel's
-        return self._assemble(flags, tsn, stream, sequence, protocol, data)
+        return self._assemble(flags, tsn if number is None else number, stream, sequence, protocol, data)
 
     def packet_ended(self, now: float) -> None:
         """Note the end of a packet with DATA."""
@@ -180,26 +192,30 @@ class Inbound:
 
     # -- messages
 
-    def _assemble(self, flags: int, tsn: int, number: int, sequence: int, protocol: int, data: bytes) -> list[Message]:
-        stream = self._streams.get(number)
+    def _assemble(
+        self, flags: int, number: int, stream_number: int, sequence: int, protocol: int, data: bytes
+    ) -> list[Message]:
+        stream = self._streams.get(stream_number)
         if stream is None:
-            stream = self._streams[number] = _Stream()
-        sequence = absolute(sequence, stream.next, bits=16)
+            stream = self._streams[stream_number] = _Stream()
+        sequence = absolute(sequence, stream.next, bits=self._bits)
         if sequence < stream.next or sequence in stream.whole:
             raise Malformed("a message comes twice")
         if flags & FIRST and flags & LAST:
             if sequence in stream.partial:
                 raise Malformed("a message is whole, and in pieces")
-            return self._deliver(stream, sequence, Message(number, protocol, data), held=0)
+            return self._deliver(stream, sequence, Message(stream_number, protocol, data), held=0)
         partial = stream.partial.get(sequence)
         if partial is None:
             partial = stream.partial[sequence] = _Partial()
-        partial.fragments[tsn] = data
+        if number in partial.fragments:
+            raise Malformed("a message's piece comes twice")
+        partial.fragments[number] = data
         self._held += len(data) + _OVERHEAD
         if flags & FIRST:
-            partial.first, partial.protocol = tsn, protocol
+            partial.first, partial.protocol = number, protocol
         elif flags & LAST:
-            partial.last = tsn
+            partial.last = number
         try:
             whole = partial.join()
         except KeyError:
@@ -208,7 +224,7 @@ class Inbound:
             return []
         del stream.partial[sequence]
         held = len(whole) + _OVERHEAD * len(partial.fragments)
-        return self._deliver(stream, sequence, Message(number, partial.protocol, whole), held=held)
+        return self._deliver(stream, sequence, Message(stream_number, partial.protocol, whole), held=held)
 
     def _deliver(self, stream: _Stream, sequence: int, message: Message, *, held: int) -> list[Message]:
         self._held -= held

@@ -18,7 +18,18 @@ from math import inf
 from typing import Final
 
 from .congestion import Congestion, Sample
-from .packet import DATA, DATA_HEADER, FIRST, IMMEDIATE, LAST, Malformed, Sack, absolute
+from .packet import (
+    DATA,
+    DATA_HEADER,
+    FIRST,
+    I_DATA,
+    I_DATA_HEADER,
+    IMMEDIATE,
+    LAST,
+    Malformed,
+    Sack,
+    absolute,
+)
 from .turns import Queued, Turns
 
 RTO_FIRST: Final = 1.0
@@ -78,13 +89,22 @@ class Outbound:
     """The sending half.
 
     ``tsn``: the first to use; ``packet``: payload bytes of a full chunk; ``window``: bytes that the peer accepts;
-    ``peer_delay``: see `PEER_DELAY`.
+    ``peer_delay``: see `PEER_DELAY`; ``interleave``: whether to send I-DATA (RFC 8260).
     """
 
     def __init__(
-        self, tsn: int, *, window: int, packet: int, congestion: Congestion, peer_delay: float = PEER_DELAY
+        self,
+        tsn: int,
+        *,
+        window: int,
+        packet: int,
+        congestion: Congestion,
+        peer_delay: float = PEER_DELAY,
+        interleave: bool = False,
     ) -> None:
         self._peer_delay = peer_delay
+        self._interleave = interleave
+        self._header = (I_DATA_HEADER if interleave else DATA_HEADER).size
         self.congestion = congestion
         self.buffered: dict[int, int] = {}
         """Bytes of each stream that have not been sent."""
@@ -102,7 +122,7 @@ class Outbound:
         self._losses = 0
         self._again: deque[_Sent] = deque()
         """Lost chunks."""
-        self._messages = Turns()
+        self._messages = Turns(interleave=interleave)
         self._sequences: dict[int, int] = {}
         self._blocks: dict[int, int] = {}
         """The gap blocks of the last acknowledgement: first and last TSN."""
@@ -147,7 +167,7 @@ class Outbound:
     def queue(self, stream: int, protocol: int, data: bytes) -> None:
         """Queue a message, behind all others of its stream."""
         sequence = self._sequences.get(stream, 0)
-        self._sequences[stream] = (sequence + 1) & 0xFFFF
+        self._sequences[stream] = (sequence + 1) & (0xFFFFFFFF if self._interleave else 0xFFFF)
         self._messages.add(Queued(stream, sequence, protocol, data))
         self.buffered[stream] = self.buffered.get(stream, 0) + len(data)
         self.queued += len(data)
@@ -179,7 +199,7 @@ class Outbound:
                 self._again.popleft()
                 continue
             # A chunk that was cut when packets could be longer is sent nevertheless, in a packet of its own.
-            if len(sent.chunk) > room and (chunks or len(sent.chunk) <= self.packet + DATA_HEADER.size):
+            if len(sent.chunk) > room and (chunks or len(sent.chunk) <= self.packet + self._header):
                 break
             self._again.popleft()
             room = max(0, room - len(sent.chunk))
@@ -274,31 +294,23 @@ class Outbound:
         """Cut and return the next chunk of the next message, if it is worth the remaining room of a packet."""
         message = self._messages.next
         left = len(message.data) - message.sent
-        size = min(left, (room - DATA_HEADER.size) & ~3)
+        size = min(left, (room - self._header) & ~3)
         if size < left and size < self.packet // 2:
             return None
         if not (self._peer_takes or self._probes):
             return None
         tsn, self._next = self._next, self._next + 1
         flags = 0 if message.sent else FIRST
+        data = message.data if size == len(message.data) else message.data[message.sent : message.sent + size]
+        number = message.fragments
+        self._messages.take(size)
         if size == left:
             flags |= LAST
-            self._messages.finish()
             if not self._messages and self._flight > self.packet:
                 flags |= IMMEDIATE  # RFC 7053: for the last of a burst, an acknowledgement has nothing to wait for
-        data = message.data if size == len(message.data) else message.data[message.sent : message.sent + size]
-        message.sent += size
         self.buffered[message.stream] -= size
         self.queued -= size
-        header = DATA_HEADER.pack(
-            DATA,
-            flags,
-            DATA_HEADER.size + size,
-            tsn & 0xFFFFFFFF,
-            message.stream,
-            message.sequence,
-            message.protocol,
-        )
+        header = self._encode_header(tsn, flags, size, message, number)
         chunk = b"".join((header, data, bytes(-size & 3)))
         if not self._flight:
             self._first_sent = self._delivered_at = now
@@ -313,6 +325,14 @@ class Outbound:
         self._flight += size
         self._outstanding += size
         return chunk
+
+    def _encode_header(self, tsn: int, flags: int, size: int, message: Queued, number: int) -> bytes:
+        """Return the header of a message's fragment of this size and number."""
+        length, tsn = self._header + size, tsn & 0xFFFFFFFF
+        if self._interleave:
+            last = number or message.protocol  # RFC 8260 section 2.1: the first fragment has no number
+            return I_DATA_HEADER.pack(I_DATA, flags, length, tsn, message.stream, 0, message.sequence, last)
+        return DATA_HEADER.pack(DATA, flags, length, tsn, message.stream, message.sequence, message.protocol)
 
     def _transmit(self, sent: _Sent, now: float) -> bytes:
         if not self._flight:

@@ -1,4 +1,4 @@
-"""Packets and chunks as bytes, and back (RFC 9260 section 3)."""
+"""Packets and chunks as bytes, and back (RFC 9260 section 3, RFC 8260 section 2.1, RFC 9653)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from struct import Struct
 from typing import Final, NamedTuple
 
+from google_crc32c import extend
 from google_crc32c import value as crc32c
 
 PORT: Final = 5000
@@ -15,9 +16,13 @@ HEADER: Final = Struct("!HHL")
 """Ports and verification tag. The checksum follows."""
 HEADER_SIZE: Final = 12
 _CHECKSUM: Final = Struct("<L")
+_NO_CHECKSUM: Final = bytes(4)
 _CHUNK: Final = Struct("!BBH")
 DATA_HEADER: Final = Struct("!BBHLHHL")
 """Type, flags, length, TSN, stream, stream sequence number, payload protocol."""
+I_DATA_HEADER: Final = Struct("!BBHLHHLL")
+"""Type, flags, length, TSN, stream, zero, message identifier, and the payload protocol of a message's first fragment or
+the number of any other one."""
 _SACK: Final = Struct("!LLHH")
 _GAP: Final = Struct("!HH")
 _TSN: Final = Struct("!L")
@@ -37,6 +42,7 @@ ERROR: Final = 9
 COOKIE_ECHO: Final = 10
 COOKIE_ACK: Final = 11
 SHUTDOWN_COMPLETE: Final = 14
+I_DATA: Final = 64
 RE_CONFIG: Final = 130
 PAD: Final = 132
 
@@ -44,13 +50,16 @@ LAST: Final = 1
 FIRST: Final = 2
 UNORDERED: Final = 4
 IMMEDIATE: Final = 8
-"""Flags of DATA. The last one is defined in RFC 7053."""
+"""Flags of DATA and I-DATA. The last one is defined in RFC 7053."""
 
 COOKIE: Final = 7
 OUTGOING_RESET: Final = 13
 RESET_RESPONSE: Final = 16
+ZERO_CHECKSUM: Final = 0x8001
 SUPPORTED_EXTENSIONS: Final = 0x8008
-"""Types of parameters (RFC 9260 section 3.3.2, RFC 6525 section 4, RFC 5061 section 4.2.7)."""
+"""Types of parameters (RFC 9260 section 3.3.2, RFC 6525 section 4, RFC 9653 section 4, RFC 5061 section 4.2.7)."""
+OVER_DTLS: Final = (1).to_bytes(4)
+"""The value of `ZERO_CHECKSUM` that names DTLS as what detects errors instead (RFC 9653 section 6)."""
 
 SACK_SIZE: Final = 16
 GAP_SIZE: Final = 4
@@ -93,23 +102,35 @@ class Sack(NamedTuple):
     """TSNs that arrived again since the last SACK."""
 
 
-def seal(tag: int, chunks: Iterable[bytes], *, ports: tuple[int, int] = (PORT, PORT)) -> bytes:
+def seal(
+    tag: int, chunks: Iterable[bytes], *, ports: tuple[int, int] = (PORT, PORT), has_checksum: bool = True
+) -> bytes:
     """Return a packet of chunks that are already encoded and padded."""
-    body = b"".join(chunks)
     header = HEADER.pack(*ports, tag)
-    checksum = crc32c(b"".join((header, b"\0\0\0\0", body)))
-    return b"".join((header, _CHECKSUM.pack(checksum), body))
+    if not has_checksum:
+        return b"".join((header, _NO_CHECKSUM, *chunks))
+    body = b"".join(chunks)
+    return b"".join((header, _checksum(header, body), body))
 
 
 def parse(data: bytes) -> tuple[int, list[Chunk]]:
-    """Return the verification tag and the chunks. Raises `Malformed`."""
+    """Return the verification tag and the chunks. Raises `Malformed`.
+
+    DTLS has checked the packet, so it may have no checksum, unless it sets up an association (RFC 9653 section 5.2).
+    """
     if len(data) < HEADER_SIZE + _CHUNK.size:
         raise Malformed("a packet is too short")
-    (checksum,) = _CHECKSUM.unpack_from(data, 8)
-    if crc32c(b"".join((data[:8], b"\0\0\0\0", data[12:]))) != checksum:
+    checksum = data[8:12]
+    is_needed = checksum != _NO_CHECKSUM or data[HEADER_SIZE] in (INIT, COOKIE_ECHO)
+    if is_needed and checksum != _checksum(data[:8], data[HEADER_SIZE:]):
         raise Malformed("a packet's checksum is wrong")
     _, _, tag = HEADER.unpack_from(data)
     return tag, list(_chunks(data))
+
+
+def _checksum(header: bytes, body: bytes) -> bytes:
+    """Return the checksum of a packet with these bytes before and after it."""
+    return _CHECKSUM.pack(extend(crc32c(header + _NO_CHECKSUM), body))
 
 
 def _chunks(data: bytes) -> Iterator[Chunk]:
