@@ -158,7 +158,7 @@ class IceServers:
     stun: tuple[str, ...] = (DEFAULT_STUN,)
     turn: tuple[str, ...] = ()
     """Tried in parallel; the first one that works is used. All of them get the same user name and password."""
-    turn_user: str | None = None
+    turn_user: str | None = field(default=None, repr=False)
     turn_pass: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -181,6 +181,8 @@ class Settings:
     signal_token: str | None = field(default=None, repr=False)
     """Access token of a private signal server."""
     ice: IceServers = IceServers()
+    no_signal_ice: bool = False
+    """Use no STUN and TURN servers that the signal server hands out."""
     loopback: bool = False
     """Offer 127.0.0.1 as a candidate too, as the demo does. A machine without another address always does."""
     resume_for: float = DEFAULT_RESUME_FOR
@@ -216,8 +218,11 @@ class Settings:
         if self.path == AUTO:
             return
         needed = kind(Path(self.path))
-        if needed.needs_turn and not self.ice.turn:
-            raise SettingError(f"--path {self.path} needs a TURN server.", hint="Use --turn URL.")
+        if needed.needs_turn and not self.ice.turn and self.no_signal_ice:
+            raise SettingError(
+                f"--path {self.path} needs a TURN server.",
+                hint="Use --turn URL, or remove --no-signal-ice if the signal server hands one out.",
+            )
         if needed.needs_secret and self.secret is None:
             raise SettingError(
                 f"--path {self.path} needs a secret, so that each side can prove its identity.",
@@ -420,6 +425,14 @@ class ReachOptions:
         python="Password for the TURN servers.",
         default=None,
         metavar="TEXT",
+        group=NETWORK,
+        env=True,
+    )
+
+    no_signal_ice: bool = option(
+        "do not use the STUN and TURN servers that the signal server hands out",
+        python="Do not use the STUN and TURN servers that the signal server hands out.",
+        default=False,
         group=NETWORK,
         env=True,
     )

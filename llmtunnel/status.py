@@ -49,6 +49,15 @@ class Phase(StrEnum):
         return self in (Phase.STOPPED, Phase.FAILED)
 
 
+class TurnSource(StrEnum):
+    """Who has named a TURN server."""
+
+    SETTINGS = "settings"
+    """The user, by ``--turn``."""
+    SIGNAL = "signal"
+    """The signal server, which hands it out."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerStatus:
     """One connected peer."""
@@ -270,6 +279,10 @@ class Status:
     """Body bytes of those requests, in both directions."""
     signal: str = ""
     """URL of the signal server."""
+    turn: tuple[str, ...] = ()
+    """URLs of the TURN servers that a new connection uses."""
+    turn_from: TurnSource | None = None
+    """Who has named them; None if there are none."""
     secret: bool = False
     """Whether peers must prove that they hold a secret."""
     upstream: UpstreamStatus | None = None
@@ -299,6 +312,10 @@ class SignalConnected(Notice):
     """URL of the signal server."""
     room: str
     """Name of the room."""
+    turn: tuple[str, ...] = ()
+    """URLs of the TURN servers that a new connection uses."""
+    turn_from: TurnSource | None = None
+    """Who has named them: ``settings`` (the user) or ``signal`` (the signal server); null if there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from .status import (
     RequestRecord,
     Role,
     Status,
+    TurnSource,
     UpstreamStatus,
 )
 
@@ -113,6 +114,14 @@ def upstream_words(upstream: UpstreamStatus | None) -> str:
     if _is_down(upstream):
         return "does not answer"
     return printable(": ".join(filter(None, ("answers", ", ".join(upstream.models)))))
+
+
+def turn_words(urls: Sequence[str], source: TurnSource | None) -> str:
+    """Return ``turn:turn.example.org:3478 (from the signal server)``; empty if there is no TURN server."""
+    if source is None:
+        return ""
+    origin = "the signal server" if source is TurnSource.SIGNAL else "your settings"
+    return printable(f"{', '.join(urls)} (from {origin})")
 
 
 def _without(words: str, detail: str) -> str:

@@ -117,6 +117,7 @@ class Tunnel(ABC):
     def status(self) -> Status:
         """Current state."""
         totals = self._ledger.totals
+        turn, turn_from = self._room.turn
         return Status(
             role=self._role,
             phase=self._phase(),
@@ -135,6 +136,8 @@ class Tunnel(ABC):
             bench_requests=self._ledger.bench.requests,
             bench_bytes=self._ledger.bench.bytes_up + self._ledger.bench.bytes_down,
             signal=self._settings.signal,
+            turn=turn,
+            turn_from=turn_from,
             secret=self._settings.secret is not None,
         )
 

@@ -193,4 +193,8 @@ def test_the_environment_is_the_processes_own_unless_told(monkeypatch: pytest.Mo
 )
 def test_a_path_that_cannot_be_says_why(path: str, secret: str | None, words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        Settings(room="r", secret=secret, path=path)
+        Settings(room="r", secret=secret, path=path, no_signal_ice=True)
+
+
+def test_the_signal_server_may_hand_out_the_turn_server_that_a_path_needs() -> None:
+    assert Settings(room="r", path="turn").tried == {"turn"}

@@ -45,9 +45,9 @@ USED_UP = """
             ["127.0.0.1:9999"], own=()
         ),
         "TURN server": lambda: servers.allocate(
-            "turn:127.0.0.1:9?transport=tcp", IceServers(turn_user="u", turn_pass="p")
+            servers.IceServer(url="turn:127.0.0.1:9?transport=tcp", user="u", password="p")
         ),
-        "STUN server": lambda: servers.mappings(["stun:127.0.0.1:9"]),
+        "STUN server": lambda: servers.mappings([servers.IceServer(url="stun:127.0.0.1:9")]),
         "model servers": lambda: discovery.discover(ports=[9, 10]),
         "upstream of doctor": lambda: checks._given_upstream(Upstream.parse(sys.argv[3]), Settings(room="r")),
     }

@@ -27,7 +27,7 @@ from ..status import (
     TotalsNotice,
     Waiting,
 )
-from ..summary import duration, ended, path_words, printable, size, waiting_words
+from ..summary import duration, ended, path_words, printable, size, turn_words, waiting_words
 
 REMEMBERED = 32
 """Lines kept per topic, so that they are not repeated."""
@@ -124,7 +124,8 @@ def sentence(notice: Notice) -> str:
         case Ready():
             return f"tunnel ready: {notice.url}"
         case SignalConnected():
-            return f"in the room at {notice.signal}"
+            turn = turn_words(notice.turn, notice.turn_from)
+            return f"in the room at {notice.signal}" + (f", with the TURN server {turn}" if turn else "")
         case Waiting():
             return waiting_words(notice.role, notice.room)
         case PeerConnected():

@@ -29,6 +29,7 @@ from ..summary import (
     request_rows,
     size,
     state_words,
+    turn_words,
     upstream_words,
 )
 
@@ -106,7 +107,11 @@ def _standing(status: Status, width: int) -> list[Line]:
     lines = [_line(width, (f"{mark}{line}", f"bold {colour}")) for mark, line in zip(marks, words, strict=True)]
     lines += [_line(width, (f"{MARGIN}{line}", colour)) for line in why]
     here = "upstream" if status.role is Role.SERVE else "url"
-    facts = ((here, GAP.join(filter(None, (status.url, upstream_words(status.upstream))))), ("signal", status.signal))
+    facts = (
+        (here, GAP.join(filter(None, (status.url, upstream_words(status.upstream))))),
+        ("signal", status.signal),
+        ("turn", turn_words(status.turn, status.turn_from)),
+    )
     return lines + [_line(width, _label(label), (printable(fact), "")) for label, fact in facts if fact]
 
 

@@ -7,14 +7,14 @@ import errno
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 from .. import descriptors
-from ..config import DEFAULT_STUN, IceServers, Settings
+from ..config import DEFAULT_STUN, Settings
 from ..endpoints import discovery, listen
 from ..endpoints.origin import Origin
 from ..errors import AuthenticationFailed, ConnectFailed, SettingError, SignalError, TunnelError
@@ -23,12 +23,15 @@ from ..listener import netloc
 from ..platforms import Platform, platform
 from ..protocol.auth import SPARED
 from ..session.access import ProxyAccess
+from ..session.ice import IceBook
 from ..session.room import Room
 from ..signaling.client import SignalClient
-from ..signaling.messages import Candidate, IceCandidate, Member, PeerJoined, RelayOffer, candidate
-from ..status import Health, Notice, PeerConnected, Reconnecting, Role, Waiting
-from ..summary import path_words, size
+from ..signaling.messages import Candidate, IceCandidate, IceOffer, Joined, Member, PeerJoined, RelayOffer, candidate
+from ..status import Health, Notice, PeerConnected, Reconnecting, Role, TurnSource, Waiting
+from ..summary import path_words, size, turn_words
 from ..transport import servers
+from ..transport.networks import Reach
+from ..transport.servers import IceServer
 from ..transport.tasks import stop
 from ..transport.websocket import proxy_for
 from ..upstream import Upstream
@@ -71,6 +74,12 @@ class _Part:
     seen: tuple[tuple[str, int], ...] = ()
     turn: bool = False
     relay: bool = False
+    turn_from: TurnSource | None = None
+    """Who has named the TURN server that was checked."""
+    ice: IceOffer | None = None
+    """The STUN and TURN servers that the signal server hands out."""
+    within: Reach = Reach.PUBLIC
+    """Which addresses they may have."""
     cut: bool = False
     """Whether it failed as every check fails on an offline machine."""
     serve: bool | None = None
@@ -84,14 +93,12 @@ async def diagnose(settings: Settings, *, upstream: Upstream | None, address: st
     ``peer``: also look for serve in the room. For that, connect as a proxy does, and disconnect. A secret that admits
     only one proxy is not tried.
     """
-    place, signal, stun, upstream_part, port, serve, *turn = await asyncio.gather(
+    place, (signal, stun, turn), upstream_part, port, serve = await asyncio.gather(
         _place(settings),
-        _signal(settings),
-        _stun(settings.ice),
+        _network(settings),
         _upstream(upstream, settings),
         _port(address),
         _serve(settings) if peer else _nothing(),
-        *(_turn(url, settings.ice) for url in settings.ice.turn),
     )
     mapping = mapping_of(list(stun.seen), servers.own_addresses())
     facts = Facts(
@@ -99,6 +106,7 @@ async def diagnose(settings: Settings, *, upstream: Upstream | None, address: st
         udp=bool(stun.seen),
         mapping=mapping,
         turn=any(part.turn for part in turn),
+        turn_from=next((part.turn_from for part in turn if part.turn), None),
         relay=signal.relay,
         serve=serve.serve if signal.signal else None,
         secret=serve.secret if signal.signal else None,
@@ -108,9 +116,24 @@ async def diagnose(settings: Settings, *, upstream: Upstream | None, address: st
     if signal.cut and stun.cut and not facts.turn:
         network = [_Part(findings=(_offline(settings),))]
     elif stun.seen or not stun.findings:
-        network.append(_Part(findings=(mapping_row(mapping),)))
+        network.append(_Part(findings=(mapping_row(mapping, turn=facts.turn),)))
     parts = [place, *network, upstream_part, port]
     return Diagnosis(findings=tuple(finding for part in parts for finding in part.findings), facts=facts)
+
+
+async def _network(settings: Settings) -> tuple[_Part, _Part, list[_Part]]:
+    """Check the signal server, and then the STUN and TURN servers, of which it may hand out some."""
+    signal = await _signal(settings)
+    book = IceBook(settings)
+    now = asyncio.get_running_loop().time()
+    book.told(signal.ice, within=signal.within, now=now)
+    found = book.servers(now)
+    stun, *turn = await asyncio.gather(
+        _stun([each for each in found if not each.is_turn]), *(_turn(each) for each in found if each.is_turn)
+    )
+    if any(part.turn for part in turn):  # no other one is needed
+        stun = replace(stun, findings=tuple(replace(each, hint="") for each in stun.findings))
+    return signal, stun, turn
 
 
 async def _nothing() -> _Part:
@@ -150,13 +173,23 @@ async def _signal(settings: Settings) -> _Part:
         async with await _connect(settings) as client:
             reached = time.perf_counter() - begun
             clock = _clock(client.server_date, time.time())
-            echo, offer = await _echo(client, settings)
+            echo, joined = await _echo(client, settings)
+            within = client.reach
     except SignalError as exc:
         return _Part(findings=(_bad("signal server", exc),), cut=_is_cut(exc))
     verdict = Verdict.GOOD if reached < SLOW else Verdict.POOR
     row = Finding(subject="signal server", verdict=verdict, detail=f"{settings.signal} answers in {_ms(reached)}.")
-    relay = _relay_row(offer, settings)
-    return _Part(findings=(row, *echo, relay, *clock), signal=True, relay=offer is not None)
+    relay = _relay_row(joined.relay, settings)
+    rows = (row, *echo, relay, *_ice_rows(joined.ice, settings), *clock)
+    return _Part(findings=rows, signal=True, relay=joined.relay is not None, ice=joined.ice, within=within)
+
+
+def _ice_rows(offer: IceOffer | None, settings: Settings) -> tuple[Finding, ...]:
+    if offer is None or not offer.skipped or settings.no_signal_ice:
+        return ()
+    detail = f"{settings.signal} names {offer.skipped} STUN or TURN servers that are not used."
+    hint = "At most 4 are used: stun:, turn: or turns:, with a port of 443 or above 1023."
+    return (Finding(subject="ICE servers", verdict=Verdict.POOR, detail=detail, hint=hint),)
 
 
 def _relay_row(offer: RelayOffer | None, settings: Settings) -> Finding:
@@ -172,10 +205,10 @@ async def _connect(settings: Settings) -> SignalClient:
     return await SignalClient.connect(settings.signal, timeouts=settings.timeouts, limits=settings.limits)
 
 
-async def _echo(client: SignalClient, settings: Settings) -> tuple[tuple[Finding, ...], RelayOffer | None]:
+async def _echo(client: SignalClient, settings: Settings) -> tuple[tuple[Finding, ...], Joined]:
     """Check whether each message passes at once, between two members of a separate room.
 
-    Also returns the relay that the signal server offers to such two members, if any.
+    Also returns what the signal server tells such a member, such as the relay that it offers.
     """
     room = f"doctor-{secrets.token_hex(8)}"
     async with AsyncExitStack() as stack:
@@ -190,11 +223,11 @@ async def _echo(client: SignalClient, settings: Settings) -> tuple[tuple[Finding
         except TimeoutError:
             detail = "Messages do not arrive: something in the network blocks WebSockets."
             row = Finding(subject="WebSocket", verdict=Verdict.BAD, detail=detail, hint="Try another network.")
-            return (row,), joined.relay
+            return (row,), joined
     worst = max(times)
     verdict = Verdict.GOOD if worst < SLOW else Verdict.POOR
     row = Finding(subject="WebSocket", verdict=verdict, detail=f"Messages arrive without delay, in {_ms(worst)}.")
-    return (row,), joined.relay
+    return (row,), joined
 
 
 async def _id_of_other(client: SignalClient) -> str:
@@ -228,13 +261,18 @@ def _clock(date: str | None, now: float) -> tuple[Finding, ...]:
 # -- paths
 
 
-async def _stun(ice: IceServers) -> _Part:
-    urls = list(dict.fromkeys([*ice.stun, *([SECOND_STUN] if ice.stun == (DEFAULT_STUN,) else [])]))
-    answers = dict(zip(urls, await servers.mappings(urls), strict=True))
+async def _stun(asked: Sequence[IceServer]) -> _Part:
+    named = {each.url: each for each in asked}
+    if list(named) == [DEFAULT_STUN]:
+        named[SECOND_STUN] = IceServer(url=SECOND_STUN)
+    urls = list(named)
+    answers = dict(zip(urls, await servers.mappings(list(named.values())), strict=True))
     seen = {url: answer for url, answer in answers.items() if not isinstance(answer, ConnectFailed)}
     failed = {url: answer for url, answer in answers.items() if isinstance(answer, ConnectFailed)}
     rows = [
-        Finding(subject="STUN", verdict=Verdict.GOOD, detail=f"{url} sees this machine as {host}:{port}.")
+        Finding(
+            subject="STUN", verdict=Verdict.GOOD, detail=f"{_named(named[url])} sees this machine as {host}:{port}."
+        )
         for url, (host, port) in seen.items()
     ]
     why = _each_cause_once(failed)
@@ -259,13 +297,21 @@ def _each_cause_once(failed: Mapping[str, ConnectFailed]) -> list[str]:
     ]
 
 
-async def _turn(url: str, ice: IceServers) -> _Part:
+async def _turn(server: IceServer) -> _Part:
+    source = TurnSource.SETTINGS if server.within is None else TurnSource.SIGNAL
     try:
-        host, port = await servers.allocate(url, ice)
+        host, port = await servers.allocate(server)
     except ConnectFailed as exc:
-        return _Part(findings=(_bad("TURN", exc),))
-    row = Finding(subject="TURN", verdict=Verdict.GOOD, detail=f"{url} works, and relays at {host}:{port}.")
-    return _Part(findings=(row,), turn=True)
+        bad = _bad("TURN", exc)
+        detail = exc.message.replace(server.url, turn_words((server.url,), source), 1)
+        return _Part(findings=(replace(bad, detail=detail),), turn_from=source)
+    detail = f"{turn_words((server.url,), source)} works, and relays at {host}:{port}."
+    row = Finding(subject="TURN", verdict=Verdict.GOOD, detail=detail)
+    return _Part(findings=(row,), turn=True, turn_from=source)
+
+
+def _named(server: IceServer) -> str:
+    return server.url if server.within is None else f"{server.url} (from the signal server)"
 
 
 # -- the other side

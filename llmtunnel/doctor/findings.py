@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from ..status import TurnSource
+
 
 class Verdict(StrEnum):
     """The rating of a finding."""
@@ -52,6 +54,8 @@ class Facts:
     mapping: Mapping = Mapping.UNKNOWN
     turn: bool = False
     """Whether a TURN server relays for us."""
+    turn_from: TurnSource | None = None
+    """Who has named that server; None if none relays."""
     relay: bool = False
     """Whether the signal server offers a relay."""
     serve: bool | None = None
@@ -103,14 +107,17 @@ def mapping_of(seen: list[tuple[str, int]], own: set[str]) -> Mapping:
     return Mapping.SAME if len(seen) > 1 else Mapping.UNKNOWN
 
 
-def mapping_row(mapping: Mapping) -> Finding:
-    """Return the table's row about the NAT's behaviour."""
+def mapping_row(mapping: Mapping, *, turn: bool = False) -> Finding:
+    """Return the table's row about the NAT's behaviour. ``turn``: whether a TURN server relays for us."""
+    symmetric = "It uses a new address for each peer (symmetric)"
     verdict, detail = {
         Mapping.NONE: (Verdict.GOOD, "No NAT: others see this machine's own address."),
         Mapping.SAME: (Verdict.GOOD, "It uses one address for all peers, so they can reach this machine."),
         Mapping.EACH: (
             Verdict.POOR,
-            "It uses a new address for each peer (symmetric): you may need --turn.",
+            f"{symmetric}. Where that prevents a direct path, the TURN server relays."
+            if turn
+            else f"{symmetric}: you may need a TURN server (--turn).",
         ),
         Mapping.UNKNOWN: (Verdict.UNKNOWN, "NAT type unknown: two STUN servers must answer to determine it."),
     }[mapping]
@@ -141,7 +148,7 @@ def expect(facts: Facts) -> str:
         case Mapping.EACH if facts.relay:
             return "Expect a direct path, or the relay if the other side's NAT is symmetric too."
         case Mapping.EACH:
-            return "Expect a direct path. If the other side's NAT is symmetric too, you need --turn."
+            return "Expect a direct path. If the other side's NAT is symmetric too, you need a TURN server (--turn)."
         case Mapping.UNKNOWN:
             return "Expect a direct path, unless both sides have a symmetric NAT."
     return "Expect a direct path."

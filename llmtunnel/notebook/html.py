@@ -29,6 +29,7 @@ from ..summary import (
     size,
     state_words,
     total_words,
+    turn_words,
     upstream_words,
 )
 from .style import NO_ERROR, STALE, STYLE
@@ -42,7 +43,7 @@ SPARK: Final = 24
 def state(status: Status) -> str:
     """Return the state of the tunnel, its target, and what is wrong."""
     now = state_words(status)
-    lines = (escape(now.detail), "" if status.phase.ended else _upstream(status))
+    lines = (escape(now.detail), *(() if status.phase.ended else (_upstream(status), _turn(status))))
     return (
         f'<div class="lt-state" role="status">{_mark(now.severity)} <b>{escape(now.words)}</b>'
         f' <span class="lt-muted">{status.role}</span> <code>{escape(printable(status.url))}</code></div>'
@@ -56,6 +57,11 @@ def _upstream(status: Status) -> str:
         return ""
     severity = Severity.BAD if status.upstream.health is Health.DOWN else Severity.GOOD
     return f'{_mark(severity)} <span class="lt-muted">upstream</span> {escape(words)}'
+
+
+def _turn(status: Status) -> str:
+    words = turn_words(status.turn, status.turn_from)
+    return f'<span class="lt-muted">TURN server</span> {escape(words)}' if words else ""
 
 
 def traffic(status: Status, throughput: Throughput) -> str:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 
 from ..status import Status
-from ..summary import PEER_COLUMNS, peer_rows, printable, state_words, upstream_words
+from ..summary import PEER_COLUMNS, peer_rows, printable, state_words, turn_words, upstream_words
 
 
 def summary(name: str, status: Status) -> str:
-    """Return a line with the state, and one each for the upstream and for a problem, if known."""
+    """Return a line with the state, and one each for the upstream, the TURN server and a problem, if known."""
     state = state_words(status)
     where = f", {status.url}" if status.url else ""
     detail = f"  {printable(state.detail)}\n" if state.detail else ""
     health = upstream_words(status.upstream)
     upstream = f"  the model server {health}\n" if health else ""
-    return f"{name}: {state.severity.mark} {state.words}{where}\n{upstream}{detail}"
+    servers = turn_words(status.turn, status.turn_from)
+    turn = f"  TURN server {servers}\n" if servers else ""
+    return f"{name}: {state.severity.mark} {state.words}{where}\n{upstream}{turn}{detail}"
 
 
 def peers(status: Status) -> str:

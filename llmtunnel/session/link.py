@@ -31,6 +31,7 @@ from ..transport.tasks import ended, finish
 from ..transport.tcp import TcpDialler
 from .attempt import Attempt, GiveUpAll, GoOn, Over, Stage, UseRelay, outcome
 from .carrier import Carrier
+from .ice import IceBook
 from .local_tcp import DialWay, ListenWay, SharedListener
 from .mux import Session
 from .ways import AskedRelayWay, DirectWay, RelayWay
@@ -61,6 +62,8 @@ class Side:
     identity: Identity
     listener: SharedListener
     """Serve's listener for local TCP."""
+    ice: IceBook
+    """The STUN and TURN servers for a new connection."""
 
 
 class LinkOwner(Protocol):
@@ -111,6 +114,7 @@ class Link:
         """Proxy: connects to the peer that was found."""
         self._direct = DirectWay(
             side.settings,
+            servers=side.ice.servers(asyncio.get_running_loop().time()),
             server=side.role is Role.SERVE,
             identity=side.identity,
             send=owner.send_signal,

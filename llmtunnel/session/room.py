@@ -21,8 +21,9 @@ from ..paths import Path
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..protocol.hello import Feature
+from ..signaling import messages
 from ..signaling.client import SignalClient
-from ..signaling.messages import Joined, Member, PeerLeft, ServerError
+from ..signaling.messages import IceOffer, IceTold, Joined, Member, PeerLeft, ServerError
 from ..signaling.negotiation import (
     Instruction,
     MakeAnswer,
@@ -34,14 +35,16 @@ from ..signaling.negotiation import (
     TakeCandidate,
     TakeTicket,
 )
-from ..status import ErrorNotice, Notice, Reconnecting, Role, SignalConnected, Waiting
+from ..status import ErrorNotice, Notice, Reconnecting, Role, SignalConnected, TurnSource, Waiting
 from ..transport.alarm import Alarm
 from ..transport.base import Channel
 from ..transport.identity import Identity
+from ..transport.networks import Reach
 from ..transport.tasks import ended, finish, first_of, report, stop
 from .access import Access, ProxyAccess, ServeAccess
 from .carrier import Carrier
 from .handlers import Handler
+from .ice import IceBook
 from .link import Link, Side
 from .links import Links
 from .local_tcp import SharedListener
@@ -82,8 +85,12 @@ class Room:
         self._negotiation = Negotiation(role)
         self._identity = Identity()
         self._shared_listener = SharedListener(settings, self._identity)
-        self._side = Side(role=role, settings=settings, identity=self._identity, listener=self._shared_listener)
-        now = asyncio.get_running_loop().time()
+        self._ice = IceBook(settings)
+        self._side = Side(
+            role=role, settings=settings, identity=self._identity, listener=self._shared_listener, ice=self._ice
+        )
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
         self._access = access or (ServeAccess(settings, now) if role is Role.SERVE else ProxyAccess(settings))
         self._complaints = Bucket(1, every=COMPLAINT_EVERY)
         self._warnings = Bucket(3, every=COMPLAINT_EVERY)
@@ -113,6 +120,7 @@ class Room:
         self._changed = asyncio.Event()
         """Set when something ends a wait. The waiting task then checks what is due."""
         self._better = Alarm(lambda: self._retry.better_due, self._seek_better)
+        self._renewal = Alarm(lambda: self._ice.renewal, self._renew_ice)
 
     @property
     def sessions(self) -> list[Session]:
@@ -133,6 +141,11 @@ class Room:
     def alone(self) -> bool:
         """Whether the signal server knows of no possible peer in the room. Meaningless before it has let us in."""
         return self._negotiation.alone
+
+    @property
+    def turn(self) -> tuple[tuple[str, ...], TurnSource | None]:
+        """The URLs of the TURN servers that a new connection uses, and who has named them."""
+        return self._ice.turn(self._loop.time())
 
     @property
     def access(self) -> Access:
@@ -168,6 +181,7 @@ class Room:
             await finish(
                 watching.cancel,
                 self._better.stop,
+                self._renewal.stop,
                 self._peers.aclose,
                 self._links.aclose,
                 self._shared_listener.aclose,
@@ -231,6 +245,7 @@ class Room:
                 token=self._token,
                 access=settings.signal_token,
             )
+            self._take_ice(joined.ice if joined.role is not None else None, client.reach)
             await self._enter(joined)
             await first_of(self._send_outgoing(client), self._receive(client), self._until_rejoin(), name="in the room")
         finally:
@@ -246,7 +261,12 @@ class Room:
         self._admitted = True
         self._token = joined.token or self._token
         self._addressed = joined.role is not None
-        self._notify(SignalConnected(signal=self._settings.signal, room=self._settings.room))
+        turn, turn_from = self.turn
+        self._notify(
+            SignalConnected(signal=self._settings.signal, room=self._settings.room, turn=turn, turn_from=turn_from)
+        )
+        if self._settings.carriers == {Path.TURN} and not turn:
+            self._miss_turn()
         self._relay = self._may_relay(joined)
         for instruction in self._negotiation.joined(joined):
             await self._act(instruction)
@@ -261,6 +281,27 @@ class Room:
             self._notify(ErrorNotice(message=f"The signal server {settings.signal} has no relay.", hint=hint))
         return offered and settings.secret is not None and Path.RELAY in settings.tried
 
+    def _miss_turn(self) -> None:
+        """Report that the only path that may be used does not exist."""
+        self._notify(
+            ErrorNotice(
+                message=f"--path turn needs a TURN server, and {self._settings.signal} hands out none.",
+                hint="Use --turn URL, or another --path.",
+            )
+        )
+
+    def _take_ice(self, offer: IceOffer | None, within: Reach) -> None:
+        """Note the STUN and TURN servers that the signal server hands out."""
+        if offer is not None and offer.skipped:
+            logger.info("the signal server names %d STUN or TURN servers that are not used", offer.skipped)
+        self._ice.told(offer, within=within, now=self._loop.time())
+        self._renewal.set()
+
+    def _renew_ice(self) -> None:
+        """When due, ask the signal server for new credentials."""
+        if self._ice.take_renewal(self._loop.time()):
+            self.send_signal(messages.ask_ice())
+
     async def _send_outgoing(self, client: SignalClient) -> None:
         while True:
             await client.send(await self._outgoing.get())
@@ -270,6 +311,8 @@ class Room:
             message = await client.receive()
             if isinstance(message, ServerError):
                 self._take_error(message)
+            elif isinstance(message, IceTold):
+                self._take_ice(message.ice, client.reach)
             for instruction in self._negotiation.receive(message):
                 await self._act(instruction)
             if isinstance(message, PeerLeft):

@@ -9,7 +9,7 @@ What is said on a channel, and which channel carries the session, is decided in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -21,6 +21,7 @@ from ..signaling.messages import IceCandidate
 from ..transport.base import Channel, Way
 from ..transport.identity import Identity
 from ..transport.relay import open_relay
+from ..transport.servers import IceServer
 from ..transport.tls import Welcome
 from ..transport.webrtc import WebRtcPeer
 
@@ -40,7 +41,15 @@ class DirectWay(Way):
     name = "direct"
 
     def __init__(
-        self, settings: Settings, *, server: bool, identity: Identity, send: Send, to: str | None, peer: str
+        self,
+        settings: Settings,
+        *,
+        servers: Sequence[IceServer],
+        server: bool,
+        identity: Identity,
+        send: Send,
+        to: str | None,
+        peer: str,
     ) -> None:
         self._timeout = settings.timeouts.answer
         self._patience = settings.timeouts.connect
@@ -57,7 +66,7 @@ class DirectWay(Way):
         """Set once the member knows of this link, or never will. It could not attribute an earlier message to this
         link."""
         self.peer = WebRtcPeer(
-            ice=settings.ice,
+            servers=servers,
             timeouts=settings.timeouts,
             limits=settings.limits,
             identity=identity,

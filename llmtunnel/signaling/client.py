@@ -6,6 +6,7 @@ import asyncio
 import logging
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from .. import descriptors, platforms
 from ..config import Limits, Timeouts
@@ -20,7 +21,8 @@ from ..errors import (
 )
 from ..invite import DEFAULT_SIGNAL
 from ..status import Role
-from ..transport.websocket import Redirected, WebSocket, open_websocket, proxy_failure
+from ..transport.networks import Reach, reach
+from ..transport.websocket import Redirected, WebSocket, open_websocket, proxy_failure, proxy_for
 from . import messages
 from .messages import Joined, Message, ServerError
 
@@ -65,6 +67,19 @@ class SignalClient:
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             raise _unreachable(url, exc) from exc
         return cls(opened, url=url, timeouts=timeouts)
+
+    @property
+    def reach(self) -> Reach:
+        """From where the signal server can be reached. This determines which STUN and TURN servers it may name.
+
+        Behind an HTTP proxy, we do not see its address. Unless the URL contains it, the server counts as public.
+        """
+        if proxy_for(self._url) is None:
+            host = str((self._socket.get_extra_info("peername") or ("",))[0])
+        else:
+            host = urlsplit(self._url).hostname or ""
+        found = reach(host)
+        return Reach.PUBLIC if found is None else found
 
     @property
     def server_date(self) -> str | None:

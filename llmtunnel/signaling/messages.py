@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ..config import IceServers
 from ..errors import ProtocolError
 from ..status import Role
 
@@ -14,6 +16,26 @@ MAX_ID: Final = 128
 """Maximum characters of a peer's id, an instance or a token, which are kept and shown. UUIDs have 36."""
 MAX_TEXT: Final = 300
 """Characters of an error's text that are kept for display."""
+
+MAX_ICE: Final = 4
+"""STUN and TURN servers that are used. Each costs packets for every connection, to a place that the server chooses."""
+MAX_URL: Final = 255
+"""Maximum characters of a STUN or TURN server's URL."""
+MAX_CREDENTIAL: Final = 512
+"""Maximum characters of a user name or credential for a TURN server. Ours have 28. RFC 8489 allows a user name 508
+bytes."""
+MAX_TTL: Final = 7 * 86_400.0
+"""Maximum number of seconds that credentials count as valid."""
+_FIRST_PORT: Final = 1024
+_HTTPS: Final = 443
+# Narrower than the URLs of a user, since these are the signal server's: printable, without IPv6 literals, and without
+# TURN over DTLS, for which aioice would use UDP without encryption.
+_HOST: Final = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})"
+_STUN: Final = re.compile(rf"stun:{_HOST}(?::([0-9]{{1,5}}))?")
+_TURN: Final = re.compile(
+    rf"turn:{_HOST}(?::([0-9]{{1,5}}))?(?:\?transport=(?:udp|tcp))?"
+    rf"|turns:{_HOST}(?::([0-9]{{1,5}}))?(?:\?transport=tcp)?"
+)
 
 _TICKET: Final = re.compile(r"[\w.~-]{1,128}", re.ASCII)
 
@@ -50,6 +72,18 @@ class RelayOffer:
     """Seconds without a message after which a pipe closes."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IceOffer:
+    """The STUN and TURN servers that the signal server hands out, as far as they may be used."""
+
+    servers: tuple[IceServers, ...] = ()
+    """One entry for each user name."""
+    ttl: float = 0.0
+    """Seconds for which the credentials are valid. 0: the server does not report that."""
+    skipped: int = 0
+    """URLs that are not used: too many, or of a kind that the signal server may not name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Joined:
     """We have joined the room."""
@@ -61,6 +95,8 @@ class Joined:
     token: str | None = None
     relay: RelayOffer | None = None
     """None: the server has no relay."""
+    ice: IceOffer | None = None
+    """None: the server hands out no STUN or TURN servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +148,13 @@ class PipeTicket:
 
 
 @dataclass(frozen=True, slots=True)
+class IceTold:
+    """The STUN and TURN servers again, with new credentials, as we have asked."""
+
+    ice: IceOffer
+
+
+@dataclass(frozen=True, slots=True)
 class ServerError:
     """An error from the signal server."""
 
@@ -119,7 +162,7 @@ class ServerError:
     code: str | None = None
 
 
-Message = Joined | PeerJoined | PeerLeft | Offer | Answer | Candidate | PipeTicket | ServerError
+Message = Joined | PeerJoined | PeerLeft | Offer | Answer | Candidate | PipeTicket | IceTold | ServerError
 
 
 def parse(text: str) -> Message | None:
@@ -128,7 +171,12 @@ def parse(text: str) -> Message | None:
     match values.get("type"):
         case "joined":
             return Joined(
-                _id(values), _members(values), _role(values), _optional(values, "token"), _relay(values.get("relay"))
+                _id(values),
+                _members(values),
+                _role(values),
+                _optional(values, "token"),
+                _relay(values.get("relay")),
+                _ice(values.get("ice")),
             )
         case "peer-joined":
             return PeerJoined(_member(values))
@@ -142,6 +190,8 @@ def parse(text: str) -> Message | None:
             return Candidate(_id(values), _candidate(_text(values, "candidate")))
         case "pipe":
             return PipeTicket(_id(values), _ticket(values))
+        case "ice":
+            return IceTold(_ice(values.get("ice")) or IceOffer())
         case "error":
             return ServerError(_shown(_text(values, "message")), _optional(values, "code"))
     return None
@@ -181,6 +231,11 @@ def candidate(found: IceCandidate, *, to: str | None) -> str:
 def pipe(to: str) -> str:
     """Return the message that asks for a pipe through the relay to a member. Both receive a ticket."""
     return _dump(type="pipe", to=to)
+
+
+def ask_ice() -> str:
+    """Return the message that asks for the STUN and TURN servers again, with new credentials."""
+    return _dump(type="ice")
 
 
 def bye() -> str:
@@ -262,6 +317,53 @@ def _number(values: dict[str, Any], name: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**63:
         return float(value)
     return 0.0
+
+
+def _ice(offer: object) -> IceOffer | None:
+    """Return the servers that may be used. A hostile server may name anything, in any number."""
+    if not isinstance(offer, dict) or not isinstance(offer.get("servers"), list):
+        return None
+    servers: list[IceServers] = []
+    left, skipped = MAX_ICE, 0
+    for entry in offer["servers"]:
+        urls = list(_ice_urls(entry))
+        usable = [url for url in urls if _is_ice_url(url, _STUN)]
+        credentials = _credentials(entry)
+        turn = [url for url in urls if _is_ice_url(url, _TURN)] if credentials else []
+        stun, turn = usable[:left], turn[: max(0, left - len(usable))]
+        left -= len(stun) + len(turn)
+        skipped += len(urls) - len(stun) - len(turn)
+        if turn and credentials:
+            servers.append(
+                IceServers(stun=tuple(stun), turn=tuple(turn), turn_user=credentials[0], turn_pass=credentials[1])
+            )
+        elif stun:
+            servers.append(IceServers(stun=tuple(stun)))
+    return IceOffer(servers=tuple(servers), ttl=min(_number(offer, "ttl"), MAX_TTL), skipped=skipped)
+
+
+def _ice_urls(entry: object) -> Iterator[str]:
+    """Yield the URLs of an RTCIceServer, which are a list or a single one. An invalid one is yielded as empty."""
+    urls = entry.get("urls") if isinstance(entry, dict) else None
+    for url in urls if isinstance(urls, list) else (urls,):
+        yield url if isinstance(url, str) else ""
+
+
+def _is_ice_url(url: str, pattern: re.Pattern[str]) -> bool:
+    match = pattern.fullmatch(url) if len(url) <= MAX_URL else None
+    if match is None:
+        return False
+    ports = [int(text) for text in match.groups() if text]
+    return all(port == _HTTPS or _FIRST_PORT <= port < 65_536 for port in ports)
+
+
+def _credentials(entry: object) -> tuple[str, str] | None:
+    if not isinstance(entry, dict):
+        return None
+    found = [entry.get(name) for name in ("username", "credential")]
+    if all(isinstance(each, str) and 0 < len(each) <= MAX_CREDENTIAL and each.isprintable() for each in found):
+        return str(found[0]), str(found[1])
+    return None
 
 
 def _ticket(values: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -34,10 +34,11 @@ from aioice import ice, stun
 from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from ..bucket import Bucket
-from ..config import IceServers
 from ..descriptors import keep_from_children
 from ..paths import Path
+from ..summary import printable
 from .networks import checkable
+from .servers import Address, IceServer, addresses, connect, tls
 
 _log = logging.getLogger(__name__)
 
@@ -96,11 +97,12 @@ class IceAgent(aioice.Connection):
     """
 
     def __init__(
-        self, *, servers: IceServers, candidates: int, loopback: bool, paths: frozenset[Path] = frozenset(Path)
+        self, *, servers: Sequence[IceServer], candidates: int, loopback: bool, paths: frozenset[Path] = frozenset(Path)
     ) -> None:
         super().__init__(ice_controlling=False)
         _look_up_on_this_loop()
-        self._servers = _servers_for(paths, servers)
+        needed = {False: Path.DIRECT, True: Path.TURN}
+        self._servers = [each for each in servers if needed[each.is_turn] in paths]
         self._paths = paths
         self._loopback = loopback
         self._room = {"host": candidates // 2, "srflx": candidates // 4, "relay": candidates // 4}
@@ -115,7 +117,7 @@ class IceAgent(aioice.Connection):
     @property
     def complete(self) -> bool:
         """Whether `gather_rest` has nothing to do."""
-        return not self._servers.stun and not self._servers.turn
+        return not self._servers
 
     @property
     def path(self) -> Path:
@@ -152,9 +154,8 @@ class IceAgent(aioice.Connection):
 
     async def gather_rest(self, found: Found) -> None:
         """Ask all servers at once. ``found`` is called with each new candidate. Never raises."""
-        tasks = [self._reflect(url, found) for url in self._servers.stun]
-        tasks += [self._relay(url, found) for url in self._servers.turn]
-        await asyncio.gather(*tasks)
+        ask = {False: self._reflect, True: self._relay}
+        await asyncio.gather(*(ask[each.is_turn](each, found) for each in self._servers))
 
     def take(self, texts: Iterable[str]) -> list[aioice.Candidate]:
         """Return the usable candidates of a peer, as far as there is room. `add_remote_candidate` accepts each."""
@@ -276,11 +277,11 @@ class IceAgent(aioice.Connection):
         finally:
             give_up.cancel()
 
-    async def _reflect(self, url: str, found: Found) -> None:
+    async def _reflect(self, server: IceServer, found: Found) -> None:
         try:
-            address = await _resolve(url)
-        except Exception as exc:  # no such name, no resolver
-            _log.info("%s: %r", url, exc)
+            address = (await addresses(server, family=socket.AF_INET))[0]
+        except Exception as exc:  # no such name, no resolver, an address that the signal server may not name
+            _log.info("%s: %r", server.url, exc)
             return
         hosts = [each for each in self._protocols if _is_v4_host(each.local_candidate)]
         await asyncio.gather(*(self._reflect_one(host, address, found) for host in hosts))
@@ -294,22 +295,24 @@ class IceAgent(aioice.Connection):
             return
         self._hand_out(candidate, found)
 
-    async def _relay(self, url: str, found: Found) -> None:
-        server = parse_stun_turn_uri(url)
+    async def _relay(self, server: IceServer, found: Found) -> None:
+        def use(address: Address) -> Awaitable[tuple[aioice.Candidate, ice.StunProtocol]]:
+            return ice.relayed_candidate(
+                component=_COMPONENT,
+                hide_related_address=False,
+                protocol_factory=lambda: ice.StunProtocol(self),
+                turn_server=address,
+                turn_username=server.user,
+                turn_password=server.password,
+                turn_ssl=tls(server),  # type: ignore[arg-type]  # it passes it on to asyncio, which takes a context too
+                turn_transport=parse_stun_turn_uri(server.url)["transport"],
+            )
+
         try:
             async with asyncio.timeout(_ASK):
-                candidate, protocol = await ice.relayed_candidate(
-                    component=_COMPONENT,
-                    hide_related_address=False,
-                    protocol_factory=lambda: ice.StunProtocol(self),
-                    turn_server=(server["host"], server["port"]),
-                    turn_username=self._servers.turn_user,
-                    turn_password=self._servers.turn_pass,
-                    turn_ssl=server["scheme"] == "turns",
-                    turn_transport=server["transport"],
-                )
+                candidate, protocol = await connect(server, use)
         except Exception as exc:  # refused, no answer, or any error that a broken one causes in aioice
-            _log.warning("%s cannot be used: %s", url, str(exc) or "no answer")
+            _log.warning("%s cannot be used: %s", server.url, printable(str(exc)) or "no answer")
             return
         keep_from_children(protocol.transport)
         self._limit(protocol)
@@ -329,15 +332,6 @@ class IceAgent(aioice.Connection):
         if address not in self._handed_out:
             self._handed_out.add(address)
             found(candidate)
-
-
-def _servers_for(paths: frozenset[Path], servers: IceServers) -> IceServers:
-    return IceServers(
-        stun=servers.stun if Path.DIRECT in paths else (),
-        turn=servers.turn if Path.TURN in paths else (),
-        turn_user=servers.turn_user,
-        turn_pass=servers.turn_pass,
-    )
 
 
 def parse_candidate(text: str) -> aioice.Candidate | None:
@@ -363,13 +357,6 @@ def _is_name(host: str) -> bool:
 
 def _is_v4_host(candidate: aioice.Candidate) -> bool:
     return candidate.type == "host" and ipaddress.ip_address(candidate.host).version == 4
-
-
-async def _resolve(url: str) -> tuple[str, int]:
-    server = parse_stun_turn_uri(url)
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(server["host"], server["port"], family=socket.AF_INET, type=socket.SOCK_DGRAM)
-    return str(found[0][4][0]), server["port"]
 
 
 def _abandon(relays: list[ice.StunProtocol]) -> None:

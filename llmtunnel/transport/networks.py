@@ -1,7 +1,9 @@
-"""Which networks this machine is in, and which addresses named by a peer we may connect to. `dialable` is pure.
+"""Which networks this machine is in, and which addresses that others name we may connect to. `dialable` is pure.
 
 An accepted peer is still somebody else's program. So we connect to an address that it names only if this machine and
 the peer may be neighbours, and never by name. A peer cannot make us connect to what only we can reach.
+
+The signal server names STUN and TURN servers. It may name those that are as public as itself (`permitted`).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
@@ -37,6 +40,21 @@ _AROUND: Final = {4: (24, 32), 6: (48, 64)}
 """Prefix lengths of networks that one person may control: a small provider's and an address; a site's and a home's."""
 _OVERLAYS: Final = (IPv4Network("100.64.0.0/10"), IPv6Network("fd7a:115c:a1e0::/48"))
 """Tailscale's networks. Its interfaces have an address in one, with a prefix that shows no neighbours (/32, /128)."""
+_NAT64: Final = IPv6Network("64:ff9b::/96")
+"""Addresses that stand for an IPv4 address on a network without IPv4 (RFC 6052). DNS64 makes them from a name's IPv4
+address."""
+_LOCAL_NAT64: Final = IPv6Network("64:ff9b:1::/48")
+"""The same for private use, where the position of the IPv4 address is unknown (RFC 8215)."""
+
+
+class Reach(IntEnum):
+    """From where an address can be reached. Who has one may name servers of the same reach, or of a lower one."""
+
+    PUBLIC = 0
+    PRIVATE = 1
+    """Only within some networks."""
+    LOOPBACK = 2
+    """Only on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +99,34 @@ def checkable(host: str, port: int, *, loopback: bool) -> bool:
     if isinstance(address, IPv6Address) and (address.ipv4_mapped or address.scope_id is not None):
         return False
     return (loopback or not address.is_loopback) and _FIRST_PORT <= port < 65_536 and port not in _SERVICES
+
+
+def reach(host: str) -> Reach | None:
+    """Return from where an IP address can be reached.
+
+    None: nobody may name it. It is link-local (a cloud's metadata), site-local, multicast, unspecified or reserved, or
+    no IP address; or it is an IPv6 address that stands for IPv4, unless it does so for a public address by NAT64.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address in _NAT64:
+        inner = IPv4Address(int(address) & 0xFFFF_FFFF)
+        return Reach.PUBLIC if inner.is_global and _is_machines(inner) else None
+    if not _is_machines(address):
+        return None
+    if isinstance(address, IPv6Address) and (address in _LOCAL_NAT64 or address.is_site_local):
+        return None
+    if address.is_loopback:
+        return Reach.LOOPBACK
+    return Reach.PUBLIC if address.is_global else Reach.PRIVATE
+
+
+def permitted(host: str, within: Reach) -> bool:
+    """Return whether somebody with an address of this reach may make us connect to the host."""
+    found = reach(host)
+    return found is not None and found <= within
 
 
 def around(address: str) -> tuple[str, ...]:

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Final
 
 import aioice
 from aiortc import RTCDtlsFingerprint, RTCDtlsParameters, RTCIceGatherer, RTCIceParameters, RTCIceTransport
 
-from ..config import KIB, IceServers, Limits, Timeouts
+from ..config import KIB, Limits, Timeouts
 from ..errors import ChannelClosed, ConnectFailed
 from ..paths import Path
 from ..signaling.messages import IceCandidate
@@ -33,6 +33,7 @@ from .dtls import Dtls
 from .ice import IceAgent
 from .identity import Identity
 from .sdp import Description, Fingerprint, Setup, parse
+from .servers import IceServer
 from .tasks import finish, report, stop
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class WebRtcPeer:
     def __init__(
         self,
         *,
-        ice: IceServers,
+        servers: Sequence[IceServer],
         timeouts: Timeouts,
         limits: Limits,
         identity: Identity,
@@ -64,9 +65,10 @@ class WebRtcPeer:
         loopback: bool = False,
         paths: frozenset[Path] = frozenset(Path),
     ) -> None:
+        self._servers = servers
         self._timeouts = timeouts
         self._on_candidate = on_candidate
-        self.agent = IceAgent(servers=ice, candidates=limits.candidates, loopback=loopback, paths=paths)
+        self.agent = IceAgent(servers=servers, candidates=limits.candidates, loopback=loopback, paths=paths)
         """How packets find the peer."""
         gatherer = RTCIceGatherer(iceServers=[])
         gatherer._connection = self.agent
@@ -122,7 +124,10 @@ class WebRtcPeer:
         except TimeoutError as exc:
             raise ConnectFailed(
                 f"No network path to the peer came up within {self._timeouts.connect:g} s.",
-                hint="If UDP cannot pass between the two networks, use a TURN server: --turn URL",
+                hint="`llmtunnel doctor` checks the TURN server."
+                if any(each.is_turn for each in self._servers)
+                else "If UDP cannot pass between the two networks, use a TURN server (--turn URL), or a signal server"
+                " that has a relay or hands out a TURN server.",
             ) from exc
 
     @property

@@ -25,6 +25,7 @@ from llmtunnel.status import (
     Stopped,
     Suspended,
     TotalsNotice,
+    TurnSource,
     Waiting,
 )
 from llmtunnel.summary import printable
@@ -53,8 +54,19 @@ FAILED = RequestRecord(
 NOTICES: list[tuple[Notice, dict[str, object], str | None]] = [
     (
         SignalConnected(time=1.5, signal="ws://s", room="r"),
-        {"event": "signal-connected", "signal": "ws://s", "room": "r"},
+        {"event": "signal-connected", "signal": "ws://s", "room": "r", "turn": [], "turn_from": None},
         "in the room at ws://s",
+    ),
+    (
+        SignalConnected(time=1.5, signal="ws://s", room="r", turn=("turn:a", "turns:b"), turn_from=TurnSource.SIGNAL),
+        {
+            "event": "signal-connected",
+            "signal": "ws://s",
+            "room": "r",
+            "turn": ["turn:a", "turns:b"],
+            "turn_from": "signal",
+        },
+        "in the room at ws://s, with the TURN server turn:a, turns:b (from the signal server)",
     ),
     (
         Listening(time=1.5, url="http://127.0.0.1:8000", addresses=("127.0.0.1:8000", "[::1]:8000")),

@@ -394,7 +394,10 @@ def test_a_path_is_given_by_flag_or_environment_and_the_flag_wins() -> None:
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [("--room r --path relay", "needs a secret"), ("--room r --secret s --path turn", "needs a TURN server")],
+    [
+        ("--room r --path relay", "needs a secret"),
+        ("--room r --secret s --path turn --no-signal-ice", "needs a TURN server"),
+    ],
 )
 def test_a_path_that_cannot_be_is_refused(line: str, words: str) -> None:
     with pytest.raises(SettingError, match=words):

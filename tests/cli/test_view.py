@@ -19,6 +19,7 @@ from llmtunnel.status import (
     RequestRecord,
     Role,
     Status,
+    TurnSource,
     UpstreamStatus,
 )
 from llmtunnel.summary import Throughput
@@ -286,3 +287,9 @@ def test_how_it_stands_is_coloured_and_told_without_colour_too() -> None:
 def test_what_measures_the_tunnel_is_told_apart_from_requests() -> None:
     text = shown(replace(BUSY, bench_requests=310, bench_bytes=120_000_000))
     assert "  bench: 310 requests, 120.0 MB\n" in text and "1 now, 3 ended" in text
+
+
+def test_a_turn_server_is_shown_with_who_named_it() -> None:
+    told = shown(replace(BUSY, turn=("turn:turn.example:3478",), turn_from=TurnSource.SIGNAL))
+    assert "  turn     turn:turn.example:3478 (from the signal server)\n" in told
+    assert "  turn     " not in shown()

@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,15 @@ from llmtunnel.doctor.checks import TERMS, _clock, diagnose
 from llmtunnel.doctor.findings import Diagnosis, Mapping, Verdict
 from llmtunnel.endpoints.toy import Toy
 from llmtunnel.platforms import Platform
+from llmtunnel.status import TurnSource
 from llmtunnel.upstream import Upstream
 from signal_server.access import Access
+from signal_server.ice import IceServers as HandedOut
 from signal_server.limits import Limits
 from signal_server.server import SignalServer
 
+from ..support.coturn import SECRET, needs_coturn
+from ..support.coturn import coturn as secret_coturn
 from ..support.embedded import until
 from ..transport.test_ice import serving
 
@@ -29,9 +34,20 @@ FREE = "127.0.0.1:0"
 
 
 async def examine(
-    *, signal: str = NOWHERE, ice: IceServers | None = None, upstream: Upstream | None = None, address: str = FREE
+    *,
+    signal: str = NOWHERE,
+    ice: IceServers | None = None,
+    upstream: Upstream | None = None,
+    address: str = FREE,
+    no_signal_ice: bool = False,
 ) -> Diagnosis:
-    settings = Settings(room="r", signal=signal, ice=ice or IceServers(stun=()), timeouts=Timeouts(signal=3.0))
+    settings = Settings(
+        room="r",
+        signal=signal,
+        ice=ice or IceServers(stun=()),
+        timeouts=Timeouts(signal=3.0),
+        no_signal_ice=no_signal_ice,
+    )
     return await diagnose(settings, upstream=upstream, address=address)
 
 
@@ -166,6 +182,45 @@ async def test_a_turn_server_that_is_not_there_is_told() -> None:
     ((verdict, detail),) = rows(found, "TURN")
     assert verdict is Verdict.BAD
     assert "turn:127.0.0.1:9" in detail
+
+
+@needs_coturn
+async def test_a_turn_server_that_the_signal_server_hands_out_is_checked_and_told_apart(tmp_path: Path) -> None:
+    async with secret_coturn(tmp_path) as turn:
+        handed = HandedOut(stun=(f"stun:127.0.0.1:{turn.port}",), turn=(turn.url,), secret=SECRET)
+        async with SignalServer("127.0.0.1", 0, ice=handed) as signal:
+            found = await examine(signal=signal.url)
+            assert (found.facts.turn, found.facts.turn_from) == (True, TurnSource.SIGNAL)
+            ((verdict, detail),) = rows(found, "TURN")
+            assert verdict is Verdict.GOOD
+            assert detail.startswith(f"{turn.url} (from the signal server) works, and relays at 127.0.0.1:")
+            assert found.as_dict()["turn_from"] == "signal"
+            assert not rows(found, "STUN"), "the user wants none"
+            assert not (await examine(signal=signal.url, no_signal_ice=True)).facts.turn
+        async with SignalServer("127.0.0.1", 0, ice=replace(handed, secret="another one")) as signal:
+            found = await examine(signal=signal.url)
+            assert (found.facts.turn, found.facts.turn_from) == (False, None)
+            ((verdict, detail),) = rows(found, "TURN")
+            assert verdict is Verdict.BAD
+            assert detail == f"{turn.url} (from the signal server) rejected the user name or password."
+            (hint,) = [each.hint for each in found.findings if each.subject == "TURN"]
+            assert "secret" in hint and "--turn-user" not in hint
+
+
+async def test_of_the_users_own_turn_server_it_is_said_that_it_is_the_users() -> None:
+    handed = HandedOut(turn=("turn:127.0.0.1:3478",), secret=SECRET)
+    async with SignalServer("127.0.0.1", 0, ice=handed) as signal:
+        found = await examine(signal=signal.url, ice=IceServers(stun=(), turn=("turn:127.0.0.1:9?transport=tcp",)))
+    ((_, detail),) = rows(found, "TURN")
+    assert detail.startswith("Cannot use turn:127.0.0.1:9?transport=tcp (from your settings): ")
+
+
+async def test_a_stun_server_of_the_signal_server_takes_the_place_of_the_default() -> None:
+    async with serving() as (_, url), SignalServer("127.0.0.1", 0, ice=HandedOut(stun=(url,))) as signal:
+        found = await examine(signal=signal.url, ice=IceServers())
+    ((verdict, detail),) = rows(found, "STUN")
+    assert verdict is Verdict.GOOD
+    assert detail.startswith(f"{url} (from the signal server) sees this machine as 203.0.113.9:")
 
 
 async def test_a_model_server_is_found_with_its_models() -> None:

@@ -37,7 +37,7 @@ def test_what_servers_see_tells_how_a_nat_maps(seen: list[tuple[str, int]], mapp
         (GOOD, "Expect a direct path."),
         (replace(GOOD, mapping=Mapping.NONE), "Expect a direct path."),
         (replace(GOOD, mapping=Mapping.UNKNOWN), "unless both sides"),
-        (replace(GOOD, mapping=Mapping.EACH), "you need --turn"),
+        (replace(GOOD, mapping=Mapping.EACH), "you need a TURN server"),
         (replace(GOOD, mapping=Mapping.EACH, turn=True), "or turn if"),
         (replace(GOOD, udp=False, turn=True), "Expect the path turn"),
         (replace(GOOD, udp=False, relay=True), "Expect the path relay"),

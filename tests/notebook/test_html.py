@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
 from llmtunnel.notebook import html
-from llmtunnel.status import Health, Percentiles, Phase, Progress, Role, UpstreamStatus
+from llmtunnel.status import Health, Percentiles, Phase, Progress, Role, TurnSource, UpstreamStatus
 from llmtunnel.summary import SPAN, Throughput
 
 from ..support.scripted_handle import HOSTILE, NOW, active, peer, record, status
@@ -97,6 +98,13 @@ def test_a_request_that_failed_says_why_below_it() -> None:
     ended = (record("/first"), record(status=403, error="refused by serve's --deny"))
     read = Reader(html.requests(status(), (), ended, now=NOW))
     assert read.text.index("403") < read.text.index("refused by serve's --deny") < read.text.index("/first")
+
+
+def test_a_turn_server_is_told_with_who_named_it_and_only_while_the_tunnel_runs() -> None:
+    told: dict[str, Any] = {"turn": ("turn:t<b>",), "turn_from": TurnSource.SIGNAL}
+    assert "TURN server turn:t<b> (from the signal server)" in Reader(html.state(status(**told))).text
+    assert "TURN" not in html.state(status())
+    assert "TURN" not in html.state(status(phase=Phase.STOPPED, **told))
 
 
 def test_a_tunnel_that_has_ended_has_no_rate_and_no_upstream() -> None:

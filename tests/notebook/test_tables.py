@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from llmtunnel.notebook import tables
 from llmtunnel.paths import Path
-from llmtunnel.status import Health, PeerStatus, Phase, Role, Status, UpstreamStatus
+from llmtunnel.status import Health, PeerStatus, Phase, Role, Status, TurnSource, UpstreamStatus
 
 WAITING = Status(role=Role.SERVE, phase=Phase.WAITING, url="http://a", detail="Nobody\x1b is there.")
 
@@ -22,6 +22,12 @@ def test_a_summary_says_whether_the_upstream_answers_once_that_is_known() -> Non
         assert said in tables.summary("gpu", status).splitlines()
     unknown = Status(role=Role.SERVE, phase=Phase.READY, url="http://a", upstream=UpstreamStatus())
     assert tables.summary("gpu", unknown) == "gpu: ● ready, http://a\n"
+
+
+def test_a_summary_says_where_a_turn_server_comes_from() -> None:
+    for source, origin in ((TurnSource.SETTINGS, "your settings"), (TurnSource.SIGNAL, "the signal server")):
+        status = Status(role=Role.PROXY, phase=Phase.READY, url="http://a", turn=("turn:t",), turn_from=source)
+        assert tables.summary("gpu", status) == f"gpu: ● ready, http://a\n  TURN server turn:t (from {origin})\n"
 
 
 def test_peers_stand_in_columns() -> None:

@@ -25,7 +25,7 @@ from signal_server.limits import Limits as SignalLimits
 from signal_server.server import SignalServer
 
 from ..conftest import raised
-from ..support.embedded import NO_ICE_SERVERS, PATIENCE, QUICK, RawMember, descriptors, quicker, timers, until
+from ..support.embedded import PATIENCE, QUICK, RawMember, descriptors, quicker, timers, until
 from ..support.members import Member, pair, running, silence
 
 
@@ -329,7 +329,7 @@ async def test_an_answer_that_nobody_asked_for_does_not_disturb_ours() -> None:
             async with await RawMember.join(server.url, role="proxy") as raw:
                 serve_id = (await raw.hear("offer"))["peerId"]
                 peer = WebRtcPeer(
-                    ice=NO_ICE_SERVERS,
+                    servers=(),
                     timeouts=QUICK,
                     limits=Limits(),
                     identity=Identity(),

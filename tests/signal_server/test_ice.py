@@ -1,19 +1,28 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aioice.stun import TransactionFailed
+from aioice.turn import create_turn_endpoint
 
+from llmtunnel.transport.servers import IceServer, allocate
 from signal_server.cli import main
 from signal_server.ice import LIFETIME, LONGEST, MOST, IceServers
 from signal_server.limits import MAX_PROXIES, MESSAGE, Limits
 
+from ..support.coturn import SECRET as COTURN_SECRET
+from ..support.coturn import Coturn, coturn, needs_coturn
+from ..support.ports import free_port
 from ..support.signal_clients import meeting
 
 SECRET = "north"
@@ -196,3 +205,88 @@ def test_the_secret_comes_from_a_file_or_a_variable(monkeypatch: pytest.MonkeyPa
         IceServers(turn=("turn:a",), secret=SECRET),
         IceServers(stun=("stun:a", "stun:b"), turn=("turn:a",), secret=SECRET),
     ]
+
+
+README = (Path(__file__).resolve().parents[2] / "signal_server/README.md").read_text("utf-8")
+
+
+def turnserver_conf() -> str:
+    [block] = re.findall(r"^    # turnserver\.conf\n((?:    .*\n)+)", README, re.MULTILINE)
+    return re.sub(r"^    ", "", block, flags=re.MULTILINE)
+
+
+@needs_coturn
+async def test_coturn_accepts_each_option_of_the_readmes_file_and_the_secret_after_a_change(tmp_path: Path) -> None:
+    """As it stands there, but for its ports, and with another secret beside the old one."""
+    port, conf = free_port(), turnserver_conf()
+    for line, ours in (
+        ("static-auth-secret=CHANGE-ME\n", f"static-auth-secret=old\nstatic-auth-secret={SECRET}\n"),
+        ("listening-port=3478\n", f"listening-port={port}\n"),
+    ):
+        assert line in conf
+        conf = conf.replace(line, ours)
+    file = tmp_path / "turnserver.conf"
+    file.write_text(conf, "utf-8")
+    turn = Coturn(tmp_path, "-c", str(file), port=port)
+    await turn.start()
+    try:
+        for secret in ("old", SECRET):
+            told = turn_of(IceServers(turn=(turn.url,), secret=secret).offer("203.0.113.5", now=time.time()))
+            server = IceServer(url=turn.url, user=told["username"], password=told["credential"])
+            assert (await allocate(server))[0] == "127.0.0.1"
+        assert "Bad configuration" not in turn.log
+        for host in ("127.0.0.1", "10.1.2.3", "100.64.0.1", "169.254.169.254", "172.20.0.1", "192.168.1.1"):
+            assert not await reaches(server, host)
+        assert await reaches(server, "8.8.8.8")
+    finally:
+        turn.stop()
+
+
+@needs_coturn
+async def test_a_quota_of_coturn_counts_all_members_of_an_address(tmp_path: Path) -> None:
+    async with coturn(tmp_path, "--user-quota", "2") as turn:
+        handed = IceServers(turn=(turn.url,), secret=COTURN_SECRET)
+        kept = []
+        try:
+            for number in range(2):
+                made = await turn_endpoint(turn, handed, "203.0.113.5", now=time.time() + number)
+                kept.append(made)
+            with pytest.raises(TransactionFailed, match="486"):
+                await turn_endpoint(turn, handed, "203.0.113.5", now=time.time() + 5)
+            kept.append(await turn_endpoint(turn, handed, "203.0.113.6", now=time.time()))
+        finally:
+            for transport, protocol in kept:
+                transport.close()
+                await protocol.closed
+
+
+async def turn_endpoint(turn: Coturn, handed: IceServers, address: str, *, now: float) -> Any:
+    """An allocation with what the member of an address is told at that time."""
+    told = turn_of(handed.offer(address, now=now))
+    return await create_turn_endpoint(Ended, ("127.0.0.1", turn.port), told["username"], told["credential"])
+
+
+async def reaches(server: IceServer, host: str) -> bool:
+    """Whether coturn would send to the host for us."""
+    uri = server.url.removeprefix("turn:").split(":")
+    transport, protocol = await create_turn_endpoint(Ended, (uri[0], int(uri[1])), server.user, server.password)
+    try:
+        await transport._TurnTransport__inner_protocol.channel_bind(0x4000, (host, 40_000))
+    except TransactionFailed as exc:
+        assert "403" in str(exc), exc
+        return False
+    finally:
+        transport.close()
+        await protocol.closed
+    return True
+
+
+class Ended(asyncio.DatagramProtocol):
+    """The end of an allocation."""
+
+    def __init__(self) -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)

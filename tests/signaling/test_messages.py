@@ -7,12 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmtunnel.config import IceServers
 from llmtunnel.errors import ProtocolError
 from llmtunnel.signaling import messages
 from llmtunnel.signaling.messages import (
+    MAX_CREDENTIAL,
+    MAX_ICE,
+    MAX_TTL,
+    MAX_URL,
     Answer,
     Candidate,
     IceCandidate,
+    IceOffer,
+    IceTold,
     Joined,
     Member,
     Offer,
@@ -172,6 +179,121 @@ def test_any_text_is_a_message_or_a_protocol_error(text: str) -> None:
 
 
 KINDS = "joined", "peer-joined", "peer-left", "offer", "answer", "candidate", "pipe", "error"
+TURN = {"urls": ["turn:a", "turns:a:443"], "username": "9:i", "credential": "c="}
+
+
+def ice_of(*servers: object, ttl: object = 3600) -> IceOffer:
+    joined = parse(dump(type="joined", peerId="me", peers=[], ice={"servers": servers, "ttl": ttl}))
+    assert isinstance(joined, Joined) and joined.ice is not None
+    return joined.ice
+
+
+def used(*urls: object) -> list[str]:
+    """Which of these URLs are used, as those of one entry."""
+    offer = ice_of({**TURN, "urls": list(urls)})
+    assert offer.skipped == len(urls) - sum(len(each.stun) + len(each.turn) for each in offer.servers)
+    return [url for each in offer.servers for url in (*each.stun, *each.turn)]
+
+
+def test_servers_come_as_those_of_webrtc_with_their_credentials() -> None:
+    turn = IceServers(stun=(), turn=("turn:a", "turns:a:443"), turn_user="9:i", turn_pass="c=")
+    offer = IceOffer(servers=(IceServers(stun=("stun:b:3478",)), turn), ttl=3600.0)
+    assert ice_of({"urls": "stun:b:3478"}, TURN) == offer
+    told = parse(dump(type="ice", ice={"servers": [{"urls": ["stun:b:3478"]}, TURN], "ttl": 3600}))
+    assert told == IceTold(offer)
+    assert json.loads(messages.ask_ice()) == {"type": "ice"}
+
+
+@pytest.mark.parametrize("ice", [None, 7, [], "x", {}, {"servers": 7}, {"servers": {"urls": "stun:a"}}])
+def test_what_is_no_list_of_servers_counts_as_none(ice: object) -> None:
+    joined = parse(dump(type="joined", peerId="me", peers=[], ice=ice))
+    assert isinstance(joined, Joined) and joined.ice is None
+    assert parse(dump(type="ice", ice=ice)) == IceTold(IceOffer())
+
+
+def test_at_most_four_servers_are_used_however_many_are_named() -> None:
+    hundred = [f"turn:host{number}" for number in range(100)]
+    assert used(*hundred) == hundred[:MAX_ICE]
+    offer = ice_of(*({"urls": f"stun:host{number}"} for number in range(60)), *({**TURN, "urls": hundred[:40]},) * 2)
+    assert [each.stun for each in offer.servers] == [(f"stun:host{number}",) for number in range(MAX_ICE)]
+    assert offer.skipped == 60 + 80 - MAX_ICE
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "file:///etc/passwd",
+            "http://a",
+            "https://a",
+            "stuns:a",
+            "turn://a",
+            "TURN:a",
+            "turn:",
+            "turn",
+            "",
+            "javascript:1",
+        ),
+        *(
+            "turn:a:22",
+            "turn:a:25",
+            "turn:a:53",
+            "stun:a:80",
+            "turns:a:444x",
+            "turn:a:0",
+            "turn:a:1023",
+            "turn:a:65536",
+        ),
+        *("turn:a:99999999", "turn:[::1]:3478", "turn:[::ffff:169.254.169.254]", "turn:user@a", "turn:a/b"),
+        "turn:a b",
+        *(
+            "turn:a?transport=tls",
+            "turns:a?transport=udp",
+            "stun:a?transport=tcp",
+            "turn:a\n",
+            "turn:\x1b[2J",
+            "turn:é",
+        ),
+        *("turn:" + "a" * MAX_URL, "turn:.a", 7, None, ["turn:a"], {"turn": "a"}),
+    ],
+)
+def test_a_server_of_another_kind_or_port_is_not_used(url: object) -> None:
+    assert used(url, "turn:a:3478") == ["turn:a:3478"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("stun:a", "stun:a.example:3478", "stun:192.0.2.1:443", "turn:a:1024", "turn:a:65535", "turns:a:443"),
+        *("turn:a?transport=udp", "turn:a:443?transport=tcp", "turns:a-b.c?transport=tcp"),
+    ],
+)
+def test_stun_and_turn_servers_are_used(url: str) -> None:
+    assert used(url) == [url]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *(
+            TURN | {name: value}
+            for name in ("username", "credential")
+            for value in (None, 7, "", "x" * (MAX_CREDENTIAL + 1))
+        ),
+        *(TURN | {"username": "a\x00b"}, TURN | {"credential": "\u202e"}, {"urls": "turn:a"}, 7, None, "turn:a", []),
+    ],
+)
+def test_a_turn_server_without_usable_credentials_is_not_used(entry: object) -> None:
+    assert ice_of(entry).servers == ()
+
+
+@pytest.mark.parametrize(
+    ("ttl", "seconds"), [(60, 60.0), (1e300, MAX_TTL), (-1, 0.0), ("60", 0.0), (None, 0.0), (True, 0.0)]
+)
+def test_the_time_of_credentials_is_bounded(ttl: object, seconds: float) -> None:
+    assert ice_of(TURN, ttl=ttl).ttl == (seconds if ttl != 1e300 else 0.0)
+
+
 NAMES = "peerId", "peers", "members", "role", "token", "relay", "sdp", "candidate", "ticket", "message", "code"
 items = st.text() | st.dictionaries(st.text(), st.text())
 values = st.none() | st.booleans() | st.integers() | st.text() | st.lists(items)

@@ -24,7 +24,7 @@ from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.webrtc import WebRtcPeer
 from signal_server.relay import PROTOCOL, offered_ticket
 
-from .embedded import NO_ICE_SERVERS, PATIENCE, QUICK
+from .embedded import PATIENCE, QUICK
 from .pipes import Hostile
 
 Json = dict[str, Any]
@@ -273,7 +273,7 @@ class HostileSignal:
 
     async def _play(self, guest: Guest, id_: str, sdp: str) -> None:
         peer = WebRtcPeer(
-            ice=NO_ICE_SERVERS,
+            servers=(),
             timeouts=QUICK,
             limits=Limits(),
             identity=self.identity,

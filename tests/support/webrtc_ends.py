@@ -8,6 +8,7 @@ from llmtunnel.config import IceServers, Limits, Timeouts
 from llmtunnel.signaling.messages import IceCandidate
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity
+from llmtunnel.transport.servers import each_of
 from llmtunnel.transport.webrtc import WebRtcPeer
 
 from .pipes import Ear
@@ -27,7 +28,7 @@ class End(Ear):
         self.candidates: list[IceCandidate] = []
         self.tell: Callable[[IceCandidate], None] = lambda candidate: None
         self.peer = WebRtcPeer(
-            ice=ice,
+            servers=each_of(ice),
             timeouts=timeouts or Timeouts(connect=20.0),
             limits=Limits(),
             identity=Identity(),

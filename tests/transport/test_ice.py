@@ -25,7 +25,7 @@ from llmtunnel.transport.ice import IceAgent, parse_candidate
 
 from ..support.embedded import PATIENCE, descriptors
 from ..support.ports import free_port
-from ..support.webrtc_ends import NO_SERVERS, End, connected, introduce, without_candidates
+from ..support.webrtc_ends import End, connected, introduce, without_candidates
 
 
 class StunServer(asyncio.DatagramProtocol):
@@ -141,7 +141,7 @@ def named(kind: str, ports: range, host: str = "192.0.2.1") -> list[str]:
 
 
 async def test_only_so_many_candidates_are_taken_from_a_peer_some_of_each_type() -> None:
-    connection = IceAgent(servers=NO_SERVERS, candidates=8, loopback=False)
+    connection = IceAgent(servers=(), candidates=8, loopback=False)
     assert len(connection.take([*named("host", range(6000, 6003)), "rubbish"])) == 3
     assert [each.port for each in connection.take(named("host", range(6003, 6010)))] == [6003]
     assert connection.take(named("host", range(6010, 6020))) == []
@@ -151,7 +151,7 @@ async def test_only_so_many_candidates_are_taken_from_a_peer_some_of_each_type()
 
 
 async def test_only_so_many_names_of_a_peer_are_asked_for() -> None:
-    connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=False)
+    connection = IceAgent(servers=(), candidates=48, loopback=False)
     name = "{}b0d0a0c-0000-4000-8000-000000000000.local"
     texts = [text for number in range(5) for text in named("host", range(6000, 6001), name.format(number))]
     assert len(connection.take(texts)) == ice._NAMES
@@ -248,7 +248,7 @@ async def test_a_peer_is_met_while_strangers_use_all_checks_up(monkeypatch: pyte
 
 
 async def test_this_machines_loopback_gets_no_packets_where_it_is_not_offered() -> None:
-    connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=False)
+    connection = IceAgent(servers=(), candidates=48, loopback=False)
     addresses = ("127.0.0.1", "::1", "192.0.2.1")
     offer_host(connection, "192.0.2.9")
     assert checked(connection, *addresses) == ["192.0.2.1"]
@@ -273,7 +273,7 @@ def sockets_of(connection: IceAgent) -> list[aioice.ice.StunProtocol]:
 
 @pytest.mark.usefixtures("all_checks")
 async def test_checks_from_forged_senders_bring_each_of_them_as_many_packets_at_most() -> None:
-    connection = IceAgent(servers=NO_SERVERS, candidates=48, loopback=True)
+    connection = IceAgent(servers=(), candidates=48, loopback=True)
     await connection.gather_candidates()
     connection.remote_username, connection.remote_password = "user", "password"
     sent: Counter[tuple[str, int]] = Counter()
@@ -311,14 +311,14 @@ async def test_datagrams_of_strangers_do_no_harm() -> None:
 
 
 async def test_only_so_many_datagrams_wait_for_dtls() -> None:
-    connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=False)
+    connection = IceAgent(servers=(), candidates=1, loopback=False)
     for _ in range(10 * ice._WAITING):
         connection.data_received(b"\x17" * 1200, 1)
     assert delivered(connection) == [b"\x17" * 1200] * ice._WAITING
 
 
 async def test_a_datagram_that_is_larger_than_any_packet_is_dropped() -> None:
-    connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=False)
+    connection = IceAgent(servers=(), candidates=1, loopback=False)
     for size in (ice._DATAGRAM, ice._DATAGRAM + 1, 65_507):
         connection.data_received(b"\x17" * size, 1)
     assert delivered(connection) == [b"\x17" * ice._DATAGRAM]
@@ -332,7 +332,7 @@ def delivered(connection: IceAgent) -> list[bytes]:
 
 
 async def test_checks_from_ever_more_ports_make_only_so_many_paths() -> None:
-    connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=True)
+    connection = IceAgent(servers=(), candidates=1, loopback=True)
     await connection.gather_candidates()
     check = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
     check.attributes["PRIORITY"] = 1
@@ -347,7 +347,7 @@ async def test_a_gathering_that_is_cancelled_leaves_no_socket(cancels: int) -> N
     """Twice is what becomes of a link that is given up, and whose place another one takes."""
 
     before = descriptors()
-    connection = IceAgent(servers=NO_SERVERS, candidates=1, loopback=True)
+    connection = IceAgent(servers=(), candidates=1, loopback=True)
     gathering = asyncio.create_task(connection.gather_candidates())
     for _ in range(cancels):
         await asyncio.sleep(0)
@@ -432,7 +432,7 @@ async def test_a_turn_server_that_dies_does_not_hold_a_close_up(coturn: Coturn) 
 
 def test_names_are_looked_up_on_each_loop_of_a_thread() -> None:
     async def look_up() -> list[BaseException | None]:
-        agent = IceAgent(servers=NO_SERVERS, candidates=8, loopback=True)
+        agent = IceAgent(servers=(), candidates=8, loopback=True)
         names = [f"{n} 1 udp 2122260223 {uuid4()}.local 5000{n} typ host" for n in (1, 2)]
         both = [agent.add_remote_candidate(aioice.Candidate.from_sdp(name)) for name in names]
         raised = await asyncio.gather(*both, return_exceptions=True)

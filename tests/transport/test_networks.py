@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtunnel.transport.networks import ADDRESSES, Interface, around, checkable, dialable, interfaces, listenable
+from llmtunnel.transport.networks import (
+    ADDRESSES,
+    Interface,
+    Reach,
+    around,
+    checkable,
+    dialable,
+    interfaces,
+    listenable,
+    permitted,
+    reach,
+)
 
 
 def interface(text: str) -> Interface:
@@ -175,3 +186,27 @@ def test_it_cannot_be_at_a_services_port(port: int) -> None:
 def test_it_is_at_this_machines_loopback_only_where_that_is_offered_to_it(host: str) -> None:
     assert checkable(host, 40_000, loopback=True)
     assert not checkable(host, 40_000, loopback=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        *((host, Reach.PUBLIC) for host in ("8.8.8.8", "2606:4700::1", "64:ff9b::808:808")),
+        *((host, Reach.PRIVATE) for host in ("10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "fd00::1")),
+        *((host, Reach.LOOPBACK) for host in ("127.0.0.1", "127.1.2.3", "::1")),
+        *((host, None) for host in ("169.254.169.254", "fe80::1", "fe80::1%1", "224.0.0.1", "ff02::1", "::")),
+        *((host, None) for host in ("255.255.255.255", "240.0.0.1", "0.0.0.0", "::127.0.0.1", "fec0::1")),
+        *((host, None) for host in ("::ffff:8.8.8.8", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "2002:7f00:1::")),
+        *((host, None) for host in ("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b::a00:1", "64:ff9b:1::808:808")),
+        *((host, None) for host in ("2001:0:a9fe:a9fe::", "localhost", "", "1", "0x7f.1")),
+    ],
+)
+def test_from_where_an_address_can_be_reached(host: str, expected: Reach | None) -> None:
+    assert reach(host) is expected
+
+
+@given(st.ip_addresses())
+def test_who_is_public_names_public_addresses_only(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    assert not permitted(str(address), Reach.PUBLIC) or address.is_global
+    assert not permitted(str(address), Reach.PRIVATE) or not address.is_loopback
+    assert not (permitted(str(address), Reach.LOOPBACK) and (address.is_link_local or address.is_multicast))
