@@ -32,6 +32,7 @@ from llmtunnel.signaling import messages
 from llmtunnel.signaling.client import SignalClient
 from llmtunnel.signaling.messages import Answer, Candidate, IceCandidate, Joined, Member, Offer, PeerJoined, PeerLeft
 from llmtunnel.status import Role
+from llmtunnel.transport.networks import Reach
 from signal_server.access import Access
 from signal_server.limits import Limits as ServerLimits
 from signal_server.server import SignalServer
@@ -115,6 +116,33 @@ async def test_serve_and_proxy_meet_at_our_server() -> None:
         assert isinstance(await serve.receive(), PeerJoined)
         await proxy.aclose()
         assert isinstance(await serve.receive(), PeerLeft)
+
+
+async def test_which_servers_it_may_name_depends_on_the_address_that_we_reached_it_at() -> None:
+    async with our_server() as url, await connect(url) as client:
+        assert client.reach is Reach.LOOPBACK
+
+
+@pytest.mark.parametrize(
+    ("url", "reach"),
+    [
+        ("wss://signal.example", Reach.PUBLIC),
+        ("wss://8.8.8.8", Reach.PUBLIC),
+        ("wss://169.254.169.254", Reach.PUBLIC),
+        ("wss://10.0.0.5", Reach.PRIVATE),
+        ("wss://[fd00::5]:8787", Reach.PRIVATE),
+    ],
+)
+async def test_behind_an_http_proxy_only_its_url_says_where_it_is(
+    url: str, reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy, to which we are connected, is often in our own network."""
+    async with our_server() as real, await connect(real) as client:
+        monkeypatch.setenv("HTTPS_PROXY", "http://10.0.0.1:3128")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setattr(client, "_url", url)
+        assert client.reach is reach
 
 
 async def test_serve_and_proxy_meet_at_the_originals_server() -> None:

@@ -22,6 +22,7 @@ NETLAB: Final = Path(__file__).resolve().parents[1] / "netlab" / "netlab.py"
 PUBLIC: Final = "198.51.100.1"
 STUN: Final = ("--stun", f"stun:{PUBLIC}:3478")
 TURN: Final = ("--turn", f"turn:{PUBLIC}:3478", "--turn-user", "u", "--turn-pass", "p")
+TURN_SECRET: Final = "a secret of coturn and the signal server"
 TURN_TCP: Final = ("--turn", f"turn:{PUBLIC}:3478?transport=tcp", *TURN[2:])
 SECRET: Final = ("--secret", "a secret that nobody guesses")
 """Without one there is no relay."""
@@ -54,8 +55,9 @@ class Lab:
     coturn: Process
     """STUN and TURN."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, lifetime: float | None = None) -> None:
         self._processes: list[Process] = []
+        self._lifetime = lifetime
 
     def start(self, name: str, *arguments: str) -> Process:
         """A command of `netlab.py`."""
@@ -86,13 +88,20 @@ class Lab:
         self.change("exec", f"nat-{side}", "--", "iptables", "-I" if blocked else "-D", *rule)
 
     def start_signal(self) -> None:
-        """Listening when this returns."""
-        self.signal = self.python("inet", "llmtunnel", "signal", "--listen", SIGNAL)
+        """Listening when this returns. It hands out the TURN server if there is a secret for that."""
+        if self._lifetime is None:
+            self.signal = self.python("inet", "llmtunnel", "signal", "--listen", SIGNAL)
+        else:
+            told = (SIGNAL, f"turn:{PUBLIC}:3478", TURN_SECRET, str(self._lifetime))
+            self.signal = self.python("inet", "tests.support.handing_out", *told)
         self.signal.wait_line("listening")
 
     def start_coturn(self) -> None:
-        """Listening when this returns."""
-        flags = ("-n", "--no-tls", "--no-dtls", "-L", PUBLIC, "-p", "3478", "--lt-cred-mech", "-u", "u:p", "-r", "lab")
+        """Listening when this returns. Its users have a password, or credentials from the signal server."""
+        users = ("--lt-cred-mech", "-u", "u:p")
+        if self._lifetime is not None:
+            users = ("--use-auth-secret", "--static-auth-secret", TURN_SECRET)
+        flags = ("-n", "-v", "--no-tls", "--no-dtls", "-L", PUBLIC, "-p", "3478", *users, "-r", "lab")
         self.coturn = self.run("inet", "turnserver", "turnserver", *flags, "--no-cli", "--log-file", "stdout")
         self.coturn.wait_line("Total General servers")
 
@@ -154,9 +163,12 @@ class Tunnel:
 
 
 @contextmanager
-def lab(nat_a: str, nat_b: str, *, delay: int = 15) -> Iterator[Lab]:
-    """Two hosts behind such NATs, four times the delay (ms) apart; coturn, a signal server, and a service at host-a."""
-    made = Lab()
+def lab(nat_a: str, nat_b: str, *, delay: int = 15, lifetime: float | None = None) -> Iterator[Lab]:
+    """Two hosts behind such NATs, four times the delay (ms) apart; coturn, a signal server, and a service at host-a.
+
+    ``lifetime``: the signal server hands out coturn, with credentials for so many seconds.
+    """
+    made = Lab(lifetime=lifetime)
     try:
         network = made.start("netlab", "up", "--nat-a", nat_a, "--nat-b", nat_b, "--delay", str(delay))
         network.wait_line("netlab: up", timeout=PATIENCE)
