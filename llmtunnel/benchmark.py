@@ -136,6 +136,7 @@ async def _here(options: BenchOptions) -> AsyncIterator[tuple[_Bench, Address]]:
             "secret": invite.secret,
             "signal": invite.signal,
             "ice": IceServers(stun=(), turn=options.turn, turn_user=options.turn_user, turn_pass=options.turn_pass),
+            "no_signal_ice": True,  # it hands out none
             "loopback": True,
             "path": Path.DIRECT.value if options.path == AUTO else options.path,  # local TCP would be used otherwise
         }

@@ -228,6 +228,7 @@ def _doctor(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
             signal=meeting.signal,
             signal_token=options.signal_token,
             ice=options.ice,
+            no_signal_ice=options.no_signal_ice,
         ),
         upstream=None if options.upstream is None else Upstream.parse(options.upstream),
         listen=options.listen,

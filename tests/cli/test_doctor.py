@@ -155,3 +155,14 @@ def test_a_machine_that_is_offline_is_told_in_one_line() -> None:
     [row] = [row for row in values["findings"] if row["verdict"] == "bad"]
     assert "seems to be offline" in row["detail"]
     assert {row["subject"] for row in values["findings"]} == {"network", "upstream", "listener"}
+
+
+def test_it_refuses_what_the_signal_server_hands_out_where_a_tunnel_would() -> None:
+    for arguments, environ, refused in (
+        ([], {}, False),
+        (["--no-signal-ice"], {}, True),
+        ([], {"TUNNEL_NO_SIGNAL_ICE": "1"}, True),
+    ):
+        command = parse(["doctor", *arguments], environ)
+        assert isinstance(command, DoctorCommand)
+        assert command.settings.no_signal_ice is refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import logging
+import re
 import socket
 import ssl
 import time
@@ -30,6 +31,7 @@ from ..support.embedded import PATIENCE
 from ..support.ports import free_port
 from ..support.webrtc_ends import End
 
+PAGE = (Path(__file__).resolve().parents[2] / "docs/howto/turn.md").read_text("utf-8")
 HOSTILE = [
     *("turn:127.0.0.1:{port}", "turn:localhost:{port}?transport=tcp", "turn:127.0.0.1:{port}?transport=tcp"),
     *("turn:169.254.169.254:8080", "turn:10.0.0.1", "turn:192.168.0.1", "turn:0.0.0.0:{port}?transport=tcp"),
@@ -215,6 +217,7 @@ def certified(path: Path, name: str) -> Path:
 
 
 @needs_coturn
+@pytest.mark.usefixtures("on_each_loop")
 @pytest.mark.parametrize(("name", "good"), [("localhost", True), ("other.example", False)])
 async def test_over_tls_the_certificate_is_that_of_the_name_and_not_of_the_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, good: bool
@@ -239,5 +242,21 @@ async def test_over_tls_the_certificate_is_that_of_the_name_and_not_of_the_addre
                 with pytest.raises(ConnectFailed) as caught:
                     await allocate(server)
                 assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+    finally:
+        turn.stop()
+
+
+@needs_coturn
+async def test_the_documentations_file_for_coturn_works_with_the_user_that_is_in_it(tmp_path: Path) -> None:
+    [conf] = re.findall(r"^```text\n# turnserver\.conf\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    port = free_port()
+    assert "listening-port=3478\n" in conf and "user=me:secret\n" in conf
+    file = tmp_path / "turnserver.conf"
+    file.write_text(conf.replace("listening-port=3478\n", f"listening-port={port}\n"), "utf-8")
+    turn = Coturn(tmp_path, "-c", str(file), port=port)
+    await turn.start()
+    try:
+        assert (await allocate(IceServer(url=turn.url, user="me", password="secret")))[0] == "127.0.0.1"
+        assert "Bad configuration" not in turn.log
     finally:
         turn.stop()
