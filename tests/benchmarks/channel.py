@@ -1,157 +1,154 @@
-"""A bare aiortc data channel between two processes: what there is to reach over it.
+"""A bare data channel between two processes, ours and other people's, on loopback and far apart.
 
-``python -m tests.benchmarks.channel`` is the answerer: an offer on its standard input, the answer on its standard
-output, then over the channel: a text ``send N`` has it send N bytes, anything binary is counted, and a text ``count N``
-is answered with ``done`` when N bytes have come.
+``python -m tests.benchmarks.channel KIND send`` is one process, ``… KIND receive SECONDS`` the other. They are
+introduced as `tests.support.other_channels` says. Then the first sends as fast as it can, and the second prints how
+many megabytes a second come, after a quarter of the time.
+
+Each message is answered by a small one, and at most `UNDER_WAY` bytes wait for that: not every implementation tells how
+much it has queued.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Final
 
-from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
-
-from .harness import PATIENCE, ROOT
+from ..support.network_lab import NETLAB, lab
+from ..support.other_channels import KINDS, Peer, installed, other_process, serve
+from ..support.webrtc_ends import End
+from .far import DELAY, LOSSES
 from .loop import run
+from .report import Row
 
+OURS: Final = "llmtunnel"
 MESSAGE: Final = bytes(60_000)
-QUEUE: Final = 4 * len(MESSAGE)
-"""Bytes that wait in the channel while more are to be sent."""
-CONNECT: Final = 10.0
-"""Seconds for a path: there is none on a machine with no address but 127.0.0.1, which aioice does not offer."""
+CREDIT: Final = b"c"
+UNDER_WAY: Final = 8_000_000
 
 
-class End:
-    """One end of the channel."""
+class Ours(Peer):
+    """A channel of `llmtunnel.transport`."""
 
-    def __init__(self, channel: RTCDataChannel) -> None:
-        self.texts: asyncio.Queue[str] = asyncio.Queue()
-        self._channel = channel
+    def __init__(self, message: object) -> None:
+        super().__init__(message)  # type: ignore[arg-type]
+        self._end = End()
+        self._end.message_received = self._message  # type: ignore[method-assign]
+
+    async def offer(self) -> str:
+        return await self._end.peer.offer()
+
+    async def answer(self, sdp: str) -> str:
+        answer = await self._end.peer.answer(sdp)
+        self._opening = asyncio.create_task(self._open())
+        return answer
+
+    async def accept(self, sdp: str) -> None:
+        await self._end.peer.accept(sdp)
+        self._opening = asyncio.create_task(self._open())
+
+    async def _open(self) -> None:
+        await self._end.open()
+        self.opened.set()
+
+    def send(self, message: bytes) -> None:
+        self._end.channel.send(message)
+
+    async def close(self) -> None:
+        await self._end.peer.aclose()
+
+
+class Bulk:
+    """Either end."""
+
+    def __init__(self, kind: str) -> None:
+        self.peer = Ours(self._take) if kind == OURS else KINDS[kind][1](self._take)
         self._received = 0
-        self._grew = asyncio.Event()
-        self._low = asyncio.Event()
-        channel.bufferedAmountLowThreshold = QUEUE // 2
-        channel.on("message", self._message)
-        channel.on("bufferedamountlow", self._low.set)
+        self._under_way = 0
+        self._news = asyncio.Event()
 
-    def _message(self, message: bytes | str) -> None:
-        if isinstance(message, str):
-            self.texts.put_nowait(message)
+    def _take(self, message: bytes) -> None:
+        if len(message) == len(CREDIT):
+            self._under_way -= len(MESSAGE)
+            self._news.set()
         else:
             self._received += len(message)
-            self._grew.set()
+            self.peer.send(CREDIT)
 
-    def say(self, text: str) -> None:
-        """Send a text."""
-        self._channel.send(text)
+    async def send(self) -> None:
+        """Send until killed."""
+        await self.peer.opened.wait()
+        while True:
+            while self._under_way < UNDER_WAY:
+                self.peer.send(MESSAGE)
+                self._under_way += len(MESSAGE)
+            self._news.clear()
+            await self._news.wait()
 
-    async def send(self, size: int) -> None:
-        """Send that many bytes."""
-        while size > 0:
-            self._low.clear()
-            while size > 0 and self._channel.bufferedAmount < QUEUE:
-                self._channel.send(MESSAGE[:size])
-                size -= len(MESSAGE)
-            if size > 0:
-                await self._low.wait()
-
-    async def receive(self, size: int) -> None:
-        """Wait until that many bytes have come."""
-        while self._received < size:
-            self._grew.clear()
-            await self._grew.wait()
-        self._received -= size
+    async def receive(self, seconds: float) -> float:
+        """MB/s."""
+        await self.peer.opened.wait()
+        await asyncio.sleep(seconds / 4)
+        before, began = self._received, time.perf_counter()
+        await asyncio.sleep(seconds)
+        return (self._received - before) / 1e6 / (time.perf_counter() - began)
 
 
-@asynccontextmanager
-async def bare_channel() -> AsyncIterator[End | None]:
-    """A channel to an answerer in a process of its own; None where the two find no path."""
-    answerer = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.benchmarks.channel"),
-        cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        limit=1 << 20,
-    )
-    peer = _peer()
-    try:
-        yield await _offer(peer, answerer)
-    finally:
-        await peer.close()
-        answerer.kill()
-        await answerer.wait()
+async def speed(kind: str, seconds: float, *, at: tuple[Sequence[str], Sequence[str]] = ((), ())) -> float:
+    """MB/s from one process to another. ``at``: the commands that run each of them elsewhere."""
+    module = "tests.benchmarks.channel"
+    with ExitStack() as ends:
+        sender = ends.enter_context(other_process(module, kind, "send", at=at[0]))
+        receiver = ends.enter_context(other_process(module, kind, "receive", str(seconds), at=at[1]))
+        await receiver.accept(await sender.answer(await receiver.offer()))
+        return float(str(await receiver.said(2 * seconds)))
 
 
-async def _offer(peer: RTCPeerConnection, answerer: asyncio.subprocess.Process) -> End | None:
-    assert answerer.stdin is not None
-    assert answerer.stdout is not None
-    opened = asyncio.Event()
-    channel = peer.createDataChannel("bulk")
-    channel.on("open", opened.set)
-    await peer.setLocalDescription(await peer.createOffer())
-    answerer.stdin.write(_description(peer))
-    async with asyncio.timeout(PATIENCE):
-        answer = await answerer.stdout.readline()
-    await peer.setRemoteDescription(RTCSessionDescription(**json.loads(answer)))
-    try:
-        async with asyncio.timeout(CONNECT):
-            await opened.wait()
-    except TimeoutError:
-        return None
-    return End(channel)
+async def channels(quick: bool) -> list[Row]:
+    """On loopback, each kind that is installed, in turns; the best of each counts."""
+    speeds = {kind: [0.0] for kind in (OURS, *KINDS)}
+    for _ in range(1 if quick else 3):
+        for kind, values in speeds.items():
+            if kind == OURS or installed(kind):
+                values.append(await speed(kind, 0.5 if quick else 3.0))
+    return [
+        Row(figure=f"bare channel of {kind}, MB/s", channel=_text(kind, f"{max(values):.1f}"))
+        for kind, values in speeds.items()
+    ]
 
 
-async def down(end: End, size: int) -> float:
-    """MB/s from the answerer."""
-    began = time.perf_counter()
-    end.say(f"send {size}")
-    await end.receive(size)
-    return size / 1e6 / (time.perf_counter() - began)
+async def far(quick: bool) -> list[Row]:
+    """The same in the small internet, where a round trip takes 58 ms, at each loss."""
+    rows: list[Row] = []
+    exec_at = [(str(NETLAB), "exec", host, "--") for host in ("host-a", "host-b")]
+    with lab("none", "none", delay=DELAY) as network:
+        for loss in LOSSES[1:2] if quick else LOSSES:
+            network.link("a", "--loss", str(loss))
+            for kind in (OURS, *KINDS):
+                found = ""
+                if kind == OURS or installed(kind):
+                    found = f"{await speed(kind, 2.0 if quick else 8.0, at=(exec_at[0], exec_at[1])):.2f}"
+                figure = f"58 ms, {loss:g} % loss: bare channel of {kind}, MB/s"
+                rows.append(Row(figure=figure, channel=_text(kind, found)))
+    return rows
 
 
-async def up(end: End, size: int) -> float:
-    """MB/s to the answerer, until it has all."""
-    began = time.perf_counter()
-    end.say(f"count {size}")
-    await end.send(size)
-    await end.texts.get()
-    return size / 1e6 / (time.perf_counter() - began)
+def _text(kind: str, found: str) -> str:
+    return found if kind == OURS or installed(kind) else "not installed"
 
 
-def _peer() -> RTCPeerConnection:
-    return RTCPeerConnection(RTCConfiguration(iceServers=[]))
-
-
-def _description(peer: RTCPeerConnection) -> bytes:
-    local = peer.localDescription
-    return json.dumps({"sdp": local.sdp, "type": local.type}).encode("ascii") + b"\n"
-
-
-async def answer() -> None:
-    """The answerer's process, until killed."""
-    peer = _peer()
-    opened: asyncio.Queue[End] = asyncio.Queue()
-    peer.on("datachannel", lambda channel: opened.put_nowait(End(channel)))
-    offer = await asyncio.to_thread(sys.stdin.readline)
-    await peer.setRemoteDescription(RTCSessionDescription(**json.loads(offer)))
-    await peer.setLocalDescription(await peer.createAnswer())
-    sys.stdout.buffer.write(_description(peer))
-    sys.stdout.buffer.flush()
-    end = await opened.get()
-    while True:
-        what, _, size = (await end.texts.get()).partition(" ")
-        if what == "send":
-            await end.send(int(size))
-        else:
-            await end.receive(int(size))
-            end.say("done")
+async def _main(kind: str, what: str, *seconds: str) -> None:
+    bulk = Bulk(kind)
+    steps = asyncio.create_task(serve(bulk.peer))
+    if what == "send":
+        await bulk.send()
+    else:
+        print(await bulk.receive(float(seconds[0])), flush=True)
+    await steps
 
 
 if __name__ == "__main__":
-    run(answer())
+    run(_main(*sys.argv[1:]))

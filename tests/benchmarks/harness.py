@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 from typing import Final
 
@@ -67,6 +68,14 @@ class Process:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         return int(found[1]) * 1024 / 1e6 if found else None
 
+    def processor(self) -> float | None:
+        """Seconds of processor time so far; None where the system does not tell in ``/proc``."""
+        try:
+            fields = Path(f"/proc/{self._popen.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+        except OSError:
+            return None
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         """End it, with no chance to say good-bye."""
         self._popen.kill()
@@ -79,6 +88,8 @@ class Rig:
 
     folder: Path
     room: str = field(default_factory=lambda: f"benchmark-{secrets.token_hex(8)}")
+    flags: tuple[str, ...] = ()
+    """Further flags of serve and proxy."""
     processes: list[Process] = field(default_factory=list)
     signal_url: str = ""
     upstream: Address = ("", 0)
@@ -110,7 +121,7 @@ class Rig:
 
     def _member(self, role: str, *flags: str) -> Process:
         common = ("--room", self.room, "--signal", self.signal_url, "--stun", "none")
-        return self.start("llmtunnel", role, *common, *flags, name=role)
+        return self.start("llmtunnel", role, *common, *self.flags, *flags, name=role)
 
     async def answered(self) -> None:
         """Ask until an answer comes through the tunnel. Raises `Failed` where none does."""
@@ -135,12 +146,17 @@ class Rig:
         ours = (process for process in self.processes if process.name in ("signal", "serve", "proxy"))
         return {process.name: size for process in ours if (size := process.memory()) is not None}
 
+    def processor(self) -> tuple[float, float]:
+        """Serve's and proxy's processor time in seconds; not a number where the system does not tell."""
+        by_name = {process.name: process.processor() for process in self.processes}
+        return by_name.get("serve") or nan, by_name.get("proxy") or nan
+
 
 @asynccontextmanager
-async def ground() -> AsyncIterator[Rig]:
-    """A signal server and an upstream."""
+async def ground(*flags: str) -> AsyncIterator[Rig]:
+    """A signal server and an upstream. ``flags``: of serve and proxy."""
     with tempfile.TemporaryDirectory(prefix="llmtunnel-benchmark-") as folder:
-        rig = Rig(folder=Path(folder))
+        rig = Rig(folder=Path(folder), flags=flags)
         try:
             await rig.ground()
             yield rig
@@ -149,9 +165,9 @@ async def ground() -> AsyncIterator[Rig]:
 
 
 @asynccontextmanager
-async def tunnel() -> AsyncIterator[Rig]:
+async def tunnel(*flags: str) -> AsyncIterator[Rig]:
     """A tunnel that has answered once."""
-    async with ground() as rig:
+    async with ground(*flags) as rig:
         rig.serve()
         await rig.proxy()
         await rig.answered()

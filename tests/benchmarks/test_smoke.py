@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from .channel import OURS, speed
 from .client import Chunked
 from .harness import ROOT
 from .latency import Stamps
@@ -28,6 +29,10 @@ def test_figures_are_measured_and_printed_as_a_table() -> None:
     assert done.returncode == 0, done.stderr
     assert "| small GET, p50" in done.stdout
     assert "| memory under load, MB" in done.stdout
+
+
+async def test_what_a_bare_channel_of_ours_carries_is_measured() -> None:
+    assert await speed(OURS, 0.5) > 0
 
 
 @pytest.mark.parametrize("cut", [1, 2, 5, len(WIRE)])

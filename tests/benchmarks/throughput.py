@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from typing import Final
 
-from . import channel
-from .channel import bare_channel
 from .client import Address, Connection, connect
 from .harness import tunnel
 from .report import Row
@@ -52,31 +51,50 @@ async def requests_a_second(address: Address, seconds: float, upload: int = 0) -
     return sum(counts) / (time.perf_counter() - began)
 
 
+PATHS: Final = {
+    "direct path": ("--path", "direct"),
+    "local TCP": ("--path", "tcp", "--secret", "a secret that nobody guesses"),
+}
+
+
 async def bulk(quick: bool) -> list[Row]:
-    """Downloads and uploads beside a bare data channel, in turns; the best of each counts, as the least disturbed."""
+    """Downloads and uploads over each path that a machine has to itself, and without a tunnel, in turns.
+
+    The best of each counts, as the least disturbed.
+    """
     size = 2_000_000 if quick else 50_000_000
-    speeds: dict[str, list[float]] = defaultdict(list)
-    async with tunnel() as rig, bare_channel() as bare:
-        for _ in range(1 if quick else ROUNDS):
-            for name, address in (("direct", rig.upstream), ("tunnel", rig.address)):
-                async with connect(address) as client:
-                    speeds[f"{name} down"].append(await _down(client, size))
-                    speeds[f"{name} up"].append(await _up(client, size))
-            if bare is not None:
-                speeds["bare down"].append(await channel.down(bare, size))
-                speeds["bare up"].append(await channel.up(bare, size))
-    best = {name: max(values) for name, values in speeds.items()}
-    return [_bulk_row(way, best) for way in ("down", "up")]
+    rows: list[Row] = []
+    for path, flags in PATHS.items():
+        speeds: dict[str, list[float]] = defaultdict(list)
+        costs: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        async with tunnel(*flags) as rig:
+            for _ in range(1 if quick else ROUNDS):
+                for way, move in (("down", _down), ("up", _up)):
+                    async with connect(rig.upstream) as client:
+                        speeds[f"direct {way}"].append(await move(client, size))
+                    before = rig.processor()
+                    async with connect(rig.address) as client:
+                        speeds[f"tunnel {way}"].append(await move(client, size))
+                    serve, proxy = (
+                        (after - start) / size * 1e9 for after, start in zip(rig.processor(), before, strict=True)
+                    )
+                    costs[way].append((serve, proxy))
+        best = {name: max(values) for name, values in speeds.items()}
+        rows += [_bulk_row(way, path, best) for way in ("down", "up")]
+        for way in ("down", "up"):
+            serve, proxy = min(costs[way])
+            figure = f"processor time per MB {way}, {path}: serve / proxy"
+            rows.append(Row(figure=figure, tunnel=f"{serve:.0f} / {proxy:.0f} ms"))
+    return rows
 
 
-def _bulk_row(way: str, best: dict[str, float]) -> Row:
-    through, bare = best[f"tunnel {way}"], best.get(f"bare {way}")
+def _bulk_row(way: str, path: str, best: dict[str, float]) -> Row:
+    direct, through = best[f"direct {way}"], best[f"tunnel {way}"]
     return Row(
-        figure=f"bulk {way}, MB/s",
-        direct=f"{best[f'direct {way}']:.0f}",
+        figure=f"bulk {way}, {path}, MB/s",
+        direct=f"{direct:.0f}",
         tunnel=f"{through:.1f}",
-        channel="–" if bare is None else f"{bare:.1f}",
-        result="–" if bare is None else f"{through / bare:.0%} of bare",
+        result=f"{through / direct:.0%} of direct",
     )
 
 

@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Final
@@ -236,19 +236,24 @@ class Remote:
         await self._take("accept", sdp)
 
     async def _take(self, *step: str) -> object:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
         print(json.dumps(step), file=self._process.stdin, flush=True)
-        async with asyncio.timeout(PATIENCE):
+        return await self.said(0)
+
+    async def said(self, seconds: float) -> object:
+        """The value on its next line, which takes so long, or a little longer."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(seconds + PATIENCE):
             line = await asyncio.to_thread(self._process.stdout.readline)
         assert line, "the other end's process has ended"
         return json.loads(line)
 
 
 @contextmanager
-def other_process(*command: str) -> Iterator[Remote]:
-    """A module of ours that calls `serve`, with its arguments."""
+def other_process(*command: str, at: Sequence[str] = ()) -> Iterator[Remote]:
+    """A module of ours that calls `serve`, with its arguments. ``at``: a command that runs it elsewhere."""
     process = subprocess.Popen(
-        [sys.executable, "-m", *command],
+        [*at, sys.executable, "-m", *command],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
