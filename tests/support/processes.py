@@ -181,13 +181,14 @@ class Processes:
     def signal(self, *flags: str, listen: str = "127.0.0.1:0", environ: dict[str, str] | None = None) -> Signal:
         """A signal server of ours that listens."""
         arguments = ("-m", "llmtunnel", "signal", "--listen", listen, *flags)
-        return self._signal(self.start(*arguments, name="signal", environ=environ))
+        return self.listening(self.start(*arguments, name="signal", environ=environ))
 
     def original_signal(self, *flags: str) -> Signal:
         """The original's signal server, as rebuilt in ``tests/reference``."""
-        return self._signal(self.start("-m", "tests.reference.signal", *flags, name="original-signal"))
+        return self.listening(self.start("-m", "tests.reference.signal", *flags, name="original-signal"))
 
-    def _signal(self, process: Process) -> Signal:
+    def listening(self, process: Process) -> Signal:
+        """A signal server that was started otherwise, once it listens."""
         match = process.wait_line(r"listening on (ws://\S+:(\d+))")
         return Signal(process, match[1].rstrip("/"), int(match[2]))
 
