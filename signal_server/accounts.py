@@ -8,7 +8,7 @@ from collections.abc import Collection, Hashable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, Generic, TypeVar
 
-from .limits import DAY, Bucket, Limits, RelayLimits, signalling_cost
+from .limits import DAY, Bucket, Limits, MakeBucket, RelayLimits, own_bucket, signalling_cost
 from .messages import Code, Refused
 
 Who = TypeVar("Who", bound=Hashable)
@@ -28,11 +28,11 @@ MINUTE: Final = 60.0
 
 
 class Account:
-    """The account of one room, of one address, or of all together."""
+    """The account of one room, of one address, or of all together. ``rate`` and ``total`` have its bytes."""
 
-    def __init__(self, *, rate: float, total: float, ends: int, now: float) -> None:
-        self._rate = Bucket(rate=rate, burst=rate, now=now)
-        self._total = Bucket(rate=total / DAY, burst=total, now=now)
+    def __init__(self, rate: Bucket, total: Bucket, *, ends: int) -> None:
+        self._rate = rate
+        self._total = total
         self._most = ends
         self.ends = 0
         """Number of open pipe ends."""
@@ -67,11 +67,16 @@ class Opened:
 
 
 class Accounts:
-    """All accounts of a relay."""
+    """All accounts of a relay. ``make`` makes the buckets that all instances of the server draw from."""
 
-    def __init__(self, limits: RelayLimits, *, now: float) -> None:
+    def __init__(self, limits: RelayLimits, *, now: float, make: MakeBucket = own_bucket) -> None:
         self._limits = limits
-        self._all = Account(rate=limits.rate_all, total=limits.total_all, ends=2 * limits.pipes, now=now)
+        self._make = make
+        self._all = Account(
+            Bucket(rate=limits.rate_all, burst=limits.rate_all, now=now),  # what one process can carry
+            make("relay total", rate=limits.total_all / DAY, burst=limits.total_all, now=now),
+            ends=2 * limits.pipes,
+        )
         self._each: OrderedDict[str, Account] = OrderedDict()
 
     def __len__(self) -> int:
@@ -94,8 +99,11 @@ class Accounts:
         account = self._each.get(key)
         if account is None:
             limits = self._limits
-            account = Account(rate=limits.rate, total=limits.total, ends=limits.pipes_each, now=now)
-            self._each[key] = account
+            account = self._each[key] = Account(
+                self._make(f"relay rate of {key}", rate=limits.rate, burst=limits.rate, now=now),
+                self._make(f"relay total of {key}", rate=limits.total / DAY, burst=limits.total, now=now),
+                ends=limits.pipes_each,
+            )
             self._forget()
         self._each.move_to_end(key)
         return account
@@ -109,10 +117,13 @@ class Accounts:
 class Budget:
     """Limits how much each key may do: a burst at once, then a rate. Beyond that it delays, and then refuses.
 
-    A key is an address's `network`, or an alias of a room.
+    A key is an address's `network`, or an alias of a room. ``make`` makes the bucket of ``name`` and a key.
     """
 
-    def __init__(self, *, rate: float, burst: float, held: float, refusal: tuple[Code, str]) -> None:
+    def __init__(
+        self, name: str, make: MakeBucket, *, rate: float, burst: float, held: float, refusal: tuple[Code, str]
+    ) -> None:
+        self._name, self._make = name, make
         self._rate, self._burst, self._held = rate, burst, held
         self._refusal = refusal
         self._each: OrderedDict[str, Bucket] = OrderedDict()
@@ -127,7 +138,7 @@ class Budget:
         """
         bucket = self._each.get(key)
         if bucket is None:
-            bucket = self._each[key] = Bucket(rate=self._rate, burst=self._burst, now=now)
+            bucket = self._each[key] = self._make(f"{self._name} {key}", rate=self._rate, burst=self._burst, now=now)
             if len(self._each) > ACCOUNTS:
                 self._each.popitem(last=False)
         self._each.move_to_end(key)
@@ -141,17 +152,19 @@ class Budget:
 class Joins(Budget):
     """Limits how often each address may join. It slows down guesses of room names."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, make: MakeBucket = own_bucket) -> None:
         refusal = Code.ADDRESS_LIMIT, f"too many joins from your address (max {limits.joins:g} a minute)"
-        super().__init__(rate=limits.joins / 60, burst=limits.members_each, held=JOIN_HELD, refusal=refusal)
+        super().__init__(
+            "joins from", make, rate=limits.joins / 60, burst=limits.members_each, held=JOIN_HELD, refusal=refusal
+        )
 
 
 class Messages:
     """Limits the messages of each address, and of each room, with all their bytes. A long message counts as several."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.of_address = _messages(limits.messages_each, Code.ADDRESS_LIMIT, "from your address")
-        self.of_room = _messages(limits.messages_room, Code.ROOM_LIMIT, "in your room")
+    def __init__(self, limits: Limits, make: MakeBucket = own_bucket) -> None:
+        self.of_address = _messages("from", make, limits.messages_each, Code.ADDRESS_LIMIT, "from your address")
+        self.of_room = _messages("in", make, limits.messages_room, Code.ROOM_LIMIT, "in your room")
 
     def charge(self, of: str, room: str | None, size: int, *, now: float) -> float:
         """Count a message of that size, in bytes, and return the seconds to delay it. Raises `Refused`."""
@@ -160,9 +173,9 @@ class Messages:
         return wait if room is None else max(wait, self.of_room.charge(room, cost, now=now))
 
 
-def _messages(rate: float, code: Code, where: str) -> Budget:
+def _messages(of: str, make: MakeBucket, rate: float, code: Code, where: str) -> Budget:
     refusal = code, f"too many messages {where} (max {rate:g} a second)"
-    return Budget(rate=rate, burst=rate * MINUTE, held=MESSAGE_HELD, refusal=refusal)
+    return Budget(f"messages {of}", make, rate=rate, burst=rate * MINUTE, held=MESSAGE_HELD, refusal=refusal)
 
 
 class Strangers(Generic[Who]):

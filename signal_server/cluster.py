@@ -11,6 +11,8 @@ own (`_merged`); and whatever has gone wrong, an edit of each room that it knows
 - *A message* for another instance's member is published to that instance.
 - *An instance lives* as long as it beats. The others remove the members of one that has been silent for
   `Cluster.lease` s.
+- *Rates and totals* (`SharedBucket`) are counted at each instance, and compared through Redis every `COMPARE` s. So an
+  instance may permit too much for that long, and what was too much is owed.
 - *Without Redis*, an instance goes on with what it knows: its members reach each other. Joins wait, and are then
   refused with `Code.UNAVAILABLE`. When Redis is back, with its data or without, each instance mends its rooms.
 
@@ -20,6 +22,7 @@ What Redis holds, below a prefix:
     nodes, addresses         instances: when they last beat (in ms, by Redis's clock), and where the others reach them
     rooms:NAME               hashes of the rooms in which an instance has members
     count:members/:rooms     what each network has
+    bucket:KEY               a bucket: its tokens, and when they were counted
     key                      random bytes that the instances share
     to:NAME                  the channel of an instance
 
@@ -49,7 +52,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from .limits import Limits
+from .limits import Bucket, Limits, SharedBucket
 from .messages import Code, Join, Message, Refused, Role
 from .registry import MEMBERS, ROOMS, Audience, Cluster, Local, differences, too_many_members, too_many_rooms
 from .rooms import Admission, Member, Room, lacks_place
@@ -71,6 +74,10 @@ AT_ONCE: Final = 32
 """Rooms to mend at once, and the most connections to Redis."""
 QUEUE: Final = 16 * 1024 * 1024
 """Bytes that may wait to be published."""
+COMPARE: Final = 0.5
+"""Seconds between two comparisons of rates and totals."""
+TOUCHED: Final = 50_000
+"""Maximum number of rates and totals to compare."""
 BATCH: Final = 100
 """Messages to publish at once."""
 NODES: Final = "nodes"
@@ -121,6 +128,27 @@ KEYS: nodes, addresses, key. ARGV: the instance, its address, a key if there is 
 """
 
 
+_COMPARE: Final = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local left = {}
+for i, each in ipairs(cjson.decode(ARGV[1])) do
+    local key, rate, burst, spent = ARGV[2] .. each[1], each[2], each[3], each[4]
+    local was = redis.call('HMGET', key, 'tokens', 'at')
+    local tokens = tonumber(was[1] or burst) + math.max(0, now - tonumber(was[2] or now)) * rate
+    tokens = math.min(burst, tokens) - spent
+    redis.call('HSET', key, 'tokens', tostring(tokens), 'at', string.format('%.6f', now))
+    redis.call('EXPIRE', key, math.ceil((burst - tokens) / rate) + 1)
+    left[i] = tostring(tokens)
+end
+return left
+"""
+"""Take what was spent from buckets. Returns the tokens that are left in each, which may be less than none.
+
+ARGV: a list of key, tokens per second, burst and tokens spent, as JSON; the prefix of the keys.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class _Record:
     """A room's record, as it was last read or written. An empty one: the room does not exist."""
@@ -165,6 +193,10 @@ class RedisRegistry(Local):
         )
         self._edit_script = self._redis.register_script(_EDIT)
         self._beat_script = self._redis.register_script(_BEAT)
+        self._compare_script = self._redis.register_script(_COMPARE)
+        self._touched: dict[str, SharedBucket] = {}
+        """Buckets from which this instance has drawn since they were compared, by key."""
+        self.make_bucket = self._make_bucket
         self._process = secrets.token_hex(4)
         """Tells this process from another one that has the same name."""
         self.reached = asyncio.Event()
@@ -294,7 +326,7 @@ class RedisRegistry(Local):
                 await mailbox.subscribe(self._channel(self.node))
                 while (await mailbox.get_message(timeout=ANSWER) or {}).get("type") != "subscribe":
                     pass
-            await first_of(self._listen(mailbox), self._live(), self._mend_on(), self._post_on())
+            await first_of(self._listen(mailbox), self._live(), self._mend_on(), self._post_on(), self._compare_on())
 
     async def _live(self) -> None:
         """Beat, and look whether messages still arrive."""
@@ -405,6 +437,35 @@ class RedisRegistry(Local):
                 for _, text, _ in batch:
                     self._queue.popleft()
                     self._queued -= len(text)
+
+    def _make_bucket(self, key: str, *, rate: float, burst: float, now: float) -> Bucket:
+        if len(self._touched) >= TOUCHED:  # Redis is lost
+            del self._touched[next(iter(self._touched))]
+        return SharedBucket(key, self._touched, rate=rate, burst=burst, now=now)
+
+    async def _compare_on(self) -> None:
+        while True:
+            await asyncio.sleep(COMPARE)
+            while self._touched:
+                await self._compare()
+
+    async def _compare(self) -> None:
+        """Take from some buckets in Redis what was spent here, and learn what is left."""
+        buckets = [self._touched.pop(key) for key in list(self._touched)[:BATCH]]
+        spent = [bucket.spent for bucket in buckets]
+        for bucket in buckets:
+            bucket.spent = 0.0
+        told = [[bucket.key, bucket.rate, bucket.burst, count] for bucket, count in zip(buckets, spent, strict=True)]
+        try:
+            left = await _answer(self._compare_script(args=[_dump(told), f"{self._prefix}bucket:"]))
+        except BaseException:
+            for bucket, count in zip(buckets, spent, strict=True):
+                bucket.spent += count
+                self._touched[bucket.key] = bucket
+            raise
+        now = asyncio.get_running_loop().time()
+        for bucket, tokens in zip(buckets, left, strict=True):
+            bucket.adopt(float(tokens), now=now)
 
     # -- rooms
 

@@ -73,8 +73,8 @@ class Hub:
         self._access = access or Access()
         self._limits = limits
         self._ice = ice
-        self._joins = Joins(limits)
-        self._messages = Messages(limits)
+        self._joins = Joins(limits, self.registry.make_bucket)
+        self._messages = Messages(limits, self.registry.make_bucket)
         self._members: dict[Outlet, Member] = {}
         self._outlets: dict[Member, Outlet] = {}
         self._silent_until: dict[Code, float] = {}

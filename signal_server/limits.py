@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 MESSAGE: Final = 64 * 1024
 """Maximum size of a message, in bytes, in both directions. An SDP with many candidates has 5 KiB."""
@@ -207,6 +207,49 @@ class Bucket:
         self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate) - count
         self._filled = now
         return max(0.0, -self._tokens / self._rate)
+
+
+class MakeBucket(Protocol):
+    """Makes the bucket of a key."""
+
+    def __call__(self, key: str, *, rate: float, burst: float, now: float) -> Bucket:
+        """Return a full one."""
+
+
+def own_bucket(key: str, *, rate: float, burst: float, now: float) -> Bucket:
+    """Return a bucket that no other instance draws from. See `MakeBucket`."""
+    return Bucket(rate=rate, burst=burst, now=now)
+
+
+class SharedBucket(Bucket):
+    """A bucket that several instances draw from. Each has a copy of it, and the copies are compared now and then."""
+
+    def __init__(self, key: str, touched: dict[str, SharedBucket], *, rate: float, burst: float, now: float) -> None:
+        super().__init__(rate=rate, burst=burst, now=now)
+        self.key, self.rate, self.burst = key, rate, burst
+        self._touched = touched
+        self.spent = 0.0
+        """Tokens taken from this copy since the last comparison."""
+
+    def take(self, count: float, *, now: float) -> bool:
+        """See `Bucket`."""
+        taken = super().take(count, now=now)
+        if taken:
+            self._spend(count)
+        return taken
+
+    def owe(self, count: float, *, now: float) -> float:
+        """See `Bucket`."""
+        self._spend(count)
+        return super().owe(count, now=now)
+
+    def adopt(self, tokens: float, *, now: float) -> None:
+        """Set how many tokens all instances have left together. What was spent here meanwhile is taken off."""
+        self._tokens, self._filled = tokens - self.spent, now
+
+    def _spend(self, count: float) -> None:
+        self.spent += count
+        self._touched[self.key] = self
 
 
 def frames(data: bytes, state: FrameState) -> Iterator[tuple[int, int]]:

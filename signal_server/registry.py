@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from .limits import Limits
+from .limits import Limits, MakeBucket, own_bucket
 from .messages import Code, Join, Message, Refused
 from .rooms import Admission, Member, Room, news
 
@@ -67,6 +67,10 @@ class Registry(Protocol):
     def key(self) -> bytes:
         """Random bytes that all instances know, and nobody else."""
 
+    @property
+    def make_bucket(self) -> MakeBucket:
+        """Makes the buckets of rates and totals that hold for all instances together."""
+
     def __len__(self) -> int:
         """Return the number of rooms that this instance knows."""
 
@@ -99,6 +103,8 @@ class Local:
         self._limits = limits
         self._audience = audience
         self.key = secrets.token_bytes(32)
+        """See `Registry`."""
+        self.make_bucket: MakeBucket = own_bucket
         """See `Registry`."""
         self._rooms: dict[str, Room] = {}
         self._here: dict[str, Member] = {}

@@ -211,7 +211,7 @@ class Relay:
         self._hub = hub
         self._tickets = tickets
         self._statistics = statistics
-        self._accounts = Accounts(relay, now=asyncio.get_running_loop().time())
+        self._accounts = Accounts(relay, now=asyncio.get_running_loop().time(), make=hub.registry.make_bucket)
         self._pipes: dict[Pass, Pipe] = {}
 
     def __len__(self) -> int:

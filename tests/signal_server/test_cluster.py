@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from redis.asyncio import Redis
 
+from signal_server.accounts import Joins
 from signal_server.limits import Limits
 from signal_server.messages import Code, Join, PassOn, Refused, Role
 from signal_server.rooms import Admission, Member
@@ -382,3 +383,46 @@ async def test_an_instance_that_stops_leaves_nothing_in_redis_but_the_shared_key
             one = await inner.instance("one")
             await enter(one, Role.SERVE)
         assert [key.removeprefix(here.prefix) for key in await here.keys()] == ["key"]
+
+
+async def test_a_rate_holds_for_all_instances_together() -> None:
+    async with house() as here:
+        one, two = await here.instance("one"), await here.instance("two")
+        limits = Limits(members_each=100, joins=60)
+        joins, others = (Joins(limits, each.registry.make_bucket) for each in (one, two))
+        now = asyncio.get_running_loop().time
+        assert sum(joins.charge("192.0.2.1", 1, now=now()) for _ in range(100)) == 0.0
+        assert others.charge("192.0.2.1", 1, now=now()) == 0.0  # until they have compared
+        assert others.charge("192.0.2.2", 100, now=now()) == 0.0
+        await until(lambda: others.charge("192.0.2.1", 0, now=now()) > 0)
+        with pytest.raises(Refused, match="too many joins from your address"):
+            others.charge("192.0.2.1", 10, now=now())
+        with pytest.raises(Refused, match="too many joins from your address"):
+            await until(lambda: joins.charge("192.0.2.2", 50, now=now()) > 100)
+
+
+async def test_a_total_holds_for_all_instances_together_and_what_is_spent_without_redis_is_counted_later() -> None:
+    with redis_server() as server:
+        async with house(server) as here:
+            one, two = await here.instance("one"), await here.instance("two")
+            totals = [each.registry.make_bucket("total", rate=1e-9, burst=100, now=0) for each in (one, two)]
+            server.kill()
+            await until(lambda: not (one.shared.reached.is_set() or two.shared.reached.is_set()))
+            assert totals[0].take(60, now=0) and totals[1].take(39, now=0)
+            server.start()
+            now = asyncio.get_running_loop().time
+            await until(lambda: not totals[0].take(2, now=now()))
+            await until(lambda: not totals[1].take(2, now=now()))
+
+
+async def test_buckets_in_redis_fill_up_with_time_and_are_forgotten_when_they_are_full() -> None:
+    async with house() as here:
+        one, two = await here.instance("one"), await here.instance("two")
+        first = one.registry.make_bucket("b", rate=50, burst=100, now=0)
+        first.owe(200, now=0)
+        now = asyncio.get_running_loop().time
+        second = two.registry.make_bucket("b", rate=50, burst=100, now=now())
+        await until(lambda: second.owe(0, now=now()) > 0)
+        await until(lambda: second.owe(0, now=now()) == 0)
+        async with Redis.from_url(here.url) as redis:
+            assert 0 < await redis.ttl(here.prefix + "bucket:b") <= 5
