@@ -177,6 +177,8 @@ class RedisRegistry(Local):
         self._address = cluster.address
         self._prefix = cluster.prefix
         self._lease = cluster.lease
+        self.beat = cluster.lease / BEATS
+        """Seconds between two beats."""
         self._redis = Redis(
             connection_pool=BlockingConnectionPool.from_url(
                 cluster.url,
@@ -283,6 +285,15 @@ class RedisRegistry(Local):
                 self._lose(exc)
             await asyncio.sleep(AGAIN * random.uniform(0.5, 1.0))
 
+    def others(self) -> list[str]:
+        """Return where the other instances were reached when Redis last was."""
+        return [address for node, address in self.addresses.items() if node != self.node]
+
+    @property
+    def long_lost(self) -> bool:
+        """Whether Redis has been lost for so long that the others take this instance for dead."""
+        return self.lost_since is not None and asyncio.get_running_loop().time() > self.lost_since + self._lease
+
     async def address_of(self, node: str) -> str | None:
         """Return where another instance is reached; None if nobody knows."""
         if node not in self.addresses and self.reached.is_set():  # it may have started just now
@@ -339,7 +350,7 @@ class RedisRegistry(Local):
         self.reached.set()
         while True:
             self.latency = await self.echo()
-            await asyncio.sleep(self._lease / BEATS)
+            await asyncio.sleep(self.beat)
             await self._beat()
 
     def _lose(self, exc: Exception) -> None:

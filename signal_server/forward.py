@@ -1,9 +1,13 @@
-"""An end of a pipe whose other end is at another instance: it passes through here, to the instance that has the pipe.
+"""What instances of a server say to each other directly.
+
+**An end of a pipe whose other end is at another instance** passes through here, to the instance that has the pipe.
 
 A ticket names the instance at which the two ends of a pipe meet, and clients ask for it by their URL's path. Where the
 load balancer does not look at that, an end comes to any instance. This one opens a WebSocket to the right one, and
 passes messages on unchanged. The field `FIELD` of that WebSocket's request proves that an instance sends it, and says
 which address the end has: the pipe's instance counts it there, and applies all limits.
+
+**An instance that has lost Redis** asks the others at ``/readyz`` whether they have lost it too.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -32,6 +36,10 @@ CLOCKS: Final = 60.0
 """Seconds by which the clocks of two instances may differ."""
 CONNECT: Final = 5.0
 """Seconds to connect to another instance."""
+
+
+REACHED: Final = ", redis is reached"
+"""What ``/readyz`` says of an instance that reaches Redis."""
 
 
 class Unreachable(Exception):
@@ -126,3 +134,16 @@ async def _pump(
                 return
             case _:
                 return
+
+
+async def any_has_redis(http: aiohttp.ClientSession, addresses: Iterable[str]) -> bool:
+    """Whether an instance at one of these addresses says that it reaches Redis."""
+    return any(await asyncio.gather(*(_has_redis(http, at) for at in addresses)))
+
+
+async def _has_redis(http: aiohttp.ClientSession, at: str) -> bool:
+    try:
+        async with asyncio.timeout(CONNECT), http.get(f"http://{at}/readyz", allow_redirects=False) as response:
+            return response.status == 200 and REACHED in (await response.content.read(100)).decode("utf-8", "replace")
+    except (aiohttp.ClientError, OSError, ValueError):
+        return False

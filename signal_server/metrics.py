@@ -86,6 +86,26 @@ METRICS: Final = (
     Gauge("open_connections", "Open connections: members, pipe ends, and new ones.", lambda server: len(server)),
     Gauge("open_pipes", "Open pipes of the relay.", lambda server: len(server.relay) if server.relay else 0),
     Gauge("draining", "1 while the server drains, otherwise 0.", lambda server: server.state is State.DRAINING),
+    Gauge(
+        "redis_reached",
+        "1 while Redis is reached, 0 while it is lost, and without --redis.",
+        lambda server: server.shared is not None and server.shared.reached.is_set(),
+    ),
+    Gauge(
+        "redis_latency_seconds",
+        "Time that a message to this instance itself takes through Redis; 0 while there is none.",
+        lambda server: (server.shared.latency or 0.0) if server.shared else 0.0,
+    ),
+    Gauge(
+        "instances",
+        "Instances that share the rooms, as this one knows; 0 without --redis.",
+        lambda server: len(server.shared.addresses) if server.shared else 0,
+    ),
+    Gauge(
+        "unshared",
+        "Rooms and messages of which this instance has not told the others yet.",
+        lambda server: server.shared.behind if server.shared else 0,
+    ),
     Counter("connections_total", "Accepted connections.", lambda server: server.statistics.connections),
     Counter(
         "evicted_total",

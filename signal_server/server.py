@@ -31,7 +31,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from .access import Access
 from .accounts import FORWARDED, Strangers, client_address, is_in, netloc, network
 from .connection import SignalConnection, Socket
-from .forward import FIELD, Unreachable, connect, proof, proven_address, splice
+from .forward import FIELD, REACHED, Unreachable, any_has_redis, connect, proof, proven_address, splice
 from .hub import Hub
 from .ice import IceServers
 from .limits import HEAD, Limits, Meter, pipe_cost, signalling_cost
@@ -39,6 +39,7 @@ from .messages import Refused
 from .registry import Audience, Cluster, MemoryRegistry, Registry
 from .relay import End, PipeSocket, Relay, offered_ticket, status
 from .statistics import Statistics
+from .tasks import first_of
 from .tickets import node_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ EVICTED: Final = 16
 """Number of strangers to drop when the system has no file left for a newcomer."""
 NOTICE: Final = 2.0
 """Maximum seconds for a load balancer to notice that this server drains, before members are asked to join again."""
+MOVE: Final = 10.0
+"""Maximum seconds in which members are asked to join elsewhere, while Redis is lost here."""
+SURE: Final = 2.0
+"""Minimum seconds between two questions to other instances whether they reach Redis: some attempts to reach it here."""
 MOVED_PER_SECOND: Final = 100
 """Members to ask in a second, if that takes no more than a third of the time. Each return costs its new server a TLS
 handshake in front, and a join."""
@@ -66,6 +71,8 @@ class State(Enum):
 
     STARTING = auto()
     READY = auto()
+    CUT_OFF = auto()
+    """Redis is lost here, and reached by other instances."""
     DRAINING = auto()
 
 
@@ -110,10 +117,11 @@ class SignalServer:
         # Four times as many may be accepted before the first one of them has evicted another connection.
         self._limits = limits.within(files - SPARE - 4 * self._at_once, at_once=self._at_once)
         self._draining = False
+        self._cut_off = False
         self.statistics = Statistics()
         """What it has counted."""
         self._cluster = cluster
-        self._shared: RedisRegistry | None = None
+        self.shared: RedisRegistry | None = None
         """The rooms, if they are shared with other instances."""
         node = cluster.node if cluster else ""
         self._hub = Hub(self._limits, self._make_registry, node=node, ice=ice, access=access)
@@ -143,16 +151,18 @@ class SignalServer:
             return MemoryRegistry(limits, audience)
         from .cluster import RedisRegistry  # needs a package that one instance alone does not
 
-        self._shared = RedisRegistry(limits, audience, cluster=self._cluster)
-        return self._shared
+        self.shared = RedisRegistry(limits, audience, cluster=self._cluster)
+        return self.shared
 
     @property
     def state(self) -> State:
         """Shown by ``/readyz``: 200 if it is ready, otherwise 503."""
         if self._draining:
             return State.DRAINING
-        # A Redis that is lost later makes no difference: a load balancer would refuse everybody.
-        started = self._server is not None and (self._shared is None or self._shared.started)
+        # While Redis is lost to all instances, they stay ready. Otherwise a load balancer would refuse everybody.
+        if self._cut_off:
+            return State.CUT_OFF
+        started = self._server is not None and (self.shared is None or self.shared.started)
         return State.READY if started else State.STARTING
 
     @property
@@ -179,9 +189,9 @@ class SignalServer:
         """Start to listen."""
         if self._limits.relay is not None and self._hub.tickets is not None:
             self.relay = Relay(self._limits, self._limits.relay, self._hub, self._hub.tickets, self.statistics)
-        if self._shared is not None:
-            self._sharing = asyncio.create_task(self._shared.run(), name="sharing rooms")
+        if self.shared is not None:
             self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            self._sharing = asyncio.create_task(self._share(self.shared, self._http), name="sharing rooms")
         door = _Door(self)
         self._runner = web.ServerRunner(door, shutdown_timeout=self._limits.close)
         await self._runner.setup()
@@ -239,6 +249,23 @@ class SignalServer:
             connection.move()
             due += pause
 
+    async def _share(self, shared: RedisRegistry, http: aiohttp.ClientSession) -> None:
+        await first_of(shared.run(), self._watch_redis(shared, http))
+
+    async def _watch_redis(self, shared: RedisRegistry, http: aiohttp.ClientSession) -> None:
+        """While Redis is lost to this instance alone, ask its members to join at another one."""
+        found = 0
+        while True:
+            await asyncio.sleep(max(shared.beat, SURE) if found else shared.beat)
+            # Twice, since Redis may just have come back, and they were the first to notice.
+            found = found + 1 if shared.long_lost and await any_has_redis(http, shared.others()) else 0
+            if found == 2:
+                logger.warning("Other instances reach Redis: members are asked to join there")
+                self._cut_off = self._hub.draining = True
+                await self._move_members(MOVE)
+                await shared.reached.wait()
+                self._cut_off, self._hub.draining, found = False, self._draining, 0
+
     async def aclose(self) -> None:
         """Stop listening, and close every socket. Idempotent."""
         runner, self._runner = self._runner, None
@@ -255,10 +282,10 @@ class SignalServer:
             await self._finish(runner.cleanup(), self._stop_sharing())
 
     async def _stop_sharing(self) -> None:
-        if self._sharing is not None and self._shared is not None and self._http is not None:
+        if self._sharing is not None and self.shared is not None and self._http is not None:
             self._sharing.cancel()
             await asyncio.wait([self._sharing])
-            await self._shared.aclose()
+            await self.shared.aclose()
             await self._http.close()
 
     async def _finish(self, *work: Coroutine[Any, Any, object]) -> None:
@@ -373,7 +400,10 @@ class SignalServer:
         if path == "/healthz":
             return _plain("ok\n")
         if path == "/readyz":
-            return _plain(f"{self.state.name.lower()}\n", status=200 if self.state is State.READY else 503)
+            text = self.state.name.lower()
+            if self.state is State.READY and self.shared is not None:
+                text += REACHED if self.shared.reached.is_set() else ", redis is lost"
+            return _plain(f"{text}\n", status=200 if self.state is State.READY else 503)
         return _plain(GREETING)
 
     async def _answer_pipe(
@@ -383,12 +413,12 @@ class SignalServer:
         if self.relay is None or not socket.can_prepare(request):
             return _plain("no relay\n", status=403)
         address = self._address(request)
-        if self._shared is not None:
+        if self.shared is not None:
             node = node_of(ticket)
-            if node != self._shared.node:
+            if node != self.shared.node:
                 return await self._forward(request, handler, transport, ticket, node=node)
             if (value := request.headers.get(FIELD)) is not None:
-                proven = proven_address(self._shared.key, node=node, ticket=ticket, value=value)
+                proven = proven_address(self.shared.key, node=node, ticket=ticket, value=value)
                 if proven is None:
                     return _plain("no such instance\n", status=403)
                 address = proven
@@ -420,9 +450,9 @@ class SignalServer:
         self, request: web.BaseRequest, handler: _Handler, transport: asyncio.Transport, ticket: str, *, node: str
     ) -> web.StreamResponse:
         """Pass a pipe's end on to the instance that has the pipe."""
-        assert self._shared is not None and self._http is not None, "as rooms are shared"
+        assert self.shared is not None and self._http is not None, "as rooms are shared"
         relay = self._limits.relay
-        at = None if FIELD in request.headers else await self._shared.address_of(node)
+        at = None if FIELD in request.headers else await self.shared.address_of(node)
         if at is None:
             return _plain("no such instance\n", status=403)
         if relay is None or len(self._passing) >= 2 * relay.pipes:
@@ -431,7 +461,7 @@ class SignalServer:
         self._passing.add(handler)
         try:
             self._settle(handler)
-            value = proof(self._shared.key, node=node, ticket=ticket, address=self._address(request))
+            value = proof(self.shared.key, node=node, ticket=ticket, address=self._address(request))
             async with connect(self._http, at, ticket=ticket, value=value) as other:
                 handler.measure(self._meter(pipe_cost), transport.abort)
                 await socket.prepare(request)

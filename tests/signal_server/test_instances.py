@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import aiohttp
 import pytest
@@ -20,7 +21,7 @@ from signal_server.tickets import node_of
 
 from ..support.embedded import until
 from ..support.ports import free_port
-from ..support.redis_server import needs_redis, shared_redis
+from ..support.redis_server import Wire, needs_redis, redis_server, shared_redis
 from ..support.signal_clients import PATIENCE, Meeting, Peer, cut, meeting
 
 pytestmark = needs_redis
@@ -30,13 +31,16 @@ QUICK = Limits(close=0.3)
 
 
 @asynccontextmanager
-async def instances(*names: str, limits: Limits = QUICK) -> AsyncIterator[list[Meeting]]:
+async def instances(
+    *names: str, limits: Limits = QUICK, urls: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[list[Meeting]]:
+    """``urls``: of Redis, for instances that do not use the shared one, or not directly."""
     prefix = f"test-{secrets.token_hex(4)}:"
     async with AsyncExitStack() as stack:
         meetings = []
         for name in names:
-            port = free_port()
-            cluster = Cluster(url=shared_redis().url, node=name, address=f"127.0.0.1:{port}", prefix=prefix, lease=1.0)
+            port, url = free_port(), urls.get(name) or shared_redis().url
+            cluster = Cluster(url=url, node=name, address=f"127.0.0.1:{port}", prefix=prefix, lease=1.0)
             meetings.append(await stack.enter_async_context(meeting(limits, port=port, cluster=cluster)))
         for here in meetings:
             await until(lambda here=here: here.server.state is State.READY, "an instance has reached Redis")
@@ -257,3 +261,52 @@ async def test_members_that_leave_take_their_tickets_with_them_at_every_instance
         await pipe.serve.socket.close()
         await pipe.proxy.hear("peer-left")
         assert await pipe.refused(pipe.two, pipe.tickets[1]) == 403
+
+
+async def readyz(here: Meeting) -> tuple[int, str]:
+    async with here.http.get(here.server.url.replace("ws", "http", 1) + "/readyz") as response:
+        return response.status, (await response.text()).strip()
+
+
+async def test_an_instance_that_alone_has_lost_redis_asks_its_members_to_join_at_another_one() -> None:
+    wire = Wire(shared_redis().port)
+    async with instances("one", "two", urls={"one": await wire.open()}) as (one, two):
+        serve, proxy = await member(one, "serve"), await member(two, "proxy")
+        assert await readyz(one) == (200, "ready, redis is reached")
+        wire.cut()
+        assert await serve.closed() == 1012
+        assert await readyz(one) == (503, "cut_off")
+        assert (await (await one.peer()).refused("join", room="R", role="proxy"))["code"] == "draining"
+        assert (await proxy.hear("peer-left"))["peerId"] == serve.id
+        back = await two.peer()
+        await back.join(role="serve", token=serve.token)
+        assert (await proxy.hear("peer-joined"))["peerId"] == back.id
+        wire.mend()
+        await until(lambda: one.server.state is State.READY)
+        await member(one, "proxy")
+        assert (await back.hear("peer-joined"))["role"] == "proxy"
+    await wire.aclose()
+
+
+async def test_instances_that_have_all_lost_redis_stay_ready_and_keep_their_members() -> None:
+    with redis_server() as server:
+        async with instances("one", "two", urls=dict.fromkeys(("one", "two"), server.url)) as here:
+            serve, near, far = [await member(here[at], role) for at, role in ((0, "serve"), (0, "proxy"), (1, "proxy"))]
+            server.kill()
+            for peer in (serve, near, far):
+                while (message := await peer.hear())["type"] != "error":
+                    pass
+                assert message["code"] == "unavailable"
+            await asyncio.sleep(2.5)  # several leases, after which they would have moved
+            for each in here:
+                assert await readyz(each) == (200, "ready, redis is lost")
+            await serve.say("offer", sdp="o", to=near.id)
+            assert (await near.hear())["type"] == "offer"
+            server.start()
+            for each in here:
+                await until(lambda each=each: each.server.shared.reached.is_set())
+            newcomer = await member(here[1], "proxy")
+            while (message := await serve.hear()).get("peerId") != newcomer.id:
+                assert message["type"] in ("peer-joined", "peer-left")
+            await newcomer.say("offer", sdp="o", to=serve.id)
+            assert (await serve.hear())["type"] == "offer"

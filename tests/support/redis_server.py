@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import shutil
 import signal
@@ -75,6 +76,56 @@ class RedisServer:
             connection.sendall(b"PING\r\n")
             return connection.recv(7).startswith((b"+PONG", b"-NOAUTH"))
         return False
+
+
+class Wire:
+    """The way to Redis of one instance, which can be cut: then nothing passes, and nobody is told."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._cut = asyncio.Event()
+        self._whole = asyncio.Event()
+        self._whole.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> str:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    def cut(self) -> None:
+        self._whole.clear()
+
+    def mend(self) -> None:
+        """What has not passed is lost: both ends get a reset, as a firewall's would be."""
+        for task in self._tasks:
+            task.cancel()
+        self._whole.set()
+
+    async def aclose(self) -> None:
+        self._server.close()
+        self.mend()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await self._whole.wait()
+        further, back = await asyncio.open_connection("127.0.0.1", self._to)
+        try:
+            await asyncio.gather(self._pass(reader, back), self._pass(further, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            back.transport.abort()
+            writer.transport.abort()
+
+    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            await self._whole.wait()
+            target.write(data)
+            await target.drain()
 
 
 @contextmanager
