@@ -59,9 +59,10 @@ def shell(redirections: str, arguments: tuple[str, ...], *, module: str = "llmtu
 
 
 def ended(redirections: str, arguments: tuple[str, ...], **options: str) -> tuple[int, str, str]:
+    """Its exit status and what it wrote, without the line that a doctor begins with on a slow machine."""
     with shell(redirections, arguments, **options) as process:
         said, complained = process.communicate(timeout=60)
-    return process.returncode, said, complained
+    return process.returncode, said, complained.removeprefix(LOOKING)
 
 
 CLOSED = ["".join(each) for each in itertools.product(("", "<&- "), ("", ">&- "), ("", "2>&-"))]
