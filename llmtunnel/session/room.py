@@ -292,7 +292,7 @@ class Room:
 
     def _take_ice(self, offer: IceOffer | None, within: Reach) -> None:
         """Note the STUN and TURN servers that the signal server hands out."""
-        if offer is not None and offer.skipped:
+        if offer is not None and offer.skipped and self._warnings.take(self._loop.time()):
             logger.info("the signal server names %d STUN or TURN servers that are not used", offer.skipped)
         self._ice.told(offer, within=within, now=self._loop.time())
         self._renewal.set()

@@ -52,6 +52,8 @@ def test_what_is_under_way_outlives_the_credentials_and_the_allocation_made_with
         old = made.coturn
         restart_coturn(made)
         tunnel.proxy.wait_event("resumed", after=before, path="turn", timeout=PATIENCE)
+        for one in tunnel.resumed()[before:]:
+            print(f"{one['path']} after a gap of {one['gap_ms'] / 1000:.2f} s")
         second = allocations(made.coturn)
         assert min(second.values()) > max(first.values()), "new credentials"
         ended = client.wait_event("load", timeout=25 + 2 * PATIENCE)

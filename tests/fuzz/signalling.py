@@ -17,6 +17,7 @@ from llmtunnel.status import Role
 from llmtunnel.transport import sdp
 from signal_server.access import Access
 from signal_server.hub import Hub
+from signal_server.ice import IceServers
 from signal_server.limits import MESSAGE, Limits
 from signal_server.messages import Message, Refused, encode, parse
 
@@ -33,6 +34,8 @@ SDP: Final = str(
 )
 CANDIDATE: Final = IceCandidate(candidate="candidate:1 1 udp 1 127.0.0.1 5 typ host", sdp_mid="0", sdp_m_line_index=0)
 TOKENS: Final = ["one-token", "another-token"]
+SERVERS: Final = IceServers(stun=("stun:a:3478",), turn=("turn:a", "turns:a:443"), secret="s")
+ICE: Final = SERVERS.offer("a", now=0)
 FROM_SERVER: Final = [
     '{"type":"joined","peerId":"A","peers":["B","C"]}',
     '{"type":"joined","peerId":"A","peers":["B"],"role":"proxy","token":"t","members":[{"peerId":"B","role":"serve","instance":"i"}]}',
@@ -45,6 +48,8 @@ FROM_SERVER: Final = [
     '{"type":"joined","peerId":"A","peers":[],"relay":{"rate":4194304,"total":9e9,"idle":60.0}}',
     '{"type":"pipe","peerId":"B","ticket":"t-1_x"}',
     '{"type":"error","message":"room is full","code":"room-full"}',
+    json.dumps({"type": "joined", "peerId": "A", "peers": [], "role": "proxy", "ice": ICE}),
+    json.dumps({"type": "ice", "ice": ICE}),
 ]
 FROM_CLIENT: Final = [
     '{"type":"join","room":"R"}',
@@ -57,6 +62,7 @@ FROM_CLIENT: Final = [
     messages.answer(SDP, to=None),
     messages.candidate(CANDIDATE, to=None),
     messages.pipe("B"),
+    messages.ask_ice(),
     messages.bye(),
 ]
 
@@ -120,7 +126,7 @@ def from_clients(rng: Random) -> None:
     """What clients say to the signal server: it is acted on, or `Refused`; rooms stay within their bounds."""
     limits = Limits(proxies=2, rooms=3, members=6, rooms_each=2, members_each=3, joins=1)
     access = Access(rng.choice([None, TOKENS[:1], TOKENS]))
-    hub = Hub(limits, access=access)
+    hub = Hub(limits, access=access, ice=rng.choice((None, SERVERS)))
     outlets = [_Outlet(hub, f"192.0.2.{number % 3}") for number in range(5)]
     for _ in range(rng.randrange(1, 15)):
         outlet, said = rng.choice(outlets), rng.choice(FROM_CLIENT)

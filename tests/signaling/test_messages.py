@@ -178,7 +178,7 @@ def test_any_text_is_a_message_or_a_protocol_error(text: str) -> None:
         parse(text)
 
 
-KINDS = "joined", "peer-joined", "peer-left", "offer", "answer", "candidate", "pipe", "error"
+KINDS = "joined", "peer-joined", "peer-left", "offer", "answer", "candidate", "pipe", "ice", "error"
 TURN = {"urls": ["turn:a", "turns:a:443"], "username": "9:i", "credential": "c="}
 
 
@@ -294,16 +294,26 @@ def test_the_time_of_credentials_is_bounded(ttl: object, seconds: float) -> None
     assert ice_of(TURN, ttl=ttl).ttl == (seconds if ttl != 1e300 else 0.0)
 
 
-NAMES = "peerId", "peers", "members", "role", "token", "relay", "sdp", "candidate", "ticket", "message", "code"
+NAMES = "peerId", "peers", "members", "role", "token", "relay", "sdp", "candidate", "ticket", "message", "code", "ice"
 items = st.text() | st.dictionaries(st.text(), st.text())
-values = st.none() | st.booleans() | st.integers() | st.text() | st.lists(items)
+urls = st.sampled_from(("stun:a", "turn:a", "turns:a:443", "turn:a:22", "file:a", "")) | st.text()
+servers = st.fixed_dictionaries(
+    {}, optional={"urls": st.lists(urls) | urls, "username": st.text(), "credential": st.text()}
+)
+offers = st.fixed_dictionaries({"servers": st.lists(servers | items)}, optional={"ttl": st.floats() | st.text()})
+values = st.none() | st.booleans() | st.integers() | st.text() | st.lists(items) | offers
 
 
 @settings(deadline=None)  # a busy machine is no defect
 @given(st.fixed_dictionaries({"type": st.sampled_from(KINDS)}, optional=dict.fromkeys(NAMES, values)))
 def test_any_values_make_a_message_or_a_protocol_error(message: dict[str, object]) -> None:
     with suppress(ProtocolError):
-        parse(json.dumps(message))
+        made = parse(json.dumps(message))
+        if isinstance(made, Joined | IceTold) and made.ice is not None:
+            used = [url for each in made.ice.servers for url in (*each.stun, *each.turn)]
+            assert len(used) <= MAX_ICE
+            assert all(url.startswith(("stun:", "turn:", "turns:")) and len(url) <= MAX_URL for url in used)
+            assert 0 <= made.ice.ttl <= MAX_TTL
 
 
 def test_join_says_who_we_are_and_proves_it_where_it_can() -> None:
