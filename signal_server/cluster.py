@@ -245,7 +245,7 @@ class RedisRegistry(Local):
 
         try:
             async with self._available():
-                await self._edit(request.room, admit, limited=lambda before: before.ghost(request) is None)
+                await self._edit(request.room, admit, join=request)
         except BaseException:
             self._withdraw(admissions)
             self._soon(request.room)  # the record may have been written
@@ -283,6 +283,8 @@ class RedisRegistry(Local):
                 await self._visit()
             except (RedisError, OSError, TimeoutError) as exc:
                 self._lose(exc)
+                with suppress(RedisError, OSError, TimeoutError):  # or a dead one would be used again
+                    await _answer(self._redis.connection_pool.disconnect(inuse_connections=False))
             await asyncio.sleep(AGAIN * random.uniform(0.5, 1.0))
 
     def others(self) -> list[str]:
@@ -516,14 +518,14 @@ class RedisRegistry(Local):
         change: Callable[[Room], Room],
         *,
         abrupt: Collection[str] = (),
-        limited: Callable[[Room], bool] = lambda before: False,
+        join: Join | None = None,
     ) -> None:
         """Edit a room: see `_edit_record`."""
         key = _hash(name)
         lock = self._editing.get(key) or asyncio.Lock()
         self._editing[key] = lock
         async with lock:
-            await self._edit_record(key, name, change, abrupt=abrupt, limited=limited)
+            await self._edit_record(key, name, change, abrupt=abrupt, join=join)
 
     async def _edit_record(
         self,
@@ -532,11 +534,11 @@ class RedisRegistry(Local):
         change: Callable[[Room], Room],
         *,
         abrupt: Collection[str] = (),
-        limited: Callable[[Room], bool] = lambda before: False,
+        join: Join | None = None,
     ) -> None:
         """Edit a room. Raises `Refused` if its network has reached a limit, or too many others edit it.
 
-        ``change`` may be called several times, and raise `Refused`. ``limited``: whether the limits of networks apply.
+        ``change`` may be called several times, and raise `Refused`. ``join``: the request that it admits, if it does.
         The name is empty for a room that this instance does not know.
         """
         text = self._records[key].text if key in self._records else await self._read(key)
@@ -549,9 +551,11 @@ class RedisRegistry(Local):
                 self._accept(name, _Record(text, _version(text)), abrupt)
                 return
             record = _Record(_encode(after, version) if after.members else "", version)
-            replaced = [each.peer_id for each in before.members if each not in after.members]
+            ghost = join and before.ghost(join)
+            replaced = [ghost.peer_id] if ghost else []
+            limited = join is not None and ghost is None
             told = {"room": key, "record": record.text, "version": version, "abrupt": [*abrupt], "replaced": replaced}
-            effects = self._effects(key, written, after, limited(before))
+            effects = self._effects(key, written, after, limited)
             answer, more = await _answer(
                 self._edit_script(keys=[self._room_key(key)], args=[text, record.text, _dump(effects), _dump(told)])
             )

@@ -32,7 +32,7 @@ QUICK = Limits(close=0.3)
 
 @asynccontextmanager
 async def instances(
-    *names: str, limits: Limits = QUICK, urls: Mapping[str, str] = MappingProxyType({})
+    *names: str, limits: Limits = QUICK, urls: Mapping[str, str] = MappingProxyType({}), lease: float = 20.0
 ) -> AsyncIterator[list[Meeting]]:
     """``urls``: of Redis, for instances that do not use the shared one, or not directly."""
     prefix = f"test-{secrets.token_hex(4)}:"
@@ -40,7 +40,7 @@ async def instances(
         meetings = []
         for name in names:
             port, url = free_port(), urls.get(name) or shared_redis().url
-            cluster = Cluster(url=url, node=name, address=f"127.0.0.1:{port}", prefix=prefix, lease=1.0)
+            cluster = Cluster(url=url, node=name, address=f"127.0.0.1:{port}", prefix=prefix, lease=lease)
             meetings.append(await stack.enter_async_context(meeting(limits, port=port, cluster=cluster)))
         for here in meetings:
             await until(lambda here=here: here.server.state is State.READY, "an instance has reached Redis")
@@ -270,7 +270,7 @@ async def readyz(here: Meeting) -> tuple[int, str]:
 
 async def test_an_instance_that_alone_has_lost_redis_asks_its_members_to_join_at_another_one() -> None:
     wire = Wire(shared_redis().port)
-    async with instances("one", "two", urls={"one": await wire.open()}) as (one, two):
+    async with instances("one", "two", urls={"one": await wire.open()}, lease=1.5) as (one, two):
         serve, proxy = await member(one, "serve"), await member(two, "proxy")
         assert await readyz(one) == (200, "ready, redis is reached")
         wire.cut()
@@ -290,7 +290,7 @@ async def test_an_instance_that_alone_has_lost_redis_asks_its_members_to_join_at
 
 async def test_instances_that_have_all_lost_redis_stay_ready_and_keep_their_members() -> None:
     with redis_server() as server:
-        async with instances("one", "two", urls=dict.fromkeys(("one", "two"), server.url)) as here:
+        async with instances("one", "two", urls=dict.fromkeys(("one", "two"), server.url), lease=1.0) as here:
             serve, near, far = [await member(here[at], role) for at, role in ((0, "serve"), (0, "proxy"), (1, "proxy"))]
             server.kill()
             for peer in (serve, near, far):
@@ -307,6 +307,6 @@ async def test_instances_that_have_all_lost_redis_stay_ready_and_keep_their_memb
                 await until(lambda each=each: each.server.shared.reached.is_set())
             newcomer = await member(here[1], "proxy")
             while (message := await serve.hear()).get("peerId") != newcomer.id:
-                assert message["type"] in ("peer-joined", "peer-left")
+                assert message["type"] in ("peer-joined", "peer-left", "error")
             await newcomer.say("offer", sdp="o", to=serve.id)
             assert (await serve.hear())["type"] == "offer"

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Self, TypeVar
 
 import pytest
+from redis.exceptions import RedisError
 
 from signal_server.cluster import RedisRegistry
 from signal_server.limits import Limits
@@ -205,6 +206,9 @@ async def settled(*instances: Instance) -> None:
         quiet += 1
         for registry in registries:
             await registry.reached.wait()
-            await registry.echo()
+            try:
+                await registry.echo()
+            except (RedisError, OSError, TimeoutError):  # it is about to notice that it has lost Redis
+                quiet = 0
         if any(registry.behind for registry in registries):
             quiet = 0
