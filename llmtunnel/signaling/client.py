@@ -218,6 +218,11 @@ def _diagnosis(url: str, exc: Exception) -> tuple[str, str]:
                 f"The signal server {url} redirects to {to}, and llmtunnel does not follow redirects.",
                 f"If you trust that address, use --signal {to}.",
             )
+        case aiohttp.WSServerHandshakeError(status=502 | 503 | 504):  # the answer of an HTTP server in front of it
+            return (
+                f"The signal server {url} is not available now: the answer was HTTP status {exc.status}.",
+                "If that lasts, tell its operator.",
+            )
         case aiohttp.WSServerHandshakeError():
             return f"{url} is not a signal server: it answered with HTTP status {exc.status}.", "Check --signal."
         case aiohttp.ClientConnectorCertificateError():

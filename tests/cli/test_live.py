@@ -20,7 +20,6 @@ from urllib.request import urlopen
 
 import pytest
 
-from llmtunnel.cli.commands import LOOKING
 from llmtunnel.cli.console import GIVING_UP, Console
 from llmtunnel.cli.live import INTERVAL, Live
 from llmtunnel.cli.output import Output
@@ -192,9 +191,7 @@ def test_a_wrong_code_is_explained_once(started: Processes, flags: tuple[str, ..
     with on_terminal(*flags, command=wrong) as terminal:
         assert terminal.wait_exit() == 3
         text = " ".join(terminal.screen.copied)
-        # Where links are slow, the last guess may be used up by a second path. That has an explanation of its own.
-        assert text.count("Wrong code: ") == 1
-        assert text.count(NOT_PROVEN) == 1 + text.count("This proxy stops before somebody can guess it.") <= 2
+        assert text.count("Wrong code: ") == text.count(NOT_PROVEN) == 1
         assert terminal.screen.lines[-1] == GIVING_UP.strip()
 
 
@@ -215,8 +212,7 @@ def test_on_a_terminal_the_doctor_says_whether_serve_is_there_at_any_width(start
         assert terminal.wait_exit() == 0
         text = " ".join(" ".join(terminal.screen.copied).split())
         assert "✓ serve It is in the room" in text and "the code is right." in text
-        table = [line for line in terminal.screen.copied if f"{line}\n" != LOOKING]  # which slow machines show
-        assert max(map(len, table)) <= 40
+        assert max(map(len, terminal.screen.copied)) <= 40
 
 
 def test_an_invite_that_serve_was_given_is_not_drawn() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from llmtunnel.cli.signals import Stop
 
-from ..support.processes import PATIENCE, environment
+from ..support.processes import environment
 
 
 async def answer(status: int) -> int:
@@ -134,7 +134,7 @@ def test_a_signal_closes_in_order(kind: str, name: str, status: int) -> None:
     other = {} if kind == "usual" else {"prelude": WITHOUT_LOOP_SIGNALS, "runner": "asyncio.run"}
     with program(closing=0.05, **other) as process:
         process.send_signal(number)
-        assert process.communicate(timeout=PATIENCE)[0] == "closing\nclosed\n"
+        assert process.communicate(timeout=20)[0] == "closing\nclosed\n"
     assert process.returncode == status
 
 
@@ -147,7 +147,7 @@ def test_a_second_signal_ends_the_process_at_once(kind: str) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "closing\n"
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=PATIENCE)[0] == ""
+        assert process.communicate(timeout=20)[0] == ""
     assert process.returncode == -signal.SIGINT
 
 
@@ -160,7 +160,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(kind: str, ignored
     with program(closing=0, ignored=(ignored,), **other) as process:
         process.send_signal(getattr(signal, ignored))
         process.send_signal(getattr(signal, last))
-        assert process.communicate(timeout=PATIENCE)[0] == "closing\nclosed\n"
+        assert process.communicate(timeout=20)[0] == "closing\nclosed\n"
     assert process.returncode == 128 + getattr(signal, last)
 
 
@@ -171,7 +171,7 @@ def test_a_terminal_that_closes_may_say_so_twice() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "closing\n"
         process.send_signal(signal.SIGHUP)
-        assert process.communicate(timeout=PATIENCE)[0] == "closed\n"
+        assert process.communicate(timeout=20)[0] == "closed\n"
     assert process.returncode == 129
 
 
@@ -209,7 +209,7 @@ def test_every_command_ends_in_order_and_heeds_what_was_ignored(command: str, ig
             process.send_signal(getattr(signal, ignored))
         last = signal.SIGTERM if ignored else signal.SIGHUP
         process.send_signal(last)
-        said = process.communicate(timeout=PATIENCE)[0]
+        said = process.communicate(timeout=30)[0]
     assert (process.returncode, "Traceback" in said) == (128 + last, False), said
 
 
@@ -238,4 +238,4 @@ def test_a_terminal_that_closes_ends_the_command_in_order(command: str) -> None:
         while not re.search(rb"Ctrl-C: leave|toy model server on .*\n", seen):
             seen += os.read(ours, 10_000)
         os.close(ours)
-        assert process.wait(PATIENCE) == 129
+        assert process.wait(30) == 129

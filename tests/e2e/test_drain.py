@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal as signals
+import socket
+import subprocess
 import threading
+import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from ..support.balancer import Balancer
 from ..support.exchanges import request
-from ..support.processes import Address, Processes, Tunnel
+from ..support.processes import ROOT, Address, Processes, Signal, Tunnel
 from ..support.raw_client import Client
 from ..support.upstream import Upstream, wait_until
 from .test_recovery import needs_unix
@@ -52,14 +60,38 @@ def test_a_server_that_is_replaced_loses_no_byte_of_streams_over_direct_paths_an
 ) -> None:
     first, second = processes.signal("--log-format", "json"), processes.signal()
     addresses = [("127.0.0.1", each.port) for each in (first, second)]
+    with Balancer(*addresses) as balancer:
+        replace(processes, own_upstream, balancer.url, lambda: first)
+        balancer.wait_ready(addresses[1])
+
+
+@needs_unix
+@pytest.mark.skipif(shutil.which("caddy") is None, reason="needs caddy")
+@pytest.mark.timeout(180)
+def test_the_same_behind_caddy_with_the_file_of_deploy(
+    processes: Processes, own_upstream: Upstream, tmp_path: Path
+) -> None:
+    first, port = processes.signal("--log-format", "json"), free_port()
+
+    def second_listens() -> Signal:
+        processes.signal(listen=f"127.0.0.1:{port}")
+        return first
+
+    with caddy(tmp_path, [first.port, port]) as url:
+        replace(processes, own_upstream, url, second_listens)
+
+
+def replace(processes: Processes, upstream: Upstream, url: str, which: Callable[[], Signal]) -> None:
+    """Start tunnels by the signal server at the URL, and end the process behind it that has their members."""
     stopped = threading.Event()
-    with Balancer(*addresses) as balancer, ThreadPoolExecutor() as threads:
-        tunnels = start(processes, own_upstream, balancer)
+    tunnels = start(processes, upstream, url)
+    with ThreadPoolExecutor() as threads:
         streams: list[Future[object]] = []
         for tunnel in tunnels.values():
             streams += [threads.submit(tokens, tunnel.address), threads.submit(shout, tunnel.address, stopped)]
         try:
-            wait_until(lambda: len(own_upstream.requests) == len(streams), "all stream")
+            wait_until(lambda: len(upstream.requests) == len(streams), "all stream")
+            first = which()
             first.process.signal(signals.SIGTERM)
             assert first.process.wait_exit() == 128 + signals.SIGTERM
         finally:
@@ -67,24 +99,57 @@ def test_a_server_that_is_replaced_loses_no_byte_of_streams_over_direct_paths_an
         for each in streams:
             each.result()
 
-        balancer.wait_ready(addresses[1])
-        first.process.wait_line('"message": "Draining: 6 members are asked to join again, 2 pipes go on')
-        for room, tunnel in tunnels.items():
-            for side in (tunnel.serve, tunnel.proxy):
-                check_untroubled(room, side.wait_event("reconnecting", what="signal server")["reason"], tunnel)
-        # Its members have met at the second server: a new proxy finds its serve there.
-        late = processes.proxy("relay", balancer.url, *FLAGS, "--path", "relay")
-        late.process.wait_event("peer-connected", path="relay")
+    first.process.wait_line('"message": "Draining: 6 members are asked to join again, 2 pipes go on')
+    for room, tunnel in tunnels.items():
+        for side in (tunnel.serve, tunnel.proxy):
+            check_untroubled(room, side.wait_event("reconnecting", what="signal server")["reason"], tunnel)
+    # Its members have met at the other server: a new proxy finds its serve there.
+    late = processes.proxy("relay", url, *FLAGS, "--path", "relay")
+    late.process.wait_event("peer-connected", path="relay")
 
 
-def start(processes: Processes, upstream: Upstream, balancer: Balancer) -> dict[str, Tunnel]:
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def caddy(folder: Path, ports: list[int]) -> Iterator[str]:
+    """Caddy with the file of deploy/, and two servers on these ports. The URL at which it listens, without TLS."""
+    text = (ROOT / "deploy/Caddyfile").read_text(encoding="utf-8")
+    for number, port in enumerate(ports, start=1):
+        assert f"signal-{number}:8787" in text
+        text = text.replace(f"signal-{number}:8787", f"127.0.0.1:{port}")
+    file = folder / "Caddyfile"
+    file.write_text("{\n\tadmin off\n}\n" + text, encoding="utf-8")
+    own = f"http://127.0.0.1:{free_port()}"
+    environ = os.environ | {"SIGNAL_DOMAIN": own, "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+    command = ["caddy", "run", "--config", str(file), "--adapter", "caddyfile"]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, env=environ, stderr=log) as process:
+
+        def ready() -> bool:
+            assert process.poll() is None, (folder / "log").read_text(encoding="utf-8")
+            try:
+                with urllib.request.urlopen(f"{own}/readyz", timeout=5) as response:
+                    return bool(response.status == 200)
+            except OSError:
+                return False
+
+        try:
+            wait_until(ready, "Caddy has found the first server")
+            yield own.replace("http", "ws", 1)
+        finally:
+            process.terminate()
+
+
+def start(processes: Processes, upstream: Upstream, url: str) -> dict[str, Tunnel]:
     """Start a tunnel in each room, all at the same time."""
     started = {}
     for room, path in PATHS.items():
-        started[room] = processes.serve(room, upstream.url, balancer.url, *FLAGS, "--path", path)
+        started[room] = processes.serve(room, upstream.url, url, *FLAGS, "--path", path)
     tunnels = {}
     for room, path in PATHS.items():
-        proxy = processes.proxy(room, balancer.url, *FLAGS, "--path", path)
+        proxy = processes.proxy(room, url, *FLAGS, "--path", path)
         tunnels[room] = Tunnel(started[room], proxy.process, proxy.url)
     for room, path in PATHS.items():
         tunnels[room].proxy.wait_event("peer-connected", path=path)

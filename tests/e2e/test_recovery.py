@@ -19,7 +19,7 @@ from ..support.raw_server import Do, reply
 from ..support.upstream import Upstream, wait_until
 
 AGAIN_WITHIN = 15.0
-"""Seconds until a tunnel must work again, once what was started again is up; what it took in all is printed."""
+"""Seconds until a tunnel must work again; what it takes on an idle machine is printed."""
 
 needs_unix = pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP and SIGINT")
 
@@ -85,7 +85,7 @@ def test_three_proxies_share_a_serve_and_all_recover_when_it_is_killed(
         client.check_broken()
     print(f"clients knew after {time.monotonic() - killed:.2f} s")
     restarted = time.monotonic()
-    processes.serve(room, own_upstream.url, signal.url).wait_event("signal-connected")
+    processes.serve(room, own_upstream.url, signal.url)
     for proxy in proxies:
         measure_again(proxy.address, restarted, "serve killed and restarted")
 
@@ -99,7 +99,6 @@ def test_a_serve_that_is_killed_and_restarted_at_once_is_found_again(
         serve.kill()
         killed = time.monotonic()
         serve = processes.serve("at once", own_upstream.url, signal.url)
-        serve.wait_event("signal-connected")
         measure_again(tunnel.address, killed, "serve killed, started again at once")
 
 
@@ -112,7 +111,7 @@ def test_a_serve_is_found_again_through_the_originals_signal_server(
     tunnel.serve.kill()
     killed = time.monotonic()
     client.check_broken()
-    processes.serve("original", own_upstream.url, signal.url).wait_event("signal-connected")
+    processes.serve("original", own_upstream.url, signal.url)
     measure_again(tunnel.address, killed, "serve killed, original signal server")
 
 

@@ -21,7 +21,6 @@ from signal_server.relay import PROTOCOL
 from signal_server.settings import SettingError
 
 from ..conftest import run
-from ..support.processes import PATIENCE
 from ..support.signal_clients import meeting
 
 RIGHT, OTHER, WRONG = "right-token", "other-token", "wrong-token"
@@ -350,5 +349,5 @@ def test_a_running_server_takes_a_changed_file(tmp_path: Path) -> None:
         assert run(answer(address, OTHER)) == "joined"
         assert run(answer(address, RIGHT)) == "access-token"
         process.terminate()
-        _, rest = process.communicate(timeout=PATIENCE)
+        _, rest = process.communicate(timeout=10)
     assert RIGHT not in rest and OTHER not in rest

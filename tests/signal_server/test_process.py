@@ -22,7 +22,6 @@ import pytest
 from signal_server.limits import Limits
 
 from ..conftest import run
-from ..support.processes import PATIENCE
 from ..support.signal_clients import HANDSHAKE, masked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +81,7 @@ def test_signals_end_it_in_order_with_their_exit_status(number: signal.Signals) 
     with server("--port", "0") as process:
         assert url(process).startswith("ws://0.0.0.0:")
         process.send_signal(number)
-        said, errors = process.communicate(timeout=PATIENCE)
+        said, errors = process.communicate(timeout=10)
         assert (said, errors, process.returncode) == ("", "", 128 + number)
 
 
@@ -92,7 +91,7 @@ async def member_until_told(url: str, joined: Callable[[], None]) -> int | None:
         await peer.send_str('{"type":"join","room":"R","role":"serve"}')
         assert (await peer.receive_json())["type"] == "joined"
         joined()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(20):
             await peer.receive()
         return peer.close_code
 
@@ -103,7 +102,7 @@ def test_a_signal_drains_it_and_it_ends_when_the_last_member_has_gone(number: si
     with server("--listen", "127.0.0.1:0", "--drain", "3600") as process:
         there = url(process)
         assert asyncio.run(member_until_told(there, lambda: process.send_signal(number))) == 1012
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=20)
     assert "Draining: 1 members are asked to join again, 0 pipes go on for up to 3600 s" in errors
     assert process.returncode == 128 + number
 
@@ -115,7 +114,7 @@ def test_a_second_signal_ends_the_drain() -> None:
             await peer.send_str('{"type":"join","room":"R","role":"serve"}')
             await peer.receive_json()
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(20):
                 while (await refusal(http, there)) != "draining":
                     pass
             process.send_signal(signal.SIGTERM)
@@ -141,7 +140,7 @@ def test_with_a_drain_of_0_it_ends_at_once() -> None:
     with server("--listen", "127.0.0.1:0", "--drain", "0") as process:
         there = url(process)
         assert asyncio.run(member_until_told(there, process.terminate)) == aiohttp.WSCloseCode.GOING_AWAY
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=20)
     assert "Draining" not in errors
     assert process.returncode == 143
 
@@ -156,7 +155,7 @@ def test_metrics_are_answered_where_the_flag_says_and_logs_are_json() -> None:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             assert b"llmtunnel_signal_joins_total 2.0" in response.read()
         process.terminate()
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=10)
     lines = [json.loads(line) for line in errors.splitlines()]
     assert [line["message"].partition(": ")[2] for line in lines[:2]] == [
         "original peer joined, 1 inside",
@@ -168,7 +167,7 @@ def test_a_port_of_metrics_in_use_is_one_clear_line_and_exit_2() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with server("--listen", "127.0.0.1:0", "--metrics-listen", address) as process:
-            said, errors = process.communicate(timeout=PATIENCE)
+            said, errors = process.communicate(timeout=10)
     reason = "it is in use by another program; choose another with --metrics-listen"
     assert (said, errors, process.returncode) == ("", f"Cannot listen on {address}: {reason}.\n", 2)
 
@@ -182,7 +181,7 @@ def test_metrics_without_their_package_are_one_clear_line_and_exit_2() -> None:
         "sys.exit(main(['--listen', '127.0.0.1:0', '--metrics-listen', '127.0.0.1:0']))"
     )
     with server(run=("-c", code)) as process:
-        said, errors = process.communicate(timeout=PATIENCE)
+        said, errors = process.communicate(timeout=10)
     assert (said, process.returncode) == ("", 2)
     assert errors.startswith("--metrics-listen needs prometheus-client, which is not installed.")
     assert "pip install 'llmtunnel[metrics]'" in errors and errors.count("\n") == 1
@@ -192,7 +191,7 @@ def test_a_port_in_use_is_one_clear_line_and_exit_2() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with server("--listen", address) as process:
-            said, errors = process.communicate(timeout=PATIENCE)
+            said, errors = process.communicate(timeout=10)
     assert process.returncode == 2
     assert said == ""
     reason = "it is in use by another program; choose another with --listen"
@@ -202,7 +201,7 @@ def test_a_port_in_use_is_one_clear_line_and_exit_2() -> None:
 def test_an_address_that_is_not_this_machines_is_one_clear_line_and_exit_2() -> None:
     address = "192.0.2.1:0"
     with server("--listen", address) as process:
-        said, errors = process.communicate(timeout=PATIENCE)
+        said, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert said == ""
     assert errors == f"Cannot listen on {address}: this machine has no such address.\n"
@@ -212,7 +211,7 @@ def test_it_logs_who_comes_and_goes_to_standard_error_without_the_rooms_name() -
     with server("--listen", "127.0.0.1:0", "--max-proxies", "3") as process:
         run(join_twice(url(process)))
         process.terminate()
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=10)
     assert "original peer joined, 2 inside" in errors
     assert "secret" not in errors
 
@@ -229,7 +228,7 @@ def test_a_process_on_windows_which_lacks_signal_handlers_on_loops_ends_the_same
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         url(process)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=PATIENCE) == 130
+        assert process.wait(timeout=10) == 130
 
 
 def crowd(stack: ExitStack, url: str, count: int, said: bytes = b"") -> list[socket.socket]:
@@ -255,7 +254,7 @@ def test_connections_that_only_sit_there_keep_no_newcomer_out(said: bytes) -> No
         run(join_twice(there))
         assert time.monotonic() - begun < Limits().join / 2
         process.terminate()
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=10)
     assert "Traceback" not in errors
     assert len(errors) < 2000
 
@@ -320,7 +319,7 @@ def test_a_health_check_is_answered_when_all_places_are_taken_and_others_keep_co
             for each in flooding:
                 each.result()
         process.terminate()
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=20)
     assert "Cannot accept" not in errors and "Traceback" not in errors
 
 
@@ -340,7 +339,7 @@ def test_a_server_without_a_file_left_says_so_in_few_lines_and_goes_on() -> None
         run(join_twice(there))
         assert time.monotonic() - begun < Limits().join / 2
         process.terminate()
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=10)
     assert "Cannot accept connections: Too many open files" in errors
     assert "Traceback" not in errors
     assert errors.count("Cannot accept connections") <= 4
@@ -374,7 +373,7 @@ def test_a_server_that_stops_without_a_file_left_prints_no_traceback() -> None:
             if not joins(client, process):
                 break
         process.terminate()
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate(timeout=10)
     assert "Cannot accept connections: Too many open files" in errors
     assert "Traceback" not in errors
 
@@ -387,4 +386,4 @@ def test_it_asks_for_as_many_files_as_it_may_have() -> None:
     )
     for files, expected in (("-n 1024 && ulimit -Sn 64", "1024 1024"), ("-n 300", "300 300")):
         with server(files=files, run=("-c", code)) as process:
-            assert process.communicate(timeout=PATIENCE)[0].strip() == expected
+            assert process.communicate(timeout=10)[0].strip() == expected

@@ -343,6 +343,15 @@ async def test_a_web_server_is_told_from_a_signal_server() -> None:
         assert "is not a signal server: it answered with HTTP status 404." in str(await failure(url))
 
 
+async def test_a_server_that_is_away_is_told_from_a_web_server_by_what_the_one_in_front_of_it_says() -> None:
+    async def answer(_request: web.BaseRequest) -> web.Response:
+        return web.Response(status=503)
+
+    async with serving(web.Server(answer)) as url:
+        error = await failure(url)
+        assert str(error) == f"The signal server {url} is not available now: the answer was HTTP status 503."
+
+
 async def test_a_redirect_is_said_with_both_addresses_and_is_not_followed() -> None:
     async def answer(_request: web.BaseRequest) -> web.Response:
         return web.Response(status=307, headers={"Location": "https://other.example:8443/signal?key=1"})
