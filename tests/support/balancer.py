@@ -16,10 +16,15 @@ Address = tuple[str, int]
 
 
 class Balancer:
-    """Sends each new connection to the first backend whose ``/readyz`` answers 200, on a thread of its own."""
+    """Sends each new connection to the first backend whose ``/readyz`` answers 200, on a thread of its own.
 
-    def __init__(self, *backends: Address) -> None:
+    ``in_turn``: to each of them in turn.
+    """
+
+    def __init__(self, *backends: Address, in_turn: bool = False) -> None:
         self._backends = backends
+        self._in_turn = in_turn
+        self._turn = 0
         self._ready: dict[Address, bool] = {}
         self._changed = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -82,7 +87,9 @@ class Balancer:
         """Copy in both directions until either side ends."""
         writers = [writer]
         try:
-            beyond, further = await asyncio.open_connection(*self.ready[0])
+            self._turn += self._in_turn
+            ready = self.ready
+            beyond, further = await asyncio.open_connection(*ready[self._turn % len(ready)])
             writers.append(further)
             copies = [asyncio.ensure_future(_copy(reader, further)), asyncio.ensure_future(_copy(beyond, writer))]
             try:
@@ -91,7 +98,7 @@ class Balancer:
                 for each in copies:
                     each.cancel()
                 await asyncio.gather(*copies, return_exceptions=True)
-        except (OSError, IndexError):
+        except (OSError, ZeroDivisionError):
             pass  # no backend is ready
         finally:
             for each in writers:
