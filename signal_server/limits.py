@@ -111,12 +111,18 @@ class Limits:
         16, "--max-proxies", Unit.COUNT, f"proxies in a room, 1 to {MAX_PROXIES}", most=MAX_PROXIES
     )
     """Proxies in a room, besides its serve."""
-    rooms: int = 5_000
-    """Simultaneous rooms."""
-    members: int = 10_000
-    """Simultaneous members of all rooms: about 20 KB each."""
-    sockets: int = 14_000
-    """Simultaneous connections: members, pipe ends, and new connections."""
+    rooms: int = _settable(5_000, "--max-rooms", Unit.COUNT, "simultaneous rooms")
+    """Simultaneous rooms that have a member at this instance."""
+    members: int = _settable(10_000, "--max-members", Unit.COUNT, "simultaneous members of all rooms")
+    """Simultaneous members at this instance: about 20 KB each."""
+    sockets: int = _settable(
+        14_000,
+        "--max-connections",
+        Unit.COUNT,
+        "simultaneous connections; an eighth is for clients that are in no room yet, and two for each pipe",
+        most=10**6,
+    )
+    """Simultaneous connections: members, pipe ends, and new connections. Each needs an open file."""
     newcomers: int = 1_750
     """Connections reserved for clients that are not in a room yet. `within` sets it."""
     rooms_each: int = _settable(600, "--rooms-per-address", Unit.COUNT, "simultaneous rooms that an address created")

@@ -25,8 +25,8 @@ from .tasks import first_of
 
 logger = logging.getLogger(__name__)
 
-FILES: Final = 16_384
-"""Number of open files to request: some more than `Limits.sockets`."""
+FILES: Final = 2_384
+"""Number of open files to request besides `Limits.sockets`: 16,384 in all by default."""
 PAUSE: Final = 0.5
 """Minimum seconds between two evictions of strangers for that reason; asyncio tries to accept again after 1 s."""
 QUIET: Final = 5.0
@@ -80,7 +80,7 @@ def run(
     seconds to drain; a second signal ends that. For the others, see `SignalServer`.
     """
     logs.set_up(log_level, log_format)
-    raise_open_files()
+    raise_open_files(limits.sockets + FILES)
     if metrics is not None and find_spec("prometheus_client") is None:
         print(NO_PROMETHEUS, file=sys.stderr)  # noqa: T201
         return USAGE
@@ -148,14 +148,14 @@ async def _watching(tokens: TokenFile | None, access: Access | None) -> AsyncIte
         await asyncio.wait([watching])
 
 
-def raise_open_files() -> None:
-    """Raise this process's limit of open files as far as necessary and possible."""
+def raise_open_files(wanted: int) -> None:
+    """Raise this process's limit of open files so far, if possible."""
     try:
         import resource
     except ImportError:  # Windows, where sockets are not files
         return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     while most > open_files():  # macOS reports no limit, and rejects more than 10,240
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from . import channel, fair, far, latency, memory, panel, soak, startup, throughput
+from . import channel, fair, far, latency, memory, panel, signalling, soak, startup, throughput
 from .loop import run
 from .report import Row, table
 
@@ -30,8 +30,9 @@ BY_NAME: dict[str, Callable[[bool], Awaitable[list[Row]]]] = {
     "far": far.far,
     "far-channels": channel.far,
     "fair": fair.fair,
+    "signal": signalling.signal,
 }
-"""What needs root, and minutes."""
+"""What needs minutes, and some of them root."""
 
 SHORT: Final = (
     'ip link set lo mtu "$1" up && ip link add own type veth peer name other && ip link set other up && '

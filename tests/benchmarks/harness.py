@@ -9,11 +9,12 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from .client import Address, Failed, connect
@@ -28,17 +29,24 @@ LOOK: Final = 0.01
 class Process:
     """One running command. Its output goes to a file: a reader would take its share of the processor."""
 
-    def __init__(self, *arguments: str, name: str, folder: Path) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        name: str,
+        folder: Path,
+        program: Sequence[str] = (sys.executable, "-m"),
+        environ: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.name = name
         self._output = folder / f"{name}-{secrets.token_hex(4)}.txt"
         # An installed llmtunnel has its bytecode: without, a start takes a fifth longer.
         foreign = ("TUNNEL_", "LLMTUNNEL_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "PYTHONDONTWRITEBYTECODE")
-        environ = {key: value for key, value in os.environ.items() if not key.upper().startswith(foreign)}
+        ours = {key: value for key, value in os.environ.items() if not key.upper().startswith(foreign)}
         with self._output.open("wb") as output:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                [*program, *arguments],
                 cwd=ROOT,
-                env=environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+                env=ours | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | dict(environ),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from ..support.redis_server import needs_redis
 from .channel import OURS, speed
 from .client import Chunked
 from .harness import ROOT
@@ -29,6 +30,23 @@ def test_figures_are_measured_and_printed_as_a_table() -> None:
     assert done.returncode == 0, done.stderr
     assert "| small GET, p50" in done.stdout
     assert "| memory under load, MB" in done.stdout
+
+
+@needs_redis
+@pytest.mark.timeout(180)
+def test_the_signal_server_is_measured_alone_and_with_redis() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks", "--quick", "signal"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("one instance", "two instances and Redis"):
+        assert f"| {name}: relay, one pipe" in done.stdout
+        assert f"| {name}: 300 idle members, memory for each" in done.stdout
 
 
 async def test_what_a_bare_channel_of_ours_carries_is_measured() -> None:

@@ -382,7 +382,7 @@ def test_a_server_that_stops_without_a_file_left_prints_no_traceback() -> None:
 def test_it_asks_for_as_many_files_as_it_may_have() -> None:
     code = (
         "import resource, sys\nfrom signal_server.process import raise_open_files\n"
-        "for _ in range(2):\n    raise_open_files()\nprint(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+        "for _ in range(2):\n    raise_open_files(16_384)\nprint(*resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     for files, expected in (("-n 1024 && ulimit -Sn 64", "1024 1024"), ("-n 300", "300 300")):
         with server(files=files, run=("-c", code)) as process:
