@@ -111,15 +111,17 @@ class Wire:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await self._whole.wait()
-        further, back = await asyncio.open_connection("127.0.0.1", self._to)
+        writers = [writer]
         try:
+            await self._whole.wait()
+            further, back = await asyncio.open_connection("127.0.0.1", self._to)
+            writers.append(back)
             await asyncio.gather(self._pass(reader, back), self._pass(further, writer))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            back.transport.abort()
-            writer.transport.abort()
+            for each in writers:
+                each.transport.abort()
 
     async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
