@@ -83,7 +83,6 @@ class Wire:
 
     def __init__(self, port: int) -> None:
         self._to = port
-        self._cut = asyncio.Event()
         self._whole = asyncio.Event()
         self._whole.set()
         self._tasks: set[asyncio.Task[None]] = set()
