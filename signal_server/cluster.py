@@ -541,7 +541,10 @@ class RedisRegistry(Local):
         ``change`` may be called several times, and raise `Refused`. ``join``: the request that it admits, if it does.
         The name is empty for a room that this instance does not know.
         """
-        text = self._records[key].text if key in self._records else await self._read(key)
+        if key in self._records:
+            text = self._records[key].text
+        else:  # most rooms that somebody joins are new; of others, the answer has the record
+            text = "" if join is not None else await self._read(key)
         for attempt in range(ATTEMPTS):
             written = self._parse(name, text)
             before = self._merged(written)

@@ -180,7 +180,7 @@ async def _figures(server: Server, name: str, quick: bool) -> list[Row]:
     count = MEETINGS // 10 if quick else MEETINGS
     rows = [await _meet(server, f"{name}: from a join to the offer, idle", count)]
     async with _load(server, load := LOAD // 10 if quick else LOAD) as joined:
-        beside = await _meet(server, f"{name}: the same beside {load:,} joins/s", count)
+        beside = await _meet(server, f"{name}: the same beside {load:,} joins/s", count // 3)
         rows.append(Row(figure=beside.figure, result=f"{beside.result} ({joined():,.0f} joins/s came)"))
     if server.roles:
         rows += await _relay(server, name, 0.5 if quick else 5.0)
