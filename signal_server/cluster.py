@@ -541,10 +541,12 @@ class RedisRegistry(Local):
         ``change`` may be called several times, and raise `Refused`. ``join``: the request that it admits, if it does.
         The name is empty for a room that this instance does not know.
         """
-        if key in self._records:
-            text = self._records[key].text
-        else:  # most rooms that somebody joins are new; of others, the answer has the record
-            text = "" if join is not None else await self._read(key)
+        known = self._records.get(key)
+        if known is None and join is None:
+            known = _Record(await self._read(key))
+        text = (
+            known.text if known else ""
+        )  # most rooms that somebody joins are new; of others, the answer has the record
         for attempt in range(ATTEMPTS):
             written = self._parse(name, text)
             before = self._merged(written)

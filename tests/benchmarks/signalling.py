@@ -36,6 +36,8 @@ MEETINGS: Final = 300
 LOAD: Final = 1_000
 """Joins per second beside the meetings that are timed."""
 LOADERS: Final = 200
+IDLE: Final = 12.0
+"""Seconds: each member is pinged once, and pings once."""
 AT_ONCE: Final = 100
 PATIENCE: Final = 60.0
 FLAGS: Final = (
@@ -205,11 +207,15 @@ async def _hold(server: Server, name: str, count: int) -> list[Row]:
         seconds, spent = time.perf_counter() - begun, server.processor - processor
         await asyncio.sleep(1)
         each = (server.memory - memory) * 1000 / count
+        processor = server.processor
+        await asyncio.sleep(IDLE)
+        idle = (server.processor - processor) / IDLE
     finally:
         for client in clients:
             client.close()
     return [
         Row(figure=f"{name}: {count:,} idle members, memory for each", result=f"{each:.1f} KB"),
+        Row(figure=f"{name}: the same, processor", result=f"{idle:.1%} of a core"),
         Row(
             figure=f"{name}: connections that join, per second",
             result=f"{count / seconds:,.0f} ({spent / count * 1000:.2f} ms of processor each)",
