@@ -544,9 +544,7 @@ class RedisRegistry(Local):
         known = self._records.get(key)
         if known is None and join is None:
             known = _Record(await self._read(key))
-        text = (
-            known.text if known else ""
-        )  # most rooms that somebody joins are new; of others, the answer has the record
+        text = known.text if known else ""  # most rooms that somebody joins are new; else the answer has the record
         for attempt in range(ATTEMPTS):
             written = self._parse(name, text)
             before = self._merged(written)
