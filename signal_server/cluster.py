@@ -246,9 +246,11 @@ class RedisRegistry(Local):
         try:
             async with self._available():
                 await self._edit(request.room, admit, join=request)
-        except BaseException:
+        except BaseException as exc:
+            unknown = not isinstance(exc, Refused) or exc.code is Code.UNAVAILABLE
+            if admissions and unknown:  # the record may have been written
+                self._soon(request.room)
             self._withdraw(admissions)
-            self._soon(request.room)  # the record may have been written
             raise
         (admission,) = admissions
         later = self._joining.pop(admission.member.peer_id, [])
@@ -281,7 +283,9 @@ class RedisRegistry(Local):
         while True:
             try:
                 await self._visit()
-            except (RedisError, OSError, TimeoutError) as exc:
+            except Exception as exc:
+                if not isinstance(exc, RedisError | OSError | TimeoutError):
+                    logger.exception("A defect, or what is in Redis is not ours")
                 self._lose(exc)
                 with suppress(RedisError, OSError, TimeoutError):  # or a dead one would be used again
                     await _answer(self._redis.connection_pool.disconnect(inuse_connections=False))
@@ -606,7 +610,7 @@ class RedisRegistry(Local):
         if name in self._rooms:
             self._names[key] = name
             self._records[key] = record
-        elif not any(self._here[peer_id].room == name for peer_id in self._joining):
+        elif not any(self._here[peer_id].room == name for peer_id in self._joining if peer_id in self._here):
             self._names.pop(key, None)
             self._records.pop(key, None)
         if not _same(written, after):
@@ -624,7 +628,7 @@ class RedisRegistry(Local):
     def _merged(self, written: Room) -> Room:
         """Return a room: what its record says of other instances' members, and what is known here of ours."""
         ours = [member for member in self.room(written.name).members if member.node == self.node]
-        stay = frozenset(ours).union(self._here[peer_id] for peer_id in self._joining)
+        stay = frozenset(ours).union(self._here[peer_id] for peer_id in self._joining if peer_id in self._here)
         kept = [each for each in written.members if each.node != self.node or each in stay or not written.name]
         held = frozenset(kept)
         for member in ours:

@@ -391,3 +391,23 @@ async def test_an_instance_that_others_have_buried_too_early_keeps_its_members()
         await settled(one, two)
         assert not one.cut
         assert seen(two, proxy) == {serve.peer_id}
+
+
+async def test_joins_that_fail_without_redis_leave_nothing_to_mend() -> None:
+    with redis_server() as server:
+        async with house(server) as here:
+            one = await here.instance("one")
+            server.kill()
+            await until(lambda: not one.shared.reached.is_set())
+            results = await asyncio.gather(*(enter(one, room=f"{n}") for n in range(20)), return_exceptions=True)
+            assert [getattr(each, "code", each) for each in results] == [Code.UNAVAILABLE] * 20
+            assert one.shared.behind == 0
+
+
+async def test_what_is_not_ours_in_redis_is_logged_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with house() as here:
+        one = await here.instance("one")
+        async with Redis.from_url(here.url) as redis:
+            await redis.publish(here.prefix + "to:one", "no JSON")
+        await until(lambda: "what is in Redis is not ours" in caplog.text)
+        await enter(one)
