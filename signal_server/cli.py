@@ -153,8 +153,16 @@ def _dest(flag: Flag) -> str:
     return flag.name.lstrip("-").replace("-", "_")
 
 
+class _Parser(argparse.ArgumentParser):
+    """As argparse's since Python 3.11.4: what cannot be written raises nothing. `main` reports it for help."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        with suppress(OSError):
+            super()._print_message(message, file)
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         description="Run a signal server, which brings the two sides of a tunnel together.",
         epilog="It sees the names of rooms and the addresses of peers, but no tunnel traffic. Put it behind TLS."

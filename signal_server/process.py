@@ -36,10 +36,9 @@ BY_SIGNAL: Final = 128
 """Base of the exit status of a process that a signal ended; the signal's number is added."""
 
 NO_PROMETHEUS: Final = (
-    "--metrics-listen needs prometheus-client, which is not installed."
-    " Install it with: pip install 'llmtunnel[metrics]', or prometheus-client beside a copy of signal_server."
+    "--metrics-listen needs the package prometheus-client. Install it, or llmtunnel with the extra llmtunnel[metrics]."
 )
-NO_REDIS: Final = "--redis needs the package redis: pip install 'llmtunnel[redis]'."
+NO_REDIS: Final = "--redis needs the package redis. Install it, or llmtunnel with the extra llmtunnel[redis]."
 
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors with which the system reports that it cannot hold another connection."""

@@ -25,7 +25,7 @@ def test_what_carries_is_tried_and_what_comes_late_is_introduced_by_all_others(c
 
 @pytest.mark.parametrize(
     ("choice", "missing"),
-    [("turn", "a TURN server"), ("relay", "a secret"), ("tcp", "a secret"), ("tcp", "resume-for")],
+    [("relay", "a secret"), ("tcp", "a secret"), ("tcp", "resume-for")],
 )
 def test_a_path_that_cannot_be_used_is_refused_with_what_it_needs(choice: str, missing: str) -> None:
     secret = None if missing == "a secret" else "secret"

@@ -409,7 +409,7 @@ class Crowd(RuleBasedStateMachine):
 
 
 TestCrowd = Crowd.TestCase
-TestCrowd.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestCrowd.settings = settings(deadline=None, max_examples=25, stateful_step_count=40)
 
 
 class CrowdOfInstances(Crowd):
@@ -419,4 +419,4 @@ class CrowdOfInstances(Crowd):
 
 
 TestCrowdOfInstances = needs_redis(CrowdOfInstances.TestCase)
-TestCrowdOfInstances.settings = settings(deadline=None, max_examples=10, stateful_step_count=30)
+TestCrowdOfInstances.settings = settings(deadline=None, max_examples=6, stateful_step_count=30)

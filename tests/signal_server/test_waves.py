@@ -28,7 +28,7 @@ def processes_fixture() -> Iterator[Processes]:
 @pytest.mark.timeout(400)
 def test_memory_does_not_grow_from_the_second_small_wave_to_the_fourth(processes: Processes) -> None:
     signal = processes.listening(processes.start("-c", FEW_ACCOUNTS, *waves.FLAGS, name="signal"))
-    held = run(waves.resident(signal, 1_600, at_once=100), timeout=390)
+    held = run(waves.resident(signal, 800, at_once=100), timeout=390)
     assert held[3] - held[1] < MIB, [f"{each / MIB:.1f} MiB" for each in held]
     assert signal.process.errors == []
     assert signal.process.stop() == 143
