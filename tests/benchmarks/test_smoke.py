@@ -33,6 +33,7 @@ def test_figures_are_measured_and_printed_as_a_table() -> None:
 
 
 @needs_redis
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_the_signal_server_is_measured_alone_and_with_redis() -> None:
     done = subprocess.run(
