@@ -463,7 +463,7 @@ class RedisRegistry(Local):
     async def _compare_on(self) -> None:
         while True:
             await asyncio.sleep(COMPARE)
-            while self._touched:
+            for _ in range(0, len(self._touched), BATCH):  # what is touched meanwhile waits for the next time
                 await self._compare()
 
     async def _compare(self) -> None:

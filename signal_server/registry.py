@@ -1,4 +1,4 @@
-"""Who is in which room: the interface, and its implementation in the memory of one process.
+"""The registry of rooms: its interface, and an implementation for a server that is one process.
 
 `MemoryRegistry` serves one instance of the server alone. `cluster.RedisRegistry` shares the rooms among several.
 Whichever it is, an instance knows the rooms that its own members are in, and tells these members what changes.
@@ -110,7 +110,7 @@ class Local:
         self._here: dict[str, Member] = {}
         """Members whose socket is here, by peer id, including those that are about to join."""
         self._joining: dict[str, list[Message]] = {}
-        """What has come for each member that is about to join, which is told of the room when it has joined."""
+        """Messages for members whose join is under way. Each gets them after its ``joined``."""
 
     def __len__(self) -> int:
         return len(self._rooms)

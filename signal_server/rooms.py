@@ -1,4 +1,4 @@
-"""One room: who is in it, who sees whom, and what its members are told. Pure: nothing here knows of sockets or stores.
+"""A room: its members, which of them see each other, and their notifications. Pure: it knows no sockets and no Redis.
 
 A `Room` is a value. Whoever changes a room makes another value of it, and `news` says what that means for a member:
 

@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from signal_server.accounts import Joins
+from signal_server.cluster import COMPARE
 from signal_server.limits import Limits
 from signal_server.messages import Code, Join, PassOn, Refused, Role
 from signal_server.rooms import Admission, Member
@@ -351,6 +352,24 @@ async def test_a_rate_holds_for_all_instances_together() -> None:
             others.charge("192.0.2.1", 10, now=now())
         with pytest.raises(Refused, match="too many joins from your address"):
             await until(lambda: joins.charge("192.0.2.2", 50, now=now()) > 100)
+
+
+async def test_a_rate_that_is_used_all_the_time_is_compared_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house() as here:
+        one = await here.instance("one")
+        bucket = one.registry.make_bucket("b", rate=1e6, burst=1e6, now=0)
+        times: list[float] = []
+        compare, now = one.shared._compare, asyncio.get_running_loop().time
+
+        async def note() -> None:
+            times.append(now())
+            await compare()
+
+        monkeypatch.setattr(one.shared, "_compare", note)
+        while len(times) < 2:
+            bucket.owe(1, now=now())
+            await asyncio.sleep(0)
+        assert times[1] - times[0] > COMPARE * 0.9
 
 
 async def test_a_total_holds_for_all_instances_together_and_what_is_spent_without_redis_is_counted_later() -> None:

@@ -95,7 +95,7 @@ class Wire:
         self._whole.clear()
 
     def mend(self) -> None:
-        """What has not passed is lost: both ends get a reset, as a firewall's would be."""
+        """Restore the way. Bytes on it are lost, and both ends of each connection get a reset."""
         for task in self._tasks:
             task.cancel()
         self._whole.set()
