@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from llmtunnel.transport.sctp.association import Association, Event
 from llmtunnel.transport.webrtc import WebRtcChannel
 
-from .webrtc_ends import End
+from .webrtc_ends import End, candidates_of, without_candidates
 
 OFFERS: Final = ("we", "it")
 PATHS: Final = ("clean", "lossy")
@@ -45,7 +45,11 @@ async def echo(end: End, other: Other, *, offers: str, dtls: str, path: str, siz
     else:
         theirs = "passive" if dtls == "client" else "active"
         offer = (await other.offer()).replace("setup:actpass", f"setup:{theirs}")
-        await other.accept(await end.peer.answer(offer))
+        # We send nothing before the other has our answer: libdatachannel 0.22 begins ICE with it before it stores the
+        # fingerprint, and refuses our certificate if our packets come in between.
+        await other.accept(await end.peer.answer(without_candidates(offer)))
+        for candidate in candidates_of(offer):
+            end.peer.add_candidate(candidate)
     await end.open()
     assert end.peer._server == (dtls == "server")
     assert isinstance(end.channel, WebRtcChannel)

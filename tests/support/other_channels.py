@@ -104,7 +104,11 @@ class Wrtc(Peer):
 
 
 class LibDataChannel(Peer):
-    """libdatachannel. Its callbacks come from threads of its own."""
+    """libdatachannel. Its callbacks come from a thread of its own.
+
+    A channel's callbacks are set in that thread: to set one, the binding waits for any that runs, and holds the GIL, for
+    which that one waits.
+    """
 
     def __init__(self, message: Callable[[bytes], None]) -> None:
         import _pylibdatachannel
@@ -114,7 +118,7 @@ class LibDataChannel(Peer):
         self._peer = _pylibdatachannel.PeerConnection()
         self._complete = asyncio.Event()
         self._peer.on_gathering_state_change(self._gathering)
-        self._peer.on_data_channel(lambda channel: self._soon(self._use, channel))
+        self._peer.on_data_channel(self._use)  # which returns before anything of the channel is told
         self._channel: Any = None
 
     def _soon(self, call: Callable[..., object], *arguments: object) -> None:
@@ -129,7 +133,7 @@ class LibDataChannel(Peer):
         channel.on_open(lambda: self._soon(self.opened.set))
         channel.on_message(lambda message: self._soon(self._message, message))
         if channel.is_open:
-            self.opened.set()
+            self._soon(self.opened.set)
 
     async def _described(self) -> str:
         await self._complete.wait()
