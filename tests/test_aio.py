@@ -50,12 +50,12 @@ from .support.embedded import (
     until,
     world,
 )
+from .support.ports import free_port
 
 
 def nowhere() -> str:
     """A signal server's address where nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"ws://127.0.0.1:{taken.getsockname()[1]}"
+    return f"ws://127.0.0.1:{free_port()}"
 
 
 def other_tasks() -> set[str]:
@@ -574,8 +574,7 @@ async def test_the_history_has_a_row_for_each_second_and_the_totals_are_told_at_
 
 
 async def test_an_upstream_that_is_down_is_told_once_and_found_when_it_comes() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     heard = Heard()
     async with SignalServer("127.0.0.1", 0) as signal:
         serving, reaching = server(signal.url, f"http://127.0.0.1:{port}"), proxy(signal.url)

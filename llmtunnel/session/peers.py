@@ -48,6 +48,8 @@ class Peers:
     ) -> None:
         self.sessions: list[Session] = []
         """The sessions that have not ended, the newest last."""
+        self.closed = False
+        """Whether all have ended for good. No channel that still opens may begin another one."""
         self._role = role
         self._settings = settings
         self._access = access
@@ -140,6 +142,8 @@ class Peers:
 
     def agreed(self, carrier: Carrier, agreement: Agreement, *, name: str) -> Session | None:
         """Continue or begin the agreed session, and return it. Return None if the session to continue has ended."""
+        if self.closed:
+            return None
         if agreement.received is None:
             return self._begin(carrier, agreement, name)
         session = next((each for each in self.sessions if each.id == agreement.session), None)
@@ -257,6 +261,7 @@ class Peers:
 
     async def aclose(self) -> None:
         """End all sessions, without notices."""
+        self.closed = True
         closing = [session.aclose for session in self.sessions]
         self.sessions.clear()
         await finish(*closing, partial(ended, *self._closing), together=True)

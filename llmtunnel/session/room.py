@@ -415,6 +415,8 @@ class Room:
 
     def is_of_use(self, link: Link, path: Path, certificate: bytes) -> bool:
         """See `LinkOwner`."""
+        if self._peers.closed:
+            return False
         if link.spare:
             return self._peers.is_better(path, certificate)
         return self._retry.link_wanted or self._peers.wanted(path, certificate)

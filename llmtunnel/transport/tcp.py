@@ -27,7 +27,7 @@ from .base import Channel
 from .identity import Identity
 from .networks import Endpoint, Interface, dialable, interfaces, listenable
 from .pipe import TlsChannel
-from .tasks import finish, report, stop
+from .tasks import ended, finish, report, stop
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class TcpListener:
         self._identity = identity
         self._timeout = min(_CONNECT, timeouts.connect)
         self._loopback = loopback
+        self._listening: asyncio.Task[None] | None = None
         self._servers: list[asyncio.Server] = []
         self._expected: dict[bytes, list[Accept]] = {}
         """By certificate, the newest last. Two links to one peer may both expect it."""
@@ -69,13 +70,9 @@ class TcpListener:
 
     async def start(self) -> None:
         """Listen on every possible address. If there is none, listen on none, without an error."""
-        # Shielded: if cancelled while it makes a listening socket, asyncio loses it.
-        listening = asyncio.create_task(self._listen(), name="tcp-listen")
-        try:
-            await asyncio.shield(listening)
-        except asyncio.CancelledError:
-            await asyncio.wait((listening,))  # it listens on addresses of this machine, and waits for no peer
-            raise
+        # Shielded: if cancelled while it makes a listening socket, asyncio loses it. `aclose` waits for it.
+        self._listening = asyncio.create_task(self._listen(), name="tcp-listen")
+        await asyncio.shield(self._listening)
 
     async def _listen(self) -> None:
         for host in listenable(interfaces(), loopback=self._loopback):
@@ -110,9 +107,13 @@ class TcpListener:
 
     async def aclose(self) -> None:
         """Stop listening. Idempotent. Channels that were passed on belong to their new owners."""
-        servers, self._servers = self._servers, []
         self._expected.clear()
-        await finish(*(server.close for server in servers), partial(stop, *self._tasks))
+        listening = () if self._listening is None else (self._listening,)
+        await finish(partial(ended, *listening), self._close_servers, partial(stop, *self._tasks))
+
+    def _close_servers(self) -> None:
+        while self._servers:
+            self._servers.pop().close()
 
     def _make_end(self) -> asyncio.Protocol:
         if not self._expected or not self._knocks.take(asyncio.get_running_loop().time()):

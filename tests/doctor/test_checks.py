@@ -27,6 +27,7 @@ from signal_server.server import SignalServer
 from ..support.coturn import SECRET, needs_coturn
 from ..support.coturn import coturn as secret_coturn
 from ..support.embedded import until
+from ..support.ports import free_port
 from ..transport.test_ice import serving
 
 NOWHERE = "ws://127.0.0.1:9"
@@ -58,8 +59,7 @@ def rows(diagnosis: Diagnosis, subject: str) -> list[tuple[Verdict, str]]:
 @asynccontextmanager
 async def coturn(path: Path) -> AsyncIterator[str]:
     """A TURN server with one user, ``user`` and ``password``, on UDP and TCP."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         *("turnserver", "-n", "--no-tls", "--no-dtls", "--no-cli", "--lt-cred-mech", "--allow-loopback-peers"),
         *("-L", "127.0.0.1", "-E", "127.0.0.1", "-p", str(port), "-u", "user:password", "-r", "realm"),

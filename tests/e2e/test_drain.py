@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal as signals
-import socket
 import subprocess
 import threading
 import urllib.request
@@ -18,6 +17,7 @@ import pytest
 
 from ..support.balancer import Balancer
 from ..support.exchanges import request
+from ..support.ports import free_port
 from ..support.processes import ROOT, Address, Processes, Signal, Tunnel
 from ..support.raw_client import Client
 from ..support.upstream import Upstream, wait_until
@@ -106,11 +106,6 @@ def replace(processes: Processes, upstream: Upstream, url: str, which: Callable[
     # Its members have met at the other server: a new proxy finds its serve there.
     late = processes.proxy("relay", url, *FLAGS, "--path", "relay")
     late.process.wait_event("peer-connected", path="relay")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from ..support.exchanges import request
+from ..support.ports import free_port
 from ..support.processes import PATIENCE, Address, Process, Processes, Signal
 from ..support.raw_client import Broken, Client, Response, fetch, get
 from ..support.raw_server import Do, reply
@@ -157,9 +158,7 @@ def test_the_tunnel_outlives_its_signal_server_and_new_proxies_join_when_it_is_b
 
 
 def test_serve_and_proxy_wait_for_a_signal_server_that_comes_late(processes: Processes, own_upstream: Upstream) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes.serve("late", own_upstream.url, f"ws://127.0.0.1:{port}").wait_event("reconnecting")
     proxy = processes.proxy("late", f"ws://127.0.0.1:{port}")
     proxy.process.wait_event("reconnecting")

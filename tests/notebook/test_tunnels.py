@@ -183,8 +183,7 @@ def test_a_kernel_that_restarts_leaves_its_room_in_order_and_its_port_free(
     tmp_path: Path, other: Background, setup: str, opened: str
 ) -> None:
     lost: list[Notice] = []
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = ports.free_port()
     with (
         llmtunnel.serve(other.upstream, signal=other.signal, stun=()) as server,
         kernel(tmp_path, code=setup) as notebook,

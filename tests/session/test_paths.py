@@ -19,8 +19,10 @@ from llmtunnel.protocol.handshake import Agreement, ProxyHandshake
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.protocol.hello import Feature
 from llmtunnel.session import peers, retry, ways
+from llmtunnel.session.attempt import Stage
 from llmtunnel.session.carrier import Carrier
 from llmtunnel.session.link import Link
+from llmtunnel.session.local_tcp import DialWay
 from llmtunnel.session.mux import Session
 from llmtunnel.session.ways import AskedRelayWay, DirectWay, RelayWay
 from llmtunnel.signaling import messages
@@ -702,3 +704,35 @@ async def test_a_proxy_that_stops_while_its_session_moves_ends_it_at_serve(monke
         await proxy.stop()
         await serve.heard("peer-lost")
         assert "suspended" not in serve.events
+
+
+async def test_a_channel_that_opens_while_the_proxy_stops_begins_no_other_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody would end that one in order: serve would wait for its proxy for as long as it may."""
+    opened, stopping = asyncio.Event(), asyncio.Event()
+    dial, close = DialWay.open, Session.aclose
+
+    async def hold(way: DialWay) -> Channel:
+        channel = await dial(way)
+        opened.set()
+        await stopping.wait()
+        return channel
+
+    async def close_late(session: Session, *said: Any) -> None:
+        if session.role is Role.PROXY:
+            stopping.set()
+            [attempt] = [each for link in proxy.links for each in link.attempts if isinstance(each.way, DialWay)]
+            await until(lambda: attempt.stage not in (Stage.OPENING, Stage.WAITING), "it is greeted on, or left")
+            if attempt.carrier is not None:
+                await attempt.carrier.settled.wait()
+        await close(session, *said)
+
+    monkeypatch.setattr(DialWay, "open", hold)
+    monkeypatch.setattr(Session, "aclose", close_late)
+    async with signal() as server, pair(server.url, make=Invited) as (serve, proxy):
+        await opened.wait()
+        await proxy.stop()
+        await serve.heard("peer-lost")
+        assert [lost.reason for lost in serve.of(PeerLostNotice)] == ["The other side has stopped."]
+        assert serve.connections == 1

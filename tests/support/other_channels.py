@@ -106,8 +106,8 @@ class Wrtc(Peer):
 class LibDataChannel(Peer):
     """libdatachannel. Its callbacks come from a thread of its own.
 
-    A channel's callbacks are set in that thread: to set one, the binding waits for any that runs, and holds the GIL, for
-    which that one waits.
+    A channel's callbacks are set in that thread: to set one, the binding waits until none runs, and holds the GIL
+    meanwhile, which one that runs needs.
     """
 
     def __init__(self, message: Callable[[bytes], None]) -> None:

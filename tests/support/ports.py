@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import socket
 import urllib.request
+from random import SystemRandom
+from typing import Final
 
 PATIENCE = 60.0
 """Seconds that an answer may take where kernels and browsers share a busy machine."""
 
+_PORTS: Final = range(12_000, 32_000)
+"""Below those that systems give to outgoing connections: another test's connection would take it in between."""
+
 
 def free_port() -> int:
     """A port of loopback on which nothing listens, for what does not say itself which one it took."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while not is_free(port := SystemRandom().choice(_PORTS)):
+        pass
+    return port
 
 
 def is_free(port: int) -> bool:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from .ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 40.0
 """Seconds that any expected event may take: generous, as on a busy machine a process's imports alone take several."""
@@ -178,9 +180,9 @@ class Processes:
         self.started.append(process)
         return process
 
-    def signal(self, *flags: str, listen: str = "127.0.0.1:0", environ: dict[str, str] | None = None) -> Signal:
-        """A signal server of ours that listens."""
-        arguments = ("-m", "llmtunnel", "signal", "--listen", listen, *flags)
+    def signal(self, *flags: str, listen: str | None = None, environ: dict[str, str] | None = None) -> Signal:
+        """A signal server of ours that listens. By default, its port is one that stays free after its end."""
+        arguments = ("-m", "llmtunnel", "signal", "--listen", listen or f"127.0.0.1:{free_port()}", *flags)
         return self.listening(self.start(*arguments, name="signal", environ=environ))
 
     def original_signal(self, *flags: str) -> Signal:

@@ -277,6 +277,22 @@ async def test_a_machine_that_lets_nobody_listen_says_no_addresses(monkeypatch: 
         assert listener.addresses == ()
 
 
+@pytest.mark.usefixtures("on_each_loop")
+async def test_a_start_that_is_cancelled_twice_leaves_no_listening_socket() -> None:
+    for turns in range(8):
+        listener = TcpListener(RIGHT, timeouts=Timeouts(), loopback=True)
+        starting = asyncio.create_task(listener.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait((starting,))
+        await listener.aclose()
+        await asyncio.sleep(0.01)
+        assert listener.addresses == ()
+
+
 async def dialled_and_reset() -> TlsChannel:
     """A channel whose pipe the other end has reset, which the loop has not seen."""
     with socket.create_server(("127.0.0.1", 0)) as server:
