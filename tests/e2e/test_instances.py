@@ -1,7 +1,7 @@
 """Tunnels while the instances of their signal server, or its Redis, fail or are replaced: no byte of a stream is lost.
 
 The signal servers are processes behind a load balancer that sends each connection to the next one. The peers are
-members of rooms in this process, with real WebRTC and real pipes of the relay.
+members of rooms in this process, with real WebRTC and real pipes of the relay, and processes where one is the original.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from llmtunnel.protocol.heads import RequestHead
 from llmtunnel.status import PeerLostNotice, Role, Suspended
@@ -29,7 +31,9 @@ from .test_recovery import needs_unix
 pytestmark = [needs_unix, needs_redis, pytest.mark.within(170), pytest.mark.timeout(180)]
 
 NAMES = ("a", "b", "c")
-PATHS = ("direct", "relay", "direct", "relay")
+ORIGINAL = ("original serve", "original proxy")
+"""A peer of the original's, and one of ours."""
+PATHS = ("direct", "relay", "direct", "relay", *ORIGINAL)
 
 
 @dataclass
@@ -85,6 +89,11 @@ class Tunnel:
         before = self.came
         await until(lambda: self.came > before + 10_000, f"bytes over {self.path}")
 
+    @property
+    def suspended(self) -> bool:
+        """Whether either side's session was suspended."""
+        return bool(self.serve.of(Suspended) + self.proxy.of(Suspended))
+
     async def finish(self) -> None:
         """End the stream. Every byte has come back, in order, and both sides have kept their session."""
         self._stop.set()
@@ -100,7 +109,7 @@ class Tunnel:
     async def _run(self) -> None:
         session = await self.proxy.session()
         stream = await session.open(RequestHead(method=b"POST", target=b"/echo"))
-        sending = asyncio.create_task(self._send(stream), name="sending")  # type: ignore[arg-type]
+        sending = asyncio.create_task(self._send(stream), name="sending")
         await stream.response()
         digits = b""
         while data := await stream.receive():
@@ -119,6 +128,91 @@ class Tunnel:
         return number
 
 
+class OriginalTunnel:
+    """The same, where one side is the original's, and the stream is one long answer."""
+
+    def __init__(self, here: Server, path: str) -> None:
+        self.path = path
+        self.came = 0
+        """Bytes of the answer that have come."""
+        self._here = here
+        self._sent = 0
+        """Numbers that the upstream has sent."""
+        self._stop = asyncio.Event()
+
+    async def start(self) -> None:
+        upstream = web.Application()
+        upstream.router.add_get("/", self._count)
+        self._runner = web.AppRunner(upstream, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self._ours, address = await asyncio.to_thread(self._meet, url)
+        self._reading = asyncio.create_task(self._read(address), name="reading")
+        await until(lambda: self.came > 0, "an answer")
+
+    def _meet(self, upstream: str) -> tuple[Process, str]:
+        """Return the process of ours, and where the proxy listens."""
+        started, signal, room = self._here.processes, self._here.balancer.url, secrets.token_hex(8)
+        if self.path == "original serve":
+            original = started.original_serve(room, upstream, signal)
+            original.wait_event("joined")
+            proxy = started.proxy(room, signal)
+            ours = proxy.process
+        else:
+            ours = started.serve(room, upstream, signal)
+            ours.wait_event("signal-connected")
+            proxy = started.original_proxy(room, signal)
+            original = proxy.process
+        ours.wait_event("peer-connected", version="v1")
+        original.wait_event("ready")
+        return ours, proxy.url
+
+    async def flows(self) -> None:
+        """Until more bytes have come than now."""
+        before = self.came
+        await until(lambda: self.came > before + 10_000 or self._reading.done(), f"bytes from the {self.path}")
+        assert not self._reading.done()
+
+    @property
+    def suspended(self) -> bool:
+        """Whether our side's session was suspended."""
+        return self._ours.count("suspended") > 0
+
+    async def finish(self) -> None:
+        """End the answer. All of it has come, in order, and our side has kept its session."""
+        self._stop.set()
+        assert await self._reading == self._sent
+        assert self._ours.count("peer-connected") == 1
+        assert not self._ours.count("peer-lost")
+
+    async def stop(self) -> None:
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self._runner.cleanup()
+
+    async def _count(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while not self._stop.is_set():
+            await response.write(b"".join(b"%08d " % each for each in range(self._sent, self._sent + 100)))
+            self._sent += 100
+            await asyncio.sleep(0.02)
+        return response
+
+    async def _read(self, address: str) -> int:
+        """Return how many numbers have come."""
+        rest, number = b"", 0
+        async with aiohttp.ClientSession() as http, http.get(address) as response:
+            async for piece in response.content.iter_any():
+                self.came += len(piece)
+                *whole, rest = (rest + piece).split(b" ")
+                assert whole == [b"%08d" % each for each in range(number, number + len(whole))]
+                number += len(whole)
+        assert not rest
+        return number
+
+
 @asynccontextmanager
 async def server() -> AsyncIterator[Server]:
     with redis_server() as redis, processes() as started:
@@ -132,8 +226,8 @@ async def server() -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def tunnels(here: Server, *paths: str) -> AsyncIterator[list[Tunnel]]:
-    made = [Tunnel(here.balancer.url, path) for path in paths]
+async def tunnels(here: Server, *paths: str) -> AsyncIterator[list[Tunnel | OriginalTunnel]]:
+    made = [OriginalTunnel(here, path) if path in ORIGINAL else Tunnel(here.balancer.url, path) for path in paths]
     try:
         await asyncio.gather(*(each.start() for each in made))
         yield made
@@ -142,7 +236,7 @@ async def tunnels(here: Server, *paths: str) -> AsyncIterator[list[Tunnel]]:
         await asyncio.gather(*(each.stop() for each in made))
 
 
-async def flow(made: list[Tunnel]) -> None:
+async def flow(made: list[Tunnel | OriginalTunnel]) -> None:
     await asyncio.gather(*(each.flows() for each in made))
 
 
@@ -153,7 +247,7 @@ async def test_each_instance_is_killed_in_turn_while_tunnels_stream_through_its_
             await flow(made)
             here.start(name)
             await here.wait_ready(*NAMES)
-        async with tunnels(here, "direct"):  # whoever joins now is not held up by ghosts
+        async with tunnels(here, "direct", *ORIGINAL):  # whoever joins now is not held up by ghosts
             pass
 
 
@@ -165,7 +259,7 @@ async def test_redis_is_killed_and_starts_again_without_its_data() -> None:
         await flow(made)
         async with tunnels(here, "relay"):
             pass
-        assert not any(side.of(Suspended) for each in made for side in (each.serve, each.proxy))
+        assert not any(each.suspended for each in made)
 
 
 async def test_all_instances_are_replaced_one_after_the_other() -> None:

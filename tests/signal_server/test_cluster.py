@@ -170,6 +170,31 @@ async def test_redis_restarted_without_its_data_gets_all_rooms_again() -> None:
             assert counts == str({"192.0.2.1": "3"})
 
 
+@pytest.mark.parametrize("first", ["is its replica then", "is gone"])
+async def test_a_redis_that_fails_over_keeps_all_rooms(first: str) -> None:
+    """As behind the one address of a managed Redis, where old connections may stay at what only reads from then on."""
+    with redis_server() as old, redis_server("--replicaof", "127.0.0.1", str(old.port)) as new:
+        async with house() as here, AsyncExitStack() as stack:
+            wire = Wire(old.port)
+            stack.push_async_callback(wire.aclose)
+            url = await wire.open()
+            one, two = await here.instance("one", url=url), await here.instance("two", url=url)
+            serve, proxy = (await enter(one, Role.SERVE)).member, (await enter(two)).member
+            await settled(one, two)
+            wire.lead(new.port)
+            assert new.command("REPLICAOF", "NO", "ONE") == b"+OK\r\n"
+            if first == "is gone":
+                old.kill()
+            else:
+                assert old.command("REPLICAOF", "127.0.0.1", str(new.port)) == b"+OK\r\n"
+            await until(lambda: not (one.shared.reached.is_set() or two.shared.reached.is_set()))
+            late = (await enter(two)).member
+            await settled(one, two)
+            assert sorted(names(one)) == sorted(names(two)) == sorted(each.peer_id for each in (serve, proxy, late))
+            assert kinds(one, serve) == ["peer-joined", "error", "peer-joined"]
+            assert not one.cut and not two.cut
+
+
 async def test_without_redis_members_of_one_instance_reach_each_other_and_others_are_refused_with_a_code() -> None:
     with redis_server() as server:
         async with house(server) as here:

@@ -66,15 +66,20 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def command(self, *words: str) -> bytes:
+        """Its answer, which has one line."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+            connection.sendall(" ".join(words).encode() + b"\r\n")
+            return connection.recv(4096)
+
     def close(self) -> None:
         """End it, and remove what it has written."""
         self.kill()
         self._directory.cleanup()
 
     def _answers(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(7).startswith((b"+PONG", b"-NOAUTH"))
+        with suppress(OSError):
+            return self.command("PING").startswith((b"+PONG", b"-NOAUTH"))
         return False
 
 
@@ -90,6 +95,10 @@ class Wire:
     async def open(self) -> str:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    def lead(self, port: int) -> None:
+        """Where it leads from now on. Connections stay where they are."""
+        self._to = port
 
     def cut(self) -> None:
         self._whole.clear()
