@@ -22,7 +22,12 @@ window.make = () => {
   window.over = false;
   window.echo = channel => {
     channel.binaryType = "arraybuffer";
-    channel.onmessage = event => channel.send(event.data);
+    channel.onmessage = event => {
+      const send = () => channel.send(event.data);
+      // Chromium may deliver messages before the word that the channel is open.
+      if (channel.readyState === "connecting") channel.addEventListener("open", send);
+      else send();
+    };
     channel.onclose = () => { window.over = true; };
     window.channel = channel;
   };
