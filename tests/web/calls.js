@@ -1,0 +1,122 @@
+/**
+ * Calls of the core by another process: a JSON text a line on standard input, and its answer on standard output.
+ *
+ *     {"call": "frames.encodeReset", "args": […]}      a function that a module of the core exports
+ *     {"new": "connection.Connection", "args": […]}    an object
+ *     {"on": 7, "call": "line.offer", "args": […]}     a method of object 7, or of something that it has
+ *     {"on": 7, "get": "line.lanes"}                   a property of it
+ *     {"result": …}, or {"error": {"name": …, "message": …, "code": …}}
+ *
+ * Values are JSON. Besides, {"$bytes": BASE64} is a Uint8Array, {"$set": […]} a Set, {"$handle": n} an object.
+ */
+
+import { stdin, stdout } from "node:process";
+import { createInterface } from "node:readline";
+
+import * as bucket from "../../llmtunnel/web/core/bucket.js";
+import * as bytes from "../../llmtunnel/web/core/bytes.js";
+import * as config from "../../llmtunnel/web/core/config.js";
+import * as auth from "../../llmtunnel/web/core/protocol/auth.js";
+import * as connection from "../../llmtunnel/web/core/protocol/connection.js";
+import * as fields from "../../llmtunnel/web/core/protocol/fields.js";
+import * as frames from "../../llmtunnel/web/core/protocol/frames.js";
+import * as greeting from "../../llmtunnel/web/core/protocol/greeting.js";
+import * as hello from "../../llmtunnel/web/core/protocol/hello.js";
+import * as journal from "../../llmtunnel/web/core/protocol/journal.js";
+import * as keys from "../../llmtunnel/web/core/protocol/keys.js";
+import * as spake2 from "../../llmtunnel/web/core/protocol/spake2.js";
+import * as stream from "../../llmtunnel/web/core/protocol/stream.js";
+
+/** @type {any} */
+const MODULES = {
+  auth,
+  bucket,
+  bytes,
+  config,
+  connection,
+  fields,
+  frames,
+  greeting,
+  hello,
+  journal,
+  keys,
+  spake2,
+  stream,
+};
+
+/** @type {any[]} */
+const handles = [];
+
+/**
+ * @param {any} value
+ * @returns {any}
+ */
+function pack(value) {
+  if (value instanceof Uint8Array) {
+    return { $bytes: Buffer.from(value).toString("base64") };
+  }
+  if (value instanceof Set) {
+    return { $set: [...value].map(pack) };
+  }
+  if (value instanceof Map) {
+    return [...value].map(([key, item]) => [key, pack(item)]);
+  }
+  if (Array.isArray(value) || typeof value?.next === "function") {
+    return [...value].map(pack);
+  }
+  if (typeof value !== "object" || value === null) {
+    return value ?? null;
+  }
+  if (Object.getPrototypeOf(value) === Object.prototype) {
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, pack(item)]));
+  }
+  return { $handle: handles.push(value) - 1 };
+}
+
+/**
+ * @param {string} _key
+ * @param {any} value
+ */
+function unpack(_key, value) {
+  if (value?.$bytes !== undefined) {
+    return new Uint8Array(Buffer.from(value.$bytes, "base64"));
+  }
+  if (value?.$set !== undefined) {
+    return new Set(value.$set);
+  }
+  return value?.$handle !== undefined ? handles[value.$handle] : value;
+}
+
+/**
+ * Return what a path names, and what it is a property of.
+ *
+ * @param {any} root
+ * @param {string} path
+ */
+function find(root, path) {
+  const names = path.split(".");
+  const last = /** @type {string} */ (names.pop());
+  const owner = names.reduce((each, name) => each[name], root);
+  return [owner[last], owner];
+}
+
+/** @param {any} asked */
+async function answer(asked) {
+  const root = asked.on === undefined ? MODULES : handles[asked.on];
+  const [found, owner] = find(root, asked.new ?? asked.call ?? asked.get);
+  if (asked.get !== undefined) {
+    return found;
+  }
+  return asked.new === undefined ? found.apply(owner, asked.args) : new found(...asked.args);
+}
+
+for await (const line of createInterface({ input: stdin, crlfDelay: Infinity })) {
+  let said;
+  try {
+    said = { result: pack(await answer(JSON.parse(line, unpack))) };
+  } catch (error) {
+    const { name, message, code } = /** @type {any} */ (error);
+    said = { error: { name, message, code: code ?? null } };
+  }
+  stdout.write(`${JSON.stringify(said)}\n`);
+}
