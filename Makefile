@@ -6,7 +6,7 @@ BIN := $(or $(VIRTUAL_ENV),.venv)/bin
 SHARED := -n 3 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-local test-unit test-portable dist images sizes image-steps workflows serve proxy signal demo lab check format docs bench fuzz
+.PHONY: help build test test-local test-unit test-portable dist images sizes image-steps workflows serve proxy signal demo lab check web web-vendor format docs bench fuzz
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -82,6 +82,18 @@ check: build  ## Check lint, formatting and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+MODULES = tests/web/node_modules/.package-lock.json
+
+$(MODULES): tests/web/package-lock.json
+	cd tests/web && npm ci --ignore-scripts --no-audit --no-fund --silent
+	touch $@
+
+web: $(MODULES)  ## Check lint and types of the JavaScript, and its vendored files (needs Node.js 20 and npm)
+	cd tests/web && npm run --silent lint && npm run --silent types && npm run --silent vendor -- --check
+
+web-vendor: $(MODULES)  ## Make llmtunnel/web/vendor from the npm packages that tests/web/package.json names
+	cd tests/web && npm run --silent vendor
 
 format: build  ## Format the code
 	$(BIN)/python -m ruff check --fix .

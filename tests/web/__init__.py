@@ -1,0 +1,1 @@
+"""The JavaScript of llmtunnel/web: beside the Python core, and towards it."""

@@ -7,7 +7,8 @@
  *     {"on": 7, "get": "line.lanes"}                   a property of it
  *     {"result": …}, or {"error": {"name": …, "message": …, "code": …}}
  *
- * Values are JSON. Besides, {"$bytes": BASE64} is a Uint8Array, {"$set": […]} a Set, {"$handle": n} an object.
+ * Values are JSON. Besides, {"$bytes": BASE64} is a Uint8Array, {"$set": […]} a Set, {"$handle": n} an object, and
+ * {"$returns": value} a function.
  */
 
 import { stdin, stdout } from "node:process";
@@ -16,6 +17,8 @@ import { createInterface } from "node:readline";
 import * as bucket from "../../llmtunnel/web/core/bucket.js";
 import * as bytes from "../../llmtunnel/web/core/bytes.js";
 import * as config from "../../llmtunnel/web/core/config.js";
+import * as errors from "../../llmtunnel/web/core/errors.js";
+import * as invite from "../../llmtunnel/web/core/invite.js";
 import * as auth from "../../llmtunnel/web/core/protocol/auth.js";
 import * as connection from "../../llmtunnel/web/core/protocol/connection.js";
 import * as fields from "../../llmtunnel/web/core/protocol/fields.js";
@@ -24,24 +27,34 @@ import * as greeting from "../../llmtunnel/web/core/protocol/greeting.js";
 import * as hello from "../../llmtunnel/web/core/protocol/hello.js";
 import * as journal from "../../llmtunnel/web/core/protocol/journal.js";
 import * as keys from "../../llmtunnel/web/core/protocol/keys.js";
+import * as liveness from "../../llmtunnel/web/core/protocol/liveness.js";
 import * as spake2 from "../../llmtunnel/web/core/protocol/spake2.js";
 import * as stream from "../../llmtunnel/web/core/protocol/stream.js";
+import * as carrier from "../../llmtunnel/web/core/session/carrier.js";
+import * as life from "../../llmtunnel/web/core/session/life.js";
+import * as words from "../../llmtunnel/web/core/words.js";
 
 /** @type {any} */
 const MODULES = {
   auth,
   bucket,
   bytes,
+  carrier,
   config,
   connection,
+  errors,
   fields,
   frames,
   greeting,
   hello,
+  invite,
   journal,
   keys,
+  life,
+  liveness,
   spake2,
   stream,
+  words,
 };
 
 /** @type {any[]} */
@@ -84,6 +97,9 @@ function unpack(_key, value) {
   if (value?.$set !== undefined) {
     return new Set(value.$set);
   }
+  if (value?.$returns !== undefined) {
+    return () => value.$returns;
+  }
   return value?.$handle !== undefined ? handles[value.$handle] : value;
 }
 
@@ -115,8 +131,8 @@ for await (const line of createInterface({ input: stdin, crlfDelay: Infinity }))
   try {
     said = { result: pack(await answer(JSON.parse(line, unpack))) };
   } catch (error) {
-    const { name, message, code } = /** @type {any} */ (error);
-    said = { error: { name, message, code: code ?? null } };
+    const { name, message, code, hint } = /** @type {any} */ (error);
+    said = { error: { name, message, code: code ?? null, hint: hint ?? "" } };
   }
   stdout.write(`${JSON.stringify(said)}\n`);
 }

@@ -24,7 +24,7 @@ export default [
   {
     // The core is pure: it names no clock, no timer, no socket and no document.
     files: [CORE],
-    languageOptions: { globals: { crypto: "readonly", TextEncoder: "readonly", TextDecoder: "readonly" } },
+    languageOptions: { globals: { URL: "readonly", crypto: "readonly", TextEncoder: "readonly", TextDecoder: "readonly" } },
     rules: {
       "no-restricted-properties": [
         "error",

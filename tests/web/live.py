@@ -226,7 +226,7 @@ async def opened(handler: Handler, *, connect: bool = True, **settings: Any) -> 
     """A process, and a session with it over a first channel. ``connect``: whether there is that channel."""
     command = [node(), str(Path(__file__).with_name("proxy.js"))]
     # Not asyncio's own subprocess, which waits for the process in a thread.
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: ASYNC220
         to, from_ = await _streams(process)
         web = Web(to, from_, handler, **settings)
         try:

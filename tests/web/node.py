@@ -47,9 +47,9 @@ class Handle:
 class JsError(Exception):
     """What a function has thrown."""
 
-    def __init__(self, name: str, message: str, code: object) -> None:
+    def __init__(self, name: str, message: str, code: object, hint: str) -> None:
         super().__init__(f"{name}: {message}")
-        self.name, self.message, self.code = name, message, code
+        self.name, self.message, self.code, self.hint = name, message, code, hint
 
 
 class Calls:
@@ -73,6 +73,10 @@ class Calls:
 
     def __call__(self, name: str, *args: object) -> Any:
         return self.ask(call=name, args=args)
+
+    def get(self, name: str) -> Any:
+        """What a module exports."""
+        return self.ask(get=name)
 
     def new(self, name: str, *args: object) -> Handle:
         made = self.ask(new=name, args=args)

@@ -1,7 +1,7 @@
 """The JavaScript core passes the Python core's own tests, as the proxy, towards the Python core as serve.
 
-So there is one definition of the protocol's behaviour. The tests below are those of tests/protocol in which a proxy takes
-part, by name, apart from the ones that look into the Python core's private parts.
+So there is one definition of the protocol's behaviour. The tests are those of tests/protocol, with a proxy in
+JavaScript. `LEFT_OUT` names the others.
 """
 
 from __future__ import annotations
