@@ -24,7 +24,9 @@ export default [
   {
     // The core is pure: it names no clock, no timer, no socket and no document.
     files: [CORE],
-    languageOptions: { globals: { URL: "readonly", crypto: "readonly", TextEncoder: "readonly", TextDecoder: "readonly" } },
+    languageOptions: {
+      globals: { TextDecoder: "readonly", TextEncoder: "readonly", URL: "readonly", crypto: "readonly" },
+    },
     rules: {
       "no-restricted-properties": [
         "error",

@@ -1,8 +1,8 @@
 /**
  * A proxy of the core, whose channels and whose user are another process: see live.py.
  *
- * Standard input and output consist of records: `length:u32` of what follows, `kind:u8`, `channel:u8`, and a payload. The
- * channel of a command or report is 0.
+ * Standard input and output consist of records: `length:u32` of what follows, `kind:u8`, `channel:u8`, and a payload.
+ * The channel of a command or report is 0.
  *
  *     MESSAGE   both directions: a message on a channel
  *     OPEN      to here: a channel has opened; JSON of `openChannel`

@@ -43,15 +43,7 @@ export class Rig {
    * @param {{agreement?: Partial<Agreement>, pipes?: number, options?: object}} [settings]
    */
   constructor({ agreement: changes = {}, pipes = 1, options = {} } = {}) {
-    const carrier = /** @type {any} */ ({
-      carry: () => pipes,
-      changed: () => {},
-      leave: (/** @type {string} */ reason, /** @type {Uint8Array[]} */ last = []) => {
-        this.left = reason;
-        this.last = [...last];
-      },
-    });
-    this.session = new Session(agreement(changes), carrier, {
+    this.session = new Session(agreement(changes), this.#carrier(pipes), {
       now: 0,
       owner: {
         changed: ({ kind }) => this.heard.push(kind),
@@ -59,6 +51,30 @@ export class Rig {
       },
       ...options,
     });
+  }
+
+  /**
+   * @param {number} pipes
+   * @returns {any}
+   */
+  #carrier(pipes) {
+    return {
+      carry: () => pipes,
+      changed: () => {},
+      leave: (/** @type {string} */ reason, /** @type {Uint8Array[]} */ last = []) => {
+        this.left = reason;
+        this.last = [...last];
+      },
+    };
+  }
+
+  /**
+   * Move the session to another channel.
+   *
+   * @param {Partial<Agreement>} changes
+   */
+  move(changes) {
+    this.session.resume(agreement(changes), this.#carrier(1), 1);
   }
 
   /** The frames that the session has to send, or those of its last messages. */

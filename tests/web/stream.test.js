@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { LIMITS } from "../../llmtunnel/web/core/config.js";
 import { bundle, encode, encodeCredit, encodeReset } from "../../llmtunnel/web/core/protocol/frames.js";
 import { ErrorCode, FrameType, GET, Rig } from "./rig.js";
 
@@ -34,7 +35,8 @@ test("a writer that waits hears that the stream has ended, and why", async () =>
   const stream = await rig.session.open(POST, { now: 0 });
   const sending = stream.send(new Uint8Array(2500));
   rig.receive(FrameType.RESET, stream.id, encodeReset(ErrorCode.UPSTREAM, "It broke off."));
-  await assert.rejects(sending, { name: "StreamReset", code: ErrorCode.UPSTREAM, message: "It broke off.", remote: true });
+  const expected = { name: "StreamReset", code: ErrorCode.UPSTREAM, message: "It broke off.", remote: true };
+  await assert.rejects(sending, expected);
   assert.equal(rig.session.budget.used, 0);
 });
 
@@ -78,7 +80,7 @@ test("tiny pieces share memory, and none keeps the message that it came in", asy
 });
 
 test("a response that is more than this side may hold ends its stream alone", async () => {
-  const limits = { window: 4000, windowMost: 4000, journal: 1 << 22, lanes: 1, v1Backlog: 1, held: 5000, control: 4096 };
+  const limits = { ...LIMITS, window: 4000, windowMost: 4000, held: 5000 };
   const rig = new Rig({ options: { limits } });
   const [one, other] = await Promise.all([rig.session.open(GET, { now: 0 }), rig.session.open(GET, { now: 0 })]);
   for (const stream of [one, other]) {

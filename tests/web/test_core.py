@@ -407,6 +407,50 @@ def test_keys_and_tickets_are_the_same(calls: Calls, rng: random.Random) -> None
         assert again == keys.returning(ticket, share, nonce)
 
 
+def test_a_proof_costs_a_guess_that_only_serves_own_proof_gives_back(calls: Calls) -> None:
+    guesses: Handle = calls("auth.newGuesses")
+    certificates = {"proxy": SEEN.proxy, "serve": SEEN.serve}
+    credentials = {"room": "room", "secret": "secret", "certificates": certificates, "guesses": guesses}
+    payloads = {"hello": b"hello", "agree": b"agree"}
+    assert guesses.call("count", 0) == auth.GUESSES
+
+    def begin(ticket: Ticket | None = None) -> Handle:
+        held = ticket and {"id": ticket.id, "key": ticket.key}
+        found: Handle = calls("auth.ProxyAuth.begin", {**credentials, "ticket": held})
+        return found
+
+    proxy, serve = begin(), KeyExchange(Role.SERVE, "secret")
+    assert proxy.get("offer")["ticket"] is None
+    expected = keys.derive(serve.finish(proxy.get("offer")["share"]), "room", SEEN, **payloads)
+    assert proxy.call("prove", {"share": serve.share}, 0, payloads) == expected.proxy
+    assert guesses.call("count", 0) == auth.GUESSES - 1
+    ticket = Ticket(**proxy.call("check", expected.serve))
+    assert ticket == expected.ticket()
+    assert guesses.call("count", 0) == auth.GUESSES
+
+    proxy = begin(ticket)
+    share, nonce = proxy.get("offer")["share"], b"n" * 32
+    expected = keys.derive(keys.returning(ticket, share, nonce), "room", SEEN, **payloads)
+    assert proxy.get("offer")["ticket"] == ticket.id
+    assert proxy.call("prove", {"nonce": nonce}, 0, payloads) == expected.proxy
+    assert Ticket(**proxy.call("check", expected.serve)) == ticket, "using it does not change it"
+
+    for left in reversed(range(auth.GUESSES)):
+        proxy = begin()
+        proxy.call("prove", {"share": serve.share}, 0, payloads)
+        with pytest.raises(JsError, match=auth.NOT_THE_SAME):
+            proxy.call("check", expected.serve)
+        assert guesses.call("count", 0) == left
+    with pytest.raises(JsError, match=auth.TOO_MANY) as caught:
+        begin().call("prove", {"share": serve.share}, 0, payloads)
+    assert caught.value.code == ErrorCode.UNAUTHENTICATED
+    begin().call("prove", {"share": serve.share}, auth.GUESS_EVERY + 1, payloads)
+    for answer in (None, {"nonce": nonce}):
+        with pytest.raises(JsError, match="Serve") as caught:
+            begin().call("prove", answer, 0, payloads)
+        assert caught.value.code == ErrorCode.UNAUTHENTICATED
+
+
 # -- small machines that decide, step by step beside each other
 
 

@@ -1,8 +1,8 @@
 /**
  * Bytes: joining and comparing them, and the texts that stand for them.
  *
- * A *byte string* is a string in which code point U+00NN stands for byte NN. HTTP heads consist of byte strings here, as
- * in the `Headers` of browsers.
+ * A *byte string* is a string in which code point U+00NN stands for byte NN. HTTP heads consist of byte strings here,
+ * as in the `Headers` of browsers.
  */
 
 export const EMPTY = new Uint8Array(0);

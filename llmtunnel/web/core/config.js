@@ -1,4 +1,6 @@
-/** The proxy's limits and timeouts. Mirrors `Limits` and `Timeouts` of `llmtunnel/config.py`, which give the reasons. */
+/**
+ * The proxy's limits and timeouts. Mirrors `Limits` and `Timeouts` of `llmtunnel/config.py`, which give the reasons.
+ */
 
 export const KIB = 1024;
 export const MIB = 1024 * KIB;

@@ -5,8 +5,8 @@
  *     4821309-tulip-mango-onion-cedar-fruit@signal.example        at wss://signal.example
  *     4821309-tulip-mango-onion-cedar-fruit@ws://10.0.0.2:8787    at any other address
  *
- * `parseInvite` accepts typing mistakes if the meaning is clear. Errors never repeat the code. If a single word is wrong,
- * the error repeats that word, and the hint names the one or two nearest ones. Mirrors `llmtunnel/invite.py`.
+ * `parseInvite` accepts typing mistakes if the meaning is clear. Errors never repeat the code. If a single word is
+ * wrong, the error repeats that word, and the hint names the one or two nearest ones. Mirrors `llmtunnel/invite.py`.
  */
 
 import { closeMatches } from "./close_matches.js";
@@ -35,12 +35,16 @@ const WHOLE = "Copy all of it: it may continue in the next line, and end with @ 
 const NUMBER = /[0-9](?:[\s.,'’_-]?[0-9])*/g;
 const WORD = /[\p{L}\p{N}]+/gu;
 /** Addresses of signal servers. They contain no user and password, since a code is passed on between people. */
-const ADDRESS =
-  /^(?:(wss?):\/\/)?((?:[a-z0-9._-]{1,253}|(\[[0-9a-f:.]{2,45}\]))(?::([0-9]{1,5}))?)((?:\/[a-z0-9._~%=&?+/-]{0,256})?)$/i;
+const ADDRESS = new RegExp(
+  "^(?:(wss?)://)?((?:[a-z0-9._-]{1,253}|(\\[[0-9a-f:.]{2,45}\\]))(?::([0-9]{1,5}))?)" +
+    "((?:/[a-z0-9._~%=&?+/-]{0,256})?)$",
+  "i",
+);
 /** The beginning of an address that cannot be a complete one. */
 const CUT_ADDRESS = new RegExp(
   "^(?:wss?(?::/{0,2})?" +
-    "|(?:wss?://)?(?:[a-z0-9._-]+:|\\[[0-9a-f:.]*(?:\\]:)?|(?:[0-9]{1,3}\\.){0,2}[0-9]{1,3}\\.?|(?:[0-9]{1,3}\\.){3})?)$",
+    "|(?:wss?://)?(?:[a-z0-9._-]+:|\\[[0-9a-f:.]*(?:\\]:)?" +
+    "|(?:[0-9]{1,3}\\.){0,2}[0-9]{1,3}\\.?|(?:[0-9]{1,3}\\.){3})?)$",
   "i",
 );
 /** Characters that a sentence or a shell puts around an address. */
@@ -80,8 +84,8 @@ export class Invite {
  * Read a code as a person types or pastes it. Throws `SettingError`.
  *
  * It accepts any case and any separators, even within the number. It accepts words without separators, and text before
- * the number. A word may have one letter extra, missing, wrong or swapped with the next, or be shortened to three letters
- * or more, if only one code word matches. But a code that ends within a word counts as truncated.
+ * the number. A word may have one letter extra, missing, wrong or swapped with the next, or be shortened to three
+ * letters or more, if only one code word matches. But a code that ends within a word counts as truncated.
  *
  * @param {string} text The code, or a line that contains it.
  */

@@ -9,8 +9,8 @@
  *        either           RESET n (or ERROR n), CREDIT n, PING, PONG
  *     3. either           RESET 0 (or ERROR 0), and the channel closes           -> "over"
  *
- * A peer's mistake never throws. It ends the stream or the connection with the error that README.md specifies, and causes
- * an event. A caller's mistake is an assertion. Mirrors `llmtunnel/protocol/connection.py`.
+ * A peer's mistake never throws. It ends the stream or the connection with the error that README.md specifies, and
+ * causes an event. A caller's mistake is an assertion. Mirrors `llmtunnel/protocol/connection.py`.
  */
 
 import { LIMITS, TIMEOUTS } from "../config.js";

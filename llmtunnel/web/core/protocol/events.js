@@ -1,8 +1,12 @@
-/** What a connection reports: the events between the protocol and the session. Mirrors `llmtunnel/protocol/events.py`. */
+/**
+ * What a connection reports: the events between the protocol and the session. Mirrors `llmtunnel/protocol/events.py`.
+ */
 
 /** @typedef {import("./heads.js").ResponseHead} ResponseHead */
 
-/** @typedef {{kind: "response", stream: number, head: ResponseHead}} ResponseReceived A head, perhaps an interim one. */
+/**
+ * @typedef {{kind: "response", stream: number, head: ResponseHead}} ResponseReceived A head, perhaps an interim one.
+ */
 /** @typedef {{kind: "data", stream: number, data: Uint8Array}} DataReceived Call `Connection.consumed` for it later. */
 /** @typedef {{kind: "end", stream: number}} EndReceived The response has ended, and is complete. */
 

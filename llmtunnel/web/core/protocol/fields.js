@@ -1,4 +1,6 @@
-/** Heads and their JSON payloads, validated when received (README.md section 4). Mirrors `llmtunnel/protocol/fields.py`. */
+/**
+ * Heads and their JSON payloads, validated when received (README.md section 4). Mirrors `llmtunnel/protocol/fields.py`.
+ */
 
 import { encodeUtf8, guessText, isByteString, parseJson, utf8ByteString } from "../bytes.js";
 import { ErrorCode, ProtocolError, assert } from "../errors.js";

@@ -1,8 +1,8 @@
 /**
  * Frames and messages as bytes on the channel, and the table of all frame types (README.md section 2).
  *
- * Mirrors `llmtunnel/protocol/frames.py`. `KINDS` is the only table of types. It determines what a proxy knows, what may
- * come from serve, and what is skipped. The code that handles a frame decodes its payload.
+ * Mirrors `llmtunnel/protocol/frames.py`. `KINDS` is the only table of types. It determines what a proxy knows, what
+ * may come from serve, and what is skipped. The code that handles a frame decodes its payload.
  */
 
 import { EMPTY, concat, decodeUtf8, encodeUtf8 } from "../bytes.js";

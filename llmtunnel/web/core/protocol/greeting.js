@@ -12,7 +12,16 @@
 import { EMPTY } from "../bytes.js";
 import { LIMITS, TIMEOUTS } from "../config.js";
 import { ErrorCode, ProtocolError } from "../errors.js";
-import { ALL_FEATURES, Feature, FrameType, decode, decodeSessionError, encode, encodeError, encodeReset } from "./frames.js";
+import {
+  ALL_FEATURES,
+  Feature,
+  FrameType,
+  decode,
+  decodeSessionError,
+  encode,
+  encodeError,
+  encodeReset,
+} from "./frames.js";
 import { ProxyHandshake } from "./handshake.js";
 import { Queue } from "../queue.js";
 

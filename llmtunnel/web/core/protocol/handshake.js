@@ -1,8 +1,8 @@
 /**
  * From an open channel to an agreement: HELLO, AGREE and, with a secret, AUTH (README.md sections 3 and 9).
  *
- * Mirrors `ProxyHandshake` of `llmtunnel/protocol/handshake.py`. A mistake in serve's frame throws `ProtocolError`, which
- * ends the session.
+ * Mirrors `ProxyHandshake` of `llmtunnel/protocol/handshake.py`. A mistake in serve's frame throws `ProtocolError`,
+ * which ends the session.
  */
 
 import { EMPTY, equal } from "../bytes.js";
@@ -41,8 +41,8 @@ import { VERSION, decodeAgree, encodeHello } from "./hello.js";
  * @property {Ticket | null} ticket For the proxy's next connection; null if nothing was proven.
  * @property {Uint8Array} certificate Serve's certificate, as in `Offer`.
  * @property {Uint8Array} session The session's id; empty if the session cannot be resumed.
- * @property {readonly number[] | null} received How many of our frames serve has of the session that continues, by lane;
- *   null if the session is new.
+ * @property {readonly number[] | null} received How many of our frames serve has of the session that continues, by
+ *   lane; null if the session is new.
  * @property {number} lanes The number of lanes. A stream uses the lane whose number is its own modulo this.
  * @property {boolean} tcpOnly Whether serve lets only local TCP carry streams.
  * @property {string} agent What serve says that it is.

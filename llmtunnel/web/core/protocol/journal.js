@@ -23,7 +23,9 @@ const LARGEST = MAX_MESSAGE + OVERHEAD;
  * @typedef {{limit: number, used: number}} Surplus
  */
 
-/** Frames of a lane that were sent and that the peer may not have: at most `limit` bytes, and what a surplus has left. */
+/**
+ * Frames of a lane that were sent and that the peer may not have: at most `limit` bytes, and what a surplus has left.
+ */
 export class Journal {
   /** The number of the last frame that was sent. */
   sent = 0;
@@ -107,8 +109,8 @@ export class Journal {
 /**
  * Return one journal for each lane. Together they hold at most `limit` bytes.
  *
- * A lane may have three quarters of that and its share of the rest: bulk that is not acknowledged leaves every other lane
- * something.
+ * A lane may have three quarters of that and its share of the rest: bulk that is not acknowledged leaves every other
+ * lane something.
  *
  * @param {number} limit
  * @param {number} lanes

@@ -12,7 +12,17 @@
 
 import { equal } from "../bytes.js";
 import { ProtocolError, assert } from "../errors.js";
-import { Feature, FrameType, decode, decodeCount, encode, encodeCount, isKnown, isOfStream, unbundle } from "./frames.js";
+import {
+  Feature,
+  FrameType,
+  decode,
+  decodeCount,
+  encode,
+  encodeCount,
+  isKnown,
+  isOfStream,
+  unbundle,
+} from "./frames.js";
 import { ACK_EVERY, Receipts, journalsOf } from "./journal.js";
 import { Liveness } from "./liveness.js";
 import { Outbox } from "./outbox.js";
@@ -101,8 +111,8 @@ export class Line {
   /**
    * Return the next message for a pipe of the channel, cut now, or null if nothing waits or may be sent.
    *
-   * A message that has `size` bytes gets no further frame. Ask for the first pipe last: it carries what this side says of
-   * the others.
+   * A message that has `size` bytes gets no further frame. Ask for the first pipe last: it carries what this side says
+   * of the others.
    *
    * @param {number} [pipe]
    * @param {number} [size]

@@ -2,11 +2,12 @@
  * What waits for the channel: first the session's own frames, then the streams in turn, a piece of each.
  *
  * The frames of one stream keep their order. The channel pulls: a frame is cut when there is room for it. So what is
- * queued behind a slow channel can still be dropped (by a reset) or overtaken (by another stream). Frames of streams are
- * entered in their lane's journal when they are cut. A new channel gets those again, before everything else of streams.
+ * queued behind a slow channel can still be dropped (by a reset) or overtaken (by another stream). Frames of streams
+ * are entered in their lane's journal when they are cut. A new channel gets those again, before everything else of
+ * streams.
  *
- * A channel has one *pipe*, or one for each lane. In the second case, the frames of a lane use its own pipe and wait for
- * no other lane. Frames of the session use the first pipe. Mirrors `llmtunnel/protocol/outbox.py`.
+ * A channel has one *pipe*, or one for each lane. In the second case, the frames of a lane use its own pipe and wait
+ * for no other lane. Frames of the session use the first pipe. Mirrors `llmtunnel/protocol/outbox.py`.
  */
 
 import { MIB } from "../config.js";
@@ -86,7 +87,9 @@ export class Outbox {
   /** @type {Set<number>} */
   #cut = new Set();
 
-  /** @param {{bundles: boolean, journals: readonly Journal[]}} options `bundles`: whether frames may share a message. */
+  /**
+   * @param {{bundles: boolean, journals: readonly Journal[]}} options `bundles`: whether frames may share a message.
+   */
   constructor({ bundles, journals }) {
     this.#bundles = bundles;
     this.#journals = journals;

@@ -1,5 +1,6 @@
 /**
- * One side of a SPAKE2 exchange, as the Python package `spake2` 0.9 does it with its default group (README.md section 9).
+ * One side of a SPAKE2 exchange, as the Python package `spake2` 0.9 does it with its default group (README.md section
+ * 9).
  *
  * The proxy is side A. The package's source is the specification: RFC 9382 describes the family, and differs in how the
  * password becomes a scalar and in the transcript.

@@ -53,8 +53,8 @@ export class Unmetered extends SendWindow {
  * Serve may have at most `size` bytes under way or unread. Consumed bytes are collected until they are half of the
  * window, and then granted again at once.
  *
- * A window that is consumed within a round trip or so limits its sender, and may `grow`. It returns to its first size if
- * the application falls behind.
+ * A window that is consumed within a round trip or so limits its sender, and may `grow`. It returns to its first size
+ * if the application falls behind.
  */
 export class ReceiveWindow {
   /** Bytes received and not granted again: unread by the application, or read and collected. */

@@ -71,11 +71,11 @@ const HINTS = new Map([
 
 /**
  * @typedef {object} CarrierOptions
- * @property {(carrier: Carrier, agreement: Agreement, now: number) => void} agreed Makes a session, or continues one. It
- *   calls `carry`.
+ * @property {(carrier: Carrier, agreement: Agreement, now: number) => void} agreed Makes a session, or continues one.
+ *   It calls `carry`.
  * @property {() => void} changed Called when there may be something to send, or another time of `nextTimer`.
- * @property {(lanes: number) => number} [split] Give each lane a pipe of its own if the channel can, and return how many
- *   pipes it has then.
+ * @property {(lanes: number) => number} [split] Give each lane a pipe of its own if the channel can, and return how
+ *   many pipes it has then.
  */
 
 /** The greeting on a channel, and then its part in a session. */
@@ -195,8 +195,8 @@ export class Carrier {
   /**
    * Abandon the greeting, if it is not complete, and leave. The last message remains to be sent.
    *
-   * @param {{stopping?: boolean}} [options] `stopping`: the session that the greeting asks to resume has ended. Serve may
-   *   have moved it to this channel.
+   * @param {{stopping?: boolean}} [options] `stopping`: the session that the greeting asks to resume has ended. Serve
+   *   may have moved it to this channel.
    */
   giveUp({ stopping = false } = {}) {
     if (this.#session === null && this.#greeting.nextTimer() !== null) {

@@ -13,8 +13,9 @@
  *     suspended     the channel closes                      suspended
  *     any           the session ends                        ended
  *
- * A suspended session waits for a channel until `Life.deadline`, and then has to end. Mirrors `llmtunnel/session/life.py`
- * without its state INTRODUCED: a page cannot use local TCP, so no channel of its only introduces the peers.
+ * A suspended session waits for a channel until `Life.deadline`, and then has to end. Mirrors
+ * `llmtunnel/session/life.py` without its state INTRODUCED: a page cannot use local TCP, so no channel of its only
+ * introduces the peers.
  */
 
 /** Seconds that a peer has to come back after its process seems to have ended. */

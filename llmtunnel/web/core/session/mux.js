@@ -2,8 +2,8 @@
  * A session: many streams, over one channel after the other. It drives `../protocol/connection.js`, which has all the
  * rules. Mirrors `llmtunnel/session/mux.py`.
  *
- * If the channel falls silent or closes, streams wait for at most `resumeFor` seconds: until the channel speaks again, or
- * another one replaces it (`Session.resume`).
+ * If the channel falls silent or closes, streams wait for at most `resumeFor` seconds: until the channel speaks again,
+ * or another one replaces it (`Session.resume`).
  */
 
 import { RESUME_FOR, LIMITS, TIMEOUTS } from "../config.js";
@@ -176,8 +176,8 @@ export class Session {
    * Throws `PeerLost`, `TooManyStreams` if serve accepts none in time, or `ProtocolError` of code TOO_LARGE.
    *
    * @param {RequestHead} head
-   * @param {{now: number, ended?: boolean, after?: Stream | null}} options `ended`: the request has no body. `after`: the
-   *   stream of the previous request on the same client connection, on whatever session.
+   * @param {{now: number, ended?: boolean, after?: Stream | null}} options `ended`: the request has no body. `after`:
+   *   the stream of the previous request on the same client connection, on whatever session.
    * @returns {Promise<Stream>}
    */
   async open(head, { now, ended = false, after = null }) {
@@ -475,8 +475,8 @@ export class Session {
       this.#turns.shift();
       turn.reject(
         new TooManyStreams(
-          `The other side already works on ${this.active} requests of this proxy, its limit. None of them ended within` +
-            ` ${this.#timeouts.stream} s.`,
+          `The other side already works on ${this.active} requests of this proxy, its limit. None of them ended` +
+            ` within ${this.#timeouts.stream} s.`,
           { hint: "Send fewer requests at once, or send this one again later." },
         ),
       );

@@ -1,8 +1,8 @@
 /**
  * One HTTP exchange on a session, as the page sees it. Mirrors `llmtunnel/session/stream.py`.
  *
- * Everything that waits here throws `StreamReset` if the stream ends before it is complete, and `PeerLost` if the session
- * is lost. What arrived before the end is delivered first. One caller may read and one may write at a time.
+ * Everything that waits here throws `StreamReset` if the stream ends before it is complete, and `PeerLost` if the
+ * session is lost. What arrived before the end is delivered first. One caller may read and one may write at a time.
  */
 
 import { concat } from "../bytes.js";
@@ -18,7 +18,9 @@ import { Queue } from "../queue.js";
 /** Interim heads that may wait for the reader. They cost no credit. */
 const MAX_HEADS = 16;
 const UNREAD = "Too much of what the peer sent waits to be read.";
-/** Unread chunks shorter than this are joined. Many tiny chunks would take far more memory than their bytes of credit. */
+/**
+ * Unread chunks shorter than this are joined. Many tiny chunks would take far more memory than their bytes of credit.
+ */
 const SMALL = 1024;
 
 /**
@@ -26,8 +28,8 @@ const SMALL = 1024;
  *
  * @typedef {object} StreamOwner
  * @property {Budget} budget
- * @property {(stream: number, data: Uint8Array) => number} sendData Send body bytes, and return how many were taken. The
- *   stream's writer is woken when more can be sent.
+ * @property {(stream: number, data: Uint8Array) => number} sendData Send body bytes, and return how many were taken.
+ *   The stream's writer is woken when more can be sent.
  * @property {(stream: number) => void} sendEnd
  * @property {(stream: number, size: number) => void} consumed
  * @property {(stream: number, code: number, message: string) => void} reset
