@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -48,42 +47,6 @@ class Socket(web.WebSocketResponse):
         return await super().close(code=code, message=message, drain=drain)
 
 
-class Outgoing:
-    """Messages that wait for a socket, up to a limit in bytes."""
-
-    def __init__(self, bound: int) -> None:
-        self._texts: deque[bytes] = deque()
-        self._room = bound
-        self._changed = asyncio.Event()
-        self._closed = False
-
-    def put(self, text: str) -> bool:
-        """Add a message. Returns False if there is no space for it."""
-        data = text.encode()
-        if len(data) > self._room:
-            return False
-        self._room -= len(data)
-        self._texts.append(data)
-        self._changed.set()
-        return True
-
-    def close(self) -> None:
-        """Mark the end of the messages."""
-        self._closed = True
-        self._changed.set()
-
-    async def get(self) -> bytes | None:
-        """Return the next message; None at the end."""
-        while not self._texts:
-            if self._closed:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        data = self._texts.popleft()
-        self._room += len(data)
-        return data
-
-
 class SignalConnection:
     """A client's connection, from the opened WebSocket to its end. Call `run`. It is an outlet of the hub.
 
@@ -111,13 +74,19 @@ class SignalConnection:
         self._statistics = statistics
         self._settle = settle
         self._settled = False
-        self._outgoing = Outgoing(limits.outgoing)
+        self._outgoing: list[bytes] = []
+        """Messages that wait for the socket."""
+        self._space = limits.outgoing
+        """Bytes that may still wait, with those of messages that are being sent."""
+        self._writer: asyncio.Task[None] | None = None
+        """Sends what waits, and ends: an idle client needs no task."""
         self._reading: asyncio.Timeout | None = None
         self._flooded = False
         self._moved = False
         self._code: int = WSCloseCode.POLICY_VIOLATION
         """The close code, if the server is the one that closes."""
-        self._over = asyncio.Event()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when `run` has ended."""
         self._ending = False
         """Whether the server ends the connection."""
         self._abrupt = False
@@ -125,8 +94,6 @@ class SignalConnection:
 
     async def run(self) -> None:
         """Serve the client until it disconnects or is cut off."""
-        writer = asyncio.create_task(self._write(), name="signal writer")
-        writer.add_done_callback(self._written)
         try:
             async with asyncio.timeout(0.0 if self._flooded or self._moved else None) as self._reading:
                 await self._read()
@@ -136,7 +103,7 @@ class SignalConnection:
         finally:
             self._reading = None
             self._hub.leave(self, abrupt=self._abrupt)
-            await self._finish(writer)
+            await self._finish()
 
     def flood(self) -> None:
         """Stop reading from a client that sends too much, and tell it why."""
@@ -154,9 +121,18 @@ class SignalConnection:
 
     def send(self, message: Message) -> None:
         """Queue a message. A client that does not read is cut off, and never delays others."""
-        if not self._transport.is_closing() and not self._outgoing.put(encode(message)):
+        if self._transport.is_closing():
+            return
+        data = encode(message).encode()
+        if len(data) > self._space:
             logger.warning("Dropped a client that does not read")
             self.drop()
+            return
+        self._space -= len(data)
+        self._outgoing.append(data)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write(), name="signal writer")
+            self._writer.add_done_callback(self._written)
 
     def drop(self) -> None:
         """Cut the client off at once; queued messages are lost."""
@@ -172,7 +148,7 @@ class SignalConnection:
         except (TimeoutError, ConnectionError):
             self.drop()
         self._stop_reading()  # a join may be delayed
-        await self._over.wait()  # `_finish` takes at most `Limits.close` s
+        await asyncio.wait((self._over,))  # `_finish` takes at most `Limits.close` s
 
     def _stop_reading(self) -> None:
         if self._reading is not None:
@@ -225,22 +201,25 @@ class SignalConnection:
             self._settle(joined)
 
     async def _write(self) -> None:
-        while (data := await self._outgoing.get()) is not None:
-            await self._socket.send_frame(data, WSMsgType.TEXT)
+        while self._outgoing:
+            waiting, self._outgoing = self._outgoing, []
+            for data in waiting:
+                await self._socket.send_frame(data, WSMsgType.TEXT)
+                self._space += len(data)
 
     def _written(self, writer: asyncio.Task[None]) -> None:
         """Cut off a client that cannot be written to. `_finish` gets the reason."""
         if not writer.cancelled() and writer.exception() is not None:
             self.drop()
 
-    async def _finish(self, writer: asyncio.Task[None]) -> None:
+    async def _finish(self) -> None:
         """Send the queued messages, then close. A client that does not read them in time is cut off."""
-        self._outgoing.close()
         try:
             async with asyncio.timeout(LINGER if self._flooded else self._limits.close):
-                await writer
+                if self._writer is not None:
+                    await self._writer
                 await self._socket.close(code=self._code)
         except (TimeoutError, ConnectionError):
             self.drop()
         finally:
-            self._over.set()
+            self._over.set_result(None)

@@ -203,7 +203,7 @@ async def wave(address: tuple[str, int], count: int, *, seed: int, at_once: int 
 
 def _close(client: Client) -> None:
     """End the connection, half of the time with a reset."""
-    if client.rng.random() < 0.5:
+    if client.rng.random() < 0.5 and not client.writer.transport.is_closing():
         connection = client.writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     client.writer.transport.abort()
@@ -213,18 +213,20 @@ FLAGS: Final = ("--trusted-proxy", "192.0.2.1", "--log-level", "error")
 """What a server needs so that each connection's own address counts."""
 
 
-async def resident(signal: Signal, count: int, *, waves: int = 4, at_once: int = 200) -> list[int]:
-    """Play the waves against a server that has `FLAGS`. Returns the bytes of its memory after each (Linux)."""
+async def held(
+    signal: Signal, count: int, measure: Callable[[], int], *, waves: int = 4, at_once: int = 200
+) -> list[int]:
+    """Play the waves against a server that has `FLAGS`. Returns what is measured after each, by a call that blocks."""
     files = Path(f"/proc/{signal.process.pid}/fd")
     before = _count(files)
-    held = []
+    measured = []
     for number in range(waves):
         played = await wave(("127.0.0.1", signal.port), count, seed=number, at_once=at_once)
         assert sum(played[kind.__name__] for kind in KINDS) > count * 0.9, f"the server has not taken them: {played}"
         assert played["joined"] > count / 4, f"few have got as far as a room: {played}"
         await until(lambda: _count(files) <= before, "the server has closed all connections")
-        held.append(signal.process.resident)
-    return held
+        measured.append(await asyncio.to_thread(measure))
+    return measured
 
 
 def _count(folder: Path) -> int:
