@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from ..config import KIB
 from .alarm import Alarm
 from .base import MAX_MESSAGE
-from .sctp.association import Association, Connected, Ended, StreamReset
+from .sctp.association import Association, Connected, Ended, Event, StreamReset
 from .sctp.inbound import Message
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,10 @@ message may wait, so a small message never waits behind more than 128 KiB of its
 would run dry."""
 QUEUE_LOW: Final = 32 * KIB
 """Bytes down to which the queue runs before there is room again, shared in the same way."""
+
+BATCH: Final = 48 * KIB
+"""Bytes of packets that are encrypted and sent at once: what one system call sends, and half of what is in flight on
+one machine. With more, the peer would wait for the first one."""
 
 _TURN: Final = 0.002
 """Seconds for which one lane's message may hold the others up."""
@@ -48,8 +52,8 @@ _RELIABLE: Final = 0
 class Below(Protocol):
     """What carries the packets."""
 
-    def send_packet(self, packet: bytes) -> None:
-        """Send a packet. It may be lost."""
+    def send_packets(self, packets: list[bytes]) -> None:
+        """Send packets. Each of them may be lost."""
 
     def cut_packets(self, allowed: bool) -> bool:
         """Allow or forbid the fragmentation of packets from now on. Return False if that cannot be set."""
@@ -157,25 +161,29 @@ class DataChannel:
             self._association.probe_path(self._loop.time())
             self._schedule()
 
-    def receive(self, packet: bytes) -> None:
-        """Process a packet."""
-        now = self._loop.time()
-        for event in self._association.receive_packet(packet, now):
-            match event:
-                case Message(stream, protocol, data):
-                    self._take(stream, protocol, data)
-                case Connected():
-                    self._connected()
-                case StreamReset(stream):
-                    if stream in self._streams:
-                        self._association.reset_stream(stream, now)
-                        self._end("closed by the peer")
-                case Ended(reason):
-                    self._end(reason)
-        if self._is_acknowledging and self._association.idle:
+    def receive(self, packets: list[bytes]) -> None:
+        """Process packets."""
+        association, now = self._association, self._loop.time()
+        for packet in packets:
+            for event in association.receive_packet(packet, now):
+                self._handle(event, now)
+        if self._is_acknowledging and association.idle:
             self._is_acknowledging = False
             self._opened()
         self._schedule()
+
+    def _handle(self, event: Event, now: float) -> None:
+        match event:
+            case Message(stream, protocol, data):
+                self._take(stream, protocol, data)
+            case Connected():
+                self._connected()
+            case StreamReset(stream):
+                if stream in self._streams:
+                    self._association.reset_stream(stream, now)
+                    self._end("closed by the peer")
+            case Ended(reason):
+                self._end(reason)
 
     def send(self, message: bytes, lane: int = 0) -> None:
         """Queue a message of at least one byte. `is_open` must be true, and the lane's channel open."""
@@ -274,8 +282,15 @@ class DataChannel:
             self._flushing = None
         association, now = self._association, self._loop.time()
         while True:
+            packets, size = [], 0
             while (packet := association.packet_to_send(now)) is not None:
-                self._below.send_packet(packet)
+                packets.append(packet)
+                size += len(packet)
+                if size + len(packet) > BATCH:
+                    self._below.send_packets(packets)
+                    packets, size = [], 0
+            if packets:
+                self._below.send_packets(packets)
             if self._closing and not self._ending and not association.queued:
                 self._ending = True
                 association.reset_stream(self._streams[0] or 0, now)

@@ -30,12 +30,15 @@ _OVERHEAD = 128
 """Maximum bytes that a record adds."""
 _MOST = 256
 """Records in a datagram: more than can fit in one."""
+_TOGETHER = 16 * 1024
+"""Bytes of records that OpenSSL gets at once. It takes them for one datagram, of which it reads some 16,700 bytes, and
+loses the record that ends beyond that."""
 
 
 class Dtls(RTCDtlsTransport):
     """DTLS for one connection.
 
-    ``packet`` gets each packet that arrives; ``ended`` is called when nothing more can arrive.
+    ``packets`` gets the packets that arrive together; ``ended`` is called when nothing more can arrive.
     """
 
     def __init__(
@@ -44,12 +47,12 @@ class Dtls(RTCDtlsTransport):
         agent: IceAgent,
         certificate: RTCCertificate,
         *,
-        packet: Callable[[bytes], None],
+        packets: Callable[[list[bytes]], None],
         ended: Callable[[], None],
     ) -> None:
         super().__init__(transport, [certificate])
         self._agent = agent
-        self._packet = packet
+        self._packets = packets
         self._ended = ended
 
     def peer_digest(self, algorithm: str) -> bytes:
@@ -72,42 +75,67 @@ class Dtls(RTCDtlsTransport):
     def take_over(self) -> None:
         """Handle the datagrams from now on. The handshake is complete, and may have left data in either direction."""
         assert self._ssl is not None and self.state == "connected"
-        self._read()
+        self._read(_MOST)
         self._write()
         self._agent.deliver(self._receive)
 
-    def send(self, packet: bytes) -> None:
-        """Send a packet. It is lost if the connection is."""
+    def send(self, packets: list[bytes]) -> None:
+        """Send packets. They are lost if the connection is."""
         assert self._ssl is not None
         if self.state != "connected":
             return
+        send = self._ssl.send
         try:
-            self._ssl.send(packet)
+            for packet in packets:
+                send(packet)
         except SSL.Error as exc:
             _log.debug("Not sent: %r", exc)
-        self._write(len(packet) + _OVERHEAD)
+        self._write(sum(map(len, packets)) + _OVERHEAD * len(packets))
 
-    def _receive(self, datagram: bytes) -> None:
-        assert self._ssl is not None
-        self._ssl.bio_write(datagram)
-        # Usually a datagram is one record. Further records would need further reads.
-        alone = datagram[0] == _APPLICATION_DATA and len(datagram) == _size(datagram, 0)
-        self._read(most=1 if alone else _MOST)
-        if not alone:
-            self._write()
+    def _receive(self, datagrams: list[bytes]) -> None:
+        """Decrypt datagrams. Usually each is one record."""
+        alone: list[bytes] = []
+        size = 0
+        for datagram in datagrams:
+            length = len(datagram)
+            if datagram[0] != _APPLICATION_DATA or length != _size(datagram, 0):
+                self._read_alone(alone)
+                alone, size = [], 0
+                assert self._ssl is not None
+                self._ssl.bio_write(datagram)
+                self._read(_MOST)
+                self._write()
+                continue
+            if size + length > _TOGETHER:
+                self._read_alone(alone)
+                alone, size = [], 0
+            alone.append(datagram)
+            size += length
+        self._read_alone(alone)
 
-    def _read(self, most: int = _MOST) -> None:
-        """Read and deliver the packets that have arrived."""
+    def _read_alone(self, records: list[bytes]) -> None:
+        """Decrypt datagrams of one record each, which OpenSSL reads as one datagram."""
+        if records:
+            assert self._ssl is not None
+            self._ssl.bio_write(b"".join(records) if len(records) > 1 else records[0])
+            self._read(len(records))
+
+    def _read(self, most: int) -> None:
+        """Read and deliver the packets that have arrived, up to ``most``."""
         assert self._ssl is not None
-        for _ in range(most):
-            try:
-                packet = self._ssl.recv(_RECORD)
-            except SSL.ZeroReturnError:
-                self._ended()
-                return
-            except SSL.Error:  # nothing more, or a forged record
-                return
-            self._packet(packet)
+        receive, packets = self._ssl.recv, []
+        has_ended = False
+        try:
+            for _ in range(most):
+                packets.append(receive(_RECORD))  # noqa: PERF401  those before an error count
+        except SSL.ZeroReturnError:
+            has_ended = True
+        except SSL.Error:  # nothing more, or a forged record
+            pass
+        if packets:
+            self._packets(packets)
+        if has_ended:
+            self._ended()
 
     def _write(self, size: int = _RECORD) -> None:
         """Send OpenSSL's output, each record in its own datagram.
@@ -124,11 +152,17 @@ class Dtls(RTCDtlsTransport):
         except SSL.WantReadError:
             if not records:
                 return
-        at, end = 0, len(records)
+        # Records of one size, and a shorter one after them, are sent at once.
+        start, end = 0, len(records)
+        at = last = first = _size(records, 0)
         while at < end:
-            after = at + _size(records, at)
-            self._agent.transmit(records if after - at == end else records[at:after])
-            at = after
+            size = _size(records, at)
+            if last < first or size > first:
+                self._agent.transmit(records[start:at], first)
+                start, first = at, size
+            last = size
+            at += size
+        self._agent.transmit(records[start:end] if start else records, first)
 
 
 def _size(records: bytes, at: int) -> int:

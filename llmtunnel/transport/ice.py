@@ -20,17 +20,16 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
 import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import aioice
 from aioice import ice, stun
+from aioice.candidate import candidate_foundation, candidate_priority
 from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from ..bucket import Bucket
@@ -39,6 +38,7 @@ from ..paths import Path
 from ..summary import printable
 from .networks import checkable
 from .servers import Address, IceServer, addresses, connect, tls
+from .udp import UdpTransport, bind
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class IceAgent(aioice.Connection):
         self._checks = Bucket(_CHECKS, every=_CHECK)
         self._echoes: Counter[tuple[str, int]] = Counter()
         """Valid checks (with our password) that came from an address, and that no check of ours has answered."""
-        self._deliver: Callable[[bytes], None] | None = None
+        self._deliver: Callable[[list[bytes]], None] | None = None
         self._handed_out: set[tuple[str, int]] = set()
         self._binding: asyncio.Task[None] | None = None
 
@@ -149,8 +149,32 @@ class IceAgent(aioice.Connection):
             self._local_candidates += await self.get_component_candidates(_COMPONENT, [_LOOPBACK])
         self._handed_out |= {(each.host, each.port) for each in self._local_candidates}
         keep_from_children(*(each.transport for each in self._protocols))
-        for protocol in self._protocols:
-            self._limit(protocol)
+
+    async def get_component_candidates(
+        self, component: int, addresses: list[str], timeout: int = 5
+    ) -> list[aioice.Candidate]:
+        """Bind these addresses, each to a socket of ours. aioice's would carry one datagram in each system call."""
+        candidates = []
+        for address in addresses:
+            protocol = _Protocol(self)
+            try:
+                await bind(address, protocol)
+            except OSError as exc:
+                _log.info("Cannot bind %s: %r", address, exc)
+                continue
+            host, port = protocol.transport.get_extra_info("sockname")[:2]
+            protocol.local_candidate = aioice.Candidate(
+                foundation=candidate_foundation("host", "udp", host),
+                component=component,
+                transport="udp",
+                priority=candidate_priority(component, "host"),
+                host=host,
+                port=port,
+                type="host",
+            )
+            self._protocols.append(protocol)
+            candidates.append(protocol.local_candidate)
+        return candidates
 
     async def gather_rest(self, found: Found) -> None:
         """Ask all servers at once. ``found`` is called with each new candidate. Never raises."""
@@ -178,23 +202,11 @@ class IceAgent(aioice.Connection):
 
     # -- checks
 
-    def _limit(self, protocol: ice.StunProtocol) -> None:
-        """Route what aioice sends from a socket through `_send_stun`, and what it receives through `_receive`."""
-        protocol.send_stun = partial(self._send_stun, protocol)  # type: ignore[method-assign]
-        protocol.datagram_received = partial(self._receive, protocol)  # type: ignore[method-assign]
-
-    def _receive(self, protocol: ice.StunProtocol, datagram: bytes | str, addr: tuple[str, int]) -> None:
-        """Recognise DTLS by its first byte (RFC 7983). aioice would first try to parse each datagram as STUN."""
-        if datagram and isinstance(datagram, bytes) and 20 <= datagram[0] < 64:
-            self.data_received(datagram, _COMPONENT)
-        else:
-            ice.StunProtocol.datagram_received(protocol, datagram, addr)
-
-    def _send_stun(self, protocol: ice.StunProtocol, message: stun.Message, addr: tuple[str, int]) -> None:
+    def may_send(self, message: stun.Message, addr: tuple[str, int]) -> bool:
+        """Return whether a STUN message may be sent to an address."""
         # Only a check names the peer. Other messages are requests to a STUN server of ours, or answers.
         is_check = message.message_class == stun.Class.REQUEST and "USERNAME" in message.attributes
-        if not is_check or self._may_check(addr):
-            ice.StunProtocol.send_stun(protocol, message, addr)
+        return not is_check or self._may_check(addr)
 
     def _may_check(self, addr: tuple[str, int]) -> bool:
         if any(pair.remote_addr == addr for pair in self._nominated.values()):  # it has answered
@@ -217,29 +229,31 @@ class IceAgent(aioice.Connection):
             super().request_received(message, addr, protocol)
 
     def data_received(self, data: bytes, component: int) -> None:
-        """Accept a datagram for DTLS, from any sender.
+        """Accept a datagram for DTLS, from any sender."""
+        self.datagrams_received([data])
+
+    def datagrams_received(self, datagrams: list[bytes]) -> None:
+        """Accept datagrams for DTLS, from any sender.
 
         An empty one would end aiortc's reader; a flood would fill memory.
         """
-        if not 0 < len(data) <= _DATAGRAM:
-            return
+        datagrams = [each for each in datagrams if 0 < len(each) <= _DATAGRAM]
         if self._deliver is not None:
-            self._deliver(data)
-        elif self._queue.qsize() < _WAITING:
-            super().data_received(data, component)
+            self._deliver(datagrams)
+            return
+        for each in datagrams[: max(0, _WAITING - self._queue.qsize())]:
+            super().data_received(each, _COMPONENT)
 
-    def deliver(self, receive: Callable[[bytes], None]) -> None:
+    def deliver(self, receive: Callable[[list[bytes]], None]) -> None:
         """Pass all datagrams to ``receive`` from now on, starting with those that wait.
 
         The end is reported as before.
         """
         waiting = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
         self._deliver = receive
-        for each in waiting:
-            if each is None:
-                self._queue.put_nowait(None)
-            else:
-                receive(each[0])
+        receive([each[0] for each in waiting if each is not None])
+        if None in waiting:
+            self._queue.put_nowait(None)
 
     def cut_datagrams(self, allowed: bool) -> bool:
         """Set whether the system may send a datagram to the peer in fragments. Return False if that cannot be set.
@@ -250,9 +264,8 @@ class IceAgent(aioice.Connection):
         if pair is None or pair.local_candidate.type == "relay" or not sys.platform.startswith("linux"):
             return False
         own = pair.protocol.transport.get_extra_info("socket")
-        with socket.socket(fileno=os.dup(own.fileno())) as end:  # uvloop does not expose its socket
-            level, option = (socket.IPPROTO_IP, 10) if end.family == socket.AF_INET else (socket.IPPROTO_IPV6, 23)
-            end.setsockopt(level, option, _MAY_CUT if allowed else _MAY_NOT_CUT)
+        level, option = (socket.IPPROTO_IP, 10) if own.family == socket.AF_INET else (socket.IPPROTO_IPV6, 23)
+        own.setsockopt(level, option, _MAY_CUT if allowed else _MAY_NOT_CUT)
         return True
 
     def release_unused(self) -> None:
@@ -265,10 +278,20 @@ class IceAgent(aioice.Connection):
             if each.local_candidate.type == "relay" and each not in used:
                 each.transport.close()
 
-    def transmit(self, datagram: bytes) -> None:
-        """Send a datagram to the peer without waiting. It is lost if there is no path."""
-        if (pair := self._nominated.get(_COMPONENT)) is not None:
-            pair.protocol.transport.sendto(datagram, pair.remote_addr)
+    def transmit(self, datagrams: bytes, size: int) -> None:
+        """Send datagrams of ``size`` bytes each to the peer without waiting. The last may be shorter.
+
+        They are lost if there is no path.
+        """
+        pair = self._nominated.get(_COMPONENT)
+        if pair is None:
+            return
+        transport = pair.protocol.transport
+        if len(datagrams) > size and isinstance(transport, UdpTransport):
+            transport.send_all(datagrams, size, pair.remote_addr)
+            return
+        for at in range(0, len(datagrams), size):  # through a TURN server, or on a loop with sockets of its own
+            transport.sendto(datagrams[at : at + size], pair.remote_addr)
 
     def check_incoming(self, message: stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
         """Handle a check from the peer. Each port that it checks from is one more candidate, so limit their number."""
@@ -310,7 +333,7 @@ class IceAgent(aioice.Connection):
             return ice.relayed_candidate(
                 component=_COMPONENT,
                 hide_related_address=False,
-                protocol_factory=lambda: ice.StunProtocol(self),
+                protocol_factory=lambda: _Protocol(self),
                 turn_server=address,
                 turn_username=server.user,
                 turn_password=server.password,
@@ -325,7 +348,6 @@ class IceAgent(aioice.Connection):
             _log.warning("%s cannot be used: %s", server.url, printable(str(exc)) or "no answer")
             return
         keep_from_children(protocol.transport)
-        self._limit(protocol)
         self._protocols.append(protocol)
         self._local_candidates.append(candidate)
         for remote in self.remote_candidates:
@@ -342,6 +364,38 @@ class IceAgent(aioice.Connection):
         if address not in self._handed_out:
             self._handed_out.add(address)
             found(candidate)
+
+
+class _Protocol(ice.StunProtocol):
+    """One socket of an agent, or its place at a TURN server."""
+
+    def __init__(self, agent: IceAgent) -> None:
+        super().__init__(agent)
+        self._agent = agent
+
+    def send_stun(self, message: stun.Message, addr: tuple[str, int]) -> None:
+        """Send a STUN message, if its address may get one."""
+        if self._agent.may_send(message, addr):
+            super().send_stun(message, addr)
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        """Recognise DTLS by its first byte (RFC 7983). aioice would first try to parse each datagram as STUN."""
+        if isinstance(data, bytes) and _is_dtls(data):
+            self._agent.datagrams_received([data])
+        else:
+            super().datagram_received(data, addr)
+
+    def datagrams_received(self, data: bytes, size: int, addr: tuple[Any, ...]) -> None:
+        """See `udp.Receiver`. A check may be among them."""
+        datagrams = [data[at : at + size] for at in range(0, len(data), size)]
+        self._agent.datagrams_received([each for each in datagrams if _is_dtls(each)])
+        for each in datagrams:
+            if not _is_dtls(each):
+                super().datagram_received(each, addr)
+
+
+def _is_dtls(datagram: bytes) -> bool:
+    return len(datagram) > 0 and 20 <= datagram[0] < 64
 
 
 def parse_candidate(text: str) -> aioice.Candidate | None:

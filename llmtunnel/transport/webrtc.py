@@ -75,7 +75,7 @@ class WebRtcPeer:
         self._ice = RTCIceTransport(gatherer)
         self._identity = identity
         self._dtls = Dtls(
-            self._ice, self.agent, identity.certificate, packet=self._receive, ended=self._lose_connection
+            self._ice, self.agent, identity.certificate, packets=self._receive, ended=self._lose_connection
         )
         self._binding: Binding | None = None
         self._mid = "0"
@@ -212,17 +212,17 @@ class WebRtcPeer:
         # Streams of the DTLS server have odd numbers (RFC 8832 section 6).
         self._channel.data.start(opens=int(self._server) if self._offering else None)
 
-    def send_packet(self, packet: bytes) -> None:
-        """Send a packet of SCTP over DTLS."""
-        self._dtls.send(packet)
+    def send_packets(self, packets: list[bytes]) -> None:
+        """Send packets of SCTP over DTLS."""
+        self._dtls.send(packets)
 
     def cut_packets(self, allowed: bool) -> bool:
         """See `datachannel.Below`."""
         return self.agent.cut_datagrams(allowed)
 
-    def _receive(self, packet: bytes) -> None:
+    def _receive(self, packets: list[bytes]) -> None:
         if self._channel is not None:
-            self._channel.data.receive(packet)
+            self._channel.data.receive(packets)
 
     def channel_opened(self) -> None:
         """Called by the channel when it is open."""

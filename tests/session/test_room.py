@@ -132,7 +132,7 @@ async def test_a_serve_that_is_back_before_its_end_was_noticed_takes_over_and_th
                 "peer-lost",
                 "peer-connected",
             ]
-            assert len(proxy.links) == 1
+            await until(lambda: len(proxy.links) == 1, "the old link is closed")
 
 
 async def test_a_proxy_that_dies_is_forgotten_and_its_successor_is_served() -> None:

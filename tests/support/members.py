@@ -201,8 +201,8 @@ def channel_of(session: Session) -> Channel:
 def silence(link: Link) -> None:
     """Nothing goes out, nothing comes in, nobody is told."""
     for protocol in link._direct.peer.agent._protocols:
-        protocol.transport.sendto = lambda *_: None
-        protocol.datagram_received = lambda *_: None
+        protocol.transport.sendto = protocol.transport.send_all = lambda *_: None
+        protocol.datagram_received = protocol.datagrams_received = lambda *_: None
 
 
 @asynccontextmanager

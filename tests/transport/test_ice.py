@@ -327,7 +327,7 @@ async def test_a_datagram_that_is_larger_than_any_packet_is_dropped() -> None:
 def delivered(connection: IceAgent) -> list[bytes]:
     """What has waited for DTLS, and is given to it."""
     datagrams: list[bytes] = []
-    connection.deliver(datagrams.append)
+    connection.deliver(datagrams.extend)
     return datagrams
 
 

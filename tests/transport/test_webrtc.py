@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import re
+import socket
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +19,10 @@ from llmtunnel.config import Timeouts
 from llmtunnel.errors import ChannelClosed, ConnectFailed
 from llmtunnel.paths import Path
 from llmtunnel.signaling.messages import IceCandidate
-from llmtunnel.transport import datachannel, webrtc
+from llmtunnel.transport import datachannel, udp, webrtc
 from llmtunnel.transport.base import MAX_MESSAGE
+from llmtunnel.transport.sctp import pmtu
+from llmtunnel.transport.sctp.association import Association
 
 from ..support.webrtc_ends import NO_SERVERS, End, candidates_of, connected, introduce, without_candidates
 
@@ -219,7 +224,7 @@ async def test_a_peer_that_closes_at_once_is_heard_of() -> None:
 async def test_a_peer_that_is_silent_does_not_hold_a_close_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webrtc, "_DRAIN", 0.1)
     left, right = await connected()
-    monkeypatch.setattr(right.peer.agent, "data_received", lambda *_: None)
+    monkeypatch.setattr(right.peer.agent, "datagrams_received", lambda *_: None)
     await left.send(b"lost")
     await left.channel.aclose()
     await left.until(lambda: left.closed == ["closed by us"])
@@ -247,6 +252,97 @@ async def test_bulk_both_ways_arrives_whole_and_in_order_and_the_queue_stays_sho
     assert right.messages == down
     assert left.messages == up
     assert datachannel.QUEUE < longest < datachannel.QUEUE + 2 * MAX_MESSAGE
+    await close(left, right)
+
+
+@pytest.fixture(params=["batches", "a kernel without", "a device without", "a loop without readers"])
+def socket_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the machine offers: what this one does, or that of an older Linux and macOS, or of Windows."""
+    if request.param == "a kernel without":
+        monkeypatch.setattr(udp, "_has_option", lambda *_, **__: False)
+    elif request.param == "a device without":
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EIO, "the device computes no checksums")
+
+        monkeypatch.setattr(udp.socket, "socket", type("Socket", (socket.socket,), {"sendmsg": refuse}))
+    elif request.param == "a loop without readers":
+
+        def lack(*_: object) -> None:
+            raise NotImplementedError
+
+        monkeypatch.setattr(udp.UdpTransport, "__init__", lack)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("on_each_loop")
+@pytest.mark.parametrize("packet", [pmtu.PACKET, pmtu.SIZES[-1]])
+async def test_bulk_in_packets_of_any_size_arrives_on_each_kind_of_socket(
+    monkeypatch: pytest.MonkeyPatch, socket_kind: str, packet: int
+) -> None:
+    monkeypatch.setattr(pmtu, "SIZES", tuple(size for size in pmtu.SIZES if size <= packet))
+    left, right = await connected()
+    data = random.Random(7).randbytes(MAX_MESSAGE)
+    down = [data[number:] for number in range(12)]
+    up = [data[: 1 + number * 4999 % MAX_MESSAGE] for number in range(12)]
+
+    async def send(end: End, messages: list[bytes]) -> None:
+        for message in messages:
+            await end.send(message)
+
+    await asyncio.gather(send(left, down), send(right, up))
+    await right.until(lambda: len(right.messages) == len(down))
+    await left.until(lambda: len(left.messages) == len(up))
+    assert right.messages == down
+    assert left.messages == up
+    assert association_of(left).packet_size == association_of(right).packet_size == packet
+    ours = isinstance(transport_of(left), udp.UdpTransport)
+    assert ours is (socket_kind != "a loop without readers" and sys.platform != "win32")
+    await close(left, right)
+
+
+def association_of(end: End) -> Association:
+    return end.channel.data._association  # type: ignore[attr-defined, no-any-return]
+
+
+def transport_of(end: End) -> asyncio.DatagramTransport:
+    return end.peer.agent._nominated[1].protocol.transport
+
+
+async def test_records_of_one_size_are_sent_at_once_and_others_apart() -> None:
+    left, right = await connected()
+    sizes = [500, 500, 500, 300, 500, 40, 60, 60, 16_000]
+    sent: list[tuple[int, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(left.peer.agent, "transmit", lambda records, size: sent.append((len(records), size)))
+        left.peer._dtls.send([bytes(size) for size in sizes])
+    [(_, whole), *_] = sent
+    more = whole - 500
+    rows = [[500, 500, 500, 300], [500, 40], [60, 60], [16_000]]
+    assert sent == [(sum(row) + len(row) * more, row[0] + more) for row in rows]
+    await close(left, right)
+
+
+async def test_every_record_of_a_long_row_arrives_whatever_is_among_them() -> None:
+    """OpenSSL reads 16.7 KB at once as one datagram, and loses the record that ends beyond that."""
+    left, right = await connected()
+    sent = [b"%02d" % number * 700 for number in range(40)]
+    records: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(left.peer.agent, "transmit", lambda data, size: records.append(data))
+        for each in sent:
+            left.peer._dtls.send([each])
+    size = len(records[0])
+    forged = records[7][:30] + bytes(size - 30)
+    too_long = records[8][:11] + b"\x40\0" + records[8][13:]
+    handshake, no_stun = b"\x16".ljust(size, b"\0"), b"\0\1".ljust(size, b"\0")
+    row = [*records[:9], forged, too_long, handshake, no_stun, *records[9:25], records[3], *records[25:]]
+    assert {len(each) for each in row} == {size} and size * len(records) > 3 * 16_700
+    packets: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(right.peer._dtls, "_packets", packets.extend)
+        right.peer.agent._nominated[1].protocol.datagrams_received(b"".join(row), size, ("192.0.2.1", 1))  # type: ignore[attr-defined]
+    assert packets == sent
     await close(left, right)
 
 
@@ -437,7 +533,7 @@ async def test_records_that_openssl_still_holds_or_that_come_together_all_arrive
     tls = left.peer._dtls._ssl
     records: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(left.peer.agent, "transmit", records.append)
+        patch.setattr(left.peer.agent, "transmit", lambda datagrams, size: records.append(datagrams))
         for number in range(3):
             await left.send(b"%d" % number * 500)
             await asyncio.sleep(0)
