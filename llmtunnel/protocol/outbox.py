@@ -242,20 +242,18 @@ class Outbox:
         """Return the next frame that its lane's journal has room for, and its stream."""
         if pipe.urgent and not self._is_full(stream := _stream_of(pipe.urgent[0])):
             return pipe.urgent.popleft(), stream
-        for _ in range(len(pipe.turns)):
-            stream = pipe.turns[0]
+        for stream in pipe.turns:  # those that wait keep their order: a lane's heads go in the order of their numbers
             if not self._is_full(stream):
-                return self._take_turn(pipe), stream
+                return self._take_turn(pipe, stream), stream
             if len(self._pipes) == len(self._journals):
                 break  # all of these streams use one lane
-            pipe.turns.rotate(-1)
         return None, 0
 
     def _is_full(self, stream: int) -> bool:
         return bool(self._journals) and self._journals[stream % len(self._journals)].full
 
-    def _take_turn(self, pipe: _Pipe) -> bytes:
-        stream = pipe.turns.popleft()
+    def _take_turn(self, pipe: _Pipe, stream: int) -> bytes:
+        pipe.turns.remove(stream)
         queue = self._queues[stream]
         size = queue.size
         frame = queue.next_frame(stream)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmtunnel.protocol import frames
-from llmtunnel.protocol.frames import Frame, FrameType
+from llmtunnel.protocol.frames import MAX_MESSAGE, Frame, FrameType
+from llmtunnel.protocol.journal import journals_of
 from llmtunnel.protocol.outbox import QUANTUM, SHARED_ROOM, STREAM_ROOM, Outbox
 
 from ..support.core_pair import frames_of
@@ -236,3 +237,16 @@ def test_many_streams_that_wait_have_less_room_each_and_any_has_room_for_a_piece
     for stream in range(1, 1001):
         outbox.drop(stream)
     assert outbox._size == 0 and not outbox
+
+
+def test_streams_that_a_full_lane_holds_back_keep_their_order() -> None:
+    """The peer takes a head for that of a stream that has ended, if a later one of its lane has come before."""
+    journals = journals_of(2 * MAX_MESSAGE, 2)
+    while not journals[1].full:
+        journals[1].add(bytes(QUANTUM))
+    outbox = Outbox(journals=journals)
+    for stream in (1, 2, 3, 4, 5):
+        head(outbox, stream)
+    assert [frame.stream for frame in frames_of(messages(outbox))] == [2, 4]
+    journals[1].acknowledge(journals[1].sent)
+    assert [frame.stream for frame in frames_of(messages(outbox))] == [1, 3, 5]

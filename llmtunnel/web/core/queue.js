@@ -77,17 +77,13 @@ export class Queue {
    * @param {T} item
    */
   remove(item) {
+    if (this.first === item) {
+      this.shift();
+      return;
+    }
     const index = this.#items.indexOf(item, this.#start);
     if (index >= 0) {
       this.#items.splice(index, 1);
-    }
-  }
-
-  /** Move the first item to the end. */
-  rotate() {
-    const item = this.shift();
-    if (item !== undefined) {
-      this.push(item);
     }
   }
 

@@ -331,14 +331,14 @@ export class Outbox {
       pipe.urgent.shift();
       return this.#enter(urgent);
     }
-    for (let left = pipe.turns.length; left > 0; left -= 1) {
-      if (!this.#isFull(pipe.turns.first ?? 0)) {
-        return this.#enter(this.#takeTurn(pipe));
+    // Streams that wait keep their order: a lane's heads go in the order of their numbers.
+    for (const stream of pipe.turns) {
+      if (!this.#isFull(stream)) {
+        return this.#enter(this.#takeTurn(pipe, stream));
       }
       if (this.#pipes.length === this.#journals.length) {
         break; // all of these streams use one lane
       }
-      pipe.turns.rotate();
     }
     return null;
   }
@@ -359,9 +359,12 @@ export class Outbox {
     return this.#journals[stream % this.#journals.length];
   }
 
-  /** @param {Pipe} pipe */
-  #takeTurn(pipe) {
-    const stream = pipe.turns.shift() ?? 0;
+  /**
+   * @param {Pipe} pipe
+   * @param {number} stream
+   */
+  #takeTurn(pipe, stream) {
+    pipe.turns.remove(stream);
     const queue = this.#queue(stream);
     const { size } = queue;
     const frame = queue.nextFrame(stream);
