@@ -24,10 +24,12 @@ import * as connection from "../../llmtunnel/web/core/protocol/connection.js";
 import * as fields from "../../llmtunnel/web/core/protocol/fields.js";
 import * as frames from "../../llmtunnel/web/core/protocol/frames.js";
 import * as greeting from "../../llmtunnel/web/core/protocol/greeting.js";
+import * as heads from "../../llmtunnel/web/core/protocol/heads.js";
 import * as hello from "../../llmtunnel/web/core/protocol/hello.js";
 import * as journal from "../../llmtunnel/web/core/protocol/journal.js";
 import * as keys from "../../llmtunnel/web/core/protocol/keys.js";
 import * as liveness from "../../llmtunnel/web/core/protocol/liveness.js";
+import * as outbox from "../../llmtunnel/web/core/protocol/outbox.js";
 import * as spake2 from "../../llmtunnel/web/core/protocol/spake2.js";
 import * as stream from "../../llmtunnel/web/core/protocol/stream.js";
 import * as carrier from "../../llmtunnel/web/core/session/carrier.js";
@@ -46,12 +48,14 @@ const MODULES = {
   fields,
   frames,
   greeting,
+  heads,
   hello,
   invite,
   journal,
   keys,
   life,
   liveness,
+  outbox,
   spake2,
   stream,
   words,

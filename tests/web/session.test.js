@@ -41,6 +41,18 @@ test("a request that no place becomes free for fails in time, and says what to d
   assert.equal(rig.session.error, null);
 });
 
+test("requests that are given up before they are sent leave nothing to send", async () => {
+  const rig = new Rig();
+  rig.sent();
+  for (let count = 1; count <= 10_000; count += 1) {
+    const stream = await rig.session.open(GET, { now: 0, ended: count % 2 === 0 });
+    assert.equal(stream.id, count);
+    stream.reset();
+  }
+  assert.deepEqual(rig.sent(), []);
+  assert.equal(rig.session.active, 0);
+});
+
 test("a head that is too large fails its own request alone", async () => {
   const rig = new Rig();
   const large = { ...GET, fields: [/** @type {const} */ (["a", "x".repeat(70_000)])] };

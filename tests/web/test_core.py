@@ -24,10 +24,21 @@ from llmtunnel.config import DEFAULT_RESUME_FOR, Limits, Timeouts
 from llmtunnel.errors import ErrorCode, ProtocolError
 from llmtunnel.protocol import auth, fields, frames, keys
 from llmtunnel.protocol.frames import KINDS, Feature, FrameType
-from llmtunnel.protocol.heads import RequestHead, ResponseHead
-from llmtunnel.protocol.hello import ALL_FEATURES, Agree, AuthAnswer, AuthOffer, Hello, ResumeOffer
+from llmtunnel.protocol.heads import MAX_INTERIM, RequestHead, ResponseHead
+from llmtunnel.protocol.hello import (
+    ALL_FEATURES,
+    MAX_LANES,
+    UNLIMITED,
+    Agree,
+    AuthAnswer,
+    AuthOffer,
+    Hello,
+    ResumeOffer,
+)
+from llmtunnel.protocol.journal import ACK_EVERY
 from llmtunnel.protocol.keys import Certificates, KeyExchange, Keys, Ticket
 from llmtunnel.protocol.liveness import Liveness
+from llmtunnel.protocol.outbox import QUANTUM
 from llmtunnel.protocol.stream import TRANSITIONS
 from llmtunnel.session import carrier
 from llmtunnel.session.life import Life
@@ -70,6 +81,10 @@ def test_names_and_numbers_are_the_same(calls: Calls) -> None:
     assert calls.get("frames.ALL_FEATURES") == ALL_FEATURES
     for name in ("MAX_MESSAGE", "MAX_BODY", "MAX_STREAM", "MAX_PAYLOAD", "MAX_BUNDLED_FRAME"):
         assert calls.get(f"frames.{name}") == getattr(frames, name)
+    assert calls.get("fields.MAX_FIELDS") == fields.MAX_FIELDS
+    assert calls.get("heads.MAX_INTERIM") == MAX_INTERIM
+    assert (calls.get("hello.MAX_LANES"), calls.get("hello.UNLIMITED")) == (MAX_LANES, UNLIMITED)
+    assert (calls.get("journal.ACK_EVERY"), calls.get("outbox.QUANTUM")) == (ACK_EVERY, QUANTUM)
 
 
 def test_the_table_of_frames_is_the_same(calls: Calls) -> None:

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from llmtunnel.config import KIB, MIB, Limits, Timeouts
-from llmtunnel.errors import AuthenticationFailed, ErrorCode, StreamReset
+from llmtunnel.errors import AuthenticationFailed, ErrorCode
 from llmtunnel.protocol import frames
 from llmtunnel.protocol.frames import FrameType
 from llmtunnel.protocol.heads import ResponseHead
@@ -41,19 +41,15 @@ class Served:
         self.came = hashlib.sha256()
         """Of what came to /sink."""
         self.size = 0
-        self.ended: list[StreamReset] = []
+        self.begun = 0
+        """Responses of /never that have begun."""
         self.go = asyncio.Event()
         """/sink reads once it is set."""
         self.go.set()
 
     async def __call__(self, stream: Stream) -> None:
-        try:
-            await {b"/echo": echo, b"/source": self.source, b"/sink": self.sink, b"/never": self.never}[
-                stream.request.target
-            ](stream)
-        except StreamReset as exc:
-            self.ended.append(exc)
-            raise
+        handlers = {b"/echo": echo, b"/source": self.source, b"/sink": self.sink, b"/never": self.never}
+        await handlers[stream.request.target](stream)
 
     async def source(self, stream: Stream) -> None:
         await stream.send_response(ResponseHead(status=103, fields=((b"Link", b"</x>"),)))
@@ -74,6 +70,7 @@ class Served:
     async def never(self, stream: Stream) -> None:
         await stream.send_response(OK)
         await stream.send(b"begun")
+        self.begun += 1
         while await stream.receive():
             pass
         await asyncio.Event().wait()
@@ -141,14 +138,14 @@ async def test_either_side_may_cancel() -> None:
     served = Served()
     async with opened(served) as web:
         cancelled, report = web.start("request", method="POST", target="/never", size=100)
-        await until(lambda: web.session is not None and web.session.active == 1)
+        await until(lambda: served.begun == 1)
         await web.do("reset", request=cancelled)
         told = await report
         assert (told["error"], told["code"], told["remote"]) == ("StreamReset", ErrorCode.CANCELLED, False)
         await until(lambda: web.session is not None and web.session.active == 0)
 
         _, report = web.start("request", method="GET", target="/never")
-        await until(lambda: web.session is not None and web.session.active == 1)
+        await until(lambda: served.begun == 2)
         assert web.session
         stream = next(iter(web.session._streams.values()))
         stream.reset(ErrorCode.UPSTREAM, "The upstream broke off.")
@@ -207,7 +204,7 @@ async def test_a_channel_that_is_cut_in_the_midst_of_streams_loses_nothing(silen
         ]
         for number in range(1, 4):
             before = served.size
-            await until(lambda before=before: served.size > before + SIZE // 10)
+            await until(lambda before=before: served.size > before + SIZE // 20)
             channel = web.channels[number]
             channel.lost = True
             if not silent:
@@ -226,16 +223,14 @@ async def test_a_channel_that_is_cut_in_the_midst_of_streams_loses_nothing(silen
 
 async def test_a_silent_peer_suspends_the_session_and_then_ends_it() -> None:
     quick = Timeouts(ping_busy=0.1, dead_busy=0.3, ping_idle=0.1, dead_idle=0.3)
-    async with opened(Served(), timeouts=quick, resume_for=0.5) as web:
+    async with opened(Served(), timeouts=quick, resume_for=0.2) as web:
         _, report = web.start("request", method="GET", target="/never")
         await until(lambda: web.session is not None and web.session.active == 1)
         web.channels[1].lost = True
         assert (await web.event("suspended"))["reason"] == "The peer is silent."
         ended = await web.event("session-ended")
-        assert (ended["error"], ended["message"]) == (
-            "PeerLost",
-            "The session ended: The peer is silent. It did not come back within 0.5 s.",
-        )
+        assert ended["error"] == "PeerLost"
+        assert ended["message"].startswith("The session ended: The peer is silent. It did not come back within ")
         assert (await report)["error"] == "PeerLost"
 
 

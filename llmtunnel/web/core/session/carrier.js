@@ -9,7 +9,8 @@
  *     handleTimer(now)              at the time of `nextTimer`
  *     ready, messageToSend(pipe)    when the channel has room, for each pipe that is ready, in this order
  *
- * and is told by `changed` that there may be something to send, or another `nextTimer`.
+ * and is told by `changed` that there may be something to send, or another `nextTimer`. While no channel carries a
+ * session, the owner of the session asks that for `nextTimer`, and calls its `handleTimer`.
  */
 
 import {

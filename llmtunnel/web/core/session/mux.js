@@ -334,7 +334,7 @@ export class Session {
     }
   }
 
-  /** Return when to call `handleTimer`, or null. The carrier's owner does, or without a carrier the session's. */
+  /** Return when to call `handleTimer`, or null. The carrier does both, but not while no channel carries the session. */
   nextTimer() {
     const due = [
       this.#connection.nextTimer(),
