@@ -68,7 +68,7 @@ test("tiny pieces share memory, and none keeps the message that it came in", asy
   const rig = new Rig();
   const stream = await rig.session.open(GET, { now: 0, ended: true });
   rig.respond(stream.id);
-  const padding = encode(200, 0, new Uint8Array(60_000));
+  const padding = encode(200, 0, new Uint8Array(20_000));
   for (let byte = 0; byte < 100; byte += 1) {
     const body = encode(FrameType.RES_BODY, stream.id, Uint8Array.of(byte));
     rig.session.receiveMessage(bundle([body, padding]), 0);
@@ -77,6 +77,12 @@ test("tiny pieces share memory, and none keeps the message that it came in", asy
   const data = await stream.receive();
   assert.deepEqual(data, Uint8Array.from({ length: 100 }, (_, byte) => byte));
   assert.equal(data?.buffer.byteLength, 100);
+  for (const size of [1, 5000, 40_000]) {
+    rig.session.receiveMessage(bundle([encode(FrameType.RES_BODY, stream.id, new Uint8Array(size)), padding]), 0);
+    const piece = await stream.receive();
+    assert.equal(piece?.length, size);
+    assert.ok(piece.buffer.byteLength <= 2 * size, "it may keep as much again");
+  }
 });
 
 test("a response that is more than this side may hold ends its stream alone", async () => {

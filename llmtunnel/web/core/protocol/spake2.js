@@ -1,9 +1,9 @@
 /**
- * One side of a SPAKE2 exchange, as the Python package `spake2` 0.9 does it with its default group (README.md section
- * 9).
+ * The proxy's side of a SPAKE2 exchange, compatible with the Python package `spake2` 0.9 (README.md section 9).
  *
  * The proxy is side A. The package's source is the specification: RFC 9382 describes the family, and differs in how the
- * password becomes a scalar and in the transcript.
+ * password becomes a scalar and in the transcript. BigInt does not compute in constant time, and neither does the
+ * package: README.md says what that means.
  *
  *     w  = HKDF(salt = "", password, "SPAKE2 pw", 48 bytes), big-endian, modulo the group's order
  *     X* = x·B + w·M      the proxy's share is "A" and X*

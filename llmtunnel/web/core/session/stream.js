@@ -107,7 +107,9 @@ export class Stream {
   }
 
   /**
-   * Send body bytes of any length. Return when credit and outbox have taken them all. Do not change them before that.
+   * Send body bytes. Return when credit and outbox have taken them all. Do not change them before that.
+   *
+   * Pass large bodies in pieces: what waits here counts against `Limits.held`, and ends the stream beyond it.
    *
    * Throws `StreamReset` of code NO_ERROR if serve has answered in full and does not need the rest.
    *
