@@ -136,6 +136,35 @@ test("without resuming, the end of the channel or a silence is the end of the se
   }
 });
 
+for (const there of [true, false]) {
+  test(`a serve that is said to have left is asked at once, and waited for${there ? "" : " 10 s"}`, async () => {
+    const rig = new Rig();
+    rig.receive(FrameType.PONG, 0, undefined, 1);
+    rig.sent();
+    rig.session.suspect(2, { gone: true });
+    rig.session.suspect(2.5, { gone: true }); // a repeated report grants no new delay
+    rig.session.handleTimer(2.5);
+    assert.deepEqual(rig.sent().map(({ type }) => type), [FrameType.PING]);
+    assert.equal(rig.session.nextTimer(), 3.5);
+    rig.session.handleTimer(3.5);
+    assert.deepEqual(rig.heard, ["suspended"]);
+    if (there) {
+      rig.session.reassure();
+    }
+    assert.equal(rig.session.nextTimer(), there ? 63.5 : 13.5);
+  });
+}
+
+test("the round trip is that of the last ping", async () => {
+  const rig = new Rig();
+  assert.equal(rig.session.rtt, null);
+  rig.receive(FrameType.PONG, 0, undefined, 0.25);
+  assert.equal(rig.session.rtt, 0.25);
+  rig.session.measure(7);
+  rig.receive(FrameType.PONG, 0, undefined, 7.5);
+  assert.equal(rig.session.rtt, 0.5);
+});
+
 test("a page that was stopped for long says so when it hears serve again, before its timer", async () => {
   const rig = new Rig();
   rig.receive(FrameType.PONG, 0, undefined, 1);

@@ -134,3 +134,12 @@ test("a stream that is given up tells serve once, and its reader and writer hear
   assert.deepEqual(rig.sent().map(({ type }) => type), [FrameType.RESET]);
   assert.equal(rig.session.budget.used, 0);
 });
+
+test("what waits to be sent on a stream that serve has ended is not sent", async () => {
+  const rig = new Rig();
+  const stream = await rig.session.open(POST, { now: 0 });
+  rig.sent();
+  await stream.send(new Uint8Array(60_000));
+  rig.receive(FrameType.RESET, stream.id, encodeReset(ErrorCode.UPSTREAM, "It broke off."));
+  assert.deepEqual(rig.sent(), []);
+});

@@ -26,8 +26,6 @@ const LONGEST = 4096;
 const LONGEST_WORD = 16;
 const START = 3;
 
-/** For a code without an address whose serve is not found: nothing else shows that the code may be truncated. */
-export const MAYBE_CUT = "If serve's code continues with @ and an address, the end of this one is missing.";
 const LIKE = `A code looks like ${EXAMPLE}.`;
 const CUT_OFF = "The code was cut off";
 const WHOLE = "Copy all of it: it may continue in the next line, and end with @ and an address.";
