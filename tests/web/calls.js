@@ -34,6 +34,9 @@ import * as spake2 from "../../llmtunnel/web/core/protocol/spake2.js";
 import * as stream from "../../llmtunnel/web/core/protocol/stream.js";
 import * as carrier from "../../llmtunnel/web/core/session/carrier.js";
 import * as life from "../../llmtunnel/web/core/session/life.js";
+import * as messages from "../../llmtunnel/web/core/signaling/messages.js";
+import * as negotiation from "../../llmtunnel/web/core/signaling/negotiation.js";
+import * as sdp from "../../llmtunnel/web/core/transport/sdp.js";
 import * as words from "../../llmtunnel/web/core/words.js";
 
 /** @type {any} */
@@ -55,7 +58,10 @@ const MODULES = {
   keys,
   life,
   liveness,
+  messages,
+  negotiation,
   outbox,
+  sdp,
   spake2,
   stream,
   words,

@@ -36,5 +36,6 @@ export default [
       "no-restricted-globals": ["error", "Date", "globalThis"],
     },
   },
+  { files: ["**/llmtunnel/web/peer/**/*.js"], languageOptions: { globals: globals.browser } },
   { files: ["tests/web/**/*.js"], languageOptions: { globals: globals.node } },
 ];

@@ -1,4 +1,4 @@
-/** Every error that the core throws. Mirrors `llmtunnel/errors.py`; the page has no other error classes. */
+/** Every error of the tunnel. Mirrors `llmtunnel/errors.py`; the page has no other error classes. */
 
 /**
  * Why a stream or a session ended, as RESET carries it (protocol/README.md, "Error codes").
@@ -49,8 +49,32 @@ export class TunnelError extends Error {
 /** A setting, such as the code that the user has typed, is invalid. */
 export class SettingError extends TunnelError {}
 
+/** The signal server failed. */
+export class SignalError extends TunnelError {}
+
+/** The signal server does not answer. */
+export class SignalUnreachable extends SignalError {}
+
+/** The signal server answered with an error. */
+export class SignalRejected extends SignalError {}
+
+/** The signal server is private, and the page sent no access token, or one that it does not accept. */
+export class AccessDenied extends SignalRejected {}
+
+/** The signal server restarts, and asks this side to connect again. */
+export class SignalRestarting extends SignalError {}
+
+/** The room has no place for this member. */
+export class RoomFull extends SignalError {}
+
 /** The other side of the tunnel failed. */
 export class PeerError extends TunnelError {}
+
+/** Nobody is in the room, or no peer could be reached in time. */
+export class PeerNotFound extends PeerError {}
+
+/** No network path to the peer works. */
+export class ConnectFailed extends PeerError {}
 
 /** The connection to the peer broke. */
 export class PeerLost extends PeerError {}

@@ -82,7 +82,7 @@ export function decodeResponse(payload, features) {
  *
  * @param {Fields} fields
  */
-function check(fields) {
+export function check(fields) {
   for (const [name, value] of fields) {
     if (!TOKEN.test(name)) {
       throw new ProtocolError("A field name is not a token.");
