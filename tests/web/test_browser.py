@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -22,7 +19,7 @@ from llmtunnel.status import Role
 from ..support.browser import CHROMIUM, Page, browser
 from ..support.core_pair import OK, Core, sent
 from ..support.processes import PATIENCE
-from .node import HERE
+from .site import site
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
@@ -30,36 +27,12 @@ INVITE = Invite.parse(EXAMPLE)
 SEEN = Certificates(proxy=b"p" * 32, serve=b"s" * 32)
 
 
-class Files(SimpleHTTPRequestHandler):
-    """The core's files, and the page beside them."""
-
-    def do_GET(self) -> None:
-        if self.path == "/":
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.end_headers()
-            self.wfile.write((HERE / "page.html").read_bytes())
-        else:
-            super().do_GET()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    web = HERE.parent.parent / "llmtunnel/web"
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(web))) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            with browser(tmp_path_factory.mktemp("browser")) as page:
-                page.open(f"http://127.0.0.1:{server.server_port}/")
-                page.until("window.exchange")
-                yield page
-        finally:
-            server.shutdown()
-            thread.join()
+    with site("page.html") as url, browser(tmp_path_factory.mktemp("browser")) as page:
+        page.open(url)
+        page.until("window.exchange")
+        yield page
 
 
 def begin(page: Page, code: str) -> Core:
