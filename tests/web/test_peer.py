@@ -254,6 +254,58 @@ def test_a_stream_outlives_its_connection(page: Page, invite: Invite, upstream: 
     assert len(upstream.requests) == 1
 
 
+def test_a_change_of_the_network_moves_a_stream_before_it_is_cut(
+    page: Page, invite: Invite, upstream: Upstream
+) -> None:
+    connect(page, invite)
+    call(page, "begin", "/acknowledged?count=2")
+    page.until("seen.endsWith('data: 0\\n\\n')")
+    page.js("dispatchEvent(new Event('online'))")
+    page.until("connections.length === 2 && connections[0].connectionState === 'closed'")
+    upstream.acknowledge()
+    page.until("seen.endsWith('data: 1\\n\\n')")
+    upstream.acknowledge()
+    page.until("over")
+    assert page.js("seen") == "data: 0\n\ndata: 1\n\n"
+    assert "suspended" not in page.js("phases")
+
+
+def test_a_stream_outlives_a_serve_that_is_silent_for_a_while(
+    processes: Processes, page: Page, signal: Signal, upstream: Upstream
+) -> None:
+    invite = new_invite(signal)
+    process = serve(processes, invite, upstream)
+    connect(page, invite)
+    call(page, "begin", "/acknowledged?count=2")
+    page.until("seen.endsWith('data: 0\\n\\n')")
+    process.freeze()
+    reach(page, "suspended")
+    process.thaw()
+    reach(page, "connected")
+    for _ in range(2):
+        upstream.acknowledge()
+    page.until("over")
+    assert page.js("seen") == "data: 0\n\ndata: 1\n\n"
+
+
+def test_the_browser_sees_one_fingerprint(page: Page, invite: Invite) -> None:
+    connect(page, invite)
+    lines = [line for sdp in page.js("described") for line in sdp.split("\r\n") if line.startswith("a=fingerprint")]
+    assert len(lines) == 1 and lines[0].startswith("a=fingerprint:sha-256 ")
+
+
+def test_a_signal_server_that_names_another_certificate_connects_nobody(page: Page, invite: Invite) -> None:
+    other = ":".join(["AB"] * 32)
+    page.js(f"window.tamper = text => text.replace(/sha-256 [0-9A-F:]+/, 'sha-256 {other}')")
+    page.js(f"connect({json.dumps(invite.code)})")
+    page.until("peer.state.problem")
+    page.js("window.tamper = null")
+    told = "Cannot reach the peer: the DTLS handshake failed, or the certificate is not the announced one."
+    assert page.js("peer.state.problem.message") == told
+    assert other in page.js("described[0]")
+    assert "connected" not in page.js("phases")
+
+
 def test_a_stream_outlives_the_signal_server(processes: Processes, page: Page, upstream: Upstream) -> None:
     signal = processes.signal()
     invite = new_invite(signal)

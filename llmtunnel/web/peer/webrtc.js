@@ -80,7 +80,7 @@ export class WebRtcPeer {
     connection.addEventListener("icecandidate", ({ candidate }) => this.#tell(candidate));
     connection.addEventListener("connectionstatechange", () => {
       if (connection.connectionState === "failed") {
-        this.#channel.lose("no network path, or the certificate is not the announced one");
+        this.#failed();
       }
     });
     connection.addEventListener("datachannel", ({ channel }) => {
@@ -154,10 +154,8 @@ export class WebRtcPeer {
   /** Return the open channel. Throws `ConnectFailed` if it does not open within `TIMEOUTS.connect`. */
   async channel() {
     const timer = setTimeout(() => {
-      const hint = this.#hasTurn ? "" : GIVE_TURN;
-      this.#channel.fail(
-        new ConnectFailed(`No network path to the peer came up within ${TIMEOUTS.connect} s.`, { hint }),
-      );
+      const problem = `No network path to the peer came up within ${TIMEOUTS.connect} s.`;
+      this.#channel.fail(new ConnectFailed(problem, { hint: this.#hint }));
     }, TIMEOUTS.connect * 1000);
     try {
       await this.#channel.opened;
@@ -189,6 +187,20 @@ export class WebRtcPeer {
     await this.#channel.close();
     this.#connection.close();
     this.#channel.lose("closed by us");
+  }
+
+  #failed() {
+    if (this.#connection.iceConnectionState === "failed") {
+      this.#channel.fail(new ConnectFailed("No network path to the peer works.", { hint: this.#hint }));
+      this.#channel.lose("the connection to the peer was lost");
+    } else {
+      this.#channel.lose("the DTLS handshake failed, or the certificate is not the announced one");
+    }
+  }
+
+  /** What to do if no packets get through. */
+  get #hint() {
+    return this.#hasTurn ? "" : GIVE_TURN;
   }
 
   /** @param {RTCSessionDescriptionInit} description */
