@@ -53,6 +53,11 @@ class SignalConnection:
     ``settle`` is called when the client has joined or left a room.
     """
 
+    __slots__ = (  # there are 10,000
+        *("network", "remote", "_abrupt", "_code", "_ending", "_flooded", "_hub", "_limits", "_moved", "_outgoing"),
+        *("_over", "_reading", "_settle", "_settled", "_socket", "_space", "_statistics", "_transport", "_writer"),
+    )
+
     def __init__(
         self,
         socket: Socket,
@@ -208,16 +213,21 @@ class SignalConnection:
                 self._space += len(data)
 
     def _written(self, writer: asyncio.Task[None]) -> None:
-        """Cut off a client that cannot be written to. `_finish` gets the reason."""
-        if not writer.cancelled() and writer.exception() is not None:
-            self.drop()
+        """Cut off a client that cannot be written to."""
+        if self._writer is writer:  # and no later one
+            self._writer = None
+        if writer.cancelled() or (exc := writer.exception()) is None:
+            return
+        if not isinstance(exc, ConnectionError):
+            logger.error("A defect ended a connection", exc_info=exc)
+        self.drop()
 
     async def _finish(self) -> None:
         """Send the queued messages, then close. A client that does not read them in time is cut off."""
         try:
             async with asyncio.timeout(LINGER if self._flooded else self._limits.close):
                 if self._writer is not None:
-                    await self._writer
+                    await asyncio.wait((self._writer,))
                 await self._socket.close(code=self._code)
         except (TimeoutError, ConnectionError):
             self.drop()

@@ -195,6 +195,8 @@ class Limits:
 class Bucket:
     """A token bucket: tokens arrive at a rate, up to a burst."""
 
+    __slots__ = ("_burst", "_filled", "_rate", "_tokens")  # there is one for each connection and each address
+
     def __init__(self, *, rate: float, burst: float, now: float) -> None:
         self._rate, self._burst = rate, burst
         self._tokens, self._filled = burst, now
@@ -229,6 +231,8 @@ def own_bucket(key: str, *, rate: float, burst: float, now: float) -> Bucket:
 
 class SharedBucket(Bucket):
     """A bucket that several instances draw from. Each has a copy of it, and the copies are compared now and then."""
+
+    __slots__ = ("_touched", "burst", "key", "rate", "spent")
 
     def __init__(self, key: str, touched: dict[str, SharedBucket], *, rate: float, burst: float, now: float) -> None:
         super().__init__(rate=rate, burst=burst, now=now)
@@ -291,6 +295,8 @@ class FrameState:
 
 class Meter:
     """Counts a socket's frames as they arrive, including those that do not result in a message."""
+
+    __slots__ = ("_bucket", "_cost", "_state")
 
     def __init__(self, cost: Callable[[int, int], int], *, rate: float, burst: float, now: float) -> None:
         self._cost = cost
