@@ -268,16 +268,6 @@ class IceAgent(aioice.Connection):
         own.setsockopt(level, option, _MAY_CUT if allowed else _MAY_NOT_CUT)
         return True
 
-    def release_unused(self) -> None:
-        """Release the allocations at TURN servers that the chosen path does not use. aioice never changes the path.
-
-        TURN servers limit allocations, and most paths are direct.
-        """
-        used = [pair.protocol for pair in self._nominated.values()]
-        for each in self._protocols:
-            if each.local_candidate.type == "relay" and each not in used:
-                each.transport.close()
-
     def transmit(self, datagrams: bytes, size: int) -> None:
         """Send datagrams of ``size`` bytes each to the peer without waiting. The last may be shorter.
 

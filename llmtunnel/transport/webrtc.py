@@ -228,7 +228,6 @@ class WebRtcPeer:
         """Called by the channel when it is open."""
         if self._trickling is not None:
             self._trickling.cancel()
-        self.agent.release_unused()
         if not self._opened.done():
             assert self._channel is not None
             self._opened.set_result(self._channel)

@@ -21,14 +21,13 @@ from cryptography.x509.oid import NameOID
 
 from llmtunnel.config import IceServers, Limits
 from llmtunnel.errors import ConnectFailed
-from llmtunnel.paths import Path as PathKind
 from llmtunnel.transport.networks import Reach
 from llmtunnel.transport.servers import IceServer, addresses, allocate, connect, each_of, mappings
 from llmtunnel.transport.webrtc import WebRtcPeer
 from signal_server.ice import IceServers as Handed
 
 from ..support.coturn import SECRET, Coturn, coturn, needs_coturn
-from ..support.embedded import PATIENCE, until
+from ..support.embedded import PATIENCE
 from ..support.ports import free_port
 from ..support.webrtc_ends import End
 
@@ -194,27 +193,6 @@ async def test_coturn_accepts_credentials_until_they_expire_and_no_others(tmp_pa
                 await allocate(refused)
             assert "signal server and the TURN server" in caught.value.hint
             assert refused.password is not None and refused.password not in str(caught.value)
-
-
-@needs_coturn
-async def test_allocations_that_a_path_does_not_use_are_released(tmp_path: Path) -> None:
-    async with coturn(tmp_path) as turn:
-        server = handed_out(turn, now=time.time())
-        left, right = WebRtcPeerOf(server).end, WebRtcPeerOf(server).end
-        sdp = await left.peer.offer()
-        await left.until(lambda: bool(left.candidates) and left.candidates[-1].candidate == "")
-        answer = await right.peer.answer(sdp)
-        await right.until(lambda: bool(right.candidates) and right.candidates[-1].candidate == "")
-        assert turn.log.count("ALLOCATE processed, success") == 2
-        await left.peer.accept(answer)
-        await left.open()
-        await right.open()
-        assert left.channel.path is right.channel.path is PathKind.DIRECT
-        await until(lambda: turn.log.count("lifetime=0") == 2, "both are released")
-        await left.send(b"and it carries on")
-        await right.until(lambda: right.messages == [b"and it carries on"])
-        await left.channel.aclose()
-        await right.channel.aclose()
 
 
 def certified(path: Path, name: str) -> Path:
