@@ -48,7 +48,7 @@ _LOCAL_NAT64: Final = IPv6Network("64:ff9b:1::/48")
 
 
 class Reach(IntEnum):
-    """From where an address can be reached. Who has one may name servers of the same reach, or of a lower one."""
+    """Where an address can be reached from. A server may name only servers with the same reach as its own, or less."""
 
     PUBLIC = 0
     PRIVATE = 1

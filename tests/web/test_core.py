@@ -46,7 +46,7 @@ from llmtunnel.status import Role
 
 from ..fuzz import mutations
 from .node import HERE, Calls, Handle, JsError, node
-from .web_core import limits_of, response_of, timeouts_of
+from .web_core import head_of, limits_of, response_of, timeouts_of
 
 WEB = HERE.parent.parent / "llmtunnel/web"
 SEEN = Certificates(proxy=b"p" * 32, serve=b"s" * 32)
@@ -128,7 +128,7 @@ def test_users_read_the_same_words(calls: Calls, remote: bool) -> None:
 
 
 def verdict(call: Callable[..., Any], *args: object) -> tuple[object, ...]:
-    """What comes of a call: its value, or the code and text of its error."""
+    """The outcome of a call: its value, or the code and text of its error."""
     try:
         return ("value", call(*args))
     except ProtocolError as exc:
@@ -215,15 +215,7 @@ def test_requests_heads_are_the_same_bytes(calls: Calls, rng: random.Random) -> 
             bench=rng.random() < 0.2,
         )
         features = some_features(rng)
-        given = {
-            "method": head.method.decode("latin-1"),
-            "target": head.target.decode("latin-1"),
-            "fields": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in head.fields],
-            "client": head.client,
-            "last": head.last,
-            "bench": head.bench,
-        }
-        found = verdict(calls, "fields.encodeRequest", 5, given, features)
+        found = verdict(calls, "fields.encodeRequest", 5, head_of(head), features)
         expected = verdict(fields.encode_request, 5, head, features)
         if found[0] == expected[0] == "value":  # objects keep the order of names that look like numbers otherwise
             found, expected = json.loads(found[1]), json.loads(expected[1])  # type: ignore[arg-type]

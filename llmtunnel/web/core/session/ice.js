@@ -26,7 +26,7 @@ const SOONEST = 1;
  * @typedef {{urls: string, username?: string, credential?: string}} IceServer
  */
 
-/** From where an address can be reached. Who has one may name servers of the same reach, or of a lower one. */
+/** Where an address can be reached from. A server may name only servers with the same reach as its own, or less. */
 export const Reach = Object.freeze({ PUBLIC: 0, PRIVATE: 1, LOOPBACK: 2 });
 
 /** First octets, or the first two or three, of IPv4 networks that are not public (IANA's registry). */
