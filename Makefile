@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := $(or $(VIRTUAL_ENV),.venv)/bin
-SHARED := -n 3 --dist loadgroup
+SHARED := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help build test test-local test-unit test-portable dist images sizes image-steps workflows serve proxy signal demo lab check web web-vendor format docs bench fuzz

@@ -26,7 +26,8 @@ from sphinx.util.docutils import SphinxDirective
 
 import llmtunnel.cli.bench  # with commands, declares the notices that the command line adds
 import llmtunnel.cli.commands
-import llmtunnel.cli.demo  # noqa: F401
+import llmtunnel.cli.demo
+import llmtunnel.cli.web  # noqa: F401
 from llmtunnel.cli import parsers
 from llmtunnel.config import ProxyOptions, ServeOptions
 from llmtunnel.install import REPOSITORY, TAG
@@ -37,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGE = re.compile(r"\A<!-- page: (\S+) -->")
 LINK = re.compile(r"(?<!!)(\[[^\]]*\]\()([^)#\s]*)(#[^)\s]*)?\)")
-PARSERS = ("serve", "proxy", "invite", "doctor", "bench", "demo", "toy")
+PARSERS = ("serve", "proxy", "invite", "doctor", "bench", "web", "demo", "toy")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -196,7 +197,8 @@ def place(kind: type[Notice]) -> tuple[bool, str, int]:
 
 def signature(action: argparse.Action) -> str:
     """Return ``-v, --verbose`` or ``--listen ADDRESS``."""
-    value = action.metavar or ("" if action.nargs == 0 else "{" + ",".join(map(str, action.choices or ())) + "}")
+    value = f"[{action.metavar}]" if action.nargs == "?" and action.option_strings else action.metavar
+    value = value or ("" if action.nargs == 0 else "{" + ",".join(map(str, action.choices or ())) + "}")
     if not action.option_strings:
         return str(value)
     return ", ".join(f"{flag} {value}".rstrip() if flag.startswith("--") else flag for flag in action.option_strings)

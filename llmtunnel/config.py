@@ -24,6 +24,7 @@ from .option import ACCESS, EXPOSURE, MEETING, NETWORK, count, duration, option,
 from .paths import AUTO, PATHS, Path, carriers, kind, tried
 from .policy import READY, Policy
 from .upstream import NAMED, Upstream
+from .weblink import SIGNAL, page_of, page_url, reaches, read_page
 
 DEFAULT_STUN: Final = "stun:stun.l.google.com:19302"
 DEFAULT_PORT: Final = 8000
@@ -34,6 +35,10 @@ DEFAULT_BENCH: Final = 12.0
 ANY_UPSTREAM: Final = "ollama"
 """The upstream that serve assumes until it has found a model server."""
 
+_PAGE_HINT: Final = (
+    "Use a signal server at wss://. Or run `llmtunnel web` on each machine with a browser, and use"
+    " --web http://localhost:8001 here."
+)
 # The URLs of RFC 7064 and RFC 7065 that transport/ice.py accepts: it does not accept IPv6 literals.
 _STUN_URL: Final = re.compile(r"stun:[^?:/@\s]+(:\d{1,5})?")
 _TURN_URL: Final = re.compile(r"turns?:[^?:/@\s]+(:\d{1,5})?(\?transport=(udp|tcp))?")
@@ -300,6 +305,8 @@ class ServeSettings(Settings):
     """Do not answer the requests with which ``llmtunnel bench`` measures the tunnel."""
     invite: Invite | None = None
     """The invite that room and secret come from."""
+    web: str | None = None
+    """URL of the page of a link for browsers, or ``signal`` for the page of the signal server. None: no link."""
 
     def __post_init__(self) -> None:
         # By name: a class with slots is made anew, and a bare super() would know the old one.
@@ -313,6 +320,30 @@ class ServeSettings(Settings):
                 "--expires and --once need a secret: without one, serve cannot recognise a proxy that comes back.",
                 hint="Use an invite, or --room with --secret.",
             )
+        if self.web is not None:
+            self._check_web()
+
+    def _check_web(self) -> None:
+        if self.invite is None:
+            raise SettingError(
+                "--web: a link contains a code, and this serve has none.", hint="Remove --room and --secret, or --web."
+            )
+        try:
+            page = self.page
+        except ValueError as exc:
+            raise SettingError(f"--web: {exc}.", hint=_PAGE_HINT) from exc
+        if page is not None and not reaches(page, self.signal):
+            raise SettingError(
+                f"--web: a page over https cannot use the signal server {self.signal}, which has no TLS.",
+                hint=_PAGE_HINT,
+            )
+
+    @property
+    def page(self) -> str | None:
+        """URL of the page of a link for browsers. Raises `ValueError` if a browser would not run the page there."""
+        if self.web is None:
+            return None
+        return page_of(self.signal) if self.web == SIGNAL else page_url(self.web)
 
     def found(self, upstream: Upstream) -> Self:
         """Return a copy with the upstream that was found. It gets the header fields that were given for it.
@@ -503,6 +534,21 @@ class ServeOptions(TunnelOptions):
         read=duration,
     )
     once: bool = option("admit only the first proxy", default=False, group=MEETING)
+    web: str | bool | None = option(
+        "also show a link with the code, and its QR code: a browser that opens it needs no llmtunnel. The page is the"
+        " signal server's, or the one at URL. Whoever serves the page could read what passes through it",
+        python="Page for a link with the code, `Server.web_url`: a browser that opens it needs no llmtunnel. True uses"
+        " the signal server's page; a string is the URL of another one. Whoever serves the page could read what passes"
+        " through it.",
+        takes=(bool,),
+        default=None,
+        metavar="URL",
+        group=MEETING,
+        env=True,
+        alone=SIGNAL,
+        read=read_page,
+        default_help="no link",
+    )
     upstream: str | int | Upstream | None = option(
         "the same as UPSTREAM",
         python="The service to share: a URL, host:port, a port, a name such as ollama, or an `Upstream`. None: the"
@@ -595,6 +641,7 @@ class ServeOptions(TunnelOptions):
             ice=self.ice,
             upstream=self._upstream(),
             seek=self.upstream is None,
+            web=(SIGNAL if self.web else None) if isinstance(self.web, bool) else self.web,
             exposure=_made(Exposure, self, policy=Policy.parse(ready=self.policy, allow=self.allow, deny=self.deny)),
         )
 

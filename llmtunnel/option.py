@@ -83,6 +83,9 @@ class Option:
     """Help text of a second flag (and variable) that names a file with the value. Empty: no such flag."""
     empty: str = ""
     """For a repeatable flag: the word that means no values."""
+    alone: str = ""
+    """Value of the flag if no value follows it. Only a URL counts as one, since a word may be UPSTREAM. Empty: a value
+    has to follow."""
     default_help: str = ""
     """Meaning of the default, if ``--help`` cannot show its value."""
     flag: str = ""

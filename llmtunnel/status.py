@@ -73,7 +73,10 @@ class PeerStatus:
     version: str = "v1"
     """``v1`` for a peer of the original tunnel; ``v2`` if features beyond v1 were agreed."""
     fingerprint: str = ""
-    """SHA-256 of the certificate that the peer presented, in hexadecimal; empty if its channel has none."""
+    """SHA-256 of the certificate that the peer presented, or of a page's key (protocol/README.md, section 9), in
+    hexadecimal; empty if it has neither."""
+    agent: str = ""
+    """What the peer says that it is, such as ``llmtunnel page (Chrome)``; empty if it says nothing."""
     address: str = ""
     """``host:port`` at the other end of the path; the relay's, if there is one."""
     authenticated: bool = False
@@ -285,6 +288,8 @@ class Status:
     """Who has named them; None if there are none."""
     secret: bool = False
     """Whether peers must prove that they hold a secret."""
+    web: str = ""
+    """Serve: URL of the page for browsers, without the code, or why there is no link; empty if none was asked for."""
     upstream: UpstreamStatus | None = None
     """Serve: state of the service behind it."""
 
@@ -316,6 +321,8 @@ class SignalConnected(Notice):
     """URLs of the TURN servers that a new connection uses."""
     turn_from: TurnSource | None = None
     """Who has named them: ``settings`` (the user) or ``signal`` (the signal server); null if there are none."""
+    web: bool = False
+    """Whether the signal server serves a page for browsers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,7 +338,7 @@ class Waiting(Notice):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening(Notice):
-    """The proxy, or the toy model server, accepts connections."""
+    """The proxy, the toy model server or the server of the page accepts connections."""
 
     event: ClassVar[str] = "listening"
     url: str
@@ -354,7 +361,9 @@ class PeerConnected(Notice):
     address: str = ""
     """``host:port`` at the other end of the path; the relay's, if there is one."""
     fingerprint: str = ""
-    """SHA-256 of its certificate, in hexadecimal."""
+    """SHA-256 of its certificate, or of a page's key, in hexadecimal."""
+    agent: str = ""
+    """What the peer says that it is, such as ``llmtunnel page (Chrome)``; empty if it says nothing."""
     authenticated: bool = False
     """Whether the peer has proven that it holds the secret."""
 

@@ -186,6 +186,14 @@ class Server(Handle[aio.Server]):
         """The invite; None if you chose a room and a secret. Give its ``code`` to those who may use the service."""
         return self._tunnel.invite
 
+    @property
+    def web_url(self) -> str | None:
+        """The link that a browser opens; None without ``web``, or if the signal server has no page.
+
+        It contains the code, so give it only to those who may use the service. A browser may keep it in its history.
+        """
+        return self._tunnel.web_url
+
     def renew_invite(self) -> Invite:
         """Make a new code for newcomers, in the same room. Connected peers stay. Raises `SettingError`.
 
@@ -196,8 +204,9 @@ class Server(Handle[aio.Server]):
     def kick(self, peer: str) -> None:
         """Disconnect a peer and block its handle. Raises `PeerNotFound`.
 
-        Serve recognises a handle by its certificate, and each handle has a new one. Anyone who has the code can return
-        with another handle, even in the same process. So call `renew_invite` first.
+        Serve recognises a handle by its certificate, and each handle has a new one. It recognises a page in a browser
+        by its key, which the page keeps until "Disconnect". Anyone who has the code can return with another handle,
+        even in the same process. So call `renew_invite` first.
 
         Parameters:
             peer: Name of the peer, as in `Status.peers`.

@@ -52,6 +52,7 @@ from .status import (
 )
 from .summary import ended, printable, waiting_words
 from .transport.tasks import finish, report, stop
+from .weblink import SIGNAL, link
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,6 +73,11 @@ TOTALS_EVERY: Final = 60
 """Seconds between two `TotalsNotice`."""
 TELL_EVERY: Final = 3.0
 """Seconds until a waiting call says what it waits for, and between two such lines."""
+NO_PAGE: Final = "The signal server serves no page for browsers"
+NO_PAGE_HINT: Final = (
+    "Use a signal server that does (`llmtunnel signal`), or --web URL with a page elsewhere."
+    " `llmtunnel web` serves or exports one."
+)
 _PROGRESS: Final = (Phase.STARTING, Phase.SIGNALING, Phase.WAITING, Phase.CONNECTING, Phase.READY)
 _ENDED: Final = (Phase.STOPPED, Phase.FAILED)
 
@@ -150,6 +156,7 @@ class Tunnel(ABC):
             since=self._since.get(session.peer, 0.0),
             version=session.version,
             fingerprint=session.certificate.hex(),
+            agent=session.agent,
             address=session.address,
             authenticated=session.authenticated,
             detail=session.detail,
@@ -556,6 +563,7 @@ class Server(Tunnel):
         self._origin = self._make_origin()
         self._bench = Bench(self._admission, self._ledger.bench)
         self._seeking: asyncio.Task[None] | None = None
+        self._signal_has_page = False
         self._make_room(self._handle)
 
     @property
@@ -567,6 +575,22 @@ class Server(Tunnel):
     def url(self) -> str:
         """The upstream's address."""
         return str(self._upstream)
+
+    @property
+    def web_url(self) -> str | None:
+        """The link that a browser opens; None without ``web``, or if the signal server has no page.
+
+        It contains the code, so give it only to those who may use the service. A browser may keep it in its history.
+        """
+        page = self._serve_settings.page
+        if page is None or self._invite is None or not self._has_page:
+            return None
+        return link(page, self._invite)
+
+    @property
+    def _has_page(self) -> bool:
+        """Whether the page of the link exists, as far as is known: the signal server says whether it has one."""
+        return self._serve_settings.web != SIGNAL or self._signal_has_page
 
     def renew_invite(self) -> Invite:
         """Make a new code for newcomers, in the same room. Connected peers stay. Raises `SettingError`.
@@ -585,8 +609,9 @@ class Server(Tunnel):
     def kick(self, peer: str) -> None:
         """Disconnect a peer and block its handle. Raises `PeerNotFound`.
 
-        Serve recognises a handle by its certificate, and each handle has a new one. Anyone who has the code can return
-        with another handle, even in the same process. So call `renew_invite` first.
+        Serve recognises a handle by its certificate, and each handle has a new one. It recognises a page in a browser
+        by its key, which the page keeps until "Disconnect". Anyone who has the code can return with another handle,
+        even in the same process. So call `renew_invite` first.
 
         Parameters:
             peer: Name of the peer, as in `Status.peers`.
@@ -605,7 +630,16 @@ class Server(Tunnel):
             from .endpoints.discovery import NOT_FOUND_YET
 
             upstream = UpstreamStatus(health=Health.DOWN, detail=NOT_FOUND_YET)
-        return replace(super().status, upstream=upstream)
+        page = self._serve_settings.page or ""
+        web = page if self._has_page or not self._registered else NO_PAGE
+        return replace(super().status, upstream=upstream, web=web)
+
+    def _notify(self, notice: Notice) -> None:
+        if isinstance(notice, SignalConnected):
+            self._signal_has_page = notice.web
+        super()._notify(notice)
+        if isinstance(notice, SignalConnected) and not self._has_page:
+            self._publish(ErrorNotice(message=f"{NO_PAGE}, so there is no link.", hint=NO_PAGE_HINT))
 
     def _upstream_seen(self, status: UpstreamStatus) -> None:
         """Report an upstream that does not answer. It may start later, but a user who mistyped it needs to know."""

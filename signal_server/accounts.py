@@ -159,6 +159,16 @@ class Joins(Budget):
         )
 
 
+class PageBytes(Budget):
+    """Limits how much of the page for browsers each address gets, since a short request has a long response."""
+
+    def __init__(self, limits: Limits) -> None:
+        refusal = Code.ADDRESS_LIMIT, "your address has received too much of the page; try again later"
+        super().__init__(
+            "page for", own_bucket, rate=limits.page_rate, burst=limits.page_burst, held=JOIN_HELD, refusal=refusal
+        )
+
+
 class Messages:
     """Limits the messages of each address, and of each room, with all their bytes. A long message counts as several."""
 

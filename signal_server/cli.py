@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import Field, fields
 from functools import partial
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -24,6 +25,8 @@ from .accounts import FORWARDED, netloc
 from .ice import IceServers, check_stun, check_turn
 from .limits import DAY, FLAG, Flag, Limits, RelayLimits, Unit
 from .output import FAILED, USAGE, say
+from .page_files import read_folder
+from .pages import Host, Pages
 from .registry import NODE, Cluster
 from .settings import CLIENTS, PREFIX, SettingError, add_config, add_secret, read
 
@@ -39,23 +42,27 @@ DRAIN: Final = 30.0
 Address = tuple[str, int]
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_server") -> int:
-    """Run a signal server until a signal ends it. Returns the exit status: 2, or 128 plus the signal's number."""
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str = "python -m signal_server",
+    web_folder: Path | None = None,
+    version: str = "",
+) -> int:
+    """Run a signal server until a signal ends it. Returns the exit status: 2, or 128 plus the signal's number.
+
+    ``web_folder``: the page for browsers, unless the settings name another. ``version``: the page's version.
+    """
     _open_standard()
     try:
         arguments = read(_parser(prog), argv, os.environ, warn=lambda text: _tell(f"{prog}: warning: {text}"))
         ice = _ice(arguments)
         host, port = arguments.listen or arguments.port or (DEFAULT_HOST, DEFAULT_PORT)
         cluster = _cluster(arguments, port)
+        pages = _pages(arguments, web_folder, version)
     except SettingError as exc:
         _tell(f"{prog}: error: {exc}")
         return USAGE
-    except SystemExit as exc:  # help, or invalid arguments
-        failed = say("")
-        if failed and not exc.code:
-            _tell(f"error: Cannot write to standard output: {failed}.")
-            raise SystemExit(FAILED) from None
-        raise
     if arguments.access_token is arguments.access_token_file is None and any(map(os.environ.get, CLIENTS)):
         _tell(
             f"{prog}: warning: {CLIENTS[0]} is a variable of clients, and this server admits everybody."
@@ -84,6 +91,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m signal_ser
         forwarded_header=arguments.forwarded_header,
         log_addresses=arguments.log_addresses,
         cluster=cluster,
+        pages=pages,
         log_level=arguments.log_level,
         log_format=arguments.log_format,
         metrics=arguments.metrics_listen,
@@ -124,6 +132,25 @@ def _cluster(arguments: argparse.Namespace, port: int) -> Cluster | None:
     )
 
 
+def _pages(arguments: argparse.Namespace, default: Path | None, version: str) -> Pages | None:
+    """Return the page for browsers, if the server has one. Raises `SettingError`."""
+    folder = default if arguments.web_folder is None else Path(arguments.web_folder)
+    if arguments.no_web:
+        return None
+    if folder is None:
+        if arguments.web_host or arguments.web_app_host:
+            raise SettingError(
+                "there is no page for --web-host: use `llmtunnel signal`, or name the page's --web-folder"
+            )
+        return None
+    try:
+        return Pages(files=read_folder(folder), version=version, host=arguments.web_host, app=arguments.web_app_host)
+    except OSError as exc:
+        raise SettingError(f"--web-folder: the page cannot be read: {exc}; to run without it, use --no-web") from None
+    except ValueError as exc:
+        raise SettingError(f"--web-app-host: {exc}") from None
+
+
 def _limits(arguments: argparse.Namespace) -> Limits:
     given = _given(arguments, Limits)
     pipes_each = max(RelayLimits().pipes_each, 4 * given["proxies"])
@@ -154,11 +181,16 @@ def _dest(flag: Flag) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """As argparse's since Python 3.11.4: what cannot be written raises nothing. `main` reports it for help."""
+    """As argparse's, but help that cannot be written is an error. Other messages that cannot be are lost."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        with suppress(OSError):
-            super()._print_message(message, file)
+        if file is sys.stdout:
+            if failed := say(message):
+                _tell(f"error: Cannot write to standard output: {failed}.")
+                raise SystemExit(FAILED)
+        else:
+            with suppress(OSError):
+                super()._print_message(message, file)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -171,6 +203,37 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         " precedence over variables, and variables over the file.",
     )
     add_config(parser)
+    _add_address(parser)
+    access = parser.add_argument_group(
+        "access", "a private server admits clients that have an access token (--signal-token)"
+    )
+    add_secret(
+        access,
+        "--access-token",
+        help="the access token that clients must send",
+        metavar="TOKEN",
+        read=_token,
+        file_help="file with several access tokens, one a line, and comments after #; a change applies within seconds",
+        load=False,
+    )
+    _add_limits(parser.add_argument_group("limits", "an address is an IPv4 address, or a /64 network of IPv6"), Limits)
+    relay = parser.add_argument_group(
+        "relay", "for peers without any other path; SIZE is in bytes, such as 500KB, 4MiB or 20GiB"
+    )
+    relay.add_argument("--no-relay", action="store_true", help="offer no relay")
+    _add_limits(relay, RelayLimits)
+    _add_web(parser.add_argument_group("web", "the page that makes a browser a peer; it needs https, or localhost"))
+    _add_ice(
+        parser.add_argument_group(
+            "STUN and TURN servers", "handed out to members when they join, so that peers need no settings; at most 4"
+        )
+    )
+    _add_cluster(parser.add_argument_group("instances", "several instances of the server, which share their rooms"))
+    _add_operation(parser.add_argument_group("operation", "/healthz answers 200, /readyz 503 while the server drains"))
+    return parser
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--listen",
@@ -200,30 +263,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="header field with the client's address, which such an HTTP server sets and clients cannot set through it,"
         f" such as CF-Connecting-IP (default: {FORWARDED})",
     )
-    add_secret(
-        parser.add_argument_group(
-            "access", "a private server admits clients that have an access token (--signal-token)"
-        ),
-        "--access-token",
-        help="the access token that clients must send",
-        metavar="TOKEN",
-        read=_token,
-        file_help="file with several access tokens, one a line, and comments after #; a change applies within seconds",
-        load=False,
-    )
-    _add_limits(parser.add_argument_group("limits", "an address is an IPv4 address, or a /64 network of IPv6"), Limits)
-    relay = parser.add_argument_group(
-        "relay", "for peers without any other path; SIZE is in bytes, such as 500KB, 4MiB or 20GiB"
-    )
-    relay.add_argument("--no-relay", action="store_true", help="offer no relay")
-    _add_limits(relay, RelayLimits)
-    ice = parser.add_argument_group(
-        "STUN and TURN servers", "handed out to members when they join, so that peers need no settings; at most 4"
-    )
-    ice.add_argument(
+
+
+def _add_ice(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--stun", metavar="URL", type=_url(check_stun), action="append", help="STUN server, repeatable: stun:host:port"
     )
-    ice.add_argument(
+    group.add_argument(
         "--turn-url",
         metavar="URL",
         type=_url(check_turn),
@@ -231,14 +277,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="TURN server, repeatable: turn:host:port, turns: for TLS, ?transport=tcp",
     )
     add_secret(
-        ice,
+        group,
         "--turn-secret",
         help="the secret that the TURN servers have, for credentials that expire after an hour:"
         " static-auth-secret of coturn",
     )
-    _add_cluster(parser.add_argument_group("instances", "several instances of the server, which share their rooms"))
-    operation = parser.add_argument_group("operation", "/healthz answers 200, /readyz 503 while the server drains")
-    operation.add_argument(
+
+
+def _add_operation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--drain",
         metavar="SECONDS",
         type=partial(_seconds, least=0.0),
@@ -246,22 +293,21 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="maximum time from a signal to the end. Members are asked to join again, and relayed tunnels move to new"
         f" pipes. 0 ends at once, and so does a second signal (default: {DRAIN:g})",
     )
-    operation.add_argument(
+    group.add_argument(
         "--metrics-listen",
         metavar="HOST:PORT",
         type=parse_address,
         help="answer /metrics there, in Prometheus' format, without any protection (default: nowhere)",
     )
-    operation.add_argument(
+    group.add_argument(
         "--log-level", choices=LEVELS, default="info", help="how much to log to standard error (default: info)"
     )
-    operation.add_argument(
+    group.add_argument(
         "--log-format", choices=FORMATS, default="text", help="log lines, or one JSON object a line (default: text)"
     )
-    operation.add_argument(
+    group.add_argument(
         "--log-addresses", action="store_true", help="log the addresses of clients that join, leave or are rejected"
     )
-    return parser
 
 
 def _add_cluster(group: argparse._ArgumentGroup) -> None:
@@ -292,6 +338,34 @@ def _add_cluster(group: argparse._ArgumentGroup) -> None:
         type=_host_port,
         help="where the other instances reach this one (default: the host's name, and the port of --listen)",
     )
+
+
+def _add_web(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--no-web", action="store_true", help="serve no page")
+    group.add_argument(
+        "--web-host",
+        metavar="HOST[:PORT]",
+        type=_host,
+        help="the page's host, as the address bar shows it; other hosts lead there (default: every host)",
+    )
+    group.add_argument(
+        "--web-app-host",
+        metavar="HOST[:PORT]",
+        type=partial(_host, pattern=True),
+        help="host for the web apps that come through tunnels, which must not be the page's. *.app.example.org gives"
+        " each tunnel a name of its own. It also needs --web-host (default: *.localhost if the page is opened at"
+        " localhost, otherwise none: the page then only has the chat)",
+    )
+    group.add_argument(
+        "--web-folder", metavar="DIR", help="folder with the page's files (default: those that come with llmtunnel)"
+    )
+
+
+def _host(text: str, *, pattern: bool = False) -> Host:
+    try:
+        return Host.given(text, pattern=pattern)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
 
 
 def _redis(text: str) -> str:

@@ -499,8 +499,8 @@ class RedisRegistry(Local):
     async def _mend_on(self) -> None:
         while True:
             await self._mend.wait()
-            self._mend.clear()
             await self._mend_all()
+            self._mend.clear()  # not before: if Redis is lost meanwhile, the next visit goes on
 
     async def _mend_all(self) -> None:
         while names := list(self._to_mend)[:AT_ONCE]:

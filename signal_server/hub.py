@@ -57,7 +57,7 @@ class Outlet(Protocol):
 class Hub:
     """Processes the messages that outlets receive. ``registry`` makes the registry of rooms, which has its members.
 
-    ``ice``: the STUN and TURN servers to hand out, if any.
+    ``ice``: the STUN and TURN servers to hand out, if any. ``web``: whether the server has a page for browsers.
     """
 
     def __init__(
@@ -68,11 +68,13 @@ class Hub:
         node: str = "",
         ice: IceServers | None = None,
         access: Access | None = None,
+        web: bool = False,
     ) -> None:
         self.registry = registry(limits, self)
         self._access = access or Access()
         self._limits = limits
         self._ice = ice
+        self._web = web
         self._joins = Joins(limits, self.registry.make_bucket)
         self._messages = Messages(limits, self.registry.make_bucket)
         self._members: dict[Outlet, Member] = {}
@@ -171,11 +173,15 @@ class Hub:
         return hashlib.blake2b(room.encode(), key=self.registry.key, digest_size=8).hexdigest()
 
     def _offer(self, member: Member) -> Message:
-        """Describe the relay to a newcomer; an original member would not understand it."""
-        relay = self._limits.relay
-        if relay is None or member.role is None:
-            return {}
-        return {"relay": {"rate": relay.rate, "total": relay.total, "idle": relay.idle}}
+        """Describe to a newcomer what else there is; an original member would not understand it."""
+        relay, offer = self._limits.relay, Message()
+        if member.role is None:
+            return offer
+        if relay is not None:
+            offer["relay"] = {"rate": relay.rate, "total": relay.total, "idle": relay.idle}
+        if self._web:
+            offer["web"] = True
+        return offer
 
     def _ice_for(self, outlet: Outlet, member: Member) -> Message:
         """Return the STUN and TURN servers for a member; an original one would not understand them."""

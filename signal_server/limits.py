@@ -149,6 +149,10 @@ class Limits:
     use it up, since `rate` is lower."""
     rate: float = 50.0
     """Sustained frames per second from one socket. A message has one or more."""
+    page_rate: float = 256 * 1024
+    """Sustained bytes per second of the page for browsers to one address: in a day as much as `RelayLimits.total`."""
+    page_burst: float = 128 * 1024 * 1024
+    """Bytes of the page at once to one address: that class opens it for the first time, 207 kB for each browser."""
     outgoing: int = 1024 * 1024
     """Bytes that may wait for one socket: more than all offers and candidates of a full room together."""
     join: float = 30.0

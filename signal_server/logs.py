@@ -7,6 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, ``exception`` if any."""
@@ -34,3 +36,17 @@ def set_up(level: str, format: str) -> None:
     )
     logging.basicConfig(handlers=[handler])
     logging.getLogger("signal_server").setLevel(level.upper())
+
+
+def http_logger() -> logging.Logger:
+    """Return a logger for aiohttp, which would log a traceback for each client that does not speak HTTP."""
+    logger = logging.getLogger("signal_server.http")
+    logger.addFilter(_is_ours)
+    return logger
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether to log what aiohttp reports. It then names no address."""
+    if record.args:
+        record.msg, record.args = record.msg.partition(" from ")[0], ()
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

@@ -19,6 +19,7 @@ from .accounts import FORWARDED, netloc
 from .ice import IceServers
 from .limits import Limits
 from .output import USAGE, say
+from .pages import Pages
 from .registry import Cluster
 from .server import THIS_MACHINE, SignalServer, open_files
 from .tasks import first_of
@@ -68,6 +69,7 @@ def run(
     forwarded_header: str = FORWARDED,
     log_addresses: bool = False,
     cluster: Cluster | None = None,
+    pages: Pages | None = None,
     log_level: str,
     log_format: str = "text",
     metrics: Address | None = None,
@@ -89,7 +91,7 @@ def run(
     try:
         make = partial(SignalServer, host, port, limits=limits, trusted_proxies=trusted or THIS_MACHINE)
         make = partial(make, ice=ice, access=access, forwarded_header=forwarded_header, log_addresses=log_addresses)
-        make = partial(make, cluster=cluster)
+        make = partial(make, cluster=cluster, pages=pages)
         return BY_SIGNAL + asyncio.run(_serve(make, (host, port), _watching(tokens, access), metrics, drain))
     except CannotListen as exc:
         print(exc, file=sys.stderr)  # noqa: T201

@@ -26,16 +26,18 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from .access import Access
-from .accounts import FORWARDED, Strangers, client_address, is_in, netloc, network
+from .accounts import FORWARDED, PageBytes, Strangers, client_address, is_in, netloc, network
 from .connection import SignalConnection, Socket
 from .forward import FIELD, REACHED, Unreachable, any_has_redis, connect, proof, proven_address, splice
 from .hub import Hub
 from .ice import IceServers
 from .limits import HEAD, Limits, Meter, pipe_cost, signalling_cost
+from .logs import http_logger
 from .messages import Refused
+from .page_server import ask_of, send
+from .pages import Pages
 from .registry import Audience, Cluster, MemoryRegistry, Registry
 from .relay import End, PipeSocket, Relay, offered_ticket, status
 from .statistics import Statistics
@@ -90,7 +92,8 @@ class SignalServer:
     Port 0 takes a free port. `start` raises `OSError` if it cannot listen on the address. ``trusted_proxies`` are the
     networks of HTTP servers in front, whose ``X-Forwarded-For`` contains the client's address. ``ice``: the STUN and
     TURN servers to hand out to members. ``access``: who may join a room; None: everybody.
-    ``forwarded_header``: field that is used instead of ``X-Forwarded-For``.
+    ``forwarded_header``: field that is used instead of ``X-Forwarded-For``. ``pages``: the page for browsers, if the
+    server has one.
 
     ``cluster``: how it shares its rooms with other instances. It needs the package redis, or raises `ImportError`.
     Raises `ValueError` for an invalid URL of Redis.
@@ -108,6 +111,7 @@ class SignalServer:
         forwarded_header: str = FORWARDED,
         log_addresses: bool = False,
         cluster: Cluster | None = None,
+        pages: Pages | None = None,
     ) -> None:
         self._host, self._port = host, port
         files = open_files()
@@ -124,7 +128,9 @@ class SignalServer:
         self.shared: RedisRegistry | None = None
         """The rooms, if they are shared with other instances."""
         node = cluster.node if cluster else ""
-        self._hub = Hub(self._limits, self._make_registry, node=node, ice=ice, access=access)
+        self._hub = Hub(self._limits, self._make_registry, node=node, ice=ice, access=access, web=pages is not None)
+        self._pages = pages
+        self._page_bytes = PageBytes(self._limits)
         self._sharing: asyncio.Task[None] | None = None
         self._http: aiohttp.ClientSession | None = None
         """For pipes of other instances."""
@@ -364,7 +370,7 @@ class SignalServer:
             self._strangers.add(handler, None)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer with a WebSocket if one is requested, otherwise with a line of text."""
+        """Answer with a WebSocket if one is requested, otherwise with the page or a line of text."""
         handler, transport = request.protocol, request.transport
         assert isinstance(handler, _Handler), "as the door makes them"
         if transport is None:
@@ -373,11 +379,13 @@ class SignalServer:
         of = network(address)
         self._strangers.place(handler, of)
         self._keep_places(handler, of)
+        if self._pages is not None and self._pages.is_app(request.headers.get("Host", "")):
+            return await self._answer_app(request, self._pages)
         if (ticket := offered_ticket(request)) is not None:
             return await self._answer_pipe(request, handler, transport, ticket)
         socket = Socket(self._limits, self.statistics)
         if not socket.can_prepare(request):
-            return self._answer_plain(request.path)
+            return await self._answer_plain(request)
         settle = partial(self._settle, handler)
         remote = address if self._log_addresses else ""
         connection = SignalConnection(
@@ -396,7 +404,26 @@ class SignalServer:
             self._left.set()
         return socket
 
-    def _answer_plain(self, path: str) -> web.Response:
+    async def _answer_app(self, request: web.BaseRequest, pages: Pages) -> web.StreamResponse:
+        """Answer at a host that belongs to a web app, which must reach neither rooms nor pipes."""
+        if "Upgrade" in request.headers:
+            return _plain("There are no WebSockets at this host.\n", status=403)
+        return await self._answer_page(request, pages)
+
+    async def _answer_page(self, request: web.BaseRequest, pages: Pages) -> web.StreamResponse:
+        answer = pages.answer(ask_of(request, self._trusted))
+        try:
+            of, now = network(self._address(request)), asyncio.get_running_loop().time()
+            await asyncio.sleep(self._page_bytes.charge(of, len(answer.body), now=now))
+            return await send(request, answer)
+        except Refused as refusal:
+            self.statistics.refused[refusal.code] += 1
+            return _plain(f"{refusal}\n", status=429)
+        except ConnectionError:
+            return _plain("")  # the client has disconnected
+
+    async def _answer_plain(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.path
         if path == "/healthz":
             return _plain("ok\n")
         if path == "/readyz":
@@ -404,7 +431,7 @@ class SignalServer:
             if self.state is State.READY and self.shared is not None:
                 text += REACHED if self.shared.reached.is_set() else ", redis is lost"
             return _plain(f"{text}\n", status=200 if self.state is State.READY else 503)
-        return _plain(GREETING)
+        return _plain(GREETING) if self._pages is None else await self._answer_page(request, self._pages)
 
     async def _answer_pipe(
         self, request: web.BaseRequest, handler: _Handler, transport: asyncio.Transport, ticket: str
@@ -505,7 +532,8 @@ class _Handler(web.RequestHandler):
     """aiohttp's handler, but every byte is counted before it is parsed; aiohttp can only count messages."""
 
     def __init__(self, door: _Door) -> None:
-        options: dict[str, Any] = {"access_log": None, "logger": door.log}
+        # Without lingering_time, a task would wait for a request's body for 10 s, even after the connection's end.
+        options: dict[str, Any] = {"access_log": None, "logger": door.log, "lingering_time": 0}
         super().__init__(door, loop=asyncio.get_running_loop(), **options)
         self._head = HEAD
         self._meter: Meter | None = None
@@ -544,7 +572,7 @@ class _Door(web.Server):
 
     def __init__(self, server: SignalServer) -> None:
         super().__init__(server.answer)
-        self.log = _http_logger()
+        self.log = http_logger()
         self._signal_server = server
 
     def __call__(self) -> web.RequestHandler:
@@ -562,17 +590,3 @@ class _Door(web.Server):
         super().connection_lost(handler, exc)
         assert isinstance(handler, _Handler), "as they are made here"
         self._signal_server.leave(handler)
-
-
-def _http_logger() -> logging.Logger:
-    """Return a logger for aiohttp, which would log a traceback for each client that does not speak HTTP."""
-    logger = logging.getLogger("signal_server.http")
-    logger.addFilter(_is_ours)
-    return logger
-
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether to log what aiohttp reports. It then names no address."""
-    if record.args:
-        record.msg, record.args = record.msg.partition(" from ")[0], ()
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))

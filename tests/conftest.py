@@ -9,6 +9,8 @@ each example of hypothesis needs a fresh one.
 from __future__ import annotations
 
 import asyncio
+import asyncio.selector_events
+import functools
 import gc
 import inspect
 import logging
@@ -40,16 +42,65 @@ for name, usual in (("SIGINT", signal.default_int_handler), ("SIGTERM", signal.S
     if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, name), usual)
 
+
+def _close_what_asyncio_forgets(transport: Any) -> None:
+    """Some versions of asyncio leave a connection open if its server closes while accepting it
+    (https://github.com/python/cpython/issues/109564). A later, unrelated test would fail when it is collected.
+    """
+    begin = transport.__init__
+
+    @functools.wraps(begin)
+    def begin_or_close(self: Any, loop: Any, sock: Any, *arguments: Any, **named: Any) -> None:
+        try:
+            begin(self, loop, sock, *arguments, **named)
+        except AssertionError:  # raised by Server._attach: the server is closed
+            self._sock = None
+            sock.close()
+            raise
+
+    transport.__init__ = begin_or_close
+
+
+_close_what_asyncio_forgets(asyncio.selector_events._SelectorTransport)
+
 T = TypeVar("T")
 LONGEST = 60.0  # for one loop of a test, in seconds: below pytest's own timeout, which cannot say what was awaited
 
 
+FIRST = "lab"
+"""Group of the tests that take longest, and mostly wait."""
+HEAVY = ("tests/web/", "tests/e2e/", "tests/notebooks/")
+"""How the names of groups begin whose tests start programs, such as browsers, which make a machine busy."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Called by pytest. By itself, xdist begins with the groups of many tests, which are the quickest ones."""
+    config.option.loadscopereorder = False
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests out (``-n 3 --dist loadgroup``), a module's tests stay together."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """If several processes share the tests (``-n 2 --dist loadgroup``), one process runs all tests of a module.
+
+    Heavy groups and others begin by turns, so that the machine is never busier than it must be. The heavy ones are done
+    first: at the end, no process waits for another.
+    """
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    if hasattr(config, "workerinput"):
+        groups = list(dict.fromkeys(map(_group, items)))
+        heavy = [each for each in groups if each.startswith(HEAVY)]
+        others = [each for each in groups if each != FIRST and not each.startswith(HEAVY)]
+        place = {each: number / len(heavy) * 0.8 for number, each in enumerate(heavy)}
+        place |= {each: number / len(others) for number, each in enumerate(others)}
+        items.sort(key=lambda item: place.get(_group(item), -1.0))
+
+
+def _group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    assert marker is not None
+    return str(marker.args[0])
 
 
 def pytest_collection_finish() -> None:

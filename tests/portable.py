@@ -19,7 +19,7 @@ LEFT_OUT: Final = {
     "e2e/test_jupyterlab.py": "chromium",
     "e2e/test_networks.py": "network namespaces, as root on Linux",
     "e2e/test_networks_resume.py": "network namespaces, as root on Linux",
-    "web/test_browser.py": "chromium",
+    "web/test_browser.py": "chromium, firefox",
     "notebooks": "chromium, and an environment that it builds",
 }
 """What is not run, and what it would need."""

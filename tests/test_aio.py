@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from llmtunnel import aio
+from llmtunnel.cli.parsers import WEB
+from llmtunnel.cli.web import pages
 from llmtunnel.config import ProxySettings, ServeSettings
 from llmtunnel.endpoints import discovery
 from llmtunnel.endpoints.gateway import Gateway
@@ -29,7 +31,9 @@ from llmtunnel.invite import EXAMPLE
 from llmtunnel.paths import Path
 from llmtunnel.session.room import Room
 from llmtunnel.status import ErrorNotice, Health, Notice, Phase, Role, Stopped, UpstreamStatus
+from llmtunnel.tunnel import NO_PAGE
 from llmtunnel.upstream import Upstream as Address
+from signal_server.page_files import read_folder
 from signal_server.server import SignalServer
 
 from .conftest import raised
@@ -95,6 +99,25 @@ async def test_a_serve_makes_an_invite_and_its_code_is_all_that_a_proxy_needs() 
             assert invite.secret not in "".join(shown)
         async with aio.serve(upstream.url, invite=invite, stun=()) as again:
             assert again.invite == invite
+
+
+async def test_a_link_for_browsers_has_the_code_of_the_moment_and_nothing_else_shows_it() -> None:
+    async with Upstream() as upstream, SignalServer("127.0.0.1", 0, pages=pages(read_folder(WEB))) as signal:
+        page = f"{signal.url.replace('ws://', 'http://')}/"
+        async with aio.serve(upstream.url, signal=signal.url, stun=(), web=True) as serving:
+            assert serving.invite is not None
+            assert serving.web_url == f"{page}#{serving.invite.code}"
+            assert serving.status.web == page
+            renewed = serving.renew_invite()
+            assert serving.web_url == f"{page}#{renewed.code}"
+            assert renewed.secret not in repr(serving) + repr(serving.status)
+        async with aio.serve(upstream.url, signal=signal.url, stun=()) as serving:
+            assert (serving.web_url, serving.status.web) == (None, "")
+    async with Upstream() as upstream, SignalServer("127.0.0.1", 0) as signal:
+        async with aio.serve(upstream.url, signal=signal.url, stun=(), web=True) as serving:
+            assert (serving.web_url, serving.status.web) == (None, NO_PAGE)
+        async with aio.serve(upstream.url, signal=signal.url, stun=(), web="http://localhost:1") as serving:
+            assert serving.web_url is not None and serving.web_url.startswith("http://localhost:1/#")
 
 
 async def test_a_room_and_a_secret_of_ones_own_do_as_well() -> None:

@@ -30,11 +30,14 @@ from tools.image import DOCKERFILE, Steps
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
+SETTINGS = DEPLOY / "kubernetes/settings.env.example"
 UNIT = DEPLOY / "llmtunnel-signal.service"
 KUBERNETES = "1.32"
 """The version whose schemas its manifests have to fit."""
 OPERATOR = {"SIGNAL_DOMAIN": "signal.example.org", "REDIS_PASSWORD": "r" * 64, "TURN_SECRET": "t" * 64}
 """What somebody has put into deploy/.env."""
+APP = "app.example.org"
+"""What somebody may have put there, too."""
 FOREIGN = """
 --copy-config --interval --name --no-cache-dir --no-create-home --no-deploy --signal --start-period --stop-timeout
 --timeout --uid
@@ -180,7 +183,8 @@ def test_the_image_is_built_of_files_that_the_build_sees_and_runs_as_nobody_in_p
     steps = Steps(DOCKERFILE.read_text("utf-8"))
     seen = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     for source, _ in steps.copied:
-        assert (ROOT / source).exists() and f"!{source}" in seen
+        assert (ROOT / source).exists()
+        assert any(f"!{each}" in seen for each in (source, Path(source).parent))
     [user] = steps.of("USER")
     assert user.split(":")[0].isdecimal() and int(user.split(":")[0]) > 0
     assert [command.split()[0] for command in steps.commands] == ["pip", "useradd"], "tools/image.py follows them"
@@ -323,9 +327,15 @@ def test_the_coturn_of_compose_starts_with_its_secret_and_without_a_complaint(tm
 
 
 @pytest.mark.skipif(shutil.which("caddy") is None, reason="needs caddy")
-def test_caddy_accepts_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("app", ["", APP])
+def test_caddy_accepts_its_file(tmp_path: Path, app: str) -> None:
     command = ["caddy", "validate", "--config", str(DEPLOY / "Caddyfile"), "--adapter", "caddyfile"]
-    told = {"SIGNAL_DOMAIN": "signal.example.org", "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
+    told = {
+        "SIGNAL_DOMAIN": "signal.example.org",
+        "APP_DOMAIN": app,
+        "HOME": str(tmp_path),
+        "XDG_DATA_HOME": str(tmp_path),
+    }
     done = subprocess.run(command, env=os.environ | told, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Valid configuration" in done.stdout + done.stderr
@@ -337,6 +347,16 @@ def test_caddy_accepts_its_file(tmp_path: Path) -> None:
 def test_the_manifests_fit_the_schemas_of_kubernetes() -> None:
     for manifest in manifests():
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+def test_the_lines_for_a_host_of_web_apps_fit_too() -> None:
+    text = (DEPLOY / "kubernetes/ingress.yaml").read_text("utf-8")
+    ingress = yaml.safe_load(re.sub(r"^( *)#(?! \S)", r"\1", text, flags=re.MULTILINE))
+    kubernetes_validate.validate(ingress, KUBERNETES, strict=True)
+    _, rule = ingress["spec"]["rules"]
+    _, tls = ingress["spec"]["tls"]
+    assert [rule["host"]] == tls["hosts"] == [environment_file(SETTINGS)["TUNNEL_SIGNAL_WEB_APP_HOST"]]
+    assert [each["path"] for each in rule["http"]["paths"]] == ["/"]
 
 
 def test_a_manifest_with_a_misspelt_member_does_not() -> None:

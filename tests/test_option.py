@@ -20,6 +20,7 @@ from llmtunnel.notebook.completion import candidates
 from llmtunnel.notebook.opening import Plan, plan
 from llmtunnel.option import NETWORK, Option, accepts, declared, options
 from llmtunnel.upstream import Upstream
+from llmtunnel.weblink import read_page
 
 KINDS: dict[str, type] = {"serve": ServeOptions, "proxy": ProxyOptions}
 EACH = [(verb, each) for verb, kind in KINDS.items() for each in declared(kind).values()]
@@ -39,6 +40,7 @@ READ: dict[Callable[[str], object] | None, tuple[str, object]] = {
     option.duration: ("90s", 90.0),
     option.count: ("3", 3),
     option.size: ("10kB", 10_000),
+    read_page: ("https://page.example/", "https://page.example/"),
 }
 """A text that each reader reads, and its value."""
 
@@ -83,6 +85,8 @@ def beside(verb: str, each: Option) -> dict[str, str]:
 
 def without(verb: str, each: Option) -> dict[str, str]:
     """What is given instead of the option. An access token in the environment is not for the default signal server."""
+    if each.name == "web":  # a link contains a code
+        return {"invite": EXAMPLE, "upstream": "https://gpu.example"}
     return BESIDE[verb] | ({"signal": "ws://x"} if each.name == "signal_token" else {})
 
 

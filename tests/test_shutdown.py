@@ -27,7 +27,7 @@ from llmtunnel.session.peers import Peers
 from llmtunnel.session.ways import DirectWay, RelayWay
 from llmtunnel.signaling.client import SignalClient
 from llmtunnel.transport import tasks
-from llmtunnel.transport.pipe import TlsChannel
+from llmtunnel.transport.pipe import PipeChannel
 from llmtunnel.transport.webrtc import WebRtcChannel, WebRtcPeer
 from llmtunnel.transport.websocket import WebSocket
 from llmtunnel.tunnel import Proxy, Server
@@ -69,9 +69,9 @@ STEPS = [
     *(("direct", *step) for step in ON_EACH_PATH),
     ("direct", WebRtcChannel, "aclose"),
     ("direct", SignalConnection, "aclose"),
-    ("relay", TlsChannel, "aclose"),
+    ("relay", PipeChannel, "aclose"),
     ("relay", RelayWay, "aclose"),
-    ("tcp", TlsChannel, "aclose"),
+    ("tcp", PipeChannel, "aclose"),
     ("tcp", ListenWay, "aclose"),
     ("tcp", DialWay, "aclose"),
 ]

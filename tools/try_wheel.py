@@ -1,4 +1,4 @@
-"""Run a wheel without a prior installation, with ``uvx`` and with ``pipx run``.
+"""Run a wheel without a prior installation, with ``uvx`` and with ``pipx run``: the demo, and the page for browsers.
 
 python -m tools.try_wheel dist/llmtunnel-0.2.0-py3-none-any.whl
 
@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 
@@ -42,6 +43,11 @@ def main(arguments: list[str]) -> int:
     for command in commands(wheel)[::2]:
         print(f"$ {shlex.join([*command, 'demo'])}", flush=True)
         subprocess.run([*command, "demo"], check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        export = [*commands(wheel)[0], "web", "--export", folder]
+        print(f"$ {shlex.join(export)}", flush=True)
+        subprocess.run(export, check=True)
+        assert (Path(folder) / "index.html").exists(), "the wheel has the page"
     return 0
 
 

@@ -17,6 +17,7 @@ from ..install import on_laptop
 from ..invite import DEFAULT_SIGNAL, MAYBE_CUT, ROOM, Invite
 from ..status import Listening, Notice, PeerConnected, Reconnecting, SignalConnected, Waiting
 from ..upstream import NAMED
+from ..version import __version__
 from . import logs
 from .console import Console
 from .options import (
@@ -28,8 +29,9 @@ from .options import (
     ServeCommand,
     SignalCommand,
     ToyCommand,
+    WebCommand,
 )
-from .parsers import PROG, TOY_PORT
+from .parsers import PROG, TOY_PORT, WEB
 from .signals import READER_GONE, Stop, on_signals
 
 if TYPE_CHECKING:
@@ -55,6 +57,9 @@ ANY_SITE: Final = (
     " Open your page at http://localhost instead, or set an --api-key."
 )
 
+KEPT_LINK: Final = (
+    "A browser may keep the link in its history. --once or --expires 8h limits for how long it is of use."
+)
 NAMES_SIGNAL: Final = "The code names this signal server. Check that its end, after the @, is complete."
 
 LOOKING: Final = "Checking the network. A server that does not answer takes up to 15 s.\n"
@@ -62,7 +67,7 @@ PATIENCE: Final = 2.0
 """Seconds that a command may run without output."""
 
 Work = Coroutine[Any, Any, int]
-Running = ServeCommand | ProxyCommand | DoctorCommand | BenchCommand | DemoCommand | ToyCommand
+Running = ServeCommand | ProxyCommand | DoctorCommand | BenchCommand | DemoCommand | ToyCommand | WebCommand
 Command = Running | InviteCommand | SignalCommand
 
 
@@ -75,11 +80,13 @@ class InviteShown(Notice):
     """The invite's code."""
     command: str = field(repr=False)
     """The command for the other machine."""
+    link: str | None = field(default=None, repr=False)
+    """The link for a browser; null without ``--web``."""
 
     @classmethod
-    def of(cls, invite: Invite) -> InviteShown:
-        """Return the notice for an invite."""
-        return cls(code=invite.code, command=on_laptop(invite.code).run)
+    def of(cls, invite: Invite, link: str | None = None) -> InviteShown:
+        """Return the notice for an invite, and the link with it."""
+        return cls(code=invite.code, command=on_laptop(invite.code).run, link=link)
 
 
 def execute(command: Command) -> int:
@@ -89,7 +96,7 @@ def execute(command: Command) -> int:
 
         # Each connection leaves garbage in cycles. Looked for as rarely as during a start, it came to 70 MB.
         gc.set_threshold(700)
-        return main(command.arguments, prog=f"{PROG} signal")
+        return main(command.arguments, prog=f"{PROG} signal", web_folder=WEB, version=__version__)
     if isinstance(command, InviteCommand):
         return _print_invite(command)
     return _run(command)
@@ -99,7 +106,7 @@ def _run(command: Running) -> int:
     from .. import runtime
 
     logs.configure(command.view.log_level)
-    vital = isinstance(command, DoctorCommand | BenchCommand | DemoCommand)
+    vital = isinstance(command, DoctorCommand | BenchCommand | DemoCommand | WebCommand)
     console = Console(json=command.view.json, plain=command.view.plain, vital=vital)
     try:
         status = runtime.run(_until_stopped(_work(command, console), console))
@@ -129,6 +136,10 @@ def _work(command: Running, console: Console) -> Work:
             return demo(console, stay=command.stay)
         case ToyCommand():
             return _toy(command, console)
+        case WebCommand():
+            from .web import web
+
+            return web(command, console)
 
 
 async def _until_stopped(work: Work, console: Console) -> int:
@@ -250,9 +261,7 @@ def _show_invite(server: Server, invite: Invite, console: Console, command: Serv
     The command has a line of its own, however long it is: a terminal that wraps it still copies it whole. An invite
     that the user passed to serve is not displayed, since it may have been stored to keep it out of a notebook's output.
     """
-    shown, ends = InviteShown.of(invite), _ends(command)
-    told = f"invite: {shown.code}\non your laptop, run{ends}:\n{shown.command}\n"
-    told += f"or, with uv, if llmtunnel is not installed there:\n{on_laptop(invite.code).uvx}\n"
+    ends = _ends(command)
 
     def show(notice: Notice) -> None:
         if not isinstance(notice, SignalConnected):
@@ -260,9 +269,17 @@ def _show_invite(server: Server, invite: Invite, console: Console, command: Serv
         unsubscribe()
         if not command.new:
             console.say(f"invite: {invite.room}, as passed to serve{ends}\n")
+            if server.web_url:
+                console.say(f"link for a browser: {command.settings.page}#CODE\n")
             return
+        shown = InviteShown.of(invite, server.web_url)
+        told = f"invite: {shown.code}\non your laptop, run{ends}:\n{shown.command}\n"
+        told += f"or, with uv, if llmtunnel is not installed there:\n{on_laptop(invite.code).uvx}\n"
+        if shown.link:
+            told += f"or, without installing anything, open this link in a browser:\n{shown.link}\n"
+            told += "" if ends else f"{KEPT_LINK}\n"
         console.record(shown)
-        console.show_invite(told)
+        console.show_invite(told, shown.link or "")
 
     unsubscribe = server.subscribe(show)
 

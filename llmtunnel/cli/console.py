@@ -70,10 +70,13 @@ class Console:
         """Whether text for people becomes the output of a notebook's cell without an explicit request for that."""
         return in_cell() and self._stream.isatty() and not (self._json or self._plain)
 
-    def show_invite(self, text: str) -> None:
-        """Display a new invite, which serve needs, to people. A view displays it again on request."""
+    def show_invite(self, text: str, link: str = "") -> None:
+        """Display a new invite, which serve needs, to people. A view displays it again on request.
+
+        ``link``: a link in the text, whose QR code a view displays as well.
+        """
         if self._live is not None:
-            self._live.remember(text)
+            self._live.remember(text, link)
         else:
             self.say(text, vital=True)
 

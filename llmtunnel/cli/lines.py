@@ -130,7 +130,8 @@ def sentence(notice: Notice) -> str:
             return waiting_words(notice.role, notice.room)
         case PeerConnected():
             place = f" from {notice.address}" if notice.address else ""
-            return f"peer {notice.peer} connected{place}, path {notice.path}, {notice.version}"
+            agent = f" ({notice.agent})" if notice.agent else ""
+            return f"peer {notice.peer}{agent} connected{place}, path {notice.path}, {notice.version}"
         case Suspended():
             return f"Lost contact with {notice.peer}. Requests wait for it. {ended(notice.reason)}"
         case Resumed():

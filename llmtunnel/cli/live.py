@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..status import Phase
 from ..summary import Throughput, printable
-from . import logs
+from . import logs, qr
 from .screen import HIDE_CURSOR, SHOW_CURSOR, Screen
 from .view import REQUESTS, render
 
@@ -34,6 +34,8 @@ BACKLOG: Final = 2000
 """Lines kept for a terminal that takes none; beyond this, the oldest are dropped."""
 QUIT: Final = "qQ"
 AGAIN: Final = "iI"
+_ENOUGH_COLOURS: Final = ("256", "truecolor")
+"""Colour systems of rich that have black and white, whatever the terminal's theme."""
 LONGEST_SAID: Final = 1000
 """Maximum length of a line above the view, in characters. The longest command with an invite, which must not be cut,
 has 640."""
@@ -56,7 +58,7 @@ class Live:
         self._terminal = terminal
         self._output = output
         self._on_quit = on_quit
-        self._again = ""
+        self._again = self._link = ""
         self._screen = Screen()
         self._throughput = Throughput()
         self._said: deque[str] = deque(maxlen=BACKLOG)
@@ -67,10 +69,27 @@ class Live:
         """Show text above the view with the next frame. Thread-safe."""
         self._said.extend(printable(line.expandtabs(), LONGEST_SAID) for line in text.splitlines())
 
-    def remember(self, text: str) -> None:
-        """Show text now, and again when the user presses a key for it, since it scrolls away."""
-        self._again = text
-        self.write(text)
+    def remember(self, text: str, link: str = "") -> None:
+        """Show text now, and again when the user presses a key for it, since it scrolls away.
+
+        ``link``: also show its QR code, if the terminal has the colours and the size for it.
+        """
+        self._again, self._link = text, link
+        self._show_again()
+
+    def _show_again(self) -> None:
+        self.write(self._again)
+        if self._link and self._styled.color_system in _ENOUGH_COLOURS and not self._styled.no_color:
+            self._show_code(qr.lines(self._link))
+
+    def _show_code(self, code: list[str]) -> None:
+        columns, rows = self._terminal.size
+        wide, high = qr.size(code)
+        below = len(self._lines(max(columns - 1, 1), max(rows - 1 - ABOVE, 1), QUIT, False)) + 1
+        if wide < columns and high + below <= rows:
+            self._said.extend(code)
+        else:
+            self.write("For a QR code of the link, enlarge the terminal, and press i.")
 
     def flush(self) -> None:
         """Do nothing; a text file needs this method."""
@@ -90,7 +109,7 @@ class Live:
         if key in QUIT:
             self._on_quit()
         elif key in AGAIN and self._again:
-            self.write(self._again)
+            self._show_again()
             self._draw()
 
     def _tick(self) -> None:

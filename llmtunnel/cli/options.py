@@ -42,6 +42,7 @@ from .parsers import (
     proxy_parser,
     serve_parser,
     toy_parser,
+    web_parser,
 )
 
 Options = TypeVar("Options", bound=ReachOptions)
@@ -116,6 +117,16 @@ class ToyCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebCommand:
+    """``llmtunnel web``."""
+
+    view: View
+    listen: str
+    export: str | None = None
+    """The folder to write the page to, instead of serving it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorCommand:
     """``llmtunnel doctor``."""
 
@@ -145,6 +156,7 @@ Parsed = (
     | BenchCommand
     | DemoCommand
     | ToyCommand
+    | WebCommand
 )
 
 
@@ -212,6 +224,16 @@ def _toy(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     return ToyCommand(view=_view(given, environ), listen=given.listen)
 
 
+def _web(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
+    parser = web_parser()
+    given = parser.read(argv)
+    if given.help:
+        return ShowText(text=parser.format_help())
+    if given.export == "":  # Path would read it as the current folder
+        raise SettingError("--export: no folder was named.", hint="Use for example --export public.")
+    return WebCommand(view=_view(given, environ), listen=given.listen, export=given.export)
+
+
 def _doctor(argv: Sequence[str], environ: Mapping[str, str] | None) -> Parsed:
     parser = doctor_parser()
     given = parser.read(argv)
@@ -265,6 +287,7 @@ _COMMANDS: Final[Mapping[str, Callable[[Sequence[str], Mapping[str, str] | None]
     "proxy": _proxy,
     "invite": _invite,
     "signal": _signal,
+    "web": _web,
     "doctor": _doctor,
     "bench": _bench,
     "demo": _demo,

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from ..config import DEFAULT_LISTEN, BenchOptions, ProxyOptions, ReachOptions, ServeOptions
@@ -22,6 +23,11 @@ TOY_PORT: Final = 8900
 TOY_LISTEN: Final = f"127.0.0.1:{TOY_PORT}"
 """Default address of the toy model server. Discovery does not probe this port, so that the toy never stands in for a
 real model server by accident."""
+WEB: Final = Path(__file__).parents[1] / "web"
+"""Folder of the page for browsers."""
+WEB_PORT: Final = 8001
+WEB_LISTEN: Final = f"127.0.0.1:{WEB_PORT}"
+"""Default address of ``llmtunnel web``, beside the proxy's port."""
 _WRONG_CHOICE: Final = re.compile(r"(\S+): invalid choice: (.*) \(choose from (.*)\)")
 """What argparse says about a value that is not one of an option's choices."""
 
@@ -41,6 +47,7 @@ commands:
   proxy     use on this machine what somebody serves, with their invite
   invite    make an invite in advance
   signal    run a signal server, which brings the two sides together
+  web       serve the page that makes a browser a peer, on this machine
   doctor    check whether a tunnel will connect from here, and if not, why
   bench     measure a tunnel: latency, requests, throughput, tokens
   demo      try everything on this machine: both sides, a signal server, a toy model
@@ -90,6 +97,8 @@ class Parser(argparse.ArgumentParser):
             add_help=False,
         )
         self.add_argument("-h", "--help", action="store_true", help="show this and exit")
+        self._alone: dict[str, str] = {}
+        """Values of flags that may stand alone."""
         self.suggestions: dict[str, tuple[str, ...]] = {}
         """Values that completion offers for a flag."""
 
@@ -104,6 +113,8 @@ class Parser(argparse.ArgumentParser):
             if each.file:
                 about = f"{each.file} ({each.variable}_FILE)"
                 add(f"{each.flag}-file", dest=f"{each.name}_file", metavar="FILE", help=about)
+            if each.alone:
+                self._alone[each.flag] = each.alone
             self.suggestions[each.flag] = each.suggest or each.choices
 
     def error(self, message: str) -> NoReturn:
@@ -127,15 +138,22 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse the arguments. Raises `SettingError` for an unknown one."""
-        found, unknown = self.parse_known_intermixed_args(argv)  # words and flags in any order
+        words = list(map(self._with_value, argv, [*argv[1:], ""]))
+        found, unknown = self.parse_known_intermixed_args(words)  # words and flags in any order
         if unknown and not found.help and not unknown[0].startswith("-"):  # it may be part of a code or a secret
-            hint = f"Put quotes around a value that has spaces in it.\n{self._all_options}"
-            raise SettingError(f"{self.prog}: too many arguments.", hint=hint)
+            hint = "Put quotes around a value that has spaces in it."
+            for flag in self._alone.keys() & {*argv}:
+                hint += f"\nThe value of {flag} is a URL that begins with https:// or http://."
+            raise SettingError(f"{self.prog}: too many arguments.", hint=f"{hint}\n{self._all_options}")
         if unknown and not found.help:
             flag = unknown[0].partition("=")[0]  # the value may be a secret
             meant = did_you_mean(flag, self._option_string_actions)
             raise SettingError(f"{self.prog}: unknown option {flag!r}.", hint=f"{meant}\n{self._all_options}".strip())
         return found
+
+    def _with_value(self, word: str, following: str) -> str:
+        """Give a flag that stands alone its value. Otherwise argparse takes any word after it for that."""
+        return f"{word}={self._alone[word]}" if word in self._alone and "://" not in following else word
 
 
 def serve_parser() -> Parser:
@@ -146,6 +164,7 @@ def serve_parser() -> Parser:
         examples=[
             "serve ollama --policy ollama",
             "serve 8080 --allow '/v1/*' --expires 8h",
+            "serve ollama --web --once         shows a link that a browser opens",
             "serve --invite-file code          made in advance: llmtunnel invite > code",
         ],
     )
@@ -203,6 +222,26 @@ def toy_parser() -> Parser:
     return parser
 
 
+def web_parser() -> Parser:
+    """``llmtunnel web``."""
+    parser = Parser(
+        "web",
+        about="Serve the page that makes a browser a peer: it uses a tunnel without llmtunnel on its machine.\n"
+        "With --export, write the page to a folder instead, for any server of static files. It then has\n"
+        "the chat, but shows no web apps, which need a host name of their own.",
+        examples=["web", "web --listen 127.0.0.1:0", "web --export public"],
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        default=WEB_LISTEN,
+        help=f"where to listen: host:port, a port or a host. Port 0 takes a free port (default: {WEB_LISTEN})",
+    )
+    parser.add_argument("--export", metavar="DIR", help="write the page's files to this folder, and exit")
+    _add_view(parser, drawn=False)
+    return parser
+
+
 def invite_parser() -> Parser:
     """``llmtunnel invite``."""
     parser = Parser(
@@ -249,6 +288,7 @@ def _how(each: Option) -> dict[str, Any]:
     if each.is_switch:
         return {"action": "store_true"}
     return {
+        **({"nargs": "?", "const": each.alone} if each.alone else {}),
         "action": "append" if each.is_repeatable else "store",
         "metavar": each.metavar,
         "choices": each.choices or None,

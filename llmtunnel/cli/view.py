@@ -111,6 +111,7 @@ def _standing(status: Status, width: int) -> list[Line]:
         (here, GAP.join(filter(None, (status.url, upstream_words(status.upstream))))),
         ("signal", status.signal),
         ("turn", turn_words(status.turn, status.turn_from)),
+        ("web", status.web),
     )
     return lines + [_line(width, _label(label), (printable(fact), "")) for label, fact in facts if fact]
 

@@ -43,7 +43,7 @@ SPARK: Final = 24
 def state(status: Status) -> str:
     """Return the state of the tunnel, its target, and what is wrong."""
     now = state_words(status)
-    lines = (escape(now.detail), *(() if status.phase.ended else (_upstream(status), _turn(status))))
+    lines = (escape(now.detail), *(() if status.phase.ended else (_upstream(status), _turn(status), _web(status))))
     return (
         f'<div class="lt-state" role="status">{_mark(now.severity)} <b>{escape(now.words)}</b>'
         f' <span class="lt-muted">{status.role}</span> <code>{escape(printable(status.url))}</code></div>'
@@ -62,6 +62,10 @@ def _upstream(status: Status) -> str:
 def _turn(status: Status) -> str:
     words = turn_words(status.turn, status.turn_from)
     return f'<span class="lt-muted">TURN server</span> {escape(words)}' if words else ""
+
+
+def _web(status: Status) -> str:
+    return f'<span class="lt-muted">page for browsers</span> {escape(printable(status.web))}' if status.web else ""
 
 
 def traffic(status: Status, throughput: Throughput) -> str:

@@ -203,12 +203,13 @@ class Magics:
         name, handle = self._tunnels.chosen(named or (serving[0] if len(serving) == 1 else None))
         if (invite := invite_of(handle)) is None:
             raise SettingError(f"{name} has no invite to show.", hint="Use the code that the other side shows.")
-        self._tell_code(handle, InviteShown.of(invite), plain=plain)
+        self._tell_code(handle, InviteShown.of(invite, getattr(handle, "web_url", None)), plain=plain)
 
     def _tell_code(self, handle: AnyHandle, shown: InviteShown, *, plain: bool) -> None:
         """Show the code to a person, in nothing that is saved with the notebook."""
         text = f"invite: {shown.code}\n  on the other machine: {shown.command}"
         text += f"\n  or, with uv, if llmtunnel is not installed there: {on_laptop(shown.code).uvx}"
+        text += f"\n  or, in a browser: {shown.link}" if shown.link else ""
         if not self._in_kernel:
             _say(f"{text}\n")
         elif not self._is_watched:

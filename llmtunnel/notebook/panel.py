@@ -83,7 +83,7 @@ class Panel:
         self._chat_place = parts.column((), "lt-part")
         self._kicks: dict[str, Button] = {}
         self._kick_row = parts.row((), "lt-wrap")
-        self._reveal = Reveal(self._code, clock=self._clock) if _has_invite(handle) else None
+        self._reveal = Reveal(self._code, self._link, clock=self._clock) if _has_invite(handle) else None
         style = HTML(STYLE + html.CHOICE)
         self.widget = parts.column(
             (
@@ -244,6 +244,10 @@ class Panel:
         """The invite's code; empty if there is no invite any more."""
         invite = getattr(self._handle(), "invite", None)
         return "" if invite is None else str(invite.code)
+
+    def _link(self) -> str:
+        """The link for a browser; empty if there is none."""
+        return getattr(self._handle(), "web_url", None) or ""
 
     # -- actions of the buttons
 

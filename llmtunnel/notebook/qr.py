@@ -1,4 +1,4 @@
-"""An invite as a picture: the QR code of the command, and the code below it. Scripts can read both from it."""
+"""An invite as a picture: the QR code of the link or the command, and the code below it. Scripts can read all texts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ LINE: Final = 18
 """Height of a row of text, in pixels."""
 
 
-def picture(code: str, line: str, **more: str) -> bytes:
-    """Return an SVG. Its elements ``code``, ``line`` and those of ``more`` hold the texts for scripts of the page."""
-    texts = {"code": code, "line": line, **more}
+def picture(code: str, scanned: str, **more: str) -> bytes:
+    """Return an SVG with the QR code of ``scanned``.
+
+    Its elements ``code`` and those of ``more`` hold the texts for scripts of the page.
+    """
+    texts = {"code": code, **more}
     held = "".join(f'<desc id="{name}">{escape(text)}</desc>' for name, text in texts.items())
-    qr = segno.make_qr(line, error="m")
+    qr = segno.make_qr(scanned, error="m")
     side = int(qr.symbol_size(scale=SCALE, border=BORDER)[0])
     rows = wrap(code, ROW)
     height = side + LINE * len(rows) + BORDER

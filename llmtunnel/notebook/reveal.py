@@ -38,6 +38,7 @@ fetch(box.querySelector('img.lt-picture').src).then(answer => answer.text()).the
   }
 })"""
 _FIELDS: Final = (("code", "Invite"), ("line", "Run"), ("uvx", "or with uv"))
+_LINK: Final = ("link", "or open")
 
 
 class Picture(DOMWidget):  # type: ignore[misc]
@@ -62,8 +63,9 @@ class Picture(DOMWidget):  # type: ignore[misc]
 class Reveal:
     """The panel's section for the invite."""
 
-    def __init__(self, code: Callable[[], str], *, clock: Callable[[], float]) -> None:
-        self._code, self._clock = code, clock
+    def __init__(self, code: Callable[[], str], link: Callable[[], str] = str, *, clock: Callable[[], float]) -> None:
+        """``code`` and ``link`` return the code and the link for a browser, or an empty text."""
+        self._code, self._link, self._clock = code, link, clock
         self._shown, self._until = "", 0.0
         self.button = parts.button("Show", "", lambda: self.hide() if self.shown else self.show())
         self.picture = Picture()
@@ -83,23 +85,25 @@ class Reveal:
         if not code:
             return
         self._shown, self._until = code, self._clock() + SHOWN
-        commands = on_laptop(code)
-        self.picture.value = qr.picture(code, commands.run, uvx=commands.uvx)
+        commands, link = on_laptop(code), self._link()
+        more = {"link": link} if link else {}
+        self.picture.value = qr.picture(code, link or commands.run, line=commands.run, uvx=commands.uvx, **more)
         self.picture.layout.display = None
-        parts.put(self.fields, fields(filled=True))  # after the picture, from which the page fills them
+        # After the picture, from which the page fills them.
+        parts.put(self.fields, fields(filled=True, link=bool(link)))
         self._name("Hide")
 
     def hide(self) -> None:
         """Mask the code."""
         self._shown = ""
-        parts.put(self.fields, fields(filled=False))
+        parts.put(self.fields, fields(filled=False, link=bool(self._link())))
         self.picture.layout.display = "none"
         self.picture.value = b""
         self._name("Show")
 
     def tick(self) -> None:
-        """Mask the code if its minute has passed, or if the code has changed."""
-        if self.shown and (self._clock() >= self._until or self._code() != self._shown):
+        """Mask the code if its minute has passed, or if it has changed. A link gets its field once there is one."""
+        if not self.shown or self._clock() >= self._until or self._code() != self._shown:
             self.hide()
 
     def end(self) -> None:
@@ -111,9 +115,10 @@ class Reveal:
         self.button.description, self.button.tooltip = verb, f"{verb} the invite's code"
 
 
-def fields(*, filled: bool) -> str:
+def fields(*, filled: bool, link: bool = False) -> str:
     """Return the masked fields. ``filled``: include the script that fills them from the picture."""
-    code, *lines = (html.field(title, MASK, name=name, copied=False) for name, title in _FIELDS)
+    shown = (*_FIELDS, _LINK) if link else _FIELDS
+    code, *lines = (html.field(title, MASK, name=name, copied=False) for name, title in shown)
     hint = "Run this on your laptop:" if filled else "Click <b>Show</b>, then run this on your laptop:"
     install = html.field("Install", on_laptop().pip)
     rows = f'{code}<div class="lt-hint">{hint}</div>{install}{"".join(lines)}'

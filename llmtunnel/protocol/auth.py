@@ -5,6 +5,9 @@
     3. proxy -> serve   AUTH    the proxy's confirmation: it comes first, so that serve tells a stranger nothing
     4. serve -> proxy   AUTH    serve's confirmation
 
+A proxy that lists the feature `identity` names its public key in HELLO, and adds a signature to its confirmation. Serve
+knows it by that key then, whatever certificate it shows (a browser's page has another one each time, or none).
+
 The confirmations depend on the shared key and on everything that an attacker could have forged: the room, HELLO and
 AGREE byte for byte, and the certificate at each end of the channel. SPAKE2 leaves nothing to test guesses on. So a peer
 that impersonates one side gets one guess per exchange.
@@ -30,11 +33,15 @@ impersonates serve one guess, and a mistyped code stays wrong."""
 GUESS_EVERY: Final = 600.0
 """Seconds until the proxy gives one more. A success returns only its own guess. Otherwise an attacker that lets some
 handshakes succeed could guess without limit."""
+CONFIRMATION: Final = 32
+"""Bytes of a confirmation. A signature may follow it."""
 NONCE: Final = 32
 """Bytes of the nonce that serve sends to a proxy with a ticket."""
 NOT_THE_SAME: Final = "Serve and proxy do not hold the same secret, or somebody is in between."
 NONE_GIVEN: Final = "Serve lets in who has its invite or secret, and this proxy has none."
 SPARED: Final = "The code is for one proxy, and was not tried."
+NOT_ITS_KEY: Final = "The proxy has not proven that the key in its hello is its own."
+NO_KEY: Final = "A proxy needs a key on this kind of channel."
 TOO_MANY: Final = "Too many have answered as serve who do not prove that they hold the secret."
 
 
@@ -119,13 +126,17 @@ class ProxyAuth:
 
 
 class ServeAuth:
-    """Serve's side of one authentication: `answer`, `bind`, `confirm`."""
+    """Serve's side of one authentication: `answer`, `bind`, `confirm`.
 
-    def __init__(self, credentials: ServeCredentials, secret: str) -> None:
+    ``key``: the public key that the proxy claims, whose owner is then the ``peer``, as in `handshake.Agreement`.
+    """
+
+    def __init__(self, credentials: ServeCredentials, secret: str, *, peer: bytes, key: bytes | None = None) -> None:
         self._secret = secret
         self._credentials = credentials
         self._door = credentials.door
-        self._certificate = credentials.certificates.proxy
+        self._peer = peer
+        self._key = key
         self._shared = b""
         self._keys: Keys | None = None
         self.returning: Ticket | None = None
@@ -137,12 +148,14 @@ class ServeAuth:
         """Return serve's part of AGREE, or None if the door makes this proxy wait. Raises `ProtocolError`."""
         if offer is None:
             raise unproven(NONE_GIVEN)
-        self.returning = self._door.returning(offer.ticket, self._certificate) if offer.ticket else None
+        self.returning = self._door.returning(offer.ticket, self._peer) if offer.ticket else None
         if self.returning is not None:
             nonce = secrets.token_bytes(NONCE)
             self._shared = keys.returning(self.returning, offer.share, nonce)
             return AuthAnswer(nonce=nonce)
-        if not self._door.knock(self._certificate, self._credentials.networks, now):
+        # It waits under what it has shown, not under what it claims: so nobody takes another one's place.
+        shown = self._credentials.certificates.proxy
+        if not self._door.knock(self._peer, self._credentials.networks, now, waiter=shown):
             return None
         exchange = KeyExchange(Role.SERVE, self._secret)
         self._shared = _finish(exchange, offer.share)
@@ -154,17 +167,23 @@ class ServeAuth:
         self._keys = keys.derive(self._shared, credentials.room, credentials.certificates, hello, agree)
 
     def confirm(self, confirmation: bytes, now: float) -> bytes:
-        """Check the proxy's confirmation, and return serve's. Raises `ProtocolError`."""
-        if self._keys is None or not self._keys.confirms(Role.PROXY, confirmation):
+        """Check the proxy's confirmation, with its signature if it has a key, and return serve's.
+
+        Raises `ProtocolError`.
+        """
+        size = CONFIRMATION if self._key is not None else len(confirmation)
+        if self._keys is None or not self._keys.confirms(Role.PROXY, confirmation[:size]):
             raise unproven(NOT_THE_SAME)
+        if self._key is not None and not keys.is_signed(self._key, self._keys.transcript, confirmation[size:]):
+            raise unproven(NOT_ITS_KEY)
         self.ticket = self.returning or self._keys.ticket()
         # The door may have closed since the proxy knocked.
         if self.returning is not None:
-            self._door.check(self._certificate)
+            self._door.check(self._peer)
         elif self._door.secret != self._secret:
             raise ProtocolError("The invite or secret has been changed.", code=ErrorCode.UNWELCOME)
         else:
-            self._door.enter(self._certificate, self.ticket, now)
+            self._door.enter(self._peer, self.ticket, now)
         return self._keys.serve
 
 

@@ -72,7 +72,8 @@ class Door:
         self.guesses = Bucket(GUESSES, every=GUESS_EVERY)
         """The guesses of all strangers together."""
         self._waiting: dict[bytes, _Waiting] = {}
-        """By certificate. Each stands for an open connection, and those are few (`Limits.strangers`)."""
+        """By the certificate that each has shown. Each stands for an open connection, and those are few
+        (`Limits.strangers`)."""
         self._guessed: dict[str, float] = {}
         """When a guess was last made from a network, the latest at the end."""
         self._known: dict[bytes, _Known] = {}
@@ -92,25 +93,28 @@ class Door:
 
     # -- strangers
 
-    def knock(self, certificate: bytes, networks: Networks, now: float) -> bool:
+    def knock(self, certificate: bytes, networks: Networks, now: float, *, waiter: bytes | None = None) -> bool:
         """Return whether a stranger may make its guess now. If not, it knocks again after `ASK_EVERY` s.
+
+        ``waiter``: what it waits under, if that is not the certificate.
 
         Raises `ProtocolError`: UNWELCOME, or REFUSED if it has waited for `WAIT` s.
         """
+        waiter = certificate if waiter is None else waiter
         try:
             self.check(certificate)
             self._check_invite(certificate, now)
         except ProtocolError:
-            self._waiting.pop(certificate, None)
+            self._waiting.pop(waiter, None)
             raise
-        waiting = self._wait(certificate, networks, now)
-        if self._place(certificate) < self.guesses.count(now):
-            del self._waiting[certificate]
+        waiting = self._wait(waiter, networks, now)
+        if self._place(waiter) < self.guesses.count(now):
+            del self._waiting[waiter]
             self.guesses.take(now)
             self._remember(networks, now)
             return True
         if now - waiting.since >= WAIT:
-            del self._waiting[certificate]
+            del self._waiting[waiter]
             raise ProtocolError("Too many have tried to come in just now; try again.", code=ErrorCode.REFUSED)
         return False
 
@@ -128,16 +132,16 @@ class Door:
         self._known[ticket.id] = _Known(ticket, certificate)
         self._forget_oldest()
 
-    def _wait(self, certificate: bytes, networks: Networks, now: float) -> _Waiting:
+    def _wait(self, waiter: bytes, networks: Networks, now: float) -> _Waiting:
         for gone in [each for each, waiting in self._waiting.items() if now - waiting.seen > AWAY]:
             del self._waiting[gone]
-        waiting = self._waiting.setdefault(certificate, _Waiting(networks, now, now))
+        waiting = self._waiting.setdefault(waiter, _Waiting(networks, now, now))
         waiting.networks, waiting.seen = networks, now
         return waiting
 
-    def _place(self, certificate: bytes) -> int:
+    def _place(self, waiter: bytes) -> int:
         """Return how many of the waiting strangers are ahead of this one."""
-        mine = self._turn(self._waiting[certificate])
+        mine = self._turn(self._waiting[waiter])
         return sum(self._turn(each) < mine for each in self._waiting.values())
 
     def _turn(self, waiting: _Waiting) -> tuple[list[float], float]:

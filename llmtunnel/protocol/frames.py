@@ -72,11 +72,12 @@ class Feature(StrEnum):
     CLIENT = "client"
     BENCH = "bench"
     LANES = "lanes"
+    IDENTITY = "identity"
 
 
 Features = frozenset[Feature]
-ALL_FEATURES: Final[Features] = frozenset(Feature) - {Feature.AUTH, Feature.PATH}
-"""What every peer of ours supports. `Feature.AUTH` and `Feature.PATH` need a secret."""
+ALL_FEATURES: Final[Features] = frozenset(Feature) - {Feature.AUTH, Feature.PATH, Feature.IDENTITY}
+"""What every peer of ours supports. The others need a secret, and `Feature.IDENTITY` a proxy with a key."""
 
 
 class Of(Enum):

@@ -13,7 +13,7 @@ from ..config import Limits
 from ..errors import ErrorCode, ProtocolError
 from ..status import Role
 from . import keys
-from .auth import ProxyAuth, ProxyCredentials, ServeAuth, ServeCredentials
+from .auth import NO_KEY, ProxyAuth, ProxyCredentials, ServeAuth, ServeCredentials, unproven
 from .door import ASK_EVERY
 from .frames import Frame, FrameType, is_breach
 from .hello import UNLIMITED, VERSION, Agree, Feature, Features, Hello, ResumeOffer, check_version
@@ -32,6 +32,8 @@ class Offer:
     agent: str = ""
     certificate: bytes = b""
     """SHA-256 of the certificate that the peer has shown on this channel; empty if the channel has none."""
+    needs_key: bool = False
+    """Serve: whether the proxy has to prove a key, since the channel shows no certificate of it."""
     resume: ResumeOffer | None = None
     """Proxy: the session that it wants to resume."""
     resumable: Resumable = lambda claim: None
@@ -52,7 +54,7 @@ class Agreement:
     ticket: Ticket | None = field(default=None, repr=False)
     """For the proxy's next connection; None if nothing was proven."""
     certificate: bytes = b""
-    """The peer's certificate, as in `Offer`."""
+    """What identifies the peer: its certificate, as in `Offer`, or the fingerprint of its key (`Feature.IDENTITY`)."""
     session: bytes = b""
     """The session's id; empty if the session cannot be resumed."""
     received: tuple[int, ...] | None = None
@@ -61,6 +63,8 @@ class Agreement:
     """The number of lanes. A stream uses the lane whose number is its own modulo this."""
     tcp_only: bool = False
     """Whether either side requires local TCP. A channel of another kind then only introduces the two."""
+    agent: str = ""
+    """What the peer says that it is, for people."""
 
 
 class Handshake(ABC):
@@ -156,6 +160,7 @@ class ProxyHandshake(Handshake):
             received=agree.received,
             lanes=self._lanes,
             tcp_only=self._offer.tcp_only or agree.tcp_only,
+            agent=agree.agent,
         )
 
     def _check_session(self, agree: Agree) -> None:
@@ -164,6 +169,9 @@ class ProxyHandshake(Handshake):
         asked = self._offer.resume.session if self._offer.resume else None
         if agree.received is not None and (asked is None or agree.session != asked):
             raise ProtocolError("Serve goes on with a session that this proxy did not ask for.")
+        if agree.received is not None and self._auth and (agree.auth is None or agree.auth.nonce is None):
+            # Other invited peers know the secret, but only the serve of this session knows its ticket.
+            raise ProtocolError("Serve goes on with a session without its ticket.")
         self._check_lanes(agree)
 
     def _check_lanes(self, agree: Agree) -> None:
@@ -181,10 +189,14 @@ class ServeHandshake(Handshake):
     """The side that sends AGREE."""
 
     def __init__(self, offer: Offer, credentials: ServeCredentials | None) -> None:
-        secret = credentials.door.secret if credentials else None
-        super().__init__(offer, authenticates=secret is not None)
+        self._secret = credentials.door.secret if credentials else None
+        super().__init__(offer, authenticates=self._secret is not None)
+        if self._secret is not None:
+            self.offered |= {Feature.IDENTITY}
         self._credentials = credentials
-        self._auth = ServeAuth(credentials, secret) if credentials and secret is not None else None
+        self._auth: ServeAuth | None = None
+        self._peer = offer.certificate
+        """What identifies the proxy."""
         self._hello: Hello | None = None
         self._payload = b""
         """HELLO as received."""
@@ -213,9 +225,25 @@ class ServeHandshake(Handshake):
         self.features = hello.features & self.offered
         if _may_have_lanes(self.features):
             self._lanes = min(hello.lanes, self._offer.limits.lanes)
-        if self._credentials:
-            self._credentials.door.check(self._credentials.certificates.proxy)
+        self._identify(hello)
         return self._agree(hello, now)
+
+    def _identify(self, hello: Hello) -> None:
+        """Note who the proxy claims to be. Nothing depends on that claim before `ServeAuth.confirm`."""
+        key = hello.identity if Feature.IDENTITY in self.features else None
+        if Feature.IDENTITY in self.features and key is None:
+            raise ProtocolError("A hello has no key for its feature identity.")
+        if self._offer.needs_key and key is None:
+            raise unproven(NO_KEY)
+        if key is not None:
+            self._peer = keys.fingerprint(key)
+        if self._credentials is None:
+            return
+        shown = self._credentials.certificates.proxy
+        peer = shown if key is None else self._peer
+        self._credentials.door.check(peer)
+        if self._secret is not None:
+            self._auth = ServeAuth(self._credentials, self._secret, peer=peer, key=key)
 
     def wake(self, now: float) -> list[Frame]:
         """Let a stranger that had to wait at the door try again. See `Handshake.wake`."""
@@ -252,11 +280,12 @@ class ServeHandshake(Handshake):
             features=self.features,
             window=hello.window,
             ticket=self._auth.ticket if self._auth else None,
-            certificate=self._offer.certificate,
+            certificate=self._peer,
             session=self._session,
             received=hello.resume.received if self._resumed and hello.resume else None,
             lanes=self._lanes,
             tcp_only=self._offer.tcp_only or hello.tcp_only,
+            agent=hello.agent,
         )
 
     def _find_session(self, hello: Hello) -> tuple[int, ...] | None:
@@ -280,7 +309,7 @@ class ServeHandshake(Handshake):
         claim = Claim(
             session=resume.session,
             received=resume.received,
-            certificate=self._offer.certificate,
+            certificate=self._peer,
             ticket=ticket.id if ticket else None,
             features=self.features,
         )

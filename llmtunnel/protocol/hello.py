@@ -21,6 +21,8 @@ MAX_LANES: Final = 16
 MAX_COUNT: Final = 2**53 - 1
 """The highest integer that every JSON reader accepts."""
 _TCP: Final = "tcp"
+_KEY: Final = re.compile(r"04[0-9a-f]{128}")
+"""A point of P-256, uncompressed: 65 bytes in hexadecimal."""
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2}){1,64}")
 """Bytes for authentication and resuming, in hexadecimal: 64 at most. A share of SPAKE2 has 33."""
 
@@ -67,6 +69,8 @@ class Hello:
     """Whether only local TCP may carry streams."""
     lanes: int = 1
     """Maximum number of lanes that the proxy accepts."""
+    identity: bytes | None = None
+    """The proxy's public key, 65 bytes, if it identifies itself by one."""
 
     def encode(self) -> bytes:
         """Return the payload of HELLO."""
@@ -81,6 +85,7 @@ class Hello:
             resume=self.resume and _hex(session=self.resume.session) | _counts(self.resume.received),
             path=_TCP if self.tcp_only else None,
             lanes=self.lanes if self.lanes > 1 else None,
+            identity=self.identity and self.identity.hex(),
         )
 
     @classmethod
@@ -99,6 +104,7 @@ class Hello:
             resume=_resume_offer(values),
             tcp_only=values.get("path") == _TCP,
             lanes=_lanes(values),
+            identity=_key(values),
         )
 
 
@@ -272,6 +278,16 @@ def _bytes(values: dict[str, object], name: str) -> bytes | None:
         return None
     if not isinstance(text, str) or not _HEX.fullmatch(text):
         raise ProtocolError(f"A hello's {name} is not hexadecimal, or too long.")
+    return bytes.fromhex(text)
+
+
+def _key(values: dict[str, object]) -> bytes | None:
+    """Return the public key in ``identity``, or None if the member is absent."""
+    text = values.get("identity")
+    if text is None:
+        return None
+    if not isinstance(text, str) or not _KEY.fullmatch(text):
+        raise ProtocolError("A hello's identity is not a public key in hexadecimal.")
     return bytes.fromhex(text)
 
 

@@ -13,6 +13,10 @@ from ..status import Role
 
 _IDENTITIES: Final = {"idA": b"llmtunnel proxy", "idB": b"llmtunnel serve"}
 _LABEL: Final = b"llmtunnel auth 1"
+_SIGNED: Final = b"llmtunnel identity 1"
+_NAMED: Final = b"llmtunnel identity key 1"
+SIGNATURE: Final = 64
+"""Bytes of a signature: r and s, 32 bytes each, as WebCrypto writes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,8 @@ class Keys:
     """Serve's confirmation."""
     session: bytes = field(repr=False)
     """The key of the ticket. Never sent."""
+    transcript: bytes = b""
+    """The hash of everything that both sides have said and seen, which the keys depend on."""
 
     def ticket(self) -> Ticket:
         """Return the ticket that this session gives."""
@@ -93,7 +99,42 @@ def derive(shared: bytes, room: str, certificates: Certificates, hello: bytes, a
     parts = (_LABEL, room.encode(), hello, agree, certificates.proxy, certificates.serve)
     transcript = sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
     key = hmac.digest(transcript, shared, sha256)  # HKDF-Extract, RFC 5869 section 2.2
-    return Keys(proxy=_expand(key, b"proxy"), serve=_expand(key, b"serve"), session=_expand(key, b"session"))
+    return Keys(
+        proxy=_expand(key, b"proxy"),
+        serve=_expand(key, b"serve"),
+        session=_expand(key, b"session"),
+        transcript=transcript,
+    )
+
+
+def fingerprint(key: bytes) -> bytes:
+    """Return by what serve knows the owner of a public key, in place of a certificate's SHA-256.
+
+    A certificate is DER, and begins with 0x30. So it never has the fingerprint of a key, unless SHA-256 is broken.
+    """
+    return sha256(_NAMED + key).digest()
+
+
+def signed(transcript: bytes) -> bytes:
+    """Return what a proxy signs with its key."""
+    return _SIGNED + transcript
+
+
+def is_signed(key: bytes, transcript: bytes, signature: bytes) -> bool:
+    """Return whether the owner of a public key (P-256, uncompressed) has signed this transcript."""
+    from cryptography.exceptions import InvalidSignature  # only proxies with a key need all this
+    from cryptography.hazmat.primitives.asymmetric import ec, utils
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    if len(signature) != SIGNATURE:
+        return False
+    r, s = (int.from_bytes(half, "big") for half in (signature[: SIGNATURE // 2], signature[SIGNATURE // 2 :]))
+    try:
+        owner = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), key)
+        owner.verify(utils.encode_dss_signature(r, s), signed(transcript), ec.ECDSA(SHA256()))
+    except (ValueError, InvalidSignature):  # not a point of the curve, or not its signature
+        return False
+    return True
 
 
 def _expand(key: bytes, label: bytes) -> bytes:

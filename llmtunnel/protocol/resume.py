@@ -17,7 +17,7 @@ class Claim:
     received: tuple[int, ...]
     """How many of serve's frames the proxy has, by lane."""
     certificate: bytes
-    """SHA-256 of the certificate that the proxy showed on the new channel; empty if the channel has none."""
+    """What identifies the proxy on the new channel, as in `handshake.Agreement`; empty if nothing does."""
     ticket: bytes | None
     """The id of the ticket that the proxy uses and has to prove; None if nothing has to be proven."""
     features: Features

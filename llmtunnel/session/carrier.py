@@ -21,7 +21,8 @@ from ..errors import (
     Unwelcome,
     VersionMismatch,
 )
-from ..protocol.auth import NONE_GIVEN, NOT_THE_SAME, SPARED, TOO_MANY
+from ..protocol.auth import NO_KEY, NONE_GIVEN, NOT_ITS_KEY, NOT_THE_SAME, SPARED, TOO_MANY
+from ..protocol.frames import Feature
 from ..protocol.greeting import Greeting
 from ..protocol.handshake import Agreement
 from ..status import Role
@@ -39,6 +40,8 @@ _FOR_USERS: Final = {
     "Serve takes this proxy for one that comes back.": "Serve mistakes this proxy for another one.",
     "The other side's share of the key exchange is none.": "The other side has sent an invalid key.",
     NONE_GIVEN: "Serve asks for a code or a secret, and this proxy has none.",
+    NOT_ITS_KEY: "Serve does not accept this page's key.",
+    NO_KEY: "This page has shown no key to serve.",
     "Serve has put this proxy out.": "Serve has removed and blocked this proxy.",
     "The invite was for one proxy, and one has come in.": "The code is for one proxy only, and one has used it.",
     "The invite or secret has been changed.": "Serve has a new code.",
@@ -49,6 +52,8 @@ _FOR_USERS: Final = {
 _SERVES: Final = {
     NOT_THE_SAME: "A proxy has a wrong code: it does not match the one that is shown here.",
     NONE_GIVEN: "A proxy without a code or a secret has tried to connect.",
+    NOT_ITS_KEY: "A page in a browser has claimed a key that is not its own.",
+    NO_KEY: "A page in a browser has shown no key.",
     SPARED: "A doctor or a bench has tested the connection, and has not used up the code.",
 }
 """The same for users of serve, where the text differs."""
@@ -81,7 +86,8 @@ class Carrier:
         """Let this session send and receive on the channel from now on."""
         self._session = session
         self.settled.set()
-        self.channel.trust()
+        agreement = self.greeting.agreement
+        self.channel.trust(page=agreement is not None and Feature.IDENTITY in agreement.features)
 
     def refuse(self) -> None:
         """Tell a peer that has moved to this channel that its session has ended. It hears of that nowhere else."""

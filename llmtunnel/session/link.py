@@ -104,7 +104,8 @@ class Link:
         """Short name for people: first from the member's room id, then from its certificate, which outlives a
         rejoin."""
         self.certificate = b""
-        """SHA-256 of the certificate that the member showed; empty until a channel is open."""
+        """What identifies the member, as in `Agreement`: before that, the certificate that it has shown; empty until a
+        channel is open."""
         self.session: Session | None = None
         """The session that it carries or has carried; None before the peers have agreed."""
         self._side = side
@@ -286,16 +287,17 @@ class Link:
 
     async def _greet(self, attempt: Attempt, channel: Channel) -> Carrier:
         """Start the greeting on an open channel. Raises `ConnectFailed` if the channel is of no use."""
-        certificate = channel.binding.remote if channel.binding is not None else b""
+        certificate = channel.binding.certificate if channel.binding is not None else b""
         if self._side.role is Role.PROXY:
             await self._take_turn()
             if not self._owner.is_of_use(self, channel.path, certificate):
                 raise ConnectFailed("A better path already carries the session.")
         if self.session is not None and not (self.session.suspended or self.session.line.resumable):
             raise ConnectFailed("The current session cannot change its path.")
-        if certificate and not self._is_welcome(certificate):
+        if certificate and not self._knows_key and not self._is_welcome(certificate):
             raise ConnectFailed("The peer on it shows another certificate than the session's peer.")
-        self._name(channel)
+        if self.session is None and certificate:
+            self._name(certificate)
         carrier = Carrier(channel, self._owner.greeting(channel), agreed=partial(self._agreed, attempt))
         attempt.carrier = carrier
         attempt.step(Stage.GREETING)
@@ -360,8 +362,11 @@ class Link:
     # -- the session
 
     def _agreed(self, attempt: Attempt, carrier: Carrier, agreement: Agreement) -> None:
-        self._name(carrier.channel)
-        session = self._owner.link_agreed(self, carrier, agreement)
+        session = None
+        if self._is_welcome(agreement.certificate):
+            if agreement.certificate:
+                self._name(agreement.certificate, is_key=Feature.IDENTITY in agreement.features)
+            session = self._owner.link_agreed(self, carrier, agreement)
         if session is None:
             if carrier.error is None:
                 carrier.refuse()
@@ -395,14 +400,19 @@ class Link:
             self._dialler = TcpDialler(self._side.identity, self.certificate, timeouts=timeouts, loopback=loopback)
         self._try(DialWay(self._dialler, addresses))
 
+    @property
+    def _knows_key(self) -> bool:
+        """Whether the peer that we have found is known by a key, so that its certificate does not matter."""
+        return self.session is not None and Feature.IDENTITY in self.session.features
+
     def _is_welcome(self, fingerprint: bytes) -> bool:
         """Return whether this certificate may belong to the peer that we have found, if we have found one."""
         return self.session is None or fingerprint == self.certificate
 
-    def _name(self, channel: Channel) -> None:
-        if channel.binding is not None:
-            self.certificate = channel.binding.remote
-            self.name = f"{self.member.role or 'peer'}-{self.certificate.hex()[:8]}"
+    def _name(self, certificate: bytes, *, is_key: bool = False) -> None:
+        """Note what identifies the member. ``is_key``: it is a key's, which only a page in a browser has."""
+        self.certificate = certificate
+        self.name = f"{'browser' if is_key else self.member.role or 'peer'}-{certificate.hex()[:8]}"
 
     def _explain(self) -> None:
         """Record why the session is not on a better path."""

@@ -89,7 +89,9 @@ class Session:
         """Proxy: the ticket with which it comes back, if it has proven itself."""
         self.id = agreement.session
         self.certificate = agreement.certificate
-        """SHA-256 of the certificate that the peer showed; empty if its channel had none."""
+        """What identifies the peer, as in `Agreement`; empty if nothing does."""
+        self.agent = agreement.agent
+        """What the peer says that it is, for people."""
         self.detail = ""
         """Why the session is not on a better path, for people; empty if it is on the best one possible."""
         self._addresses_came: Callable[[tuple[str, ...]], None] = lambda addresses: None

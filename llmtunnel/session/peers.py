@@ -125,7 +125,8 @@ class Peers:
 
     def greeting(self, channel: Channel) -> Greeting:
         """Return the greeting for a channel that has just opened."""
-        certificate = channel.binding.remote if channel.binding else b""
+        binding = channel.binding
+        certificate = binding.certificate if binding else b""
         return Greeting(
             self._role,
             now=asyncio.get_running_loop().time(),
@@ -133,8 +134,9 @@ class Peers:
             timeouts=self._settings.timeouts,
             features=self._features,
             agent=AGENT,
-            credentials=self._access.credentials(channel.binding, channel.networks),
+            credentials=self._access.credentials(binding, channel.networks),
             certificate=certificate,
+            needs_key=binding is not None and not binding.certified,
             resume=self._offer(certificate) if self._role is Role.PROXY else None,
             resumable=self._answer,
             tcp_only=self._settings.carriers == {Path.TCP},
@@ -230,6 +232,7 @@ class Peers:
                 version=session.version,
                 address=session.address,
                 fingerprint=session.certificate.hex(),
+                agent=session.agent,
                 authenticated=session.authenticated,
             )
         )

@@ -263,7 +263,13 @@ class Room:
         self._addressed = joined.role is not None
         turn, turn_from = self.turn
         self._notify(
-            SignalConnected(signal=self._settings.signal, room=self._settings.room, turn=turn, turn_from=turn_from)
+            SignalConnected(
+                signal=self._settings.signal,
+                room=self._settings.room,
+                turn=turn,
+                turn_from=turn_from,
+                web=joined.web,
+            )
         )
         if self._settings.carriers == {Path.TURN} and not turn:
             self._miss_turn()
@@ -508,6 +514,8 @@ class Room:
             return
         if not (standing and self._addressed) or self._retry.link_wanted or any(link.tries_direct for link in standing):
             return
+        if not all(link.session and link.session.line.resumable for link in standing):
+            return  # a session on the better path would be another one, and end the requests of this one
         member = self._negotiation.present(standing[0].member)
         if member and (spare := self._new_link(member, spare=True)):
             spare.offer()

@@ -97,6 +97,8 @@ class Joined:
     """None: the server has no relay."""
     ice: IceOffer | None = None
     """None: the server hands out no STUN or TURN servers."""
+    web: bool = False
+    """Whether the server serves a page that makes a browser a peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ def parse(text: str) -> Message | None:
                 _optional(values, "token"),
                 _relay(values.get("relay")),
                 _ice(values.get("ice")),
+                values.get("web") is True,
             )
         case "peer-joined":
             return PeerJoined(_member(values))

@@ -21,13 +21,21 @@ MAX_MESSAGE = 65_536
 class Binding:
     """The certificates at both ends of a channel, as SHA-256 of their DER.
 
-    They tie an authentication to this channel.
+    They tie an authentication to this channel. A sealed pipe (`sealed`) has none: there, both are the hash of its
+    handshake.
     """
 
     local: bytes
     """That of our certificate, 32 bytes."""
     remote: bytes
     """That of the certificate whose key the other end has proven to hold, 32 bytes."""
+    certified: bool = True
+    """Whether these are certificates. If not, the peer has to identify itself otherwise."""
+
+    @property
+    def certificate(self) -> bytes:
+        """``remote`` if it is that of a certificate; otherwise empty."""
+        return self.remote if self.certified else b""
 
 
 class Receiver(Protocol):
@@ -115,8 +123,8 @@ class Channel(ABC):
         """
         return None
 
-    def trust(self) -> None:
-        """Note that the peer has been authenticated or accepted.
+    def trust(self, *, page: bool = False) -> None:
+        """Note that the peer has been authenticated or accepted. ``page``: it is a page in a browser.
 
         From now on it may use more resources than a stranger.
         """

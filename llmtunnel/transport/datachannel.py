@@ -154,11 +154,11 @@ class DataChannel:
                 self._open(lane, parity + 2 * lane)
             self._schedule()
 
-    def trust(self) -> None:
+    def trust(self, *, page: bool = False) -> None:
         """See `Channel.trust`."""
         self._association.trust()
         if self._below.cut_packets(False):
-            self._association.probe_path(self._loop.time())
+            self._association.probe_path(self._loop.time(), page=page)
             self._schedule()
 
     def receive(self, packets: list[bytes]) -> None:

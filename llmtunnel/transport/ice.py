@@ -393,8 +393,10 @@ def parse_candidate(text: str) -> aioice.Candidate | None:
     try:
         candidate = aioice.Candidate.from_sdp(text.removeprefix("candidate:"))
         # Whether we offer our own loopback address to the peer is known when a check is sent.
-        usable = candidate.component == _COMPONENT and (
-            _is_name(candidate.host) or checkable(candidate.host, candidate.port, loopback=True)
+        usable = (
+            candidate.component == _COMPONENT
+            and candidate.transport.lower() == "udp"  # Firefox also sends candidates for TCP
+            and (_is_name(candidate.host) or checkable(candidate.host, candidate.port, loopback=True))
         )
     except ValueError:
         usable = False

@@ -1,7 +1,8 @@
 """A channel over a pipe: any untrusted carrier of ordered bytes, as an asyncio transport.
 
-A TCP connection is such a pipe (`tcp`), and so is a WebSocket through a relay (`relay`). `tls.Tls` does the essential
-work. This module connects it to the loop: queues, time limits and the end.
+A TCP connection is such a pipe (`tcp`), and so is a WebSocket through a relay (`relay`). A `Form` does the essential
+work: `tls.Tls`, or `sealed.Sealed` with a page in a browser. This module connects it to the loop: queues, time limits
+and the end.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from ..config import KIB
 from ..descriptors import keep_from_children
@@ -37,18 +38,39 @@ _DRAIN: Final = 1.0
 """Seconds that an orderly close waits for queued bytes and for the peer's answer."""
 
 
-class TlsChannel(Channel, asyncio.Protocol):
+class Form(Protocol):
+    """What encrypts and authenticates the bytes of a pipe. `tls.Tls` describes the members."""
+
+    @property
+    def binding(self) -> Binding | None:
+        """What ties an authentication to this channel; None until the handshake is complete."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the other end has closed in order."""
+
+    def receive(self, data: bytes | memoryview) -> list[bytes]:
+        """Process received bytes, and return the messages that they complete. Raises `ProtocolError`."""
+
+    def send(self, message: bytes) -> None:
+        """Send a message."""
+
+    def close(self) -> None:
+        """Announce that nothing more follows."""
+
+    def bytes_to_send(self) -> bytes:
+        """Return the bytes for the other end."""
+
+
+class PipeChannel(Channel, asyncio.Protocol):
     """One end of a channel. Pass it as the protocol to what makes the pipe, then wait for `stand`.
 
-    ``server``: whether this is the TLS server, which is one of the two ends. ``welcome`` decides which certificates are
-    accepted. The channel reports ``path`` and ``address``; by default, the address is that of the pipe's other end.
+    The channel reports ``path`` and ``address``; by default, the address is that of the pipe's other end.
     """
 
-    def __init__(
-        self, identity: Identity, *, server: bool, path: Path, welcome: Welcome = anybody, address: str = ""
-    ) -> None:
+    def __init__(self, form: Form, *, path: Path, address: str = "") -> None:
         self._loop: Final = asyncio.get_running_loop()
-        self._tls = Tls(identity, server=server, welcome=welcome)
+        self._form = form
         self._path = path
         self._address = address
         self._pipe: asyncio.Transport | None = None
@@ -67,7 +89,7 @@ class TlsChannel(Channel, asyncio.Protocol):
         self._giving_up: asyncio.TimerHandle | None = None
 
     async def stand(self, timeout: float) -> None:
-        """Return when the TLS handshake is complete.
+        """Return when the handshake is complete.
 
         Otherwise close the pipe after ``timeout`` s, and raise `ConnectFailed`.
         """
@@ -75,7 +97,7 @@ class TlsChannel(Channel, asyncio.Protocol):
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._opened)
         except TimeoutError:
-            self.give_up(f"the other end did not finish the TLS handshake within {timeout:g} s")
+            self.give_up(f"the other end did not finish the handshake within {timeout:g} s")
             await self._opened
         except asyncio.CancelledError:
             self.give_up("cancelled on this side")
@@ -101,13 +123,13 @@ class TlsChannel(Channel, asyncio.Protocol):
     @property
     def has_room(self) -> bool:
         """As `Channel.has_room`."""
-        return self._reason is None and self._tls.binding is not None and not self._full
+        return self._reason is None and self._form.binding is not None and not self._full
 
     def send(self, message: bytes, pipe: int = 0) -> None:
         """As `Channel.send`."""
         if self._reason is not None:
             raise ChannelClosed(self._reason)
-        self._tls.send(message)
+        self._form.send(message)
         self._flush()
 
     async def aclose(self) -> None:
@@ -124,14 +146,14 @@ class TlsChannel(Channel, asyncio.Protocol):
     @property
     def binding(self) -> Binding | None:
         """As `Channel.binding`."""
-        return self._tls.binding
+        return self._form.binding
 
     @property
     def address(self) -> str:
         """As `Channel.address`."""
         return self._address
 
-    def trust(self) -> None:
+    def trust(self, *, page: bool = False) -> None:
         """As `Channel.trust`."""
         self._allowance = None
 
@@ -190,7 +212,7 @@ class TlsChannel(Channel, asyncio.Protocol):
     def _advance(self) -> None:
         """Process unread bytes: a stranger's in steps, and before there is a receiver only the handshake."""
         while self._unread and self._reason is None:
-            if self._tls.binding is not None and self._receiver is None:
+            if self._form.binding is not None and self._receiver is None:
                 return
             size = len(self._unread) if self._allowance is None else _STEP
             step, self._unread = self._unread[:size], self._unread[size:]
@@ -203,7 +225,7 @@ class TlsChannel(Channel, asyncio.Protocol):
                 self._lose("the peer sent more data than is allowed")
                 return
         try:
-            messages = self._tls.receive(data)
+            messages = self._form.receive(data)
         except ProtocolError as exc:
             self._flush()
             self._lose(exc.message)
@@ -212,13 +234,13 @@ class TlsChannel(Channel, asyncio.Protocol):
         self._tell_open()
         for message in messages:
             self._deliver(message)
-        if self._tls.ended:
+        if self._form.ended:
             self._end("closed by the peer")
         elif self._pipe is not None and self._pipe.get_write_buffer_size() > _QUEUE_MOST:
             self._lose("the peer does not read the answers that it requests")
 
     def _tell_open(self) -> None:
-        if self._tls.binding is None or self._opened.done():
+        if self._form.binding is None or self._opened.done():
             return
         self._opened.set_result(None)
         if self._receiver is None and self._pipe is not None:
@@ -233,14 +255,14 @@ class TlsChannel(Channel, asyncio.Protocol):
     # -- sending, and the end
 
     def _flush(self) -> None:
-        data = self._tls.bytes_to_send()
+        data = self._form.bytes_to_send()
         if data and self._pipe is not None:
             self._pipe.write(data)
 
     def _end(self, reason: str) -> None:
         """Close in order: send the close_notify after everything else."""
         if self._reason is None:
-            self._tls.close()
+            self._form.close()
             self._flush()
             self._lose(reason)
 
@@ -268,6 +290,19 @@ class TlsChannel(Channel, asyncio.Protocol):
         if self._receiver is not None and self._reason is not None:
             receiver, self._receiver = self._receiver, None
             receiver.channel_closed(self._reason)
+
+
+class TlsChannel(PipeChannel):
+    """A channel over TLS.
+
+    ``server``: whether this is the TLS server, which is one of the two ends. ``welcome`` decides which certificates are
+    accepted.
+    """
+
+    def __init__(
+        self, identity: Identity, *, server: bool, path: Path, welcome: Welcome = anybody, address: str = ""
+    ) -> None:
+        super().__init__(Tls(identity, server=server, welcome=welcome), path=path, address=address)
 
 
 def keep_unsent_short(transport: asyncio.BaseTransport) -> None:

@@ -1,8 +1,10 @@
-"""A channel through the signal server's relay: a WebSocket to it, on whatever port it has, and TLS inside to the peer.
+"""A channel through the signal server's relay: a WebSocket to it, on whatever port it has, encrypted to the peer.
 
     us                          relay                         peer
     ── WebSocket, our ticket ──→      ←── WebSocket, its ticket ──
     ←─ TLS, as `tls` says, in binary messages that the relay passes on unchanged ─→
+
+With a page, the pipe has the sealed form instead of TLS (`sealed`). The proxy decides that by its first byte.
 
 Both peers receive their tickets in the room (signaling/messages.py). The relay sees ciphertext, its size and its time.
 If it changes anything, the channel ends.
@@ -27,9 +29,10 @@ from ..listener import netloc
 from ..paths import Path
 from .base import Channel
 from .identity import Identity
-from .pipe import TlsChannel
+from .pipe import PipeChannel
+from .sealed import EitherForm
 from .tasks import first_of, report
-from .tls import Welcome, anybody
+from .tls import Tls, Welcome, anybody
 from .websocket import Redirected, WebSocket, open_websocket, proxy_failure
 
 _log = logging.getLogger(__name__)
@@ -47,9 +50,10 @@ async def open_relay(
 ) -> Channel:
     """Open and return a channel to the peer that has the other ticket. Raises `ConnectFailed`.
 
-    ``url``: the signal server's. ``server``: whether we are the TLS server, which is one of the two ends.
+    ``url``: the signal server's. ``server``: whether we are serve, which waits for the other end to choose the form.
     """
-    channel = TlsChannel(identity, server=server, path=Path.RELAY, welcome=welcome, address=_address(url))
+    form = EitherForm(identity, welcome=welcome) if server else Tls(identity, server=False, welcome=welcome)
+    channel = PipeChannel(form, path=Path.RELAY, address=_address(url))
     SocketTransport(await _connect(url, ticket, timeouts), channel, patience=timeouts.close)
     try:
         await channel.stand(timeouts.connect)

@@ -81,8 +81,7 @@ class Tls:
 
     def send(self, message: bytes) -> None:
         """Send a message of 1 to `MAX_MESSAGE` bytes. The handshake must be complete."""
-        assert 0 < len(message) <= MAX_MESSAGE
-        self._connection.sendall(_LENGTH.pack(len(message) - 1) + message)
+        self._connection.sendall(framed(message))
 
     def close(self) -> None:
         """Announce that nothing more follows. Does nothing before the handshake is complete."""
@@ -166,6 +165,12 @@ def _reasons(error: SSL.Error) -> str:
 
 
 _REFUSED: Final = "the other end shows an unexpected certificate"
+
+
+def framed(message: bytes) -> bytes:
+    """Return a message of 1 to `MAX_MESSAGE` bytes as `Deframer` finds it in a stream of bytes."""
+    assert 0 < len(message) <= MAX_MESSAGE
+    return _LENGTH.pack(len(message) - 1) + message
 
 
 class Deframer:

@@ -137,10 +137,10 @@ class WebRtcPeer:
             self._binding = Binding(local=self._identity.fingerprint, remote=self._dtls.peer_digest("sha256"))
         return self._binding
 
-    def trust(self) -> None:
+    def trust(self, *, page: bool = False) -> None:
         """See `Channel.trust`."""
         if self._channel is not None:
-            self._channel.data.trust()
+            self._channel.data.trust(page=page)
 
     async def aclose(self) -> None:
         """Close at once, within `Timeouts.close`. Idempotent. `Channel.aclose` first sends what is queued."""
@@ -355,9 +355,9 @@ class WebRtcChannel(Channel):
         """As `Channel.passed`."""
         return self.data.passed
 
-    def trust(self) -> None:
+    def trust(self, *, page: bool = False) -> None:
         """As `Channel.trust`."""
-        self._peer.trust()
+        self._peer.trust(page=page)
 
     @property
     def _is_open(self) -> bool:

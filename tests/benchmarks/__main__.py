@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from . import channel, fair, far, latency, memory, panel, signalling, soak, startup, throughput
+from . import channel, fair, far, latency, memory, page, panel, signalling, soak, startup, throughput
 from .loop import run
 from .report import Row, table
 
@@ -17,6 +17,7 @@ FIGURES: dict[str, Callable[[bool], Awaitable[list[Row]]]] = {
     "sse": latency.sse,
     "streams": latency.streams,
     "panel": panel.panel,
+    "page": page.page,
     "requests": throughput.requests,
     "bulk": throughput.bulk,
     "channels": channel.channels,

@@ -34,6 +34,8 @@ BESIDE: Final[Mapping[str, tuple[str, str, str]]] = {
     "bulk up, direct path, MB/s": ("100", "29", "185"),
     "bulk down, local TCP, MB/s": ("240", NOTHING, "229"),
     "bulk up, local TCP, MB/s": ("240", NOTHING, "229"),
+    "a page in Chromium, down, MB/s": ("20", NOTHING, NOTHING),
+    "a page's opening to its first answer": ("under 1.5 s", NOTHING, NOTHING),
     "a proxy's start to its first answer": ("under 1.0 s", "0.3 s", "5 s"),
     "serve's crash and restart to an answer": ("under 3 s", "31 s", NOTHING),
     "a stalled 1 GB: memory grows, MB": ("under 16", "96", "1"),

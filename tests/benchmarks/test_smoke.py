@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from ..support.browser import CHROMIUM
 from ..support.redis_server import needs_redis
 from .channel import OURS, speed
 from .client import Chunked
@@ -18,36 +19,36 @@ from .upstream import STAMP
 WIRE = b"3\r\nabc\r\n1A\r\n01234567890123456789012345\r\n0\r\n\r\n"
 
 
-def test_figures_are_measured_and_printed_as_a_table() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks", "--quick", "get", "memory"],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
+def measured(*names: str, timeout: float) -> str:
+    """The table that the benchmarks of these names print."""
+    command = [sys.executable, "-m", "tests.benchmarks", "--quick", *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=timeout, check=False)
     assert done.returncode == 0, done.stderr
-    assert "| small GET, p50" in done.stdout
-    assert "| memory under load, MB" in done.stdout
+    return done.stdout
+
+
+def test_figures_are_measured_and_printed_as_a_table() -> None:
+    table = measured("get", "memory", timeout=60)
+    assert "| small GET, p50" in table
+    assert "| memory under load, MB" in table
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.timeout(120)
+def test_a_page_is_measured() -> None:
+    table = measured("page", timeout=110)
+    assert "| a page in Chromium, down, MB/s" in table
+    assert "| a page's opening to its first answer" in table
 
 
 @needs_redis
 @pytest.mark.long
 @pytest.mark.timeout(180)
 def test_the_signal_server_is_measured_alone_and_with_redis() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks", "--quick", "signal"],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=170,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    table = measured("signal", timeout=170)
     for name in ("one instance", "two instances and Redis"):
-        assert f"| {name}: relay, one pipe" in done.stdout
-        assert f"| {name}: 300 idle members, memory for each" in done.stdout
+        assert f"| {name}: relay, one pipe" in table
+        assert f"| {name}: 300 idle members, memory for each" in table
 
 
 async def test_what_a_bare_channel_of_ours_carries_is_measured() -> None:

@@ -54,7 +54,7 @@ FAILED = RequestRecord(
 NOTICES: list[tuple[Notice, dict[str, object], str | None]] = [
     (
         SignalConnected(time=1.5, signal="ws://s", room="r"),
-        {"event": "signal-connected", "signal": "ws://s", "room": "r", "turn": [], "turn_from": None},
+        {"event": "signal-connected", "signal": "ws://s", "room": "r", "turn": [], "turn_from": None, "web": False},
         "in the room at ws://s",
     ),
     (
@@ -65,6 +65,7 @@ NOTICES: list[tuple[Notice, dict[str, object], str | None]] = [
             "room": "r",
             "turn": ["turn:a", "turns:b"],
             "turn_from": "signal",
+            "web": False,
         },
         "in the room at ws://s, with the TURN server turn:a, turns:b (from the signal server)",
     ),
@@ -82,6 +83,7 @@ NOTICES: list[tuple[Notice, dict[str, object], str | None]] = [
             address="10.0.0.1:5000",
             fingerprint="ab",
             authenticated=True,
+            agent="llmtunnel page (Chrome)",
         ),
         {
             "event": "peer-connected",
@@ -91,8 +93,9 @@ NOTICES: list[tuple[Notice, dict[str, object], str | None]] = [
             "address": "10.0.0.1:5000",
             "fingerprint": "ab",
             "authenticated": True,
+            "agent": "llmtunnel page (Chrome)",
         },
-        "peer a1 connected from 10.0.0.1:5000, path direct, v2",
+        "peer a1 (llmtunnel page (Chrome)) connected from 10.0.0.1:5000, path direct, v2",
     ),
     (
         Ready(time=1.5, url="http://localhost:11434"),

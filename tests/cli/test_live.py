@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from llmtunnel.cli import qr
 from llmtunnel.cli.console import GIVING_UP, Console
 from llmtunnel.cli.live import INTERVAL, Live
 from llmtunnel.cli.output import Output
@@ -180,6 +182,29 @@ def test_the_command_that_serve_shows_is_copied_whole_whatever_the_width_and_it_
         terminal.wait(lambda screen: screen.copied.count(command) == 2)
         terminal.type("q")
         assert terminal.wait_exit() == 0
+
+
+def test_the_link_is_shown_with_its_qr_code_where_there_is_room_and_again_on_request(started: Processes) -> None:
+    signal = started.signal().url
+    command = ("serve", "--upstream", "1", "--stun", "none", "--signal", signal, "--web")
+    with on_terminal(command=command, columns=100, TERM="xterm-256color") as terminal:
+        terminal.wait(lambda screen: "For a QR code of the link, enlarge the terminal" in screen.text)
+        assert "█" not in terminal.raw
+        terminal.resize(100, 50)
+        terminal.type("i")
+        terminal.wait(lambda screen: "█▀▀▀▀▀█" in screen.text and drawn(screen))
+        [link] = {line for line in terminal.screen.copied if "/#" in line}
+        shown = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in qr.lines(link)]
+        assert "\n".join(shown).strip("\n") in terminal.screen.text
+        terminal.type("q")
+        assert terminal.wait_exit() == 0
+
+
+def test_without_enough_colours_there_is_the_link_alone(started: Processes) -> None:
+    command = ("serve", "--upstream", "1", "--stun", "none", "--signal", started.signal().url, "--web")
+    with on_terminal(command=command, columns=100, TERM="xterm-256color", NO_COLOR="1") as terminal:
+        terminal.wait(lambda screen: "/#" in screen.text and drawn(screen))
+        assert "QR code" not in terminal.screen.text
 
 
 @pytest.mark.parametrize("flags", [(), ("--plain",)])

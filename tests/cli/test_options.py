@@ -227,6 +227,11 @@ def test_help_and_version_are_found_as_words_too() -> None:
         (["proxy 4821309-tulip"], "No command", "llmtunnel proxy CODE"),
         (["serve", "4821309-tulip"], "The upstream's address is not valid", "For a code, use --invite."),
         (["serve", "80", "4821309-tulip"], "too many arguments", "llmtunnel serve --help"),
+        (
+            ["serve", "80", "--web", "chat.example.org"],
+            "too many arguments",
+            "value of --web is a URL that begins with",
+        ),
         (["serve", "--room", "r", "--upstraem", "1"], "unknown option '--upstraem'", "mean '--upstream'?"),
         (["serve", "--room", "r", "--upstraem=1"], "unknown option '--upstraem'", "mean '--upstream'?"),
         (["serve", "--room", "r", "--up", "1"], "unknown option '--up'", "llmtunnel serve --help"),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +21,7 @@ from signal_server.ice import IceServers as HandedOut
 from signal_server.limits import Limits
 from signal_server.server import SignalServer
 
-from ..support.coturn import SECRET, needs_coturn
-from ..support.coturn import coturn as secret_coturn
-from ..support.embedded import until
-from ..support.ports import free_port
+from ..support.coturn import SECRET, coturn, needs_coturn
 from ..transport.test_ice import serving
 
 NOWHERE = "ws://127.0.0.1:9"
@@ -54,30 +48,6 @@ async def examine(
 
 def rows(diagnosis: Diagnosis, subject: str) -> list[tuple[Verdict, str]]:
     return [(each.verdict, each.detail) for each in diagnosis.findings if each.subject == subject]
-
-
-@asynccontextmanager
-async def coturn(path: Path) -> AsyncIterator[str]:
-    """A TURN server with one user, ``user`` and ``password``, on UDP and TCP."""
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        *("turnserver", "-n", "--no-tls", "--no-dtls", "--no-cli", "--lt-cred-mech", "--allow-loopback-peers"),
-        *("-L", "127.0.0.1", "-E", "127.0.0.1", "-p", str(port), "-u", "user:password", "-r", "realm"),
-        *("--pidfile", str(path / "pid"), "--userdb", str(path / "db"), "--log-file", "stdout"),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        await until(lambda: _accepts(port), "coturn listens")
-        yield f"turn:127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-def _accepts(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def test_a_signal_server_that_works_is_good_and_lets_messages_through() -> None:
@@ -159,13 +129,13 @@ async def test_stun_servers_that_do_not_answer_mean_that_udp_does_not_pass() -> 
         assert "does not answer" in detail and "Cannot look up" in detail
 
 
-@pytest.mark.skipif(shutil.which("turnserver") is None, reason="needs coturn's turnserver")
+@needs_coturn
 async def test_a_turn_server_is_asked_for_an_address_by_udp_and_tcp_with_its_password(tmp_path: Path) -> None:
-    async with coturn(tmp_path) as url:
+    async with coturn(tmp_path, user="user:password") as turn:
         for transport in ("udp", "tcp"):
-            turn = f"{url}?transport={transport}"
-            right = IceServers(stun=(), turn=(turn,), turn_user="user", turn_pass="password")
-            wrong = IceServers(stun=(), turn=(turn,), turn_user="user", turn_pass="of another")
+            url = f"{turn.url}?transport={transport}"
+            right = IceServers(stun=(), turn=(url,), turn_user="user", turn_pass="password")
+            wrong = IceServers(stun=(), turn=(url,), turn_user="user", turn_pass="of another")
             found = await examine(ice=right)
             assert found.facts.turn
             assert [verdict for verdict, _ in rows(found, "TURN")] == [Verdict.GOOD]
@@ -186,7 +156,7 @@ async def test_a_turn_server_that_is_not_there_is_told() -> None:
 
 @needs_coturn
 async def test_a_turn_server_that_the_signal_server_hands_out_is_checked_and_told_apart(tmp_path: Path) -> None:
-    async with secret_coturn(tmp_path) as turn:
+    async with coturn(tmp_path) as turn:
         handed = HandedOut(stun=(f"stun:127.0.0.1:{turn.port}",), turn=(turn.url,), secret=SECRET)
         async with SignalServer("127.0.0.1", 0, ice=handed) as signal:
             found = await examine(signal=signal.url)

@@ -45,7 +45,7 @@ class Apps:
     def address(self, name: str) -> Address:
         """Where the application's proxy listens."""
         if name not in self.proxies:
-            app = self.processes.start("-m", "tests.support.web_apps", name, name=name)
+            app = self.processes.start("-m", "tests.support.web_apps", name, name=name, foreign=True)
             url = app.wait_line(r"(?:app at|URL:) (http://\S+)", timeout=3 * PATIENCE)[1]
             self.reach(name, url)
         return self.proxies[name].address
@@ -88,7 +88,7 @@ def fill(page: Page, field: str, text: str) -> None:
     """Type into a field."""
     page.until(f"document.querySelector({json.dumps(field)})")
     page.js(f"document.querySelector({json.dumps(field)}).focus()")
-    page.call("Input.insertText", text=text)
+    page.type(text)
 
 
 def click(page: Page, text: str) -> None:
@@ -147,8 +147,7 @@ def test_streamlit_answers_and_takes_a_file(apps: Apps, page: Page, tmp_path: Pa
     file = tmp_path / "file.bin"
     file.write_bytes(b"x" * 70_000)
     page.until("document.querySelector('input[type=file]')")
-    found = page.call("Runtime.evaluate", expression="document.querySelector('input[type=file]')")
-    page.call("DOM.setFileInputFiles", files=[str(file)], objectId=found["result"]["objectId"])
+    page.attach("document.querySelector('input[type=file]')", file)
     shows(page, "It has 70000 bytes.")
 
 

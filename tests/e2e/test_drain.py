@@ -96,8 +96,8 @@ def replace(processes: Processes, upstream: Upstream, url: str, which: Callable[
             assert first.process.wait_exit() == 128 + signals.SIGTERM
         finally:
             stopped.set()
-        for each in streams:
-            each.result()
+        broken = [repr(error) for each in streams if (error := each.exception()) is not None]
+        assert broken == [], "\n".join([*broken, *(each.report() for each in processes.started)])
 
     first.process.wait_line('"message": "Draining: 6 members are asked to join again, 2 pipes go on')
     for room, tunnel in tunnels.items():
@@ -109,16 +109,20 @@ def replace(processes: Processes, upstream: Upstream, url: str, which: Callable[
 
 
 @contextmanager
-def caddy(folder: Path, ports: list[int]) -> Iterator[str]:
-    """Caddy with the file of deploy/, and two servers on these ports. The URL at which it listens, without TLS."""
+def caddy(folder: Path, ports: list[int], *, host: str = "", app: str = "") -> Iterator[str]:
+    """Caddy with the file of deploy/, and two servers on these ports. The URL at which it listens, without TLS.
+
+    ``host``, ``app``: the hosts of the page and of web apps, with their port.
+    """
     text = (ROOT / "deploy/Caddyfile").read_text(encoding="utf-8")
     for number, port in enumerate(ports, start=1):
         assert f"signal-{number}:8787" in text
         text = text.replace(f"signal-{number}:8787", f"127.0.0.1:{port}")
     file = folder / "Caddyfile"
     file.write_text("{\n\tadmin off\n}\n" + text, encoding="utf-8")
-    own = f"http://127.0.0.1:{free_port()}"
-    environ = os.environ | {"SIGNAL_DOMAIN": own, "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+    own = f"http://{host or f'127.0.0.1:{free_port()}'}"
+    domains = {"SIGNAL_DOMAIN": own, "APP_DOMAIN": app and f"http://{app}"}
+    environ = os.environ | domains | {"HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     command = ["caddy", "run", "--config", str(file), "--adapter", "caddyfile"]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, env=environ, stderr=log) as process:
 

@@ -36,7 +36,7 @@ class App:
     def start(self) -> None:
         """Start the application."""
         listen = (str(self.port), "--bind", "127.0.0.1", "--directory", str(self.folder))
-        self.running = self.processes.start("-u", "-m", "http.server", *listen, name="app")
+        self.running = self.processes.start("-u", "-m", "http.server", *listen, name="app", foreign=True)
         self.running.wait_line("Serving HTTP")
 
     def kill(self) -> None:

@@ -68,6 +68,35 @@ def test_people_are_shown_the_code_and_what_to_type(processes: Processes, own_up
     assert end.startswith("for one proxy, until 20")
 
 
+def test_serve_shows_a_link_only_when_its_user_has_asked_for_one(processes: Processes, own_upstream: Upstream) -> None:
+    signal = processes.signal().url
+    where = ("serve", "--upstream", own_upstream.url, "--signal", signal)
+    assert processes.command(*where).wait_event("invite")["link"] is None
+    told = processes.command(*where, "--web").wait_event("invite")
+    page = signal.replace("ws://", "http://") + "/"
+    assert told["link"] == f"{page}#{told['code']}"
+    elsewhere = processes.command(*where, TUNNEL_WEB="http://localhost:1/chat").wait_event("invite")
+    assert elsewhere["link"] == f"http://localhost:1/chat/#{elsewhere['code']}"
+
+
+def test_people_are_shown_the_link_and_what_a_browser_may_keep(processes: Processes, own_upstream: Upstream) -> None:
+    signal = processes.signal().url
+    flags = ("-m", "llmtunnel", "serve", "--signal", signal, "--web", own_upstream.url.removeprefix("http://"))
+    serve = processes.start(*flags, name="serve")
+    code = serve.wait_line(r"^invite: (\S+)$")[1]
+    assert serve.wait_line(r"^http://\S+/#(\S+)$")[1] == code
+    serve.wait_line("^A browser may keep the link in its history")
+    given = processes.start(*flags, name="given", environ={"TUNNEL_INVITE": Invite.generate(signal).code})
+    assert given.wait_line("^link for a browser: (.*)$")[1] == f"{signal.replace('ws://', 'http://')}/#CODE"
+
+
+def test_there_is_no_link_to_a_signal_server_without_a_page(processes: Processes, own_upstream: Upstream) -> None:
+    signal = processes.signal("--no-web").url
+    serve = processes.command("serve", "--upstream", own_upstream.url, "--signal", signal, "--web")
+    assert serve.wait_event("invite")["link"] is None
+    assert "serves no page" in serve.wait_event("error")["message"]
+
+
 def test_a_wrong_word_ends_the_proxy_and_tells_both_and_the_right_one_comes_in_after_it(
     processes: Processes, serve: Process
 ) -> None:

@@ -46,7 +46,7 @@ import llmtunnel
 from llmtunnel.notebook import display as views, tunnels
 
 %tunnel stop all
-%tunnel serve {upstream} --signal {signal} --stun none --deny /denied
+%tunnel serve {upstream} --signal {signal} --stun none --deny /denied --web
 server = tunnels()["serve"]
 """
 BLOCK = """
@@ -193,7 +193,10 @@ def test_the_code_is_shown_when_asked_and_is_never_in_the_file(notebook: Noteboo
     page = notebook.lab.page
     assert not any("-" in value for value in notebook.fields())
     code = notebook.reveal()
-    assert notebook.fields() == [code, *(getattr(on_laptop(code), each) for each in ("run", "uvx"))]
+    commands = on_laptop(code)
+    *fields, link = notebook.fields()
+    assert fields == [code, commands.run, commands.uvx]
+    assert link.endswith(f"/#{code}")
     assert page.js(f"{notebook.panel}.querySelector('img.lt-picture').naturalWidth") > 100
 
     saved = notebook.lab.saved()

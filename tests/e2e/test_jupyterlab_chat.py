@@ -59,7 +59,7 @@ class Notebook:
     def say(self, words: str) -> None:
         """Type this, and press Enter."""
         self.lab.page.click(self.field)
-        self.lab.page.call("Input.insertText", text=words)
+        self.lab.page.type(words)
         self.lab.page.press("Enter")
 
     def shows(self, words: str) -> None:

@@ -35,7 +35,7 @@ def test_no_code_word_or_secret_is_written_by_any_process_under_full_logging(
     here = ("-vvv", "--listen", "127.0.0.1:0")
     kept = ("--room", ROOM, "--signal", signal.url)
     serves = [
-        processes.command("serve", "--upstream", own_upstream.url, "-vvv", TUNNEL_INVITE=code),
+        processes.command("serve", "--upstream", own_upstream.url, "-vvv", "--web", TUNNEL_INVITE=code),
         processes.command("serve", "--upstream", own_upstream.url, "-vvv", *kept, TUNNEL_SECRET=SECRET),
     ]
     proxies = [
@@ -104,7 +104,7 @@ def _address(proxy: Process) -> tuple[str, int]:
 
 def test_a_new_code_is_written_once_where_it_is_to_be_seen(processes: Processes, own_upstream: Upstream) -> None:
     signal = processes.signal("--log-level", "debug")
-    serve = processes.command("serve", "--upstream", own_upstream.url, "--signal", signal.url, "-vvv")
+    serve = processes.command("serve", "--upstream", own_upstream.url, "--signal", signal.url, "-vvv", "--web")
     code = serve.wait_event("invite")["code"]
     words = code.partition("-")[2].partition("@")[0]
     proxy = processes.command("proxy", code, "-vvv", "--listen", "127.0.0.1:0")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from . import answers, auth, http, invites, sctp, signalling, wire
+from . import answers, auth, http, invites, sctp, sealed, signalling, wire
 
 TARGETS: Final[dict[str, Callable[[Random], None]]] = {
     "connection": wire.connection,
@@ -14,6 +14,8 @@ TARGETS: Final[dict[str, Callable[[Random], None]]] = {
     "hello": wire.hello,
     "without-secret": auth.without_the_secret,
     "in-between": auth.in_between,
+    "sealed-strangers": sealed.strangers,
+    "sealed-records": sealed.records,
     "sctp": sctp.packets,
     "http-requests": http.requests,
     "http-responses": http.responses,

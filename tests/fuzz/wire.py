@@ -177,7 +177,7 @@ def hello(rng: Random) -> None:
     """HELLO and AGREE: what is taken comes back from its own encoding."""
     resume = ResumeOffer(session=b"s", received=(1, 2))
     said: list[Hello | Agree] = [
-        Hello(agent="x/1", window=5000, lanes=2, resume=resume),
+        Hello(agent="x/1", window=5000, lanes=2, resume=resume, identity=b"\4" + bytes(64)),
         Agree(agent="x/1", streams=9, lanes=2, received=(1, 2)),
     ]
     read: Callable[[bytes], Hello | Agree] = Hello.decode if rng.random() < 0.5 else Agree.decode

@@ -152,6 +152,8 @@ def build(kinds):
         sh("ip", "netns", "add", PREFIX + ns)
         sh("ip", "link", "set", "lo", "up", ns=ns)
         sh("sysctl", "-qw", "net.ipv4.ip_forward=1", ns=ns, check=False)
+        # A browser drops its requests when an interface's address changes, which is when IPv6 has probed it: 2 s later.
+        sh("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", ns=ns, check=False)
     sh("ip", "addr", "add", f"{INET}/32", "dev", "lo", ns="inet")
     ends = {}
     for side, facts in SIDES.items():

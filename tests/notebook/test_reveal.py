@@ -8,6 +8,7 @@ import ipywidgets
 import pytest
 
 from llmtunnel.install import on_laptop
+from llmtunnel.notebook import qr
 from llmtunnel.notebook.reveal import SHOWN, Picture, Reveal
 
 from ..support.scripted_handle import CODE, Clock
@@ -86,6 +87,41 @@ def test_while_it_is_shown_it_is_in_no_state_but_the_pictures_bytes(reveal: Reve
     assert len(told) == 1
     assert told[0]["data"]["buffer_paths"] == [["value"]]
     assert "tulip" not in str(told[0]["data"])
+
+
+def test_a_link_is_shown_like_the_code_and_the_picture_is_of_it(clock: Clock, sent: list[dict[str, Any]]) -> None:
+    link = f"https://page.example/#{CODE}"
+    reveal = Reveal(lambda: CODE, lambda: link, clock=clock)
+    assert "or open" in reveal.fields.value
+    assert CODE not in reveal.fields.value
+    reveal.show()
+    assert link.encode() in reveal.picture.value
+    assert reveal.picture.value == qr.picture(CODE, link, line=on_laptop(CODE).run, uvx=on_laptop(CODE).uvx, link=link)
+    assert "tulip" not in state_of_all()
+    assert len([message for message in sent if "tulip" in str(message)]) == 1
+    reveal.hide()
+    assert reveal.picture.value == b""
+
+
+def test_a_link_gets_its_field_once_the_signal_server_has_said_that_it_has_a_page(
+    clock: Clock, sent: list[dict[str, Any]]
+) -> None:
+    links = [""]
+    reveal = Reveal(lambda: CODE, lambda: links[-1], clock=clock)
+    assert "or open" not in reveal.fields.value
+    links.append(f"https://page.example/#{CODE}")
+    reveal.tick()
+    assert "or open" in reveal.fields.value
+    assert "tulip" not in str(sent)
+    before = len(sent)
+    reveal.tick()
+    assert len(sent) == before, "what has not changed is not sent again"
+
+
+def test_without_a_link_there_is_no_field_for_it(reveal: Reveal) -> None:
+    assert "or open" not in reveal.fields.value
+    reveal.show()
+    assert "or open" not in reveal.fields.value
 
 
 def test_the_pictures_model_is_the_one_that_saves_no_bytes(reveal: Reveal) -> None:

@@ -24,7 +24,6 @@ from llmtunnel.session.access import ProxyAccess, ServeAccess
 from llmtunnel.session.link import Link
 from llmtunnel.signaling.negotiation import MEMBERS
 from llmtunnel.status import ErrorNotice, PeerConnected, Role
-from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity
 from signal_server.server import SignalServer
 
@@ -727,8 +726,8 @@ async def test_two_certificates_that_are_called_the_same_are_two_and_are_put_out
     """A name has 32 bits of a fingerprint: who is invited can make a certificate that has another's."""
     named = Link._name
 
-    def name(link: Link, channel: Channel) -> None:
-        named(link, channel)
+    def name(link: Link, certificate: bytes, *, is_key: bool = False) -> None:
+        named(link, certificate, is_key=is_key)
         link.name = "proxy-twin"
 
     monkeypatch.setattr(Link, "_name", name)

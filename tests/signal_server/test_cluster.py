@@ -281,15 +281,17 @@ async def test_a_member_whose_place_was_taken_while_its_instance_was_cut_off_is_
         assert names(two) == [proxy.peer_id, second.peer_id]
 
 
-async def test_a_redis_that_is_silent_counts_as_lost_and_holds_no_join_up_for_long() -> None:
+@pytest.mark.parametrize("lease", [LEASE, 60.0], ids=["a beat notices", "a room to mend notices"])
+async def test_a_redis_that_is_silent_counts_as_lost_and_holds_no_join_up_for_long(lease: float) -> None:
     with redis_server() as server:
-        async with house(server) as here:
+        async with house(server, lease=lease) as here:
             one = await here.instance("one")
             server.pause()
             with pytest.raises(Refused) as caught:
                 async with asyncio.timeout(9):  # clients wait for 10 s
                     await enter(one)
             assert caught.value.code is Code.UNAVAILABLE
+            await until(lambda: one.shared.lost_since is not None, "Redis is lost")
             server.go_on()
             await settled(one)
             assert names(one) == []

@@ -30,6 +30,7 @@ from signal_server.settings import (
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "signal_server/README.md").read_text("utf-8")
 SECRET = "hunter2-hunter2"
+CLIENT_FLAGS = ("--signal", "--signal-token-file", "--no-signal-ice", "--resume-for", "--web")
 
 
 class Case:
@@ -283,7 +284,7 @@ def test_the_readmes_file_is_valid(case: Case) -> None:
 def test_the_readme_names_each_flag_and_no_other() -> None:
     known = {f"--{key_of(action)}" for action in settings(_parser("x"))} | {"--config", "--help"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+[a-z]", re.sub(r"^    .*$", "", README, flags=re.MULTILINE)))
-    assert named - known <= {"--signal", "--signal-token-file", "--no-signal-ice", "--resume-for"}, "what clients take"
+    assert named - known <= {*CLIENT_FLAGS}, "what clients take"
     assert known - named <= {"--port", "--log-level"}, "what needs no more words than in --help"
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from .embedded import until
 from .ports import free_port
 
+LAST_THREAD = "admin thread"
 SECRET = "a secret of two servers"
 needs_coturn = pytest.mark.skipif(shutil.which("turnserver") is None, reason="needs coturn's turnserver")
 
@@ -34,12 +34,22 @@ class Coturn:
     @property
     def log(self) -> str:
         """What it has written."""
-        return (self._path / "coturn.log").read_text("utf-8", "replace")
+        return self._log.read_text("utf-8", "replace") if self._log.exists() else ""
+
+    @property
+    def _log(self) -> Path:
+        return self._path / "coturn.log"
 
     async def start(self) -> None:
-        """Start it, and wait until it listens."""
+        """Start it, and wait until it listens on all its sockets.
+
+        Each of its threads has a UDP socket on the same port. The kernel divides the clients between those that exist:
+        while one is added, two requests of one client can reach two threads, and the second knows nothing of the nonce
+        that the first gave. It begins its last thread, "admin", after them.
+        """
+        begun = self.log.count(LAST_THREAD)
         self._launch()
-        await until(self._listens, "coturn listens")
+        await until(lambda: self.log.count(LAST_THREAD) > begun, "coturn listens")
 
     def _launch(self) -> None:
         arguments = [
@@ -47,7 +57,7 @@ class Coturn:
             *("--pidfile", str(self._path / "pid"), "--userdb", str(self._path / "db"), "--log-file", "stdout"),
             *self._options,
         ]
-        with (self._path / "coturn.log").open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(arguments, stdout=log, stderr=log)
 
     def stop(self) -> None:
@@ -57,16 +67,13 @@ class Coturn:
             self._process.wait()
             self._process = None
 
-    def _listens(self) -> bool:
-        with closing(socket.socket()) as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
 
 @asynccontextmanager
-async def coturn(path: Path, *more: str) -> AsyncIterator[Coturn]:
-    """One that accepts credentials made with `SECRET`."""
-    common = ("-n", "--no-tls", "--no-dtls", "--allow-loopback-peers", "-r", "lab", "--use-auth-secret")
-    made = Coturn(path, *common, "--static-auth-secret", SECRET, *more)
+async def coturn(path: Path, *more: str, user: str = "") -> AsyncIterator[Coturn]:
+    """One that accepts credentials made with `SECRET`, or those of one ``NAME:PASSWORD``."""
+    common = ("-n", "--no-tls", "--no-dtls", "--allow-loopback-peers", "-r", "lab")
+    users = ("--lt-cred-mech", "-u", user) if user else ("--use-auth-secret", "--static-auth-secret", SECRET)
+    made = Coturn(path, *common, *users, *more)
     await made.start()
     try:
         yield made

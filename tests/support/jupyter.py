@@ -65,10 +65,10 @@ class Lab:
         """
         token = secrets.token_hex(16)
         server = processes.start(
-            *("-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0"),
-            *(f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}", "--expose-app-in-browser"),
+            *_command(folder, token),
             name="jupyterlab",
             environ=_environment(folder) | ({"JUPYTER_PATH": kernels} if kernels else {}) | dict(environ),
+            foreign=True,
         )
         url = server.wait_line(r"(http://127\.0\.0\.1:\d+)/lab", timeout=3 * PATIENCE)[1]
         page.open(f"{reach(url)}/login?next={quote(f'/lab/tree/{file.relative_to(folder).as_posix()}')}")
@@ -184,3 +184,18 @@ def _environment(folder: Path) -> dict[str, str]:
 def _write(file: Path, values: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(values), "utf-8")
+
+
+def start_server(processes: Processes, folder: Path, cells: Sequence[str], *, token: str) -> tuple[Path, str]:
+    """Start JupyterLab with a notebook of these cells, and open nothing: the notebook's file, and the server's URL."""
+    file = folder / NAME
+    file.write_text(json.dumps(_notebook(cells)), "utf-8")
+    server = processes.start(*_command(folder, token), name="jupyterlab", environ=_environment(folder), foreign=True)
+    return file, server.wait_line(r"(http://127\.0\.0\.1:\d+)/lab", timeout=3 * PATIENCE)[1]
+
+
+def _command(folder: Path, token: str) -> tuple[str, ...]:
+    return (
+        *("-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0"),
+        *(f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}", "--expose-app-in-browser"),
+    )

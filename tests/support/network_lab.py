@@ -16,6 +16,7 @@ from typing import Final
 
 import pytest
 
+from .coturn import LAST_THREAD
 from .processes import Event, Process, assert_sound
 
 NETLAB: Final = Path(__file__).resolve().parents[1] / "netlab" / "netlab.py"
@@ -103,7 +104,7 @@ class Lab:
             users = ("--use-auth-secret", "--static-auth-secret", TURN_SECRET)
         flags = ("-n", "-v", "--no-tls", "--no-dtls", "-L", PUBLIC, "-p", "3478", *users, "-r", "lab")
         self.coturn = self.run("inet", "turnserver", "turnserver", *flags, "--no-cli", "--log-file", "stdout")
-        self.coturn.wait_line("Total General servers")
+        self.coturn.wait_line(LAST_THREAD)
 
     def meet(self, *flags: str, upstream: str = "127.0.0.1:9000") -> Tunnel:
         """A serve in its room, and a proxy that listens."""

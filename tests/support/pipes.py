@@ -9,7 +9,8 @@ from collections.abc import Callable
 from llmtunnel.paths import Path
 from llmtunnel.transport.base import Channel
 from llmtunnel.transport.identity import Identity
-from llmtunnel.transport.pipe import TlsChannel
+from llmtunnel.transport.pipe import Form, PipeChannel, TlsChannel
+from llmtunnel.transport.sealed import EitherForm, Sealed
 from llmtunnel.transport.tls import Welcome, anybody
 
 from .embedded import PATIENCE
@@ -42,10 +43,15 @@ class Ear:
         self.news.set()
 
     async def until(self, done: Callable[[], object]) -> None:
-        async with asyncio.timeout(self.patience):
-            while not done():
-                self.news.clear()
-                await self.news.wait()
+        try:
+            async with asyncio.timeout(self.patience):
+                while not done():
+                    self.news.clear()
+                    await self.news.wait()
+        except TimeoutError:
+            sizes = [len(message) for message in self.messages[-20:]]
+            told = f"messages: {len(self.messages)}, sizes of the last: {sizes}, closed: {self.closed}"
+            raise AssertionError(f"not in {self.patience} s; {told}") from None
 
     async def send(self, channel: Channel, message: bytes) -> None:
         """When there is room."""
@@ -198,22 +204,49 @@ def channel(identity: Identity, *, server: bool, welcome: Welcome = anybody) -> 
     return end, Wire(end)
 
 
+def join(left: PipeChannel, left_wire: Wire, right: PipeChannel, right_wire: Wire) -> None:
+    """Let each wire lead to the other end."""
+    left_wire.carry, left_wire.end = right_wire.arrive, right_wire.arrive_end
+    right_wire.carry, right_wire.end = left_wire.arrive, left_wire.arrive_end
+    left.connection_made(left_wire)
+    right.connection_made(right_wire)
+
+
 async def wired(
     left_welcome: Welcome = anybody, right_welcome: Welcome = anybody
 ) -> tuple[TlsChannel, TlsChannel, Wire, Wire]:
     """A client's and a server's end, connected, TLS not yet through."""
     left, left_wire = channel(LEFT, server=False, welcome=left_welcome)
     right, right_wire = channel(RIGHT, server=True, welcome=right_welcome)
-    left_wire.carry, left_wire.end = right_wire.arrive, right_wire.arrive_end
-    right_wire.carry, right_wire.end = left_wire.arrive, left_wire.arrive_end
-    left.connection_made(left_wire)
-    right.connection_made(right_wire)
+    join(left, left_wire, right, right_wire)
     return left, right, left_wire, right_wire
 
 
 async def standing() -> tuple[TlsChannel, TlsChannel, Wire, Wire]:
     """The same, open at both ends."""
     left, right, left_wire, right_wire = await wired()
+    await left.stand(PATIENCE)
+    await right.stand(PATIENCE)
+    return left, right, left_wire, right_wire
+
+
+def sealed_end(form: Form) -> tuple[PipeChannel, Wire]:
+    """One end of a pipe of this form, on a wire that leads nowhere yet."""
+    end = PipeChannel(form, path=Path.RELAY)
+    return end, Wire(end)
+
+
+async def sealed_wired() -> tuple[PipeChannel, PipeChannel, Wire, Wire]:
+    """A page's and serve's end, connected, the handshake not yet through."""
+    left, left_wire = sealed_end(Sealed(server=False))
+    right, right_wire = sealed_end(EitherForm(RIGHT))
+    join(left, left_wire, right, right_wire)
+    return left, right, left_wire, right_wire
+
+
+async def sealed_standing() -> tuple[PipeChannel, PipeChannel, Wire, Wire]:
+    """The same, open at both ends."""
+    left, right, left_wire, right_wire = await sealed_wired()
     await left.stand(PATIENCE)
     await right.stand(PATIENCE)
     return left, right, left_wire, right_wire

@@ -19,6 +19,8 @@ from typing import IO, Any, TypeVar
 from .ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+OURS = tuple(f'File "{ROOT / package}{os.sep}' for package in ("llmtunnel", "signal_server"))
+"""The start of a traceback line that names a file of ours."""
 PATIENCE = 40.0
 """Seconds that any expected event may take: generous, as on a busy machine a process's imports alone take several."""
 
@@ -28,10 +30,17 @@ Address = tuple[str, int]
 
 
 class Process:
-    """One running command: its lines and events as they come, and an end that is always made."""
+    """One running command, with its lines and events as they arrive.
 
-    def __init__(self, arguments: Sequence[str], *, name: str, environ: dict[str, str] | None = None) -> None:
+    ``foreign``: the program is not ours, so a traceback counts as a defect only if it names a file of ours. JupyterLab,
+    for example, prints one if a browser disconnects while it writes to a WebSocket.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], *, name: str, environ: dict[str, str] | None = None, foreign: bool = False
+    ) -> None:
         self.name = name
+        self.foreign = foreign
         self.lines: list[str] = []
         self.errors: list[str] = []
         self._grew = threading.Condition()
@@ -174,9 +183,11 @@ class Processes:
 
     started: list[Process] = field(default_factory=list)
 
-    def start(self, *arguments: str, name: str = "", environ: dict[str, str] | None = None) -> Process:
+    def start(
+        self, *arguments: str, name: str = "", environ: dict[str, str] | None = None, foreign: bool = False
+    ) -> Process:
         """Run ``python`` with these arguments."""
-        process = Process(arguments, name=name or arguments[-1], environ=environ)
+        process = Process(arguments, name=name or arguments[-1], environ=environ, foreign=foreign)
         self.started.append(process)
         return process
 
@@ -249,6 +260,8 @@ def assert_sound(processes: Iterable[Process]) -> None:
 
 def _defect(process: Process) -> bool:
     text = "\n".join([*process.lines, *process.errors])
+    if process.foreign:
+        return any(file in text for file in OURS)
     return "Traceback (most recent call last)" in text or "was never awaited" in text
 
 

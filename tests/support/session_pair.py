@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from llmtunnel.config import Limits, Timeouts
 from llmtunnel.errors import TunnelError
@@ -46,17 +47,21 @@ async def start(
     timeouts: Timeouts | None = None,
     features: Features = ALL_FEATURES,
     credentials: Credentials | None = None,
+    makes: Callable[..., Greeting] | None = None,
 ) -> Session:
-    """One side's session, once there is an agreement; raises what there is instead."""
+    """One side's session, once there is an agreement; raises what there is instead.
+
+    ``makes``: makes the greeting, if that is not the usual one.
+    """
     loop = asyncio.get_running_loop()
-    greeting = Greeting(
-        role,
+    greeting = (makes or partial(Greeting, role))(
         now=loop.time(),
         limits=limits,
         timeouts=timeouts,
         features=features,
         credentials=credentials,
-        certificate=channel.binding.remote if channel.binding else b"",
+        certificate=channel.binding.certificate if channel.binding else b"",
+        needs_key=role is Role.SERVE and channel.binding is not None and not channel.binding.certified,
     )
     made: asyncio.Future[Session] = loop.create_future()
 

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import urllib.parse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,40 @@ def gradio() -> None:
     demo.block_thread()
 
 
+def gradio_chat() -> None:
+    """A chat whose answers stream, a file that comes, and one that goes."""
+    import hashlib
+    import time
+
+    import gradio
+
+    def answer(message: str, history: object) -> Iterator[str]:
+        text = ""
+        for word in ("Every", "word", "comes", "alone:", message):
+            text += f"{word} "
+            yield text
+            time.sleep(0.3)
+
+    def sized(file: str) -> str:
+        data = Path(file).read_bytes()
+        return f"{len(data)} {hashlib.sha256(data).hexdigest()}"
+
+    def made() -> str:
+        file = Path(tempfile.mkdtemp(), "made.bin")
+        file.write_bytes(bytes(range(256)) * 40_000)
+        return str(file)
+
+    with gradio.Blocks() as demo:
+        gradio.ChatInterface(answer)
+        given, told = gradio.File(label="given"), gradio.Textbox(label="told")
+        given.upload(sized, given, told)
+        gradio.Button("Make").click(made, None, gradio.File(label="made"))
+    port = free_port()
+    demo.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
+    tell(port)
+    demo.block_thread()
+
+
 def streamlit() -> None:
     """A page that greets whoever tells a name, and takes a file."""
     from streamlit.web import cli
@@ -179,7 +213,7 @@ def streamlit() -> None:
 
 
 APPS: dict[str, Callable[[], None]] = {
-    each.__name__: each for each in (comfyui, tornado, django, fastapi, gradio, streamlit)
+    each.__name__: each for each in (comfyui, tornado, django, fastapi, gradio, gradio_chat, streamlit)
 }
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ NO_SERVERS = IceServers(stun=())
 class End(Ear):
     """One peer, what it told, and what its channel said."""
 
-    patience = 60.0
+    patience = 50.0
 
     def __init__(
         self, *, ice: IceServers = NO_SERVERS, timeouts: Timeouts | None = None, loopback: bool = False

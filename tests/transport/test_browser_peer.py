@@ -10,11 +10,9 @@ import pytest
 
 from llmtunnel.transport.sctp.packet import I_DATA
 
-from ..support.browser import CHROMIUM, Page, browser
+from ..support.browser import BROWSERS, Page, browser
 from ..support.echoes import DTLS, MANY, OFFERS, PATHS, SOME, echo
 from ..support.webrtc_ends import End
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 SCRIPT = """
 window.make = () => {
@@ -58,18 +56,19 @@ window.accept = sdp => peer.setRemoteDescription({type: "answer", sdp});
 """
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("browser")) as page:
+@pytest.fixture(scope="module", params=BROWSERS)
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("browser"), kind=request.param) as page:
         page.js(SCRIPT)
         yield page
 
 
-@pytest.fixture(scope="module")
-def interleaving_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+@pytest.fixture(scope="module", params=BROWSERS)
+def interleaving_page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """A browser that has I-DATA (RFC 8260), which Chromium has only on request."""
-    trial = "--force-fieldtrials=WebRTC-DataChannelMessageInterleaving/Enabled/"
-    with browser(tmp_path_factory.mktemp("browser"), trial) as page:
+    kind = request.param
+    flags = ["--force-fieldtrials=WebRTC-DataChannelMessageInterleaving/Enabled/"] if kind == "chromium" else []
+    with browser(tmp_path_factory.mktemp("browser"), *flags, kind=kind) as page:
         page.js(SCRIPT)
         yield page
 

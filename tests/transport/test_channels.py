@@ -15,7 +15,7 @@ from llmtunnel.transport.base import MAX_MESSAGE, Channel
 from llmtunnel.transport.memory import linked_pair
 from llmtunnel.transport.tcp import TcpDialler, TcpListener
 
-from ..support.pipes import LEFT, RIGHT, Ear, close, standing
+from ..support.pipes import LEFT, RIGHT, Ear, close, sealed_standing, standing
 from ..support.webrtc_ends import End, introduce
 from .test_relay import relayed
 
@@ -30,6 +30,12 @@ async def memory() -> AsyncIterator[Pair]:
 @asynccontextmanager
 async def wire() -> AsyncIterator[Pair]:
     left, right, *_ = await standing()
+    yield left, right
+
+
+@asynccontextmanager
+async def sealed() -> AsyncIterator[Pair]:
+    left, right, *_ = await sealed_standing()
     yield left, right
 
 
@@ -53,7 +59,7 @@ async def tcp() -> AsyncIterator[Pair]:
     yield left, right
 
 
-@pytest.fixture(params=[memory, wire, webrtc, tcp, relayed], ids=lambda kind: kind.__name__)
+@pytest.fixture(params=[memory, wire, sealed, webrtc, tcp, relayed], ids=lambda kind: kind.__name__)
 def kind(request: pytest.FixtureRequest) -> Callable[[], AbstractAsyncContextManager[Pair]]:
     return request.param  # type: ignore[no-any-return]
 

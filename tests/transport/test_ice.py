@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
-import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path as FilePath
 from uuid import uuid4
 
@@ -23,6 +21,7 @@ from llmtunnel.paths import Path
 from llmtunnel.transport import ice
 from llmtunnel.transport.ice import IceAgent, parse_candidate
 
+from ..support.coturn import Coturn, coturn, needs_coturn
 from ..support.embedded import PATIENCE, descriptors
 from ..support.ports import free_port
 from ..support.webrtc_ends import End, connected, introduce, without_candidates
@@ -126,6 +125,7 @@ async def test_servers_that_cannot_be_asked_are_left_out(monkeypatch: pytest.Mon
         "1 1 udp 1 192.0.2.1 1900 typ relay raddr 10.0.0.1 rport 5000",
         "1 1 udp 1 192.0.2.1 11211 typ host",
         "1 1 udp 1 fe80::1%eth0 5000 typ host",
+        "0 1 TCP 2105458943 5929838f-a21c-4107-b425-e8abc585aeff.local 9 typ host tcptype active",
         "1 1 udp 1 " + "a" * 100 + ".local 5000 typ host",
         "1 1 udp " + "9" * 5000 + " 192.0.2.1 5000 typ host",
     ],
@@ -358,76 +358,58 @@ async def test_a_gathering_that_is_cancelled_leaves_no_socket(cancels: int) -> N
     assert descriptors() == before
 
 
-@dataclass(frozen=True, slots=True)
-class Coturn:
-    process: subprocess.Popen[bytes]
-    servers: IceServers
+def used_by_me(turn: Coturn) -> IceServers:
+    return IceServers(stun=(), turn=(turn.url,), turn_user="me", turn_pass="secret")
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(name="coturn")
-def start_coturn(tmp_path: FilePath) -> Iterator[Coturn]:
-    """Debian's coturn, on the loopback alone."""
-    if shutil.which("turnserver") is None:
-        pytest.skip("coturn is not installed")
-    port = free_port()
-    arguments = f"""-n --listening-ip=127.0.0.1 --relay-ip=127.0.0.1 --listening-port={port} --no-tls --no-dtls
-        --allow-loopback-peers --lt-cred-mech --user=me:secret --realm=test --no-cli --log-file=stdout
-        --pidfile={tmp_path}/pid --userdb={tmp_path}/db"""
-    with subprocess.Popen(["turnserver", *arguments.split()], stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 20
-        while not listens(port) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        yield Coturn(process, IceServers(stun=(), turn=(f"turn:127.0.0.1:{port}",), turn_user="me", turn_pass="secret"))
-        process.kill()
-
-
+@needs_coturn
 @pytest.mark.parametrize("transports", [("udp",), ("tcp",), ("udp", "tcp")], ids=" ".join)
 @pytest.mark.parametrize("others", [(), ("turn:127.0.0.1:9?transport=tcp", "turn:127.0.0.1:9")], ids=["", "dead-ones"])
 async def test_where_hosts_do_not_reach_each_other_a_turn_server_relays(
-    monkeypatch: pytest.MonkeyPatch, coturn: Coturn, transports: tuple[str, ...], others: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: FilePath, transports: tuple[str, ...], others: tuple[str, ...]
 ) -> None:
     async def no_hosts(self: IceAgent) -> None:
         self._local_candidates_start = self._local_candidates_end = True
 
     monkeypatch.setattr(IceAgent, "gather_candidates", no_hosts)
-    (url,) = coturn.servers.turn
-    servers = replace(coturn.servers, turn=(*others, *(f"{url}?transport={each}" for each in transports)))
-    left, right = End(ice=servers), End(ice=servers)
-    await introduce(left, right)
-    await left.open()
-    await right.open()
-    assert left.channel.path is right.channel.path is Path.TURN
-    for number in range(50):
-        await left.send(b"%d" % number * 5000)
-    await right.until(lambda: len(right.messages) == 50)
-    await left.channel.aclose()
-    await right.channel.aclose()
+    async with coturn(tmp_path, user="me:secret") as turn:
+        urls = [f"{turn.url}?transport={each}" for each in transports]
+        servers = replace(used_by_me(turn), turn=(*others, *urls))
+        left, right = End(ice=servers), End(ice=servers)
+        await introduce(left, right)
+        await left.open()
+        await right.open()
+        assert left.channel.path is right.channel.path is Path.TURN
+        for number in range(50):
+            await left.send(b"%d" % number * 5000)
+        await right.until(lambda: len(right.messages) == 50)
+        await left.channel.aclose()
+        await right.channel.aclose()
 
 
-async def test_wrong_credentials_are_told_in_one_line(coturn: Coturn, caplog: pytest.LogCaptureFixture) -> None:
-    end = End(ice=replace(coturn.servers, turn_pass="wrong"))
-    await end.peer.offer()
-    await end.until(lambda: bool(end.candidates))
-    assert [each.candidate for each in end.candidates] == [""]
-    assert [record.levelname for record in caplog.records if "cannot be used" in record.message] == ["WARNING"]
-    await end.peer.aclose()
-
-
-async def test_a_turn_server_that_dies_does_not_hold_a_close_up(coturn: Coturn) -> None:
-    end = End(ice=coturn.servers, timeouts=Timeouts(close=60.0))
-    await end.peer.offer()
-    await end.until(lambda: bool(end.candidates))
-    assert " typ relay " in end.candidates[0].candidate
-    coturn.process.kill()
-    async with asyncio.timeout(PATIENCE):
+@needs_coturn
+async def test_wrong_credentials_are_told_in_one_line(tmp_path: FilePath, caplog: pytest.LogCaptureFixture) -> None:
+    async with coturn(tmp_path, user="me:secret") as turn:
+        end = End(ice=replace(used_by_me(turn), turn_pass="wrong"))
+        await end.peer.offer()
+        await end.until(lambda: bool(end.candidates))
+        assert [each.candidate for each in end.candidates] == [""]
+        assert [record.levelname for record in caplog.records if "cannot be used" in record.message] == ["WARNING"]
         await end.peer.aclose()
-    with pytest.raises(ConnectFailed):
-        await end.peer.channel()
+
+
+@needs_coturn
+async def test_a_turn_server_that_dies_does_not_hold_a_close_up(tmp_path: FilePath) -> None:
+    async with coturn(tmp_path, user="me:secret") as turn:
+        end = End(ice=used_by_me(turn), timeouts=Timeouts(close=60.0))
+        await end.peer.offer()
+        await end.until(lambda: bool(end.candidates))
+        assert " typ relay " in end.candidates[0].candidate
+        turn.stop()
+        async with asyncio.timeout(PATIENCE):
+            await end.peer.aclose()
+        with pytest.raises(ConnectFailed):
+            await end.peer.channel()
 
 
 def test_names_are_looked_up_on_each_loop_of_a_thread() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,9 +13,26 @@ from llmtunnel.paths import Path
 from llmtunnel.transport import pipe
 from llmtunnel.transport.base import MAX_MESSAGE, Binding
 from llmtunnel.transport.identity import Identity
+from llmtunnel.transport.pipe import PipeChannel
 
 from ..support.embedded import settle
-from ..support.pipes import ATTACKS, LEFT, PATIENCE, RIGHT, Ear, Hostile, channel, close, standing, wired
+from ..support.pipes import (
+    ATTACKS,
+    LEFT,
+    PATIENCE,
+    RIGHT,
+    Ear,
+    Hostile,
+    Wire,
+    channel,
+    close,
+    sealed_standing,
+    sealed_wired,
+    standing,
+    wired,
+)
+
+Stands = Callable[[], Awaitable[tuple[PipeChannel, PipeChannel, Wire, Wire]]]
 
 
 async def test_a_channel_stands_and_says_what_it_is() -> None:
@@ -191,9 +209,10 @@ async def test_a_pipe_that_ends_without_a_word_was_cut(exc: Exception | None, sa
     await close(left, right)
 
 
+@pytest.mark.parametrize("stands", [standing, sealed_standing], ids=["tls", "sealed"])
 @pytest.mark.parametrize("attack", ATTACKS)
-async def test_a_hostile_relay_can_cut_and_nothing_else(attack: str) -> None:
-    left, right, left_wire, right_wire = await standing()
+async def test_a_hostile_relay_can_cut_and_nothing_else(attack: str, stands: Stands) -> None:
+    left, right, left_wire, right_wire = await stands()
     near, far = Ear(), Ear()
     left.attach(near)
     right.attach(far)
@@ -216,9 +235,13 @@ async def test_a_hostile_relay_can_cut_and_nothing_else(attack: str) -> None:
     await close(left, right)
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-async def test_a_hostile_relay_that_touches_the_handshake_ends_it(attack: str) -> None:
-    left, right, left_wire, right_wire = await wired()
+@pytest.mark.parametrize(
+    ("begins", "attack"),
+    # Each side's part of a sealed handshake is one message, so that none follows which could be lost or repeated.
+    [(wired, each) for each in ATTACKS] + [(sealed_wired, each) for each in ATTACKS if each not in ("drop", "replay")],
+)
+async def test_a_hostile_relay_that_touches_the_handshake_ends_it(attack: str, begins: Stands) -> None:
+    left, right, left_wire, right_wire = await begins()
     left_wire.carry = getattr(Hostile(right_wire.arrive), attack)
     right_wire.carry = getattr(Hostile(left_wire.arrive), attack)
     stood = await asyncio.gather(left.stand(0.2), right.stand(0.2), return_exceptions=True)

@@ -18,7 +18,7 @@ from llmtunnel.transport.sctp.congestion import Bbr, NewReno
 from llmtunnel.transport.sctp.inbound import Inbound, Message, _Stream
 from llmtunnel.transport.sctp.outbound import WINDOW_MOST, Outbound
 from llmtunnel.transport.sctp.packet import FIRST, LAST, Init, Malformed, Sack
-from llmtunnel.transport.sctp.pmtu import RAISE
+from llmtunnel.transport.sctp.pmtu import BROWSER, RAISE
 from llmtunnel.transport.sctp.turns import Queued, Turns
 
 from ..support.cubic import Cubic
@@ -548,6 +548,16 @@ def test_an_extension_is_used_where_both_have_it_and_nowhere_else(left: Extensio
         assert (packet.DATA if both_have["interleaving"] else packet.I_DATA) not in types
 
 
+def test_i_data_is_announced_as_firefox_wants_it() -> None:
+    """Its SCTP takes I-DATA for supported only together with I-FORWARD-TSN."""
+    for interleaving in (True, False):
+        side = network(has=(ALL | {"interleaving": interleaving}, ALL)).left
+        assert side.association._handshake is not None
+        [init] = packet.parse(packet.seal(0, [side.association._handshake.chunk]))[1]
+        listed = packet.decode_init(init.body).parameters[packet.SUPPORTED_EXTENSIONS]
+        assert (packet.I_DATA in listed) == (packet.I_FORWARD_TSN in listed) == interleaving
+
+
 @pytest.mark.parametrize("type_", [packet.INIT, packet.COOKIE_ECHO])
 def test_a_packet_that_sets_up_an_association_needs_its_checksum(type_: int) -> None:
     chunk = packet.chunk(type_, bytes(16))
@@ -931,14 +941,14 @@ def test_a_packet_of_aiortc_is_one_of_ours() -> None:
 # -- how long a packet may be
 
 
-def probing(net: Network) -> None:
+def probing(net: Network, *, page: bool = False) -> None:
     for side in (net.left, net.right):
         side.association.trust()
-        side.association.probe_path(net.now)
+        side.association.probe_path(net.now, page=page)
 
 
 @pytest.mark.parametrize(
-    ("mtu", "found"), [(1188, PACKET), (1407, PACKET), (1500, 1408), (9000, 8912), (65_536, 16_352)]
+    ("mtu", "found"), [(1188, PACKET), (1407, PACKET), (1500, 1408), (2000, 1952), (9000, 8912), (65_536, 16_352)]
 )
 @pytest.mark.parametrize("loss", [0.0, 0.02])
 def test_probes_find_the_longest_packet_that_passes(mtu: int, found: int, loss: float) -> None:
@@ -953,15 +963,42 @@ def test_probes_find_the_longest_packet_that_passes(mtu: int, found: int, loss: 
     net.run(lambda: len(net.right.messages) == 3, seconds=5)
 
 
-def test_another_peer_than_ours_is_sent_no_longer_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("page", "mtu", "found"),
+    [(False, 65_536, PACKET), (True, 1188, PACKET), (True, 1500, 1408), (True, 65_536, BROWSER)],
+)
+def test_another_peer_than_ours_is_sent_longer_packets_if_it_is_a_page(
+    monkeypatch: pytest.MonkeyPatch, page: bool, mtu: int, found: int
+) -> None:
     said = sctp._said
     monkeypatch.setattr(sctp, "_said", lambda init: said(init)._replace(takes=0))
+    net = standing(mtu=mtu)
+    probing(net, page=page)
+    net.pass_time(10)
+    assert net.left.association.packet_size == net.right.association.packet_size == found
+
+
+@pytest.mark.parametrize(("ours", "acknowledgements"), [(False, 4), (True, 1)])
+def test_a_batch_of_another_peer_is_acknowledged_by_every_second_packet(
+    monkeypatch: pytest.MonkeyPatch, ours: bool, acknowledgements: int
+) -> None:
+    """libwebrtc sends four packets for an acknowledgement: one for eight packets would halve what is in flight."""
+    said = sctp._said
+    monkeypatch.setattr(sctp, "_said", lambda init: said(init)._replace(takes=16_384 if ours else 0))
     net = standing()
-    probing(net)
-    before = net.left.packets
-    net.pass_time(5)
-    assert net.left.association.packet_size == PACKET
-    assert net.left.packets == before
+    net.right.association.send(1, BINARY, b"the next acknowledgement tells of the larger window")
+    net.pass_time(1)
+    association = net.left.association
+    first = next_tsn(net)
+    for number in range(8):
+        flags = {0: FIRST, 7: LAST}.get(number, 0)
+        piece = data(first + number, bytes(1100), flags=flags, stream=2, number=number)
+        association.receive_packet(sealed(association, [piece]), net.now)
+    answers = []
+    while (answer := association.packet_to_send(net.now)) is not None:
+        answers += [packet.decode_sack(chunk.body).tsn for chunk in packet.parse(answer)[1]]
+    last = [1, 3, 5, 7][-acknowledgements:]
+    assert answers == [(first + each) & 0xFFFFFFFF for each in last]
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.02])

@@ -190,7 +190,7 @@ async def test_whoever_gives_up_again_and_again_leaves_no_socket_open() -> None:
 @pytest.mark.usefixtures("on_each_loop")
 async def test_nobody_near_by_is_said_in_a_sentence() -> None:
     async with silent() as mute:
-        with pytest.raises(ConnectFailed, match="not finish the TLS handshake"):
+        with pytest.raises(ConnectFailed, match="not finish the handshake"):
             await dialler(timeouts=QUICK).dial([mute])
     with pytest.raises(ConnectFailed, match="none of its addresses answers"):
         await dialler(timeouts=QUICK).dial([mute])

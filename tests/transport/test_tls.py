@@ -13,6 +13,8 @@ from llmtunnel.transport.base import MAX_MESSAGE, Binding
 from llmtunnel.transport.identity import Identity
 from llmtunnel.transport.tls import Deframer, Tls, Welcome, anybody
 
+from ..support.altered import dropped, flipped, repeated, swapped
+
 CLIENT, SERVER = Identity(), Identity()
 
 
@@ -164,26 +166,6 @@ def test_bytes_that_somebody_altered_are_an_error_and_never_a_message(data: st.D
         # Cut so that OpenSSL waits for more: more comes, and it is not what it should be.
         got += server.receive(bytes(100_000))
     assert got == sent[: len(got)]
-
-
-def flipped(records: list[bytes], data: st.DataObject) -> bytes:
-    joined = bytearray(b"".join(records))
-    joined[data.draw(st.integers(0, len(joined) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    return bytes(joined)
-
-
-def dropped(records: list[bytes], data: st.DataObject) -> bytes:
-    joined = b"".join(records)
-    at = data.draw(st.integers(0, len(joined) - 1))
-    return joined[:at] + joined[at + 1 :]
-
-
-def swapped(records: list[bytes], data: st.DataObject) -> bytes:
-    return records[1] + records[0]
-
-
-def repeated(records: list[bytes], data: st.DataObject) -> bytes:
-    return records[0] + records[0] + records[1]
 
 
 def injected(records: list[bytes], data: st.DataObject) -> bytes:

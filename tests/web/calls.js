@@ -36,11 +36,34 @@ import * as carrier from "../../llmtunnel/web/core/session/carrier.js";
 import * as life from "../../llmtunnel/web/core/session/life.js";
 import * as messages from "../../llmtunnel/web/core/signaling/messages.js";
 import * as negotiation from "../../llmtunnel/web/core/signaling/negotiation.js";
+import * as noise from "../../llmtunnel/web/core/transport/noise.js";
 import * as sdp from "../../llmtunnel/web/core/transport/sdp.js";
+import * as sealed from "../../llmtunnel/web/core/transport/sealed.js";
 import * as words from "../../llmtunnel/web/core/words.js";
+import * as agent from "../../llmtunnel/web/peer/agent.js";
+import * as identity from "../../llmtunnel/web/peer/identity.js";
+import * as relay from "../../llmtunnel/web/peer/relay.js";
+
+/**
+ * Return a handshake whose ephemeral key is known.
+ *
+ * @param {string} prologue
+ * @param {JsonWebKey} jwk
+ */
+async function noiseOf(prologue, jwk) {
+  const open = { ...jwk };
+  delete open.d;
+  const algorithm = { name: "X25519" };
+  const [privateKey, publicKey] = await Promise.all([
+    crypto.subtle.importKey("jwk", jwk, algorithm, false, ["deriveBits"]),
+    crypto.subtle.importKey("jwk", open, algorithm, true, []),
+  ]);
+  return noise.Handshake.begin(prologue, { privateKey, publicKey });
+}
 
 /** @type {any} */
 const MODULES = {
+  agent,
   auth,
   bucket,
   bytes,
@@ -53,6 +76,7 @@ const MODULES = {
   greeting,
   heads,
   hello,
+  identity,
   invite,
   journal,
   keys,
@@ -60,8 +84,12 @@ const MODULES = {
   liveness,
   messages,
   negotiation,
+  noise,
+  noiseOf,
   outbox,
+  relay,
   sdp,
+  sealed,
   spake2,
   stream,
   words,
@@ -90,7 +118,8 @@ function pack(value) {
   if (typeof value !== "object" || value === null) {
     return value ?? null;
   }
-  if (Object.getPrototypeOf(value) === Object.prototype) {
+  const plain = Object.getPrototypeOf(value) === Object.prototype;
+  if (plain && !Object.values(value).some((each) => typeof each === "function")) {
     return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, pack(item)]));
   }
   return { $handle: handles.push(value) - 1 };

@@ -6,7 +6,7 @@ import globals from "globals";
 const CORE = "**/llmtunnel/web/core/**/*.js";
 
 export default [
-  { ignores: ["**/vendor/noble-ed25519.js", "**/node_modules/**"] },
+  { ignores: ["**/llmtunnel/web/vendor/*.js", "**/node_modules/**"] },
   js.configs.recommended,
   {
     languageOptions: { ecmaVersion: 2022, sourceType: "module" },
@@ -36,6 +36,10 @@ export default [
       "no-restricted-globals": ["error", "Date", "globalThis"],
     },
   },
-  { files: ["**/llmtunnel/web/peer/**/*.js"], languageOptions: { globals: globals.browser } },
+  {
+    files: ["peer", "shell", "chat", "app"].map((folder) => `**/llmtunnel/web/${folder}/**/*.js`),
+    languageOptions: { globals: globals.browser },
+  },
+  { files: ["**/llmtunnel/web/app/{shim,socket,eventsource}.js"], languageOptions: { sourceType: "script" } },
   { files: ["tests/web/**/*.js"], languageOptions: { globals: globals.node } },
 ];

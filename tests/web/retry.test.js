@@ -61,3 +61,32 @@ test("a signal server that streams wait for is tried soon, and one that denies u
   retry.joined();
   assertShortened(retry.signalDelay({ soon: false }), 0.25);
 });
+
+test("on a poor path a better one is tried for, ever more seldom", () => {
+  const retry = new Retry();
+  retry.carries("relay", 100);
+  retry.carries("turn", 101); // it changes nothing
+  let now = 100;
+  const waits = [];
+  for (let times = 0; times < 6; times += 1) {
+    const due = /** @type {number} */ (retry.betterDue);
+    assert.equal(retry.takeBetter(due - 0.1), false);
+    assert.equal(retry.takeBetter(due), true);
+    waits.push(due - now);
+    now = due;
+  }
+  assert.deepEqual(waits, [45, 90, 180, 360, 600, 600]);
+});
+
+test("a good path, or none, ends that, and the next poor one begins anew", () => {
+  for (const end of [(/** @type {Retry} */ retry) => retry.disturbed(), (/** @type {Retry} */ retry) => retry.carries("direct", 45)]) {
+    const retry = new Retry();
+    retry.carries("relay", 0);
+    assert.equal(retry.takeBetter(45), true);
+    end(retry);
+    assert.equal(retry.betterDue, null);
+    assert.equal(retry.takeBetter(10_000), false);
+    retry.carries("relay", 0);
+    assert.equal(retry.betterDue, 45);
+  }
+});

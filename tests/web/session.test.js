@@ -5,6 +5,7 @@ import { decodeReset, encodeCount } from "../../llmtunnel/web/core/protocol/fram
 import { ErrorCode, FrameType, GET, Rig } from "./rig.js";
 
 const LENGTH_0 = encodeCount(0);
+const TEXT = new TextDecoder();
 
 test("a request waits until serve accepts one more, in the order of its arrival", async () => {
   const rig = new Rig();
@@ -51,6 +52,22 @@ test("requests that are given up before they are sent leave nothing to send", as
   }
   assert.deepEqual(rig.sent(), []);
   assert.equal(rig.session.active, 0);
+});
+
+test("a request that is given up while it waits is never sent, and fails at once", async () => {
+  const rig = new Rig();
+  const [first] = await Promise.all([rig.session.open(GET, { now: 0 }), rig.session.open(GET, { now: 0 })]);
+  const giveUp = new AbortController();
+  const third = rig.session.open({ ...GET, target: "/third" }, { now: 0, ended: true, signal: giveUp.signal });
+  const fourth = rig.session.open({ ...GET, target: "/fourth" }, { now: 0, signal: new AbortController().signal });
+  giveUp.abort(new Error("not needed"));
+  await assert.rejects(third, /not needed/);
+  rig.sent();
+  first.reset();
+  assert.equal((await fourth).id, 3);
+  const heads = rig.sent().filter(({ type }) => type === FrameType.REQ_HEADERS);
+  assert.deepEqual(heads.map(({ payload }) => JSON.parse(TEXT.decode(payload)).path), ["/fourth"]);
+  assert.equal(rig.session.active, 2);
 });
 
 test("a head that is too large fails its own request alone", async () => {

@@ -16,23 +16,20 @@ from llmtunnel.protocol.events import DataReceived, EndReceived, RequestReceived
 from llmtunnel.protocol.keys import Certificates
 from llmtunnel.status import Role
 
-from ..support.browser import CHROMIUM, Page, browser
+from ..support.browser import BROWSERS, Page
 from ..support.core_pair import OK, Core, sent
 from ..support.processes import PATIENCE
-from .site import site
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+from .site import opened
 
 INVITE = Invite.parse(EXAMPLE)
 SEEN = Certificates(proxy=b"p" * 32, serve=b"s" * 32)
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with site("page.html") as url, browser(tmp_path_factory.mktemp("browser")) as page:
-        page.open(url)
-        page.until("window.exchange")
+@pytest.fixture(scope="module", params=BROWSERS)
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with opened("page.html", request.param, tmp_path_factory.mktemp("browser")) as page:
         yield page
+        assert page.problems == []
 
 
 def begin(page: Page, code: str) -> Core:

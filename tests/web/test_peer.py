@@ -1,4 +1,4 @@
-"""A page in Chromium is a peer of a real serve: it finds serve, proves the code, and sends requests to its upstream."""
+"""A page is a peer of a real serve: it finds serve, proves the code, and sends requests to its upstream."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import pytest
 
 from llmtunnel.invite import Invite
 
-from ..support.browser import CHROMIUM, Page, browser
-from ..support.processes import Process, Processes, Signal, processes
+from ..support.browser import BROWSERS, Page
+from ..support.processes import Process, Processes, Signal
 from ..support.raw_server import reply
 from ..support.upstream import Upstream, pattern, wait_until
-from .site import site
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+from .site import opened
 
 SIZE = 20_000_000
 WORDS = "tulip-mango-onion-cedar-fruit"
 LONG = "--resume-for", "30"
+NO_SIGNAL = "WebSocket", "connection to the server at ws:", "connection to ws:"
+"""What browsers say about a signal server that is not there, or stops."""
 rooms = count(4_821_309)
 
 
-@pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with site("peer.html") as url, browser(tmp_path_factory.mktemp("browser")) as page:
-        page.open(url)
-        page.until("window.ready")
+@pytest.fixture(scope="module", params=BROWSERS)
+def window(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with opened("peer.html", request.param, tmp_path_factory.mktemp("browser")) as page:
         yield page
 
 
 @pytest.fixture
 def page(window: Page) -> Iterator[Page]:
-    """The page, with no peer of another test, and without a defect at the end."""
+    """The page, with no peer of another test, and without a problem at the end."""
     yield window
     window.js("window.peer?.close()")
-    assert window.js("window.defects") == []
+    problems = [each for each in window.problems if not any(words in each for words in NO_SIGNAL)]
+    window.problems.clear()
+    assert problems == []
 
 
 @pytest.fixture(scope="module")
@@ -53,23 +53,6 @@ def upstream() -> Iterator[Upstream]:
 def forget(upstream: Upstream) -> None:
     upstream.answers.clear()
     upstream.requests.clear()
-
-
-@pytest.fixture(scope="module")
-def lasting() -> Iterator[Processes]:
-    with processes() as started:
-        yield started
-
-
-@pytest.fixture(name="processes")
-def processes_fixture() -> Iterator[Processes]:
-    with processes() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def signal(lasting: Processes) -> Signal:
-    return lasting.signal()
 
 
 def new_invite(signal: Signal) -> Invite:
@@ -91,6 +74,12 @@ def invite(lasting: Processes, signal: Signal, upstream: Upstream) -> Invite:
 def connect(page: Page, invite: Invite, phase: str = "connected") -> None:
     page.js(f"connect({json.dumps(invite.code)})")
     reach(page, phase)
+
+
+def begin_stream(page: Page, count: int) -> None:
+    """Begin a stream of so many events, of which the first one has come: each one more waits for `acknowledge`."""
+    call(page, "begin", f"/acknowledged?count={count}")
+    page.until("seen.endsWith('data: 0\\n\\n')")
 
 
 def reach(page: Page, phase: str) -> None:
@@ -174,6 +163,16 @@ def test_a_request_whose_body_fails_fails_with_it(page: Page, invite: Invite, up
     assert not any(request.whole for request in upstream.requests)
 
 
+def test_a_page_that_is_left_ends_its_requests_at_once(page: Page, invite: Invite, upstream: Upstream) -> None:
+    connect(page, invite)
+    call(page, "begin", "/endless")
+    page.until("seen.length > 20")
+    page.open(f"{page.js('location.origin + location.pathname')}?left")
+    page.until("location.search === '?left' && window.ready")
+    took = wait_until(lambda: upstream.requests[0].left is not None, "the upstream to see its client leave")
+    assert took < float(LONG[1]) / 2, "serve would wait that long for a page that may come back"
+
+
 def test_a_body_that_nobody_wants_ends_at_the_upstream(page: Page, invite: Invite, upstream: Upstream) -> None:
     connect(page, invite)
     page.js("peer.request({target: '/endless'}).then(({body}) => body.cancel())")
@@ -240,6 +239,20 @@ def test_serve_that_comes_later_and_comes_again_is_found(
     assert call(page, "send", {"target": "/"})["text"] == "ok"
 
 
+def test_a_page_that_is_shown_again_finds_a_serve_that_it_has_not_heard_of(
+    processes: Processes, page: Page, signal: Signal, upstream: Upstream
+) -> None:
+    """A phone that slept may have lost its connection to the signal server without noticing."""
+    invite = new_invite(signal)
+    connect(page, invite, "waiting")
+    page.js("void Object.assign(window, {lost: 0, tamper: () => { window.lost += 1; return '{}'; }})")
+    serve(processes, invite, upstream)
+    page.until("lost > 0")
+    page.js("window.tamper = null")
+    page.js("document.dispatchEvent(new Event('visibilitychange'))")
+    reach(page, "connected")
+
+
 def test_a_stream_outlives_its_connection(page: Page, invite: Invite, upstream: Upstream) -> None:
     body = pattern(0, SIZE)
     upstream.answers[b"/pattern"] = reply(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE, body)
@@ -258,8 +271,7 @@ def test_a_change_of_the_network_moves_a_stream_before_it_is_cut(
     page: Page, invite: Invite, upstream: Upstream
 ) -> None:
     connect(page, invite)
-    call(page, "begin", "/acknowledged?count=2")
-    page.until("seen.endsWith('data: 0\\n\\n')")
+    begin_stream(page, 2)
     page.js("dispatchEvent(new Event('online'))")
     page.until("connections.length === 2 && connections[0].connectionState === 'closed'")
     upstream.acknowledge()
@@ -276,8 +288,7 @@ def test_a_stream_outlives_a_serve_that_is_silent_for_a_while(
     invite = new_invite(signal)
     process = serve(processes, invite, upstream)
     connect(page, invite)
-    call(page, "begin", "/acknowledged?count=2")
-    page.until("seen.endsWith('data: 0\\n\\n')")
+    begin_stream(page, 2)
     process.freeze()
     reach(page, "suspended")
     process.thaw()
@@ -296,14 +307,20 @@ def test_the_browser_sees_one_fingerprint(page: Page, invite: Invite) -> None:
 
 def test_a_signal_server_that_names_another_certificate_connects_nobody(page: Page, invite: Invite) -> None:
     other = ":".join(["AB"] * 32)
-    page.js(f"window.tamper = text => text.replace(/sha-256 [0-9A-F:]+/, 'sha-256 {other}')")
+    # Its relay carries nothing either.
+    page.js(
+        f"""window.tamper = data => typeof data === 'string'
+            ? data.replace(/sha-256 [0-9A-F:]+/, 'sha-256 {other}') : new ArrayBuffer(0)"""
+    )
     page.js(f"connect({json.dumps(invite.code)})")
     page.until("peer.state.problem")
-    page.js("window.tamper = null")
     told = "Cannot reach the peer: the DTLS handshake failed, or the certificate is not the announced one."
-    assert page.js("peer.state.problem.message") == told
+    assert page.js("peer.state.problem.message") == told, "at once, while the relay is still tried"
+    assert "somebody may be between" in page.js("peer.state.problem.hint")
     assert other in page.js("described[0]")
     assert "connected" not in page.js("phases")
+    page.js("peer.close()")
+    page.js("window.tamper = null")
 
 
 def test_a_stream_outlives_the_signal_server(processes: Processes, page: Page, upstream: Upstream) -> None:
@@ -311,8 +328,7 @@ def test_a_stream_outlives_the_signal_server(processes: Processes, page: Page, u
     invite = new_invite(signal)
     serve(processes, invite, upstream)
     connect(page, invite)
-    call(page, "begin", "/acknowledged?count=3")
-    page.until("seen.endsWith('data: 0\\n\\n')")
+    begin_stream(page, 3)
     signal.process.kill()
     page.until("peer.state.problem")
     upstream.acknowledge()

@@ -32,6 +32,7 @@ async function bundle({ package: name, version, entry }) {
     stdin: { contents: entry, resolveDir: HERE },
     banner: { js: `// ${name} ${version}, bundled by tests/web/vendor.js. Its licence is in this folder.` },
     bundle: true,
+    minify: true,
     format: "esm",
     target: "es2022",
     charset: "utf8",

@@ -30,7 +30,7 @@ from .congestion import Bbr, Congestion
 from .inbound import Inbound, Message
 from .outbound import PEER_DELAY, RTO_FIRST, Outbound
 from .packet import Chunk, Init, Malformed
-from .pmtu import BLACK_HOLE, PACKET, SIZES, PathMtu
+from .pmtu import BLACK_HOLE, BROWSER, PACKET, SIZES, PathMtu
 
 STREAMS: Final = 256
 """Number of streams in each direction that we announce."""
@@ -50,6 +50,8 @@ _INITS: Final = 12
 """How often an INIT or a COOKIE ECHO is sent."""
 _ECHO: Final = 512
 """Bytes of a HEARTBEAT that we send back."""
+_ACKNOWLEDGEMENTS: Final = 64
+"""Acknowledgements that may wait to be sent: a batch of packets makes half as many as it has packets."""
 _COOKIE: Final = 32
 """Bytes of a cookie's signature."""
 _DATA: Final = Struct("!LHHL")
@@ -156,6 +158,8 @@ class Association:
         """Messages that were to be sent before the peer was known."""
         self._control: list[bytes] = []
         """Chunks to send at once."""
+        self._acknowledgements: list[bytes] = []
+        """Chunks for one packet each, before the acknowledgement that `_inbound` has due."""
         self._handshake: _Repeated | None = None
         self._reset: _Repeated | None = None
         self._resetting: list[int] = []
@@ -193,10 +197,14 @@ class Association:
         if self._inbound is not None:
             self._inbound.open_window(WINDOW)
 
-    def probe_path(self, now: float) -> None:
-        """Start to probe how long packets may be. Nothing below may fragment a packet from now on (IP's DF)."""
-        if self._mtu is None and self._peer_takes:
-            self._mtu = PathMtu(self._peer_takes, now)
+    def probe_path(self, now: float, *, page: bool = False) -> None:
+        """Start to probe how long packets may be. Nothing below may fragment a packet from now on (IP's DF).
+
+        ``page``: whether the peer is a page in a browser. Of others that are not ours, aiortc fails on long packets.
+        """
+        takes = self._peer_takes or (BROWSER if page else 0)
+        if self._mtu is None and takes:
+            self._mtu = PathMtu(takes, now)
 
     def take_fragmentation(self) -> bool | None:
         """Return whether packets may be fragmented from now on, or None if that has not changed. Reports it once.
@@ -267,6 +275,8 @@ class Association:
         chunks, room = self._take_control_chunks(PACKET - packet.HEADER_SIZE)
         if not chunks and (probe := self._probe(now)) is not None:
             return probe
+        if not chunks and self._acknowledgements and self.state is not State.ENDED:
+            return self._seal([self._acknowledgements.pop(0)])
         if self._inbound is None or self._outbound is None or self.state is State.ENDED or self._control or not room:
             return self._seal(chunks) if chunks else None
         due = self._inbound.due
@@ -385,6 +395,7 @@ class Association:
             return [Ended(f"the peer broke SCTP: {exc}")]
 
     def _take_all(self, chunks: list[Chunk], now: float) -> list[Event]:
+        self._acknowledge_before(now)
         events: list[Event] = []
         has_data = False
         for chunk in chunks:
@@ -401,6 +412,19 @@ class Association:
             if self._peer_reset is not None:
                 events += self._finish_peer_reset()
         return events
+
+    def _acknowledge_before(self, now: float) -> None:
+        """Keep the acknowledgement that an earlier packet of this batch has made due, unless the peer is ours.
+
+        Others send a few packets for each acknowledgement (libwebrtc: four), so one for a whole batch would hold their
+        congestion window down for ever. Ours go by time, and take one for many.
+        """
+        inbound = self._inbound
+        if inbound is None or inbound.due is None or inbound.due > now or self.peer_is_ours:
+            return
+        if len(self._acknowledgements) < _ACKNOWLEDGEMENTS:
+            room = PACKET - packet.HEADER_SIZE - packet.SACK_SIZE
+            self._acknowledgements.append(packet.encode_sack(inbound.take_sack(room // packet.GAP_SIZE)))
 
     def _take_data(self, chunk: Chunk, events: list[Event]) -> bool:
         if self._inbound is None or self.state not in (State.ESTABLISHED, State.COOKIE_SENT):
@@ -450,7 +474,10 @@ class Association:
     # -- the handshake
 
     def _init(self, tag: int, parameters: dict[int, bytes]) -> Init:
-        extensions = [packet.RE_CONFIG, packet.I_DATA] if self._interleaving else [packet.RE_CONFIG]
+        extensions = [packet.RE_CONFIG]
+        if self._interleaving:
+            # Firefox uses I-DATA only with a peer that has the second one, too.
+            extensions += [packet.I_DATA, packet.I_FORWARD_TSN]
         supported = {packet.SUPPORTED_EXTENSIONS: bytes(extensions), _OURS: _LONGEST.pack(SIZES[-1])}
         if self._zero_checksum:
             supported[packet.ZERO_CHECKSUM] = packet.OVER_DTLS

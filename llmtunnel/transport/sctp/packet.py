@@ -45,6 +45,7 @@ SHUTDOWN_COMPLETE: Final = 14
 I_DATA: Final = 64
 RE_CONFIG: Final = 130
 PAD: Final = 132
+I_FORWARD_TSN: Final = 194
 
 LAST: Final = 1
 FIRST: Final = 2

@@ -14,8 +14,10 @@ from typing import Final
 
 PACKET: Final = 1188
 """Bytes of a packet: IPv6's minimum MTU less IPv6, UDP and DTLS (RFC 8261 section 5); a multiple of four."""
-SIZES: Final = (1408, 8912, 16_352)
-"""Sizes to probe, in order: for Ethernet (MTU 1,500), for jumbo frames (9,000), the maximum of a DTLS record."""
+SIZES: Final = (1408, 1952, 8912, 16_352)
+"""Sizes to probe, in order: for Ethernet (MTU 1,500), `BROWSER`, jumbo frames (9,000), the maximum of a DTLS record."""
+BROWSER: Final = 1952
+"""Maximum bytes for a browser. It accepts datagrams of 2,048 bytes (libwebrtc's kMaxDtlsPacketLen)."""
 _TRIES: Final = 3
 BLACK_HOLE: Final = 2
 """Consecutive timeouts after which longer packets are considered undeliverable."""

@@ -1,4 +1,4 @@
-/** Every error of the tunnel. Mirrors `llmtunnel/errors.py`; the page has no other error classes. */
+/** Every error of the tunnel. Mirrors `llmtunnel/errors.py`, and adds `HandshakeFailed`. */
 
 /**
  * Why a stream or a session ended, as RESET carries it (protocol/README.md, "Error codes").
@@ -75,6 +75,9 @@ export class PeerNotFound extends PeerError {}
 
 /** No network path to the peer works. */
 export class ConnectFailed extends PeerError {}
+
+/** Packets pass, but the encryption does not begin. Somebody may be in between, so people should know at once. */
+export class HandshakeFailed extends ConnectFailed {}
 
 /** The connection to the peer broke. */
 export class PeerLost extends PeerError {}

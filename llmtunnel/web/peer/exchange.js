@@ -42,9 +42,10 @@ const NOT_FORWARDED = new Set([
   ...["connection", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"],
   "expect",
 ]);
-/** Methods whose request says that it has no body. */
-const WITH_BODY = new Set(["POST", "PUT", "PATCH"]);
-const CANCELLED = "The page has cancelled the request.";
+/** Methods whose request says that it has no body, as those of `fetch` do. */
+const WITH_BODY = new Set(["POST", "PUT"]);
+/** Reason of a stream that the page ends. */
+export const CANCELLED = "The page has cancelled the request.";
 const NO_BODY = new Set([101, 204, 304]);
 
 /**
@@ -61,11 +62,9 @@ export async function exchange(session, { method = "GET", target, headers = [], 
   signal?.throwIfAborted();
   const content = contentOf(body);
   const fields = fieldsOf(method, headers, content.size);
-  if (!METHOD.test(method) || !TARGET.test(target)) {
-    throw new SettingError(`Not a request: ${method} ${target}.`, { hint: "Use a method, and a target like /path?query." });
-  }
+  checkLine(method, target);
   const head = { method, target, fields, last: true };
-  const stream = await unlessAborted(session.open(head, { now: now(), ended: content.size === 0 }), signal);
+  const stream = await session.open(head, { now: now(), ended: content.size === 0, signal });
   const cancel = () => stream.reset(ErrorCode.CANCELLED, CANCELLED);
   signal?.addEventListener("abort", cancel);
   /** @type {unknown} */
@@ -105,21 +104,15 @@ export async function exchange(session, { method = "GET", target, headers = [], 
 }
 
 /**
- * Return the stream once it is open. A request that is cancelled while it waits for its turn ends as soon as it has one.
+ * Throw `SettingError` if the method or the target is not valid HTTP.
  *
- * @param {Promise<Stream>} opening
- * @param {AbortSignal | undefined} signal
- * @returns {Promise<Stream>}
+ * @param {string} method
+ * @param {string} target
  */
-function unlessAborted(opening, signal) {
-  return new Promise((resolve, reject) => {
-    const abort = () => {
-      reject(signal?.reason);
-      opening.then((stream) => stream.reset(ErrorCode.CANCELLED, CANCELLED), () => {}); // it has failed by itself
-    };
-    signal?.addEventListener("abort", abort);
-    opening.then(resolve, reject).finally(() => signal?.removeEventListener("abort", abort));
-  });
+export function checkLine(method, target) {
+  if (!METHOD.test(method) || !TARGET.test(target)) {
+    throw new SettingError(`Not a request: ${method} ${target}.`, { hint: "Use a method, and a target like /path?query." });
+  }
 }
 
 /**
@@ -129,7 +122,7 @@ function unlessAborted(opening, signal) {
  * @param {{end: () => void, failure: (error: unknown) => unknown}} options
  * @returns {ReadableStream<Uint8Array>}
  */
-function readable(stream, { end, failure }) {
+export function readable(stream, { end, failure }) {
   return new ReadableStream(
     {
       async pull(controller) {
@@ -222,7 +215,7 @@ function bytesOf(body) {
  * @param {number | null} size
  * @returns {[string, string][]}
  */
-function fieldsOf(method, headers, size) {
+export function fieldsOf(method, headers, size) {
   /** @type {[string, string][]} */
   const fields = [];
   for (const [name, value] of headers) {

@@ -6,6 +6,10 @@ export class Flag {
   /** @type {Set<() => void>} */
   #waiting = new Set();
 
+  get isSet() {
+    return this.#set;
+  }
+
   set() {
     this.#set = true;
     [...this.#waiting].forEach((wake) => wake());

@@ -1,40 +1,44 @@
 /**
- * The connection to one member of the room: WebRTC by offer and answer, the greeting on it, and the session it carries.
+ * All connections to one member of the room: the ways to it, tried side by side, and the session on their channels.
  *
- * Mirrors `llmtunnel/session/link.py` with one way, WebRTC: directly or through a TURN server. A page cannot dial TCP,
- * and it cannot use the signal server's relay before serve has a form of it that a browser can speak. So a network that
- * blocks UDP needs a TURN server over TCP or TLS.
+ * The first channel that opens carries the session. A later one takes over if it is better, and is closed if it is not.
+ * Mirrors `llmtunnel/session/link.py` for a page, which has two ways (ways.js): it cannot dial TCP.
  */
 
+import { Attempt, isFinal, verdict } from "./attempt.js";
 import { now } from "./clock.js";
 import { Flag } from "./flag.js";
-import { TIMEOUTS } from "./timeouts.js";
-import { WebRtcPeer } from "./webrtc.js";
-import { toHex } from "../core/bytes.js";
-import { ConnectFailed, ErrorCode, PeerError, PeerLost, TunnelError } from "../core/errors.js";
+import { DirectWay, RelayWay } from "./ways.js";
+import { ConnectFailed, ErrorCode, HandshakeFailed, PeerError, PeerLost, TunnelError } from "../core/errors.js";
 import { Carrier, FAREWELL } from "../core/session/carrier.js";
 import * as messages from "../core/signaling/messages.js";
-import { MAX_MESSAGE } from "../core/transport/sdp.js";
 
+/** @typedef {import("../core/paths.js").Path} Path */
 /** @typedef {import("../core/protocol/greeting.js").Greeting} Greeting */
 /** @typedef {import("../core/protocol/handshake.js").Agreement} Agreement */
 /** @typedef {import("../core/session/mux.js").Session} Session */
 /** @typedef {import("../core/signaling/messages.js").Member} Member */
-/** @typedef {import("./webrtc.js").WebRtcChannel} WebRtcChannel */
+/** @typedef {import("./ways.js").Opened} Opened */
+/** @typedef {import("./ways.js").Way} Way */
 
 /** Seconds for which a channel stays open after its session has left it. So serve learns first that it continues. */
 const OVERLAP = 2;
+/** Seconds that a channel waits for the greeting on another one, before the link abandons that greeting. */
+const TURN = 3;
 
 /**
- * The owner of a link: decides what its channel is for, and learns of its end. None of these may throw.
+ * The owner of a link: decides what its channels are for, and learns of its end. None of these may throw.
  *
  * @typedef {object} LinkOwner
  * @property {(message: string) => void} sendSignal
- * @property {(link: Link) => boolean} isOfUse Whether to greet on the link's channel, now that it is open.
- * @property {(link: Link) => Promise<Greeting>} greeting
+ * @property {(link: Link, path: Path, certificate: Uint8Array) => boolean} isOfUse Whether to greet on a channel over
+ *   this path. `certificate`: serve's; empty: unknown.
+ * @property {(opened: Opened) => Promise<Greeting>} greeting
  * @property {(link: Link, carrier: Carrier, agreement: Agreement, at: number) => Session | null} linkAgreed Continue or
  *   begin the agreed session, and return it; null if the session to continue has ended.
- * @property {(link: Link, error: TunnelError) => void} linkOver
+ * @property {(link: Link, error: TunnelError) => void} linkAlarmed An attempt has ended for a reason that people should
+ *   know at once. Others still run.
+ * @property {(link: Link, error: TunnelError) => void} linkOver Every attempt has ended. This is the last call.
  * @property {() => void} timersChanged
  */
 
@@ -46,24 +50,20 @@ export class Link {
    * @type {Session | null}
    */
   session = null;
-  /** @type {Carrier | null} */
-  carrier = null;
   /**
-   * What carries the packets.
+   * What carries the session, or would.
    *
-   * @type {"direct" | "turn"}
+   * @type {Path}
    */
   path = "direct";
   #owner;
-  #to;
-  #rtc;
-  #answered = new Flag();
-  /** Whether an answer may come: we make the offer, and none has come yet. */
-  #expectsAnswer = false;
-  /** @type {WebRtcChannel | null} */
-  #channel = null;
-  #flushing = false;
-  #abandon = new AbortController();
+  #direct;
+  /** @type {RelayWay | null} */
+  #relay;
+  /** @type {Attempt[]} */
+  #attempts;
+  /** @type {(error: TunnelError) => void} */
+  #tellOver = () => {};
   #closed = false;
   #quick = new Flag();
 
@@ -71,35 +71,33 @@ export class Link {
    * @param {Member} member
    * @param {object} options
    * @param {LinkOwner} options.owner
+   * @param {string | null} options.offer The member's offer; null: we make one.
    * @param {boolean} options.addressed Whether the signal server knows roles.
    * @param {readonly import("../core/session/ice.js").IceServer[]} options.servers
    * @param {RTCCertificate} options.certificate Ours.
+   * @param {{url: string, headStart: number} | null} options.relay Null: no relay may be used.
+   * @param {boolean} [options.spare] Whether everything works without this link too.
    */
-  constructor(member, { owner, addressed, servers, certificate }) {
+  constructor(member, { owner, offer, addressed, servers, certificate, relay, spare = false }) {
     this.member = member;
+    this.spare = spare;
     this.#owner = owner;
-    this.#to = addressed ? member.peerId : null;
-    this.#rtc = new WebRtcPeer({
+    const direct = new DirectWay({
+      offer,
+      to: addressed ? member.peerId : null,
+      peer: this.name,
+      send: (message) => owner.sendSignal(message),
       servers,
       certificate,
-      onCandidate: (found) => owner.sendSignal(messages.candidate(found, this.#to)),
     });
+    this.#direct = direct;
+    this.#relay = relay && new RelayWay({ ...relay, ...this.#relayOptions(direct.told) });
+    this.#attempts = [direct, ...(this.#relay ? [this.#relay] : [])].map((way) => new Attempt(way));
   }
 
-  /** SHA-256 of the member's certificate; empty until it is known. */
-  get certificate() {
-    return this.#rtc.certificate;
-  }
-
-  /** SHA-256 of our certificate. */
-  get ownCertificate() {
-    return this.#rtc.ownCertificate;
-  }
-
-  /** Short name for people. */
+  /** Short name for people, which the signal server has chosen. */
   get name() {
-    const hex = toHex(this.certificate).slice(0, 8);
-    return `${this.member.role ?? "peer"}-${hex || this.member.peerId.slice(0, 6)}`;
+    return `${this.member.role ?? "peer"}-${this.member.peerId.slice(0, 6)}`;
   }
 
   /** Whether the link has a session that has not ended. */
@@ -107,19 +105,21 @@ export class Link {
     return this.session !== null && this.session.error === null;
   }
 
-  /**
-   * Connect, stay until the channel has ended, close everything, and tell the owner why.
-   *
-   * @param {string | null} offer The member's offer; null: we make one.
-   */
-  async run(offer) {
-    const error = await this.#use(offer);
-    this.#owner.linkOver(this, error);
-    if (this.carries) {
-      await this.#quick.wait({ seconds: OVERLAP });
-    }
+  /** Whether the link may still get a direct path. */
+  get triesDirect() {
+    return this.#attempts.some(({ way, carrier, running }) => way === this.#direct && carrier === null && running);
+  }
+
+  /** Connect, stay until every channel has ended, close everything, and tell the owner why. */
+  async run() {
+    /** @type {Promise<TunnelError>} */
+    const over = new Promise((resolve) => {
+      this.#tellOver = resolve;
+    });
+    const running = this.#attempts.map((attempt) => this.#try(attempt));
+    this.#owner.linkOver(this, await over);
+    await Promise.all(running);
     this.#closed = true;
-    await this.#rtc.close();
   }
 
   /**
@@ -128,21 +128,39 @@ export class Link {
    * @param {string} sdp
    */
   async takeAnswer(sdp) {
-    if (!this.#expectsAnswer) {
-      return;
-    }
-    this.#expectsAnswer = false;
     try {
-      await this.#rtc.accept(sdp);
-      this.#answered.set();
+      await this.#direct.takeAnswer(sdp);
     } catch (error) {
-      this.abandon(asTunnelError(error));
+      this.#attempts[0]?.abandon.abort(asTunnelError(error));
     }
   }
 
   /** @param {string} candidate */
   takeCandidate(candidate) {
-    this.#rtc.addCandidate(candidate);
+    this.#direct.takeCandidate(candidate);
+  }
+
+  /**
+   * Process a ticket for a pipe to the member, for which we have asked.
+   *
+   * @param {string} ticket
+   */
+  takeTicket(ticket) {
+    this.#relay?.takeTicket(ticket);
+  }
+
+  /**
+   * Note that the signal server refuses a pipe.
+   *
+   * @param {string} reason
+   */
+  refuseRelay(reason) {
+    this.#relay?.refuse(reason);
+  }
+
+  /** Check again whether the relay is needed, since the path that carried the session has failed. */
+  look() {
+    this.#relay?.look();
   }
 
   /**
@@ -164,7 +182,13 @@ export class Link {
    * @param {TunnelError} reason
    */
   abandon(reason) {
-    this.#abandon.abort(reason);
+    this.#attempts.forEach((attempt) => attempt.abandon.abort(reason));
+  }
+
+  /** Open no further channels. */
+  settle() {
+    const reason = new PeerError("Another connection is being made.");
+    this.#attempts.filter(({ carrier }) => carrier === null).forEach((attempt) => attempt.abandon.abort(reason));
   }
 
   /** Close without the usual delay: the page leaves. */
@@ -175,27 +199,60 @@ export class Link {
 
   /** When to call `handleTimer`, or null. */
   nextTimer() {
-    return this.#closed ? null : (this.carrier?.nextTimer() ?? null);
+    const due = this.#carriers.flatMap((carrier) => carrier.nextTimer() ?? []);
+    return this.#closed || due.length === 0 ? null : Math.min(...due);
   }
 
   /** @param {number} at */
   handleTimer(at) {
-    this.carrier?.handleTimer(at);
+    for (const carrier of this.#carriers) {
+      if (at >= (carrier.nextTimer() ?? Infinity)) {
+        carrier.handleTimer(at);
+      }
+    }
+  }
+
+  get #carriers() {
+    return this.#attempts.flatMap(({ carrier }) => carrier ?? []);
+  }
+
+  /** @param {Flag} told */
+  #relayOptions(told) {
+    return {
+      told,
+      ask: () => this.#owner.sendSignal(messages.pipe(this.member.peerId)),
+      wanted: () => this.#owner.isOfUse(this, "relay", new Uint8Array()),
+    };
+  }
+
+  // -- the attempts
+
+  /** @param {Attempt} attempt */
+  async #try(attempt) {
+    attempt.failure = await this.#use(attempt);
+    attempt.settled.set();
+    this.#attemptOver(attempt.failure);
+    if (this.carries) {
+      await this.#quick.wait({ seconds: OVERLAP });
+    }
+    await attempt.way.close();
   }
 
   /**
-   * @param {string | null} offer
+   * Connect, stay until the channel has ended, and return why it has.
+   *
+   * @param {Attempt} attempt
    * @returns {Promise<TunnelError>}
    */
-  async #use(offer) {
-    const { signal } = this.#abandon;
+  async #use(attempt) {
+    const { signal } = attempt.abandon;
     /** @type {Promise<never>} */
     const abandoned = new Promise((_, reject) => {
       signal.addEventListener("abort", () => reject(signal.reason));
     });
     abandoned.catch(() => {});
     try {
-      const carrier = await Promise.race([this.#connect(offer), abandoned]);
+      const carrier = await Promise.race([this.#connect(attempt), abandoned]);
       // A carrier that reports its own end does so for the best of reasons: somebody may have guessed at the code.
       return await Promise.race([carrier.over, abandoned.catch((reason) => this.#leave(carrier, reason))]);
     } catch (error) {
@@ -206,59 +263,81 @@ export class Link {
   /**
    * Connect, and begin to greet. Throws `ConnectFailed`.
    *
-   * @param {string | null} offer
+   * @param {Attempt} attempt
    */
-  async #connect(offer) {
-    if (offer === null) {
-      this.#expectsAnswer = true;
-      this.#owner.sendSignal(messages.offer(await this.#rtc.offer(), this.#to));
-    } else {
-      this.#owner.sendSignal(messages.answer(await this.#rtc.answer(offer), this.#to));
-    }
-    this.#rtc.release();
-    if (offer === null && !(await this.#answered.wait({ seconds: TIMEOUTS.answer, signal: this.#abandon.signal }))) {
-      throw new ConnectFailed(`${this.name} did not answer the offer to connect.`);
-    }
-    const channel = await this.#rtc.channel();
-    this.path = await this.#rtc.path();
-    if (!this.#owner.isOfUse(this)) {
+  async #connect(attempt) {
+    const { signal } = attempt.abandon;
+    signal.throwIfAborted();
+    const opened = await attempt.way.open(signal);
+    await this.#takeTurn();
+    signal.throwIfAborted();
+    if (!this.#owner.isOfUse(this, opened.path, opened.certificate)) {
       throw new ConnectFailed("A better path already carries the session.");
     }
-    const greeting = await this.#owner.greeting(this);
-    this.#abandon.signal.throwIfAborted();
-    return this.#greet(channel, greeting);
+    attempt.begun = true;
+    const greeting = await this.#owner.greeting(opened);
+    signal.throwIfAborted();
+    attempt.opened = opened;
+    return this.#greet(attempt, opened, greeting);
+  }
+
+  /** Wait until no other channel is being greeted on. Each greeting would begin a session. */
+  async #takeTurn() {
+    for (let other = this.#greeting; other !== undefined; other = this.#greeting) {
+      if (!(await other.settled.wait({ seconds: TURN }))) {
+        const late = "Another path became available meanwhile.";
+        other.carrier?.leave(late);
+        other.abandon.abort(new PeerError(late));
+        await other.settled.wait();
+      }
+    }
+  }
+
+  get #greeting() {
+    return this.#attempts.find((each) => each.greets);
   }
 
   /**
-   * @param {WebRtcChannel} channel
+   * @param {Attempt} attempt
+   * @param {Opened} opened
    * @param {Greeting} greeting
    */
-  #greet(channel, greeting) {
+  #greet(attempt, { channel, path }, greeting) {
+    const flush = () => attempt.flush(() => this.#owner.timersChanged());
     const carrier = new Carrier(greeting, {
-      agreed: (_, agreement, at) => this.#agreed(carrier, greeting, agreement, at),
-      changed: () => this.#flush(),
+      agreed: (_, agreement, at) => this.#agreed(attempt, carrier, path, greeting, agreement, at),
+      changed: flush,
       split: (lanes) => channel.split(lanes),
     });
-    this.carrier = carrier;
-    this.#channel = channel;
+    attempt.carrier = carrier;
     channel.attach({
       message: (message) => carrier.receive(message, now()),
-      room: () => this.#flush(),
+      room: flush,
       closed: (reason) => carrier.closed(reason, now()),
     });
-    this.#flush();
+    flush();
     return carrier;
   }
 
   /**
+   * @param {Attempt} attempt
    * @param {Carrier} carrier
+   * @param {Path} path
    * @param {Greeting} greeting
    * @param {Agreement} agreement
    * @param {number} at
    */
-  #agreed(carrier, greeting, agreement, at) {
-    this.session = this.#owner.linkAgreed(this, carrier, agreement, at);
-    if (this.session === null && carrier.error === null) {
+  #agreed(attempt, carrier, path, greeting, agreement, at) {
+    const before = this.path;
+    this.path = path;
+    const session = this.#owner.linkAgreed(this, carrier, agreement, at);
+    attempt.settled.set();
+    if (session !== null) {
+      this.session = session;
+      return;
+    }
+    this.path = before;
+    if (carrier.error === null) {
       // Serve has moved to this channel a session that has ended here. It hears of that nowhere else.
       greeting.close(ErrorCode.NO_ERROR, FAREWELL);
       carrier.leave(FAREWELL);
@@ -274,33 +353,25 @@ export class Link {
     return carrier.error ?? reason;
   }
 
-  /** Send what there is at the end of this turn: what is written in one turn shares a message. */
-  #flush() {
-    if (this.#flushing) {
+  /**
+   * Act on the end of an attempt.
+   *
+   * @param {TunnelError} failure
+   */
+  #attemptOver(failure) {
+    const running = this.#attempts.filter((each) => each.running);
+    if (running.length === 0) {
+      this.#tellOver(verdict(this.#attempts));
       return;
     }
-    this.#flushing = true;
-    queueMicrotask(() => {
-      this.#flushing = false;
-      this.#send();
-      this.#owner.timersChanged();
-    });
-  }
-
-  #send() {
-    const { carrier } = this;
-    const channel = this.#channel;
-    if (carrier === null || channel === null) {
-      return;
+    if (failure instanceof HandshakeFailed) {
+      this.#owner.linkAlarmed(this, failure);
     }
-    for (const pipe of carrier.ready) {
-      while (channel.takes(pipe)) {
-        const message = carrier.messageToSend(pipe, MAX_MESSAGE);
-        if (message === null) {
-          break;
-        }
-        channel.send(message, pipe);
-      }
+    const pointless = this.session === null ? isFinal(failure) && !this.#greeting : !this.carries;
+    if (pointless) {
+      running.forEach((each) => each.abandon.abort(failure));
+    } else if (running.every(({ way }) => way.onDemand)) {
+      this.#relay?.look({ last: true });
     }
   }
 }

@@ -10,21 +10,23 @@
 import { now } from "./clock.js";
 import { Flag } from "./flag.js";
 import { Link } from "./link.js";
+import { Links } from "./links.js";
 import { SignalClient } from "./signal.js";
 import { TIMEOUTS } from "./timeouts.js";
+import { HEAD_START } from "./ways.js";
 import { newCertificate } from "./webrtc.js";
-import { Bucket } from "../core/bucket.js";
 import { equal, toHex } from "../core/bytes.js";
 import {
   AccessDenied,
   AuthenticationFailed,
-  PeerError,
   PeerNotFound,
   SignalError,
+  SignalRestarting,
   TunnelError,
   Unwelcome,
   VersionMismatch,
 } from "../core/errors.js";
+import { rank } from "../core/paths.js";
 import { newGuesses } from "../core/protocol/auth.js";
 import { Greeting } from "../core/protocol/greeting.js";
 import { Session } from "../core/session/mux.js";
@@ -33,7 +35,9 @@ import { IceBook } from "../core/session/ice.js";
 import { askIce } from "../core/signaling/messages.js";
 import { Negotiation } from "../core/signaling/negotiation.js";
 
+/** @typedef {import("../core/paths.js").Path} Path */
 /** @typedef {import("../core/protocol/handshake.js").Agreement} Agreement */
+/** @typedef {import("../core/protocol/auth.js").Identity} Identity */
 /** @typedef {import("../core/protocol/keys.js").Ticket} Ticket */
 /** @typedef {import("../core/session/carrier.js").Carrier} Carrier */
 /** @typedef {import("../core/session/life.js").Change} Change */
@@ -41,22 +45,22 @@ import { Negotiation } from "../core/signaling/negotiation.js";
 /** @typedef {import("../core/signaling/messages.js").Joined} Joined */
 /** @typedef {import("../core/signaling/messages.js").Member} Member */
 /** @typedef {import("../core/signaling/negotiation.js").Instruction} Instruction */
+/** @typedef {import("./ways.js").Opened} Opened */
 
-/** Links that may be made at once, and how often the signal server may begin one more. It may be hostile. */
-const MOST_LINKS = 4;
-const ARRIVALS = 20;
-const ARRIVAL_EVERY = 0.5;
+/** The signal server's error codes for a pipe that it does not open. */
+const NO_PIPE = ["no-relay", "relay-limit"];
 /** Failed proofs after which the person has to look at the code. */
 const GUESSES = 3;
 /** Seconds that `close` waits for what is under way. */
 const CLOSE = 2;
-const AGENT = "llmtunnel page";
 
 /**
  * @typedef {object} RoomOptions
  * @property {string} signal URL of the signal server.
  * @property {string} room
  * @property {string} secret
+ * @property {Identity | Promise<Identity>} identity By which serve knows this page.
+ * @property {string} agent What this page says that it is.
  * @property {string | null} [access] Access token of a private signal server.
  * @property {readonly string[]} [stun] STUN servers to use if the signal server names none.
  * @property {() => void} changed Called when something that people may see has changed.
@@ -96,26 +100,14 @@ export class Room {
   /** @type {string | null} */
   #token = null;
   #addressed = false;
+  /** Whether the signal server has a relay. */
+  #relay = false;
   #admitted = false;
   /** @type {RTCCertificate | null} */
   #certificate = null;
   /** @type {SignalClient | null} */
   #client = null;
-  /**
-   * By the member's id: being made, or carrying the session.
-   *
-   * @type {Map<string, Link>}
-   */
-  #links = new Map();
-  /**
-   * Links from before the member, or we, rejoined. They carry for as long as they can.
-   *
-   * @type {Set<Link>}
-   */
-  #left = new Set();
-  /** @type {Set<Promise<void>>} */
-  #running = new Set();
-  #arrivals = new Bucket(ARRIVALS, { every: ARRIVAL_EVERY });
+  #links = new Links(this.#negotiation);
   /** Set when something ends a wait. The waiting task then checks what is due. */
   #changed = new Flag();
   /** Set while a session stands, or none will. */
@@ -140,7 +132,7 @@ export class Room {
 
   /** Whether a link is being made. */
   get connecting() {
-    return [...this.#links.values()].some((link) => link.session === null);
+    return this.#links.making.length > 0;
   }
 
   /** Whether the signal server knows of no serve in the room. Meaningless before it has let us in. */
@@ -194,11 +186,25 @@ export class Room {
     this.session?.suspect(now());
   }
 
+  /** The page may have slept: find out what still works. Without a session, nothing would tell that from the room. */
+  woken() {
+    if (this.session === null) {
+      this.moved();
+    } else {
+      this.suspect();
+    }
+  }
+
   /** Find out now whether the path still works, and ask for another link: the network has changed, or we slept. */
   moved() {
     this.suspect();
     this.#retry.hurry();
     this.#wantLink();
+  }
+
+  /** Tell serve that the page is being closed. There is no time for more, and serve cancels its requests. */
+  quit() {
+    this.session?.close(now(), undefined, undefined, 0);
   }
 
   /** Leave: end the session, close everything. */
@@ -213,10 +219,8 @@ export class Room {
     this.#client?.close();
     this.#changed.set();
     this.#up.set();
-    for (const link of [...this.#links.values(), ...this.#left]) {
-      link.hurry();
-    }
-    await Promise.race([Promise.all(this.#running), pause(CLOSE)]);
+    this.#links.held.forEach((link) => link.hurry());
+    await Promise.race([this.#links.closed, pause(CLOSE)]);
     clearTimeout(this.#timer);
   }
 
@@ -228,7 +232,7 @@ export class Room {
     this.#changed.clear(); // this visit satisfies every earlier request
     if (this.#retry.linkWanted) {
       this.#instance = newInstance();
-      [...this.#links.values()].forEach((link) => this.#leave(link));
+      this.#links.reaching.forEach((link) => this.#links.leave(link));
     }
     const over = new AbortController();
     const client = await SignalClient.connect(url);
@@ -254,6 +258,7 @@ export class Room {
     this.inRoom = true;
     this.#token = joined.token ?? this.#token;
     this.#addressed = joined.role !== null;
+    this.#relay = joined.role !== null && joined.relay !== null;
     this.#takeIce(joined.role === null ? null : joined.ice);
     this.#negotiation.joined(joined).forEach((each) => this.#act(each));
     this.#options.changed();
@@ -265,6 +270,8 @@ export class Room {
       const message = await client.receive();
       if (message.kind === "ice") {
         this.#takeIce(message.ice);
+      } else if (message.kind === "error" && NO_PIPE.includes(message.code ?? "")) {
+        this.#links.reaching.forEach((link) => link.refuseRelay(message.message));
       }
       this.#negotiation.receive(message).forEach((each) => this.#act(each));
       this.#options.changed();
@@ -331,6 +338,9 @@ export class Room {
       return;
     }
     this.#note(error);
+    if (error instanceof SignalRestarting && this.standing && this.link?.path === "relay") {
+      this.#retry.wantLink(); // it will close the pipe. The pause before the next try stays.
+    }
     const soon = this.session !== null && this.session.suspended && this.session.active > 0;
     await this.#changed.wait({
       seconds: this.#retry.signalDelay({ soon, denied }),
@@ -355,11 +365,14 @@ export class Room {
       case "take-candidate":
         this.#links.get(instruction.peerId)?.takeCandidate(instruction.candidate.candidate);
         break;
+      case "take-ticket":
+        this.#links.get(instruction.peerId)?.takeTicket(instruction.ticket);
+        break;
       case "suspect":
         this.#links.get(instruction.peerId)?.suspect({ gone: instruction.gone });
         break;
       case "rename":
-        this.#rename(instruction.old, instruction.new);
+        this.#links.rename(instruction.old, instruction.new);
         break;
     }
   }
@@ -367,65 +380,46 @@ export class Room {
   /**
    * @param {Member} member
    * @param {string | null} offer
+   * @param {{spare?: boolean}} [options] `spare`: only to find a better path than the one that carries.
    */
-  #connect(member, offer) {
-    const old = this.#links.get(member.peerId);
-    if (old) {
-      this.#leave(old);
-    }
-    const making = [...this.#links.values()].filter((link) => link.session === null);
-    if (this.#certificate === null || this.#running.size >= 2 * MOST_LINKS || !this.#arrivals.take(now())) {
+  #connect(member, offer, { spare = false } = {}) {
+    if (this.#certificate === null || !this.#links.makePlace(member.peerId)) {
       return;
-    }
-    if (making.length >= MOST_LINKS && making[0]) {
-      this.#leave(making[0]);
     }
     const link = new Link(member, {
       owner: this,
+      offer,
       addressed: this.#addressed,
       servers: this.#ice.servers(now()),
       certificate: this.#certificate,
+      relay: this.#relay && member.role !== null && !spare ? this.#relayOf() : null,
+      spare,
     });
-    this.#links.set(member.peerId, link);
-    this.#negotiation.linked(member);
-    const running = link.run(offer);
-    this.#running.add(running);
-    running.finally(() => this.#running.delete(running));
+    this.#links.add(link);
   }
 
-  /**
-   * Stop reaching the member through this link. It continues to carry its session, or ends if it has none.
-   *
-   * @param {Link} link
-   */
-  #leave(link) {
-    this.#links.delete(link.member.peerId);
-    this.#negotiation.unlinked(link.member.peerId);
-    if (link.carries) {
-      this.#left.add(link);
-    } else {
-      link.abandon(new PeerError("Another connection is being made."));
-    }
+  /** Return where the relay is, and how long other paths are tried before it. */
+  #relayOf() {
+    const waits = this.session !== null && this.session.suspended && this.link?.path === "relay";
+    return { url: this.#options.signal, headStart: waits ? 0 : HEAD_START };
   }
 
-  /**
-   * @param {string} old
-   * @param {string} id
-   */
-  #rename(old, id) {
-    const link = this.#links.get(old);
-    const stray = this.#links.get(id);
-    if (link === undefined) {
+  /** When due, try for a better path next to the one that carries. */
+  #seekBetter() {
+    const { link } = this;
+    if (!this.#retry.takeBetter(now())) {
       return;
     }
-    this.#links.delete(old);
-    if (stray !== undefined && stray !== link) {
-      this.#links.delete(id);
-      stray.abandon(new PeerError("Another connection is being made."));
+    if (link === null || !this.standing || !this.#addressed || !this.inRoom || this.#retry.linkWanted || link.triesDirect) {
+      return;
     }
-    link.member = { ...link.member, peerId: id };
-    this.#links.set(id, link);
-    link.session?.reassure();
+    if (!this.session?.resumable) {
+      return; // a session on the better path would be another one, and end the requests of this one
+    }
+    const member = this.#negotiation.present(link.member);
+    if (member !== null) {
+      this.#connect(member, null, { spare: true });
+    }
   }
 
   // -- see `LinkOwner`
@@ -435,38 +429,49 @@ export class Room {
     this.#client?.send(message);
   }
 
-  /** @param {Link} link */
-  isOfUse(link) {
+  /**
+   * @param {Link} link
+   * @param {Path} path
+   * @param {Uint8Array} certificate
+   */
+  isOfUse(link, path, certificate) {
+    const { session } = this;
     if (this.#leaving) {
       return false;
     }
-    const { session } = this;
-    const current = this.link?.path ?? "turn";
-    return (
-      this.#retry.linkWanted ||
-      session === null ||
-      session.suspended ||
-      !(current === "direct" && link.path === "turn") ||
-      !equal(link.certificate, session.certificate)
-    );
+    if (session === null || session.error !== null || session.suspended) {
+      return !link.spare;
+    }
+    const current = this.link?.path ?? "relay";
+    const another = certificate.length > 0 && session.certificate.length > 0 && !equal(certificate, session.certificate);
+    if (link.spare) {
+      return !another && rank(path) < rank(current);
+    }
+    return another || this.#retry.linkWanted || rank(path) <= rank(current);
   }
 
-  /** @param {Link} link */
-  greeting(link) {
-    const { room, secret } = this.#options;
-    const { certificate } = link;
+  /** @param {Opened} opened */
+  async greeting({ certificate, certificates }) {
+    const { room, secret, agent } = this.#options;
+    const identity = await this.#options.identity;
+    const { session } = this;
+    const sure = session !== null && session.certificate.length > 0 && certificate.length > 0;
     return Greeting.begin({
       now: now(),
-      agent: AGENT,
+      agent,
       certificate,
       credentials: {
         room,
         secret,
-        certificates: { proxy: link.ownCertificate, serve: certificate },
+        certificates,
         ticket: this.#ticket,
         guesses: this.#guesses,
+        identity,
       },
-      resume: this.session?.offer(certificate) ?? null,
+      resume: session?.offer(certificate) ?? null,
+      // Others know the secret too. Where no certificate tells them from serve, none of them takes a working session's
+      // place. One that cannot continue anywhere is replaced if another link is wanted.
+      continues: this.standing && !sure && (session?.resumable === true || !this.#retry.linkWanted),
     });
   }
 
@@ -477,24 +482,25 @@ export class Room {
    * @param {number} at
    */
   linkAgreed(link, carrier, agreement, at) {
-    const held = this.#left.has(link) || this.#links.get(link.member.peerId) === link;
+    const held = this.#links.held.includes(link);
     if (!held && agreement.received !== null) {
       carrier.leave("The connection was abandoned."); // the session lives, and continues over another link
     }
     if (this.#leaving || !held) {
       return null;
     }
-    if (!this.#left.has(link)) {
+    if (this.#links.reaches(link)) {
       this.#negotiation.established(link.member.peerId);
     }
-    this.link = link;
     const { session } = this;
     if (agreement.received === null) {
+      this.link = link;
       return this.#begin(carrier, agreement, at);
     }
     if (session === null || session.error !== null || !equal(session.id, agreement.session)) {
       return null;
     }
+    this.link = link;
     session.resume(agreement, carrier, at);
     return session;
   }
@@ -503,13 +509,21 @@ export class Room {
    * @param {Link} link
    * @param {TunnelError} reason
    */
+  linkAlarmed(link, reason) {
+    if (this.#links.reaches(link) && !link.spare && !this.standing) {
+      this.#note(reason);
+    }
+  }
+
+  /**
+   * @param {Link} link
+   * @param {TunnelError} reason
+   */
   linkOver(link, reason) {
-    if (this.#left.delete(link) || this.#links.get(link.member.peerId) !== link) {
+    if (!this.#links.forget(link)) {
       return;
     }
-    this.#links.delete(link.member.peerId);
-    this.#negotiation.unlinked(link.member.peerId);
-    if (link.session !== null) {
+    if (link.session !== null || link.spare) {
       return; // the session tells what happens to it
     }
     if (this.#isFinal(reason, false) && !this.connecting && !this.standing) {
@@ -527,7 +541,8 @@ export class Room {
 
   /** Set the timer for whatever is due next. */
   timersChanged() {
-    const at = Math.min(...this.#timed.map((each) => each.nextTimer() ?? Infinity), this.#ice.renewal ?? Infinity);
+    const others = [this.#ice.renewal, this.#retry.betterDue].map((each) => each ?? Infinity);
+    const at = Math.min(...this.#timed.map((each) => each.nextTimer() ?? Infinity), ...others);
     if (this.#closing.signal.aborted || at >= this.#timerAt) {
       return; // one that is too early looks again
     }
@@ -547,11 +562,12 @@ export class Room {
     if (this.#ice.takeRenewal(at)) {
       this.sendSignal(askIce());
     }
+    this.#seekBetter();
     this.timersChanged();
   }
 
   get #timed() {
-    return [...this.#links.values(), ...this.#left, ...(this.session === null ? [] : [this.session])];
+    return [...this.#links.held, ...(this.session === null ? [] : [this.session])];
   }
 
   // -- the session
@@ -592,6 +608,8 @@ export class Room {
       this.#reached();
     } else {
       this.#up.clear();
+      this.#retry.disturbed();
+      this.#links.reaching.forEach((link) => link.look());
       this.#wantLink();
       this.#options.changed();
     }
@@ -607,6 +625,7 @@ export class Room {
     }
     this.session = null;
     this.#up.clear();
+    this.#retry.disturbed();
     if (this.#isFinal(error, true)) {
       this.#giveUp(error);
       return;
@@ -618,6 +637,9 @@ export class Room {
 
   #reached() {
     this.#retry.reached(now());
+    if (this.link !== null) {
+      this.#retry.carries(this.link.path, now());
+    }
     this.problem = null;
     this.#up.set();
     this.timersChanged();

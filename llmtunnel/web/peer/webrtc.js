@@ -7,7 +7,7 @@
 
 import { TIMEOUTS } from "./timeouts.js";
 import { equal } from "../core/bytes.js";
-import { ConnectFailed, assert } from "../core/errors.js";
+import { ConnectFailed, HandshakeFailed, assert } from "../core/errors.js";
 import { MAX_CANDIDATES, MAX_MESSAGE, certificateOf, isUsable, parse, rebuild } from "../core/transport/sdp.js";
 
 /** @typedef {import("../core/session/ice.js").IceServer} IceServer */
@@ -24,7 +24,9 @@ const DRAIN = 1;
 /** Milliseconds for which our certificate is valid: longer than any page stays open. */
 const LIFETIME = 365 * 86_400_000;
 const GIVE_TURN =
-  "If UDP cannot pass between the two networks, use a signal server that hands out a TURN server.";
+  "If UDP cannot pass between the two networks, use a signal server that has a relay, or hands out a TURN server.";
+
+const OTHER_SERVER = "If it happens again, somebody may be between the two of you: use another signal server.";
 
 /**
  * What receives from a channel. None of these may throw.
@@ -194,7 +196,9 @@ export class WebRtcPeer {
       this.#channel.fail(new ConnectFailed("No network path to the peer works.", { hint: this.#hint }));
       this.#channel.lose("the connection to the peer was lost");
     } else {
-      this.#channel.lose("the DTLS handshake failed, or the certificate is not the announced one");
+      const reason = "the DTLS handshake failed, or the certificate is not the announced one";
+      this.#channel.fail(new HandshakeFailed(`Cannot reach the peer: ${reason}.`, { hint: OTHER_SERVER }));
+      this.#channel.lose(reason);
     }
   }
 

@@ -6,12 +6,16 @@
  *     3. proxy -> serve   AUTH    the proxy's confirmation
  *     4. serve -> proxy   AUTH    serve's confirmation
  *
+ * With an identity, HELLO names its public key too, and its signature follows the proxy's confirmation if serve agrees on
+ * the feature. Serve knows the page by that key then, since a page has another certificate each time, or none.
+ *
  * Mirrors `ProxyAuth` of `llmtunnel/protocol/auth.py`, which says what the confirmations bind.
  */
 
 import { Bucket } from "../bucket.js";
+import { concat } from "../bytes.js";
 import { ErrorCode, ProtocolError, assert } from "../errors.js";
-import { derive, returning } from "./keys.js";
+import { derive, returning, signed } from "./keys.js";
 import { Spake2 } from "./spake2.js";
 
 /** @typedef {import("./hello.js").AuthAnswer} AuthAnswer */
@@ -24,7 +28,17 @@ const GUESSES = 3;
 const GUESS_EVERY = 600;
 export const NOT_THE_SAME = "Serve and proxy do not hold the same secret, or somebody is in between.";
 export const NONE_GIVEN = "Serve lets in who has its invite or secret, and this proxy has none.";
+export const NOT_ITS_KEY = "The proxy has not proven that the key in its hello is its own.";
+export const NO_KEY = "A proxy needs a key on this kind of channel.";
 export const TOO_MANY = "Too many have answered as serve who do not prove that they hold the secret.";
+
+/**
+ * A key pair by which serve recognises a page: ECDSA over P-256.
+ *
+ * @typedef {object} Identity
+ * @property {Uint8Array} publicKey The point, uncompressed: 65 bytes.
+ * @property {(data: Uint8Array) => Promise<Uint8Array>} sign Return the signature over SHA-256 of some data: 64 bytes.
+ */
 
 /**
  * What a proxy needs to prove itself.
@@ -34,6 +48,7 @@ export const TOO_MANY = "Too many have answered as serve who do not prove that t
  * @property {Certificates} certificates
  * @property {string} secret
  * @property {Ticket | null} [ticket]
+ * @property {Identity | null} [identity]
  * @property {Bucket} guesses Shared by all channels of a proxy. See `newGuesses`.
  */
 
@@ -79,22 +94,25 @@ export class ProxyAuth {
   }
 
   /**
-   * Return the confirmation for serve's part of AGREE. Throws `ProtocolError` UNAUTHENTICATED.
+   * Return the confirmation for serve's part of AGREE, followed by a signature if the two agree on that. Throws
+   * `ProtocolError` UNAUTHENTICATED.
    *
    * @param {AuthAnswer | null} answer
    * @param {number} now
-   * @param {{hello: Uint8Array, agree: Uint8Array}} payloads HELLO as sent, and AGREE as received.
+   * @param {{hello: Uint8Array, agree: Uint8Array, identifies: boolean}} what HELLO as sent, AGREE as received, and
+   *   whether the two agree on the feature `identity`.
    */
-  async prove(answer, now, { hello, agree }) {
+  async prove(answer, now, { hello, agree, identifies }) {
     if (answer === null) {
       throw unproven("Serve asks for no secret, and this proxy was given one.");
     }
-    const { room, certificates } = this.#credentials;
+    const { room, certificates, identity } = this.#credentials;
     this.#keys = await derive(await this.#shared(answer, now), room, certificates, hello, agree);
     if (answer.nonce === undefined) {
       this.#ticket = this.#keys.ticket;
     }
-    return this.#keys.proxy;
+    const { proxy, transcript } = this.#keys;
+    return identifies && identity ? concat([proxy, await identity.sign(signed(transcript))]) : proxy;
   }
 
   /**

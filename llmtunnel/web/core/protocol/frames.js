@@ -59,18 +59,25 @@ export const Feature = Object.freeze({
   CLIENT: "client",
   BENCH: "bench",
   LANES: "lanes",
+  IDENTITY: "identity",
 });
 
 /** @typedef {ReadonlySet<string>} Features */
 
 /**
- * What this proxy supports. AUTH needs a secret. PATH is for peers that can dial TCP, which a page cannot.
+ * Features that a proxy adds only if it has what they need, or that it lacks.
  *
  * @type {Features}
  */
-export const ALL_FEATURES = new Set(
-  Object.values(Feature).filter((each) => each !== Feature.AUTH && each !== Feature.PATH),
-);
+const NOT_ALWAYS = new Set([Feature.AUTH, Feature.PATH, Feature.IDENTITY]);
+
+/**
+ * What this proxy supports. AUTH needs a secret, and IDENTITY a key too. PATH is for peers that can dial TCP, which a
+ * page cannot.
+ *
+ * @type {Features}
+ */
+export const ALL_FEATURES = new Set(Object.values(Feature).filter((each) => !NOT_ALWAYS.has(each)));
 
 /** @typedef {"greeting" | "session" | "stream" | "either"} Of */
 /** @typedef {"proxy" | "serve"} Role */

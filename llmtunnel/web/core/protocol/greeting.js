@@ -41,6 +41,7 @@ import { Queue } from "../queue.js";
  * @property {Credentials | null} [credentials]
  * @property {Uint8Array} [certificate] See `Offer.certificate` of handshake.js.
  * @property {ResumeOffer | null} [resume] The session that the proxy wants to resume.
+ * @property {boolean} [continues] Whether the proxy accepts nothing but that session.
  */
 
 /** The proxy's side of the greeting on one channel. `begin` makes one. */
@@ -80,8 +81,9 @@ export class Greeting {
     credentials = null,
     certificate = EMPTY,
     resume = null,
+    continues = false,
   }) {
-    const offer = { limits, features, agent, certificate, resume };
+    const offer = { limits, features, agent, certificate, resume, continues };
     return new Greeting(await ProxyHandshake.begin(offer, credentials), {
       control: limits.control,
       deadline: now + timeouts.handshake,

@@ -29,6 +29,7 @@ import { VERSION, decodeAgree, encodeHello } from "./hello.js";
  * @property {Uint8Array} certificate SHA-256 of the certificate that serve has shown on this channel; empty if the
  *   channel has none.
  * @property {ResumeOffer | null} resume The session that the proxy wants to resume.
+ * @property {boolean} [continues] Whether the proxy accepts nothing but that session.
  */
 
 /**
@@ -74,8 +75,9 @@ export class ProxyHandshake {
   /**
    * @param {Offer} offer
    * @param {ProxyAuth | null} auth
+   * @param {Uint8Array} [key] Its public key, if it identifies itself by one.
    */
-  constructor(offer, auth) {
+  constructor(offer, auth, key) {
     this.#offer = offer;
     this.#auth = auth;
     /**
@@ -83,7 +85,9 @@ export class ProxyHandshake {
      *
      * @type {Features}
      */
-    this.offered = auth ? new Set([...offer.features, Feature.AUTH]) : offer.features;
+    this.offered = auth
+      ? new Set([...offer.features, Feature.AUTH, ...(key ? [Feature.IDENTITY] : [])])
+      : offer.features;
     this.#hello = encodeHello({
       features: this.offered,
       window: offer.limits.window,
@@ -91,6 +95,7 @@ export class ProxyHandshake {
       ...(auth ? { auth: auth.offer } : {}),
       resume: offer.resume,
       lanes: offer.limits.lanes,
+      ...(key ? { identity: key } : {}),
     });
   }
 
@@ -99,7 +104,11 @@ export class ProxyHandshake {
    * @param {Credentials | null} credentials Null: nothing is required and nothing is proven.
    */
   static async begin(offer, credentials) {
-    return new ProxyHandshake(offer, credentials && (await ProxyAuth.begin(credentials)));
+    return new ProxyHandshake(
+      offer,
+      credentials && (await ProxyAuth.begin(credentials)),
+      credentials?.identity?.publicKey,
+    );
   }
 
   /**
@@ -152,7 +161,8 @@ export class ProxyHandshake {
       this.#finish(agree, null);
       return [];
     }
-    const confirmation = await this.#auth.prove(agree.auth, now, { hello: this.#hello, agree: payload });
+    const identifies = this.features.has(Feature.IDENTITY);
+    const confirmation = await this.#auth.prove(agree.auth, now, { hello: this.#hello, agree: payload, identifies });
     this.proved = agree.auth?.share !== undefined;
     return [{ type: FrameType.AUTH, stream: 0, payload: confirmation }];
   }
@@ -184,6 +194,13 @@ export class ProxyHandshake {
     const asked = this.#offer.resume?.session;
     if (agree.received !== null && !(asked && agree.session && equal(asked, agree.session))) {
       throw new ProtocolError("Serve goes on with a session that this proxy did not ask for.");
+    }
+    if (agree.received !== null && this.#auth !== null && agree.auth?.nonce === undefined) {
+      // Other invited peers know the secret, but only the serve of this session knows its ticket.
+      throw new ProtocolError("Serve goes on with a session without its ticket.");
+    }
+    if (this.#offer.continues && agree.received === null) {
+      throw new ProtocolError("Serve does not know the session that is open.", ErrorCode.REFUSED);
     }
     this.#checkLanes(agree);
   }

@@ -50,6 +50,7 @@ const LONGEST_AGENT = 100;
  * @property {AuthOffer} [auth]
  * @property {ResumeOffer | null} [resume]
  * @property {number} lanes Maximum number of lanes that the proxy accepts.
+ * @property {Uint8Array} [identity] The public key by which the proxy identifies itself: 65 bytes.
  */
 
 /**
@@ -75,7 +76,7 @@ const LONGEST_AGENT = 100;
  *
  * @param {Hello} hello
  */
-export function encodeHello({ features, window, agent, auth, resume, lanes }) {
+export function encodeHello({ features, window, agent, auth, resume, lanes, identity }) {
   const values = {
     proto: PROTO,
     min_version: VERSION,
@@ -92,6 +93,7 @@ export function encodeHello({ features, window, agent, auth, resume, lanes }) {
         }
       : undefined,
     lanes: lanes > 1 ? lanes : undefined,
+    identity: identity && toHex(identity),
   };
   return encodeUtf8(JSON.stringify(values));
 }

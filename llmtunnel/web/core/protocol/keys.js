@@ -7,6 +7,8 @@
 import { concat, encodeUtf8, equal } from "../bytes.js";
 
 const LABEL = encodeUtf8("llmtunnel auth 1");
+const SIGNED = encodeUtf8("llmtunnel identity 1");
+const NAMED = encodeUtf8("llmtunnel identity key 1");
 const ONE = Uint8Array.of(1);
 const TICKET_ID = 16;
 
@@ -32,13 +34,16 @@ export class Keys {
    * @param {Uint8Array} proxy
    * @param {Uint8Array} serve
    * @param {Ticket} ticket
+   * @param {Uint8Array} transcript
    */
-  constructor(proxy, serve, ticket) {
+  constructor(proxy, serve, ticket, transcript) {
     /** The proxy's confirmation. */
     this.proxy = proxy;
     this.#serve = serve;
     /** The ticket that this session gives. */
     this.ticket = ticket;
+    /** The hash of everything that both sides have said and seen, which the keys depend on. */
+    this.transcript = transcript;
   }
 
   /**
@@ -79,7 +84,26 @@ export async function derive(shared, room, certificates, hello, agree) {
   const [proxy, serve, session] = await Promise.all(
     /** @type {const} */ (["proxy", "serve", "session"]).map((label) => expand(key, label)),
   );
-  return new Keys(/** @type {Uint8Array} */ (proxy), /** @type {Uint8Array} */ (serve), await ticketOf(session));
+  const ticket = await ticketOf(session);
+  return new Keys(/** @type {Uint8Array} */ (proxy), /** @type {Uint8Array} */ (serve), ticket, transcript);
+}
+
+/**
+ * Return by what serve knows the owner of a public key, in place of a certificate's SHA-256.
+ *
+ * @param {Uint8Array} key
+ */
+export async function fingerprint(key) {
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", concat([NAMED, key])));
+}
+
+/**
+ * Return what a proxy signs with its key.
+ *
+ * @param {Uint8Array} transcript
+ */
+export function signed(transcript) {
+  return concat([SIGNED, transcript]);
 }
 
 /**

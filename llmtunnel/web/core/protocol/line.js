@@ -59,6 +59,8 @@ export class Line {
   constructor(agreement, { limits, timeouts, now }) {
     this.#agreement = agreement;
     this.#liveness = new Liveness(timeouts, now);
+    /** SHA-256 of serve's certificate; empty as long as no channel has shown one. */
+    this.certificate = agreement.certificate;
     /** The number of lanes. A stream uses the lane whose number is its own modulo this. */
     this.lanes = agreement.lanes;
     this.#journals = agreement.features.has(Feature.RESUME) ? journalsOf(limits.journal, this.lanes) : [];
@@ -223,13 +225,17 @@ export class Line {
   }
 
   /**
-   * Return the proxy's part of HELLO for a channel on which serve has shown this certificate, or null.
+   * Return the proxy's part of HELLO for a channel on which serve has shown this certificate, or null. Empty: none.
    *
    * @param {Uint8Array} certificate
    * @returns {ResumeOffer | null}
    */
   offer(certificate) {
-    if (!this.resumable || certificate.length === 0 || !equal(certificate, this.#agreement.certificate)) {
+    const known = this.certificate;
+    const { ticket } = this.#agreement;
+    // A sealed pipe shows no certificate. There, serve's proof that it has the session's ticket takes its place.
+    const fits = known.length > 0 && certificate.length > 0 ? equal(certificate, known) : ticket !== null;
+    if (!this.resumable || !fits) {
       return null;
     }
     return { session: this.#agreement.session, received: this.#receipts.map((receipts) => receipts.count) };
@@ -252,6 +258,9 @@ export class Line {
     }
     if (lanes !== this.lanes || received.length !== this.lanes) {
       throw new ProtocolError("A session goes on with another number of lanes.");
+    }
+    if (this.certificate.length === 0) {
+      this.certificate = agreement.certificate;
     }
     for (const [lane, journal] of this.#journals.entries()) {
       journal.acknowledge(received[lane] ?? 0);

@@ -21,7 +21,7 @@ import {
   Unwelcome,
   VersionMismatch,
 } from "../errors.js";
-import { NONE_GIVEN, NOT_THE_SAME, TOO_MANY } from "../protocol/auth.js";
+import { NONE_GIVEN, NOT_ITS_KEY, NOT_THE_SAME, NO_KEY, TOO_MANY } from "../protocol/auth.js";
 import { Queue } from "../queue.js";
 
 /** @typedef {import("../errors.js").TunnelError} TunnelError */
@@ -50,6 +50,8 @@ export const FOR_USERS = new Map([
   ["Serve takes this proxy for one that comes back.", "Serve mistakes this proxy for another one."],
   ["The other side's share of the key exchange is none.", "The other side has sent an invalid key."],
   [NONE_GIVEN, "Serve asks for a code or a secret, and this proxy has none."],
+  [NOT_ITS_KEY, "Serve does not accept this page's key."],
+  [NO_KEY, "This page has shown no key to serve."],
   ["Serve has put this proxy out.", "Serve has removed and blocked this proxy."],
   [
     "The invite was for one proxy, and one has come in.",
@@ -269,7 +271,7 @@ export class Carrier {
     } else if (agreement?.tcpOnly) {
       this.#greeting.close(ErrorCode.NO_ERROR, FAREWELL);
       this.#end(
-        new PeerError("Serve lets only local TCP carry requests, which a page cannot use.", {
+        new Unwelcome("Serve lets only local TCP carry requests, which a page cannot use.", {
           hint: "Start serve without --path tcp.",
         }),
       );

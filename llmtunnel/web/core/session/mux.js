@@ -54,6 +54,9 @@ export class Session {
    * @type {TunnelError | null}
    */
   error = null;
+  /** Body bytes that have arrived, and those that were sent or wait in the outbox. */
+  received = 0;
+  sent = 0;
   #carrier;
   #owner;
   #resumes;
@@ -88,8 +91,6 @@ export class Session {
     this.ticket = agreement.ticket;
     /** Empty if the session cannot be resumed. */
     this.id = agreement.session;
-    /** SHA-256 of the certificate that serve showed; empty if its channel had none. */
-    this.certificate = agreement.certificate;
     /** Limits what its streams may hold. */
     this.budget = new Budget(limits.held);
     this.#owner = owner;
@@ -112,6 +113,11 @@ export class Session {
   /** The features that both sides agreed on. */
   get features() {
     return this.#connection.features;
+  }
+
+  /** SHA-256 of the certificate that serve has shown; empty as long as no channel has shown one. */
+  get certificate() {
+    return this.#line.certificate;
   }
 
   /** The round trip of the last ping, in seconds, or null. */
@@ -173,26 +179,42 @@ export class Session {
   /**
    * Begin an exchange, once serve accepts it.
    *
-   * Throws `PeerLost`, `TooManyStreams` if serve accepts none in time, or `ProtocolError` of code TOO_LARGE.
+   * Throws `PeerLost`, `TooManyStreams` if serve accepts none in time, `ProtocolError` of code TOO_LARGE, or the reason of
+   * `signal`.
    *
    * @param {RequestHead} head
-   * @param {{now: number, ended?: boolean, after?: Stream | null}} options `ended`: the request has no body. `after`:
-   *   the stream of the previous request on the same client connection, on whatever session.
+   * @param {object} options
+   * @param {number} options.now
+   * @param {boolean} [options.ended] Whether the request has no body.
+   * @param {Stream | null} [options.after] The stream of the previous request on the same client connection, on whatever
+   *   session.
+   * @param {AbortSignal | undefined} [options.signal] Gives up while the request waits: it is never sent.
    * @returns {Promise<Stream>}
    */
-  async open(head, { now, ended = false, after = null }) {
+  async open(head, { now, ended = false, after = null, signal }) {
     this.#check();
     if (this.#closing !== null) {
       throw new PeerLost(this.#closing.message);
     }
     const request = after !== null && after.session === this ? { ...head, client: after.clientId } : head;
+    let giveUp = () => {};
     /** @type {Promise<Stream>} */
     const opened = new Promise((resolve, reject) => {
-      this.#turns.push({ head: request, ended, deadline: now + this.#timeouts.stream, resolve, reject });
+      const turn = { head: request, ended, deadline: now + this.#timeouts.stream, resolve, reject };
+      this.#turns.push(turn);
+      giveUp = () => {
+        this.#turns.remove(turn);
+        reject(signal?.reason);
+      };
     });
+    signal?.addEventListener("abort", giveUp);
     this.#takeTurns();
     this.#carrier.changed();
-    return opened;
+    try {
+      return await opened;
+    } finally {
+      signal?.removeEventListener("abort", giveUp);
+    }
   }
 
   /**
@@ -232,10 +254,11 @@ export class Session {
    * @param {number} now
    * @param {number} [code]
    * @param {string} [message]
+   * @param {number} [wait] Maximum seconds to wait for that.
    */
-  close(now, code = ErrorCode.NO_ERROR, message = FAREWELL) {
+  close(now, code = ErrorCode.NO_ERROR, message = FAREWELL, wait = SETTLE) {
     if (this.error === null && this.#closing === null) {
-      this.#closing = { sent: this.#line.sent, deadline: now + SETTLE, code, message };
+      this.#closing = { sent: this.#line.sent, deadline: now + wait, code, message };
       this.#settle(now);
       this.#carrier.changed();
     }
@@ -251,6 +274,7 @@ export class Session {
    */
   sendData(stream, data) {
     const taken = this.#connection.sendData(stream, data);
+    this.sent += taken;
     this.#carrier.changed();
     return taken;
   }
@@ -403,6 +427,7 @@ export class Session {
   #take(event, now) {
     switch (event.kind) {
       case "data":
+        this.received += event.data.length;
         this.#streams.get(event.stream)?.rxData(event.data);
         break;
       case "end":

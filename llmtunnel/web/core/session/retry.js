@@ -10,14 +10,17 @@
  *     the user asks                            at once
  *     a failure that no retry can fix          never
  *
- * The signal server is tried again after a delay that doubles. Mirrors `llmtunnel/session/retry.py` without the search
- * for a better path: a page tries no other path than WebRTC's yet.
+ * The signal server is tried again after a delay that doubles. While a poor path carries (a TURN server, the relay), a
+ * better one is due after 45 s, and then after waits that double up to 10 min. Mirrors `llmtunnel/session/retry.py`.
  */
 
 /** @typedef {import("../errors.js").TunnelError} TunnelError */
 
 /** Seconds until the next try of a signal server that no longer accepts our access token. */
 const DENIED = 15;
+/** Seconds on a poor path before a better one is tried, and the longest wait between two tries. */
+const BETTER_FIRST = 45;
+const BETTER_LAST = 600;
 /** First and longest delay before a retry. */
 const FIRST = 0.25;
 const LAST = 3;
@@ -51,6 +54,13 @@ export class Retry {
    * @type {TunnelError | null}
    */
   failure = null;
+  /**
+   * When to try for a better path; null if the current path is good, or nothing carries.
+   *
+   * @type {number | null}
+   */
+  betterDue = null;
+  #betterDelay = BETTER_FIRST;
   #linkDue = 0;
   /** @type {number | null} */
   #reachedAt = null;
@@ -70,6 +80,26 @@ export class Retry {
   reached(now) {
     this.linkWanted = false;
     this.#reachedAt = now;
+  }
+
+  /**
+   * Note which path carries the session.
+   *
+   * @param {import("../paths.js").Path} path
+   * @param {number} now
+   */
+  carries(path, now) {
+    if (path === "direct") {
+      this.disturbed();
+    } else if (this.betterDue === null) {
+      this.#waitForBetter(now);
+    }
+  }
+
+  /** Note that nothing carries the session, or that no path would be better. */
+  disturbed() {
+    this.betterDue = null;
+    this.#betterDelay = BETTER_FIRST;
   }
 
   /** Ask for another link now, next to the existing one. */
@@ -122,6 +152,25 @@ export class Retry {
    */
   linkDelay(now) {
     return this.failure === null ? Math.max(0, this.#linkDue - now) : 0;
+  }
+
+  /**
+   * Return whether to try for a better path now. If so, the next try is due later.
+   *
+   * @param {number} now
+   */
+  takeBetter(now) {
+    if (this.betterDue === null || now < this.betterDue) {
+      return false;
+    }
+    this.#waitForBetter(now);
+    return true;
+  }
+
+  /** @param {number} now */
+  #waitForBetter(now) {
+    this.betterDue = now + this.#betterDelay;
+    this.#betterDelay = Math.min(2 * this.#betterDelay, BETTER_LAST);
   }
 }
 

@@ -1,8 +1,7 @@
 /**
  * The signalling messages as values, to and from JSON (protocol/README.md section 10). Pure.
  *
- * Mirrors `llmtunnel/signaling/messages.py` without the relay, which a page cannot use yet: a message `pipe` counts as
- * unknown.
+ * Mirrors `llmtunnel/signaling/messages.py`.
  */
 
 import { ProtocolError } from "../errors.js";
@@ -35,6 +34,8 @@ const TURN = new RegExp(
   `^(?:turn:${HOST}(?::([0-9]{1,5}))?(?:\\?transport=(?:udp|tcp))?` +
     `|turns:${HOST}(?::([0-9]{1,5}))?(?:\\?transport=tcp)?)$`,
 );
+/** A ticket becomes part of an HTTP field. */
+const TICKET = /^[\w.~-]{1,128}$/;
 const HALF_A_PAIR = /[\ud800-\udfff]/u;
 
 /**
@@ -72,6 +73,13 @@ const HALF_A_PAIR = /[\ud800-\udfff]/u;
  */
 
 /**
+ * The limits of the signal server's relay: bytes per second and per day for a room, and seconds without a message after
+ * which a pipe closes. 0: the server does not report this limit.
+ *
+ * @typedef {{rate: number, total: number, idle: number}} RelayOffer
+ */
+
+/**
  * We have joined the room. `role`: our role, echoed by a server that knows roles. There, messages are addressed.
  *
  * @typedef {object} Joined
@@ -80,6 +88,7 @@ const HALF_A_PAIR = /[\ud800-\udfff]/u;
  * @property {readonly Member[]} peers
  * @property {Role | null} role
  * @property {string | null} token
+ * @property {RelayOffer | null} relay Null: the server has no relay.
  * @property {IceOffer | null} ice Null: the server hands out no STUN or TURN servers.
  */
 
@@ -94,9 +103,16 @@ const HALF_A_PAIR = /[\ud800-\udfff]/u;
 
 /** @typedef {{kind: "offer" | "answer", peerId: string, sdp: string}} Described */
 /** @typedef {{kind: "candidate", peerId: string, candidate: IceCandidate}} Candidate */
+
+/**
+ * A ticket to open a pipe to a member. One of the two has asked for the pipe.
+ *
+ * @typedef {{kind: "pipe", peerId: string, ticket: string}} PipeTicket
+ */
+
 /** @typedef {{kind: "ice", ice: IceOffer}} IceTold */
 /** @typedef {{kind: "error", message: string, code: string | null}} ServerError */
-/** @typedef {Joined | PeerJoined | PeerLeft | Described | Candidate | IceTold | ServerError} Message */
+/** @typedef {Joined | PeerJoined | PeerLeft | Described | Candidate | PipeTicket | IceTold | ServerError} Message */
 
 /**
  * Return the server's message, or null if its type is unknown. Throws `ProtocolError`.
@@ -114,6 +130,7 @@ export function parse(text) {
         peers: membersOf(values),
         role: roleOf(values),
         token: optional(values, "token"),
+        relay: relayOf(values["relay"]),
         ice: iceOf(values["ice"]),
       };
     case "peer-joined":
@@ -125,6 +142,8 @@ export function parse(text) {
       return { kind: values["type"], peerId: idOf(values), sdp: textOf(values, "sdp") };
     case "candidate":
       return { kind: "candidate", peerId: idOf(values), candidate: candidateOf(textOf(values, "candidate")) };
+    case "pipe":
+      return { kind: "pipe", peerId: idOf(values), ticket: ticketOf(values) };
     case "ice":
       return { kind: "ice", ice: iceOf(values["ice"]) ?? { servers: [], ttl: 0, skipped: 0 } };
     case "error":
@@ -175,6 +194,15 @@ export function candidate(found, to) {
   const { candidate: text, sdpMid, sdpMLineIndex, usernameFragment } = found;
   const inner = JSON.stringify({ candidate: text, sdpMid, sdpMLineIndex, usernameFragment });
   return dump({ type: "candidate", candidate: inner, to });
+}
+
+/**
+ * Return the message that asks for a pipe through the relay to a member. Both receive a ticket.
+ *
+ * @param {string} to
+ */
+export function pipe(to) {
+  return dump({ type: "pipe", to });
 }
 
 /** Return the message that asks for the STUN and TURN servers again, with new credentials. */
@@ -294,6 +322,26 @@ function membersOf(values) {
     throw new ProtocolError("A joined message has no peers.");
   }
   return peers.map((each) => memberOf({ peerId: each }));
+}
+
+/**
+ * @param {unknown} offered
+ * @returns {RelayOffer | null}
+ */
+function relayOf(offered) {
+  if (!isObject(offered)) {
+    return null;
+  }
+  return { rate: numberOf(offered["rate"]), total: numberOf(offered["total"]), idle: numberOf(offered["idle"]) };
+}
+
+/** @param {Values} values */
+function ticketOf(values) {
+  const ticket = textOf(values, "ticket");
+  if (!TICKET.test(ticket)) {
+    throw new ProtocolError("A signalling message has an invalid ticket.");
+  }
+  return ticket;
 }
 
 /**

@@ -25,6 +25,7 @@ const MEMBERS = 256;
  *   | {do: "make-answer", member: Member, sdp: string}
  *   | {do: "take-answer", peerId: string, sdp: string}
  *   | {do: "take-candidate", peerId: string, candidate: IceCandidate}
+ *   | {do: "take-ticket", peerId: string, ticket: string}
  *   | {do: "suspect", peerId: string, gone: boolean}
  *   | {do: "rename", old: string, new: string}} Instruction
  */
@@ -45,6 +46,15 @@ export class Negotiation {
   /** Whether the room has no member that we could connect to. */
   get alone() {
     return this.#members.size === 0;
+  }
+
+  /**
+   * Return a member under its current id, or null if it is not in the room.
+   *
+   * @param {Member} member
+   */
+  present(member) {
+    return [...this.#members.values()].find((each) => each.instance === member.instance) ?? null;
   }
 
   // -- what the room does with links
@@ -114,6 +124,8 @@ export class Negotiation {
         return this.#forLink({ do: "take-answer", peerId: message.peerId, sdp: message.sdp });
       case "candidate":
         return this.#forLink({ do: "take-candidate", peerId: message.peerId, candidate: message.candidate });
+      case "pipe":
+        return this.#forLink({ do: "take-ticket", peerId: message.peerId, ticket: message.ticket });
       default:
         return [];
     }
