@@ -289,6 +289,10 @@ class IceAgent(aioice.Connection):
             self._echoes[addr] = min(_ECHO, self._echoes[addr] + 1)
             super().check_incoming(message, addr, protocol)
 
+    async def get_event(self) -> ice.ConnectionEvent:
+        """Wait for the connection to close. aioice returns None once it has, and aiortc would ask again without end."""
+        return await super().get_event() or ice.ConnectionClosed()
+
     async def close(self) -> None:
         """Close every socket. A TURN server that no longer answers costs `_RELEASE` s, and not a minute."""
         if self._binding is not None:

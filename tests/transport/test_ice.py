@@ -13,6 +13,7 @@ from uuid import uuid4
 import aioice
 import pytest
 from aioice import stun
+from aiortc import RTCIceGatherer, RTCIceParameters, RTCIceTransport
 
 from llmtunnel.bucket import Bucket
 from llmtunnel.config import IceServers, Timeouts
@@ -423,3 +424,14 @@ def test_names_are_looked_up_on_each_loop_of_a_thread() -> None:
 
     # At the second one, aioice makes a task wait for its lock.
     assert [asyncio.run(look_up()) for _ in range(2)] == [[None, None]] * 2
+
+
+@pytest.mark.timeout(30)
+async def test_a_connection_that_is_closed_in_the_turn_of_the_loop_in_which_it_starts_leaves_the_loop_free() -> None:
+    gatherer = RTCIceGatherer(iceServers=[])
+    gatherer._connection = IceAgent(servers=(), candidates=8, loopback=True, paths=frozenset({Path.RELAY}))
+    await gatherer.gather()
+    transport = RTCIceTransport(gatherer)
+    starting = asyncio.create_task(transport.start(RTCIceParameters(usernameFragment="u", password="p")))
+    await asyncio.create_task(transport.stop())
+    await asyncio.wait_for(starting, PATIENCE)
