@@ -1,14 +1,15 @@
 """A small chat with the model behind a proxy, in a notebook's cell: core widgets, streaming, and Stop.
 
-It never waits for the kernel: answers arrive on the tunnel's loop (see `ticking`), even while a cell runs. The
-conversation is kept only in memory. But a page that saves the state of its widgets also saves what the chat shows.
+It never waits for the kernel: answers arrive on the tunnel's loop (see `ticking`), even while a cell runs. What a
+person does on the page comes on the kernel's thread, and goes over to that loop. The conversation is kept only in
+memory. But a page that saves the state of its widgets also saves what the chat shows.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from html import escape
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ from .ticking import drawing_loop
 
 REDRAW: Final = 0.1
 """Seconds between two drawings of a growing answer, since each sends the whole text to the page."""
+FOLLOWS: Final = 0.5
+"""Seconds in which a text follows its Enter: the page sends the key first, and the text only if it has changed."""
 
 CHAT_STYLE: Final = """<style>
 .llmtunnel.lt-chat .lt-log {
@@ -47,11 +50,17 @@ class Chat:
         self.messages: list[chat.Message] = []
         """The conversation, which the next request sends to the model."""
         self._task: asyncio.Task[None] | None = None
+        self._enter: asyncio.TimerHandle | None = None
+        """Sends the text when it has not come with the Enter."""
+        self._unanswered = ""
+        """What to send again: the last message, if it failed."""
         self.busy = False
         """Whether an answer, or the list of models, is being loaded."""
         self.closed = False
         self.model = Dropdown(description="Model", style={"description_width": "initial"})
-        self.text = Text(placeholder="Type a message, and press Enter")
+        # Whole texts only. A page holds back a change until the kernel has taken the one before, but it does not hold
+        # back Enter: a kernel that is busy would take the first letter for the message.
+        self.text = Text(placeholder="Type a message, and press Enter", continuous_update=False)
         self.note = parts.text()
         self.log = VBox()
         self.buttons = {
@@ -60,7 +69,8 @@ class Chat:
             "Send": parts.button("Send", "Send the message", self.send),
             "Stop": parts.button("Stop", "Stop the answer", self.stop),
         }
-        self.text.on_msg(self._entered)
+        self.text.on_msg(self._pressed)
+        self.text.observe(self._typed, "value")
         log = parts.column((self.log,), "lt-log")
         above = parts.row((self.model, self.buttons["Reload"], self.buttons["Clear"]), "lt-wrap")
         below = parts.row((self.text, self.buttons["Send"], self.buttons["Stop"]), "lt-wrap")
@@ -68,35 +78,27 @@ class Chat:
         self.widget = parts.column((style, above, log, self.note, below), "llmtunnel", "lt-panel", "lt-chat")
         self.widget.add_class(f"lt-{self.widget.model_id}")
         style.value += saved_or_live(self.widget.model_id)
+        self._set_busy(False)
         self.reload()
 
-    # -- actions of the buttons, on the kernel's thread
+    # -- actions of the page, on the kernel's thread
 
     def reload(self) -> None:
         """Update the list of models."""
-        self._begin(self._load, "Loading the models…")
+        self._act(lambda: self._begin(self._load, "Loading the models…"))
 
     def send(self) -> None:
-        """Send the typed message, unless it is empty or an answer is running."""
-        words, model = self.text.value.strip(), self.model.value
-        if words and model and not self.busy:
-            self.text.value = ""
-            self._begin(lambda: self._talk(model, words), "")
+        """Send the typed message, or the one that failed if none is typed, unless an answer is running."""
+        self._act(self._send)
 
     def stop(self) -> None:
         """Stop the answer: cancel the request at the model server, and keep the text so far."""
-        if self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._cancel)
+        self._act(self._cancel)
 
     def clear(self) -> None:
         """Delete the conversation, unless an answer is running."""
-        if not self.busy:
-            gone, self.log.children = self.log.children, ()
-            self.messages.clear()
-            for each in gone:
-                each.close()
-            self._tell("")
+        if not self._run_on_loop(self._clear):
+            self._clear()
 
     def close(self) -> None:
         """Stop, and remove the chat from the page. The tunnel continues."""
@@ -105,34 +107,69 @@ class Chat:
             self.stop()
             parts.close(self.widget)
 
-    def _entered(self, _widget: Text, content: dict[str, Any], _buffers: object) -> None:
+    def _pressed(self, _widget: Text, content: dict[str, Any], _buffers: object) -> None:
         if content.get("event") == "submit":
-            self.send()
+            self._act(self._await_text)
 
-    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]], note: str) -> None:
-        """Start a task on the loop, unless one is running."""
-        if self.busy or self.closed:
-            return
-        self._set_busy(True)
-        self._tell(note)
+    def _typed(self, _change: object) -> None:
+        self._run_on_loop(self._text_came)
 
-        def start() -> None:
-            assert self._loop is not None
-            self._task = self._loop.create_task(self._do(work), name="llmtunnel chat")
-
-        try:
-            if self._loop is None:
-                raise RuntimeError("the tunnel was not started")
-            self._loop.call_soon_threadsafe(start)
-        except RuntimeError:
-            self._set_busy(False)
+    def _act(self, action: Callable[[], None]) -> None:
+        if not self._run_on_loop(action):
             self._tell("The tunnel is closed. Start a new one, and call its chat().", bad=True)
 
+    def _run_on_loop(self, action: Callable[[], None]) -> bool:
+        """Have the loop do it; False if the loop does not run any more."""
+        if self._loop is None:
+            return False
+        try:
+            self._loop.call_soon_threadsafe(action)
+        except RuntimeError:  # it is closed
+            return False
+        return True
+
     # -- on the loop
+
+    def _await_text(self) -> None:
+        """Send the text as soon as it has come after its Enter, or what is there if none comes."""
+        self._forget_enter()
+        self._enter = asyncio.get_running_loop().call_later(FOLLOWS, self._send)
+
+    def _text_came(self) -> None:
+        if self._enter is not None:
+            self._send()
+
+    def _forget_enter(self) -> None:
+        if self._enter is not None:
+            self._enter.cancel()
+            self._enter = None
+
+    def _send(self) -> None:
+        self._forget_enter()
+        words, model = self.text.value.strip() or self._unanswered, self.model.value
+        if words and model and not self.busy and not self.closed:
+            self.text.value = self._unanswered = ""
+            self._begin(lambda: self._talk(model, words), "")
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]], note: str) -> None:
+        """Start a task, unless one is running."""
+        if not self.busy and not self.closed:
+            self._set_busy(True)
+            self._tell(note)
+            self._task = asyncio.get_running_loop().create_task(self._do(work), name="llmtunnel chat")
 
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+    def _clear(self) -> None:
+        if not self.busy:
+            gone, self.log.children = self.log.children, ()
+            self.messages.clear()
+            self._unanswered = ""
+            for each in gone:
+                each.close()
+            self._tell("")
 
     async def _do(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
@@ -141,7 +178,8 @@ class Chat:
             self._tell("")
             raise
         except TunnelError as exc:
-            self._tell(f"{exc.message} {exc.hint}", bad=True)
+            again = " Press Send to send the message again." if self._unanswered else ""
+            self._tell(f"{exc.message} {exc.hint}{again}", bad=True)
         finally:
             self._task = None
             self._set_busy(False)
@@ -167,8 +205,7 @@ class Chat:
             raise
         except TunnelError:
             shown.end("(broken off)" if shown.text else "(no answer)")
-            if not self.text.value:
-                self.text.value = words  # so that the user can send it again
+            self._unanswered = words
             raise
         finally:
             if shown.text:

@@ -15,7 +15,7 @@ import llmtunnel
 from llmtunnel.endpoints.toy import Toy
 from llmtunnel.errors import TunnelError
 from llmtunnel.notebook import display
-from llmtunnel.notebook.chat import Chat
+from llmtunnel.notebook.chat import FOLLOWS, Chat
 
 from ..support.background import SERVED, Background
 from ..support.embedded import until
@@ -82,15 +82,25 @@ async def ready(chat: Chat) -> Chat:
     return chat
 
 
-def say(chat: Chat, words: str) -> None:
-    """Write this, and press Enter as a page does."""
-    chat.text.value = words
+def press_enter(chat: Chat) -> None:
     chat.text._handle_custom_msg({"event": "submit"}, [])
+
+
+def say(chat: Chat, words: str) -> None:
+    """Write this, and press Enter: a page sends the key first."""
+    press_enter(chat)
+    chat.text.value = words
 
 
 async def whole(chat: Chat) -> None:
     """Return when no answer is under way."""
     await until(lambda: not chat.busy)
+
+
+async def answered(chat: Chat, words: str) -> None:
+    """Return when an answer to these words has ended."""
+    await until(lambda: f"{words}</div>" in shown(chat))
+    await whole(chat)
 
 
 @pytest.fixture(autouse=True)
@@ -107,14 +117,14 @@ async def test_a_conversation_goes_to_the_model_as_it_grows() -> None:
         assert chat.model.options == ("toy",)
         for words in ("first", "second"):
             say(chat, words)
+            await answered(chat, words)
             assert chat.text.value == ""
-            await whole(chat)
         assert [each["role"] for each in chat.messages] == ["user", "assistant"] * 2
         assert [each["content"] for each in chat.messages[::2]] == ["first", "second"]
         assert chat.messages[3]["content"].endswith("You asked: second ")
         assert shown(chat).count("I am a toy") == 2
         chat.clear()
-        assert (shown(chat), chat.messages) == ("", [])
+        await until(lambda: (shown(chat), chat.messages) == ("", []))
 
 
 async def test_an_answer_grows_on_the_page_with_few_messages_and_stop_reaches_the_server(page: Sent) -> None:
@@ -124,10 +134,11 @@ async def test_an_answer_grows_on_the_page_with_few_messages_and_stop_reaches_th
         await until(lambda: shown(chat).count("word") > 10)
         assert (chat.buttons["Stop"].disabled, chat.buttons["Send"].disabled) == (False, True)
         say(chat, "more")
+        await asyncio.sleep(0)
         assert len(server.asked) == 1, "one at a time"
         assert chat.text.value == "more"
         chat.buttons["Stop"].click()
-        await whole(chat)
+        await until(lambda: not chat.busy)
         assert await asyncio.to_thread(server.left.wait, 20)
         assert "(stopped)" in shown(chat)
         words = shown(chat).count("word")
@@ -144,7 +155,7 @@ async def test_what_models_and_people_say_is_text_and_nothing_else() -> None:
         say(chat, f"<b>{HOSTILE}")
         await until(lambda: shown(chat).count("&lt;script&gt;") > 3)
         chat.stop()
-        await whole(chat)
+        await until(lambda: "(stopped)" in shown(chat))
         assert "<script" not in shown(chat)
         assert "<img" not in shown(chat)
         assert "<b>" not in shown(chat)
@@ -155,10 +166,11 @@ async def test_a_server_that_is_no_chat_server_is_told_and_may_become_one() -> N
     async with Endless() as server:
         server.knows_models = False
         chat = Chat(server.url, loop=asyncio.get_running_loop())
+        await until(lambda: "has no list of models" in chat.note.value)
         await whole(chat)
-        assert "has no list of models" in chat.note.value
         assert chat.buttons["Send"].disabled
         say(chat, "hello")
+        await asyncio.sleep(0)
         assert shown(chat) == ""
         server.knows_models = True
         chat.reload()
@@ -166,15 +178,40 @@ async def test_a_server_that_is_no_chat_server_is_told_and_may_become_one() -> N
         assert chat.note.value == ""
 
 
-async def test_an_answer_that_fails_says_why_and_gives_the_words_back() -> None:
+async def test_a_message_that_fails_says_why_and_is_sent_again_unless_another_one_is_typed() -> None:
+    async with Endless() as server:
+        chat = await ready(Chat(server.url, loop=asyncio.get_running_loop()))
+    say(chat, "hello")
+    await answered(chat, "hello")
+    assert "The proxy does not answer" in chat.note.value
+    assert "Press Send to send the message again" in chat.note.value
+    assert "(no answer)" in shown(chat)
+    assert chat.messages == []
+    chat.send()
+    await until(lambda: shown(chat).count("(no answer)") == 2)
+    await whole(chat)
+    assert shown(chat).count("hello</div>") == 2
+    say(chat, "other")
+    await answered(chat, "other")
+    chat.clear()
+    await until(lambda: shown(chat) == "")
+    chat.send()
+    await asyncio.sleep(0)
+    assert shown(chat) == "", "what was deleted is not sent again"
+
+
+async def test_a_text_that_was_there_before_its_enter_is_sent_too_and_one_that_comes_later_is_not() -> None:
     async with Toy(delay=0) as toy:
         chat = await ready(Chat(toy.url, loop=asyncio.get_running_loop()))
-    say(chat, "hello")
-    await whole(chat)
-    assert "The proxy does not answer" in chat.note.value
-    assert "(no answer)" in shown(chat)
-    assert chat.text.value == "hello"
-    assert chat.messages == []
+        chat.text.value = "known"
+        press_enter(chat)
+        await answered(chat, "known")
+        press_enter(chat)
+        await asyncio.sleep(FOLLOWS + 0.1)
+        chat.text.value = "later"
+        await asyncio.sleep(0.1)
+        assert "later" not in shown(chat)
+        chat.close()
 
 
 async def test_closing_it_ends_its_answer_and_takes_it_off_the_page() -> None:
@@ -215,7 +252,7 @@ async def test_it_uses_the_key_that_the_listener_asks_for(monkeypatch: pytest.Mo
         async with llmtunnel.aio.proxy(**given, api_key="a-listeners-key") as proxy:
             chat = await ready(proxy.chat())
             say(chat, "hello")
-            await whole(chat)
+            await answered(chat, "hello")
             assert chat.messages[-1]["content"].endswith("hello ")
             assert "a-listeners-key" not in shown(chat) + repr(chat) + str(chat.widget.get_state())
             chat.close()
@@ -263,10 +300,10 @@ def test_it_is_shown_streams_and_stops_up_to_the_upstream(started: Kernel, way: 
     assert "Run the cell again" in note["text/html"]
     assert view["application/vnd.jupyter.widget-view+json"]["model_id"] == started.value("chat.widget.model_id")
     until_true(started, "chat.model.value")
-    started.change(started.value("chat.text.model_id"), value="go on")
     press = {"method": "custom", "content": {"event": "submit"}}
     model = started.value("chat.text.model_id")
     started.client.shell_channel.send(started.client.session.msg("comm_msg", {"comm_id": model, "data": press}))
+    started.change(model, value="go on")
     until_true(started, "said(chat).count('word') > 3")
     if way == "on the loop thread":
         before, after = started.value("[said(chat).count('word'), time.sleep(1.5), said(chat).count('word')][::2]")
