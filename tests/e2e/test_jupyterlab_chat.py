@@ -60,6 +60,7 @@ class Notebook:
         """Type this, and press Enter."""
         self.lab.page.click(self.field)
         self.lab.page.type(words)
+        self.lab.page.until(f"{self.field}.value === {json.dumps(words)}")  # the page has not moved the focus away
         self.lab.page.press("Enter")
 
     def shows(self, words: str) -> None:
