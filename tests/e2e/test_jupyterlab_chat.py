@@ -111,6 +111,16 @@ def test_an_answer_streams_while_a_cell_runs_and_stop_ends_it_at_the_other_side(
     assert len(errors.strip()) > len("['', '']"), "serve's record says why it ended"
 
 
+def test_what_is_typed_letter_by_letter_while_a_cell_runs_is_sent_whole(notebook: Notebook) -> None:
+    notebook.lab.run(1)
+    notebook.lab.page.click(notebook.field)
+    for letter in "letters":
+        notebook.lab.page.type(letter)
+    notebook.lab.page.press("Enter")
+    notebook.shows("You asked: letters")
+    notebook.lab.page.until(f"{notebook.button('Send')}.disabled === false")
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_it_fits_its_place_in_both_themes(notebook: Notebook, size: str) -> None:
     page = notebook.lab.page
