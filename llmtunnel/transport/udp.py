@@ -43,6 +43,8 @@ _TURN: Final = 128 * 1024
 on one machine (`congestion.NEAR_WINDOW`)."""
 _TURN_READS: Final = 32
 """The same in system calls."""
+_ACKNOWLEDGES: Final = 120
+"""Bytes up to which a datagram probably only acknowledges. A browser sends many of these: one for every two packets."""
 _FULL: Final = 1000
 """Bytes from which on a datagram is probably one of many."""
 _QUEUE: Final = 256 * 1024
@@ -170,8 +172,8 @@ class UdpTransport(asyncio.DatagramTransport):
                 self._receiver.datagram_received(data, addr)
             received += len(data)
             # To find nothing costs three times as much as to find something, so look only where more is likely. If
-            # more has arrived nevertheless, the loop calls again.
-            if len(data) < _FULL or received >= _TURN or self._closing:
+            # more has arrived nevertheless, the loop calls again, after what this datagram has caused.
+            if _ACKNOWLEDGES < len(data) < _FULL or received >= _TURN or self._closing:
                 return
 
     # -- the end

@@ -99,6 +99,14 @@ class End(asyncio.DatagramProtocol):
             await self._news.wait()
         return self.got
 
+    async def turns_to_get(self, count: int) -> int:
+        """How many turns of the loop it takes to read so many that are there."""
+        turns: set[int] = set()
+        while len(self.got) < count:
+            turns.add(len(self.got))
+            await asyncio.sleep(0)
+        return len(turns)
+
     async def until_failed(self) -> None:
         while not self.errors:
             self._news.clear()
@@ -316,17 +324,18 @@ async def test_an_error_that_the_system_reports_ends_nothing(kernel: bool) -> No
 async def test_a_flood_leaves_other_tasks_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = End(), End()
     monkeypatch.setattr(udp, "_TURN", 3000)
-    turns: list[int] = []
-
-    async def watch() -> None:
-        while len(right.got) < 60:
-            turns.append(len(right.got))
-            await asyncio.sleep(0)
-
     for each in datagrams(60, 1000):
         left.transport.sendto(each, right.address)
-    await watch()
-    assert len(set(turns)) >= 60 // 3
+    assert await right.turns_to_get(60) >= 60 // 3
+    await close(left, right)
+
+
+@pytest.mark.parametrize(("size", "turns"), [(80, 1), (300, 20), (1200, 1)], ids=["acknowledgements", "tokens", "bulk"])
+async def test_acknowledgements_and_bulk_are_read_together_and_tokens_one_by_one(size: int, turns: int) -> None:
+    left, right = End(), End()
+    for each in datagrams(20, size):
+        left.transport.sendto(each, right.address)
+    assert await right.turns_to_get(20) == turns
     await close(left, right)
 
 
