@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from ..config import KIB
 from ..errors import UpstreamError
@@ -28,6 +28,8 @@ MAX_LINE: Final = 1024 * KIB
 MAX_SAID: Final = 500
 """Maximum length of a server's own error message that is repeated, in characters."""
 
+_OPENING: Final = "<think>"
+_CLOSING: Final = "</think>"
 _PATIENCE: Final = 60.0
 """Maximum time to list the models, in seconds. A proxy waits less than that for serve, and then answers 503."""
 
@@ -76,6 +78,17 @@ async def answer(url: str, model: str, messages: Sequence[Message], *, key: str 
     A caller that stops iterating or is cancelled ends the request, and the model server stops generating.
     Raises `UpstreamError`.
     """
+    thoughts = _Thoughts()
+    async with aclosing(_ask(url, model, messages, key=key)) as pieces:
+        async for piece in pieces:
+            for part in [piece] if piece.thought else thoughts.take(piece.text):
+                yield part
+    for part in thoughts.rest():
+        yield part
+
+
+async def _ask(url: str, model: str, messages: Sequence[Message], *, key: str) -> AsyncGenerator[Piece, None]:
+    """See `answer`. Thoughts are still in the text if the server leaves them there."""
     body = {"model": model, "messages": list(messages), "stream": True}
     async with _session(key) as session:
         async with session.post(f"{url}/v1/chat/completions", json=body, allow_redirects=False) as response:
@@ -95,6 +108,52 @@ async def answer(url: str, model: str, messages: Sequence[Message], *, key: str 
             else:
                 kind = f"a response of type {response.content_type}"
                 raise UpstreamError(f"The server behind the tunnel sent {kind}, not a chat.", hint=_NO_CHAT_HINT)
+
+
+class _Thoughts:
+    """Tells thoughts from the answer where the server leaves them in its text: ``<think>…</think>``.
+
+    Text waits for the next piece only if it may be the beginning of a tag.
+    """
+
+    def __init__(self) -> None:
+        self._place: Literal["before", "within", "between", "after"] = "before"
+        """Where the next text is: between thoughts and answer is only space."""
+        self._held = ""
+
+    def take(self, text: str) -> Iterator[Piece]:
+        """Yield what is known of the next piece of text."""
+        self._held += text
+        if self._place == "before":
+            start = self._held.lstrip()
+            if len(start) < len(_OPENING) and _OPENING.startswith(start):
+                return
+            self._place = "within" if start.startswith(_OPENING) else "after"
+            self._held = start.removeprefix(_OPENING) if self._place == "within" else self._held
+        if self._place == "within":
+            thought, tag, rest = self._held.partition(_CLOSING)
+            known = len(thought) if tag else len(thought) - _overlap(thought, _CLOSING)
+            if known:
+                yield Piece(thought[:known], thought=True)
+            self._held = rest if tag else thought[known:]
+            if not tag:
+                return
+            self._place = "between"
+        if self._place == "between":
+            self._held = self._held.lstrip()
+            self._place = "after" if self._held else "between"
+        yield from self.rest()
+
+    def rest(self) -> Iterator[Piece]:
+        """Yield what is held: nothing follows that could make a tag of it."""
+        held, self._held = self._held, ""
+        if held:
+            yield Piece(held, thought=self._place == "within")
+
+
+def _overlap(text: str, tag: str) -> int:
+    """Return the length of the longest end of the text with which the tag begins."""
+    return next(length for length in range(min(len(text), len(tag) - 1), -1, -1) if text.endswith(tag[:length]))
 
 
 @asynccontextmanager

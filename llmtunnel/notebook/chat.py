@@ -274,7 +274,7 @@ def _said(kind: str, name: str, text: str, *, thoughts: str = "", note: str = ""
     """Return a message as HTML. Its text comes from people and models, so it is escaped."""
     parts = (
         f'<div class="lt-muted">{escape(name)}</div>',
-        f'<div class="lt-muted"><i>{escape(thoughts)}</i></div>' if thoughts else "",
+        f'<div class="lt-muted"><i>{escape(thoughts)}</i></div>' if thoughts.strip() else "",
         escape(text),
         f' <span class="lt-muted">{escape(note)}</span>' if note else "",
     )

@@ -120,6 +120,37 @@ async def test_what_a_model_thinks_is_told_from_what_it_says() -> None:
         assert await asked(url) == [Piece("hm", True), Piece("m", True), Piece("Yes", False)]
 
 
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("text", "thoughts", "answer"),
+    [
+        ("<think>\nhm <b> </ thin\n</think>\n\nYes </think>", "\nhm <b> </ thin\n", "Yes </think>"),
+        ("\n<think>\n\n</think>\n\nYes", "\n\n", "Yes"),
+        ("<think>hm </thin", "hm </thin", ""),
+        ("<think></think>", "", ""),
+        ("<thin", "", "<thin"),
+        (" <thinker>", "", " <thinker>"),
+        ("Yes <think>no</think>", "", "Yes <think>no</think>"),
+    ],
+)
+async def test_thoughts_that_a_server_leaves_in_the_text_are_told_apart(
+    text: str, thoughts: str, answer: str, size: int
+) -> None:
+    events = [delta(content=text[at : at + size]) for at in range(0, len(text), size)]
+    async with serving(chat=streaming(*events)) as url:
+        pieces = await asked(url)
+    assert "".join(piece.text for piece in pieces if piece.thought) == thoughts
+    assert "".join(piece.text for piece in pieces if not piece.thought) == answer
+    assert [piece.thought for piece in pieces] == sorted((piece.thought for piece in pieces), reverse=True)
+
+
+async def test_only_what_may_be_a_tag_waits_for_the_next_piece() -> None:
+    async with serving(
+        chat=streaming(*(delta(content=text) for text in ("<", "think>a", "b<", "c", "</think>", "d")))
+    ) as url:
+        assert await asked(url) == [Piece("a", True), Piece("b", True), Piece("<c", True), Piece("d", False)]
+
+
 async def test_an_answer_that_comes_whole_is_one_piece() -> None:
     whole = {"choices": [{"message": {"role": "assistant", "content": "Yes"}}]}
     async with serving(chat=answering(whole)) as url:

@@ -197,6 +197,37 @@ test("an answer of OpenAI's API comes in pieces, with its usage and its end", as
   assert.deepEqual([sent.stream, sent.temperature, sent.stream_options], [true, 0.5, { include_usage: true }]);
 });
 
+/** Texts, and the thoughts and the answer in them. */
+const THOUGHTS = [
+  ["<think>\nhm <b> </ thin\n</think>\n\nYes </think>", "\nhm <b> </ thin\n", "Yes </think>"],
+  ["\n<think>\n\n</think>\n\nYes", "\n\n", "Yes"],
+  ["<think>hm </thin", "hm </thin", ""],
+  ["<think></think>", "", ""],
+  ["<thin", "", "<thin"],
+  [" <thinker>", "", " <thinker>"],
+  ["Yes <think>no</think>", "", "Yes <think>no</think>"],
+];
+
+for (const [text = "", ...parts] of THOUGHTS) {
+  for (const size of [1, 3, 100]) {
+    test(`thoughts in the text are told apart, in pieces of ${size}: ${JSON.stringify(text)}`, async () => {
+      const events = [];
+      for (let at = 0; at < text.length; at += size) {
+        events.push(delta({ content: text.slice(at, at + size) }));
+        events.push(event({ choices: [], usage: { completion_tokens: at + 1 } }));
+      }
+      events.push("data: [DONE]\n\n");
+      const peer = new Fake({ "/v1/chat/completions": [response(200, "text/event-stream", events.join(""))] });
+      const pieces = await all(answer(peer, question()));
+      const found = ["thought", "text"].map((kind) =>
+        pieces.map((each) => (each.kind === kind && "text" in each ? each.text : "")).join(""),
+      );
+      assert.deepEqual(found, parts);
+      assert.equal(pieces.at(-1)?.kind, "end");
+    });
+  }
+}
+
 test("an answer of Ollama's API comes in lines", async () => {
   const lines = [
     { message: { role: "assistant", content: "", thinking: "hm" }, done: false },

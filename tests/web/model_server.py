@@ -85,8 +85,11 @@ async def _chat(connection: Connection, request: Request) -> bool:
 
 
 async def _speak(connection: Connection, request: Request, text: str) -> None:
-    if text.startswith("Think"):
+    if text.startswith("Think hard"):
         await connection.chunk(token("Let me see. ", key="reasoning_content"))
+    if text.startswith("Think aloud"):
+        for word in ("<think>", "Let me ", "see. </thi", "nk>", "\n\n"):
+            await connection.chunk(token(word))
     match text.split()[0]:
         case "Endless":
             while True:

@@ -228,12 +228,13 @@ def test_an_error_of_the_model_server_is_said_and_the_question_can_be_asked_agai
     assert asked(upstream)[1]["messages"] == asked(upstream)[2]["messages"] == [{"role": "user", "content": "Be kind"}]
 
 
-def test_thoughts_are_folded(page: Page, site: str, invite: Invite) -> None:
+@pytest.mark.parametrize("how", ["hard", "aloud"])
+def test_thoughts_are_folded(page: Page, site: str, invite: Invite, how: str) -> None:
     enter(page, site, invite)
-    ask_and_wait(page, "Think hard")
+    ask_and_wait(page, f"Think {how}")
     assert page.js(f"{LAST}.querySelector('details').open") is False
     assert page.js(f"{LAST}.querySelector('details').textContent") == "ThoughtsLet me see. "
-    assert prose(page) == "You said: Think hard"
+    assert prose(page) == f"You said: Think {how}"
 
 
 def test_what_a_model_writes_cannot_act(page: Page, site: str, invite: Invite) -> None:

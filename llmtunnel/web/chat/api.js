@@ -4,6 +4,7 @@
  */
 
 import { TooLong, eventsOf, linesOf } from "./lines.js";
+import { thoughtsApart } from "./thoughts.js";
 
 /** @typedef {import("../peer/exchange.js").Request} Request */
 /** @typedef {import("../peer/exchange.js").Response} Response */
@@ -100,7 +101,18 @@ export async function listModels(peer, { key = "", signal } = {}) {
  * @param {Question} question
  * @returns {AsyncGenerator<Piece, void, void>}
  */
-export async function* answer(peer, question) {
+export function answer(peer, question) {
+  return thoughtsApart(piecesOf(peer, question));
+}
+
+/**
+ * See `answer`. Thoughts are still in the text if the server leaves them there.
+ *
+ * @param {Requester} peer
+ * @param {Question} question
+ * @returns {AsyncGenerator<Piece, void, void>}
+ */
+async function* piecesOf(peer, question) {
   const response = await ask(peer, question);
   const type = typeOf(response);
   try {

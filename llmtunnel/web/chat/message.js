@@ -120,7 +120,7 @@ export class MessageView {
   #draw() {
     const { text, thoughts, outcome } = this.#message;
     const running = outcome === "running";
-    this.#thoughts.hidden = thoughts === "";
+    this.#thoughts.hidden = thoughts.trim() === "";
     this.#thinking.append(thoughts.slice(this.#thought));
     this.#thought = thoughts.length;
     const summary = this.#thoughts.querySelector("summary");
