@@ -31,7 +31,11 @@ export async function* thoughtsApart(pieces) {
 }
 
 class Thoughts {
-  /** @type {"before" | "within" | "between" | "after"} Where the next text is: between thoughts and answer is only space. */
+  /**
+   * Where the next text is. Between the thoughts and the answer, there is only space.
+   *
+   * @type {"before" | "within" | "between" | "after"}
+   */
   #place = "before";
   #held = "";
 
