@@ -72,7 +72,8 @@ class Server:
             await self._over.wait()
 
     def _refused(self, socket: ServerConnection, request: Request) -> Response | None:
-        if not hasattr(self, f"_{urlsplit(request.path).path[1:]}"):
+        # Not what serve asks to learn which models there are, again and again.
+        if "Upgrade" in request.headers and not hasattr(self, f"_{urlsplit(request.path).path[1:]}"):
             self.strange.append(request.path)
         return socket.respond(403, "no\n") if request.path == "/refused" else None
 
