@@ -88,7 +88,7 @@ async def _speak(connection: Connection, request: Request, text: str) -> None:
     if text.startswith("Think hard"):
         await connection.chunk(token("Let me see. ", key="reasoning_content"))
     if text.startswith("Think aloud"):
-        for word in ("<think>", "Let me ", "see. </thi", "nk>", "\n\n"):
+        for word in ("<think>", "Let me ", "see. </think", ">", "\n\n"):
             await connection.chunk(token(word))
     match text.split()[0]:
         case "Endless":
