@@ -30,6 +30,8 @@ MAX_SAID: Final = 500
 
 _OPENING: Final = "<think>"
 _CLOSING: Final = "</think>"
+_SPACE: Final = 64
+"""Characters that may be held before thoughts, which begin an answer."""
 _PATIENCE: Final = 60.0
 """Maximum time to list the models, in seconds. A proxy waits less than that for serve, and then answers 503."""
 
@@ -126,7 +128,7 @@ class _Thoughts:
         self._held += text
         if self._place == "before":
             start = self._held.lstrip()
-            if len(start) < len(_OPENING) and _OPENING.startswith(start):
+            if len(self._held) < _SPACE and len(start) < len(_OPENING) and _OPENING.startswith(start):
                 return
             self._place = "within" if start.startswith(_OPENING) else "after"
             self._held = start.removeprefix(_OPENING) if self._place == "within" else self._held

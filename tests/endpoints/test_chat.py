@@ -131,6 +131,7 @@ async def test_what_a_model_thinks_is_told_from_what_it_says() -> None:
         ("<thin", "", "<thin"),
         (" <thinker>", "", " <thinker>"),
         ("Yes <think>no</think>", "", "Yes <think>no</think>"),
+        (" " * 200, "", " " * 200),
     ],
 )
 async def test_thoughts_that_a_server_leaves_in_the_text_are_told_apart(
@@ -149,6 +150,11 @@ async def test_only_what_may_be_a_tag_waits_for_the_next_piece() -> None:
         chat=streaming(*(delta(content=text) for text in ("<", "think>a", "b<", "c", "</think>", "d")))
     ) as url:
         assert await asked(url) == [Piece("a", True), Piece("b", True), Piece("<c", True), Piece("d", False)]
+
+
+async def test_space_without_end_is_not_held() -> None:
+    async with serving(chat=streaming(*[delta(content=" " * 10)] * 20)) as url:
+        assert len(await asked(url)) == 14
 
 
 async def test_an_answer_that_comes_whole_is_one_piece() -> None:

@@ -206,6 +206,7 @@ const THOUGHTS = [
   ["<thin", "", "<thin"],
   [" <thinker>", "", " <thinker>"],
   ["Yes <think>no</think>", "", "Yes <think>no</think>"],
+  [" ".repeat(200), "", " ".repeat(200)],
 ];
 
 for (const [text = "", ...parts] of THOUGHTS) {
@@ -227,6 +228,12 @@ for (const [text = "", ...parts] of THOUGHTS) {
     });
   }
 }
+
+test("space without end is not held", async () => {
+  const text = delta({ content: " ".repeat(10) }).repeat(20);
+  const peer = new Fake({ "/v1/chat/completions": [response(200, "text/event-stream", text)] });
+  assert.equal((await all(answer(peer, question()))).length, 14);
+});
 
 test("an answer of Ollama's API comes in lines", async () => {
   const lines = [

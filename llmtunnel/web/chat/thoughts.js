@@ -7,6 +7,8 @@
 
 const OPENING = "<think>";
 const CLOSING = "</think>";
+/** Characters that may be held before thoughts, which begin an answer. */
+const SPACE = 64;
 
 /**
  * Yield the pieces of an answer, whose thoughts have a kind of their own. Text waits for the next piece only if it may
@@ -47,7 +49,7 @@ class Thoughts {
     this.#held += text;
     if (this.#place === "before") {
       const start = this.#held.trimStart();
-      if (start.length < OPENING.length && OPENING.startsWith(start)) {
+      if (this.#held.length < SPACE && start.length < OPENING.length && OPENING.startsWith(start)) {
         return;
       }
       this.#place = start.startsWith(OPENING) ? "within" : "after";
