@@ -121,7 +121,7 @@ class Answer:
     status: int
     fields: Mapping[str, str]
     body: bytes = field(default=b"", repr=False)
-    """What is sent: empty for HEAD and 304."""
+    """Bytes to send: none for HEAD and 304."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,13 +75,20 @@ def page_host(name: str = "localhost") -> Iterator[PageHost]:
         named = {"host": Host(name, f"{port}"), "app": Host(f"*.app.{name}", f"{port}")}
         site = pages(files) if name == "localhost" else Pages(files=files, **named)
         host = PageHost(port, name)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
+        with answering(server):
             yield host
-        finally:
-            server.shutdown()
-            thread.join()
+
+
+@contextmanager
+def answering(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Run a server in a thread of its own; its URL."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
 
 
 @contextmanager
@@ -98,11 +105,5 @@ def other_site(page: str) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
-            thread.join()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, answering(server) as url:
+        yield url

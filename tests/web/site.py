@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..support.browser import Page, browser
+from ..support.page_host import answering
 from .node import HERE
 
 WEB = HERE.parent.parent / "llmtunnel/web"
@@ -41,14 +41,8 @@ def site(page: str, **others: str) -> Iterator[str]:
     """Serve a page of this folder, and others at ``/NAME``; the first one's URL."""
     pages = {f"/{name}": HERE / file for name, file in ({"": page} | others).items()}
     files = partial(Files, directory=str(WEB), pages=pages)
-    with ThreadingHTTPServer(("127.0.0.1", 0), files) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
-            thread.join()
+    with ThreadingHTTPServer(("127.0.0.1", 0), files) as server, answering(server) as url:
+        yield url
 
 
 @contextmanager

@@ -59,7 +59,7 @@ export class Attempt {
   }
 
   /**
-   * Send what there is at the end of this turn: what is written in one turn shares a message.
+   * Send what is waiting at the end of this turn of the loop, so that all writes of one turn share a message.
    *
    * @param {() => void} sent Called afterwards.
    */

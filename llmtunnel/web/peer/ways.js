@@ -4,7 +4,7 @@
  *     direct    WebRTC by offer and answer: directly, or through a TURN server
  *     relay     a sealed pipe through the signal server, for which the page asks
  *
- * What is said on a channel, and which one carries the session, is decided in link.js. Mirrors
+ * link.js decides what is sent on a channel, and which channel carries the session. Mirrors
  * `llmtunnel/session/ways.py`.
  */
 

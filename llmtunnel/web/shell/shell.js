@@ -57,7 +57,7 @@ export class Shell {
    * @type {Work | null}
    */
   #work = null;
-  /** What is shown now, so that the same is not drawn again. */
+  /** The state that the page shows now, so that it is not drawn twice. */
   #shown = "";
   #beforeUnload = (/** @type {Event} */ event) => event.preventDefault();
 

@@ -251,7 +251,7 @@ export class Bridge {
 }
 
 /**
- * Return what a message asks for. What is not a request of HTTP is found by `exchange`.
+ * Return the request in a message. `peer/exchange.js` rejects one that is not valid HTTP.
  *
  * @param {Message} message
  * @returns {{method: string, target: string, headers: [string, string][], body: Uint8Array | "stream" | null}}
